@@ -7,8 +7,9 @@ image alone, and `width` and `height` are right in every row without an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -28,42 +29,38 @@ class ImagesConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shrink_jpeg: bool = Field(
-        default=False, description="Let the JPEG decoder halve large images while twice the target is left."
+        False, description="Let the JPEG decoder halve large images while twice the target is left."
     )
     max_pixels: int = Field(
-        default=128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
+        128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
     )
-    max_bytes: int = Field(
-        default=256 * 1024 * 1024, ge=1, description="Bytes of an encoded image; larger ones are faults."
-    )
-    fetch_threads: int = Field(default=16, ge=1, le=256, description="Images behind URLs that are fetched at once.")
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes of an encoded image; larger ones are faults.")
+    fetch_threads: int = Field(16, ge=1, le=256, description="Images behind URLs that are fetched at once.")
 
 
 class PrepareConfig(ImagesConfig):
-    """How images are resized to the model's input. Derived from the model and `explain.image_size`."""
+    """The way images are resized to the model's input. Derived from the model and `explain.image_size`."""
 
     mode: Literal["square", "keep"] = Field(
-        default="square",
+        "square",
         description="square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is "
         "kept as in Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch "
         "(arXiv 2502.18816, generate_emap.py).",
     )
     size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
-        default=224, description="square: the side, or (width, height)."
+        224, description="square: the side, or (width, height)."
     )
-    patch_px: PositiveInt = Field(default=16, description="keep: side of the model's patches.")
+    patch_px: PositiveInt = Field(16, description="keep: side of the model's patches.")
     shorter_side_max_px: PositiveInt | None = Field(
-        default=None,
+        None,
         description="keep: an image with a longer shorter side is reduced to this one first; 640 in generate_emap.py. "
         "There the image is resized twice; here the size is computed in the same two steps and the image resized once.",
     )
     max_side_px: PositiveInt | None = Field(
-        default=None, description="keep: limit of the longer side after rounding, which bounds the memory."
+        None, description="keep: limit of the longer side after rounding, which bounds the memory."
     )
-    interpolation: Interpolation = Field(default="bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
-    keep_image_bytes: bool = Field(
-        default=False, description="Leave the encoded image in the sample, for datasets that embed it."
-    )
+    interpolation: Interpolation = Field("bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
+    keep_image_bytes: bool = Field(False, description="Leave the encoded image in the sample, for embedding it.")
 
 
 class PrepareStage(Stage):
@@ -83,34 +80,25 @@ class PrepareStage(Stage):
             self._pool = None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. Unless `keep_image_bytes`, samples that had no error no longer hold their image."""
-        if any(map(_is_remote, batch)):
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
-            fetched = self._pool.map(lambda record: self._load(record) if _is_remote(record) else None, batch)
-        else:
-            fetched = iter([None] * len(batch))
-        return [self._answer(record, content) for record, content in zip(batch, fetched, strict=True)]
+        """Decode the images. Unless `keep_image_bytes`, samples that had no error no longer hold theirs."""
+        if any(map(_is_remote, batch)) and self._pool is None:
+            self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
+        # Images behind URLs are fetched at once, those of this machine one by one.
+        fetched = {
+            number: self._pool.submit(load_image_bytes, record.sample.image, self._limits)
+            for number, record in enumerate(batch)
+            if self._pool is not None and _is_remote(record)
+        }
+        return [self._answer(record, fetched.get(number)) for number, record in enumerate(batch)]
 
-    def _load(self, record: Record) -> bytes | RowFault:
-        try:
-            return load_image_bytes(record.sample.image, self._limits)
-        except RowFault as fault:
-            return fault
-
-    def _answer(self, record: Record, fetched: bytes | RowFault | None) -> Record:
+    def _answer(self, record: Record, fetched: Future[bytes] | None) -> Record:
         if record.error is not None:
             return record
-        content = self._load(record) if fetched is None else fetched
         try:
-            if isinstance(content, RowFault):
-                raise content
+            content = load_image_bytes(record.sample.image, self._limits) if fetched is None else fetched.result()
+            target, config = partial(target_size_px, self.config), self.config
             image = decode_resized(
-                content,
-                self._limits,
-                lambda width, height: target_size_px(self.config, width, height),
-                interpolation=self.config.interpolation,
-                shrink_jpeg=self.config.shrink_jpeg,
+                content, self._limits, target, interpolation=config.interpolation, shrink_jpeg=config.shrink_jpeg
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)
@@ -125,7 +113,7 @@ class PrepareStage(Stage):
 
 
 def target_size_px(config: PrepareConfig, width_px: int, height_px: int) -> tuple[int, int]:
-    """(width, height) of the model's input for an original of this size.
+    """Return (width, height) of the model's input for an original of this size.
 
     >>> target_size_px(PrepareConfig(mode="keep", patch_px=16, shorter_side_max_px=640), 6000, 4000)
     (960, 640)

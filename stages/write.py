@@ -23,12 +23,11 @@ from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import IMAGE_FIELD
 from stages.shared.storage import AnyPath, found_in, parquet_file, replacing
 
+# zstd: half the size of snappy on run-length masks and captions at the same reading speed.
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
-"""zstd: half the size of snappy on run-length masks and captions at the same reading speed."""
 
 ROW_GROUP_ROWS: Final = 1000
-IMAGE_ROW_GROUP_ROWS: Final = 100
-"""For shards with images: a reader of one row reads a row group, which is then some 10 MB."""
+IMAGE_ROW_GROUP_ROWS: Final = 100  # A reader of one row reads a row group, which with images is then some 10 MB
 
 LIKELY: Final = 0.5  # The score that figures and advice about scores begin at
 
@@ -41,13 +40,8 @@ def row_group_rows(*, embed_images: bool) -> int:
 class RollingParquet:
     """Tables of rows as numbered Parquet files. Only one row group is in memory.
 
-    The rows of a file whose write fails are lost.
-
-    Args:
-        place: Number of a file, from 0 -> a context with the local path to write. The file is in its place when the
-            context ends without an error.
-        rows_per_file: Rows of every file except the last.
-        rows_per_group: Rows of every row group except a file's last.
+    The rows of a file whose write fails are lost. `place` gives, for the number of a file from 0 on, a context with the
+    local path to write; the file is in its place when the context ends without an error.
     """
 
     def __init__(
@@ -105,12 +99,7 @@ class RollingParquet:
 
 
 class ShardWriter(RollingParquet):
-    """The shards of a dataset, each of which appears in its folder whole.
-
-    Args:
-        folder: Where the shards go. They are numbered from the highest number there on.
-        rows_per_file: Rows of every shard except the last.
-    """
+    """The shards of a dataset, each of which appears in its folder whole; numbers go on from the highest there."""
 
     def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
         first = 1 + max((int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit()), default=-1)
@@ -121,39 +110,31 @@ class ShardWriter(RollingParquet):
         )
 
     def write(self, table: Any) -> None:
-        """Add rows; write the row groups that are full."""
+        """Add rows, with smaller row groups if they hold images."""
         self._rows_per_group = row_group_rows(embed_images=IMAGE_FIELD.name in table.column_names)
         super().write(table)
 
 
 @dataclass(slots=True)
 class Tally:
-    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
-
-    `annotated` rows have a phrase, and in `without_regions` of them no phrase got a region. `likely` regions have a
-    score of at least `LIKELY`; `absent` phrases were judged not to be in their image. `other_language` rows have a
-    caption in another language than the parser's, and `doubled` rows the id of an earlier row.
-    """
+    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed."""
 
     files: int = 0
     rows: int = 0
-    annotated: int = 0
-    without_regions: int = 0
+    annotated: int = 0  # rows with a phrase
+    without_regions: int = 0  # those of them in which no phrase got a region
     without_phrases: int = 0
     failed_by_reason: Counter[str] = field(default_factory=Counter)
     phrases: int = 0
     regions: int = 0
-    likely: int = 0
-    absent: int = 0
-    other_language: int = 0
-    doubled: int = 0
+    likely: int = 0  # regions with a score of at least `LIKELY`
+    absent: int = 0  # phrases judged not to be in their image
+    other_language: int = 0  # rows with a caption in another language than the parser's
+    doubled: int = 0  # rows with the id of an earlier row
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phrase, head) -> regions
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row by its columns `error`, `phrase_count`, `annotations`, `absent` and `warnings`.
-
-        They are null in a damaged row.
-        """
+        """Count a row, some of whose columns are null if it is damaged."""
         regions, phrases = row["annotations"] or (), row["phrase_count"] or 0
         self.rows += 1
         self.phrases += phrases
@@ -189,7 +170,6 @@ class Tally:
 CATEGORIES_SCHEMA: Final = pa.schema(
     [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
 )
-"""The columns of `categories.parquet`."""
 
 _COLUMNS = [
     "id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head",
@@ -198,11 +178,7 @@ _COLUMNS = [
 
 
 def tally(data: AnyPath) -> Tally:
-    """Count the rows of all shards in a folder. Only a few columns are read, a batch at a time.
-
-    Raises:
-        SchemaError: A shard lacks a column or is damaged.
-    """
+    """Count the rows of all shards in a folder. Raise SchemaError for a shard that is damaged or lacks a column."""
     total = Tally()
     ids = [np.empty(0, np.int64)]
     for path in found_in(data, "*.parquet"):
@@ -217,10 +193,8 @@ def tally(data: AnyPath) -> Tally:
                     for row in batch.to_pylist():
                         total.add(row)
         except (pa.ArrowException, OSError) as error:
-            raise SchemaError(
-                f"{path} is damaged ({one_line(error)}): delete it and run the same command again, only its rows are "
-                "done again"
-            ) from error
+            advice = "delete it and run the same command again, only its rows are done again"
+            raise SchemaError(f"{path} is damaged ({one_line(error)}): {advice}") from error
     total.doubled = total.rows - len(np.unique(np.concatenate(ids)))
     return total
 
@@ -228,8 +202,7 @@ def tally(data: AnyPath) -> Tally:
 def write_categories(total: Tally, path: AnyPath) -> None:
     """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count.
 
-    Raises:
-        SchemaError: Two phrases have the same id; for a million phrases that happens in about 6 of 100,000 datasets.
+    Raise SchemaError if two phrases have one id; with a million phrases that happens to 6 of 100,000 datasets.
     """
     rows = category_rows(total)
     for before, after in itertools.pairwise(rows):
@@ -264,14 +237,8 @@ def dataset_card(
 ) -> str:
     """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
-    Args:
-        total: The counts.
-        schema: The columns.
-        model: Its name.
-        explainer: Its kind.
-        fitted_to: The images that a calibration holds for, in words; None without a calibration.
-        doubt: How the images of the dataset differ from those, in words; None if no difference was noticed.
-        source: Where the regions come from if not from heat maps, and what their score is, in words.
+    `fitted_to` says which images a calibration holds for, `doubt` how those of the dataset differ from them, and
+    `source` where regions come from if not from heat maps, and the meaning of their score; all in words.
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""
@@ -333,9 +300,8 @@ def _doc(entry: Any) -> str:
 
 
 def _features(fields: Any) -> list[dict[str, Any]]:
-    return [
-        {"name": entry.name, **({"dtype": "image"} if entry.name == "image" else _type(entry.type))} for entry in fields
-    ]
+    types = {entry.name: {"dtype": "image"} if entry.name == "image" else _type(entry.type) for entry in fields}
+    return [{"name": name, **kind} for name, kind in types.items()]
 
 
 def _type(kind: Any) -> dict[str, Any]:

@@ -27,10 +27,6 @@ class WeightsError(PhraseboxError):
     """Model weights are missing, damaged or belong to an unsupported architecture."""
 
 
-DATASET_EXPECTED: Final = "expected the folder that a run wrote (its output.path)"
-"""Part of the InputError for a path that is not a dataset."""
-
-
 class ResourceError(PhraseboxError):
     """A worker did not get the device it was configured to use."""
 
@@ -55,6 +51,8 @@ class WorkerCodeMismatch(PhraseboxError):
     """A worker imported another version of the code than the driver."""
 
 
+DATASET_EXPECTED: Final = "expected the folder that a run wrote (its output.path)"  # Of a path that is no dataset
+
 ROW_ERRORS: Final[dict[str, str]] = {
     "bad_row": "the input row cannot be parsed or lacks a required field",
     "duplicate_id": "an earlier sample has the same id",
@@ -67,7 +65,7 @@ ROW_ERRORS: Final[dict[str, str]] = {
     "failed_download": "the downloader that made the input marked this sample as failed",
     "worker_died": "the worker died each time that it had this sample alone",
 }
-"""Reason -> meaning. The only values that a row's `error` may have."""
+"""Reason -> meaning: the only values of a row's `error`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +99,7 @@ class RowFault(Exception):
 
 
 def kind_of_value(value: object) -> str:
-    """The kind of a value from JSON, or of a cell of a table, for messages."""
+    """Return the kind of a value from JSON, or of a cell of a table, for messages."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     names |= {bytes: "bytes that are not UTF-8", type(None): "nothing"}
     return names.get(type(value), type(value).__name__)

@@ -68,10 +68,7 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
     Between the values the result is bilinear, beyond the outermost ones constant. Without a shift this is
     `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same image as the values (grid_h, grid_w).
     """
-    rows, columns = (
-        _shares(side, cells, shift_cells)
-        for side, cells in zip(size_hw, (values.shape[0], values.shape[1]), strict=True)
-    )
+    rows, columns = (_shares(side, cells, shift_cells) for side, cells in zip(size_hw, values.shape, strict=True))
     drawn: NDArray[np.float32] = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
     return drawn
 
@@ -81,12 +78,6 @@ def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]
     """The share of each cell in each sample along a side: (samples, cells), rows sum to 1; read-only."""
     centres = np.arange(samples, dtype=np.float64) + 0.5
     position = np.clip(px_to_cell(centres, side_px=samples, cells=cells) - shift_cells, 0, cells - 1)
-    before = np.minimum(position.astype(np.int64), max(0, cells - 2))
-    share = position - before
-    shares = np.zeros((samples, cells))
-    row = np.arange(samples)
-    shares[row, before] = 1 - share
-    if cells > 1:
-        shares[row, before + 1] = share
+    shares: NDArray[np.float64] = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0)
     shares.flags.writeable = False
     return shares

@@ -6,6 +6,7 @@ with the pixels outside. `counts` is text everywhere in phrasebox; pycocotools' 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,11 +20,10 @@ from stages.contract.records import Rle
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
+# Farthest vertex of a polygon from the origin: pycocotools walks along every edge in steps of a fifth of a pixel.
 _FARTHEST_PX: Final = 100_000
-"""Farthest vertex of a polygon from the origin: pycocotools walks along every edge in steps of a fifth of a pixel."""
 
-_LONGEST_NUMBER: Final = 7
-"""Most characters of a number in run-length text: 34 bits and a sign count more pixels than any image has."""
+_LONGEST_NUMBER: Final = 7  # Characters of a number in run-length text: 34 bits and a sign, beyond any image's pixels
 
 
 def encode_mask(mask: Mask) -> Rle:
@@ -32,13 +32,10 @@ def encode_mask(mask: Mask) -> Rle:
 
 
 def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of a mask without an image-sized array.
+    """Return the code of a mask without an image-sized array. Raise ValueError for edges out of order or outside.
 
-    edges  (2 x runs,), where runs of pixels inside begin and end, in turn: pixels down the columns, rising,
-           0 .. height x width
-
-    Raises:
-        ValueError: The edges do not rise, or lie outside.
+    edges: (2 x runs,), where runs of pixels inside begin and end, in turn: pixels down the columns, rising,
+        0 .. height x width.
     """
     h, w = size_hw
     counts = np.diff(edges, prepend=0, append=h * w)
@@ -71,10 +68,8 @@ def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
 def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Rle:
     """Return the code of the union of polygons [x0, y0, x1, y1, ...] in pixels, as COCO draws them.
 
-    Parts outside the image are cut off; a polygon of one or two points draws nothing.
-
-    Raises:
-        ValueError: A number of coordinates is odd, or a coordinate is not finite or beyond 100,000 px.
+    Parts outside the image are cut off; a polygon of one or two points draws nothing. Raise ValueError if a number of
+    coordinates is odd, or a coordinate is not finite or beyond 100,000 px.
     """
     for polygon in polygons:
         if len(polygon) % 2 or not all(-_FARTHEST_PX <= value <= _FARTHEST_PX for value in polygon):
@@ -94,13 +89,10 @@ def run_ends(
     Args:
         text: uint8 (characters,), the counts of all masks, one after the other.
         offsets: (masks + 1,), where the characters of each mask begin and end.
-        pixels: (masks,), height x width of each mask.
+        pixels: (masks,), height x width of each mask. Raise ValueError if the text is damaged, or of another size.
 
     Returns:
         Ends (runs,), in pixels from the beginning of the mask down its columns, and offsets (masks + 1,) into them.
-
-    Raises:
-        ValueError: Text is damaged or belongs to a mask of another size.
     """
     # five bits a character, lowest first; 0x20: more to come, 0x10 of the last one: the sign
     bits = text - np.uint8(48)  # what is below 0 becomes large
@@ -140,16 +132,14 @@ def _sums_within(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArr
 def decode_runs(rle: Rle) -> NDArray[np.int64]:
     """Return COCO's integer counts, which some tools read instead of the text. Raise ValueError as `run_ends`."""
     text = np.frombuffer(rle.counts.encode(), np.uint8)
-    h, w = rle.size_hw
-    ends, _ = run_ends(text, np.array([0, len(text)]), np.array([h * w]))
+    ends, _ = run_ends(text, np.array([0, len(text)]), np.array([math.prod(rle.size_hw)]))
     return np.diff(ends, prepend=0)
 
 
 def decode_mask(rle: Rle) -> NDArray[np.bool_]:
     """Return bool (H, W), Fortran-contiguous. Raise ValueError as `run_ends`."""
     counts = decode_runs(rle)
-    h, w = rle.size_hw
-    return np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape((w, h)).T
+    return np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape(rle.size_hw[::-1]).T
 
 
 def rle_area_px(rle: Rle) -> int:
@@ -189,8 +179,8 @@ def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[floa
     There is one polygon for each 8-connected part; it touches itself where the part hangs together by a corner.
     `pycocotools` draws the same mask again, except for holes, which COCO polygons cannot express.
 
-    tolerance_px  how far an outline may run from the mask's to do with fewer corners (Douglas-Peucker); a part that
-                  would lose its area keeps all its corners
+    tolerance_px: how far an outline may run from the mask's to do with fewer corners (Douglas-Peucker); a part that
+        would lose its area keeps all its corners.
     """
     rings = mask_rings(mask, tolerance_px)
     outer = [list[float](ring.ravel().tolist()) for ring, depth in rings if depth == 0]
@@ -200,8 +190,7 @@ def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[floa
 def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.int64], int]]:
     """Return all outlines of a mask with their depth: 0 for outer ones, 1 for their holes, 2 for islands therein, ...
 
-    The vertices (n, 2) are x, y of pixel *corners*, so that a one-pixel mask is a square of side 1. tolerance_px: see
-    `mask_outlines`.
+    The vertices (n, 2) are x, y of pixel *corners*: a one-pixel mask is a square of side 1. See `mask_outlines`.
     """
     left, top, w, h = (int(value) for value in mask_box_xywh_px(mask))
     if not w:

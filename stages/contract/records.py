@@ -28,21 +28,17 @@ def stable_id(text: str) -> int:
 
 
 def is_among(value: int, ordered: NDArray[np.int64]) -> bool:
-    """Whether an id is one of sorted ids."""
+    """Return whether an id is one of sorted ids."""
     index = int(ordered.searchsorted(value))
     return index < len(ordered) and int(ordered[index]) == value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """The place of an encoded image: a file, a part of a file, or `content`.
-
-    Attributes:
-        url: Path or file-system URL of the file that holds it; None if the image came inline, or there is none.
-    """
+    """The place of an encoded image: a file, a part of a file, or `content`."""
 
     file_name: str = ""  # the image's name as the dataset shows it, relative to the image root or the tar
-    url: str | None = None
+    url: str | None = None  # path or file-system URL of the file that holds it; None if inline, or there is none
     offset: int = 0  # first byte within that file
     size: int = -1  # bytes within that file; -1 means up to its end
     content: bytes | None = None  # the encoded image if the reader has it
@@ -50,8 +46,7 @@ class ImageRef:
 
 NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
 
-OTHER_LANGUAGE: Final = "captions in another language"
-"""Beginning of the note that names them, by which they are counted."""
+OTHER_LANGUAGE: Final = "captions in another language"  # Beginning of the note by which they are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +92,7 @@ class Phrase:
 
     @property
     def is_said(self) -> bool:
-        """Whether a caption says it."""
+        """True if a caption says the phrase."""
         return (self.caption_index, self.start, self.end) != (0, 0, 0)
 
 
@@ -117,8 +112,8 @@ class HeatMap:
     """The heat map of one phrase in one image. A sample has one for each unique text of its phrases.
 
     Attributes:
-        shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
-            convolutions, see `geometry.resize_shifted`.
+        shift_cells: How far right of and below the centres of their cells the values lie; not 0 for convolutions, see
+            `geometry.resize_shifted`.
         presence: Probability that the phrase is in the image, 0 .. 1, if as many are absent as where it was fitted;
             None without a calibration of presence.
     """
@@ -145,22 +140,16 @@ class Rle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A part of the image that a phrase names.
-
-    Attributes:
-        box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated original image.
-        similarity, presence: Those of the heat map.
-        group: Number of the thing within the image, >= 0, the same for phrases that name one thing; None if unknown.
-    """
+    """A part of the image that a phrase names."""
 
     phrase_index: int  # index into the record's `phrases`
-    box_xywh_px: tuple[float, float, float, float]
+    box_xywh_px: tuple[float, float, float, float]  # half-open box of the mask, in pixels of the EXIF-rotated image
     mask: Rle
     area_px: int
     score: float  # 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
-    similarity: float
+    similarity: float  # of the heat map, as presence
     presence: float | None = None
-    group: int | None = None
+    group: int | None = None  # number of the thing within the image, the same for phrases that name one thing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,14 +163,10 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One sample on its way through the stages.
-
-    Attributes:
-        width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
-    """
+    """One sample on its way through the stages."""
 
     sample: Sample
-    width_px: int = 0
+    width_px: int = 0  # size of the image after EXIF rotation; 0 until the image was opened
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
     dropped_phrases: int = 0  # number of phrases over the limit per image
@@ -208,11 +193,12 @@ class Record:
         )
         error = sample.error
         if error is None and stored.captions != sample.captions:
-            detail = f"{sample.source}: the caption holds lone surrogates, not text"
-            error = RowError(reason="bad_caption", detail=detail)
+            error = RowError(
+                reason="bad_caption", detail=f"{sample.source}: the caption holds lone surrogates, not text"
+            )
         return Record(sample=stored, error=error)
 
 
 def storable(text: str) -> str:
-    r"""The text with lone surrogates, which no table can store, written as `\udc80`."""
+    r"""Return the text with lone surrogates, which no table can store, written as `\udc80`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

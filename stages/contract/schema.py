@@ -18,20 +18,17 @@ import numpy as np
 import pyarrow as pa
 
 from stages.contract.errors import RowError, SchemaError
-from stages.contract.levels import Levels, levels_of
+from stages.contract.levels import quantise
 from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Sample, stable_id
 
-SCHEMA_VERSION: Final = 1
-"""Goes up when a column is added, changes its type or its meaning, or goes away. Only this version is read."""
+SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
 
 
 def check_version(place: object, version: object) -> None:
     """Raise SchemaError for a dataset of another schema version."""
     if version != SCHEMA_VERSION:
-        raise SchemaError(
-            f"{place}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}: make the dataset again, with "
-            "the same command and --fresh"
-        )
+        advice = "make the dataset again, with the same command and --fresh"
+        raise SchemaError(f"{place}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}: {advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +55,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An entry of a list: the region or the like, its phrase, its number in the list, and the levels of a heat map."""
+    """An entry of a list: the region, absence or heat map, its phrase, and its number in the list."""
 
     record: Record
     phrase: Phrase | None = None
     about: Any = None
     number: int = 0
-    levels: Levels | None = None
 
 
-def _placed(name: str) -> Callable[[Record], Iterator[_Entry]]:
-    """Return what makes entries of a record's `regions` or `absent`."""
-
-    def entries(record: Record) -> Iterator[_Entry]:
-        for number, about in enumerate(getattr(record, name)):
-            yield _Entry(record, record.phrases[about.phrase_index], about, number)
-
-    return entries
-
-
-def _said(record: Record) -> Iterator[_Entry]:
-    return (_Entry(record, phrase) for phrase in record.phrases)
-
-
-def _mapped(record: Record) -> Iterator[_Entry]:
-    levels = levels_of([heat_map.values for heat_map in record.heat_maps])
-    return (_Entry(record, about=one, levels=own) for one, own in zip(record.heat_maps, levels, strict=True))
+def _placed(record: Record, places: Iterable[Region | Absent]) -> Iterator[_Entry]:
+    for number, about in enumerate(places):
+        yield _Entry(record, record.phrases[about.phrase_index], about, number)
 
 
 def _rle(entry: Any) -> dict[str, Any]:
@@ -91,7 +73,8 @@ def _rle(entry: Any) -> dict[str, Any]:
 
 
 def _stored_levels(entry: Any) -> bytes | None:
-    return None if entry.levels is None or entry.about.fault else entry.levels.tobytes()
+    levels = None if entry.about.fault else quantise(entry.about.values)
+    return None if levels is None else levels.tobytes()
 
 
 def _image(record: Record) -> dict[str, Any] | None:
@@ -111,7 +94,6 @@ _FAULTS = {
 
 
 def _warnings(record: Record) -> list[str]:
-    """The warnings of a row, for its readers."""
     if record.error is not None:
         return []
     known: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
@@ -140,6 +122,7 @@ _GROUP: Final = "number of the thing within the image, the same for phrases that
 _WEIGHT: Final = "share of its caption's importance for the image; null if unknown"
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
+_WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (
     Column("phrase", _TEXT, "", "normalised text", "phrase.text"),
@@ -151,7 +134,7 @@ _IMPORTANCE: Final = Column("importance", _FLOAT, _SHARE, _WEIGHT, "phrase.impor
 _SIMILARITY: Final = Column("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
 _PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
 
-ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
+ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the entries in its lists
     "annotations": (
         Column("id", _LONG, "", _UNIQUE, lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")),
         Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
@@ -182,14 +165,13 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
         _PRESENCE,
     ),
 }
-"""Column -> the fields of the entries in its lists."""
 
 
 def _struct(columns: Iterable[Column]) -> Any:
     return pa.struct([column.arrow for column in columns])
 
 
-def _list(name: str, doc: str, entries: Callable[[Record], Iterator[_Entry]]) -> Column:
+def _list(name: str, doc: str, entries: Callable[[Record], Iterable[_Entry]]) -> Column:
     getters = [(column.name, column.get) for column in ENTRIES[name]]
 
     def values(record: Record) -> list[dict[str, Any]]:
@@ -200,43 +182,33 @@ def _list(name: str, doc: str, entries: Callable[[Record], Iterator[_Entry]]) ->
 
 ANNOTATION: Final = _struct(ENTRIES["annotations"])  # One region of one phrase
 
-DATASET_FIELDS: Final = (
+DATASET_FIELDS: Final = (  # The columns that every dataset has
     Column("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),
     Column("sample_id", _TEXT, "", "given by the user or derived from the place in the input", "sample.sample_id"),
     Column("file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"),
     Column("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
     Column("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
     Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
-    _list("annotations", "one per region", _placed("regions")),
-    _list("absent", "phrases judged not to be in the image", _placed("absent")),
+    _list("annotations", "one per region", lambda record: _placed(record, record.regions)),
+    _list("absent", "phrases judged not to be in the image", lambda record: _placed(record, record.absent)),
     Column("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
     Column("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
     Column("error", _TEXT, "", "null, or the reason of the fault", lambda one: one.error and one.error.reason, True),
-    Column(
-        "error_detail",
-        _TEXT,
-        "",
-        "null, or what is wrong, where, and what to do",
-        lambda one: one.error and one.error.detail,
-        True,
+    Column("error_detail", _TEXT, "", _WRONG, lambda one: one.error and one.error.detail, True),
+)
+
+HEAT_MAP_FIELDS: Final = (  # Columns that a dataset has with `output.heat_maps`
+    _list("phrases", "all phrases, also those without a region", lambda one: [_Entry(one, p) for p in one.phrases]),
+    _list(
+        "heat_maps", "one per different phrase, in levels", lambda one: [_Entry(one, about=m) for m in one.heat_maps]
     ),
 )
-"""The columns that every dataset has."""
-
-HEAT_MAP_FIELDS: Final = (
-    _list("phrases", "all phrases, also those without a region", _said),
-    _list("heat_maps", "one per different phrase, in levels", _mapped),
-)
-"""Columns that a dataset has with `output.heat_maps`."""
 
 _IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
 IMAGE_FIELD: Final = Column("image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True)
 
-OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)
-"""Columns that a dataset has or not, in their order behind the others."""
-
-DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])
-"""The row of `data/*.parquet` without optional columns."""
+OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)  # Those of some datasets, in their order behind the others
+DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])  # Without the optional columns
 
 
 def _columns(*, embed_images: bool, heat_maps: bool) -> tuple[Column, ...]:
@@ -262,16 +234,10 @@ def is_said(entry: Mapping[str, Any]) -> bool:
 
 
 def mapped_record(row: Mapping[str, Any]) -> Record:
-    """Return the record of a row that has phrases and heat maps, as it was before its regions were cut.
+    """Return the record of a row with `HEAT_MAP_FIELDS`, as it was before its regions were cut.
 
-    The maps are in levels, so that the same regions come of them; one without heat is all zeros.
-
-    Args:
-        row: Has `HEAT_MAP_FIELDS`, `sample_id`, `file_name`, `width`, `height`, `captions`, `error` and
-            `error_detail`.
-
-    Raises:
-        SchemaError: A map does not fill its grid.
+    The maps are in levels, from which the same regions are cut; one without heat is all zeros. Only `annotations`,
+    `absent` and `warnings` are not needed. Raises SchemaError if a map does not fill its grid.
     """
     sample_id = row["sample_id"]
     image = ImageRef(file_name=row["file_name"])
@@ -311,7 +277,6 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
 
 
 _KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
-
 _ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.binary())])
 
 

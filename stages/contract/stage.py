@@ -4,8 +4,8 @@
    passes through untouched.
 2. `setup()` once per worker (weights, spaCy), `process` many times, `teardown()` once. The
    constructor takes only the stage's config and stays cheap and picklable.
-3. What a worker is given (CPUs, GPUs) is the engine's business; a stage that needs a device checks in
-   `setup` that it got one. How many records the stage wants at once is the stage's: see `Stage.batch_rows`.
+3. The engine gives a worker its CPUs and GPUs; a stage that needs a device checks in
+   `setup` that it got one. The stage decides how many records it takes at once: see `Stage.batch_rows`.
 4. No mutation of inputs, no dependence on neighbours in the batch, no global random state.
 5. The same batch twice on one machine gives the same answer.
 6. A stage catches only the named exceptions of the library it calls.
@@ -34,8 +34,7 @@ class Forwards:
 class Stage(ABC):
     """One step of the pipeline over batches of records. See the module for the contract."""
 
-    name: ClassVar[str]
-    """Name of the room under `stages/`; shown in logs, progress and `dataset.json`."""
+    name: ClassVar[str]  # of the room under `stages/`; shown in logs, progress and `dataset.json`
 
     def setup(self) -> None:
         """Load what `process` needs. Called once per worker, before the first batch."""

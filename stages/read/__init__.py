@@ -1,7 +1,6 @@
-"""The source: captioned images of any kind as `Sample`s, in shards.
+"""Readers: captioned images of any kind as `Sample`s, in shards.
 
-To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.Reader` of it, and name the reader in
-`READERS`.
+To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.Reader`, and name it in `READERS`.
 """
 
 from __future__ import annotations
@@ -36,22 +35,19 @@ READERS: Final[KindTable[Reader]] = KindTable(
 """The readers. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside each
 tar, and images lie beside the tables that name them."""
 
-InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]
-"""The `input` section of a run."""
+InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
 
 
 def make_reader(config: InputConfig) -> Reader:
-    """The reader of an input. Make it where the run was started: relative paths are resolved here."""
+    """Return the reader of an input. Call this where the run was started: relative paths are resolved here."""
     reader = READERS[config.kind](config)
     return reader if config.limit is None else Limited(reader, config.limit)
 
 
 def input_fingerprint(config: InputConfig) -> str:
-    """Return what changes when files of the input are added, removed or written, or the limit is another.
+    """Return a text that differs when files of the input were added, removed or written, or the limit is another.
 
-    Images that captions name are not looked at.
-
-    Raises InputError if there are no such files, or no such image root.
+    Images that captions name are not looked at. Raises InputError if there are no such files, or no such image root.
     """
     reader = READERS[config.kind]
     RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
@@ -60,17 +56,9 @@ def input_fingerprint(config: InputConfig) -> str:
 
 
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
-    """The `input` settings for a path.
+    """Return the keys of the `input` section for a path, such as `{"kind": "csv", "path": "captions.tsv"}`.
 
-    Args:
-        path: As `input.path`: a file, a folder, a glob, a numeric range such as `{00000..00099}.tar`, or several of
-            these; local or any URL that fsspec or pyarrow opens.
-
-    Returns:
-        Keys of the `input` section, such as `{"kind": "csv", "path": "captions.tsv"}`.
-
-    Raises:
-        InputError: The path does not exist, or it is of no kind that is read, or of several.
+    The path is as `input.path`. Raises InputError if it does not exist, or is of no kind that is read, or of several.
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
     kinds = {kind_of(entry, READERS) for entry in paths}

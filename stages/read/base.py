@@ -23,8 +23,9 @@ from stages.contract.records import Sample
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Extensions of images that are files or members of tars, in the order in which they are looked for."""
 
-MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
-"""Larger texts and JSON members are faults."""
+PACKED: Final = ("", ".gz", ".bz2", ".xz", ".zst")  # what may follow the suffix of a file of lines
+
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024  # Larger texts and JSON members are faults
 
 
 class SourceConfig(BaseModel):
@@ -38,9 +39,7 @@ class SourceConfig(BaseModel):
         "`{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."
     )
     limit: int | None = Field(
-        default=None,
-        ge=1,
-        description="Read only the first N samples. The same command with a larger limit adds others.",
+        None, ge=1, description="Read only the first N samples. The same command with a larger limit adds others."
     )
 
     @model_validator(mode="before")
@@ -60,14 +59,12 @@ class Renamed:
     """A row that gets another id because an earlier row of the input has its own.
 
     Attributes:
-        index: Counts the samples of the shard, from 0.
-        sample_id: The id that the row gets instead, unique in the input.
         duplicate: True if the ids are equal, which makes the row an error. False if only their 53-bit hashes are,
             which happens once in some ten thousand inputs of a million rows.
     """
 
-    index: int
-    sample_id: str
+    index: int  # counts the samples of the shard, from 0
+    sample_id: str  # the id that the row gets instead, unique in the input
     duplicate: bool
 
 
@@ -76,44 +73,34 @@ class Shard:
     """A part of the input that one worker reads at once. Small and picklable.
 
     Attributes:
-        url: Absolute location of the file.
-        name: The path relative to the input's common folder, as sample ids and messages use it.
         start: Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row.
         stop: Where it ends, exclusive, in the same unit; None means the end of the file.
-        first_row: Number of the first row, as messages count: lines from 1, Parquet rows from 0.
         samples: How many samples it holds; None if that is known only after reading.
         rows: How many rows these are where several may be one sample, else None.
-        renamed: Its samples whose id is taken.
-        payload: More that the kind needs to know (a header, rows from a file that cannot be cut).
     """
 
-    url: str
-    name: str
+    url: str  # absolute location of the file
+    name: str  # the path relative to the input's common folder, as sample ids and messages use it
     start: int = 0
     stop: int | None = None
-    first_row: int = 0
+    first_row: int = 0  # number of the first row, as messages count: lines from 1, Parquet rows from 0
     samples: int | None = None
     rows: int | None = None
-    renamed: tuple[Renamed, ...] = ()
-    payload: bytes = b""
+    renamed: tuple[Renamed, ...] = ()  # its samples whose id is taken
+    payload: bytes = b""  # more that the kind needs to know (a header, rows from a file that cannot be cut)
 
     @property
     def renamed_at(self) -> dict[int, Renamed]:
-        """`renamed` by index."""
+        """The renamed samples by index."""
         return {item.index: item for item in self.renamed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A row of the input that gives no sample because a downloader already gave up on it.
+    """A row of the input that gives no sample because a downloader already gave up on it."""
 
-    Attributes:
-        reason: A key of `stages.contract.errors.ROW_ERRORS`, under which the row is counted.
-        source: The place of the row, for people.
-    """
-
-    reason: str
-    source: str
+    reason: str  # a key of `stages.contract.errors.ROW_ERRORS`, under which the row is counted
+    source: str  # the place of the row, for people
 
 
 class Reader(ABC):
@@ -142,14 +129,13 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """The rows of one shard, in order; bad rows are samples with an `error`.
+        """Yield the rows of one shard, in order; bad rows are samples with an `error`.
 
-        Raises:
-            InputError: The shard's file was there when the input was planned, and is gone.
+        Raises InputError if the shard's file is gone since the input was planned.
         """
 
     def samples(self, shards: Iterable[Shard]) -> Iterator[Sample]:
-        """All samples of some shards, in order. Raises InputError as `read_shard`."""
+        """Yield all samples of some shards, in order. Raises InputError as `read_shard`."""
         for shard in shards:
             for item in read_shard(self, shard):
                 if isinstance(item, Sample):
@@ -163,7 +149,7 @@ class Limited(Reader):
         self._reader, self._limit = reader, limit
 
     def shards(self) -> list[Shard]:
-        """See `Reader.shards`. A shard that does not say how many samples it holds is read to count them."""
+        """Plan the input; a shard that does not say how many samples it holds is read to count them."""
         kept: list[Shard] = []
         left = self._limit
         for shard in self._reader.shards():
@@ -184,11 +170,10 @@ class Limited(Reader):
 
 
 def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:
-    """The rows of one shard as `Reader.read` gives them, for runs, which also write.
+    """Yield the rows of one shard as `Reader.read` does, for runs, which also write.
 
-    Raises:
-        InputError: The disk or the network failed while the shard was read. A run would take an OSError for an error
-            of writing, since object storage does not say which of the two failed.
+    Raises InputError if the disk or the network fails: a run would take an OSError for an error of writing, since
+    object storage does not say which of the two failed.
     """
     try:
         yield from reader.read(shard)

@@ -14,17 +14,18 @@ shard carries its rows, compressed: about 0.1 MB for 1,000 images with five capt
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stages.contract.errors import InputError, RowError, RowFault
-from stages.contract.records import Sample
+from stages.contract.errors import InputError, RowFault
+from stages.contract.records import Sample, stable_id
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, given_id, json_object, settle, shorten
+from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, settle, shorten, usable_id
 from stages.read.streams import open_plain
 
 
@@ -33,9 +34,9 @@ class CocoCaptionsInput(SourceConfig):
 
     kind: Literal["coco_captions"] = "coco_captions"
     image_root: str | None = Field(
-        default=None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
+        None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
     )
-    shard_size: int = Field(default=1000, ge=1, le=100_000, description="Images that one worker reads at once.")
+    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
 CarriedImage = tuple[str, dict[str, Any], str, str]
@@ -50,12 +51,11 @@ class CocoCaptionsReader(Reader):
 
     def __init__(self, config: CocoCaptionsInput) -> None:
         self.config = config
-        self.rows = RowParser.of(
-            FieldsConfig(image="file_name", caption="captions", id="id", image_root=config.image_root)
-        )
+        fields = FieldsConfig(image="file_name", caption="captions", id="id", image_root=config.image_root)
+        self.rows = RowParser.of(fields)
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`."""
+        """Plan the input; the shards carry their rows."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         shards: list[Shard] = []
@@ -64,18 +64,17 @@ class CocoCaptionsReader(Reader):
             rows = _rows_of(file)
             ids += [(self.rows.id_of(row, place), place) for place, row, _, _ in rows]
             shards += plan_rows(file.url, file.name, rows, self.config.shard_size)
-        return with_unique_ids(shards, ids)
+        return with_unique_ids(shards, array("q", (stable_id(sample_id) for sample_id, _ in ids)), ids)
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`."""
+        """Yield the samples of a shard."""
         renamed = shard.renamed_at
-        rows: list[CarriedImage] = carried_rows(shard)
-        for index, (place, row, reason, detail) in enumerate(rows):
+        for index, (place, row, reason, detail) in enumerate(carried_rows(shard)):
             if reason:
-                sample = Sample(sample_id=self.rows.id_of(row, place), source=place)
-                yield settle(sample, [RowError(reason=reason, detail=f"{place}: {detail}")], renamed.get(index))
+                sample = bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
             else:
-                yield self.rows.sample(row, place=place, shard=shard, renamed=renamed.get(index))
+                sample = self.rows.sample(row, place=place, shard=shard)
+            yield settle(sample, renamed.get(index))
 
 
 def _rows_of(file: FoundFile) -> list[CarriedImage]:
@@ -89,7 +88,7 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
             rows.append((place, {}, "bad_row", "expected an object"))
             continue
         row = {"id": image.get("id"), "file_name": image.get("file_name")}
-        image_id = _usable_id(image.get("id"))
+        image_id = usable_id(image, ("id",))
         if image_id is None:
             rows.append((place, row, "bad_row", "the image has no id of text or a whole number"))
         else:
@@ -100,13 +99,12 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
         if not isinstance(annotation, dict):
             rows.append((place, {}, "bad_row", "expected an object"))
             continue
-        own_id = _usable_id(annotation.get("id"))
+        own_id = usable_id(annotation, ("id",))
         row = {"id": None if own_id is None else f"annotation:{own_id}"}
-        captions = captions_of.get(_usable_id(annotation.get("image_id")) or "")
+        captions = captions_of.get(usable_id(annotation, ("image_id",)) or "")
         caption = annotation.get("caption")
         if captions is None:
-            detail = f"no image has the id {shorten(str(annotation.get('image_id')))}"
-            rows.append((place, row, "bad_row", detail))
+            rows.append((place, row, "bad_row", f"no image has the id {shorten(str(annotation.get('image_id')))}"))
         elif not isinstance(caption, str):
             rows.append((place, row, "bad_caption", f"the caption is {shorten(json.dumps(caption))}, expected text"))
         else:
@@ -120,9 +118,8 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
         with open_plain(file.url) as stream:
             content = json_object(stream.read(-1), at_start=True)
     except RowFault as fault:
-        raise InputError(
-            f"{file.url} is not a JSON file of an object with 'images' and 'annotations': {fault.error.detail}"
-        ) from fault
+        expected = "a JSON file of an object with 'images' and 'annotations'"
+        raise InputError(f"{file.url} is not {expected}: {fault.error.detail}") from fault
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         present = ", ".join(shorten(key, 40) for key in list(content)[:20]) or "none"
@@ -132,10 +129,3 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
         present = ", ".join(shorten(key, 40) for key in list(objects[0])[:20])
         raise InputError(f"{file.url}: no annotation has a 'caption' (found {present}): is it an instances file?")
     return images, annotations
-
-
-def _usable_id(value: object) -> str | None:
-    try:
-        return given_id({"id": value}, ("id",))
-    except RowFault:
-        return None

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Reader, Shard, Skipped
+from stages.read.base import PACKED, Reader, Shard, Skipped
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import LinesConfig, Row, plan_lines, samples
 from stages.read.rows import RowParser, is_storable, shorten
@@ -32,7 +32,7 @@ class CsvInput(LinesConfig):
 
     kind: Literal["csv"] = "csv"
     delimiter: str | None = Field(
-        default=None,
+        None,
         min_length=1,
         max_length=1,
         description="Mark between fields; by default the one of comma, tab and semicolon with which the header names "
@@ -45,24 +45,21 @@ _DELIMITERS: Final = ",\t;"
 _EXPLAINED: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
     "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
-}
-"""Message of the csv module -> the same for people."""
+}  # Message of the csv module -> the same for people
 
 
 class CsvReader(Reader):
     """Reads `kind: csv`. Rows without an id get "FILE:LINE"; the header is line 1."""
 
     config_type: ClassVar = CsvInput
-    suffixes: ClassVar = tuple(
-        f".{kind}{packed}" for kind in ("csv", "tsv", "tab") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
-    )
+    suffixes: ClassVar = tuple(f".{kind}{packed}" for kind in ("csv", "tsv", "tab") for packed in PACKED)
 
     def __init__(self, config: CsvInput) -> None:
         self.config = config
         self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`."""
+        """Plan the input; the shards carry the delimiter and the columns of their file."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         tables = {file.url: self._table(file) for file in files}
@@ -71,7 +68,7 @@ class CsvReader(Reader):
         return [replace(shard, payload=json.dumps(tables[shard.url]).encode()) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`."""
+        """Yield the samples of a shard."""
         return samples(self._data_rows(shard, *json.loads(shard.payload)), self.config, shard)
 
     def _table(self, file: FoundFile) -> tuple[str, list[str]]:
@@ -79,7 +76,8 @@ class CsvReader(Reader):
 
         Raises InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
         """
-        usual = "\t" if _is_tab_separated(file.url) else ","
+        suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
+        usual = "\t" if {"tsv", "tab"} & set(suffixes) else ","
         delimiters = self.config.delimiter or usual + _DELIMITERS.replace(usual, "")
         errors: list[InputError] = []
         for delimiter in delimiters:
@@ -101,7 +99,8 @@ class CsvReader(Reader):
         if twice:
             raise InputError(f"{file.url}: the header names {', '.join(map(shorten, twice))} more than once")
         if header:
-            self.rows.check_columns(header, f"{file.url}: the first line must name the columns")
+            expected = f"{file.url}: the first line must name the columns: expected the column"
+            self.rows.check_columns(header, expected, all_configured=True)
         return header
 
     def _data_rows(self, shard: Shard, delimiter: str, header: list[str]) -> Iterator[Row]:
@@ -123,11 +122,22 @@ class CsvReader(Reader):
 
 def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:
     """Number of each row's first line, its first byte, and its fields or its fault."""
+    row: list[tuple[int, int, RowFault | None]] = []  # number, first byte and fault of its lines
+
+    def texts(lines: Iterator[Line]) -> Iterator[str]:
+        for number, position, content in lines:
+            if isinstance(content, RowFault):
+                row.append((number, position, content))
+                yield "\n"
+            else:  # Bytes that are not UTF-8 become lone surrogates, so that only their own row is affected.
+                row.append((number, position, None))
+                text = content.decode("utf-8", "surrogateescape")
+                yield (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
+
     with open_plain(shard.url) as file:
-        lines = _Feed(iter_lines(file, start=shard.start, stop=shard.stop, number=shard.first_row))
-        rows = csv.reader(lines, delimiter=delimiter)
+        rows = csv.reader(texts(iter_lines(file, shard.start, shard.stop, shard.first_row)), delimiter=delimiter)
         while True:
-            lines.begin_row()
+            row.clear()
             fields: list[str] | RowFault
             try:
                 fields = next(rows)
@@ -136,39 +146,6 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
             except csv.Error as error:
                 meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
                 fields = RowFault("bad_row", f"not CSV: {meaning}")
-            if fields or lines.fault:
-                yield lines.number, lines.position, lines.fault or fields
-
-
-class _Feed:
-    """Gives csv.reader its lines and remembers where the row it is reading began.
-
-    Bytes that are not UTF-8 become lone surrogates, so that only their own row is affected.
-    """
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self._lines = lines
-        self.number = self.position = 0
-        self.begin_row()
-
-    def begin_row(self) -> None:
-        self._at_row_start = True
-        self.fault: RowFault | None = None
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        number, position, content = next(self._lines)
-        if self._at_row_start:
-            self.number, self.position, self._at_row_start = number, position, False
-        if isinstance(content, RowFault):
-            self.fault = content
-            return "\n"
-        text = content.decode("utf-8", "surrogateescape")
-        return (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
-
-
-def _is_tab_separated(url: str) -> bool:
-    name = url.lower().rpartition("/")[2]
-    return any(part in {"tsv", "tab"} for part in name.split(".")[-2:])
+            fault = next((fault for _, _, fault in row if fault is not None), None)
+            if fields or fault:
+                yield row[0][0], row[0][1], fault or fields

@@ -6,12 +6,11 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product
 from typing import Any, Final
 
 from stages.contract.errors import ConfigError, InputError, RowFault
@@ -31,11 +30,9 @@ _EXPECTED: Final = (
 )
 _TABLES: Final = ("parquet", "jsonl", "csv")
 
-_STAMPS: Final = ("size", "mtime", "created", "ETag")
-"""Names that file systems give to the size, the time or the version of a file."""
+_STAMPS: Final = ("size", "mtime", "created", "ETag")  # Names of file systems for size, time or version of a file
 
-Found = dict[str, str]
-"""Location of each file -> its size and time, as its file system listed it; "" for files on this machine."""
+Found = dict[str, str]  # Location of each file -> its size and time, as its file system listed it; "" if it is local
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,44 +40,32 @@ class FoundFile:
     """A file of the input.
 
     Attributes:
-        url: Absolute location.
         name: Path relative to the folder that all entries of `path` have in common. It is the same wherever the input
             lies, and does not change when files are added to a folder.
-        stamp: Size and time of a file behind a URL, else empty.
     """
 
-    url: str
+    url: str  # absolute location
     name: str
-    stamp: str = ""
+    stamp: str = ""  # size and time of a file behind a URL, else empty
 
 
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[FoundFile]:
-    """The files that `path` means: entries in the order given, files of an entry sorted, none twice.
+    """Return the files that the entries of `input.path` mean, in that order; files of an entry are sorted, none twice.
 
-    Args:
-        paths: The entries of `input.path`.
-        suffixes: In lower case and with the dot. They choose files in folders and among the matches of a glob; files
-            that are named one by one may end in any way.
-
-    Raises:
-        InputError: There are no such files; the message says what was looked for.
-        ConfigError: The list is empty.
+    `suffixes`, in lower case and with the dot, choose files in folders and among the matches of a glob; files that are
+    named one by one may end in any way. Raises InputError if there are no such files, ConfigError without an entry.
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
         raise ConfigError("input.path is empty: expected a file, a folder, a glob or a list of these")
-    found: Found = {}
-    roots: list[str] = []
-    for entry in entries:
-        files, root = _find_entry(entry, suffixes)
-        found |= files
-        roots.append(root)
-    common = _common_folder(roots)
+    each = [_find_entry(entry, suffixes) for entry in entries]
+    common = _common_folder([root for _, root in each])
+    found = {url: stamp for files, _ in each for url, stamp in files.items()}
     return [FoundFile(url=url, name=storable(_relative(url, common)), stamp=stamp) for url, stamp in found.items()]
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
-    """The kind of one entry of `input.path`. See `stages.read.guess_kind`."""
+    """Return the kind of one entry of `input.path`. See `stages.read.guess_kind`."""
     location = absolute(entry)
     filesystem = filesystem_of(location)
     if filesystem.isdir(path_in(filesystem, location)):
@@ -99,10 +84,7 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
 
 
 def fingerprint_of(files: Sequence[FoundFile]) -> str:
-    """SHA-256 of the names, sizes and times of an input's files, in order; no file is read.
-
-    Raises InputError if a file cannot be found.
-    """
+    """Return the SHA-256 of names, sizes and times of files, in order; no file is read. Raises InputError."""
     digest = sha256()
     try:
         for file in files:
@@ -125,12 +107,21 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
         if filesystem.isfile(path):
             return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
-            return _find_in_folder(location, suffixes), location
+            every = _listed(location, filesystem.find(path, detail=True))
+            fitting = _fitting(every, location, suffixes)
+            if not fitting:
+                first = _relative(next(iter(every), ""), location)
+                example = f"it holds {len(every)} other files, such as {first}" if every else "it is empty"
+                raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
+            return fitting, location
         if _BRACES.search(location):
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
             folder = parent(location[: match.start()] + "x")
-            return _find_matches(location, folder, suffixes), folder
+            every = _listed(location, filesystem.glob(path, detail=True))
+            if not every:
+                raise InputError(f"no file matches {location} (input.path)")
+            return _fitting(every, folder, suffixes) or every, folder
     except OSError as error:
         raise InputError(f"cannot look into {location}: {error.strerror or error}") from error
     raise InputError(f"no such file or folder: {location} (input.path)")
@@ -146,25 +137,6 @@ def _listed(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Found:
     return {url: _stamp(url, files[url]) for url in sorted(files)}
 
 
-def _find_in_folder(location: str, suffixes: tuple[str, ...]) -> Found:
-    filesystem = filesystem_of(location)
-    every = _listed(location, filesystem.find(path_in(filesystem, location), detail=True))
-    fitting = _fitting(every, location, suffixes)
-    if not fitting:
-        first = _relative(next(iter(every)), location) if every else ""
-        example = f"it holds {len(every)} other files, such as {first}" if every else ""
-        raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example or 'it is empty'}")
-    return fitting
-
-
-def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> Found:
-    filesystem = filesystem_of(location)
-    every = _listed(location, filesystem.glob(path_in(filesystem, location), detail=True))
-    if not every:
-        raise InputError(f"no file matches {location} (input.path)")
-    return _fitting(every, folder, suffixes) or every
-
-
 def _fitting(found: Found, folder: str, suffixes: tuple[str, ...]) -> Found:
     """Those with one of the suffixes that are not hidden below the folder."""
 
@@ -175,7 +147,7 @@ def _fitting(found: Found, folder: str, suffixes: tuple[str, ...]) -> Found:
 
 
 def _find_range(location: str) -> Found:
-    urls = list(_expand_braces(location))
+    urls = _expand_braces(location)
     filesystem = filesystem_of(location)
 
     def info(url: str) -> dict[str, Any]:
@@ -188,28 +160,25 @@ def _find_range(location: str) -> Found:
         infos = dict(zip(urls, pool.map(info, urls), strict=True))
     missing = [url for url in urls if infos[url]["type"] != "file"]
     if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(urls)} files of {location} do not exist, the first is {missing[0]}"
-        )
+        what = f"{len(missing)} of the {len(urls)} files of {location}"
+        raise InputError(f"{what} do not exist, the first is {missing[0]}")
     return {url: _stamp(url, found) for url, found in infos.items()}
 
 
-def _expand_braces(text: str) -> Iterator[str]:
+def _expand_braces(text: str) -> list[str]:
     """`{08..10}` and `{a,b}` as the shell and webdataset write them; not nested."""
-    choices: list[Sequence[str]] = []
-    position = 0
-    for match in _BRACES.finditer(text):
-        first, last, names = match.groups()
-        if names is None:
-            span = range(int(first), int(last) + 1)
-            if len(span) > _MAX_EXPANDED:
-                raise ConfigError(f"input.path: {match.group()} means more than {_MAX_EXPANDED} files")
-            expanded = [str(number).zfill(len(first)) for number in span]
-        else:
-            expanded = names.split(",")
-        choices += [[text[position : match.start()]], expanded]
-        position = match.end()
-    return map("".join, product(*choices, [text[position:]]))
+    match = _BRACES.search(text)
+    if match is None:
+        return [text]
+    first, last, names = match.groups()
+    expanded = names.split(",") if names else []
+    if not names:
+        span = range(int(first), int(last) + 1)
+        if len(span) > _MAX_EXPANDED:
+            raise ConfigError(f"input.path: {match.group()} means more than {_MAX_EXPANDED} files")
+        expanded = [str(number).zfill(len(first)) for number in span]
+    rest = _expand_braces(text[match.end() :])
+    return [text[: match.start()] + name + after for name in expanded for after in rest]
 
 
 def _common_folder(roots: list[str]) -> str:
@@ -217,10 +186,8 @@ def _common_folder(roots: list[str]) -> str:
     protocols = {"" if is_local(root) else root.partition("://")[0] for root in roots}
     if len(protocols) > 1:
         return ""
-    protocol = protocols.pop()
-    if not protocol:
-        return posixpath.commonpath(roots)
-    return f"{protocol}://{posixpath.commonpath([root.partition('://')[2] for root in roots])}"
+    start = f"{protocols.pop()}://".removeprefix("://")
+    return start + posixpath.commonpath([root.removeprefix(start) for root in roots])
 
 
 def _relative(url: str, folder: str) -> str:

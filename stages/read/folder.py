@@ -9,6 +9,7 @@ Planning lists the folder once; each shard carries the names of its files, compr
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Final, Literal
@@ -16,7 +17,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import NO_IMAGE, ImageRef, Sample
+from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_id
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
@@ -37,7 +38,7 @@ class FolderInput(SourceConfig):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"
-    shard_size: int = Field(default=1000, ge=1, le=100_000, description="Images that one worker reads at once.")
+    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
 class FolderReader(Reader):
@@ -51,7 +52,7 @@ class FolderReader(Reader):
         self.config = config
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`. A folder in which no image has a text is rejected."""
+        """Plan the input. A folder in which no image has a text is rejected."""
         rows = _paired(find_files(self.config.path, (*IMAGE_SUFFIXES, TEXT_SUFFIX)))
         if not any(image and text for _, image, text in rows):
             raise InputError(
@@ -60,37 +61,33 @@ class FolderReader(Reader):
             )
         _, image, text = rows[0]
         shards = list(plan_rows(parent(image or text or ""), rows[0][0], rows, self.config.shard_size))
-        return with_unique_ids(shards, [(name, name) for name, _, _ in rows])
+        hashes = array("q", (stable_id(name) for name, _, _ in rows))
+        return with_unique_ids(shards, hashes, ((name, name) for name, _, _ in rows))
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`."""
+        """Yield the samples of a shard."""
         renamed = shard.renamed_at
         rows: list[NamedPair] = carried_rows(shard)
-        for index, ((name, image, _), captions) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
-            faults = [captions.error.at(name)] if isinstance(captions, RowFault) else []
+        for index, ((name, image, _), found) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
+            captions, fault = ((), found) if isinstance(found, RowFault) else (found, None)
             if image is None:
-                expected = " or ".join(IMAGE_SUFFIXES)
-                faults = [RowFault("missing_image", f"no {expected} of this name beside it").error.at(name)]
+                fault = RowFault("missing_image", f"no {' or '.join(IMAGE_SUFFIXES)} of this name beside it")
             sample = Sample(
                 sample_id=name,
                 source=name,
-                captions=() if isinstance(captions, RowFault) else captions,
+                captions=captions,
                 image=NO_IMAGE if image is None else ImageRef(file_name=name, url=image),
+                error=None if fault is None else fault.error.at(name),
             )
-            yield settle(sample, faults, renamed.get(index))
+            yield settle(sample, renamed.get(index))
 
 
 def _paired(files: Sequence[FoundFile]) -> list[NamedPair]:
     """A row for each image and for each text without one, in the order of their names."""
     texts = {file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)}
-    images = [file for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]
-    rows: list[NamedPair] = []
-    taken = set()
-    for file in images:
-        stem = file.name.rpartition(".")[0]
-        taken.add(stem)
-        rows.append((file.name, file.url, texts[stem].url if stem in texts else None))
-    rows += [(text.name, None, text.url) for stem, text in texts.items() if stem not in taken]
+    images = [(file, file.name.rpartition(".")[0]) for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]
+    rows: list[NamedPair] = [(file.name, file.url, texts[stem].url if stem in texts else None) for file, stem in images]
+    rows += [(texts[stem].name, None, texts[stem].url) for stem in texts.keys() - {stem for _, stem in images}]
     return sorted(rows, key=lambda row: row[0])
 
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample
-from stages.read.base import Reader, Shard, Skipped
+from stages.read.base import PACKED, Reader, Shard, Skipped
 from stages.read.find import find_files
 from stages.read.plan import LinesConfig, Row, carried_rows, packed, plan_lines, samples
 from stages.read.rows import RowParser, json_object, shorten
@@ -41,26 +41,20 @@ class JsonlReader(Reader):
     """Reads `kind: jsonl`. Rows without an id get "FILE:LINE"."""
 
     config_type: ClassVar = JsonlInput
-    suffixes: ClassVar = tuple(
-        f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
-    )
+    suffixes: ClassVar = tuple(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in PACKED)
 
     def __init__(self, config: JsonlInput) -> None:
         self.config = config
         self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`.
-
-        A file of at least ten rows is rejected if none of its first hundred has an image, or a caption.
-        """
+        """Plan the input. A file of ten rows or more is rejected if none of the first has an image, or a caption."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         lists = {file.url: _list_in(file.url) for file in files if _is_list(file.url)}
+        carried = {url: packed(rows) for url, rows in lists.items()}
         whole = {
-            file.url: Shard(
-                url=file.url, name=file.name, first_row=1, payload=packed(lists[file.url]) if file.url in lists else b""
-            )
+            file.url: Shard(url=file.url, name=file.name, first_row=1, payload=carried.get(file.url, b""))
             for file in files
         }
         for shard in whole.values():
@@ -72,7 +66,7 @@ class JsonlReader(Reader):
         ]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`."""
+        """Yield the samples of a shard."""
         return samples(self._rows(shard), self.config, shard)
 
     def _rows(self, shard: Shard) -> Iterator[Row]:
@@ -82,22 +76,14 @@ class JsonlReader(Reader):
     def _probe(self, shard: Shard) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
         names: dict[str, None] = {}
-        rows = 0
-        for _, _, found in islice(_fields(shard), _PROBE_ROWS):
-            if not isinstance(found, RowFault):
-                rows += 1
-                names.update(dict.fromkeys(key for key, value in found.items() if value is not None))
-        fields = self.rows.fields
-        for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
-            if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
-                present = ", ".join(shorten(name, 40) for name in list(names)[:20]) or "none"
-                advice = f"Set input.{key} to the right one"
-                if key == "caption" and "conversations" in names:
-                    advice = "Conversations are not read: give each row the caption of its image"
-                raise InputError(
-                    f"{shard.url}: none of the first {rows} rows has the field {' or '.join(map(repr, wanted))}; "
-                    f"the fields are {present}. {advice}"
-                )
+        count = 0
+        for _, _, row in islice(_fields(shard), _PROBE_ROWS):
+            if not isinstance(row, RowFault):
+                count += 1
+                names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
+        if count >= _MIN_PROBE_ROWS:
+            expected = f"{shard.url}: none of the first {count} rows has the field"
+            self.rows.check_columns(list(names), expected, all_configured=False)
 
 
 def _fields(shard: Shard) -> Iterator[tuple[int, int, dict[str, Any] | RowFault]]:
@@ -108,19 +94,19 @@ def _fields(shard: Shard) -> Iterator[tuple[int, int, dict[str, Any] | RowFault]
             yield shard.first_row + index, shard.start + index, element if isinstance(element, dict) else fault
         return
     with open_plain(shard.url) as stream:
-        for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
-            number, position, content = line
+        for number, position, content in iter_lines(stream, shard.start, shard.stop, shard.first_row):
+            at_start = position == 0
             if isinstance(content, RowFault):
                 yield number, position, content
-            elif not _is_blank(content, at_start=position == 0):
+            elif (content.removeprefix(codecs.BOM_UTF8) if at_start else content).strip(b" \t\r"):
                 try:
-                    yield number, position, json_object(content, at_start=position == 0)
+                    yield number, position, json_object(content, at_start=at_start)
                 except RowFault as fault:
                     yield number, position, fault
 
 
 def _is_list(url: str) -> bool:
-    """Return whether a JSON file is one list; files of other names hold lines."""
+    """Whether a JSON file is one list; files of other names hold lines."""
     if not url.lower().endswith((".json", ".json.gz")):
         return False
     with open_plain(url) as stream:
@@ -137,7 +123,3 @@ def _list_in(url: str) -> list[Any]:
     except RowFault as fault:
         raise InputError(f"cannot read {url}: {fault.error.detail}") from fault
     return elements
-
-
-def _is_blank(content: bytes, *, at_start: bool) -> bool:
-    return not (content.removeprefix(codecs.BOM_UTF8) if at_start else content).strip(b" \t\r")

@@ -32,8 +32,8 @@ from stages.contract.records import Sample, stable_id
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.parquet_columns import Columns, values_of
-from stages.read.plan import IdLog, with_renamed
-from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
+from stages.read.plan import with_unique_ids
+from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, settle
 from stages.read.streams import InputFile, naming
 from stages.shared.storage import is_local
 
@@ -48,18 +48,18 @@ class ParquetInput(SourceConfig, FieldsConfig):
 
     kind: Literal["parquet"] = "parquet"
     image: str | None = Field(
-        default=None,
+        None,
         description="Column with the image: its bytes, a struct of bytes and path, or its path. By default the first "
         "of `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else "
         "the only such struct, else a column of paths as in jsonl.",
     )
     check_ids: bool = Field(
-        default=True,
+        True,
         description="Look for ids that are given twice: planning reads the id column and keeps 8 bytes for each row. "
         "Switch it off for inputs of hundreds of millions of rows whose ids are known to be unique.",
     )
     shard_size: int = Field(
-        default=1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."
+        1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."
     )
 
 
@@ -83,7 +83,7 @@ class ParquetReader(Reader):
         self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`."""
+        """Plan the input by the footers of its files, and their ids."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         with ThreadPoolExecutor(_PLAN_THREADS) as pool:
@@ -95,13 +95,13 @@ class ParquetReader(Reader):
             shards += _cut(file, footer, self.config.shard_size)
         if not any(footer.hashes for footer in footers):
             return shards
-        log = IdLog()
+        hashes = array("q")
         for file, footer in zip(files, footers, strict=True):
-            log.extend(footer.hashes or array("q", map(stable_id, _places(file, footer))))
-        return with_renamed(shards, log.renamed(self._ids_again(files, footers)))
+            hashes.extend(footer.hashes or array("q", map(stable_id, _places(file, footer))))
+        return with_unique_ids(shards, hashes, self._ids_again(files, footers))
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`. If a row group is damaged, its remaining rows are bad rows with places as ids."""
+        """Yield the rows of a shard. If a row group is damaged, its remaining rows are bad rows with places as ids."""
         if shard.payload:
             fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
             yield bad_row(safe_place(shard.name, "footer"), fault)
@@ -119,18 +119,18 @@ class ParquetReader(Reader):
                         if columns.is_failed(row):
                             yield Skipped(reason="failed_download", source=place)
                         else:
-                            yield rows.sample(
+                            sample = rows.sample(
                                 columns.with_path(row),
                                 place=place,
                                 shard=shard,
-                                renamed=renamed.get(index),
                                 default_id=columns.default_id(row, shard.name, place),
                                 image=partial(columns.inline_image, row, place),
                             )
+                            yield settle(sample, renamed.get(index))
                         index += 1
                 except RowFault as fault:
                     for lost in range(index, end):
-                        yield bad_row(safe_place(shard.name, shard.first_row + lost), fault, renamed.get(lost))
+                        yield settle(bad_row(safe_place(shard.name, shard.first_row + lost), fault), renamed.get(lost))
                     index = end
 
     def _footer(self, file: FoundFile) -> _Footer:
@@ -161,12 +161,9 @@ def _open(url: str) -> Iterator[Any]:
 
     Raises InputError if there is no such file.
     """
-    with closing(InputFile(url)) as stream:
-        source = url if is_local(url) else stream
-        with pq.ParquetFile(
-            source, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
-        ) as file:
-            yield file
+    options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False, "page_checksum_verification": True}
+    with closing(InputFile(url)) as stream, pq.ParquetFile(url if is_local(url) else stream, **options) as file:
+        yield file
 
 
 @contextmanager
@@ -204,8 +201,7 @@ def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
                 place = safe_place(name, row_number)
                 yield parser.id_of(row, columns.default_id(row, name, place)), place
                 row_number += 1
-        for lost in range(row_number, end):
-            yield safe_place(name, lost), safe_place(name, lost)
+        yield from ((safe_place(name, lost),) * 2 for lost in range(row_number, end))
         row_number = end
 
 

@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold images, captions and ids, and what a row's values mean."""
+"""The columns of a Parquet file that hold images, captions and ids, and the meaning of a row's values."""
 
 from __future__ import annotations
 
@@ -24,23 +24,14 @@ Form = Literal["bytes", "struct", "path"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns of one file that are read, and the meaning of a row's values.
-
-    Attributes:
-        image: Column of the image.
-        form: Content of that column: bytes, a struct of bytes and path, or paths.
-        captions: Columns of captions, in order.
-        id: Column of given ids, or None.
-        key: img2dataset's column of keys, or None.
-        status: img2dataset's column of download results, or None.
-    """
+    """The columns of one file that are read, and the meaning of a row's values."""
 
     image: str
-    form: Form
+    form: Form  # content of that column: bytes, a struct of bytes and path, or paths
     captions: tuple[str, ...]
-    id: str | None
-    key: str | None
-    status: str | None
+    id: str | None  # column of given ids
+    key: str | None  # img2dataset's column of keys
+    status: str | None  # img2dataset's column of download results
 
     @staticmethod
     def of(schema: Any, config: FieldsConfig, url: str) -> Columns:
@@ -66,7 +57,7 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """All columns to read, each once."""
+        """The columns to read, each once."""
         every = (self.image, *self.captions, self.id, self.key, self.status)
         return list(dict.fromkeys(name for name in every if name is not None))
 
@@ -77,35 +68,33 @@ class Columns:
 
     @property
     def fields(self) -> FieldsConfig:
-        """The same choice for `rows.RowParser`."""
+        """The fields that `rows.RowParser` reads."""
         return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "", image_root=None)
 
     def is_failed(self, row: dict[str, Any]) -> bool:
-        """Whether img2dataset gave up on the row."""
+        """Return whether img2dataset gave up on the row."""
         if self.status is None:
             return False
         return row[self.status] not in (None, "success") or (self.form == "bytes" and row[self.image] is None)
 
     def default_id(self, row: dict[str, Any], name: str, place: str) -> str:
-        """The id of a row that gives none itself."""
+        """Return the id of a row that gives none itself."""
         key = self._key_of(row)
         return f"{storable(name)}/{key}" if key else place
 
     def with_path(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with the image's path in place of its struct."""
-        if self.form != "struct":
-            return row
-        return {**row, self.image: (row[self.image] or {}).get("path")}
+        """Return the row with the image's path in place of its struct."""
+        return {**row, self.image: (row[self.image] or {}).get("path")} if self.form == "struct" else row
 
     def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
-        """The row's image if the row holds it; None if the path is to be taken. Raises RowFault (missing_image)."""
-        content, path = row[self.image] if self.form == "bytes" else None, None
-        if self.form == "struct":
-            value = row[self.image] or {}
-            content, path = value.get("bytes"), value.get("path")
+        """Return the row's image if it holds it; None if the path is to be taken. Raises RowFault (missing_image)."""
+        if self.form == "path":
+            return None
+        value = {"bytes": row[self.image]} if self.form == "bytes" else row[self.image] or {}
+        content, path = value.get("bytes"), value.get("path")
         if content is not None:
             return ImageRef(file_name=self._file_name(row, path, place), content=content)
-        if self.form == "path" or path is not None:
+        if path is not None:
             return None
         raise RowFault("missing_image", f"the column {self.image!r} is null")
 
@@ -125,22 +114,18 @@ class Columns:
 
 def _image_column(kinds: Mapping[str, Any], configured: str | None, url: str) -> tuple[str, Form]:
     """Name and form of the image column."""
+    forms = {name: form for name, kind in kinds.items() if (form := _form(kind)) is not None}
     if configured is not None:
-        form = _form(kinds.get(configured))
-        if form is None:
+        if configured not in forms:
             expected = f"the column {configured!r} of bytes, of struct<bytes, path> or of paths"
             raise _wrong(url, kinds, "image", expected)
-        return configured, form
-    for name in BYTES_COLUMNS:
-        form = _form(kinds.get(name))
-        if form in ("bytes", "struct"):
-            return name, form
-    structs = [name for name, kind in kinds.items() if _form(kind) == "struct" and kind.get_field_index("bytes") >= 0]
-    if len(structs) == 1:
-        return structs[0], "struct"
-    for name in IMAGE_FIELDS:
-        if _form(kinds.get(name)) == "path":
-            return name, "path"
+        return configured, forms[configured]
+    structs = [name for name, form in forms.items() if form == "struct" and kinds[name].get_field_index("bytes") >= 0]
+    found = [name for name in BYTES_COLUMNS if forms.get(name) in ("bytes", "struct")]
+    found += structs if len(structs) == 1 else []
+    found += [name for name in IMAGE_FIELDS if forms.get(name) == "path"]
+    if found:
+        return found[0], forms[found[0]]
     expected = (
         f"a column of images: bytes in {', '.join(BYTES_COLUMNS)}, a struct<bytes, path>, "
         f"or paths in {', '.join(IMAGE_FIELDS)}"
@@ -166,8 +151,6 @@ def _caption_columns(
 
 def _form(kind: Any) -> Form | None:
     """The form of an image column of this Arrow type; None if it can hold no images."""
-    if kind is None:
-        return None
     if _is_bytes(kind):
         return "bytes"
     if _is_text(kind):
@@ -206,7 +189,7 @@ def _wrong(url: str, kinds: Mapping[str, Any], key: str, expected: str) -> Input
 
 
 def values_of(column: Any) -> list[Any]:
-    """The values of an Arrow column. Text that is not UTF-8 is given as bytes; the other rows keep their text."""
+    """Return the values of an Arrow column. Text that is not UTF-8 becomes bytes; other rows keep their text."""
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:

@@ -12,7 +12,7 @@ import posixpath
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,47 +32,37 @@ ID_FIELDS: Final = ("id", "sample_id")
 
 
 class FieldsConfig(BaseModel):
-    """Which fields of a row are read. A part of the configs of tables."""
+    """The fields of a row that are read: a part of the configs of tables."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str | None = Field(
-        default=None,
+        None,
         description="Field with the image's path; by default the first of `image`, `image_path`, `file_name`, "
         "`img_path`, `path`, `filepath`, `filename`.",
     )
     caption: str | tuple[str, ...] | None = Field(
-        default=None,
+        None,
         description="Field with a caption or a list of captions, or several fields that are all taken, in order; by "
         "default the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`, `title`.",
     )
     id: str | None = Field(
-        default=None,
+        None,
         description="Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without an "
         "id are identified by their place.",
     )
     image_root: str | None = Field(
-        default=None,
+        None,
         description="Folder that image paths are relative to and may not leave; by default the folder of the input "
         "file. Symbolic links below it are followed: who can write there decides what is read.",
     )
 
-    @property
-    def image_fields(self) -> tuple[str, ...]:
-        """Names to search for the image."""
-        return IMAGE_FIELDS if self.image is None else (self.image,)
-
-    @property
-    def caption_fields(self) -> tuple[str, ...]:
-        """Names to search for captions."""
-        if self.caption is None:
-            return CAPTION_FIELDS
-        return (self.caption,) if isinstance(self.caption, str) else self.caption
-
-    @property
-    def id_fields(self) -> tuple[str, ...]:
-        """Names to search for the id."""
-        return ID_FIELDS if self.id is None else (self.id,)
+    def names(self, key: Literal["image", "caption", "id"]) -> tuple[str, ...]:
+        """Return the fields to search for the image, for captions or for the id."""
+        configured: str | tuple[str, ...] | None = getattr(self, key)
+        if configured is None:
+            return {"image": IMAGE_FIELDS, "caption": CAPTION_FIELDS, "id": ID_FIELDS}[key]
+        return (configured,) if isinstance(configured, str) else configured
 
 
 Answer = TypeVar("Answer")
@@ -80,19 +70,14 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowParser:
-    """Makes samples from rows.
-
-    Attributes:
-        fields: What to read.
-        image_root: Absolute location of the folder of the images; None for the folder of the input file.
-    """
+    """Makes samples from rows."""
 
     fields: FieldsConfig
-    image_root: str | None
+    image_root: str | None  # absolute location of the folder of the images; None for the folder of the input file
 
     @staticmethod
     def of(fields: FieldsConfig) -> RowParser:
-        """The parser for a config. It makes a relative `image_root` absolute, so call it on the driver."""
+        """Return the parser for a config. It makes a relative `image_root` absolute, so call it on the driver."""
         return RowParser(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
 
     def check_image_root(self) -> None:
@@ -100,30 +85,30 @@ class RowParser:
         if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
             raise InputError(f"no such folder: {self.image_root} (input.image_root)")
 
-    def check_columns(self, columns: Sequence[str], where: str) -> None:
-        """Raise InputError unless a table has columns for images, captions, and a configured id."""
-        wanted = {
-            "image": self.fields.image_fields,
-            "id": self.fields.id_fields if self.fields.id else (),
-            "caption": self.fields.caption_fields,
-        }
-        for key, names in wanted.items():
-            all_needed = key == "caption" and isinstance(self.fields.caption, tuple)
+    def check_columns(self, columns: Sequence[str], expected: str, *, all_configured: bool) -> None:
+        """Raise InputError unless a table has columns for images and captions, or all that the configuration names.
+
+        `expected` begins the message, and the names of the columns follow it.
+        """
+        keys: list[Literal["image", "caption", "id"]] = ["image", "caption"]
+        for key in [*keys, "id"] if all_configured and self.fields.id else keys:
+            names = self.fields.names(key)
+            all_needed = all_configured and key == "caption" and isinstance(self.fields.caption, tuple)
             missing = [name for name in names if name not in columns]
             if missing and (all_needed or missing == list(names)):
-                present = ", ".join(shorten(name, 40) for name in columns[:40])
-                raise InputError(
-                    f"{where}: expected the column {' or '.join(map(repr, missing))}, found {present}. "
-                    f"Set input.{key} to the right one"
-                )
+                present = ", ".join(shorten(name, 40) for name in columns[:40]) or "none"
+                advice = f"Set input.{key} to the right one"
+                if key == "caption" and "conversations" in columns:
+                    advice = "Conversations are not read: give each row the caption of its image"
+                raise InputError(f"{expected} {' or '.join(map(repr, missing))}, found {present}. {advice}")
 
     def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
-        """The image whose path the row gives. Raises RowFault (bad_row, bad_location).
+        """Return the image whose path the row gives. Raises RowFault (bad_row, bad_location).
 
-        Its `file_name` is relative to the image root, else to the folder that the files of the input have in common:
-        rows that name the same image have the same, rows that name different images have different ones.
+        Its `file_name` is relative to the image root, else to the folder that the files of the input have in common,
+        so that two rows have the same one only if they name the same image.
         """
-        value = image_path(row, self.fields.image_fields)
+        value = image_path(row, self.fields.names("image"))
         if self.image_root is not None:
             relative = relative_path(value, self.image_root)
             return ImageRef(file_name=relative, url=join(self.image_root, relative))
@@ -132,11 +117,8 @@ class RowParser:
         return ImageRef(file_name=posixpath.join(posixpath.dirname(shard.name), relative), url=join(root, relative))
 
     def id_of(self, row: Mapping[str, Any], place: str) -> str:
-        """The row's own id, or its place if it has no id or one that cannot be used."""
-        try:
-            return given_id(row, self.fields.id_fields) or place
-        except RowFault:
-            return place
+        """Return the row's own id, or its place if it has no id or one that cannot be used."""
+        return usable_id(row, self.fields.names("id")) or place
 
     def sample(
         self,
@@ -144,61 +126,58 @@ class RowParser:
         *,
         place: str,
         shard: Shard,
-        renamed: Renamed | None,
         default_id: str = "",
         image: Callable[[], ImageRef | None] = lambda: None,
     ) -> Sample:
-        """The sample of one row.
+        """Return the sample of one row, with the first of its faults.
 
         Args:
             row: The fields.
             place: The row's place, for people, and its id unless it gives one or has a `default_id`.
             shard: The part of the input that holds the row.
-            renamed: The id that the row gets instead of its own.
             default_id: The id of a row that gives none.
             image: Gives the image where the row itself holds it, else None; may raise RowFault.
         """
-        faults: list[RowError] = []
+        error: RowError | None = None
 
         def unless_faulty(step: Callable[[], Answer], otherwise: Answer) -> Answer:
+            nonlocal error
             try:
                 return step()
             except RowFault as fault:
-                faults.append(fault.error.at(place))
+                error = error or fault.error.at(place)
                 return otherwise
 
-        fields = self.fields
-        given = unless_faulty(lambda: given_id(row, fields.id_fields), None)
+        names, nothing = self.fields.names("caption"), tuple[str, ...]()
+        given = unless_faulty(lambda: given_id(row, self.fields.names("id")), None)
         found = unless_faulty(lambda: image() or self.image_of(row, shard), NO_IMAGE)
-        nothing: tuple[str, ...] = ()
-        first_only = fields.caption is None
-        captions = unless_faulty(lambda: captions_of(row, fields.caption_fields, first_only=first_only), nothing)
-        sample = Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found)
-        return settle(sample, faults, renamed)
+        captions = unless_faulty(lambda: captions_of(row, names, first_only=self.fields.caption is None), nothing)
+        return Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found, error=error)
 
 
-def settle(sample: Sample, faults: Sequence[RowError], renamed: Renamed | None) -> Sample:
-    """The sample with the id that it gets and the first of its faults."""
+def settle(sample: Sample, renamed: Renamed | None) -> Sample:
+    """Return the sample with the id that it gets instead of its own, if any."""
     if renamed is None:
-        return replace(sample, error=faults[0]) if faults else sample
+        return sample
+    error = sample.error
     if renamed.duplicate:
         detail = f"{sample.source}: an earlier sample has the id {shorten(sample.sample_id)}"
-        faults = [RowError(reason="duplicate_id", detail=detail)]
-    return replace(sample, sample_id=renamed.sample_id, error=faults[0] if faults else None)
+        error = RowError(reason="duplicate_id", detail=detail)
+    return replace(sample, sample_id=renamed.sample_id, error=error)
 
 
-def bad_row(place: str, fault: RowFault, renamed: Renamed | None = None) -> Sample:
-    """The sample of a row that could not be parsed at all."""
-    return settle(Sample(sample_id=place, source=place), [fault.error.at(place)], renamed)
+def bad_row(place: str, fault: RowFault, sample_id: str = "") -> Sample:
+    """Return the sample of a row that could not be parsed; its place is its id if it has no other."""
+    return Sample(sample_id=sample_id or place, source=place, error=fault.error.at(place))
 
 
 def first_field(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
-    """Name and value of the first of the fields that is there and not null; ("", None) if there is no such field."""
+    """Return name and value of the first of the fields that is there and not null, else ("", None)."""
     return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
 
 
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
+    """Return the id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
         return None
@@ -213,11 +192,16 @@ def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return value
 
 
-def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
-    """The row's captions, untouched, from the first field that has any or from all of them.
+def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the id that the row gives, as text; None if it gives none, or one that cannot be used."""
+    try:
+        return given_id(row, names)
+    except RowFault:
+        return None
 
-    Raises RowFault (bad_caption).
-    """
+
+def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
+    """Return the row's captions, untouched, from all the fields or the first that has any. Raises RowFault."""
     captions: list[str] = []
     for name in names:
         value = row.get(name)
@@ -236,7 +220,7 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
 
 
 def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The path of the image, as the row gives it. Raises RowFault (bad_row)."""
+    """Return the path of the image, as the row gives it. Raises RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
@@ -248,12 +232,10 @@ def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def relative_path(value: str, root: str) -> str:
-    """The normalised path below the root that an image path means; nothing is looked up on the disk.
+    """Return the normalised path below the root that an image path means; nothing is looked up on the disk.
 
-    An absolute path is accepted if it lies below a root on this machine.
-
-    Raises:
-        RowFault: bad_row if the path is empty, bad_location if it leaves the root or is a URL.
+    An absolute path is accepted if it lies below a root on this machine. Raises RowFault: bad_row if the path is
+    empty, bad_location if it leaves the root or is a URL.
     """
     if not value.strip():
         raise RowFault("bad_row", "the image path is empty")
@@ -275,11 +257,9 @@ def relative_path(value: str, root: str) -> str:
 
 
 def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
-    """The object in a JSON text. Raises RowFault (bad_row).
+    """Return the object in a JSON text, which `at_start` of a file may begin with a byte order mark.
 
-    Args:
-        content: The text.
-        at_start: A file begins here, and may do so with a byte order mark.
+    Raises RowFault (bad_row).
     """
     if at_start and is_utf_16(content):
         raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
@@ -301,7 +281,7 @@ def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """The text of a file or member. Raises RowFault (bad_caption) unless it is UTF-8."""
+    """Return the text of a file or member. Raises RowFault (bad_caption) unless it is UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -309,15 +289,15 @@ def decode_text(content: bytes, name: str) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether the text has no lone surrogates, which UTF-8, and so any table, cannot hold."""
+    """Return whether the text has no lone surrogates, which UTF-8, and so any table, cannot hold."""
     return text.isascii() or storable(text) == text
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """The text in quotes for a message, cut to about `limit` characters."""
+    """Return the text in quotes for a message, cut to about `limit` characters."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def safe_place(name: str, row: int | str) -> str:
-    """The name of a row of a file in ids and messages: "captions.jsonl:17"."""
+    """Return the name of a row of a file in ids and messages: "captions.jsonl:17"."""
     return f"{storable(name)}:{row}"

@@ -20,8 +20,7 @@ import pyarrow as pa
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.shared.storage import open_file
 
-Stream = Any
-"""Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start."""
+Stream = Any  # Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start
 
 Line = tuple[int, int, bytes | RowFault]
 """Number of the line, its first byte, its content without the line feed or why it could not be read."""
@@ -31,8 +30,7 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 
 TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
 
-PEEK_BYTES: Final = 1024 * 1024
-"""Bytes at the beginning of a file that show what it is."""
+PEEK_BYTES: Final = 1024 * 1024  # Bytes at the beginning of a file that show what it is
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
@@ -52,11 +50,11 @@ class InputFile:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after `close`."""
         return self._file.closed
 
     def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes; none at the end."""
         with naming(self._url):
             return self._file.read(size)
 
@@ -79,7 +77,7 @@ class Forward:
         self._position = 0
 
     def tell(self) -> int:
-        """The byte that is read next."""
+        """Return the place of the byte that is read next."""
         return self._position
 
     def seek(self, position: int) -> int:
@@ -94,7 +92,7 @@ class Forward:
         return self._position
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes; none at the end."""
         if self._back:
             content, self._back = self._back[:size], self._back[size:]
         else:
@@ -104,8 +102,8 @@ class Forward:
 
 
 def is_compressed(name: str) -> bool:
-    """Whether a file is decompressed while it is read, and so can only be read from its start."""
-    return name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))
+    """Return whether a file is decompressed while it is read, and so can only be read from its start."""
+    return name.lower().endswith(tuple(f".{extension}" for extension in _DECOMPRESSORS))
 
 
 @contextmanager
@@ -116,7 +114,7 @@ def open_plain(url: str) -> Iterator[Stream]:
 
 
 def is_utf_16(start: bytes) -> bool:
-    """Whether a file begins with the byte order mark of UTF-16, as spreadsheets write it."""
+    """Return whether a file begins with the byte order mark of UTF-16, as spreadsheets write it."""
     return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
@@ -125,16 +123,11 @@ def begins_list(start: bytes) -> bool:
     return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
-def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
-    r"""Lines of the bytes `start` .. `stop`, split at "\n" only.
+def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
+    r"""Yield the lines of the bytes `start` .. `stop` of a newly opened stream, split at "\n" only.
 
     A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a RowFault as their content.
-
-    Args:
-        stream: Newly opened.
-        start: The first byte of a line.
-        stop: The byte after the last line; None reads to the end.
-        number: Number of the line that begins at `start`.
+    `number` is that of the line which begins at `start`; without a `stop` the stream is read to its end.
     """
     position, rest, overlong = start, b"", 0
     for block in _blocks(stream, start, stop):
@@ -189,18 +182,17 @@ def naming(url: str) -> Iterator[None]:
         raise InputError(f"cannot read {url}: {error.strerror or error}") from error
 
 
-def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
-    packed: Any = file
-    stream: Any
-    if extension in {"gz", "tgz"}:
-        stream = gzip.GzipFile(fileobj=packed)
-    elif extension == "bz2":
-        stream = bz2.BZ2File(packed)
-    elif extension == "xz":
-        stream = lzma.LZMAFile(packed)  # noqa: SIM115  (`open_plain` closes the file below it)
-    else:
-        stream = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
+_DECOMPRESSORS: Final[dict[str, Callable[[Any], Any]]] = {
+    "gz": lambda file: gzip.GzipFile(fileobj=file),
+    "tgz": lambda file: gzip.GzipFile(fileobj=file),
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+    "zst": lambda file: pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"),
+}
 
+
+def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
+    stream = _DECOMPRESSORS[extension](file)
     damage: RowFault | None = None
 
     def read(size: int) -> bytes:

@@ -32,8 +32,7 @@ from stages.read.rows import captions_of, decode_text, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.shared.storage import is_local
 
-MAX_INLINE_BYTES: Final = 256 * 1024 * 1024
-"""Larger images are not carried along from tars that have to be read from front to back."""
+MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Larger images are not carried along from tars that are read in order
 
 
 class WebdatasetInput(SourceConfig):
@@ -41,12 +40,12 @@ class WebdatasetInput(SourceConfig):
 
     kind: Literal["webdataset"] = "webdataset"
     image: str | None = Field(
-        default=None,
+        None,
         description="Extension of the image member, such as `jpg` or `input.png`; by default the first of `jpg`, "
         "`jpeg`, `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample has.",
     )
     caption: str | tuple[str, ...] | None = Field(
-        default=None,
+        None,
         description="Extension of a text member or else a key of the json member, or several that are all taken, in "
         "order; by default `txt`, else the key `caption`, `captions` or `text`.",
     )
@@ -54,13 +53,14 @@ class WebdatasetInput(SourceConfig):
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample as far as they are known; `offset` is that of the first in the tar."""
+    """The members of one sample as far as they are known."""
 
     key: str
-    offset: int
+    offset: int  # of its first member in the tar
     images: dict[str, ImageRef] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     faults: list[RowFault] = field(default_factory=list)
+    damage: str = ""  # why the tar cannot be read from `offset` on; then this is the last group, and empty
 
 
 class WebdatasetReader(Reader):
@@ -77,48 +77,52 @@ class WebdatasetReader(Reader):
         self._texts = {"json", *(name.lower() for name in self._captions)}
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`. Only lists the tars; a damaged one is found when it is read."""
+        """List the tars; a damaged one is found when it is read."""
         files = find_files(self.config.path, self.suffixes)
         return [Shard(url=file.url, name=file.name, samples=_count_beside(file)) for file in files]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`. Where a tar breaks off, one sample with the error bad_row ends it."""
+        """Yield the rows of a shard. Where a tar breaks off, one sample with the error bad_row ends it."""
         seen: set[str] = set()
-        group: _Group | None = None
-        inline = self._is_inline(shard)
+        name = storable(shard.name)
         with open_plain(shard.url) as stream:
-            for member in iter_members(stream, can_seek=not inline, wants=lambda member: self._wants(member, inline)):
-                if member.error is not None:
-                    whole = group is not None and group.images and self._has_caption(group)
-                    if group is not None and whole:
-                        yield from self._finish(group, shard, seen)
-                    cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
-                    name = storable(shard.name)
-                    place = f"{name}:{member.offset}"
-                    detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; the rest is not read"
+            for group in self._groups(stream, shard):
+                if group.damage:
+                    place = f"{name}:{group.offset}"
+                    detail = f"{name}, byte {group.offset}: {group.damage}; the rest is not read"
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
-                    return
-                key, extension = _split(member.name)
-                if not key:
-                    continue
-                if group is None or group.key != key:
-                    if group is not None:
-                        yield from self._finish(group, shard, seen)
-                    group = _Group(key, member.offset)
-                self._add(group, extension, member, shard)
-            if group is not None:
-                yield from self._finish(group, shard, seen)
+                elif group.images or group.texts or group.faults:
+                    yield self._sample(group, shard, seen)
 
     @staticmethod
     def _is_inline(shard: Shard) -> bool:
         """Whether the tar is read from front to back, so that its images are carried along."""
         return is_compressed(shard.url) or not is_local(shard.url)
 
-    def _wants(self, member: Member, inline: bool) -> bool:
-        _, extension = _split(member.name)
-        if extension in self._texts:
-            return member.size <= MAX_TEXT_BYTES
-        return inline and extension in self._images and member.size <= MAX_INLINE_BYTES
+    def _groups(self, stream: Stream, shard: Shard) -> Iterator[_Group]:
+        inline = self._is_inline(shard)
+
+        def wants(member: Member) -> bool:
+            _, extension = _split(member.name)
+            if extension in self._texts:
+                return member.size <= MAX_TEXT_BYTES
+            return inline and extension in self._images and member.size <= MAX_INLINE_BYTES
+
+        group = _Group("", 0)
+        for member in iter_members(stream, can_seek=not inline, wants=wants):
+            if member.damage:
+                is_whole = group.images and self._has_caption(group)
+                if is_whole:
+                    yield group
+                cut = "" if is_whole or not group.key else f"; the sample {shorten(group.key)} is incomplete"
+                yield _Group("", member.offset, damage=member.damage + cut)
+                return
+            key, extension = _split(member.name)
+            if key and group.key != key:
+                yield group
+                group = _Group(key, member.offset)
+            self._add(group, extension, member, shard)
+        yield group
 
     def _add(self, group: _Group, extension: str, member: Member, shard: Shard) -> None:
         is_image, is_text = extension in self._images, extension in self._texts
@@ -140,10 +144,8 @@ class WebdatasetReader(Reader):
                 file_name=storable(member.name), url=shard.url, offset=member.data_offset, size=member.size
             )
 
-    def _finish(self, group: _Group, shard: Shard, seen: set[str]) -> Iterator[Sample | Skipped]:
-        """The sample of a group, or that its download failed; nothing if no member is an image or a text."""
-        if not (group.images or group.texts or group.faults):
-            return
+    def _sample(self, group: _Group, shard: Shard, seen: set[str]) -> Sample | Skipped:
+        """The sample of a group, or that its download failed."""
         place = storable(f"{shard.name}/{group.key}")
         faults = list(group.faults)
         row: dict[str, Any] = {}
@@ -152,8 +154,7 @@ class WebdatasetReader(Reader):
             row = _json_of(group)
             if row.get("status") not in (None, "success"):
                 seen.add(group.key)
-                yield Skipped(reason="failed_download", source=place)
-                return
+                return Skipped(reason="failed_download", source=place)
             captions = self._captions_of(group, row)
         except RowFault as fault:
             faults.append(fault)
@@ -171,17 +172,16 @@ class WebdatasetReader(Reader):
         seen.add(group.key)
         image = NO_IMAGE if extension is None else group.images[extension]
         error = faults[0].error.at(place) if faults else None
-        yield Sample(sample_id=sample_id, source=place, captions=captions, image=image, error=error)
+        return Sample(sample_id=sample_id, source=place, captions=captions, image=image, error=error)
 
     def _captions_of(self, group: _Group, row: dict[str, Any]) -> tuple[str, ...]:
         captions: list[str] = []
         for name in self._captions:
             if name.lower() in group.texts and name.lower() != "json":
                 captions.append(decode_text(group.texts[name.lower()], f"{group.key}.{name}"))
-            elif self.config.caption is None:
-                captions += captions_of(row, ("caption", "captions", "text"), first_only=True)
             else:
-                captions += captions_of(row, (name,), first_only=True)
+                keys = ("caption", "captions", "text") if self.config.caption is None else (name,)
+                captions += captions_of(row, keys, first_only=True)
         return tuple(captions)
 
     def _has_caption(self, group: _Group) -> bool:
@@ -233,38 +233,27 @@ _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """An entry of a tar.
+    """An entry of a tar."""
 
-    Attributes:
-        name: Its path in the tar, less a leading "./"; may hold lone surrogates.
-        kind: "a file", or the words for another kind, for messages.
-        offset: First byte of its header.
-        data_offset: First byte of its content, which has `size` bytes.
-        content: None unless it was wanted.
-        error: Why the tar cannot be read any further from `offset` on; then nothing else is set.
-    """
-
-    name: str = ""
-    kind: str = ""
-    offset: int
-    data_offset: int = 0
+    name: str = ""  # its path in the tar, less a leading "./"; may hold lone surrogates
+    kind: str = ""  # "a file", or the words for another kind, for messages
+    offset: int  # first byte of its header
+    data_offset: int = 0  # first byte of its content, which has `size` bytes
     size: int = 0
-    content: bytes | None = None
-    error: RowError | None = None
+    content: bytes | None = None  # None unless it was wanted
+    damage: str = ""  # why the tar cannot be read any further from `offset` on; then nothing else is set
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a plain file."""
+        """True for a plain file."""
         return self.kind == "a file"
 
 
 def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member]:
-    """Members in order, without folders; one with an `error` is always the last.
+    """Yield the members in order, without folders; one with `damage` is always the last.
 
-    Args:
-        stream: Newly opened.
-        can_seek: Whether the stream may be entered anywhere; otherwise it is read from front to back only.
-        wants: Whether the content of a file is to be read.
+    The stream is newly opened; unless it `can_seek`, it is read from front to back only. The content of a file is read
+    if `wants` says so.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)
@@ -301,12 +290,10 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
         if any(mark):
             raise RowFault("bad_row", "no member begins here")
     except RowFault as fault:
-        detail = f"the tar is damaged or cut off: {fault.error.detail}"
-        yield Member(offset=end, error=RowError(reason="bad_row", detail=detail))
+        yield Member(offset=end, damage=f"the tar is damaged or cut off: {fault.error.detail}")
         return
     if any(beyond):
-        detail = "the tar goes on after its end mark, as joined tars do"
-        yield Member(offset=end, error=RowError(reason="bad_row", detail=detail))
+        yield Member(offset=end, damage="the tar goes on after its end mark, as joined tars do")
 
 
 Answer = TypeVar("Answer")

@@ -66,8 +66,7 @@ def join(folder: str, relative: str) -> str:
 def filesystem_of(location: str) -> Any:
     """Return the fsspec file system of a location; the same object for all locations that it serves.
 
-    Raises:
-        InputError: The protocol is unknown, needs a package that is not installed, or its storage does not answer.
+    Raise InputError if the protocol is unknown, needs a package that is not installed, or its storage does not answer.
     """
     if is_local(location):
         return fsspec.filesystem("file")
@@ -85,7 +84,7 @@ def filesystem_of(location: str) -> Any:
 def _arrow_filesystem(bucket_url: str, process: int) -> Any:
     """The file system of a bucket. pyarrow finds the bucket's region and AWS_ENDPOINT_URL when it is given the URL.
 
-    process: Its id. A client's threads do not survive a fork, so each process makes its own client.
+    A client's threads do not survive a fork, so each process, named by its id, makes its own client.
     """
     try:
         return ArrowFSWrapper(pa_fs.FileSystem.from_uri(bucket_url)[0])
@@ -125,7 +124,7 @@ class ObjectPath(PurePosixPath):
 
     @property
     def protocol(self) -> str:
-        """Such as "s3"."""
+        """The protocol, such as "s3"."""
         return self.parts[0].removesuffix(":")
 
     @property
@@ -135,7 +134,7 @@ class ObjectPath(PurePosixPath):
 
     @property
     def filesystem(self) -> Any:
-        """See `filesystem_of`."""
+        """The fsspec file system."""
         return filesystem_of(str(self))
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
@@ -176,8 +175,7 @@ class ObjectPath(PurePosixPath):
     def read_bytes(self) -> bytes:
         """Return the content. Raise FileNotFoundError."""
         with self.open() as stream:
-            content: bytes = stream.read()
-        return content
+            return cast(bytes, stream.read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Return the content as text. Raise FileNotFoundError."""
@@ -205,10 +203,9 @@ class ObjectPath(PurePosixPath):
 
     def _kind(self) -> str | None:
         try:
-            kind: str = self.filesystem.info(self._path)["type"]
+            return cast(str, self.filesystem.info(self._path)["type"])
         except FileNotFoundError:
             return None
-        return kind
 
 
 AnyPath = Path | ObjectPath  # A local path, or a name behind a URL
@@ -236,10 +233,8 @@ def writable_place(path: Path | str) -> AnyPath:
 def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
     """Open a `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
 
-    It does not pre-buffer, or a row group of images would be read into memory at once.
-
-    Raises:
-        OSError, pyarrow.ArrowException: The file cannot be read, or is not Parquet; also in the block.
+    It does not pre-buffer, or a row group of images would be read into memory at once. Raise OSError or
+    pyarrow.ArrowException, also in the block, if the file cannot be read or is not Parquet.
     """
     with (
         pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as content,
@@ -250,8 +245,7 @@ def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
 
 def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """Return the files and folders directly in a folder that match, by name; no folder holds nothing."""
-    found: list[AnyPath] = [*folder.glob(pattern)]
-    return sorted(found, key=str)
+    return sorted([*folder.glob(pattern)], key=str)
 
 
 def move(path: AnyPath, target: AnyPath) -> None:
@@ -278,10 +272,9 @@ def remove_tree(path: AnyPath) -> None:
 
 @contextmanager
 def replacing(path: AnyPath) -> Iterator[Path]:
-    """Write a file atomically, so that it is either whole or not there.
+    """Yield a temporary path to write to, which takes the place of `path` when the block ends without an error.
 
-    Yield a temporary path to write to: beside `path`, or on this machine for object storage. The file takes the place
-    of `path` when the block ends without an error.
+    So the file is either whole or not there. The temporary path is beside `path`, or local for object storage.
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -306,9 +299,9 @@ def write_text(path: AnyPath, text: str) -> None:
 
 @contextmanager
 def held(lock: Path) -> Iterator[None]:
-    """Hold the kernel's lock on a file, which ends with the process. Raise BlockingIOError if another process has it.
+    """Hold the kernel's lock on a file, which is made and stays. Raise BlockingIOError if another process holds it.
 
-    The file is made, and stays.
+    The lock ends with the process.
     """
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,26 +309,23 @@ def held(lock: Path) -> Iterator[None]:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raise ConfigError, which names the option, if a local file cannot be written. Leave nothing behind.
-
-    The file's folder need not exist yet.
-    """
-    refusal = f"{option}: cannot write {path}"
+    """Raise ConfigError, which names the option, if a local file cannot be written; its folder need not exist yet."""
+    problem = f"{option}: cannot write {path}"
     try:
         if path.is_dir():
-            raise ConfigError(f"{refusal}: it is a folder; give the name of a file in it")
+            raise ConfigError(f"{problem}: it is a folder; give the name of a file in it")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
-            raise ConfigError(f"{refusal}: {folder} is a file")
+            raise ConfigError(f"{problem}: {folder} is a file")
         tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
     except OSError as error:
-        raise ConfigError(f"{refusal}: {error.strerror}") from error
+        raise ConfigError(f"{problem}: {error.strerror}") from error
 
 
 def is_about_writing(path: AnyPath, error: OSError) -> bool:
     """Return whether the error came from writing below `path`: its number or its text says so.
 
-    Errors of object storage have neither a number nor a file's name. Reading reports its own as InputError
+    Errors of object storage have neither a number nor a file's name. Those of reading become InputError
     (`stages.read.read_shard`), so an error without a file's name counts as one of writing there.
     """
     if error.errno in _WRITE_ERRORS or str(path) in str(error):

@@ -10,9 +10,8 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +24,7 @@ from stages.contract.records import Record, Sample, stable_id
 from stages.read import READERS, Reader, Shard, Skipped
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
-ROWS = 40
-"""Rows that each function in INPUTS writes, over two files."""
+ROWS = 40  # Rows that each function in INPUTS writes, over two files
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -115,53 +113,53 @@ INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folder": write_folder,
 }
 
-Case = tuple[str, dict[str, Any]]
+Items = list[Sample | Skipped]
 
 
-@pytest.fixture(params=sorted(READERS))
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
-    assert request.param in INPUTS, f"write an input for the kind {request.param} in INPUTS"
-    return request.param, INPUTS[request.param](tmp_path)
-
-
-def shards_and_rows(reader: Reader) -> tuple[list[Shard], list[Sample | Skipped]]:
+def shards_and_rows(reader: Reader) -> tuple[list[Shard], Items]:
     shards = reader.shards()
     return shards, [item for shard in shards for item in reader.read(shard)]
 
 
+class Case(NamedTuple):
+    """An input of one kind, and what its reader gives."""
+
+    kind: str
+    keys: dict[str, Any]
+    reader: Reader
+    shards: list[Shard]
+    items: Items
+
+    def with_keys(self, **keys: Any) -> tuple[list[Shard], Items]:
+        return shards_and_rows(reader_of(kind=self.kind, **self.keys, **keys))
+
+
+@pytest.fixture(params=sorted(READERS), scope="module")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    kind = request.param
+    assert kind in INPUTS, f"write an input for the kind {kind} in INPUTS"
+    keys = INPUTS[kind](tmp_path_factory.mktemp(kind))
+    reader = reader_of(kind=kind, **keys)
+    return Case(kind, keys, reader, *shards_and_rows(reader))
+
+
 def test_every_row_is_answered_once(case: Case) -> None:
-    kind, keys = case
-    shards, items = shards_and_rows(reader_of(kind=kind, **keys))
-    assert len(items) == ROWS
-    assert sum(isinstance(item, Skipped) for item in items) == {"webdataset": 5, "parquet": 5}.get(kind, 0)
-    assert any(isinstance(item, Sample) and item.error is not None for item in items)
-    assert sum(isinstance(item, Sample) and item.error is None for item in items) >= ROWS // 3
-    assert len({shard.url for shard in shards}) == (1 if kind in ("coco_captions", "folder") else 2)
-
-
-@pytest.mark.parametrize("limit", [1, 24, 25, 26, 1000])
-def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
-    kind, keys = case
-    _, every = shards_and_rows(reader_of(kind=kind, **keys))
-    shards, items = shards_and_rows(reader_of(kind=kind, **keys, limit=limit))
-    assert items == every[:limit]
-    assert sum(shard.samples or 0 for shard in shards) == min(limit, ROWS)
-
-
-def test_ids_are_unique_and_can_be_stored(case: Case) -> None:
-    kind, keys = case
-    _, items = shards_and_rows(reader_of(kind=kind, **keys))
-    samples = [item for item in items if isinstance(item, Sample)]
+    """With a unique id that can be stored, and a place or bytes of its image, or an error that says where."""
+    assert len(case.items) == ROWS
+    assert sum(isinstance(item, Skipped) for item in case.items) == {"webdataset": 5, "parquet": 5}.get(case.kind, 0)
+    samples = [item for item in case.items if isinstance(item, Sample)]
+    good = [sample for sample in samples if sample.error is None]
+    assert ROWS // 3 <= len(good) < len(samples)
+    assert len({shard.url for shard in case.shards}) == (1 if case.kind in ("coco_captions", "folder") else 2)
     assert len({sample.sample_id for sample in samples}) == len(samples)
     assert len({stable_id(sample.sample_id) for sample in samples}) == len(samples)
     table = pa.table({"id": [s.sample_id for s in samples], "captions": [list(s.captions) for s in samples]})
     assert table.num_rows == len(samples)
-
-
-def test_errors_say_where(case: Case) -> None:
-    kind, keys = case
-    _, items = shards_and_rows(reader_of(kind=kind, **keys))
-    for item in items:
+    for sample in good:
+        assert (sample.image.url is None) != (sample.image.content is None)
+        assert sample.image.file_name
+        assert isinstance(sample.captions, tuple)
+    for item in case.items:
         assert item.source
         if isinstance(item, Skipped):
             assert item.reason in ROW_ERRORS
@@ -170,37 +168,27 @@ def test_errors_say_where(case: Case) -> None:
             assert Record.start(item).error == item.error
 
 
-def test_good_samples_have_a_place_or_bytes(case: Case) -> None:
-    kind, keys = case
-    _, items = shards_and_rows(reader_of(kind=kind, **keys))
-    for item in items:
-        if isinstance(item, Sample) and item.error is None:
-            assert (item.image.url is None) != (item.image.content is None)
-            assert item.image.file_name
-            assert isinstance(item.captions, tuple)
+@pytest.mark.parametrize("limit", [1, 24, 25, 26, 1000])
+def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
+    shards, items = case.with_keys(limit=limit)
+    assert items == case.items[:limit]
+    assert sum(shard.samples or 0 for shard in shards) == min(limit, ROWS)
 
 
-def test_where_the_input_is_cut_does_not_matter(case: Case) -> None:
-    kind, keys = case
-    expected = shards_and_rows(reader_of(kind=kind, **keys))[1]
-    if kind == "webdataset":  # always one shard for each tar
+@pytest.mark.parametrize("shard_size", [1, 3, 7, 1000])
+def test_where_the_input_is_cut_does_not_matter(case: Case, shard_size: int) -> None:
+    if case.kind == "webdataset":  # always one shard for each tar
         return
-    for shard_size in (1, 3, 7, 1000):
-        shards, items = shards_and_rows(reader_of(kind=kind, **keys, shard_size=shard_size))
-        assert items == expected
-        assert sum(shard.samples or 0 for shard in shards) == ROWS
-        counts = [len(list(reader_of(kind=kind, **keys).read(shard))) for shard in shards]
-        assert counts == [shard.samples for shard in shards]
+    shards, items = case.with_keys(shard_size=shard_size)
+    assert items == case.items
+    assert [len(list(case.reader.read(shard))) for shard in shards] == [shard.samples for shard in shards]
 
 
 def test_shards_can_be_read_anywhere_in_any_order_and_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind, keys = case
-    reader = reader_of(kind=kind, **keys)
-    shards = reader.shards()
-    expected = [list(reader.read(shard)) for shard in shards]
-    travelled: Reader = pickle.loads(pickle.dumps(reader))
+    expected = [list(case.reader.read(shard)) for shard in case.shards]
+    travelled: Reader = pickle.loads(pickle.dumps(case.reader))
     monkeypatch.chdir("/")
-    for shard, items in reversed(list(zip(shards, expected, strict=True))):
+    for shard, items in reversed(list(zip(case.shards, expected, strict=True))):
         same = pickle.loads(pickle.dumps(shard))
         assert same == shard
         assert list(travelled.read(same)) == items
@@ -208,43 +196,29 @@ def test_shards_can_be_read_anywhere_in_any_order_and_again(case: Case, monkeypa
 
 
 def test_planning_is_deterministic_and_shards_are_small(case: Case) -> None:
-    kind, keys = case
-    shards = reader_of(kind=kind, **keys).shards()
-    assert shards == reader_of(kind=kind, **keys).shards()
-    assert max(len(pickle.dumps(shard)) for shard in shards) < 10_000
-    assert {field.name for field in fields(Shard)} >= {"url", "samples"}
+    assert case.reader.shards() == case.shards
+    assert max(len(pickle.dumps(shard)) for shard in case.shards) < 10_000
 
 
-def test_a_moved_input_keeps_its_ids(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
-    kind, keys = case
-    elsewhere = tmp_path_factory.mktemp("moved")
-    _, items = shards_and_rows(reader_of(kind=kind, **keys))
-    _, moved = shards_and_rows(reader_of(kind=kind, **INPUTS[kind](elsewhere)))
+def test_a_moved_input_keeps_its_ids(case: Case, tmp_path: Path) -> None:
+    _, moved = shards_and_rows(reader_of(kind=case.kind, **INPUTS[case.kind](tmp_path)))
     assert [(item.source, getattr(item, "sample_id", None)) for item in moved] == [
-        (item.source, getattr(item, "sample_id", None)) for item in items
+        (item.source, getattr(item, "sample_id", None)) for item in case.items
     ]
 
 
 def test_reading_starts_before_the_shard_is_read(case: Case) -> None:
-    kind, keys = case
-    reader = reader_of(kind=kind, **keys)
-    items = reader.read(reader.shards()[0])
+    items = case.reader.read(case.shards[0])
     assert next(iter(items))
     items.close()  # type: ignore[attr-defined]  # leaves no open file: warnings are errors
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))
-@pytest.mark.parametrize("path", ["none.x", "none/", "*.none", "{0..3}.none"])
-def test_a_missing_input_is_refused_with_what_was_looked_for(kind: str, path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["", "none.x", "none/", "*.none", "{0..3}.none"])
+def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(kind: str, path: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=str(tmp_path)) as caught:
         reader_of(kind=kind, path=f"{tmp_path}/{path}").shards()
-    assert path.rstrip("/") in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", sorted(READERS))
-def test_an_empty_folder_is_refused(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="it is empty"):
-        reader_of(kind=kind, path=str(tmp_path)).shards()
+    assert (path.rstrip("/") or "it is empty") in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset", "folder"}))
@@ -267,28 +241,12 @@ def test_readers_need_neither_ray_nor_torch() -> None:
 
 
 PIECES = st.sampled_from(
-    [
-        b"\n",
-        b"\r\n",
-        b'"',
-        b",",
-        b"{",
-        b"}",
-        b'"image":',
-        b'"caption":',
-        b'"id":',
-        b'"a"',
-        b"a.jpg",
-        b"\xff",
-        b"\0",
-        b" ",
-        b"\\u",
-        b"1",
-    ]
-)
+    [b"\n", b"\r\n", b'"', b",", b"{", b"}", b'"image":', b'"caption":', b'"id":', b'"a"', b"a.jpg", b"\xff", b"\0",
+     b" ", b"\\u", b"1"]
+)  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(PIECES | st.binary(max_size=4), max_size=60))
 def test_any_text_gives_the_same_rows_wherever_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]

@@ -12,21 +12,13 @@ import io
 import json
 import lzma
 
-import pyarrow as pa
-
 from tests.corpus.goods import good
 from tests.corpus.pictures import ANNOTATED, cut, put
+from tests.stages.read.inputs import zstd
 
 
 def line(number: int) -> bytes:
     return json.dumps({"image": good(number).name, "caption": good(number).caption}).encode() + b"\n"
-
-
-def zstd(content: bytes) -> bytes:
-    stream = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(stream, "zstd") as packed:
-        packed.write(content)
-    return stream.getvalue().to_pybytes()
 
 
 TWO = line(0) + line(1)
@@ -53,9 +45,9 @@ JSONL_FILES: dict[str, tuple[bytes, list[str]]] = {
     "no bytes.jsonl.gz": (b"", []),
     "two parts.jsonl.gz": (gzip.compress(line(0)) + gzip.compress(line(1)), ["good", "good"]),
     "not gzip.jsonl.gz": (TWO, [BROKEN]),
-    "damaged tail.jsonl.gz": (put(gzip.compress(TWO), -8, b"\0\0\0\0"), ["good", "good", BROKEN]),
+    "damaged tail.jsonl.gz": (put(gzip.compress(TWO), -8, b"\0\0\0\0"), ["good", "good", f"{BROKEN}: CRC"]),
     "cut.jsonl.gz": (gzip.compress(TWO)[:-20], ["good", BROKEN]),
-    "a bomb.jsonl.gz": (gzip.compress(b"x" * 100_000_000), ["bad_row: the line has 100000000 bytes"]),
+    "a bomb.jsonl.gz": (gzip.compress(b"x" * 30_000_000), ["bad_row: the line has 30000000 bytes"]),
     "whole.jsonl.bz2": (bz2.compress(TWO), ["good", "good"]),
     "cut.jsonl.bz2": (cut(bz2.compress(TWO), 0.5), [BROKEN]),
     "whole.jsonl.xz": (lzma.compress(TWO), ["good", "good"]),
@@ -82,6 +74,10 @@ def between(content: bytes) -> bytes:
     return HEADER + row(0) + content + row(1)
 
 
+def case(outcome: str, content: bytes) -> tuple[bytes, list[str]]:
+    return between(content), ["good", outcome, "good"]
+
+
 CSV_FILES: dict[str, tuple[bytes, list[str]]] = {
     "whole.csv": (between(b""), ["good", "good"]),
     "empty.csv": (b"", []),
@@ -90,32 +86,25 @@ CSV_FILES: dict[str, tuple[bytes, list[str]]] = {
     "of Windows.csv": (between(b"").replace(b"\n", b"\r\n"), ["good", "good"]),
     "no line end at its end.csv": (between(b"")[:-1], ["good", "good"]),
     "blank lines.csv": (between(b"\n\n\r\n"), ["good", "good"]),
-    "too few fields.csv": (
-        between(b"plain.jpg\n"),
-        ["good", "bad_row: the row has 1 fields, the header has 2", "good"],
-    ),
-    "too many fields.csv": (between(b"plain.jpg,a,b\n"), ["good", "bad_row: has 3 fields, the header has 2", "good"]),
-    "commas alone.csv": (between(b",\n"), ["good", "bad_row: no image", "good"]),
-    "no image.csv": (between(b",a red square\n"), ["good", "bad_row: no image: expected the field 'image'", "good"]),
-    "no caption.csv": (between(b"good 2.jpg,\n"), ["good", "no_caption: the sample has no caption", "good"]),
-    "white space.csv": (between(b"good 2.jpg,   \n"), ["good", "no_caption: all captions are empty", "good"]),
-    "line ends in a field.csv": (between(b'good 2.jpg,"a red\nsquare\n"\n'), ["good", ANNOTATED, "good"]),
-    "quotes in a field.csv": (between(b'good 2.jpg,"a ""red"" square"\n'), ["good", ANNOTATED, "good"]),
-    "quotes after a field began.csv": (between(b'good 2.jpg,a "red" square\n'), ["good", ANNOTATED, "good"]),
+    "too few fields.csv": case("bad_row: the row has 1 fields, the header has 2", b"plain.jpg\n"),
+    "too many fields.csv": case("bad_row: has 3 fields, the header has 2", b"plain.jpg,a,b\n"),
+    "commas alone.csv": case("bad_row: no image", b",\n"),
+    "no image.csv": case("bad_row: no image: expected the field 'image'", b",a red square\n"),
+    "no caption.csv": case("no_caption: the sample has no caption", b"good 2.jpg,\n"),
+    "white space.csv": case("no_caption: all captions are empty", b"good 2.jpg,   \n"),
+    "line ends in a field.csv": case(ANNOTATED, b'good 2.jpg,"a red\nsquare\n"\n'),
+    "quotes in a field.csv": case(ANNOTATED, b'good 2.jpg,"a ""red"" square"\n'),
+    "quotes after a field began.csv": case(ANNOTATED, b'good 2.jpg,a "red" square\n'),
     "a quote not closed.csv": (between(b'good 2.jpg,"a red square\n'), ["good", ANNOTATED]),
-    "text after a quote.csv": (between(b'good 2.jpg,"a red" square\n'), ["good", ANNOTATED, "good"]),
-    "NUL.csv": (between(b"good 2.jpg,a red\0 square\n"), ["good", ANNOTATED, "good"]),
-    "Latin-1.csv": (between(b"good 2.jpg,a caf\xe9\n"), ["good", "bad_row: the row is not UTF-8", "good"]),
-    "a field of 200 kB.csv": (
-        between(b"good 2.jpg," + b"x" * 200_000 + b"\n"),
-        ["good", "bad_row: is a quote open?", "good"],
+    "text after a quote.csv": case(ANNOTATED, b'good 2.jpg,"a red" square\n'),
+    "NUL.csv": case(ANNOTATED, b"good 2.jpg,a red\0 square\n"),
+    "Latin-1.csv": case("bad_row: the row is not UTF-8", b"good 2.jpg,a caf\xe9\n"),
+    "a field of 200 kB.csv": case("bad_row: is a quote open?", b"good 2.jpg," + b"x" * 200_000 + b"\n"),
+    "a carriage return in a field.csv": case(
+        "bad_row: a carriage return stands in a field without quotes", b"good 2.jpg,a red\rsquare\n"
     ),
-    "a carriage return in a field.csv": (
-        between(b"good 2.jpg,a red\rsquare\n"),
-        ["good", "bad_row: a carriage return stands in a field without quotes", "good"],
-    ),
-    "html.csv": (between(b"<html>404, not found, sorry</html>\n"), ["good", "bad_row: has 3 fields", "good"]),
-    "a formula.csv": (between(b"good 2.jpg,=1+1\n"), ["good", "any row", "good"]),
+    "html.csv": case("bad_row: has 3 fields", b"<html>404, not found, sorry</html>\n"),
+    "a formula.csv": case("any row", b"good 2.jpg,=1+1\n"),
     "other columns too.csv": (b"image,x,caption\n" + cells(good(0).name, "", good(0).caption), ["good"]),
     "tabs.tsv": (
         between(b"").replace(b",", b"\t", 1).replace(b".jpg,", b".jpg\t").replace(b'"', b""),

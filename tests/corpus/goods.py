@@ -1,4 +1,4 @@
-"""Good samples, to stand beside bad ones: drawn scenes with their captions."""
+"""Good samples to stand beside bad ones, drawn scenes with their captions; and what a row came to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.scenes import write_scenes
+from tests.pipeline.light import is_alike
 
 COUNT = 5
 
@@ -43,3 +44,23 @@ def seen(row: Mapping[str, Any]) -> dict[str, Any]:
     }
     regions = [{k: v for k, v in region.items() if k not in ("id", "image_id")} for region in row["annotations"]]
     return {**own, "annotations": regions}
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """ "annotated", "without phrases", or the row's error."""
+    if row["error"] is not None:
+        return f"{row['error']}: {row['error_detail']}"
+    return "annotated" if row["phrase_count"] else "without phrases"
+
+
+def meets(row: Mapping[str, Any], wanted: str, alone: Mapping[str, Any] | None = None) -> bool:
+    """Whether a row is "annotated", "without phrases", "any row" (one of these), "REASON: part of the message", or
+    "good": as the row of the same image in `alone`, the run of good samples alone.
+    """
+    if wanted == "good":
+        return alone is not None and is_alike("row", seen(row), alone)
+    if wanted == "any row":
+        return row["error"] is None
+    reason, colon, part = wanted.partition(": ")
+    found = outcome(row)
+    return found == wanted if not colon else found.startswith(f"{reason}: ") and part in found

@@ -12,7 +12,7 @@ from tests.corpus.pictures import ANNOTATED
 WITHOUT_PHRASES = "without phrases"
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
-CAPTIONS: dict[str, tuple[Any, str]] = {
+CAPTIONS: dict[str, tuple[Any, str]] = {  # Name -> `caption` of a row with a good image, and outcome
     "plain": ("a red square on a blue ground", ANNOTATED),
     "empty": ("", "no_caption: all captions are empty"),
     "white space": (" \t\r\n\u00a0\u2003\u3000", "no_caption: all captions are empty"),
@@ -55,9 +55,8 @@ CAPTIONS: dict[str, tuple[Any, str]] = {
     "a list in a list": ([["a red cat"]], "bad_caption: 'caption' holds a list, expected text"),
     "a list of 300": ([f"a red cat number {number}" for number in range(300)], ANNOTATED),
 }
-"""Name -> `caption` of a row with a good image, and outcome."""
 
-LOCATIONS: dict[str, tuple[Any, str]] = {
+LOCATIONS: dict[str, tuple[Any, str]] = {  # Name -> `image` of a row with a good caption, and outcome
     "missing": ("missing.jpg", "missing_image: 'missing.jpg' does not exist below the image root"),
     "below a file": ("plain.jpg/a.jpg", "missing_image: Not a directory"),
     "a folder of the root": (".", "bad_location: is the image root itself"),
@@ -80,11 +79,10 @@ LOCATIONS: dict[str, tuple[Any, str]] = {
     "a list": (["plain.jpg"], "bad_row: 'image' is a list"),
     "an object": ({"path": "plain.jpg"}, "bad_row: 'image' is an object"),
 }
-"""Name -> `image` of a row with a good caption, and outcome."""
 
 GOOD_ROW = b'{"image": "plain.jpg", "caption": "a red square"'
 
-LINES: dict[str, tuple[bytes, str]] = {
+LINES: dict[str, tuple[bytes, str]] = {  # Name -> a line of a jsonl file, and outcome
     "not closed": (GOOD_ROW, "bad_row: not JSON: "),
     "two objects": (GOOD_ROW + b"}" + GOOD_ROW + b"}", "bad_row: not JSON: Extra data"),
     "a list": (b'["plain.jpg", "a red square"]', "bad_row: expected a JSON object, got"),
@@ -107,11 +105,11 @@ LINES: dict[str, tuple[bytes, str]] = {
     "a carriage return at its end": (GOOD_ROW + b"}\r", ANNOTATED),
     "white space around it": (b"  \t" + GOOD_ROW + b"}  ", ANNOTATED),
     "of 17 MB": (GOOD_ROW + b', "x": "' + b"x" * 17_000_000 + b'"}', "bad_row: more than the 16777216 that are read"),
-    "a million keys": (GOOD_ROW + b"".join(b', "k%d": 1' % number for number in range(10**6)) + b"}", ANNOTATED),
+    "100,000 keys": (GOOD_ROW + b"".join(b', "k%d": 1' % number for number in range(10**5)) + b"}", ANNOTATED),
     "id of a good row": (GOOD_ROW + b', "id": "good 0"}', "duplicate_id: an earlier sample has the id 'good 0'"),
     "id given first": (GOOD_ROW + b', "id": "twice"}', ANNOTATED),
     "id given again": (GOOD_ROW + b', "id": "twice"}', "duplicate_id: an earlier sample has the id 'twice'"),
-    "id like a place": (GOOD_ROW + b', "id": "rows.jsonl:3"}', ANNOTATED),
+    "id like a place": (GOOD_ROW + b', "id": "rows.jsonl:1"}', ANNOTATED),
     "id empty": (GOOD_ROW + b', "id": ""}', "bad_row: 'id' is empty"),
     "id a list": (GOOD_ROW + b', "id": [1]}', "bad_row: 'id' is a list, expected text or a whole number"),
     "id a fraction": (GOOD_ROW + b', "id": 1.5}', "bad_row: 'id' is a number, expected text or a whole number"),
@@ -119,4 +117,3 @@ LINES: dict[str, tuple[bytes, str]] = {
     "id with line ends and colours": (GOOD_ROW + b', "id": "a\\n\\u001b[31mb"}', ANNOTATED),
     "id a lone surrogate": (GOOD_ROW + b', "id": "\\ud800"}', "bad_row: 'id' holds half of a surrogate pair"),
 }
-"""Name -> a line of a jsonl file, and outcome."""

@@ -16,17 +16,12 @@ from tests.corpus.tars import TARS
 
 
 class Wanted(NamedTuple):
-    """What one row of a run must say.
-
-    group, case  the table and the entry that the row is for
-    outcome      see `outcomes.meets`
-    file         of a run over files: the row's own, by which its id begins; else ""
-    """
+    """What one row of a run must say, for which entry of which table."""
 
     group: str
     case: str
-    outcome: str
-    file: str = ""
+    outcome: str  # see `goods.meets`
+    file: str = ""  # of a run over files: the row's own, by which its id begins
 
 
 class Input(NamedTuple):
@@ -53,13 +48,11 @@ def as_json(value: object) -> bytes:
 
 
 def pictures(folder: Path) -> Input:
-    return _lines(
-        folder,
-        [
-            (Wanted("picture", name, outcome), as_json({"image": name, "caption": "a red square"}))
-            for name, (_, outcome) in PICTURES.items()
-        ],
-    )
+    cases = [
+        (Wanted("picture", name, outcome), as_json({"image": name, "caption": "a red square"}))
+        for name, (_, outcome) in PICTURES.items()
+    ]
+    return _lines(folder, cases)
 
 
 def rows(folder: Path) -> Input:
@@ -76,19 +69,19 @@ def rows(folder: Path) -> Input:
 
 
 def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
-    """One jsonl file, in which every case stands between good rows."""
+    """One jsonl file, in which every three cases stand between good rows."""
     write_images(folder / "images")
     lines, wanted = [], []
-    for number in range(len(cases) + 1):
+    for number, start in enumerate(range(0, len(cases) + 3, 3)):
         one = good(number)
         lines.append(as_json({"id": f"good {number}", "image": one.name, "caption": one.caption}))
         wanted.append(Wanted("good", str(number), "good"))
-        if number < len(cases):
-            wanted.append(cases[number][0])
-            lines.append(cases[number][1])
+        wanted += [case for case, _ in cases[start : start + 3]]
+        lines += [line for _, line in cases[start : start + 3]]
     path = folder / "rows.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    return Input({"kind": "jsonl", "path": str(path), "image_root": str(folder / "images")}, wanted)
+    keys = {"path": str(path), "image_root": str(folder / "images"), "group_rows": False}
+    return Input({"kind": "jsonl", **keys}, wanted)
 
 
 def coco(folder: Path) -> Input:
@@ -123,13 +116,10 @@ def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any)
             content, outcomes = table[name]
             (folder / "input" / name).write_bytes(content)
             wanted += [Wanted(f"{kind} file", name, outcome, name) for outcome in outcomes]
-        return Input({"kind": kind, "path": str(folder / "input"), **keys_in(folder, keys)}, wanted)
+        own = {key: str(folder / value) for key, value in keys.items()}
+        return Input({"kind": kind, "path": str(folder / "input"), **own}, wanted)
 
     return write
-
-
-def keys_in(folder: Path, keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: str(folder / value) for key, value in keys.items()}
 
 
 RUNS: dict[str, Callable[[Path], Input]] = {
@@ -153,20 +143,16 @@ def good_rows(folder: Path) -> Input:
     return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)
 
 
-def cases_of(table: Mapping[str, Any], group: str) -> list[tuple[str, str]]:
-    return [(group, name) for name in table]
-
-
-CASES: list[tuple[str, str, str]] = [
-    *(("pictures", *case) for case in cases_of(PICTURES, "picture")),
-    *(("rows", *case) for case in cases_of(CAPTIONS, "caption")),
-    *(("rows", *case) for case in cases_of(LOCATIONS, "location")),
-    *(("rows", *case) for case in cases_of(LINES, "line")),
-    *(("jsonl", *case) for case in cases_of(JSONL_FILES, "jsonl file")),
-    *(("csv", *case) for case in cases_of(CSV_FILES, "csv file")),
-    *(("webdataset", *case) for case in cases_of(TARS, "webdataset file")),
-    *(("parquet", *case) for case in cases_of(PARQUETS, "parquet file")),
-    *(("coco", *case) for case in cases_of(COCO_IMAGES, "COCO image")),
-    *(("coco", *case) for case in cases_of(COCO_ANNOTATIONS, "COCO annotation")),
+TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
+    ("pictures", "picture", PICTURES),
+    ("rows", "caption", CAPTIONS),
+    ("rows", "location", LOCATIONS),
+    ("rows", "line", LINES),
+    ("jsonl", "jsonl file", JSONL_FILES),
+    ("csv", "csv file", CSV_FILES),
+    ("webdataset", "webdataset file", TARS),
+    ("parquet", "parquet file", PARQUETS),
+    ("coco", "COCO image", COCO_IMAGES),
+    ("coco", "COCO annotation", COCO_ANNOTATIONS),
 ]
-"""Run, table and name of every case."""
+CASES = [(run, group, name) for run, group, table in TABLES for name in table]

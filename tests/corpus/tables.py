@@ -22,11 +22,8 @@ def parquet(*rows: dict[str, Any], schema: Any = None, **options: Any) -> bytes:
     names = list(dict.fromkeys([name for row in rows for name in row] or types))
     columns = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        pa.table(columns),
-        sink,
-        **{"compression": "none", "use_dictionary": False, "write_statistics": False, **options},
-    )
+    defaults = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table(columns), sink, **{**defaults, **options})
     return sink.getvalue().to_pybytes()
 
 
@@ -36,6 +33,10 @@ def sample(number: int, **other: Any) -> dict[str, Any]:
 
 def between(*rows: dict[str, Any], **options: Any) -> bytes:
     return parquet(sample(0), *rows, sample(1), **options)
+
+
+def case(outcome: str, row: dict[str, Any]) -> tuple[bytes, list[str]]:
+    return between(row), ["good", outcome, "good"]
 
 
 def of(image: Any, caption: Any = "a red square") -> dict[str, Any]:
@@ -57,8 +58,9 @@ MANY = parquet(*(sample(number) for number in range(3)), row_group_size=1)
 SECOND_IMAGE = MANY.index(good(1).image)
 NO_PARQUET = "bad_row: not a Parquet file, or damaged: "
 DAMAGED = "bad_row: row group 1 is damaged"
+LISTS = (["a cat", "a dog"], [], None, ["a cat", None], [None], ["", " "])
 
-PARQUETS: dict[str, tuple[bytes, list[str]]] = {
+PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and the outcomes of its rows
     "whole.parquet": (MANY, ["good", "good", "good"]),
     "packed.parquet": (between(sample(2), compression="zstd", use_dictionary=True), ["good", "good", "good"]),
     "empty.parquet": (b"", [NO_PARQUET]),
@@ -72,49 +74,24 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {
     "noise over a page header.parquet": (put(MANY, SECOND_IMAGE - 28, noise(12)), ["good", DAMAGED, "good"]),
     "no rows.parquet": (parquet(schema={"x": pa.string()}), []),
     "wrong checksum of a page.parquet": (_wrong_pixel(), ["good", DAMAGED, "good"]),
-    "null image.parquet": (between(of(None)), ["good", "missing_image: the column 'image' is null", "good"]),
-    "null bytes and path.parquet": (
-        between(of({"bytes": None, "path": None})),
-        ["good", "missing_image: the column 'image' is null", "good"],
-    ),
+    "null image.parquet": case("missing_image: the column 'image' is null", of(None)),
+    "null bytes and path.parquet": case("missing_image: the column 'image' is null", of({"bytes": None, "path": None})),
     "path alone.parquet": (between(of({"bytes": None, "path": good(2).name}, good(2).caption)), ["good"] * 3),
-    "path out of the root.parquet": (
-        between(of({"bytes": None, "path": "../../etc/passwd"})),
-        ["good", "bad_location: leaves the image root", "good"],
+    "path out of the root.parquet": case(
+        "bad_location: leaves the image root", of({"bytes": None, "path": "../../etc/passwd"})
     ),
-    "path a URL.parquet": (
-        between(of({"bytes": None, "path": "http://example.org/a.jpg"})),
-        ["good", "bad_location: is a URL", "good"],
-    ),
-    "path of bytes out of the root.parquet": (
-        between(of({"bytes": good(2).image, "path": "../../etc/passwd"})),
-        ["good", ANNOTATED, "good"],
-    ),
-    "no bytes.parquet": (
-        between(of({"bytes": b"", "path": "a.jpg"})),
-        ["good", "bad_image: the file is empty", "good"],
-    ),
-    "html as bytes.parquet": (
-        between(of({"bytes": b"<html>", "path": "a.jpg"})),
-        ["good", "bad_image: looks like HTML", "good"],
-    ),
-    "null caption.parquet": (
-        between({**sample(2), "caption": None}),
-        ["good", "no_caption: the sample has no caption", "good"],
-    ),
+    "path a URL.parquet": case("bad_location: is a URL", of({"bytes": None, "path": "http://example.org/a.jpg"})),
+    "path of bytes out of the root.parquet": case(ANNOTATED, of({"bytes": good(2).image, "path": "../../etc/passwd"})),
+    "no bytes.parquet": case("bad_image: the file is empty", of({"bytes": b"", "path": "a.jpg"})),
+    "html as bytes.parquet": case("bad_image: looks like HTML", of({"bytes": b"<html>", "path": "a.jpg"})),
+    "null caption.parquet": case("no_caption: the sample has no caption", {**sample(2), "caption": None}),
     "captions all null.parquet": (
         parquet({**sample(2), "caption": None}, {**sample(2), "caption": None}),
         ["no_caption: ", "no_caption: "],
     ),
     "caption not UTF-8.parquet": (_not_utf8(), ["good", "bad_caption: holds bytes that are not UTF-8", "good"]),
     "lists of captions.parquet": (
-        parquet(
-            *(
-                {**sample(2), "caption": texts}
-                for texts in (["a cat", "a dog"], [], None, ["a cat", None], [None], ["", " "])
-            ),
-            schema={"caption": pa.list_(pa.string())},
-        ),
+        parquet(*({**sample(2), "caption": texts} for texts in LISTS), schema={"caption": pa.list_(pa.string())}),
         [
             ANNOTATED,
             "no_caption: the sample has no caption",
@@ -125,12 +102,7 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {
         ],
     ),
     "ids.parquet": (
-        parquet(
-            *(
-                sample(number, sample_id=name)
-                for number, name in enumerate(["ids.parquet/a", "ids.parquet/b", "ids.parquet/a"])
-            )
-        ),
+        parquet(*(sample(number, sample_id=f"ids.parquet/{letter}") for number, letter in enumerate("aba"))),
         ["good", "good", "duplicate_id: an earlier sample has the id 'ids.parquet/a'"],
     ),
     "null id.parquet": (parquet(sample(0, sample_id="null id.parquet/a"), sample(1, sample_id=None)), ["good", "good"]),
@@ -144,11 +116,10 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {
     ),
     "other columns.parquet": (between(sample(2, deep=[{"a": [1, None]}])), ["good", "good", "good"]),
 }
-"""File name -> its bytes, and the outcomes of its rows."""
 
 NAME = good(2).name
 
-COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {
+COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {  # Name -> entry of `images`, its captions, outcome
     "whole": ({"id": 1, "file_name": NAME}, ["a red square"], ANNOTATED),
     "no captions": ({"id": 2, "file_name": NAME}, [], "no_caption: the sample has no caption"),
     "id of text": ({"id": "three", "file_name": NAME}, ["a red square"], ANNOTATED),
@@ -173,9 +144,8 @@ COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {
     "lone surrogate": ({"id": 16, "file_name": NAME}, ["a \ud800 cat"], "bad_caption: half of a surrogate pair"),
     "two hundred captions": ({"id": 17, "file_name": NAME}, ["a red square"] * 200, ANNOTATED),
 }
-"""Name -> entry of `images`, its captions, outcome."""
 
-COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {
+COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {  # Name -> an entry of `annotations` that is a row of its own, outcome
     "of an unknown image": ({"id": 1, "image_id": 999, "caption": "a cat"}, "bad_row: no image has the id '999'"),
     "of no image": ({"id": 2, "caption": "a cat"}, "bad_row: no image has the id 'None'"),
     "of null": ({"id": 3, "image_id": None, "caption": "a cat"}, "bad_row: no image has the id 'None'"),
@@ -188,4 +158,3 @@ COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {
     "null": (None, "bad_row: expected an object"),
     "a number": (5, "bad_row: expected an object"),
 }
-"""Name -> an entry of `annotations` that is a row of its own, outcome."""

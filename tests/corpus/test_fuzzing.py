@@ -18,10 +18,9 @@ from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import Skipped
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
-from tests.corpus.tars import THREE
 from tests.stages.read.inputs import read_all
 
-BOUNDED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+BOUNDED = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
@@ -32,13 +31,6 @@ def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
         assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)
         json.dumps([sample.sample_id, sample.source, sample.image.file_name]).encode("utf-8")
     return found
-
-
-@BOUNDED
-@given(st.integers(0, len(THREE) - 1), st.binary(min_size=1, max_size=40))
-def test_a_tar_with_other_bytes(tmp_path: Path, place: int, new: bytes) -> None:
-    (tmp_path / "a.tar").write_bytes(THREE[:place] + new + THREE[place + len(new) :])
-    samples("webdataset", tmp_path / "a.tar")
 
 
 @BOUNDED
@@ -56,13 +48,9 @@ def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes 
     assert all(sample.error is None for sample in beside)
 
 
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats()
 VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=20)
-    | st.text("\ud800\udc00\0\n", max_size=4),
+    PLAIN | st.text(max_size=20) | st.text("\ud800\udc00\0\n", max_size=4),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -96,10 +84,8 @@ def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[di
 @given(st.text(max_size=200))
 def test_any_caption(phrases: PhrasesStage, caption: str) -> None:
     alone = phrases.process([Record.start(Sample(sample_id="a", source="s", captions=("a red cat on a sofa",)))])[0]
-    batch = [
-        Sample(sample_id=str(i), source="s", captions=(text,))
-        for i, text in enumerate((caption, *alone.sample.captions))
-    ]
+    texts = (caption, *alone.sample.captions)
+    batch = [Sample(sample_id=str(i), source="s", captions=(text,)) for i, text in enumerate(texts)]
     answers = phrases.process([Record.start(sample) for sample in batch])
     assert answers[1].phrases == alone.phrases
     assert answers[0].error is None or not caption.strip() or answers[0].error.reason == "bad_caption"
@@ -131,9 +117,8 @@ print((peak() - before) / side**2)
 
 @pytest.mark.parametrize(
     ("kind", "mode"),
-    [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "LA"), ("TIFF", "float32"), ("TIFF", "int32"), ("TIFF", "uint16"),
-     ("TIFF", "CMYK"), ("JPEG", "RGB")],
-)  # fmt: skip
+    [("PNG", "RGBA"), ("PNG", "LA"), ("TIFF", "float32"), ("TIFF", "CMYK")],
+)
 def test_memory_is_bounded_by_the_header(kind: str, mode: str) -> None:
     """At most 16 bytes a pixel, as `images/decode.py` says: a small file of the most pixels allowed takes 2 GB."""
     done = subprocess.run([sys.executable, "-c", MEMORY, kind, mode], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (the EXIF orientati
   values, else from the smallest to the largest value.
 - Animations and files of several pages: the first picture.
 
-A file that ends too early is a fault, never a picture with a grey remainder. What the decoders repair silently is not
+A file that ends too early is a fault, never a picture with a grey remainder. Silent repairs of the decoders are not
 noticed: libjpeg conceals damage within the compressed data, and Pillow leaves the rows black that are missing from a
 PNG of fewer rows than its header says. The size is known from the header and checked before anything is decoded; it
 bounds the memory that decoding takes, at most 16 bytes a pixel.
@@ -35,18 +35,15 @@ from stages.contract.records import ImageRef
 from stages.shared.images.faults import DECODE_ERRORS, FORMATS, DecodeLimits, check_bytes, check_pixels, faults, quiet
 from stages.shared.storage import is_local, open_file
 
-_NAME_CHARS: Final = 200
-"""Longest part of a file's name in a message."""
-
+_NAME_CHARS: Final = 200  # Longest part of a file's name in a message
 _TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.5
 
 
 def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
-    """The encoded image. A symbolic link is followed; a pipe or device is not opened.
+    """Return the encoded image. A symbolic link is followed; a pipe or device is not opened.
 
-    Raises:
-        RowFault: missing_image, bad_location, image_too_large, or bad_image if the file is too short.
+    Raises RowFault: missing_image, bad_location, image_too_large, or bad_image if the file is too short.
     """
     if image.content is not None:
         check_bytes(len(image.content), limits)
@@ -66,8 +63,7 @@ def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
     except ValueError as error:
         raise RowFault("bad_location", f"{name} cannot be the name of a file: {error}") from error
     if len(content) < image.size:
-        missing = f"{len(content)} of the image's {image.size} bytes"
-        raise RowFault("bad_image", f"{name}: the file holds only {missing}")
+        raise RowFault("bad_image", f"{name}: the file holds only {len(content)} of the image's {image.size} bytes")
     return content
 
 
@@ -85,21 +81,18 @@ def _read_local(path: str, offset: int, size: int, limits: DecodeLimits) -> byte
 def _read_remote(url: str, offset: int, size: int, limits: DecodeLimits) -> bytes:
     """Like `_read_local`; tries again where the network may be at fault."""
     check_bytes(size, limits)
-    wanted = size if size >= 0 else limits.max_bytes + 1
-    pause_s = _FIRST_PAUSE_S
-    for attempt in range(1, _TRIES + 1):
+    for attempt in range(_TRIES):
         try:
             with open_file(url) as file:
                 file.seek(offset)
-                content = file.read(wanted)
+                content = file.read(size if size >= 0 else limits.max_bytes + 1)
             break
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
         except OSError as error:
-            if attempt == _TRIES:
+            if attempt == _TRIES - 1:
                 raise OSError(f"{error} ({_TRIES} tries)") from error
-            time.sleep(pause_s)
-            pause_s *= 4
+            time.sleep(_FIRST_PAUSE_S * 4**attempt)
     check_bytes(len(content), limits)
     return content
 
@@ -133,29 +126,17 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UprightImage:
-    """An encoded image whose pixels are stored upright.
-
-    Attributes:
-        content: The encoded image.
-        extension: Extension of a file with this content, without a dot.
-        width_px: Width as stored.
-        height_px: Height as stored.
-        encoded_again: Whether the content differs from that of the original.
-    """
+    """An encoded image whose pixels are stored upright."""
 
     content: bytes
-    extension: str
-    width_px: int
+    extension: str  # of a file with this content, without a dot
+    width_px: int  # as stored
     height_px: int
-    encoded_again: bool
+    encoded_again: bool  # whether the content differs from that of the original
 
 
 def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of an encoded image in its full size, upright.
-
-    Raises:
-        RowFault: bad_image or image_too_large.
-    """
+    """Return uint8 (H, W, 3) of an encoded image in its full size, upright. Raises RowFault as `decode_resized`."""
     return decode_resized(content, limits, lambda width, height: (width, height)).rgb
 
 
@@ -173,13 +154,12 @@ def decode_resized(
         content: The encoded image.
         limits: Larger images are faults.
         target: (width, height) in pixels of the upright original -> (width, height) wanted.
-        interpolation: How it is resized.
+        interpolation: Pillow's filter.
         shrink_jpeg: Let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times
             faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
             colours (measured at 224 x 224).
 
-    Raises:
-        RowFault: bad_image or image_too_large.
+    Raises RowFault: bad_image or image_too_large.
     """
     with quiet():
         image = _opened(content, limits)
@@ -206,30 +186,26 @@ def decode_resized(
 
 
 def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
-    """An image for readers that know neither EXIF orientation nor GIF; the same bytes if there is nothing to do.
+    """Return an image for readers that know neither EXIF orientation nor GIF; the same bytes if they can read it.
 
-    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. If
-    there is nothing to do, only the header is read.
-
-    Raises:
-        RowFault: bad_image or image_too_large.
+    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. For
+    others only the header is read. Raises RowFault as `decode_resized`.
     """
     with quiet():
         image = _opened(content, limits)
-        form, orientation = image.format or "", _orientation(image)
-    width, height = image.size
-    extension, is_kept = _EXTENSIONS[form], orientation not in _UPRIGHT and form != "GIF"
-    if not is_kept:
+        form, again = image.format or "", _orientation(image) in _UPRIGHT or image.format == "GIF"
+    extension, (width, height) = _EXTENSIONS[form], image.size
+    if again:
         rgb = decode_rgb(content, limits)
         height, width = rgb.shape[:2]
-        extension = "jpg" if extension == "jpg" else "png"
         buffer = BytesIO()
-        options = {"quality": 95, "subsampling": 0} if extension == "jpg" else {}
-        Image.fromarray(rgb).save(buffer, "JPEG" if extension == "jpg" else "PNG", **options)
+        if extension == "jpg":
+            Image.fromarray(rgb).save(buffer, "JPEG", quality=95, subsampling=0)
+        else:
+            extension = "png"
+            Image.fromarray(rgb).save(buffer, "PNG")
         content = buffer.getvalue()
-    return UprightImage(
-        content=content, extension=extension, width_px=width, height_px=height, encoded_again=not is_kept
-    )
+    return UprightImage(content=content, extension=extension, width_px=width, height_px=height, encoded_again=again)
 
 
 def _opened(content: bytes, limits: DecodeLimits) -> Image.Image:
@@ -259,9 +235,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        with_alpha = image.convert("LA") if image.mode == "La" else image
-        if with_alpha.mode != "RGBA":  # to the same mode, `convert` would make a copy
-            with_alpha = with_alpha.convert("RGBA")
+        with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
         return canvas

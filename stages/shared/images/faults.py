@@ -19,13 +19,12 @@ from PIL import Image, UnidentifiedImageError
 
 from stages.contract.errors import RowFault, one_line
 
-MAX_PIXELS_CEILING: Final = 178_956_970
-"""No limit can be set above this: Pillow itself rejects larger images as decompression bombs."""
+MAX_PIXELS_CEILING: Final = 178_956_970  # The highest limit: Pillow rejects larger images as decompression bombs
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names. No others are tried: each decoder is a door to untrusted input."""
 
-_SIGNATURES: Final = {
+_SIGNATURES: Final = {  # How files of `FORMATS` begin
     "JPEG": (b"\xff\xd8",),
     "PNG": (b"\x89PNG",),
     "WEBP": (b"RIFF",),
@@ -33,9 +32,7 @@ _SIGNATURES: Final = {
     "BMP": (b"BM",),
     "TIFF": (b"II*\0", b"MM\0*"),
 }
-"""How files of `FORMATS` begin."""
-
-_OTHER_FILES: Final = {
+_OTHER_FILES: Final = {  # How files begin that are no images (in lower case), and advice
     b"<!doctype html": "looks like HTML: a web page was saved instead of the image",
     b"<html": "looks like HTML: a web page was saved instead of the image",
     b"version https://git-lfs": "is a Git LFS pointer: run git lfs pull",
@@ -44,7 +41,6 @@ _OTHER_FILES: Final = {
     b"\x1f\x8b": "looks like gzip",
     b"{": "looks like JSON",
 }
-"""How files begin that are no images (in lower case), and advice."""
 
 DECODE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
@@ -59,15 +55,10 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLimits:
-    """The largest image that is decoded.
+    """The largest image that is decoded."""
 
-    Attributes:
-        max_pixels: Width x height; 128 million are the picture of a 100-megapixel camera, 384 MB as RGB.
-        max_bytes: Size of the encoded image.
-    """
-
-    max_pixels: int = 128_000_000
-    max_bytes: int = 256 * 1024 * 1024
+    max_pixels: int = 128_000_000  # width x height: the picture of a 100-megapixel camera, 384 MB as RGB
+    max_bytes: int = 256 * 1024 * 1024  # of the encoded image
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= MAX_PIXELS_CEILING:
@@ -121,13 +112,13 @@ def faults(content: bytes) -> Iterator[None]:
 
 
 def check_bytes(size: int, limits: DecodeLimits) -> None:
-    """Raise RowFault (image_too_large) for an encoded image of this size, if it is above the limit."""
+    """Raise RowFault (image_too_large) if the size of an encoded image is above the limit."""
     if size > limits.max_bytes:
         raise RowFault("image_too_large", f"the file has {size} bytes, the limit is {limits.max_bytes}")
 
 
 def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
-    """Raise RowFault (image_too_large) for an image of this size, if it is above the limit."""
+    """Raise RowFault (image_too_large) if the size of an image is above the limit."""
     if width * height > limits.max_pixels:
         detail = f"{width} x {height} pixels, the limit is {limits.max_pixels} in all (max_pixels)"
         raise RowFault("image_too_large", detail)

@@ -19,11 +19,8 @@ from stages.contract.records import Rle
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
-Rgb = NDArray[np.uint8]
-"""uint8 (H, W, 3)."""
-
-HeatValues = NDArray[np.float32]
-"""float32 (height, width) of a heat map, >= 0, not normalised."""
+Rgb = NDArray[np.uint8]  # uint8 (H, W, 3)
+HeatValues = NDArray[np.float32]  # float32 (height, width) of a heat map, >= 0, not normalised
 
 _TEXT_PX = 15
 _LINE_PX = 20
@@ -70,12 +67,9 @@ def _coloured(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) 
 
 
 def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: Sequence[str] = ()) -> Rgb:
-    """Draw the annotations of a row over its image, each in a colour of its own, and the captions below.
+    """Draw the annotations of a row over its image in its original size, each in a colour of its own; captions below.
 
-    Args:
-        rgb: The image in its original size.
-        annotations: Entries of the dataset's `annotations` column.
-        captions: Lines of text below the image.
+    `annotations` are entries of the dataset's column of that name.
     """
     coded = [annotation["segmentation"] for annotation in annotations]
     drawn = draw_regions(
@@ -108,7 +102,7 @@ def draw_regions(
 
 
 def shrunk(values: HeatValues, side: int) -> HeatValues:
-    """A map of any shape as a square of `side` cells, each the mean of what it covers."""
+    """Return a map of any shape as a square of `side` cells, each the mean of its part of the map."""
     square: HeatValues = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
     return square
 
@@ -125,21 +119,14 @@ def outlined(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
     return np.asarray(image)
 
 
-_OUTLINE_TOLERANCE_PX = 0.75
-"""More than the steps of a diagonal line, less than a corner of one pixel."""
+_OUTLINE_TOLERANCE_PX = 0.75  # More than the steps of a diagonal line, less than a corner of one pixel
 
 
 def mask_path(rle: Rle, most_px: int = 640) -> str:
     """Convert a mask to SVG path data in pixels of its image, with holes (fill rule "evenodd"); "" if it is empty.
 
-    Outlines are simplified, by less than a pixel.
-
-    Args:
-        rle: The mask.
-        most_px: Longest side of the grid on which the outline is drawn. Larger masks are averaged down to it.
-
-    Raises:
-        ValueError: The run-length code is damaged.
+    Outlines are simplified, by less than a pixel, on a grid of at most `most_px` a side, to which larger masks are
+    averaged down. Raise ValueError for a damaged run-length code.
     """
     mask = decode_mask(rle)
     left, top, width, height = (int(value) for value in mask_box_xywh_px(mask))
@@ -157,19 +144,14 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
 
 
 def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
-    """Turn an encoded image into an upright JPEG whose longer side is at most `side_px`; it is never enlarged.
-
-    Raises:
-        RowFault: bad_image or image_too_large.
-    """
+    """Turn an encoded image into an upright JPEG with a longer side of at most `side_px`. Raise RowFault."""
     return encoded(Image.fromarray(scaled(content, side_px, limits)), "JPEG", quality=88)
 
 
 def scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool = False) -> Rgb:
     """Decode an image, upright, with a longer side of at most `side_px`, or of just that with `enlarge`.
 
-    Raises:
-        RowFault: bad_image or image_too_large.
+    Raise RowFault (bad_image, image_too_large).
     """
 
     def size(width: int, height: int) -> tuple[int, int]:
@@ -186,7 +168,7 @@ def jpeg_of(rgb: Rgb, size_wh: tuple[int, int]) -> bytes:
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The image as a file of Pillow's format `kind`."""
+    """Return the image as a file of Pillow's format `kind`."""
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -23,12 +23,11 @@ from stages.shared.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
 from stages.shared.truth.ground_truth import GroundTruth
 from stages.shared.truth.refcoco import INSTANCES, read_refcoco
 
-TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {
+TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {  # Kind of ground truth -> reader
     "coco": read_coco,
     "flickr30k": read_flickr30k,
     "refcoco": read_refcoco,
 }
-"""Kind of ground truth -> reader."""
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -39,14 +38,14 @@ _EXPECTED: Final = (
 
 
 def read_truth(path: Path) -> GroundTruth:
-    """The ground truth at a path, also in an archive. Raises InputError if there is none, or if it is damaged."""
+    """Return the ground truth at a path, also in an archive. Raises InputError if there is none, or it is damaged."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
         path = _unpacked(path)
     return TRUTHS[kind_of(path)](path)
 
 
 def kind_of(path: Path) -> str:
-    """The key of `TRUTHS` for a path, by its name and the folder's content. Raises InputError if nothing fits."""
+    """Return the key of `TRUTHS` for a path, by its name and the folder's content. Raises InputError if none fits."""
     if path.is_dir():
         if (path / SENTENCES).is_dir() and (path / ANNOTATIONS).is_dir():
             return "flickr30k"
@@ -62,16 +61,13 @@ def kind_of(path: Path) -> str:
 def _unpacked(archive: Path) -> Path:
     """Unpack an archive into a temporary folder, which is deleted when the process ends.
 
-    Returns:
-        The folder; where the archive holds one file or one folder only, that one.
-
-    Raises:
-        InputError: It is not an archive, it is damaged, or it holds something else than files and folders below it.
+    Returns the folder, or the one file or folder in it. Raises InputError for an archive that is damaged, or holds
+    something else than files and folders below it.
     """
     folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
-        # The filter refuses members outside the folder, links and devices; it is about tar files, zip has it anyway.
+        # The filter rejects members outside the folder, links and devices; it is about tar files, zip has it anyway.
         extra: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
         shutil.unpack_archive(archive, folder, **extra)
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:

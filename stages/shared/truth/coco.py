@@ -24,9 +24,8 @@ from stages.contract.records import Rle
 from stages.phrases.filters import normalise
 from stages.shared.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget, TruthThing
 
-SMALL_BELOW_PX: Final = 32**2
+SMALL_BELOW_PX: Final = 32**2  # COCO's limits of area
 MEDIUM_BELOW_PX: Final = 96**2
-"""COCO's limits of area."""
 
 _LONGEST_SIDE_PX: Final = 65_535
 _FARTHEST_PX: Final = 1_000_000
@@ -42,8 +41,8 @@ class Entry:
     place: str
     values: Mapping[str, Any]
 
-    def get(self, key: str, what: str, is_right: Callable[[Any], bool], default: Any = None) -> Any:
-        """A checked value. Raises InputError that names the file, the place, and what was expected."""
+    def get(self, key: str, what: str, is_right: Callable[[Any], Any], default: Any = None) -> Any:
+        """Return a checked value. Raises InputError with the file, the place, and the expectation."""
         value = self.values.get(key, default)
         if not is_right(value):
             got = repr(value)[:80] if type(value) in (int, float, str) else kind_of_value(value)
@@ -51,22 +50,20 @@ class Entry:
         return value
 
     def id(self, key: str) -> EntryId:
-        """An id, which is text or a whole number."""
+        """Return an id, which is text or a whole number."""
         found: EntryId = self.get(key, "of text or a whole number", lambda value: type(value) in (int, str))
         return found
 
     def words(self, key: str) -> str:
-        """A normalised text that is not empty."""
-        return normalise(
-            self.get(key, "with letters or digits", lambda value: _is_text(value) and bool(normalise(value)))
-        )
+        """Return a normalised text that is not empty."""
+        return normalise(self.get(key, "with letters or digits", lambda value: _is_text(value) and normalise(value)))
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """True or false."""
+        """Return true or false."""
         return bool(self.get(key, "to be true or false", lambda value: isinstance(value, bool), default))
 
     def fault(self, text: str) -> InputError:
-        """The error for this entry."""
+        """Return the error for this entry."""
         return InputError(f"{self.path}: {self.place}: {text}")
 
 
@@ -92,7 +89,7 @@ class CocoThing:
 
     @property
     def has_area(self) -> bool:
-        """Whether the box has both width and height."""
+        """True if the box has both width and height."""
         return self.box_xywh_px[2] > 0 and self.box_xywh_px[3] > 0
 
 
@@ -111,29 +108,27 @@ class Instances:
         return {image.file_name: image for image in self.images.values()}
 
     def name_of(self, thing: CocoThing) -> str | None:
-        """The name of a thing's category; None if the file does not say."""
+        """Return the name of a thing's category; None if the file does not say."""
         return self.names.get(thing.entry.values.get("category_id", ""))
 
     def described(self, thing: CocoThing) -> str | None:
-        """Colour and category, for annotations with both, as those of drawn scenes."""
+        """Return colour and category, for annotations with both, as those of drawn scenes."""
         category, colour = self.name_of(thing), thing.entry.values.get("colour")
         return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
 
     def truth_things(self) -> Mapping[str, tuple[TruthThing, ...]]:
-        """File name -> the single things of the image, without crowds and empty boxes; made at the look-up."""
-        return ImagesOnDemand(self.by_name, lambda image: tuple(map(self._truth_thing, image.things)))
+        """Return the single things of each image, without crowds and empty boxes, by file name; made on demand."""
 
-    def _truth_thing(self, thing: CocoThing) -> TruthThing:
-        return TruthThing(
-            box_xywh_px=thing.box_xywh_px,
-            category=self.name_of(thing),
-            described=self.described(thing),
-            mask=mask_of([thing]),
-        )
+        def made(thing: CocoThing) -> TruthThing:
+            category, described = self.name_of(thing), self.described(thing)
+            box, mask = thing.box_xywh_px, mask_of([thing])
+            return TruthThing(box_xywh_px=box, category=category, described=described, mask=mask)
+
+        return ImagesOnDemand(self.by_name, lambda image: tuple(map(made, image.things)))
 
 
 def read_coco(path: Path) -> GroundTruth:
-    """Ground truth of an instances file.
+    """Return the ground truth of an instances file.
 
     If annotations have a `phrase`, as those of drawn scenes do, a target is a phrase of an image, and its things are
     all annotations with that phrase, except those with `"mentioned": false`. An image's `absent`, a list, holds phrases
@@ -144,8 +139,7 @@ def read_coco(path: Path) -> GroundTruth:
     many annotations the image has, "6+" for more than five), and combination (seen, unseen) where the phrase's
     annotations have `unseen_combination`. Phrases and masks of an image are checked when it is looked up.
 
-    Raises:
-        InputError: The file cannot be read or does not hold instances, or two images have the same file name.
+    Raises InputError if the file cannot be read or holds no instances, or two images have the same file name.
     """
     return _truth_of(read_instances(path))
 
@@ -156,20 +150,14 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
     Args:
         path: COCO results: a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation.
         instances_path: An instances file with the images and categories that they count. Its annotations do not matter.
-        min_score: Boxes with a lower score are left out.
-
-    Raises:
-        InputError: A file cannot be read, or is not what it should be.
+        min_score: Boxes with a lower score are left out. Raises InputError as `read_coco`.
     """
     boxes = []
     for entry in entries(path, read_json(path), "results"):
         score = entry.get("score", "of 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
         if score >= min_score:
             boxes.append({**entry.values, "iscrowd": 0})
-    names = read_json(instances_path)
-    if not isinstance(names, dict):
-        what = kind_of_value(names)
-        raise InputError(f"{instances_path}: expected an object with 'images' and 'categories', got {what}")
+    names = _read_object(instances_path, "categories")
     return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
 
 
@@ -213,11 +201,8 @@ def _truth_of(instances: Instances) -> GroundTruth:
 
 
 def read_instances(path: Path) -> Instances:
-    """The entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {kind_of_value(content)}")
-    return _instances(path, content)
+    """Return the entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
+    return _instances(path, _read_object(path, "annotations"))
 
 
 def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
@@ -245,7 +230,7 @@ def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
 
 
 def mask_of(things: Sequence[CocoThing]) -> Rle | None:
-    """The union of the masks of things of one image; None if one has no segmentation, or if the union is empty.
+    """Return the union of masks of things of one image; None if one has no segmentation, or if the union is empty.
 
     Raises InputError for a segmentation that is damaged or of another size than the image.
     """
@@ -258,12 +243,12 @@ def mask_of(things: Sequence[CocoThing]) -> Rle | None:
 
 
 def number_member(things: int) -> str:
-    """The member of the group "number" for a phrase that means this many things."""
+    """Return the member of the group "number" for a phrase that means this many things."""
     return "plural" if things > 1 else "singular"
 
 
 def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
-    """The member of the group "size": by the area of the mask, else of all boxes, divided by the number of things."""
+    """Return the member of the group "size", by the area of the mask, else of all boxes, per thing."""
     total_px = sum(w * h for _, _, w, h in boxes_xywh_px) if mask is None else rle_area_px(mask)
     area_px = total_px / len(boxes_xywh_px)
     if area_px < SMALL_BELOW_PX:
@@ -272,12 +257,12 @@ def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
 
 
 def objects_member(things: int) -> str:
-    """The member of the group "objects" for an image with this many things."""
+    """Return the member of the group "objects" for an image with this many things."""
     return str(things) if things < 6 else "6+"
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises InputError if it cannot be read or parsed."""
+    """Return the content of a JSON file. Raises InputError if it cannot be read or parsed."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -286,8 +271,15 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not a JSON file: {error}") from error
 
 
+def _read_object(path: Path, key: str) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object with 'images' and '{key}', got {kind_of_value(content)}")
+    return content
+
+
 def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
-    """The entries of a list of objects. Raises InputError for anything else."""
+    """Yield the entries of a list of objects. Raises InputError for anything else."""
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list '{name}', got {kind_of_value(value)}")
     for index, values in enumerate(value):
@@ -297,7 +289,7 @@ def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
 
 
 def by_id(found: Iterable[Entry], kind: str) -> Iterator[tuple[EntryId, Entry]]:
-    """Id and entry of each entry. Raises InputError for an id that an earlier entry has."""
+    """Yield id and entry of each entry. Raises InputError for an id that an earlier entry has."""
     known: set[EntryId] = set()
     for entry in found:
         entry_id = entry.id("id")
@@ -311,11 +303,12 @@ def _image(entry: Entry) -> PictureEntry:
     def is_side(value: Any) -> bool:
         return type(value) is int and 1 <= value <= _LONGEST_SIDE_PX
 
+    def is_phrases(value: Any) -> bool:
+        return isinstance(value, list) and all(map(_is_text, value))
+
     file_name = entry.get("file_name", "of text", lambda value: _is_text(value) and value)
     width, height = (entry.get(key, f"in pixels, 1 to {_LONGEST_SIDE_PX}", is_side) for key in ("width", "height"))
-    absent = entry.get(
-        "absent", "to be a list of phrases", lambda value: isinstance(value, list) and all(map(_is_text, value)), []
-    )
+    absent = entry.get("absent", "to be a list of phrases", is_phrases, [])
     return PictureEntry(file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent)))
 
 
@@ -337,12 +330,8 @@ def _category_of(instances: Instances, thing: CocoThing) -> str:
 
 def _target(phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:
     boxes = tuple(thing.box_xywh_px for thing in things)
-    mask = mask_of(things)
-    groups = {
-        "number": number_member(len(things)),
-        "size": size_member(mask, boxes),
-        "objects": objects_member(len(things[0].image.things)),
-    }
+    mask, objects = mask_of(things), objects_member(len(things[0].image.things))
+    groups = {"number": number_member(len(things)), "size": size_member(mask, boxes), "objects": objects}
     if match == "phrase" and any("unseen_combination" in thing.entry.values for thing in things):
         unseen = any(thing.entry.flag("unseen_combination", default=False) for thing in things)
         groups["combination"] = "unseen" if unseen else "seen"

@@ -29,12 +29,11 @@ _PHRASE: Final = re.compile(r"\[/EN#(?P<chain>\d+)/(?P<type>[^\s/\]]+)(?:/[^\s\]
 _NOT_VISUAL: Final = "0"
 _LARGEST_PX: Final = 1_000_000
 
-_Object = tuple[frozenset[str], Box]
-"""Chains, and the box that they share."""
+_Object = tuple[frozenset[str], Box]  # Chains, and the box that they share
 
 
 def read_flickr30k(folder: Path) -> GroundTruth:
-    """Ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
+    """Return the ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
 
     A target is a phrase of one caption, and its things are all boxes of its chain. Boxes are not joined: any of them
     answers the phrase. If a caption has the same normalised phrase twice, that is one target with the boxes of both
@@ -45,10 +44,8 @@ def read_flickr30k(folder: Path) -> GroundTruth:
     Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
     medium, large by COCO's limits).
 
-    Files are read when their image is looked up: the whole of Flickr30k would take 15 s.
-
-    Raises:
-        InputError: There are no sentences.
+    Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raises InputError if there
+    are no sentences.
     """
     paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))
     if not paths:
@@ -64,8 +61,13 @@ def _image(sentences: Path) -> TruthImage:
     chained: list[ChainedPhrase] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
         caption = _caption(line, f"{sentences}: line {number}")
-        targets += _targets(line, caption, objects, with_box)
-        chained += _chained(line, caption)
+        marked = [(normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)]
+        targets += _targets([each for each in marked if each[0] and each[1] in with_box], caption, objects)
+        chained += [
+            ChainedPhrase(caption=caption, phrase=phrase, chain="" if chain == _NOT_VISUAL else chain)
+            for phrase, chain, _ in marked
+            if phrase
+        ]
     return TruthImage(
         file_name=f"{sentences.stem}.jpg",
         width_px=width_px,
@@ -83,30 +85,16 @@ def _caption(line: str, place: str) -> str:
     return caption
 
 
-def _chained(line: str, caption: str) -> Iterator[ChainedPhrase]:
-    for match in _PHRASE.finditer(line):
-        phrase = normalise(match["words"])
-        if phrase:
-            chain = "" if match["chain"] == _NOT_VISUAL else match["chain"]
-            yield ChainedPhrase(caption=caption, phrase=phrase, chain=chain)
-
-
-def _targets(line: str, caption: str, objects: list[_Object], with_box: set[str]) -> Iterator[TruthTarget]:
-    """The targets of one caption with marks. with_box: the chains that any of the objects shows."""
+def _targets(marked: list[tuple[str, str, str]], caption: str, objects: list[_Object]) -> Iterator[TruthTarget]:
+    """The targets of one caption, from its phrases, their chains and their types."""
     chains_of: dict[str, set[str]] = {}
     type_of: dict[str, str] = {}
-    for match in _PHRASE.finditer(line):
-        phrase = normalise(match["words"])
-        if phrase and match["chain"] in with_box:
-            chains_of.setdefault(phrase, set()).add(match["chain"])
-            type_of.setdefault(phrase, match["type"])
+    for phrase, chain, kind in marked:
+        chains_of.setdefault(phrase, set()).add(chain)
+        type_of.setdefault(phrase, kind)
     for phrase, chains in chains_of.items():
         boxes = tuple(box for names, box in objects if names & chains)
-        groups = {
-            "type": type_of[phrase],
-            "number": number_member(len(boxes)),
-            "size": size_member(None, boxes),
-        }
+        groups = {"type": type_of[phrase], "number": number_member(len(boxes)), "size": size_member(None, boxes)}
         yield TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
 
 

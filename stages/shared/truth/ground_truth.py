@@ -21,7 +21,7 @@ from stages.contract.records import Phrase, Rle
 from stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category", "expression"]
-"""How a target finds its phrase in a row, see `pipeline.evaluate.matching`."""
+"""The way in which a target finds its phrase in a row, see `pipeline.evaluate.matching`."""
 
 SAME_CAPTION: Final = 0.95
 """Share of letters and digits in which two captions agree, at least, to be one (`difflib.SequenceMatcher.ratio`)."""
@@ -35,25 +35,15 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthTarget:
-    """A phrase of an image, and the places of the things that it means.
+    """A phrase of an image, and the places of the things that it means."""
 
-    Attributes:
-        phrase: Normalised (`stages.phrases.filters.normalise`); with `category` the category's name.
-        boxes_xywh_px: One for each thing, at least one; half open, pixels of the EXIF-rotated image.
-        match: How it finds its phrase in a row.
-        mask: The mask of all things together; None if there are boxes only.
-        caption: The caption that holds the phrase; None if any caption may name it.
-        groups: Group -> member, for the report: {"number": "plural", "combination": "unseen"}.
-        scores: The score of each box, 0 .. 1, if a detector found it; empty if people drew the boxes.
-    """
-
-    phrase: str
-    boxes_xywh_px: tuple[Box, ...]
+    phrase: str  # normalised (`stages.phrases.filters.normalise`); with `category` the category's name
+    boxes_xywh_px: tuple[Box, ...]  # one for each thing, at least one; half open, pixels of the EXIF-rotated image
     match: Match
-    mask: Rle | None = None
-    caption: str | None = None
-    groups: Mapping[str, str] = field(default_factory=dict)
-    scores: tuple[float, ...] = ()
+    mask: Rle | None = None  # of all things together; None if there are boxes only
+    caption: str | None = None  # the caption that holds the phrase; None if any caption may name it
+    groups: Mapping[str, str] = field(default_factory=dict)  # group -> member, for the report: {"number": "plural"}
+    scores: tuple[float, ...] = ()  # of each box, 0 .. 1, if a detector found it; empty if people drew the boxes
 
     def __post_init__(self) -> None:
         if not self.boxes_xywh_px:
@@ -62,19 +52,12 @@ class TruthTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthThing:
-    """A thing of an image by itself, whether or not a phrase means it.
+    """A thing of an image by itself, whether or not a phrase means it."""
 
-    Attributes:
-        box_xywh_px: Half open, pixels of the EXIF-rotated image.
-        category: The normalised name of its category; None if it is not known.
-        described: The same with its colour, "red car", if that is known.
-        mask: Its mask; None if there is a box only.
-    """
-
-    box_xywh_px: Box
-    category: str | None
-    described: str | None
-    mask: Rle | None
+    box_xywh_px: Box  # half open, pixels of the EXIF-rotated image
+    category: str | None  # the normalised name of its category, if it is known
+    described: str | None  # the same with its colour, "red car", if that is known
+    mask: Rle | None  # None if there is a box only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,25 +77,21 @@ class TruthImage:
     """An image with its targets, of which there may be none.
 
     Attributes:
-        file_name: As in the files of the ground truth.
-        width_px, height_px: Size of the EXIF-rotated image; 0 if it is not known.
-        targets: The phrases with known places.
         present: Those of `GroundTruth.categories` that the image shows, also beside the targets (a crowd, a thing that
             no caption names).
         chained: All phrases in the order of the captions, if it is known which name the same thing.
-        absent: Phrases that are known to be absent although a caption may name them.
     """
 
-    file_name: str
-    width_px: int
+    file_name: str  # as in the files of the ground truth
+    width_px: int  # size of the EXIF-rotated image; 0 if it is not known
     height_px: int
-    targets: tuple[TruthTarget, ...]
+    targets: tuple[TruthTarget, ...]  # the phrases with known places
     present: frozenset[str] = frozenset()
     chained: tuple[ChainedPhrase, ...] = ()
-    absent: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()  # phrases that are known to be absent although a caption may name them
 
     def scaled(self, size_hw: tuple[int, int]) -> TruthImage:
-        """The ground truth of the image after it was resized, without a crop or a border; masks by nearest neighbours.
+        """Return the ground truth of the image as resized without a crop or a border; masks by nearest neighbours.
 
         An image of this size, or of unknown size, stays as it is.
         """
@@ -120,17 +99,13 @@ class TruthImage:
             return self
         height, width = size_hw
         x_scale, y_scale = width / self.width_px, height / self.height_px
-        targets = tuple(
-            replace(
-                target,
-                boxes_xywh_px=tuple(
-                    (x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px
-                ),
-                mask=None if target.mask is None else _scaled(target.mask, size_hw),
-            )
-            for target in self.targets
-        )
-        return replace(self, height_px=height, width_px=width, targets=targets)
+
+        def resized(target: TruthTarget) -> TruthTarget:
+            boxes = ((x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px)
+            mask = None if target.mask is None else _scaled(target.mask, size_hw)
+            return replace(target, boxes_xywh_px=tuple(boxes), mask=mask)
+
+        return replace(self, height_px=height, width_px=width, targets=tuple(map(resized, self.targets)))
 
 
 def _scaled(mask: Rle, size_hw: tuple[int, int]) -> Rle:
@@ -140,9 +115,9 @@ def _scaled(mask: Rle, size_hw: tuple[int, int]) -> Rle:
 
 
 class ImagesOnDemand(Mapping[str, Made], Generic[Source, Made]):
-    """Values by file name, made from their sources at each look-up: a dataset seldom has all images.
+    """Values by file name, made from their sources at each look-up, which raises the errors of `make`.
 
-    A look-up raises the errors of `make` for damaged sources.
+    A dataset seldom has all images.
     """
 
     def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Made]) -> None:
@@ -167,36 +142,28 @@ class GroundTruth:
     """The ground truth of all images, by file name; the look-up of an image with damaged entries raises InputError.
 
     Attributes:
-        images: The images.
         categories: Names of which every thing in every image is annotated. A phrase with such a head noun is known to
             be absent from an image that does not list the name in `present`, and a region for it is wrong. Empty if
             not everything is annotated; such phrases are then left out.
-        things: The single things of each image; empty if there are boxes of phrases only.
         names: All names that things are classed by. Unlike `categories` they may leave out much that images show.
-        descriptions: All `TruthThing.described` of its things.
     """
 
     images: Mapping[str, TruthImage]
     categories: frozenset[str] = frozenset()
-    things: Mapping[str, tuple[TruthThing, ...]] = field(default_factory=dict)
+    things: Mapping[str, tuple[TruthThing, ...]] = field(default_factory=dict)  # empty if there are phrases only
     names: frozenset[str] = frozenset()
-    descriptions: frozenset[str] = frozenset()
+    descriptions: frozenset[str] = frozenset()  # all `TruthThing.described`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spelled:
-    """How the captions of an image spell one caption of the ground truth.
+    """The spelling of one caption of the ground truth in the captions of an image."""
 
-    Attributes:
-        numbers: The same captions; empty if there is none.
-        words: Words of the ground truth that the captions spell otherwise -> their spelling.
-    """
-
-    numbers: frozenset[int]
-    words: Mapping[str, str] = field(default_factory=dict)
+    numbers: frozenset[int]  # the same captions; empty if there is none
+    words: Mapping[str, str] = field(default_factory=dict)  # those that they spell otherwise -> their spelling
 
     def phrase(self, phrase: str) -> str:
-        """A normalised phrase of the ground truth as these captions have it."""
+        """Return a normalised phrase of the ground truth as these captions have it."""
         if not self.words:
             return phrase
         return normalise(" ".join(self.words.get(word, word) for word in phrase.split()))
@@ -204,7 +171,7 @@ class Spelled:
 
 @lru_cache(maxsize=1024)
 def bare(caption: str) -> str:
-    """The caption's letters and digits. Each target of an image asks for those of all its captions."""
+    """Return the caption's letters and digits. Each target of an image requires those of all its captions."""
     return "".join(filter(str.isalnum, caption.casefold()))
 
 
@@ -244,13 +211,7 @@ def _other_words(caption: str, other: str) -> Iterator[tuple[str, str]]:
 
 
 def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
-    """Numbers of the phrases of an image that answer a target.
-
-    Args:
-        target: What is looked for.
-        captions: Of the image.
-        phrases: Of its captions, also what no caption says.
-    """
+    """Return the numbers of those phrases of an image with these captions that answer a target."""
     if target.match == "category":
         return [n for n, phrase in enumerate(phrases) if target.phrase in (phrase.text, phrase.head)]
     if target.caption is None:

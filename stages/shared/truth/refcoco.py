@@ -37,7 +37,7 @@ _TO_JSON: Final = (
 
 
 def read_refcoco(folder: Path) -> GroundTruth:
-    """Ground truth of a folder with `instances.json` and one `refs*.json`.
+    """Return the ground truth of a folder with `instances.json` and one `refs*.json`.
 
     A target is a sentence, and its thing is the annotation that its ref names, even a crowd. Refs to a box without
     width or height are left out. A sentence without letters and digits stays, with the phrase "". Images without
@@ -46,8 +46,7 @@ def read_refcoco(folder: Path) -> GroundTruth:
     Groups: split (val, testA, ...) where refs have one, size (small, medium, large by COCO's limits) and objects
     (how many annotations the image has, "6+" for more than five).
 
-    Raises:
-        InputError: A file is missing or damaged, or there is more than one `refs*.json`.
+    Raises InputError if a file is missing or damaged, or there is more than one `refs*.json`.
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
@@ -104,12 +103,7 @@ def _targets(thing: CocoThing, sentences: list[str], split: object) -> list[Trut
         groups["split"] = split
     return [
         TruthTarget(
-            phrase=normalise(sentence),
-            boxes_xywh_px=boxes,
-            match="expression",
-            mask=mask,
-            caption=sentence,
-            groups=groups,
+            phrase=normalise(said), boxes_xywh_px=boxes, match="expression", mask=mask, caption=said, groups=groups
         )
-        for sentence in sentences
+        for said in sentences
     ]

@@ -74,9 +74,7 @@ def test_cells_and_pixels_are_inverse(position_px, side_px, cells):
 
 
 def test_cells_and_pixels_of_arrays():
-    centres_px = np.arange(4) + 0.5
-    expected = [-0.25, 0.25, 0.75, 1.25]
-    np.testing.assert_allclose(px_to_cell(centres_px, side_px=4, cells=2), expected)
+    np.testing.assert_allclose(px_to_cell(np.arange(4) + 0.5, side_px=4, cells=2), [-0.25, 0.25, 0.75, 1.25])
 
 
 def test_a_grid_without_a_shift_is_drawn_as_opencv_draws_it() -> None:

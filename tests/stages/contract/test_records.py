@@ -48,20 +48,13 @@ def dog(**changes: Any) -> Phrase:
     ("make", "words"),
     [
         (lambda: dog(start=3, end=3), "expected 0 <= start < end, got 3, 3"),
-        (lambda: dog(start=4, end=3), "expected 0 <= start < end, got 4, 3"),
         (lambda: dog(start=-1, end=3), "expected 0 <= start < end, got -1, 3"),
         (lambda: dog(text=""), "non-empty"),
         (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
         (lambda: Pixels(rgb=np.zeros((4, 4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
         (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
-        (
-            lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2),
-            r"expected float32 \(grid_h, grid_w",
-        ),
-        (
-            lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2),
-            r"expected float32 \(grid_h, grid_w\), got",
-        ),
+        (lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2), r"expected float32 \(grid_h, "),
+        (lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2), r"expected float32 \(grid_h, "),
         (lambda: RowFault("odd", "something"), r"expected a reason from \[.*got 'odd'"),
     ],
 )
@@ -79,18 +72,13 @@ def test_records_are_frozen_and_told_by_name(kind: Any) -> None:
 
 @given(sample_id=any_text, source=any_text, file_name=any_text)
 def test_a_started_record_can_be_stored(sample_id: str, source: str, file_name: str) -> None:
-    record = Record.start(
-        Sample(sample_id=sample_id, source=source, captions=("a dog",), image=ImageRef(file_name=file_name))
-    )
+    image = ImageRef(file_name=file_name)
+    record = Record.start(Sample(sample_id=sample_id, source=source, captions=("a dog",), image=image))
     assert record.error is None
-    for before, after in (
-        (sample_id, record.sample.sample_id),
-        (source, record.sample.source),
-        (file_name, record.sample.image.file_name),
-    ):
+    stored = (record.sample.sample_id, record.sample.source, record.sample.image.file_name)
+    for before, after in zip((sample_id, source, file_name), stored, strict=True):
         after.encode()
-        if before.isascii():
-            assert after == before
+        assert after == before or not before.isascii()
 
 
 def test_surrogates_are_written_out_and_in_a_caption_an_error() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import TypeAdapter
 
 from stages.contract.records import Sample
@@ -56,6 +57,13 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes] | tarfile.TarInfo]
                 header.size = len(member[1])
                 tar.addfile(header, io.BytesIO(member[1]))
     return path
+
+
+def zstd(content: bytes) -> bytes:
+    stream = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(stream, "zstd") as packed:
+        packed.write(content)
+    return stream.getvalue().to_pybytes()
 
 
 def tar_sample(key: str, caption: str = "a cat", **more: Any) -> list[tuple[str, bytes]]:

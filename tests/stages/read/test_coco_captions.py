@@ -38,19 +38,10 @@ def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
 
 
 def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
-    images = [
-        image(1),
-        "x",
-        {"file_name": "a.jpg"},
-        image(1),
-        {"id": 9},
-        image(7, "../a.jpg"),
-        {"id": "1", "file_name": "b"},
-    ]
-    annotations = [
-        caption(1, 1, "a"), caption(2, 42, "b"), caption(3, 1, None), 5, {"caption": "c"},
-        caption(2, 42, "b"),
-    ]  # fmt: skip
+    noname = {"file_name": "a.jpg"}
+    images = [image(1), "x", noname, image(1), {"id": 9}, image(7, "../a.jpg"), {"id": "1", "file_name": "b"}]
+    unknown = caption(2, 42, "b")
+    annotations = [caption(1, 1, "a"), unknown, caption(3, 1, None), 5, {"caption": "c"}, unknown]
     samples = samples_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations))
     assert [(sample.sample_id, reason(sample)) for sample in samples] == [
         ("1", None),

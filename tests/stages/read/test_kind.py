@@ -69,12 +69,9 @@ def test_by_the_beginning_of_a_json(content: str, kind: str, tmp_path: Path) -> 
     assert guess_kind(str(tmp_path / "a.json"))["kind"] == kind
 
 
-def test_a_text_that_is_given_by_itself_is_a_table(tmp_path: Path) -> None:
+def test_a_text_by_itself_is_a_table_and_paths_may_be_several_of_one_kind(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").touch()
     assert guess_kind(str(tmp_path / "captions.txt"))["kind"] == "csv"
-
-
-def test_several_paths_of_one_kind() -> None:
     assert guess_kind(["a.csv", "b.tsv"]) == {"kind": "csv", "path": ("a.csv", "b.tsv")}
 
 

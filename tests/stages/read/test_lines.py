@@ -12,8 +12,7 @@ from stages.read import plan
 from stages.read.plan import grouped_rows
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
-Row = tuple[str, str, str]
-"""Image, caption and id; empty ones are not given."""
+Row = tuple[str, str, str]  # Image, caption and id; empty ones are not given
 
 KAGGLE: list[Row] = [(f"{image}.jpg", f"caption {number}", "") for image in "abc" for number in range(5)]
 

@@ -19,16 +19,17 @@ from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def write(path: Path, columns: dict[str, Any], row_group_size: int = 2) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+def write(path: Path, columns: dict[str, Any]) -> str:
+    pq.write_table(pa.table(columns), path, row_group_size=2)
     return str(path)
 
 
-def images(*values: bytes | None) -> pa.Array:
-    return pa.array(
-        [None if value is None else {"bytes": value, "path": f"{value.decode()}.jpg"} for value in values], STRUCT
-    )
+def read(folder: Path, columns: dict[str, Any], **keys: Any) -> list[Sample]:
+    return samples_of(kind="parquet", path=write(folder / "p.parquet", columns), **keys)
+
+
+def images(*values: bytes) -> pa.Array:
+    return pa.array([{"bytes": value, "path": f"{value.decode()}.jpg"} for value in values], STRUCT)
 
 
 def test_hugging_face_form(tmp_path: Path) -> None:
@@ -43,13 +44,12 @@ def test_hugging_face_form(tmp_path: Path) -> None:
         None,
         {"bytes": b"", "path": "f.jpg"},
     ]
-    columns = {"image": pa.array(rows, STRUCT), "text": [f"t{n}" for n in range(9)]}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "h.parquet", columns))
-    assert [sample.sample_id for sample in samples] == [f"h.parquet:{n}" for n in range(9)]
+    samples = read(tmp_path, {"image": pa.array(rows, STRUCT), "text": [f"t{n}" for n in range(9)]})
+    assert [sample.sample_id for sample in samples] == [f"p.parquet:{n}" for n in range(9)]
     assert [sample.captions for sample in samples] == [(f"t{n}",) for n in range(9)]
     assert [sample.image.content for sample in samples] == [b"1", b"2", None, b"4", b"5", None, None, None, b""]
     assert [sample.image.file_name for sample in samples] == [
-        "sub/a.jpg", "h.parquet:1", "b.jpg", "c.jpg", "h.parquet:4", "", "", "", "f.jpg",
+        "sub/a.jpg", "p.parquet:1", "b.jpg", "c.jpg", "p.parquet:4", "", "", "", "f.jpg",
     ]  # fmt: skip
     assert samples[2].image.url == str(tmp_path / "b.jpg")
     assert [reason(sample) for sample in samples] == [
@@ -57,8 +57,7 @@ def test_hugging_face_form(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("encoding", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("text", ["txt", "caption"])
+@pytest.mark.parametrize(("encoding", "text"), [("jpg", "txt"), ("png", "caption"), ("webp", "txt")])
 def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
     columns = {
         encoding: pa.array([b"1", None, b"3", None], pa.binary()),
@@ -68,23 +67,17 @@ def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
         "error_message": [None, "404", "x", None],
         "width": [1, None, 1, 1],
     }
-    items = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
-    first, *skipped = items
+    first, *skipped = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
     assert isinstance(first, Sample)
     assert (first.sample_id, first.image.content, first.captions) == ("00000.parquet/0000", b"1", ("a",))
     assert first.image.file_name == f"0000.{encoding}"
     assert skipped == [Skipped(reason="failed_download", source=f"00000.parquet:{n}") for n in (1, 2, 3)]
 
 
-def test_null_bytes_without_a_status_are_an_error(tmp_path: Path) -> None:
-    columns = {"jpg": pa.array([b"1", None], pa.binary()), "caption": ["a", "b"]}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+def test_rows_without_a_status_of_img2dataset_are_not_skipped(tmp_path: Path) -> None:
+    samples = read(tmp_path, {"jpg": pa.array([b"1", None], pa.binary()), "caption": ["a", "b"]})
     assert [reason(sample) for sample in samples] == [None, "missing_image"]
-
-
-def test_a_status_that_is_not_img2datasets(tmp_path: Path) -> None:
-    columns = {"image": images(b"1"), "caption": ["a"], "status": ["published"]}
-    (sample,) = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    (sample,) = read(tmp_path, {"image": images(b"1"), "caption": ["a"], "status": ["published"]})
     assert sample.error is None
 
 
@@ -99,8 +92,7 @@ def test_a_status_that_is_not_img2datasets(tmp_path: Path) -> None:
     ],
 )
 def test_types_of_captions(tmp_path: Path, captions: pa.Array, expected: list[tuple[str, ...]]) -> None:
-    columns = {"image_path": ["1.jpg", "2.jpg", "3.jpg"], "captions": captions}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    samples = read(tmp_path, {"image_path": ["1.jpg", "2.jpg", "3.jpg"], "captions": captions})
     assert [sample.captions for sample in samples] == expected
     assert samples[0].image.url == str(tmp_path / "1.jpg")
 
@@ -114,10 +106,8 @@ def test_paths_and_configured_columns(tmp_path: Path) -> None:
         "number": pa.array([5, 6, None], pa.uint64()),
         "image": [1, 2, 3],
     }
-    samples = samples_of(
-        kind="parquet", path=write(tmp_path / "p.parquet", columns), image="picture", id="number",
-        caption=["long", "short"], image_root=str(tmp_path / "images"),
-    )  # fmt: skip
+    keys = {"image": "picture", "id": "number", "caption": ["long", "short"], "image_root": str(tmp_path / "images")}
+    samples = read(tmp_path, columns, **keys)
     assert [sample.sample_id for sample in samples] == ["5", "6", "p.parquet:2"]
     assert [sample.captions for sample in samples] == [("u", "x"), ("v",), ("z",)]
     assert [reason(sample) for sample in samples] == [None, "bad_location", "bad_row"]
@@ -129,20 +119,16 @@ def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
         binary = pa.array([b"fine", b"\xff\xfe", b"also fine"], pa.binary())
         return pa.Array.from_buffers(pa.string(), 3, binary.buffers())
 
-    columns = {"image": images(b"1", b"2", b"3"), "caption": broken(), "sample_id": ["a", "b", "c"]}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    samples = read(tmp_path, {"image": images(b"1", b"2", b"3"), "caption": broken(), "sample_id": ["a", "b", "c"]})
     assert [reason(sample) for sample in samples] == [None, "bad_caption", None]
     assert samples[2].captions == ("also fine",)
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), broken())
-    columns = {"image_path": ["1", "2"], "captions": lists}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    samples = read(tmp_path, {"image_path": ["1", "2"], "captions": lists})
     assert [reason(sample) for sample in samples] == [None, "bad_caption"]
     paths = pa.StructArray.from_arrays([pa.array([None, None, b"x"], pa.binary()), broken()], fields=list(STRUCT))
-    columns = {"image": paths, "caption": ["a", "b", "c"]}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    samples = read(tmp_path, {"image": paths, "caption": ["a", "b", "c"]})
     assert [reason(sample) for sample in samples] == [None, "bad_row", None]
-    columns = {"image_path": ["1", "2", "3"], "caption": ["a", "b", "c"], "sample_id": broken()}
-    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    samples = read(tmp_path, {"image_path": ["1", "2", "3"], "caption": ["a", "b", "c"], "sample_id": broken()})
     assert [sample.sample_id for sample in samples] == ["fine", "p.parquet:1", "also fine"]
 
 
@@ -161,7 +147,7 @@ def test_duplicate_ids_over_files(tmp_path: Path) -> None:
 
 
 def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.parquet", {"image_path": ["x"] * 9, "caption": ["y"] * 9}, row_group_size=2)
+    path = write(tmp_path / "p.parquet", {"image_path": ["x"] * 9, "caption": ["y"] * 9})
     shards = reader_of(kind="parquet", path=path, shard_size=3).shards()
     assert [(shard.start, shard.stop, shard.first_row, shard.samples) for shard in shards] == [
         (0, 2, 0, 4), (2, 4, 4, 4), (4, 5, 8, 1),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,51 +12,37 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import InputError
-from stages.read import Reader, Shard, plan_shards
-from stages.read.plan import IdLog, with_renamed
+from stages.read import Reader, Shard, plan, plan_shards
+from stages.read.plan import with_unique_ids
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
 
 
-def renamed(rows: list[str]) -> dict[int, tuple[str, bool]]:
-    log = IdLog()
-    for row in rows:
-        log.add(row)
-    found = log.renamed(((row, f"p{index}") for index, row in enumerate(rows)))
-    return {ordinal: (item.sample_id, item.duplicate) for ordinal, item in found.items()}
+def renamed(rows: list[str], *sizes: int) -> list[dict[int, tuple[str, bool]]]:
+    """Index in its shard, new id, and whether it is a duplicate, of the renamed rows of shards of these sizes."""
+    shards = [Shard(url="u", name="n", samples=size) for size in sizes or [len(rows)]]
+    hashes = array("q", map(plan.stable_id, rows))
+    found = with_unique_ids(shards, hashes, ((row, f"p{number}") for number, row in enumerate(rows)))
+    return [{item.index: (item.sample_id, item.duplicate) for item in shard.renamed} for shard in found]
 
 
 def test_no_second_look_without_need() -> None:
-    log = IdLog()
     again = iter([("a", "p0")])
-    log.add("a")
-    log.add("b")
-    assert log.renamed(again) == {}
+    assert with_unique_ids([Shard(url="u", name="n")], array("q", [1, 2]), again) == [Shard(url="u", name="n")]
     assert next(again) == ("a", "p0")
 
 
-def test_all_but_the_first_are_renamed() -> None:
-    assert renamed(["a", "b", "a", "a"]) == {2: ("a#p2", True), 3: ("a#p3", True)}
-    assert renamed(["a", "a", "a#p1", "a#p1#"]) == {1: ("a#p1##", True)}
-    assert renamed(["a#p2", "a", "a", "a#p2"]) == {2: ("a#p2#", True), 3: ("a#p2#p3", True)}
+def test_all_but_the_first_are_renamed_each_in_its_shard() -> None:
+    assert renamed(["a", "b", "a", "a"]) == [{2: ("a#p2", True), 3: ("a#p3", True)}]
+    assert renamed(["a", "a", "a#p1", "a#p1#"]) == [{1: ("a#p1##", True)}]
+    assert renamed(["a#p2", "a", "a", "a#p2"]) == [{2: ("a#p2#", True), 3: ("a#p2#p3", True)}]
+    assert renamed(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [{1: ("a#p1", True)}, {}, {}, {0: ("a#p4", True)}]
+    with pytest.raises(ValueError, match="how many samples"):
+        with_unique_ids([Shard(url="u", name="n")], array("q", [1, 1]), [])
 
 
-def test_different_ids_with_one_hash_are_told_apart(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("stages.read.plan.stable_id", lambda text: 1 + sum(map(ord, text)))
-    assert renamed(["ab", "ba", "c", "ab"]) == {1: ("ba#p1", False), 3: ("ab#p3", True)}
-
-
-def test_shards_get_their_own() -> None:
-    log = IdLog()
-    rows = ["a", "a", "b", "c", "a"]
-    for row in rows:
-        log.add(row)
-    found = log.renamed((row, "p") for row in rows)
-    shards = [
-        Shard(url="u", name="n", samples=2),
-        Shard(url="u", name="n", samples=2),
-        Shard(url="u", name="n", samples=1),
-    ]
-    assert [[item.index for item in shard.renamed] for shard in with_renamed(shards, found)] == [[1], [], [0]]
+def test_different_ids_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "stable_id", lambda text: 1 + sum(map(ord, text)))
+    assert renamed(["ab", "ba", "c", "ab"]) == [{1: ("ba#p1", False), 3: ("ab#p3", True)}]
 
 
 def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:

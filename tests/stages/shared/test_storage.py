@@ -71,18 +71,14 @@ def test_paths_of_filesystems_and_back(tmp_path: Path) -> None:
             assert file.read() == b"abc"
 
 
-def test_chained_urls_choose_no_filesystem(tmp_path: Path) -> None:
+def test_chained_urls_choose_no_filesystem_and_protocols_must_be_known(tmp_path: Path) -> None:
+    for look in (lambda: open_file("nonsense://a/b"), lambda: place_of("nonsense://a/b").exists()):
+        with pytest.raises(InputError, match="cannot open nonsense://a/b: Protocol not known"):
+            look()
     with pytest.raises(OSError, match="No such file"):
         open_file(f"{tmp_path}/zip::a")
     with pytest.raises(InputError, match="cannot open simplecache::memory://a"):
         open_file("simplecache::memory://a")
-
-
-def test_unknown_protocols() -> None:
-    with pytest.raises(InputError, match="cannot open nonsense://a: Protocol not known"):
-        open_file("nonsense://a")
-    with pytest.raises(InputError, match="cannot open nonsense://a/b: Protocol not known"):
-        place_of("nonsense://a/b").exists()
 
 
 def test_s3_is_the_file_system_of_pyarrow() -> None:
@@ -130,8 +126,8 @@ def test_what_is_written_is_read(folder: AnyPath) -> None:
     assert names(folder / "a", "*.txt") == ["1.txt"]
     assert names(folder / "a" / "1.txt") == []
     assert names(folder) == ["a"]
-    assert ((folder / "a").is_file(), (folder / "a").is_dir(), (folder / "a").exists()) == (False, True, True)
-    assert ((folder / "a" / "1.txt").is_file(), (folder / "a" / "1.txt").is_dir()) == (True, False)
+    for path, is_file in ((folder / "a", False), (folder / "a" / "1.txt", True)):
+        assert (path.is_file(), path.is_dir(), path.exists()) == (is_file, not is_file, True)
     assert str((folder / "a" / "1.txt").parent) == str(folder / "a")
     assert (folder / "a" / "1.txt").stem == "1"
 
@@ -182,14 +178,10 @@ def test_an_error_leaves_the_old_file_and_nothing_else(folder: AnyPath) -> None:
 
     with pytest.raises(RuntimeError, match="power cut"):
         fail()
+    with pytest.raises(FileNotFoundError), replacing(folder / "a.txt"):
+        pass  # nothing is written
     assert (folder / "a.txt").read_text(encoding="utf-8") == "old"
     assert names(folder) == ["a.txt"]
-
-
-def test_nothing_written_is_an_error(folder: AnyPath) -> None:
-    with pytest.raises(FileNotFoundError), replacing(folder / "a.txt"):
-        pass
-    assert names(folder) == []
 
 
 def test_the_temporary_file_is_hidden_beside_the_real_one(tmp_path: Path) -> None:
@@ -209,9 +201,6 @@ def test_a_url_may_have_passed_through_pathlib(written_as: str | Path) -> None:
     assert str(place) == "s3://bucket/a/b"
     assert (place.protocol, place.key, str(place.parent / "c")) == ("s3", "bucket/a/b", "s3://bucket/a/c")
     assert repr(pickle.loads(pickle.dumps(place))) == repr(place)
-
-
-def test_a_url_of_a_local_file_is_a_path() -> None:
     assert place_of("file:///a/b") == place_of(Path("file:///a/b")) == Path("/a/b")
 
 

@@ -32,14 +32,8 @@ def make_region(phrase_index: int, x: int, y: int, w: int, h: int) -> Region:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[y : y + h, x : x + w] = True
     rle = encode_mask(mask)
-    return Region(
-        phrase_index=phrase_index,
-        box_xywh_px=rle_box_xywh_px(rle),
-        mask=rle,
-        area_px=rle_area_px(rle),
-        score=0.5,
-        similarity=0.25,
-    )
+    box, area = rle_box_xywh_px(rle), rle_area_px(rle)
+    return Region(phrase_index=phrase_index, box_xywh_px=box, mask=rle, area_px=area, score=0.5, similarity=0.25)
 
 
 def annotated(number: int, regions: int = 2) -> Record:
@@ -50,13 +44,9 @@ def annotated(number: int, regions: int = 2) -> Record:
     )
     found = (make_region(0, number % 9, 3, 10, 12), make_region(1, 20, number % 7, 8, 5))
     maps = tuple(HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases)
+    image = ImageRef(file_name=f"{number}.jpg", content=encoded_image())
     return Record(
-        sample=Sample(
-            sample_id=f"s{number}",
-            source="test",
-            captions=(CAPTION,),
-            image=ImageRef(file_name=f"{number}.jpg", content=encoded_image()),
-        ),
+        sample=Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=image),
         width_px=WIDTH,
         height_px=HEIGHT,
         phrases=phrases,
@@ -67,9 +57,8 @@ def annotated(number: int, regions: int = 2) -> Record:
 
 def without_phrases(number: int) -> Record:
     """A record whose caption names nothing."""
-    sample = Sample(
-        sample_id=f"s{number}", source="test", captions=("beautiful!",), image=ImageRef(content=encoded_image())
-    )
+    image = ImageRef(content=encoded_image())
+    sample = Sample(sample_id=f"s{number}", source="test", captions=("beautiful!",), image=image)
     return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT)
 
 
@@ -85,17 +74,10 @@ def mixed() -> list[Record]:
     return [*found[:3], annotated(5, 0), without_phrases(6), failed(7), *found[3:], failed(8, "bad_image")]
 
 
-def write_shards(
-    records: Sequence[Record],
-    data: Path,
-    *,
-    rows_per_file: int = 4,
-    embed_images: bool = False,
-    heat_maps: bool = False,
-) -> Any:
-    """The records as shards; returns their table."""
+def write_shards(records: Sequence[Record], data: Path, *, rows_per_file: int = 4, **columns: bool) -> Any:
+    """The records as shards; returns their table. columns: `embed_images`, `heat_maps`."""
     data.mkdir(parents=True, exist_ok=True)
-    table = records_to_rows(records, embed_images=embed_images, heat_maps=heat_maps)
+    table = records_to_rows(records, **{"embed_images": False, **columns})
     writer = ShardWriter(data, rows_per_file)
     writer.write(table)
     writer.close()

@@ -63,12 +63,13 @@ def test_no_rows_are_no_file_and_numbers_continue(tmp_path: Path) -> None:
     assert pq.read_metadata(tmp_path / "00003.parquet").num_rows == 1
 
 
-def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullDisk(pq.ParquetWriter):
-        def close(self) -> None:
-            super().close()
-            raise OSError(28, "No space left on device")
+class FullDisk(pq.ParquetWriter):
+    def close(self) -> None:
+        super().close()
+        raise OSError(28, "No space left on device")
 
+
+def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = ShardWriter(tmp_path, 2)
     writer.write(table_of(3))
     monkeypatch.setattr(pq, "ParquetWriter", FullDisk)
@@ -111,7 +112,7 @@ def test_schema_compression_contents_and_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("embed_images", [False, True])
 def test_row_groups(embed_images: bool, tmp_path: Path) -> None:
     """Small ones with images, since a reader of one row reads its group."""
-    few = records_to_rows([annotated(number) for number in range(50)], embed_images=embed_images)
+    few = records_to_rows([annotated(number) for number in range(10)] * 5, embed_images=embed_images)
     writer = ShardWriter(tmp_path, 1050)
     for _ in range(22):
         writer.write(few)

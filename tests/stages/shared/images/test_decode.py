@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,22 +49,16 @@ def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
     return str(caught.value.error)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "tolerance"),
-    [
-        ("PNG", {}, 0),
-        ("BMP", {}, 0),
-        ("TIFF", {}, 0),
-        ("TIFF", {"compression": "tiff_lzw"}, 0),
-        ("TIFF", {"compression": "tiff_adobe_deflate"}, 0),
-        ("WEBP", {"lossless": True}, 0),
-        ("WEBP", {"quality": 90}, 12),
-        ("JPEG", {"quality": 95}, 8),
-        ("JPEG", {"quality": 95, "progressive": True}, 8),
-        ("JPEG", {"quality": 95, "subsampling": 2}, 12),
-        ("GIF", {}, 60),
-    ],
-)
+KINDS: list[tuple[str, dict[str, Any], int]] = [
+    ("PNG", {}, 0), ("BMP", {}, 0), ("TIFF", {}, 0), ("TIFF", {"compression": "tiff_lzw"}, 0),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}, 0), ("WEBP", {"lossless": True}, 0), ("WEBP", {"quality": 90}, 12),
+    ("JPEG", {"quality": 95}, 8), ("JPEG", {"quality": 95, "progressive": True}, 8),
+    ("JPEG", {"quality": 95, "subsampling": 2}, 12), ("GIF", {}, 60),
+]  # fmt: skip
+"""Pillow's name, its options, and the difference to the original in grey levels."""
+
+
+@pytest.mark.parametrize(("kind", "options", "tolerance"), KINDS)
 def test_formats(kind: str, options: dict[str, Any], tolerance: int) -> None:
     rgb = decode_rgb(encode(Image.fromarray(picture()), kind, **options), LIMITS)
     assert rgb.shape == (40, 60, 3)
@@ -115,7 +108,7 @@ def wide(values: list[list[float]], dtype: Any) -> Image.Image:
         (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
         (encode(flat("CMYK", (0, 255, 255, 0)), "TIFF"), RED),
         (encode(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
-        (encode(wide([[0x8000] * 8] * 6, np.uint16), "PNG"), GREY),
+        (encode(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
         (encode(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
         (encode(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
         (encode(wide([[0xFFFF] * 8] * 6, np.uint16), "PNG"), WHITE),
@@ -150,13 +143,6 @@ def test_wide_grey_in_tiff(values: list[list[float]], dtype: Any, expected: list
     np.testing.assert_array_equal(rgb[0], np.array([expected] * 3).T)
 
 
-def test_16_bit_grey_keeps_its_range() -> None:
-    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    for kind in ("PNG", "TIFF"):
-        rgb = decode_rgb(encode(Image.fromarray(ramp), kind), LIMITS)
-        np.testing.assert_array_equal(rgb[..., 0], ramp >> 8)
-
-
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_16_bit_grey_tiff_of_either_byte_order(big_endian: bool) -> None:
     mark, order = (b"MM", ">") if big_endian else (b"II", "<")
@@ -174,16 +160,9 @@ def test_16_bit_grey_tiff_of_either_byte_order(big_endian: bool) -> None:
 def test_exif_orientation(kind: str, orientation: int) -> None:
     upright = picture(24, 40)
     # EXIF 2.32, tag 274: where row 0 and column 0 of the stored image are in the upright one.
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: upright.transpose(1, 0, 2)[::-1],
-        7: upright.transpose(1, 0, 2)[::-1, ::-1],
-        8: upright.transpose(1, 0, 2)[:, ::-1],
-    }[orientation]
+    stored = upright.transpose(1, 0, 2) if orientation >= 5 else upright
+    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
+    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
@@ -202,21 +181,13 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
         assert np.abs(image.rgb.astype(int) - upright).max() <= 4
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
-        ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "options"), [entry[:2] for entry in KINDS])
 def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: dict[str, Any]) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     content = encode(Image.fromarray(noise), kind, **options)
     whole = decode_rgb(content, LIMITS)
     faults = 0
-    for length in sorted(
-        {*range(0, len(content), max(1, len(content) // 97)), *range(len(content) - 24, len(content))}
-    ):
+    for length in {*range(0, len(content), max(1, len(content) // 97)), *range(len(content) - 24, len(content))}:
         try:
             rgb = decode_rgb(content[:length], LIMITS)
         except RowFault as error:
@@ -225,14 +196,6 @@ def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: dict[str, 
         else:
             np.testing.assert_array_equal(rgb, whole, err_msg=f"{length} of {len(content)} bytes")
     assert faults >= 90
-
-
-def png_of(width: int, height: int, rows: bytes = b"") -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_limits() -> None:
@@ -245,12 +208,6 @@ def test_limits() -> None:
             DecodeLimits(**wrong)
 
 
-def test_large_images_leak_no_warning() -> None:
-    # Pillow warns above 89 million pixels; warnings are errors in these tests.
-    rgb = decode_resized(png_of(10_000, 9_500, b"\0" * 10_001 * 9_500), LIMITS, lambda width, height: (4, 4)).rgb
-    assert rgb.shape == (4, 4, 3)
-
-
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (1, 30_000), (2, 3)])
 @pytest.mark.parametrize("target", [(224, 224), (1, 1), (16, 480)])
 def test_extreme_shapes(width: int, height: int, target: tuple[int, int]) -> None:
@@ -261,12 +218,12 @@ def test_extreme_shapes(width: int, height: int, target: tuple[int, int]) -> Non
     assert np.abs(image.rgb.astype(int) - RED).max() == 0
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_resizing_is_pillows_own(interpolation: Interpolation) -> None:
+def test_resizing_is_pillows_own() -> None:
     source = Image.fromarray(picture(300, 200))
-    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
-    image = decode_resized(encode(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation)
-    np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
+    methods: dict[Interpolation, Any] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    for interpolation, method in methods.items():
+        image = decode_resized(encode(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation)
+        np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
 
 
 def test_shrink_jpeg_changes_little_and_not_the_reported_size() -> None:
@@ -289,7 +246,7 @@ def test_animations_show_their_first_picture(kind: str) -> None:
 
 
 def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
-    """In a process whose logging nobody has set up, as that of a run."""
+    """In a process without logging, as that of a run."""
     content = bytearray(encode(Image.fromarray(picture()), "TIFF"))
     entry = content.index(struct.pack("<HHL", 277, 3, 1))  # samples per pixel
     content[entry + 8 : entry + 10] = struct.pack("<H", 9475)
@@ -303,13 +260,11 @@ def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
     assert (done.stdout, done.stderr) == (b"bad_image\n", b"")
 
 
-@pytest.fixture
-def warns() -> bytes:
-    """An image that Pillow decodes with a warning."""
-    return encode(palette(BLUE), "PNG", transparency=b"\xff\x80")
+WARNS = encode(palette(BLUE), "PNG", transparency=b"\xff\x80")
+"""An image that Pillow decodes with a warning."""
 
 
-def test_two_threads_are_in_the_decoder_at_once(warns: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_are_in_the_decoder_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     meeting = threading.Barrier(2, timeout=600)  # against hanging: a decoder behind a lock never lets the second in
     load = PngImageFile.load
 
@@ -320,13 +275,11 @@ def test_two_threads_are_in_the_decoder_at_once(warns: bytes, monkeypatch: pytes
 
     monkeypatch.setattr(PngImageFile, "load", meet)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda content: decode_rgb(content, LIMITS), [warns, warns])
+        first, second = pool.map(lambda content: decode_rgb(content, LIMITS), [WARNS, WARNS])
     np.testing.assert_array_equal(first, second)
 
 
-def test_warnings_are_hidden_of_threads_that_decode_while_they_do(
-    warns: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warnings_are_hidden_of_threads_that_decode_while_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where filters were set after the first decoding; what others warn of is theirs."""
     reached, go_on = threading.Event(), threading.Event()
     load = PngImageFile.load
@@ -337,11 +290,11 @@ def test_warnings_are_hidden_of_threads_that_decode_while_they_do(
         warnings.warn("while decoding", stacklevel=1)
         return load(image)
 
-    decode_rgb(warns, LIMITS)
+    decode_rgb(WARNS, LIMITS)
     with warnings.catch_warnings(), ThreadPoolExecutor(1) as pool:
         warnings.simplefilter("error")
         monkeypatch.setattr(PngImageFile, "load", wait)
-        decoding = pool.submit(decode_rgb, warns, LIMITS)
+        decoding = pool.submit(decode_rgb, WARNS, LIMITS)
         assert reached.wait(60)
         with pytest.raises(UserWarning, match="of another thread"):
             warnings.warn("of another thread", stacklevel=1)
@@ -351,16 +304,11 @@ def test_warnings_are_hidden_of_threads_that_decode_while_they_do(
             pool.submit(warnings.warn, "after decoding").result()
 
 
-SEEDS = [
-    encode(Image.fromarray(picture(17, 23)), kind, **options)
-    for kind, options in [
-        ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
-        ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "jpeg"}),
-    ]
-] + [encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), encode(flat("CMYK", 0), "TIFF")]  # fmt: skip
+SEEDS = [encode(Image.fromarray(picture(17, 23)), kind, **options) for kind, options, _ in KINDS]
+SEEDS += [WARNS, encode(flat("CMYK", 0), "TIFF"), encode(Image.fromarray(picture()), "TIFF", compression="jpeg")]
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.data())
 def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(SEEDS)))
@@ -382,15 +330,18 @@ def image(**fields: Any) -> ImageRef:
 
 
 def test_loading(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
+    path, link = tmp_path / "a.jpg", tmp_path / "link.jpg"
     path.write_bytes(b"0123456789")
-    assert load_image_bytes(image(url=str(path)), LIMITS) == b"0123456789"
-    assert load_image_bytes(image(url=f"{path}", offset=3, size=4), LIMITS) == b"3456"
-    assert load_image_bytes(image(url=f"{path}", offset=3), LIMITS) == b"3456789"
-    assert load_image_bytes(image(url=f"{path}", offset=3, size=0), LIMITS) == b""
-    assert load_image_bytes(image(content=b"abc"), LIMITS) == b"abc"
-    (tmp_path / "link.jpg").symlink_to(path)
-    assert load_image_bytes(image(url=str(tmp_path / "link.jpg")), LIMITS) == b"0123456789"
+    link.symlink_to(path)
+    for fields, content in (
+        ({"url": str(path)}, b"0123456789"),
+        ({"url": str(path), "offset": 3, "size": 4}, b"3456"),
+        ({"url": str(path), "offset": 3}, b"3456789"),
+        ({"url": str(path), "offset": 3, "size": 0}, b""),
+        ({"content": b"abc"}, b"abc"),
+        ({"url": str(link)}, b"0123456789"),
+    ):
+        assert load_image_bytes(image(**fields), LIMITS) == content
 
 
 def load_fault(limits: DecodeLimits = LIMITS, **fields: Any) -> str:
@@ -448,13 +399,12 @@ def test_an_upright_image_stays_as_it_is(kind: str) -> None:
     content = encode(Image.fromarray(picture()), kind)
     upright = upright_image(content, LIMITS)
     assert upright.content is content
-    assert not upright.encoded_again
-    assert (upright.width_px, upright.height_px) == (60, 40)
+    assert (upright.width_px, upright.height_px, upright.encoded_again) == (60, 40, False)
     assert upright.extension == {"JPEG": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("orientation", [2, 6, 7])
 def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -471,7 +421,8 @@ def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "limits"), [(b"<html>", LIMITS), (b"", LIMITS), (png_of(50, 50), DecodeLimits(max_pixels=100))]
+    ("content", "limits"),
+    [(b"<html>", LIMITS), (b"", LIMITS), (encode(Image.new("L", (50, 50)), "PNG"), DecodeLimits(max_pixels=100))],
 )
 def test_what_cannot_be_turned_upright(content: bytes, limits: DecodeLimits) -> None:
     with pytest.raises(RowFault):

@@ -12,16 +12,9 @@ from PIL import Image
 from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
+from stages.shared.images import pictures
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.images.pictures import (
-    heat_map_overlay,
-    heat_map_png,
-    mask_path,
-    regions_overlay,
-    row,
-    sheet,
-    thumbnail,
-)
+from stages.shared.images.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, sheet, thumbnail
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
@@ -48,8 +41,11 @@ def test_heat_is_red_where_it_is_hot_and_blue_where_it_is_cold() -> None:
 
 @pytest.mark.parametrize("values", [[[0, 0], [0, 0]], [[3, 3], [3, 3]], [[1]]], ids=["zero", "constant", "one cell"])
 def test_a_map_without_contrast_is_cold_everywhere(values: Any) -> None:
-    picture = heat_map_overlay(GREY, heat_map(values))
-    assert (picture == picture[0, 0]).all()
+    overlay = heat_map_overlay(GREY, heat_map(values))
+    assert (overlay == overlay[0, 0]).all()
+    picture = Image.open(BytesIO(heat_map_png(heat_map(values))))
+    assert picture.size == (512, 512)
+    assert len(picture.getcolors()) == 1
 
 
 def test_masks_boxes_and_captions_are_drawn() -> None:
@@ -70,18 +66,17 @@ def test_any_caption_can_be_drawn(text: str) -> None:
 
 
 def test_a_row_stands_side_by_side() -> None:
-    both = row([GREY, GREY], ["one", "two"])
+    both = pictures.row([GREY, GREY], ["one", "two"])
     assert both.shape[1] == 160
     assert both.shape[0] > 60
-    uneven = row([GREY, GREY], ["one", "a phrase of more than one line"])
+    uneven = pictures.row([GREY, GREY], ["one", "a phrase of more than one line"])
     assert uneven.shape[0] > both.shape[0]
     assert np.array_equal(uneven[: len(both), :80], both[:, :80])
 
 
 def test_a_sheet_holds_pictures_of_any_size() -> None:
     sizes = [(60, 80), (20, 100), (90, 10), (5, 5), (60, 80)]
-    pictures = [np.full((h, w, 3), 50 * i, np.uint8) for i, (h, w) in enumerate(sizes)]
-    paper = sheet(pictures, columns=2)
+    paper = sheet([np.full((h, w, 3), 50 * i, np.uint8) for i, (h, w) in enumerate(sizes)], columns=2)
     assert paper.shape == (60 + 90 + 60 + 4 * 8, 2 * (100 + 8) + 8, 3)
     for i, (h, w) in enumerate(sizes):
         assert (paper == 50 * i).all(axis=-1).sum() >= h * w
@@ -135,10 +130,8 @@ SMALL = {
 def test_a_small_mask_is_drawn_exactly(name: str) -> None:
     mask = SMALL[name]
     assert np.array_equal(drawn(mask_path(encode_mask(mask)), mask.shape), mask)
-    large = np.pad(mask, ((300, 500), (1999, 100)))
-    assert np.array_equal(drawn(mask_path(encode_mask(large)), large.shape), large), (
-        "the same somewhere in a large image"
-    )
+    large = np.pad(mask, ((300, 100), (799, 100)))
+    assert np.array_equal(drawn(mask_path(encode_mask(large)), large.shape), large), "the same in a large image"
 
 
 def test_a_path_is_short_and_in_pixels() -> None:
@@ -162,7 +155,7 @@ def near_border(mask: Mask, px: int) -> Mask:
     return np.asarray(cv2.dilate(ones, square) != cv2.erode(ones, square))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_outlines_are_at_most_a_pixel_beside(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = blob(rng, int(rng.integers(100, 640)), int(rng.integers(100, 640)), coarse=9)
@@ -190,9 +183,9 @@ def test_large_masks_are_averaged_down(height: int, width: int, least_iou: float
 
 def test_no_mask_gets_lost() -> None:
     """Lines far thinner than a pixel of the grid, alone and beside something large."""
-    line = np.zeros((3000, 3000), np.bool_)
-    cv2.line(line.view(np.uint8), (10, 5), (2900, 2990), 1)
-    for mask in (line, line.T, np.pad(np.ones((1, 1), np.bool_), ((0, 2999), (2999, 0)))):
+    line = np.zeros((2000, 2000), np.bool_)
+    cv2.line(line.view(np.uint8), (10, 5), (1900, 1990), 1)
+    for mask in (line, np.pad(np.ones((1, 1), np.bool_), ((0, 1999), (1999, 0)))):
         assert drawn(mask_path(encode_mask(mask)), mask.shape).any()
 
 
@@ -252,12 +245,8 @@ def test_thumbnails_are_never_enlarged(size: tuple[int, int], side_px: int, expe
 
 
 def test_thumbnails_of_transparent_and_grey_images() -> None:
-    assert shown(thumbnail(encoded(Image.new("RGBA", (20, 20), (0, 0, 0, 0))), 10, LIMITS)).getpixel((5, 5)) == (
-        255,
-        255,
-        255,
-    )
-    assert shown(thumbnail(encoded(Image.new("L", (20, 20), 128)), 10, LIMITS)).getpixel((5, 5)) == (128, 128, 128)
+    for image, grey in ((Image.new("RGBA", (20, 20), (0, 0, 0, 0)), 255), (Image.new("L", (20, 20), 128), 128)):
+        assert shown(thumbnail(encoded(image), 10, LIMITS)).getpixel((5, 5)) == (grey, grey, grey)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +276,3 @@ def test_a_heat_map_as_a_picture() -> None:
     assert cold[3] == pytest.approx(0.25 * 255, abs=1)
     alpha = np.asarray(picture)[16, :, 3].astype(int)
     assert (np.diff(alpha) >= 0).all(), "between them it rises"
-
-
-@pytest.mark.parametrize("values", [[[0, 0], [0, 0]], [[3, 3], [3, 3]], [[1]]], ids=["zero", "constant", "one cell"])
-def test_a_heat_map_picture_without_contrast(values: Any) -> None:
-    picture = Image.open(BytesIO(heat_map_png(heat_map(values))))
-    assert picture.size == (512, 512)
-    assert len(picture.getcolors()) == 1

@@ -13,9 +13,11 @@ from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask, rle_area_px
 from stages.shared.truth.coco import read_coco, size_member
-from stages.shared.truth.ground_truth import TruthTarget
+from stages.shared.truth.ground_truth import GroundTruth, TruthTarget
 
 WIDTH, HEIGHT = 20, 10
+SIZE = {"size": [HEIGHT, WIDTH]}
+IMAGE = {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
 
 
 def square(x: int, y: int, side: int) -> list[float]:
@@ -27,9 +29,8 @@ def annotation(**keys: Any) -> dict[str, Any]:
 
 
 def content(*annotations: dict[str, Any], **keys: Any) -> dict[str, Any]:
-    images = [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}]
     categories = [{"id": 1, "name": "Car"}, {"id": 2, "name": "the  traffic light"}]
-    return {"images": images, "annotations": list(annotations), "categories": categories} | keys
+    return {"images": [IMAGE], "annotations": list(annotations), "categories": categories} | keys
 
 
 def written(folder: Path, value: Any) -> Path:
@@ -38,21 +39,21 @@ def written(folder: Path, value: Any) -> Path:
     return path
 
 
+def read(folder: Path, *annotations: dict[str, Any], **keys: Any) -> GroundTruth:
+    return read_coco(written(folder, content(*annotations, **keys)))
+
+
 def targets(folder: Path, *annotations: dict[str, Any]) -> list[TruthTarget]:
-    return list(read_coco(written(folder, content(*annotations))).images["a.jpg"].targets)
+    return list(read(folder, *annotations).images["a.jpg"].targets)
 
 
 def test_every_thing_by_itself(tmp_path: Path) -> None:
-    truth = read_coco(
-        written(
-            tmp_path,
-            content(
-                annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)], colour="Red"),
-                annotation(bbox=[3, 4, 3, 3], segmentation=[]),
-                annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
-                annotation(bbox=[0, 0, 0, 9]),
-            ),
-        )
+    truth = read(
+        tmp_path,
+        annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)], colour="Red"),
+        annotation(bbox=[3, 4, 3, 3], segmentation=[]),
+        annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
+        annotation(bbox=[0, 0, 0, 9]),
     )
     first, second = truth.things["a.jpg"]
     assert (first.box_xywh_px, first.category, first.described) == ((1, 2, 3, 3), "car", "red car")
@@ -63,42 +64,34 @@ def test_every_thing_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
-    truth = read_coco(
-        written(
-            tmp_path,
-            content(
-                annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)]),
-                annotation(category_id=2, bbox=[0, 0, 2.5, 2], segmentation=[]),
-                annotation(bbox=[3, 4, 3, 3], segmentation=[square(3, 4, 3)]),
-                images=[
-                    {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT},
-                    {"id": "two", "file_name": "b/b.jpg", "width": 7, "height": 8},
-                ],
-            ),
-        )
+    truth = read(
+        tmp_path,
+        annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)]),
+        annotation(category_id=2, bbox=[0, 0, 2.5, 2], segmentation=[]),
+        annotation(bbox=[3, 4, 3, 3], segmentation=[square(3, 4, 3)]),
+        images=[IMAGE, {"id": "two", "file_name": "b/b.jpg", "width": 7, "height": 8}],
     )
     assert truth.categories == {"car", "traffic light"}
     assert list(truth.images) == ["a.jpg", "b/b.jpg"]
-    assert (truth.images["a.jpg"].width_px, truth.images["a.jpg"].height_px) == (WIDTH, HEIGHT)
-    assert (truth.images["b/b.jpg"].file_name, truth.images["b/b.jpg"].targets) == ("b/b.jpg", ())
-    cars, light = truth.images["a.jpg"].targets
-    assert cars.boxes_xywh_px == ((1, 2, 3, 3), (3, 4, 3, 3))
+    first, second = truth.images.values()
+    assert (first.width_px, first.height_px, second.file_name, second.targets) == (WIDTH, HEIGHT, "b/b.jpg", ())
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
     expected[2:5, 1:4] = expected[4:7, 3:6] = True  # 9 + 9 pixels, one of them shared
-    assert cars.mask == encode_mask(expected)
-    assert rle_area_px(cars.mask) == 17
-    assert cars == TruthTarget(
-        phrase="car",
-        boxes_xywh_px=cars.boxes_xywh_px,
-        match="category",
-        mask=cars.mask,
-        groups={"number": "plural", "size": "small", "objects": "3"},
-    )
-    assert light == TruthTarget(
-        phrase="traffic light",
-        boxes_xywh_px=((0, 0, 2.5, 2),),
-        match="category",
-        groups={"number": "singular", "size": "small", "objects": "3"},
+    assert expected.sum() == 17
+    assert first.targets == (
+        TruthTarget(
+            phrase="car",
+            boxes_xywh_px=((1, 2, 3, 3), (3, 4, 3, 3)),
+            match="category",
+            mask=encode_mask(expected),
+            groups={"number": "plural", "size": "small", "objects": "3"},
+        ),
+        TruthTarget(
+            phrase="traffic light",
+            boxes_xywh_px=((0, 0, 2.5, 2),),
+            match="category",
+            groups={"number": "singular", "size": "small", "objects": "3"},
+        ),
     )
 
 
@@ -151,23 +144,12 @@ def test_every_form_of_a_segmentation_is_the_same_mask(tmp_path: Path) -> None:
         assert target.mask == encode_mask(mask), segmentation
 
 
-@pytest.mark.parametrize(
-    "unknown",
-    [
-        pytest.param({}, id="missing"),
-        pytest.param({"segmentation": None}, id="null"),
-        pytest.param({"segmentation": []}, id="no polygon"),
-        pytest.param({"segmentation": [[1, 1, 9, 9]]}, id="two points"),
-    ],
-)
-def test_no_mask_if_one_thing_has_none(tmp_path: Path, unknown: dict[str, Any]) -> None:
-    (target,) = targets(tmp_path, annotation(segmentation=[square(1, 2, 3)]), annotation(**unknown))
-    assert target.mask is None
-
-
-def test_no_mask_if_it_has_no_pixel(tmp_path: Path) -> None:
-    (target,) = targets(tmp_path, annotation(segmentation=[square(50, 50, 3)]))
-    assert target.mask is None
+def test_no_mask_if_one_thing_has_none_or_it_has_no_pixel(tmp_path: Path) -> None:
+    known = annotation(segmentation=[square(1, 2, 3)])
+    unknown = [annotation(), *(annotation(segmentation=value) for value in (None, [], [[1, 1, 9, 9]]))]
+    for things in (*([known, one] for one in unknown), [annotation(segmentation=[square(50, 50, 3)])]):
+        (target,) = targets(tmp_path, *things)
+        assert target.mask is None
 
 
 @pytest.mark.parametrize(
@@ -191,10 +173,10 @@ def test_size_is_of_the_mask_where_there_is_one() -> None:
     assert size_member(encode_mask(mask), [(0, 0, 100, 100)] * 2) == "small"
 
 
-@pytest.mark.parametrize(("things", "expected"), [(1, "1"), (5, "5"), (6, "6+"), (7, "6+")])
-def test_objects(tmp_path: Path, things: int, expected: str) -> None:
-    (target,) = targets(tmp_path, *[annotation()] * things, annotation(iscrowd=1))
-    assert target.groups["objects"] == expected
+def test_objects(tmp_path: Path) -> None:
+    for things, expected in ((1, "1"), (5, "5"), (6, "6+"), (7, "6+")):
+        (target,) = targets(tmp_path, *[annotation()] * things, annotation(iscrowd=1))
+        assert target.groups["objects"] == expected
 
 
 def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
@@ -219,10 +201,6 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
 
 def without(entry: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name != key}
-
-
-IMAGE = {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
-SIZE = {"size": [HEIGHT, WIDTH]}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +242,8 @@ SIZE = {"size": [HEIGHT, WIDTH]}
     ],
 )
 def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
+        read_coco(tmp_path / "none.json")
     path = written(tmp_path, value)
     with pytest.raises(InputError, match=message) as caught:
         dict(read_coco(path).images)
@@ -292,16 +272,11 @@ def test_damaged_segmentations(tmp_path: Path, segmentation: Any, message: str) 
         targets(tmp_path, annotation(segmentation=segmentation))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
-        read_coco(tmp_path / "none.json")
-
-
 def test_what_is_present_includes_crowds_and_things_that_no_caption_names(tmp_path: Path) -> None:
     images = [{**IMAGE, "id": number, "file_name": f"{number}.jpg"} for number in (1, 2)]
     names = [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}]
     things = [annotation(iscrowd=1), annotation(category_id=2, bbox=[0, 0, 0, 4])]
-    truth = read_coco(written(tmp_path, content(*things, images=images, categories=names)))
+    truth = read(tmp_path, *things, images=images, categories=names)
     assert truth.images["1.jpg"].targets == ()
     assert truth.images["1.jpg"].present == {"person", "car"}
     assert truth.images["2.jpg"].present == set()
@@ -309,7 +284,7 @@ def test_what_is_present_includes_crowds_and_things_that_no_caption_names(tmp_pa
 
 def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
     images = [{**IMAGE, "absent": ["A Blue  car", "dog"]}]
-    truth = read_coco(written(tmp_path, content(annotation(phrase="red car"), images=images)))
+    truth = read(tmp_path, annotation(phrase="red car"), images=images)
     assert truth.images["a.jpg"].absent == {"blue car", "dog"}
     with pytest.raises(InputError, match=r"images\[0\]: expected 'absent' to be a list of phrases"):
-        read_coco(written(tmp_path, content(images=[{**IMAGE, "absent": "dog"}])))
+        read(tmp_path, images=[{**IMAGE, "absent": "dog"}])

@@ -31,20 +31,11 @@ def made(folder: Path, *names: str) -> Path:
 
 
 def test_kinds(tmp_path: Path) -> None:
-    found = {
-        kind_of(made(tmp_path, "some.JSON") / "some.JSON"),
-        kind_of(made(tmp_path, "flickr/Sentences/", "flickr/Annotations/") / "flickr"),
-        kind_of(made(tmp_path, "refs/", "refs/instances.json") / "refs"),
-    }
-    assert found == set(TRUTHS) == {"coco", "flickr30k", "refcoco"}
-
-
-def test_it_is_read(tmp_path: Path) -> None:
-    assert read_truth(made(tmp_path, "truth.json") / "truth.json").categories == {"car"}
-
-
-def test_the_readers_of_folders_get_the_folder(tmp_path: Path) -> None:
-    made(tmp_path, "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
+    """The readers of folders get the folder."""
+    made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
+    found = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs")]
+    assert found == [*TRUTHS] == ["coco", "flickr30k", "refcoco"]
+    assert read_truth(tmp_path / "some.JSON").categories == {"car"}
     with pytest.raises(InputError, match=r"expected files ID\.txt"):
         read_truth(tmp_path / "flickr")
     with pytest.raises(InputError, match=r"expected a refs"):

@@ -32,10 +32,8 @@ INSTANCES: dict[str, Any] = {
 
 def ref(ann_id: int, *sentences: str, image_id: int = 5) -> dict[str, Any]:
     listed = [{"sent": sent, "raw": sent.upper(), "tokens": sent.split(), "sent_id": 1} for sent in sentences]
-    return {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"} | {
-        "split": "val",
-        "sentences": listed,
-    }
+    own = {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"}
+    return {**own, "split": "val", "sentences": listed}
 
 
 def written(folder: Path, refs: Any, instances: Any = INSTANCES) -> Path:
@@ -56,11 +54,8 @@ def test_things_that_no_sentence_means_are_there_too(tmp_path: Path) -> None:
 
 def test_a_target_for_every_sentence(tmp_path: Path) -> None:
     truth = read_refcoco(written(tmp_path, [ref(70, "The man in blue", "left guy"), ref(71, "?")]))
-    assert truth.categories == frozenset()
-    assert list(truth.images) == ["COCO_train2014_5.jpg", "COCO_train2014_6.jpg"]
-    assert truth.images["COCO_train2014_6.jpg"].targets == ()
-    image = truth.images["COCO_train2014_5.jpg"]
-    assert (image.width_px, image.height_px) == (60, 50)
+    image, other = (truth.images[f"COCO_train2014_{number}.jpg"] for number in (5, 6))
+    assert (len(truth.images), other.targets, image.width_px, image.height_px) == (2, (), 60, 50)
     man, left, mark = image.targets
     assert man == TruthTarget(
         phrase="man in blue",
@@ -100,21 +95,17 @@ def test_a_pickle_is_refused_with_the_command_that_turns_it_into_json(tmp_path: 
     assert target.phrase == "left guy"
 
 
-def test_no_refs_or_too_many(tmp_path: Path) -> None:
+def test_no_refs_or_too_many_or_no_instances(tmp_path: Path) -> None:
     written(tmp_path, [])
     (tmp_path / "refs(google).json").write_text("[]")
     with pytest.raises(InputError, match=r"found refs\(google\)\.json, refs\(unc\)\.json"):
         read_refcoco(tmp_path)
-    for path in tmp_path.glob("refs*"):
-        path.unlink()
-    with pytest.raises(InputError, match="expected a refs"):
-        read_refcoco(tmp_path)
-
-
-def test_no_instances(tmp_path: Path) -> None:
-    written(tmp_path, [])
+    (tmp_path / "refs(google).json").unlink()
     (tmp_path / "instances.json").unlink()
     with pytest.raises(InputError, match=r"instances\.json cannot be read"):
+        read_refcoco(tmp_path)
+    (tmp_path / "refs(unc).json").unlink()
+    with pytest.raises(InputError, match="expected a refs"):
         read_refcoco(tmp_path)
 
 
@@ -128,11 +119,7 @@ def test_no_instances(tmp_path: Path) -> None:
         pytest.param([ref(99)], "no annotation of instances.json has the id 99", id="other annotation"),
         pytest.param([ref(70, image_id=6)], "the annotation 70 is not of the image 6", id="other image"),
         pytest.param([{"ann_id": 70, "image_id": 5}], r"expected a list 'refs\[0\]\.sentences'", id="no sentences"),
-        pytest.param(
-            [{"ann_id": 70, "image_id": 5, "sentences": [{"raw": "a"}]}],
-            r"sentences\[0\]: expected 'sent' of text",
-            id="raw",
-        ),
+        pytest.param([{**ref(70), "sentences": [{"raw": "a"}]}], r"s\[0\]: expected 'sent' of text", id="raw"),
     ],
 )
 def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
