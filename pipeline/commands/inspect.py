@@ -59,8 +59,6 @@ def inspect(
     phrasebox inspect out/ --where "head = 'dog'" --open
     phrasebox inspect out/ --html gallery/
     """
-    # DuckDB, OpenCV and the web server, for which --help need not wait.
-
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None and (model or settings):
         raise ConfigError("--model and --set are about heat maps, and --html writes none")

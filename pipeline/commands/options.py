@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from pipeline.terminal import Terminated, errors, stoppable
 from stages.contract.errors import ConfigError
 
 Settings = Annotated[
@@ -75,6 +76,14 @@ Truth = Annotated[
         "Annotations/) or RefCOCO (instances.json, refs*.json); also in a .zip or .tar.gz.",
     ),
 ]
+MaybeTruth = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        metavar="FILE|DIR",
+        help="Where things are in the images, as `phrasebox eval` takes it. Without it, no places are measured.",
+    ),
+]
 Resized = Annotated[
     bool,
     typer.Option(
@@ -130,12 +139,22 @@ def naming_options() -> Iterator[None]:
         raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error
 
 
-def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
-    """The input and the configuration, where either may be the argument. Raises ConfigError if there are two of these.
+@contextmanager
+def stopping(message: str) -> Iterator[None]:
+    """A signal in the block prints the message, unless it is empty, and ends with the exit code of the signal."""
+    try:
+        with stoppable():
+            yield
+    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
+        if message:
+            errors.print(message)
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
-    Args:
-        source: INPUT or CONFIG.yaml.
-        config: What `--config` names.
+
+def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
+    """The input and the configuration of `--config`, where either may be the argument, INPUT or CONFIG.yaml.
+
+    Raises ConfigError if there are two configurations.
     """
     if source is None or Path(source).suffix not in (".yaml", ".yml"):
         return source, config

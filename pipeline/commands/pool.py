@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +12,7 @@ import typer
 
 from pipeline.commands.options import Settings
 from pipeline.config import load_config
-from pipeline.terminal import console
+from pipeline.terminal import console, print_json
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesStage
@@ -52,7 +50,6 @@ def pool(
     phrasebox pool train.jsonl --out pool.txt --at-least 3
     phrasebox pool dev.jsonl --covered-by pool.txt     on captions that it was not parsed from
     """
-
     if (out is None) == (covers is None):
         raise ConfigError("say either --out FILE, to write a pool, or --covered-by FILE, to measure one")
     figures: dict[str, Any]
@@ -86,7 +83,7 @@ def pool(
         figures = {"concepts": len(concepts), "pool": str(out)}
         report = f"{len(concepts):,} concepts in {out}"
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+        print_json(figures)
     else:
         console.print(report, soft_wrap=True)
 

@@ -54,7 +54,7 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedImage:
-    """An image, all its captions and phrases, and the phrases that it is asked for.
+    """An image with its captions and phrases, and the phrases that it is asked for.
 
     `queries` are the phrases that the ground truth knows, there or absent; `present` names things that it knows to be
     in the image; `easy` and `hard` are absent phrases of other images.
@@ -123,24 +123,16 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A phrase and an image, with the cosine of both.
-
-    Attributes:
-        there, boxes_xywh_px: Whether the phrase is in the image, and where.
-        hard: Whether it is one of the hard phrases, which are counted apart.
-        presence: Probability that the phrase is in the image; None if it is not known.
-        answers: Its regions.
-        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
-    """
+    """A phrase and an image."""
 
     image: int
-    there: bool
-    hard: bool
-    similarity: float
-    presence: float | None
-    answers: tuple[Answer, ...]
-    boxes_xywh_px: tuple[Box, ...] = ()
-    doubtful: bool = False
+    there: bool  # whether the phrase is in the image
+    hard: bool  # whether it is one of the hard phrases, which are counted apart
+    similarity: float  # cosine of both
+    presence: float | None  # probability that the phrase is in the image; None if it is not known
+    answers: tuple[Answer, ...]  # its regions
+    boxes_xywh_px: tuple[Box, ...] = ()  # where it is
+    doubtful: bool = False  # whether an absent phrase may name a thing that the captions call by another noun
 
     @property
     def answered(self) -> tuple[Answer, ...]:
@@ -151,13 +143,11 @@ class Pair:
 
 
 def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """All figures as plain values.
+    """All figures as plain values: {value, low, high, n}, or None where presence is not known.
 
-    Returns:
-        `pairs`, the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
-        `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the
-        share of phrases that are there and got no region; and `kept` with other values of `regions.min_presence`.
-        Figures are {value, low, high, n}, or None where presence is not known.
+    `pairs` are the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
+    `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the share
+    of phrases that are there and got no region; and `kept` with other values of `regions.min_presence`.
     """
     easy = [pair for pair in pairs if not pair.hard]
     there = [pair for pair in easy if pair.there]
@@ -174,7 +164,7 @@ def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
         **_areas(easy),
         **_answered(easy, [pair.answered for pair in easy]),
         "ece": _calibration(easy),
-        "lost": _share([not pair.answers for pair in there], there),
+        "lost": _estimated(partial(_weighted_mean, np.array([not pair.answers for pair in there], np.float64)), there),
         "hard": _areas([pair for pair in pairs if pair.hard or pair.there]) if hard else None,
         "without_synonyms": _areas(certain),
         "kept": _kept(easy),
@@ -189,9 +179,8 @@ def _estimated(statistic: Callable[[Floats], float], pairs: Sequence[Pair]) -> d
     return weighted_estimate(statistic, np.array([pair.image for pair in pairs], np.int64)).plain()
 
 
-def _share(holds: Sequence[bool], pairs: Sequence[Pair]) -> dict[str, Any]:
-    values = np.array(holds, np.float64)
-    return _estimated(lambda weights: float(weights @ values / weights.sum()), pairs)
+def _weighted_mean(values: Floats, weights: Floats) -> float:
+    return float(weights @ values / weights.sum())
 
 
 def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
