@@ -162,7 +162,6 @@ def _explain_words(locator: Locator, image: Path, captions: list[str]) -> dict[s
 
 
 def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
-    """The place of the highest heat, as shares of the image's width and height."""
     height, width = values.shape
     y, x = divmod(int(values.argmax()), width)
     return f"{(x + 0.5 + shift_cells) / width:.2f}, {(y + 0.5 + shift_cells) / height:.2f}"

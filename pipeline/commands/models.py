@@ -29,21 +29,12 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
 from stages.shared.storage import check_writable
 
-COLUMNS: Final = 5
-"""Pictures side by side on the sheet of maps and regions."""
+COLUMNS: Final = 5  # pictures side by side on the sheet of maps and regions
 
 SUSPECTS: Final = (
     "A model with random weights looks like this. Check that the weights belong to this architecture, and that "
     "tokenizer and normalisation are those that they were trained with."
 )
-
-TOWERS: Final = {
-    "class_token": "class token",
-    "attention_pool": "attention pool",
-    "latent_pool": "latent query",
-    "average_pool": "average",
-}
-"""Kind of tower -> what the table calls it."""
 
 models = typer.Typer(
     help="List the CLIP models that can be explained, or check one.", invoke_without_command=True, rich_markup_mode=None
@@ -74,13 +65,13 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     table = Table("model", "image tower", "input", "tokens")
     for model in (model for model in rows if model["refused"] is None):
         side, grid = model["input_px"], model["grid"]
-        table.add_row(model["model"], TOWERS[model["tower"]], f"{side} px", f"{grid} x {grid}")
+        table.add_row(model["model"], model["tower"].replace("_", " "), f"{side} px", f"{grid} x {grid}")
     refused = Table("model", "why it cannot be explained")
     for model in (model for model in rows if model["refused"] is not None):
         refused.add_row(model["model"], model["refused"])
     fitting = Table("image tower", "explain.kind")
     for tower, kinds in {model["tower"]: model["explainers"] for model in rows if model["refused"] is None}.items():
-        fitting.add_row(TOWERS[tower], ", ".join(kinds))
+        fitting.add_row(tower.replace("_", " "), ", ".join(kinds))
     for each in (table, fitting, refused):
         for column in each.columns:
             column.overflow = "fold"
@@ -88,12 +79,10 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """List the bundled models, then every name of open_clip in its order.
+    """List the bundled models, then every name of open_clip in its order, as plain values.
 
-    Returns:
-        Plain values: `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between
-        tokens; `grid`, tokens a side; `explainers`, the kinds that are defined, the first being the default where it
-        fits; `refused`, the reason if none is, in which case the others but `model` are null.
+    `model`; `tower`, see `TowerKind`; `input_px`, side of images; `stride_px`, pixels between tokens; `grid`, tokens
+    a side; `explainers`, the kinds that are defined; `refused`, the reason if none is: the others are then null.
     """
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from pipeline.terminal import Terminated, errors, stoppable
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, InputError
 
 Settings = Annotated[
     list[str],
@@ -137,6 +137,17 @@ def naming_options() -> Iterator[None]:
             raise
         what = what.replace(f"{name}=", f"{_NAMED[name]} ")
         raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error
+
+
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Raise InputError where a text file in the block cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {file or 'a file without a name'}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8: {error}") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import Settings
+from pipeline.commands.options import Settings, reading
 from pipeline.config import load_config
 from pipeline.terminal import console, print_json
 from stages.contract.errors import ConfigError, InputError
@@ -19,8 +19,7 @@ from stages.phrases.stage import PhrasesStage
 from stages.read import make_reader
 from stages.sources.naming import pool_lines, pool_of, read_pool
 
-SAMPLES_AT_ONCE: Final = 256
-"""Samples whose captions are parsed together."""
+SAMPLES_AT_ONCE: Final = 256  # whose captions are parsed together
 
 
 def pool(
@@ -92,8 +91,11 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     """Yield the phrases of all captions of an input; samples with an error have none."""
     if source.endswith(".txt"):
         config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
-        lines = enumerate(_lines(source))
-        samples: Iterator[Sample] = (Sample(sample_id=str(n), source="", captions=(text,)) for n, text in lines)
+        with reading(source):
+            lines = [line for line in Path(source).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        samples: Iterator[Sample] = (
+            Sample(sample_id=str(n), source="", captions=(text,)) for n, text in enumerate(lines)
+        )
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)
@@ -105,12 +107,3 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
         for record in stage.process(batch):
             if record.error is None:
                 yield from record.phrases
-
-
-def _lines(source: str) -> list[str]:
-    try:
-        return [line for line in Path(source).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not UTF-8: {error}") from error

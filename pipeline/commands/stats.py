@@ -53,7 +53,6 @@ def stats(
 
 
 def _print(figures: Mapping[str, Any]) -> None:
-    """Print the tables for people."""
     samples = figures["samples"]
     console.print(f"{figures['dataset']}{'' if figures['finished'] else ' (the run has not finished)'}", soft_wrap=True)
     counts = {

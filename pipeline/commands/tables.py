@@ -212,7 +212,6 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 
 
 def _compared(row: Mapping[str, Any], figure: str) -> str:
-    """A value, and whether it is above or below that of Grad-ECLIP."""
     found = row["figures"].get(figure)
     difference = (row["differences"] or {}).get(figure)
     if found is None or difference is None or difference["low"] is None:

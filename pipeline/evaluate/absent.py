@@ -184,7 +184,6 @@ def _weighted_mean(values: Floats, weights: Floats) -> float:
 
 
 def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
-    """The shares of phrases that are there, and of absent ones, whose presence is at least each of `THRESHOLDS`."""
     presence = _presences(pairs)
     if presence is None:
         return None
@@ -215,7 +214,6 @@ def _presences(pairs: Sequence[Pair]) -> Floats | None:
 
 
 def _answered(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
-    """`il_mcc`, `positive_f1` and `cgf1` of the answers."""
     there, answered = _there(pairs), np.array([bool(own) for own in answers], np.bool_)
     both = list(zip(pairs, answers, strict=True))
     right = np.array([_right(pair, own) for pair, own in both]).reshape(-1, len(IOUS))

@@ -179,7 +179,6 @@ def retrieve(
 
 
 def _retrieved(queries: Embeddings, candidates: Embeddings, right: Sequence[set[int]]) -> dict[str, Floats]:
-    """The hits of `RETRIEVED` for each query; right: the candidates that are right for it."""
     parts: dict[str, list[Floats]] = {f"r{k}": [np.zeros(0)] for k in RETRIEVED}
     for start in range(0, len(queries), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)

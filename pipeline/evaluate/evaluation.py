@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -204,13 +204,16 @@ def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(lambda weights, figure=figure: figure(weights @ counts), images, RESAMPLES)
+            estimate = weighted_estimate(partial(_of_totals, figure, counts), images, RESAMPLES)
             figures[name] = replace(estimate, n=n).plain()
     return figures
 
 
+def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Floats) -> float:
+    return figure(weights @ counts)
+
+
 def _coco(queries: Sequence[Query]) -> dict[str, Any]:
-    """COCO's AP of boxes, and of masks where every target has one."""
     kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
     if all(query.target is None or query.target.mask is not None for query in queries):
         kinds["mask"] = "segm"
@@ -220,7 +223,7 @@ def _coco(queries: Sequence[Query]) -> dict[str, Any]:
         matches = coco_matches(queries, kind)
         if matches is not None:
             each = matches.average_precisions(np.ones(len(queries)))
-            ap = weighted_estimate(lambda weights, own=matches: own.average_precisions(weights).mean(), images).plain()
+            ap = weighted_estimate(matches.average_precision, images).plain()
             figures[name] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
     return figures
 
@@ -232,6 +235,10 @@ class Matches:
     queries: NDArray[np.int64]  # (d,), the query of each region, best score first
     right: NDArray[np.bool_]  # (thresholds, d), IoU 0.50, 0.55 .. 0.95
     things: NDArray[np.int64]  # (q,), true things of each query
+
+    def average_precision(self, weights: Floats) -> float:
+        """The mean of `average_precisions`: AP over IoU 0.50:0.95."""
+        return float(self.average_precisions(weights).mean())
 
     def average_precisions(self, weights: Floats) -> Floats:
         """AP (thresholds,) with a weight >= 0 per query (q,); all ones give COCOeval's."""

@@ -257,7 +257,6 @@ def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> NDArray[np
 
 
 def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
-    """Whether the peak of map i lies on the thing of phrase j, at the same place relative to the image's sides."""
     hits = np.zeros((len(queries), len(queries)), np.bool_)
     for i, own in enumerate(queries):
         if own.heat is not None:

@@ -212,7 +212,6 @@ class Marks:
 
 
 def _ask(records: Iterator[Record], count: int, marks: Marks, console: Console) -> None:
-    """Look at all images once, a batch at a time, and note the answers of the model."""
     probe, embedder = marks.exam.probe, marks.embedder
     prepare = prepare_stage(marks.exam.config, embedder.model.input, keep_image_bytes=probe.crops)
     prepare.setup()

@@ -169,7 +169,7 @@ def scores(label: str, figures: Mapping[str, Any]) -> str:
     names = ("presence_auc", "similarity_auc", "il_mcc", "positive_f1", "cgf1", "ece", "calibration_error", "group_f1")
     known = {name: figures[name] for name in names if figures.get(name) is not None}
     named = [f"{name} {figure['value']:.3f}" for name, figure in known.items()]
-    kept = f"regions with a score of at least .5: {half['kept']:.1%} of all, precision {half['precision']:.3f}"
+    kept = f"regions with a score of at least 0.5: {half['kept']:.1%} of all, precision {half['precision']:.3f}"
     return f"**{label}**: {', '.join(named)}; {kept}"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import shlex
 import shutil
 import subprocess
@@ -56,7 +54,11 @@ def test_help_lists_the_verbs_and_is_what_no_arguments_give() -> None:
 
 
 @pytest.mark.parametrize(
-    "program", [[sys.executable, "-m", "pipeline"], [str(Path(sys.executable).parent / "phrasebox")]]
+    "program",
+    [
+        [str(Path(sys.executable).parent / "phrasebox")],
+        pytest.param([sys.executable, "-m", "pipeline"], marks=pytest.mark.slow),
+    ],
 )
 def test_as_a_program(program: list[str], tmp_path: Path) -> None:
     """An error is one line and exit code 2, also in a process of its own."""
@@ -150,38 +152,21 @@ def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None
     assert not (out_folder / "data/mine.parquet").exists()
 
 
-def at_terminal(command: list[str], question: str, reply: str) -> tuple[int, str]:
-    """Exit code and all that was shown, of a program that asks at a terminal."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "dumb"}  # no colours
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    with open(ours, "r+b", buffering=0) as terminal, contextlib.suppress(OSError):  # raised where the program has ended
-        while part := terminal.read(4096):
-            shown += part
-            if reply and question.encode() in shown:
-                terminal.write(reply.encode() + b"\n")
-                reply = ""
-    return process.wait(), shown.decode().replace("\r", "")
-
-
 def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
     """Where there are rows; the two here are errors, which need no model."""
     (tmp_path / "none.jsonl").write_text("{\n{\n")
     out = tmp_path / "out"
     command = ["run", tmp_path / "none.jsonl", "--images", tmp_path, *DEMO, "--engine", "inline", "--out", out]
-    at_prompt = [sys.executable, "-m", "pipeline", *map(str, command), "--fresh"]
-    assert phrasebox(*command, "--fresh")[0] == 1, "there is nothing to lose, and every row failed"
-    question = f"{out} holds a finished dataset with 2 rows. Delete it and start over? [y/N]"
-    code, shown = at_terminal(at_prompt, question, "n")
-    assert code == 2
-    assert f"error: {out} stays as it is: nothing was deleted\n" in shown
+    assert phrasebox(*command, "--fresh", typed="n\n")[0] == 1, "there is nothing to lose, and every row failed"
+    code, shown, err = phrasebox(*command, "--fresh", typed="n\n")
+    assert f"{out} holds a finished dataset with 2 rows. Delete it and start over? [y/N]" in shown
+    assert (code, err) == (2, f"error: {out} stays as it is: nothing was deleted\n")
     assert phrasebox(*command)[1] == f"{out} is complete: nothing to do. --fresh starts over.\n"
     mine = out / "data/mine.parquet"
     mine.write_text("mine")
-    code, shown = at_terminal(at_prompt, question.replace("Delete it", "Delete it and these files"), "y")
+    code, shown, _ = phrasebox(*command, "--fresh", typed="y\n")
     assert f"phrasebox did not write these files:\n  {mine}\n" in shown
+    assert "Delete it and these files and start over? [y/N]" in shown
     assert (code, mine.exists()) == (1, False), shown
     assert f"dataset in {out}" in shown
 

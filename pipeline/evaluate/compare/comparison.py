@@ -197,7 +197,6 @@ def _curves(
     seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Insertion and deletion of the first question of each image, for every label that `maps` has."""
     rows: list[dict[str, Any]] = []
     with progress_bar(console, "insertion and deletion", len(images)) as advance:
         for done, (image, own) in enumerate(zip(images, maps, strict=False), start=1):

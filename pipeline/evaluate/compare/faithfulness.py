@@ -173,10 +173,10 @@ def masked_cosines(
 
 
 @torch.no_grad()
-def image_embeddings(model: ClipModel, rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+def image_embeddings(model: ClipModel, rgb: NDArray[np.uint8]) -> Floats:
     """Unit embeddings (B, E) of images (B, height, width, 3), by the whole image tower and nothing else."""
-    found: NDArray[np.float64] = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double()
-    return found.cpu().numpy()
+    found: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
+    return found
 
 
 def text_embeddings(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:

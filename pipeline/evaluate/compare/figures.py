@@ -274,11 +274,11 @@ def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats
         `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image
         tower, over `n` phrases. The correlation is None where one of them is the same for all.
     """
-    told, true = np.array([heat_map.similarity for own in maps for heat_map in own]), np.concatenate(cosines)
-    varies = told.std() > 0 and true.std() > 0
+    explained, true = np.array([heat_map.similarity for own in maps for heat_map in own]), np.concatenate(cosines)
+    varies = explained.std() > 0 and true.std() > 0
     return {
-        "correlation": float(np.corrcoef(told, true)[0, 1]) if varies else None,
-        "mean_difference": float((told - true).mean()),
-        "mean_distance": float(np.abs(told - true).mean()),
+        "correlation": float(np.corrcoef(explained, true)[0, 1]) if varies else None,
+        "mean_difference": float((explained - true).mean()),
+        "mean_distance": float(np.abs(explained - true).mean()),
         "n": len(true),
     }

@@ -133,7 +133,6 @@ def compared_images(
 
 
 def _any_questions(record: Record) -> list[Question]:
-    """Each text of a record once."""
     first: dict[str, Question] = {}
     for phrase, group in zip(record.phrases, linked(record.sample.captions, record.phrases), strict=True):
         first.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))

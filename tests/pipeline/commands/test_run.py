@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -31,9 +30,8 @@ from stages.contract.stage import Stage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
 from tests.conftest import SCENES
+from tests.pipeline.commands.evaluated import QUIET, called
 from tests.pipeline.light import assert_alike
-
-QUIET = Console(quiet=True)
 
 
 def config_of(values: dict[str, Any], out: Path, **output: Any) -> RunConfig:
@@ -176,26 +174,6 @@ def test_a_stopped_run_resumes(
     assert {**ours, "files": 0} == {**theirs, "files": 0}
 
 
-INTERRUPTED = """
-import os, signal, sys
-import pipeline.engines.inline as inline
-from pipeline.cli import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a child in the background may have been told to ignore it
-run_stages, batches = inline.run_stages, []
-
-def run_or_interrupt(*given):
-    batches.append(1)
-    if len(batches) == 4:  # the first is the look at whether the calibration holds
-        os.kill(os.getpid(), int(number))
-    return run_stages(*given)
-
-inline.run_stages, inline.call_rows = run_or_interrupt, lambda _: 4
-number = sys.argv.pop(1)
-main()
-"""
-
-
 @pytest.mark.parametrize(
     ("number", "code"),
     [
@@ -203,20 +181,33 @@ main()
         pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_says_that_it_can_go_on(
-    number: signal.Signals, code: int, inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path
+def test_an_interrupted_run_says_that_it_can_be_resumed(
+    number: signal.Signals,
+    code: int,
+    inline_dataset: Path,
+    scenes_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = config_of(scenes_config, tmp_path / "out")
     (tmp_path / "run.yaml").write_text(as_yaml(config.model_dump(mode="json", exclude_unset=True)))
-    command = [sys.executable, "-c", INTERRUPTED, str(int(number)), "run", str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.strip() == "stopped. Finished rows are kept; the same command resumes the run."
+    batches: list[int] = []
+
+    def run_or_interrupt(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
+        batches.append(len(records))
+        if len(batches) == 3:
+            os.kill(os.getpid(), number)
+        return run_stages(stages, records, told)
+
+    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
+    answer = called("run", tmp_path / "run.yaml")
+    assert (answer[0], answer[2]) == (code, "stopped. Finished rows are kept; the same command resumes the run.\n")
     assert list((tmp_path / "out" / "data").glob("*.parquet"))
-    printed = StringIO()
-    dataset = run(config, Console(file=printed, width=500))
-    assert f"resuming the run in {dataset}" in printed.getvalue()
-    assert_alike(rows_of(dataset), rows_of(inline_dataset))
+    code, out, _ = called("run", tmp_path / "run.yaml")
+    assert code == 0
+    assert f"resuming the run in {tmp_path / 'out'}" in out
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
 
 
 @pytest.mark.parametrize("failure", [ResourceError, KeyboardInterrupt])
