@@ -35,8 +35,7 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
-LINE_SECONDS: Final = 30.0
-"""Seconds between two lines of progress in a log, where no line can be redrawn."""
+LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, where no line can be redrawn
 
 
 @contextmanager

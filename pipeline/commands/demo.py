@@ -35,12 +35,10 @@ PHOTO_SETTINGS: Final = {
 }
 """The settings of configs/photos-fine.yaml."""
 
-LIKELY: Final = 0.5
-"""Pictures show regions with at least this score, if the scores are calibrated."""
+LIKELY: Final = 0.5  # pictures show regions with at least this score, if the scores are calibrated
 
 OVERLAYS: Final = 24
-ON_SHEET: Final = 12
-"""Pictures that are written one by one, and those of them that also go on one sheet."""
+ON_SHEET: Final = 12  # pictures that are written one by one, and those of them that also go on one sheet
 
 
 def demo(

@@ -55,14 +55,6 @@ MinScore = Annotated[
         "--min-score", metavar="SCORE", min=0.0, max=1.0, help="Only regions with at least this score, 0 to 1."
     ),
 ]
-ImageRoot = Annotated[
-    str | None,
-    typer.Option(
-        "--images",
-        metavar="DIR",
-        help="Folder or URL of the images, if they have moved since the run and the dataset does not hold them.",
-    ),
-]
 Finished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
 MaybeUnfinished = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")
@@ -93,9 +85,7 @@ Resized = Annotated[
 ]
 MovedImages = Annotated[
     str | None,
-    typer.Option(
-        "--images", metavar="DIR", help="Folder or URL of the images, if they have moved since (input.image_root)."
-    ),
+    typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they have moved since the run."),
 ]
 OverDataset = Annotated[
     list[str],
@@ -109,15 +99,8 @@ Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How m
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other scenes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
 
-_NAMED: Final = {
-    "out": "--out",
-    "split": "--split",
-    "where": "--where",
-    "min_score": "--min-score",
-    "per": "--per",
-    "keep_empty": "--keep-empty",
-    "image_root": "--images",
-}
+_PLAIN: Final = ("out", "split", "where", "min_score", "per", "keep_empty")
+_NAMED: Final = {"image_root": "--images", **{name: f"--{name.replace('_', '-')}" for name in _PLAIN}}
 """Parameter -> the option that sets it."""
 
 

@@ -13,8 +13,7 @@ from pipeline.config import load_config
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
 
-USED: Final = ("input", "model", "images")
-"""Sections of the configuration that scores depend on."""
+USED: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
 
 def score_model(

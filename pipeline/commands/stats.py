@@ -16,8 +16,7 @@ from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console, errors, print_json, progress_bar
 
-_BAR: Final = 30
-"""Characters of the longest bar."""
+_BAR: Final = 30  # characters of the longest bar
 
 _STATUS: Final = {
     "regions": "with regions",

@@ -38,16 +38,14 @@ from pipeline.evaluate.metrics import is_right
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
 
-ANSWERED: Final = 0.5
-"""The least presence, or score, of an answer; 0.5 as in SAM 3's evaluator."""
+ANSWERED: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Values of `regions.min_presence` for which the figures say how much is kept."""
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
 
-_TRIES: Final = 200
-"""Draws for one phrase; an image that shares words with nearly all others gets fewer phrases."""
+_TRIES: Final = 200  # draws for one phrase; an image that shares words with nearly all others gets fewer phrases
 
 _WORD: Final = re.compile(r"\w+")
 

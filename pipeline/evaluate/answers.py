@@ -20,11 +20,8 @@ from scipy.stats import hypergeom
 from pipeline.evaluate.estimates import RESAMPLES, Estimate, Floats, mean_estimates, weighted_estimate
 from pipeline.evaluate.probe import Embedded, Embeddings, Questions
 
-WAYS: Final = ("roi", "mask", "crop")
-"""The ways to embed a region, see `pipeline.evaluate.probe`."""
-
-RETRIEVED: Final = (1, 5, 10)
-"""The first so many answers of a retrieval that are looked at."""
+WAYS: Final = ("roi", "mask", "crop")  # the ways to embed a region, see `pipeline.evaluate.probe`
+RETRIEVED: Final = (1, 5, 10)  # the first so many answers of a retrieval that are looked at
 
 _TEXTS_AT_ONCE: Final = 1024
 

@@ -40,14 +40,12 @@ from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import SHARES, FittedCut, cut_features
 from stages.shared.storage import check_writable, write_text
 
-FEWEST_REGIONS: Final = 100
-"""A calibration from fewer regions says more about chance than about the model."""
+FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 
 RIDGE: Final = 1e-4
 """Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 .. 1."""
 
-SHRINK: Final = 3.0
-"""Things of usual size that each head noun is taken to have been seen with beside the real ones."""
+SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have been seen with beside the real ones
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RESAMPLES: Final = 1000
-SCORE_RESAMPLES: Final = 200
-"""Resamples of the figures that sort all regions each time: risk-coverage, calibration, AP."""
+SCORE_RESAMPLES: Final = 200  # resamples of the figures that sort all regions each time: risk-coverage, calibration, AP
 
 SEED: Final = 0
-LEVEL: Final = 0.95
-"""Two-sided confidence level of all intervals."""
+LEVEL: Final = 0.95  # two-sided confidence level of all intervals
 
 BINS: Final = 15
 """Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
@@ -34,8 +32,7 @@ RIDGE: Final = 1.0
 """Penalty on the squared weights of standardised features. As a prior it has standard deviation 1: weak beside
 hundreds of regions, but it keeps weights finite where a feature separates right from wrong without exception."""
 
-FOLDS: Final = 5
-"""Parts of the images; each is judged by a fit on the others."""
+FOLDS: Final = 5  # parts of the images; each is judged by a fit on the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,8 +51,7 @@ from stages.regions.stage import RegionsStage
 from stages.shared.storage import place_of
 from stages.sources import HEAT_MAPS
 
-RECALLS: Final = np.linspace(0.0, 1.0, 101)
-"""Recalls at which COCO reads the precision."""
+RECALLS: Final = np.linspace(0.0, 1.0, 101)  # recalls at which COCO reads the precision
 
 
 @dataclass(slots=True)

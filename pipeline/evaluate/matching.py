@@ -40,8 +40,7 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
 from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
-LEVELS: Final = 256
-"""Heat levels that `metrics.pixel_ap` distinguishes."""
+LEVELS: Final = 256  # heat levels that `metrics.pixel_ap` distinguishes
 
 
 def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:

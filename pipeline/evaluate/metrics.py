@@ -32,11 +32,8 @@ TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
 """The tolerance is 15 px in an image whose longer side has 384 px, and grows with the image."""
 
-IOU: Final = 0.5
-"""A box is right if its intersection over union is at least this."""
-
-CENTRED_SIDE: Final = 0.8
-"""The share from 0.5 to 1, in steps of 0.1, whose box hits most phrases of 1,000 photographs."""
+IOU: Final = 0.5  # a box is right if its intersection over union is at least this
+CENTRED_SIDE: Final = 0.8  # the share from 0.5 to 1, in steps of 0.1, whose box hits most phrases of 1,000 photographs
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +188,7 @@ def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
     return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
 
 
-COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")
-"""Columns of `link_counts`."""
+COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")  # columns of `link_counts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,14 +42,9 @@ LEAST_RETRIEVED: Final = 0.75
 """Share of the photographs and captions together for which a sane model finds the partner. Random guessing gets there
 with a probability of at most 0.0007: 6 of 8 in a random order, counted twice where both directions agree."""
 
-MOST_LIKELY: Final = 0.01
-"""Heat on the things counts if chance is as good with at most this probability."""
-
-GRID: Final = 48
-"""Cells along each side of the grid on which maps and things of different images are compared."""
-
-PAIRINGS: Final = 20_000
-"""Random pairings that chance is computed from, always the same ones."""
+MOST_LIKELY: Final = 0.01  # heat on the things counts if chance is as good with at most this probability
+GRID: Final = 48  # cells along each side of the grid on which maps and things of different images are compared
+PAIRINGS: Final = 20_000  # random pairings that chance is computed from, always the same ones
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_REPEATS: Final = 5

@@ -50,8 +50,7 @@ from stages.shared.model.load import load, usable_model
 from stages.shared.truth import read_truth
 from stages.shared.truth.ground_truth import GroundTruth
 
-SHOWN_FAULTS: Final = 3
-"""Images that cannot be opened and are named; the others are counted."""
+SHOWN_FAULTS: Final = 3  # images that cannot be opened and are named; the others are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,7 @@ from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals
 from stages.regions.groups import relation
 from stages.regions.stage import RegionsStage
 
-FEWEST_PHRASES: Final = 100
-"""A fit of presence from fewer phrases says more about chance than about the model."""
+FEWEST_PHRASES: Final = 100  # a fit of presence from fewer phrases says more about chance than about the model
 
 
 def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:

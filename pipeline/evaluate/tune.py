@@ -53,8 +53,7 @@ Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "ma
 
 FIGURES: Final[tuple[str, ...]] = get_args(Figure)
 
-MARGIN: Final = 0.002
-"""A setting takes the place of the one before only if its figure is better by this."""
+MARGIN: Final = 0.002  # a setting takes the place of the one before only if its figure is better by this
 
 
 def tuned(

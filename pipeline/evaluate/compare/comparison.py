@@ -47,11 +47,8 @@ from stages.explain import EXPLAINERS
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import load, usable_model
 
-SANE_IMAGES: Final = 16
-"""Images of the sanity checks: each takes three more maps of one phrase."""
-
-USED: Final = ("input", "model", "phrases", "images")
-"""Sections of the configuration that a comparison depends on."""
+SANE_IMAGES: Final = 16  # images of the sanity checks: each takes three more maps of one phrase
+USED: Final = ("input", "model", "phrases", "images")  # sections of the configuration that a comparison depends on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

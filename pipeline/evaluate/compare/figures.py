@@ -30,14 +30,9 @@ from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.regions.thresholds import otsu_cut
 
-SAMPLES: Final = 128
-"""Samples along the longer side: several for each cell of a map. Their number costs its square."""
-
-SHARES: Final = tuple(step / 10 for step in range(1, 10))
-"""Shares of a map's maximum that are tried as a threshold."""
-
-FEWEST_IMAGES: Final = 8
-"""A bootstrap over fewer images says little of chance."""
+SAMPLES: Final = 128  # samples along the longer side: several for each cell of a map. Their number costs its square
+SHARES: Final = tuple(step / 10 for step in range(1, 10))  # shares of a map's maximum that are tried as a threshold
+FEWEST_IMAGES: Final = 8  # a bootstrap over fewer images says little of chance
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,16 +44,13 @@ OPTION: Final = "--explainers"
 PLAIN: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings say otherwise."""
 
-REFERENCE: Final = "grad_eclip"
-"""Differences are computed against it, where it takes part."""
+REFERENCE: Final = "grad_eclip"  # differences are computed against it, where it takes part
 
 TIMED_PHRASES: Final = 8
-TIMED_IMAGES: Final = 2
-"""Images of a batch that is timed; one where each takes many forward passes."""
+TIMED_IMAGES: Final = 2  # images of a batch that is timed; one where each takes many forward passes
 
 TIMES: Final = 3
-LONG_S: Final = 4.0
-"""A batch that takes longer is timed once instead of `TIMES`."""
+LONG_S: Final = 4.0  # a batch that takes longer is timed once instead of `TIMES`
 
 RIVALS: Final = 100  # the most phrases among which a phrase's probability is computed
 KEPT: Final = 16  # calls of a trunk that are remembered: a batch and its images

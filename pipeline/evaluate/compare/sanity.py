@@ -43,8 +43,7 @@ _WEIGHTS: Final = ("patch_weight", "patch_bias", "class_token", "position_embedd
 _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
 """The weights of a transformer before its blocks, and those of a block."""
 
-PERTURBED_IMAGES: Final = 2
-"""Images of the checks of explainers that take many forward passes for each."""
+PERTURBED_IMAGES: Final = 2  # images of the checks of explainers that take many forward passes for each
 
 
 def sanity(field: Field, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[dict[str, Any]]:
