@@ -188,8 +188,8 @@ def engines(_: Path | None, scenes: int = 400) -> Figures:
         source = {"path": str(root / "scenes/captions.jsonl"), "image_root": str(root / "scenes/images")}
         for kind in ("inline", "ray"):
             report = _run(root / kind, source, {"name": "demo"}, engine=kind)
-            start = report.first_batch_s or 0.0
-            speeds[kind], starts[kind] = (scenes - report.first_batch) / (report.wall_time_s - start), start
+            start, batch = report.first_batch or (0.0, 0)
+            speeds[kind], starts[kind] = (scenes - batch) / (report.wall_time_s - start), start
         machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
         yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
         yield line("ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up")

@@ -27,19 +27,12 @@ from stages.explain.stage import ExplainStage
 from stages.read import Reader, Shard
 from stages.regions.stage import RegionsStage
 
-SHARDS: Final = 4
-"""Shards that the samples come from. They are evenly spaced in the input."""
-
-SAMPLES: Final = 32
-"""Samples that are looked at, from all these shards together."""
+SHARDS: Final = 4  # that the samples come from, evenly spaced in the input
+SAMPLES: Final = 32  # that are looked at, from all these shards together
 
 FAR: Final = 0.75
-"""The shift, in standard deviations of the fit, from which on pictures are others, if there are many of them.
-
-Of the demo model's calibration, which was fitted on drawn scenes, 150 other drawn scenes are .08 away and 150
-photographs 2.3.
-"""
-
+"""Shift, in standard deviations of the fit, above which images count as out of domain (many samples). From the demo
+model's calibration, fitted on drawn scenes, 150 other drawn scenes are 0.08 away and 150 photographs 2.3."""
 
 UNLIKE: Final = 1.1
 """Images are others from this many times, divided by the root of their number, above the distance that is expected
@@ -47,9 +40,8 @@ UNLIKE: Final = 1.1
 
 Expected is 1 + directions / images of the fit. By the calibration of `photo` that fits configs/photos.yaml, with 500
 photographs of Flickr8k, none of 5,000 draws of 32 from 384 others is that far away, and of photographs of COCO, where
-the calibration error is .201 instead of .037, all but 1 of 5,000 draws are; of draws of 16 still 91 %. By that of
-`demo` none of 500 draws of 32 drawn scenes is.
-"""
+the calibration error is 0.201 instead of 0.037, all but 1 of 5,000 draws are; of draws of 16 still 91 %. By that of
+`demo` none of 500 draws of 32 drawn scenes is."""
 
 FEWEST_FITTED: Final = 100
 """The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""
@@ -57,15 +49,10 @@ FEWEST_FITTED: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """How the samples of a run differ from those of a fit.
+    """How the samples of a run differ from those of a fit."""
 
-    Attributes:
-        what: For people.
-        in_regions: Whether it is the regions, so that scores mean nothing; otherwise it is the images alone.
-    """
-
-    what: str
-    in_regions: bool
+    what: str  # for people
+    in_regions: bool  # whether it is the regions, so that scores mean nothing; otherwise it is the images alone
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> Outside | None:
@@ -76,17 +63,9 @@ class Outside:
 def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     """Compute the first samples, and say how they differ from those that the calibration was fitted on.
 
-    The model is loaded in this process, on a GPU if there is one, and let go afterwards.
-
-    Args:
-        graph: The run's graph; its stages are not set up here.
-        shards: The run's input.
-
-    Returns:
-        None if they do not differ, if none of the samples has a region, or if there is no calibration.
-
-    Raises:
-        PhraseboxError: As the stages raise it.
+    The model is loaded in this process, on a GPU if there is one, and let go afterwards; the graph's stages are not set
+    up. None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises
+    PhraseboxError as the stages do.
     """
     regions = graph.cuts
     if regions.calibration is None or not regions.calibration.weight:
@@ -104,10 +83,10 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
         return None
     feature, shift = regions.calibration.shift(evidence)
     if abs(shift) > FAR + 1 / math.sqrt(len(seen)):
+        side = "above" if shift > 0 else "below"
         what = (
-            f"The images differ from those the scores were calibrated on ({feature} of the regions in "
-            f"{len(seen)} of them is {abs(shift):.1f} standard deviations {'above' if shift > 0 else 'below'} that of "
-            "the fit)"
+            f"The images differ from those the scores were calibrated on ({feature} of the regions in {len(seen)} of "
+            f"them is {abs(shift):.1f} standard deviations {side} that of the fit)"
         )
         return Outside(what=what, in_regions=True)
     fitted = int(regions.calibration.made_from.get("images", 0))

@@ -46,32 +46,20 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Located:
-    """The findings in one image, for P phrases and n regions. A notebook shows them as `picture()`.
+    """The findings in one image, for P phrases and n regions. A notebook shows them as `picture()`."""
 
-    Attributes:
-        phrases: The P phrases, as they were given.
-        heat_maps: float32 (P, grid_h, grid_w), >= 0, not normalised; each covers the whole image.
-        similarities: float32 (P,), cosine of image and phrase, -1 .. 1.
-        faults: P texts: "", or why the heat map is all zeros: "constant", "empty" or "non_finite".
-        phrase_indices: int64 (n,), the phrase of each region: in the order of the phrases, best region first.
-        boxes_xyxy_px: float32 (n, 4), half-open boxes [left, top, right, bottom) in pixels of the upright image.
-        scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these
-            settings, which is fitted to phrases without articles; else a number that only ranks.
-        regions: The n regions as the stages make them, with masks in run-length form.
-        size_hw: Height and width of the upright image, px.
-        shift_cells: Shift of the heat maps' values from the centres of their cells, right and down, in cells.
-    """
-
-    phrases: tuple[str, ...]
-    heat_maps: NDArray[np.float32]
-    similarities: NDArray[np.float32]
-    faults: tuple[str, ...]
-    phrase_indices: NDArray[np.int64]
-    boxes_xyxy_px: NDArray[np.float32]
+    phrases: tuple[str, ...]  # P, as they were given
+    heat_maps: NDArray[np.float32]  # (P, grid_h, grid_w), >= 0, not normalised; each covers the whole image
+    similarities: NDArray[np.float32]  # (P,), cosine of image and phrase, -1 .. 1
+    faults: tuple[str, ...]  # P, "" or why the heat map is all zeros: "constant", "empty" or "non_finite"
+    phrase_indices: NDArray[np.int64]  # (n,), the phrase of each region: in their order, best region first
+    boxes_xyxy_px: NDArray[np.float32]  # (n, 4), half-open [left, top, right, bottom) in pixels of the upright image
+    # (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these settings, which is
+    # fitted to phrases without articles; else a number that only ranks.
     scores: NDArray[np.float32]
-    regions: tuple[Region, ...]
-    size_hw: tuple[int, int]
-    shift_cells: float
+    regions: tuple[Region, ...]  # n, as the stages make them, with masks in run-length form
+    size_hw: tuple[int, int]  # of the upright image, px
+    shift_cells: float  # shift of the heat maps' values from the centres of their cells, right and down, in cells
     _content: bytes
     _limits: DecodeLimits
 
@@ -169,15 +157,11 @@ class Locator:
         """Return a locator for a model that `open_clip` has loaded, on the device that the model is on.
 
         The model is only read: mode, hooks, flags and outputs stay as they are. Make a new locator after the model's
-        weights have changed.
+        weights have changed. `phrasebox models` lists the supported image towers of CLIP and CustomTextCLIP. Models
+        with CLIP's own vocabulary do not need `tokenizer`, the result of `open_clip.get_tokenizer`.
 
-        Args:
-            model: An open_clip CLIP or CustomTextCLIP; `phrasebox models` lists whose image towers are supported.
-            tokenizer: The result of `open_clip.get_tokenizer`; not needed for models with CLIP's own vocabulary.
-            explain, regions: As for `Locator`.
-
-        Raises:
-            ConfigError: The model is not supported, its tokenizer has to be given, or a setting cannot be used.
+        Raises ConfigError if the model is not supported, if its tokenizer has to be given, or if a setting cannot be
+        used.
         """
         from stages.shared.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
 
@@ -223,10 +207,8 @@ class Locator:
     def words(self, image: ImageLike, captions: Sequence[str]) -> list[CaptionImportance]:
         """Compute how important each word of captions is for an image.
 
-        Raises:
-            ConfigError: There is no caption, one of them is empty, or the importance of words is not defined on the
-                model's text tower.
-            InputError: The image cannot be read, or is damaged; the message says what is wrong with it.
+        Raises ConfigError if there is no caption, if one is empty, or if the importance of words is not defined on the
+        model's text tower; InputError if the image cannot be read.
         """
         if not captions or not all(caption.strip() for caption in captions):
             raise ConfigError(f"expected one or several captions, none of them empty, got {list(captions)!r}")
@@ -269,7 +251,7 @@ def _run(stages: Sequence[Any], record: Record) -> Record:
 
 
 def _content(image: Any) -> tuple[str, bytes]:
-    """Return name and encoded image. Raise InputError for files that cannot be read and for other objects."""
+    """Return name and encoded image. Raise InputError for other objects and for files that cannot be read."""
     if isinstance(image, (bytes, bytearray, memoryview)):
         return IN_MEMORY, bytes(image)
     if isinstance(image, (str, os.PathLike)):

@@ -31,20 +31,19 @@ from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResourceError
-from stages.contract.records import Record, Sample
+from stages.contract.records import Record
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
-from stages.read import Reader, plan_shards, read_shard
+from stages.read import Reader, plan_shards
 from stages.write import ShardWriter
 
 RAY_CORES: Final = 0.1
 """Cores that Ray's own processes keep busy during a run, however little it does: the loops of the driver, the raylet
-and the servers of state, statistics and logs, and the ledger. Measured on 2 cores of an AMD EPYC:
-configs/measured/scale.md."""
+and the servers of state, statistics and logs, and the ledger (2 cores of an AMD EPYC, configs/measured/scale.md)."""
 
 RAY_BATCH_S: Final = 0.12
 """Seconds of a core that these and the workers take to hand a batch of records from step to step, beside making tables
-of records, which the sample shows. Measured there, too."""
+of records, which the sample shows (measured there, too)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +112,7 @@ def texts_in(costs: Costs, images: float) -> float:
 def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
     """Return what a number of images takes on a machine. Raises ValueError if the speed of its GPUs is unknown.
 
-    Every worker embeds the phrases that are new to it. Cores are shared: a core that one step does not use works for
-    another one.
+    Every worker embeds the phrases that are new to it. Cores are shared between steps.
     """
     beside = sum(seconds for step, seconds in costs.steps.items() if step != costs.explain) + machine.own_s
     cores, share = machine.cores - machine.own_cores, images / machine.workers
@@ -162,7 +160,7 @@ class HandedOn(Stage):
     name: ClassVar[str] = "tables"
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`."""
+        """Return the records of their table."""
         return table_to_records(records_to_table(batch))
 
 
@@ -171,16 +169,10 @@ def measure(config: RunConfig, samples: int, processes: int) -> Costs:
 
     The time to import, to load the model, to compare the first images with the calibration's (`pipeline.domain`), to
     start Ray and to write the manifest depends on machine, model and input, so it is taken from a real run, on this
-    machine even if the configuration names a cluster. Nothing is left on the disk.
+    machine even if the configuration names a cluster. Nothing is left on the disk. Several processes compute on one
+    thread each, all on the same at most `samples` images.
 
-    Args:
-        config: the run. Several processes compute on one thread each.
-        samples: most images.
-        processes: number of processes that do the same work.
-
-    Raises:
-        InputError: the input holds no samples.
-        PhraseboxError: the run would be rejected.
+    Raises InputError if the input holds no samples, and PhraseboxError if the run would be rejected.
     """
     each = config
     if processes > 1:
@@ -208,18 +200,16 @@ def _try(config: RunConfig, folder: Path, began: float) -> tuple[int, float]:
     output = config.output.model_copy(update={"path": folder / "out", "max_error_share": None})
     engine = config.engine.model_copy(update={"address": None})
     run(_limited(config, SAMPLES).model_copy(update={"output": output, "engine": engine}), report=report)
-    answered = report.first_batch_s or report.first_row_s  # a source of regions without a model answers nothing else
-    return report.done, report.wall_time_s if answered is None else answered
+    answered = report.first_batch or report.first_rows  # a source of regions without a model answers nothing else
+    return report.done, report.wall_time_s if answered is None else answered[0]
 
 
 def _limited(config: RunConfig, samples: int) -> RunConfig:
-    """Return a run over the first samples."""
     limit = min(samples, config.input.limit or samples)
     return config.model_copy(update={"input": config.input.model_copy(update={"limit": limit})})
 
 
 def _costs(config: RunConfig, samples: int) -> Costs:
-    """Measure in this process."""
     graph = build_graph(_limited(config, samples))
     columns = graph.settings(config).output.columns
     hand_on = (HandedOn(),) if config.engine.kind == "ray" else ()
@@ -270,8 +260,7 @@ def _costs(config: RunConfig, samples: int) -> Costs:
 
 
 def _read(reader: Reader) -> list[Record]:
-    items = (item for shard in plan_shards(reader) for item in read_shard(reader, shard))
-    return [Record.start(item) for item in items if isinstance(item, Sample)]
+    return [Record.start(sample) for sample in reader.samples(plan_shards(reader))]
 
 
 def _texts(records: Sequence[Record]) -> set[str]:

@@ -11,12 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-)
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from pipeline import terminal
@@ -26,61 +21,37 @@ from stages.write import LIKELY, Tally
 
 @dataclass(slots=True)
 class StageTime:
-    """The work of a stage in this run, summed over its workers.
+    """The work of a stage in this run, summed over its workers."""
 
-    Attributes:
-        records: Records it answered.
-        busy_s: Seconds in which its workers were busy.
-        images: Images that a forward pass was asked for; 0 for a stage without a model.
-        devices: Images asked for, by the device that computed them.
-    """
-
-    records: int = 0
-    busy_s: float = 0.0
-    images: int = 0
-    devices: Counter[str] = field(default_factory=Counter)
+    records: int = 0  # that it answered
+    busy_s: float = 0.0  # seconds in which its workers were busy
+    images: int = 0  # that a forward pass was asked for; 0 for a stage without a model
+    devices: Counter[str] = field(default_factory=Counter)  # images by the device that computed them
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `dataset.json`."""
-        values = {"records": self.records, "busy_s": round(self.busy_s, 3)}
-        if not self.devices:
-            return values
-        return {**values, "images": self.images, "devices": dict(self.devices)}
+        asked = {"images": self.images, "devices": dict(self.devices)} if self.devices else {}
+        return {"records": self.records, "busy_s": round(self.busy_s, 3), **asked}
 
 
 @dataclass(slots=True)
 class Report:
-    """The events of a run so far, as the engine reports them.
+    """The events of a run so far, as the engine reports them."""
 
-    Attributes:
-        expected: Samples of the input, if the reader knows their number before reading.
-        already: Rows that an earlier attempt has written.
-        reads: Input shard number -> (samples, skipped by reason); a shard that is read again replaces itself.
-        stages: What each stage did, by its name.
-        done: Rows handed to the writer in this run.
-        failed: Those of them with an error.
-        deaths: Workers that died with a batch in hand, which was then given to another.
-        notes: What the user should know besides the counts.
-        started_s: When the run started, by `time.perf_counter`.
-        first_row_s: Seconds from there to the first rows.
-        first_rows: How many these were.
-        first_batch_s: Seconds from there until the model had answered its first batch.
-        first_batch: Records in that batch.
-    """
-
-    expected: int | None = None
-    already: int = 0
+    expected: int | None = None  # samples of the input, if the reader knows their number before reading
+    already: int = 0  # rows that an earlier attempt has written
+    # Input shard number -> (samples, skipped by reason); a shard that is read again replaces itself.
     reads: dict[int, tuple[int, Counter[str]]] = field(default_factory=dict)
-    stages: dict[str, StageTime] = field(default_factory=dict)
-    done: int = 0
-    failed: int = 0
-    deaths: int = 0
-    notes: list[str] = field(default_factory=list)
+    stages: dict[str, StageTime] = field(default_factory=dict)  # by the stage's name
+    done: int = 0  # rows handed to the writer in this run
+    failed: int = 0  # those of them with an error
+    deaths: int = 0  # workers that died with a batch in hand, which was then given to another
+    notes: list[str] = field(default_factory=list)  # what the user should know besides the counts
     started_s: float = field(default_factory=time.perf_counter)
-    first_row_s: float | None = None
-    first_rows: int = 0
-    first_batch_s: float | None = None
-    first_batch: int = 0
+    first_rows: tuple[float, int] | None = None  # seconds from the start to the first rows, and how many these were
+    first_batch: tuple[float, int] | None = (
+        None  # seconds until the model had answered its first batch, and its records
+    )
 
     def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
         """Note that a shard of the input was read to its end."""
@@ -92,21 +63,15 @@ class Report:
         entry.records += records
         entry.busy_s += busy_s
         if forwards is not None:
-            if self.first_batch_s is None:
-                self.first_batch_s, self.first_batch = self.wall_time_s, records
+            self.first_batch = self.first_batch or (self.wall_time_s, records)
             entry.images += forwards.images
             entry.devices[forwards.device] += forwards.images
 
     def rows(self, done: int, failed: int) -> None:
         """Note that rows are ready to be written."""
-        if self.first_row_s is None:
-            self.first_row_s, self.first_rows = self.wall_time_s, done
+        self.first_rows = self.first_rows or (self.wall_time_s, done)
         self.done += done
         self.failed += failed
-
-    def died(self) -> None:
-        """Note that a worker died with a batch in hand."""
-        self.deaths += 1
 
     def note(self, text: str) -> None:
         """Note what the user should know; it is shown once."""
@@ -114,10 +79,7 @@ class Report:
 
     @property
     def seen(self) -> int:
-        """Images that the model has answered, or rows where no model is asked: what progress is counted in.
-
-        Rows come long after the model where many of them are one file.
-        """
+        """Images that the model has answered, long before they are rows; or rows where no model is asked."""
         answered = [stage.records for stage in self.stages.values() if stage.devices]
         if not answered:
             return self.done
@@ -127,14 +89,10 @@ class Report:
     @property
     def images_per_second(self) -> float | None:
         """The speed of `seen` after the first ones, which include the start; None until more have come."""
-        first_s, first = (
-            (self.first_row_s, self.first_rows)
-            if self.first_batch_s is None
-            else (self.first_batch_s, self.first_batch)
-        )
-        if first_s is None or self.seen <= first or self.wall_time_s <= first_s:
+        first = self.first_batch or self.first_rows
+        if first is None or self.seen <= first[1] or self.wall_time_s <= first[0]:
             return None
-        return (self.seen - first) / (self.wall_time_s - first_s)
+        return (self.seen - first[1]) / (self.wall_time_s - first[0])
 
     @property
     def samples_read(self) -> int:
@@ -144,10 +102,7 @@ class Report:
     @property
     def skipped(self) -> Counter[str]:
         """Rows of the input that gave no sample, by reason."""
-        total: Counter[str] = Counter()
-        for _, skipped in self.reads.values():
-            total.update(skipped)
-        return total
+        return sum((skipped for _, skipped in self.reads.values()), Counter[str]())
 
     @property
     def wall_time_s(self) -> float:
@@ -156,10 +111,7 @@ class Report:
 
 
 class Display:
-    """A line of progress: images that the model has seen, images/s, time left, errors.
-
-    It is redrawn on a terminal; a log gets one now and then.
-    """
+    """A line of progress: images that the model has seen, images/s, time left, errors; a log gets one now and then."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -220,57 +172,47 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def _forwards(report: Report) -> Iterator[tuple[str, str]]:
-    """Lines about what the model computed."""
-    for stage in report.stages.values():
-        for device, images in stage.devices.items():
-            yield "images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}"
-
-
 def print_summary(
     console: Console, total: Tally, report: Report, path: str, *, model: str, scores: str, calibrated: bool
 ) -> None:
     """Print the table at the end of a run, and what can be done with the dataset.
 
-    Args:
-        console: Where to.
-        total: Counts of the dataset.
-        report: What happened in the run.
-        path: The dataset's folder, as the user wrote it.
-        model: Its name.
-        scores: Sentences that say what the scores mean.
-        calibrated: Whether they are probabilities.
+    `total` counts the dataset in `path`, `report` the run; `scores` says what scores mean, `calibrated` whether they
+    are probabilities.
     """
-    table = Table(show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    table.add_row("samples read", f"{report.samples_read:,}")
-    table.add_row("rows written", f"{total.rows:,}")
-    table.add_row("  annotated", f"{total.annotated:,}")
-    if total.without_regions:
-        table.add_row("    of these without a region", f"{total.without_regions:,}")
-    table.add_row("  without phrases", f"{total.without_phrases:,}")
-    if total.other_language:
-        share = total.other_language / total.rows
-        table.add_row("  with a caption in another language", f"{total.other_language:,} ({share:.1%})")
-    table.add_row("  failed", f"{total.failed:,}")
-    for reason, count in total.failed_by_reason.most_common():
-        table.add_row(f"    {reason}", f"{count:,}")
-    for reason, count in report.skipped.most_common():
-        table.add_row(f"skipped, no row: {reason}", f"{count:,}")
-    table.add_row("phrases", f"{total.phrases:,}")
-    if total.absent:
-        table.add_row("  judged not to be in their image", f"{total.absent:,}")
-    table.add_row("regions", f"{total.regions:,}")
-    if total.regions and calibrated:
-        table.add_row(f"  with a score of {LIKELY} or more", f"{total.likely:,} ({total.likely / total.regions:.0%})")
-    table.add_row("time", f"{report.wall_time_s:,.1f} s")
-    if report.deaths:
-        table.add_row("workers that died", f"{report.deaths:,}")
-    for name, value in _forwards(report):
-        table.add_row(name, value)
-    if report.done:
-        table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
+
+    def some(count: int, of: int = 0) -> str:
+        return f"{count:,}" + (f" ({count / of:.1%})" if of else "") if count else ""
+
+    likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if calibrated and total.regions else ""
+    computed = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
+    rows = [
+        ("samples read", f"{report.samples_read:,}"),
+        ("rows written", f"{total.rows:,}"),
+        ("  annotated", f"{total.annotated:,}"),
+        ("    of these without a region", some(total.without_regions)),
+        ("  without phrases", f"{total.without_phrases:,}"),
+        ("  with a caption in another language", some(total.other_language, total.rows)),
+        ("  failed", f"{total.failed:,}"),
+        *((f"    {reason}", some(count)) for reason, count in total.failed_by_reason.most_common()),
+        *((f"skipped, no row: {reason}", some(count)) for reason, count in report.skipped.most_common()),
+        ("phrases", f"{total.phrases:,}"),
+        ("  judged not to be in their image", some(total.absent)),
+        ("regions", f"{total.regions:,}"),
+        (f"  with a score of {LIKELY} or more", likely),
+        ("time", f"{report.wall_time_s:,.1f} s"),
+        ("workers that died", some(report.deaths)),
+        *(
+            ("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
+            for stage, device, images in computed
+        ),
+        ("images/s in this run", f"{report.done / report.wall_time_s:,.1f}" if report.done else ""),
+    ]
+    table = Table("", "", show_header=False)
+    table.columns[1].justify = "right"
+    for name, cell in rows:
+        if cell:
+            table.add_row(name, cell)
     console.print(f"dataset in {path}, model: {model}", soft_wrap=True)
     console.print(table)
     if not total.rows:

@@ -5,6 +5,7 @@ Paths and captions may hold brackets and colons, so nothing that a console print
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,20 +25,24 @@ errors = Console(stderr=True, markup=False, emoji=False)
 """Standard error."""
 
 
+def print_json(values: object, **style: Any) -> None:
+    """Print plain values as JSON on standard output; `style` goes to `json.dumps`."""
+    sys.stdout.write(json.dumps(values, **{"indent": 1, **style}) + "\n")
+
+
 def visible(text: str) -> str:
     """The text with control characters written out: file names may hold characters that a terminal would obey."""
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
-LINE_SECONDS: Final = 30.0
-"""Seconds between two lines of progress in a log, where no line can be redrawn."""
+LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, where no line can be redrawn
 
 
 @contextmanager
 def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """One line that is redrawn on a terminal while the block runs; elsewhere a line now and then.
 
-    Gives a function that takes the number of things done.
+    The function that it gives takes the number of things done.
     """
     if not console.is_terminal:
         yield _now_and_then(console, what, total)

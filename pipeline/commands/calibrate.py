@@ -37,7 +37,6 @@ def calibrate(
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-
     figures = write_calibration(
         dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence
     )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import InputImages, Json, ModelName, Resized
+from pipeline.commands.options import InputImages, Json, MaybeTruth, ModelName, Resized
 from pipeline.commands.tables import print_comparison
-from pipeline.terminal import console, errors
+from pipeline.terminal import console, errors, print_json
 from stages.shared.storage import check_writable
 
 
@@ -24,15 +22,7 @@ def compare(
             "photographs where a model for photographs is there.",
         ),
     ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            "--truth",
-            metavar="FILE|DIR",
-            help="Where things are in the images, as `phrasebox eval` takes it. Without it, localisation is not "
-            "measured.",
-        ),
-    ] = None,
+    truth: MaybeTruth = None,
     explainers: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +98,7 @@ def compare(
         said.print(f"page in {html}", soft_wrap=True)
     if as_json:
         rows = [row for comparison in found for row in comparison.rows]
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        print_json(rows)
         return
     for comparison in found:
         print_comparison(comparison.rows, console)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
-import pyarrow.parquet as pq
 import typer
 from PIL import Image
 from rich.console import Console
@@ -19,20 +18,16 @@ from rich.console import Console
 from pipeline.commands.options import Scenes, Seed
 from pipeline.commands.tables import print_evaluation
 from pipeline.config import RunConfig
+from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.photographs import INPUT, TRUTH
+from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console
-from stages.contract.errors import WeightsError
 from stages.shared.images.pictures import regions_overlay, sheet
-from stages.shared.model.catalog import CATALOG, resolve
 
 REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "absent_share": 0.05}
 """The settings of configs/demo.yaml, which is not in the package."""
-
-PHOTO_MODEL: Final = "photo"
-"""The model for photographs. Its weights are in the repository and not in the package."""
 
 PHOTO_SETTINGS: Final = {
     "explain": {"scales": (1.55, 1.27, 1.0), "contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
@@ -40,14 +35,10 @@ PHOTO_SETTINGS: Final = {
 }
 """The settings of configs/photos-fine.yaml."""
 
-LIKELY: Final = 0.5
-"""Pictures show regions with at least this score, if the scores are calibrated."""
+LIKELY: Final = 0.5  # pictures show regions with at least this score, if the scores are calibrated
 
 OVERLAYS: Final = 24
-"""Number of pictures that are written one by one."""
-
-ON_SHEET: Final = 12
-"""The pictures that also go on one sheet."""
+ON_SHEET: Final = 12  # pictures that are written one by one, and those of them that also go on one sheet
 
 
 def demo(
@@ -66,41 +57,23 @@ def demo(
 
 
 def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> dict[str, Any]:
-    """Draw scenes, run the pipeline on them with the embedded model, evaluate against the truth, draw overlays.
+    """Draw scenes, run the pipeline on them with the embedded model, evaluate against their truth, draw overlays.
 
-    Returns:
-        The figures, which are also in `out/evaluation.json`.
+    Returns the figures, which are also in `out/evaluation.json`.
     """
-
     drawn = out / "scenes"
     console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
     write_scenes(drawn, scenes, seed)
-    config = {
-        "input": {
-            "kind": "jsonl",
-            "path": str(drawn / "captions.jsonl"),
-            "image_root": str(drawn / "images"),
-        },
-        "model": {"name": "demo"},
-        "regions": REGIONS,
-        "engine": {"kind": engine},
-    }
+    read = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
+    config = {"input": read, "model": {"name": "demo"}, "regions": REGIONS, "engine": {"kind": engine}}
     return _run_and_measure(out, config, drawn / "truth.json", "scenes", console)
 
 
-def run_photographs(out: Path, console: Console, model: str = PHOTO_MODEL) -> dict[str, Any] | None:
-    """Do the same with the bundled photographs, and a model for photographs.
-
-    Returns:
-        The figures, which are also in `out/evaluation.json`; None if the model is not there, which is reported.
-    """
-    if model not in CATALOG:
-        console.print(f"the eight photographs are left out: their model, {model}, is not there", soft_wrap=True)
-        return None
-    try:
-        resolve(model)
-    except WeightsError as error:
-        console.print(f"the eight photographs are left out: {error}", soft_wrap=True)
+def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str, Any] | None:
+    """Do the same with the bundled photographs; return None if the model is not there, which is reported."""
+    missing = why_left_out(model)
+    if missing is not None:
+        console.print(missing, soft_wrap=True)
         return None
     config = {"input": INPUT, "model": {"name": model}, **PHOTO_SETTINGS, "engine": {"kind": "inline"}}
     return _run_and_measure(out, config, TRUTH, "eight photographs", console)
@@ -110,16 +83,15 @@ def _run_and_measure(
     out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
-
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
     run(config, console, fresh=True)
-    console.print(f"evaluating the {what} against their truth", soft_wrap=True)
+    console.print(f"evaluating the {what} against their ground truth", soft_wrap=True)
     figures = evaluation_of(dataset, truth, console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     console.print(f"the {what}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(figures, console)
-    calibrated = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["calibration"] is not None
+    calibrated = open_dataset(dataset).manifest["calibration"] is not None
     count = _write_overlays(out, Path(settings["input"]["image_root"]), LIKELY if calibrated else 0.0)
     if calibrated:
         console.print(f"the pictures show the regions whose score is at least {LIKELY}", soft_wrap=True)
@@ -132,13 +104,11 @@ def _run_and_measure(
 
 def _write_overlays(out: Path, images: Path, least: float) -> int:
     """Draw the regions of the first rows by sample id over their images, those with that score; returns how many."""
-
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    shards = (pq.read_table(path).to_pylist() for path in (out / "dataset" / "data").glob("*.parquet"))
-    rows = sorted((row for rows in shards for row in rows), key=lambda row: str(row["sample_id"]))
+    rows = sorted(open_dataset(out / "dataset").rows(), key=lambda row: str(row["sample_id"]))
     pictures = []
     for row in rows[:OVERLAYS]:
         rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
@@ -11,7 +9,7 @@ import typer
 from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, Truth, moved
 from pipeline.commands.tables import print_evaluation
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.terminal import console, errors
+from pipeline.terminal import console, errors, print_json
 
 
 def evaluate(
@@ -40,7 +38,6 @@ def evaluate(
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure a dataset against ground truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
-
     figures = evaluation_of(
         dataset,
         truth,
@@ -51,6 +48,6 @@ def evaluate(
         absent=absent,
     )
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+        print_json(figures)
     else:
         print_evaluation(figures, console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -22,8 +21,7 @@ from stages.shared.storage import check_writable
 if TYPE_CHECKING:
     from pipeline.notebook import Locator
 
-_BAR_CHARS: Final = 24
-"""Length of the bar of a caption's most important word."""
+_BAR_CHARS: Final = 24  # of a caption's most important word
 
 
 def explain(
@@ -93,41 +91,37 @@ def explain(
     locator = Locator(run=load_config(config, settings, ExplainConfig, assigned=named))
     arrays: dict[str, Any] = {}
     if phrases:
-        others = {}
-        if versus:
-            changed = Locator(run=load_config(config, [*settings, *versus], ExplainConfig, assigned=named))
-            others[", ".join(versus)] = changed
-        arrays |= _explain_phrases(locator, others, image, phrases, overlay)
+        changed = (
+            Locator(run=load_config(config, [*settings, *versus], ExplainConfig, assigned=named)) if versus else None
+        )
+        arrays |= _explain_phrases(locator, changed, ", ".join(versus), image, phrases, overlay)
     if captions:
         arrays |= _explain_words(locator, image, captions)
     if out is not None:
-        _write(arrays, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("wb") as file:
+            np.savez(file, **arrays)
         console.print(f"{'maps' if phrases else 'importance'} in {out}", soft_wrap=True)
 
 
 def _explain_phrases(
-    locator: Locator, others: Mapping[str, Locator], image: Path, phrases: list[str], overlay: Path | None
+    locator: Locator, changed: Locator | None, title: str, image: Path, phrases: list[str], overlay: Path | None
 ) -> dict[str, Any]:
-    """Print the table of phrases and write the picture; the arrays. `others` are locators to compare with."""
+    """Print the table of phrases and write the picture; the arrays. `changed` is a locator to compare with."""
     found = locator(image, phrases)
+    other = found if changed is None else changed(image, phrases)
     arrays = {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
     pictures = [np.asarray(found.heat_picture())]
-    table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")
-    cells = [
-        [text, f"{similarity:.3f}", fault or _peak(values, found.shift_cells)]
-        for text, similarity, fault, values in zip(
-            phrases, found.similarities, found.faults, found.heat_maps, strict=True
-        )
-    ]
-    for title, changed in others.items():
-        other = changed(image, phrases)
+    columns = ["phrase", "cosine", "peak x, y (0 .. 1)"]
+    if changed is not None:
         arrays |= {"versus_maps": other.heat_maps, "versus_scores": other.similarities}
         pictures.append(np.asarray(other.heat_picture(title=title)))
-        table.add_column(f"correlation with {title}")
-        both = zip(found.heat_maps, other.heat_maps, strict=True)
-        cells = [[*row, _correlation(*maps)] for row, maps in zip(cells, both, strict=True)]
-    for row in cells:
-        table.add_row(*row)
+        columns.append(f"correlation with {title}")
+    table = Table(*columns, title=image.name, title_justify="left")
+    for row in zip(phrases, found.similarities, found.faults, found.heat_maps, other.heat_maps, strict=True):
+        text, similarity, fault, values, others = row
+        cells = [text, f"{similarity:.3f}", fault or _peak(values, found.shift_cells), _correlation(values, others)]
+        table.add_row(*cells[: len(columns)])
     console.print(table)
     if overlay is not None:
         overlay.parent.mkdir(parents=True, exist_ok=True)
@@ -167,14 +161,7 @@ def _explain_words(locator: Locator, image: Path, captions: list[str]) -> dict[s
     }
 
 
-def _write(arrays: dict[str, Any], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as file:
-        np.savez(file, **arrays)
-
-
 def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
-    """The place of the highest heat, as shares of the image's width and height."""
     height, width = values.shape
     y, x = divmod(int(values.argmax()), width)
     return f"{(x + 0.5 + shift_cells) / width:.2f}, {(y + 0.5 + shift_cells) / height:.2f}"

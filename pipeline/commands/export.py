@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options
+from pipeline.commands.options import Json, MinScore, MovedImages, Where, naming_options, stopping
 from pipeline.config import load_config
 from pipeline.dataset import open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.base import ExportReport
-from pipeline.terminal import console, errors, progress_bar
+from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
 
 
@@ -54,7 +52,7 @@ def export(
     keep_empty: Annotated[
         bool, typer.Option("--keep-empty", help="Also write images without a chosen region; things may be in them.")
     ] = False,
-    image_root: ImageRoot = None,
+    image_root: MovedImages = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the export in --out; files of nothing else are deleted.")
     ] = False,
@@ -67,8 +65,6 @@ def export(
     phrasebox export --list
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
     """
-    # DuckDB and OpenCV, for which --help need not wait.
-
     if list_formats:
         console.print(
             "\n".join(exporter.described() for exporter in EXPORTERS.values()), soft_wrap=True, highlight=False
@@ -97,15 +93,12 @@ def export(
     )
     opened = open_dataset(dataset)
     total = opened.manifest.get("counts", {}).get("written")
-    try:
-        with naming_options(), progress_bar(errors if as_json else console, "rows", total) as advance:
-            report = export_dataset(opened, request, advance)
-    except KeyboardInterrupt:
-        errors.print("stopped. Nothing was written.")
-        raise typer.Exit(130) from None
+    bar = progress_bar(errors if as_json else console, "rows", total)
+    with stopping("stopped. Nothing was written."), naming_options(), bar as advance:
+        report = export_dataset(opened, request, advance)
     if as_json:
         written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults}
-        sys.stdout.write(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+        print_json(written, ensure_ascii=False)
     else:
         _print(report, exporter.masks, out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Settings, Where, naming_options
+from pipeline.commands.options import Json, Settings, Where, naming_options, stopping
 from pipeline.config import as_yaml, load_config
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.terminal import Terminated, console, errors, progress_bar, stoppable
+from pipeline.terminal import console, errors, print_json, progress_bar
 
 
 def finetune(
@@ -95,23 +94,17 @@ def finetune(
         return
     said, leads = errors if as_json else console, os.environ.get("RANK", "0") == "0"
     bars: list[Callable[[int], None]] = []
-    try:
-        with naming_options(), stoppable(), ExitStack() as stack:
+    stopped = "stopped. The same command resumes from the last checkpoint." if leads else ""
+    with stopping(stopped), naming_options(), ExitStack() as stack:
 
-            def on_step(step: int, steps: int) -> None:
-                if not bars:  # the number of steps is known when the first is taken
-                    bars.append(stack.enter_context(progress_bar(said, "steps", steps)))
-                bars[0](step)
+        def on_step(step: int, steps: int) -> None:
+            if not bars:  # the number of steps is known when the first is taken
+                bars.append(stack.enter_context(progress_bar(said, "steps", steps)))
+            bars[0](step)
 
-            tuned = train(
-                resolved, on_step, lambda text: said.print(text, soft_wrap=True, highlight=False), fresh=fresh
-            )
-    except KeyboardInterrupt as stop:
-        if leads:
-            errors.print("stopped. The same command resumes from the last checkpoint.")
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+        tuned = train(resolved, on_step, lambda text: said.print(text, soft_wrap=True, highlight=False), fresh=fresh)
     if leads and as_json:
-        sys.stdout.write(json.dumps({**asdict(tuned), "model": str(tuned.model)}, indent=1) + "\n")
+        print_json({**asdict(tuned), "model": str(tuned.model)})
     elif leads:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in tuned.losses.items())
         done = f"{tuned.steps:,} steps on {tuned.images:,} images in {tuned.seconds:,.0f} s: {losses}"

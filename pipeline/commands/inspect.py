@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, OverDataset, Where, naming_options
+from pipeline.commands.options import MaybeUnfinished, MinScore, MovedImages, OverDataset, Where, naming_options
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import serve
@@ -40,7 +40,7 @@ def inspect(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples.")] = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
-    image_root: ImageRoot = None,
+    image_root: MovedImages = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -59,8 +59,6 @@ def inspect(
     phrasebox inspect out/ --where "head = 'dog'" --open
     phrasebox inspect out/ --html gallery/
     """
-    # DuckDB, OpenCV and the web server, for which --help need not wait.
-
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None and (model or settings):
         raise ConfigError("--model and --set are about heat maps, and --html writes none")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +17,10 @@ from rich.table import Table
 from pipeline.commands.options import Json, Settings
 from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.metrics import METRICS
-from pipeline.evaluate.model_check import Matched, ModelCheck, check_model
+from pipeline.evaluate.model_check import ModelCheck, check_model
 from pipeline.graph import build_graph, fetch_weights
 from pipeline.photographs import FOLDER, INPUT
-from pipeline.terminal import console, errors
+from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import kinds_for
 from stages.shared.images.faults import DecodeLimits
@@ -31,21 +29,12 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
 from stages.shared.storage import check_writable
 
-COLUMNS: Final = 5
-"""Pictures side by side on the sheet of maps and regions."""
+COLUMNS: Final = 5  # pictures side by side on the sheet of maps and regions
 
 SUSPECTS: Final = (
     "A model with random weights looks like this. Check that the weights belong to this architecture, and that "
     "tokenizer and normalisation are those that they were trained with."
 )
-
-TOWERS: Final = {
-    "class_token": "class token",
-    "attention_pool": "attention pool",
-    "latent_pool": "latent query",
-    "average_pool": "average",
-}
-"""Kind of tower -> what the table calls it."""
 
 models = typer.Typer(
     help="List the CLIP models that can be explained, or check one.", invoke_without_command=True, rich_markup_mode=None
@@ -68,7 +57,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         return
     rows = model_rows()
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        print_json(rows)
         return
     for name, entry in CATALOG.items():
         _say(f"{name} {entry.about}")
@@ -76,13 +65,13 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     table = Table("model", "image tower", "input", "tokens")
     for model in (model for model in rows if model["refused"] is None):
         side, grid = model["input_px"], model["grid"]
-        table.add_row(model["model"], TOWERS[model["tower"]], f"{side} px", f"{grid} x {grid}")
+        table.add_row(model["model"], model["tower"].replace("_", " "), f"{side} px", f"{grid} x {grid}")
     refused = Table("model", "why it cannot be explained")
     for model in (model for model in rows if model["refused"] is not None):
         refused.add_row(model["model"], model["refused"])
     fitting = Table("image tower", "explain.kind")
     for tower, kinds in {model["tower"]: model["explainers"] for model in rows if model["refused"] is None}.items():
-        fitting.add_row(TOWERS[tower], ", ".join(kinds))
+        fitting.add_row(tower.replace("_", " "), ", ".join(kinds))
     for each in (table, fitting, refused):
         for column in each.columns:
             column.overflow = "fold"
@@ -90,12 +79,10 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """List the bundled models, then every name of open_clip in its order.
+    """List the bundled models, then every name of open_clip in its order, as plain values.
 
-    Returns:
-        Plain values: `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between
-        tokens; `grid`, tokens a side; `explainers`, the kinds that are defined, the first being the default where it
-        fits; `refused`, the reason if none is, in which case the others but `model` are null.
+    `model`; `tower`, see `TowerKind`; `input_px`, side of images; `stride_px`, pixels between tokens; `grid`, tokens
+    a side; `explainers`, the kinds that are defined; `refused`, the reason if none is: the others are then null.
     """
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415
@@ -167,17 +154,17 @@ def check(
     figures = {
         "model": model,
         "weights": None if weights is None else str(weights),
-        **checked.figures(),
+        **checked.figures,
         "peak_memory_bytes": peak_memory_bytes(checked.device),
         "note": f"{config.model.name} {CATALOG[config.model.name].about}" if config.model.name in CATALOG else None,
         "picture": str(out),
-        "next": _next(model, weights, settings, sane=not checked.faults),
+        "next": _next(model, weights, settings, sane=checked.figures["sane"]),
     }
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+        print_json(figures)
     else:
-        _print(checked, figures)
-    if checked.faults:
+        _print(figures)
+    if not figures["sane"]:
         raise typer.Exit(1)
 
 
@@ -195,85 +182,75 @@ def _say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
-def _print(checked: ModelCheck, figures: dict[str, Any]) -> None:
-    count = len(checked.names)
-    console.print(_cosine_table(checked))
+def _print(figures: dict[str, Any]) -> None:
+    retrieval, pointing, count = figures["retrieval"], figures["pointing"], len(figures["photographs"])
+    console.print(_cosine_table(figures["photographs"], np.array(figures["cosines"])))
     _say(
-        f"{checked.captions_found} of {count} photographs are nearest to their own caption, {checked.images_found} of "
-        f"{count} captions to their own photograph; by chance {checked.retrieval.by_chance / 2:.1f} "
-        f"({_likely(checked.retrieval)})"
+        f"{retrieval['image_to_caption']} of {count} photographs are nearest to their own caption, "
+        f"{retrieval['caption_to_image']} of {count} captions to their own photograph; by chance "
+        f"{retrieval['by_chance'] / 2:.1f} ({_likely(retrieval)})"
     )
-    console.print(_figure_table(checked))
-    if checked.empty_maps:
-        _say(f"{checked.empty_maps} of {checked.pointing.of} heat maps are empty")
-    of_what = "of the GPU" if checked.device.startswith("cuda") else "of the whole process"
+    console.print(_figure_table(figures))
+    if figures["empty_maps"]:
+        _say(f"{figures['empty_maps']} of {pointing['of']} heat maps are empty")
+    of_what = "of the GPU" if figures["device"].startswith("cuda") else "of the whole process"
     _say(
-        f"speed: {checked.images_per_s:.1f} images/s, with {checked.pointing.of / count:.1f} phrases each, on "
-        f"{checked.device}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}"
+        f"speed: {figures['images_per_s']:.1f} images/s, with {pointing['of'] / count:.1f} phrases each, on "
+        f"{figures['device']}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}"
     )
     _say(f"picture in {figures['picture']}")
-    if not checked.faults:
+    if figures["sane"]:
         _say(
             f"{figures['model']} passes the check: it knows which caption belongs to which photograph, and its heat "
             "maps lie on what the phrases name better than a spot in the middle and than the maps of other phrases.",
             "green",
         )
-        lines = checked.cautions
+        lines = figures["cautions"]
     else:
         _say(f"{figures['model']} fails the sanity check on photographs:", "red")
-        lines = (*checked.faults, figures["note"] or SUSPECTS)
+        lines = (*figures["faults"], figures["note"] or SUSPECTS)
     for line in lines:
         _say(f"- {line}")
     _say(f"next: {figures['next']}")
 
 
-def _cosine_table(checked: ModelCheck) -> Table:
+def _cosine_table(names: Sequence[str], cosines: NDArray[np.float64]) -> Table:
     """Cosines of photographs and captions; < marks the highest of a row, ^ the highest of a column."""
     title = "cosine of photograph and caption; < is the best of its row, ^ of its column"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("photograph", overflow="fold")
-    for number in range(1, len(checked.names) + 1):
+    for number in range(1, len(names) + 1):
         table.add_column(f"{number}  ", overflow="fold", justify="right")
-    rows, columns = checked.cosines.argmax(axis=1), checked.cosines.argmax(axis=0)
-    for i, name in enumerate(checked.names):
-        marks = [f"{'<' if rows[i] == j else ' '}{'^' if columns[j] == i else ' '}" for j in range(len(checked.names))]
-        cells = [f"{value:.2f}{mark}" for value, mark in zip(checked.cosines[i], marks, strict=True)]
-        table.add_row(f"{i + 1} {name}", *cells)
+    rows, columns = cosines.argmax(axis=1), cosines.argmax(axis=0)
+    for i, name in enumerate(names):
+        marks = [f"{'<' if rows[i] == j else ' '}{'^' if columns[j] == i else ' '}" for j in range(len(names))]
+        table.add_row(f"{i + 1} {name}", *(f"{value:.2f}{mark}" for value, mark in zip(cosines[i], marks, strict=True)))
     return table
 
 
-def _figure_table(checked: ModelCheck) -> Table:
-    points, off, heat = checked.pointing, checked.off_centre, checked.heat
-    title = f"{points.of} phrases"
-    table = Table("", "model", "centre", "maps of other phrases", title=title, title_justify="left", box=None)
-    table.add_row(
-        "heat on the thing, AUC",
-        f"{heat.hits / heat.of:.3f}",
-        f"{checked.centre_heat:.3f}",
-        f"{heat.by_chance / heat.of:.3f} ({_likely(heat)})",
-    )
-    table.add_row(
-        "peak on the thing",
-        f"{points.hits:.0f} of {points.of}",
-        f"{checked.centre_hits}",
-        f"{points.by_chance:.1f} ({_likely(points)})",
-    )
-    table.add_row(
-        "the same, off the centre", f"{off.hits:.0f} of {off.of}", "0", f"{off.by_chance:.1f} ({_likely(off)})"
-    )
-    table.add_row("box recall at IoU 0.5", f"{checked.box_recall:.3f}", f"{checked.centred_box_recall:.3f}", "")
-    table.add_row("mean box IoU", f"{checked.box_iou:.3f}", "", "")
+def _figure_table(figures: dict[str, Any]) -> Table:
+    points, off, heat, boxes = (figures[name] for name in ("pointing", "off_centre", "heat", "boxes"))
+    table = Table("", "model", "centre", "maps of other phrases", title=f"{points['of']} phrases", box=None)
+    table.title_justify = "left"
+    chance = f"{heat['by_chance']:.3f} ({_likely(heat)})"
+    table.add_row("heat on the thing, AUC", f"{heat['mean_auc']:.3f}", f"{heat['centre_mean_auc']:.3f}", chance)
+    for name, own, centre in (
+        ("peak on the thing", points, points["centre_hits"]),
+        ("the same, off the centre", off, 0),
+    ):
+        chance = f"{own['by_chance']:.1f} ({_likely(own)})"
+        table.add_row(name, f"{own['hits']} of {own['of']}", str(centre), chance)
+    table.add_row("box recall at IoU 0.5", f"{boxes['recall']:.3f}", f"{boxes['centred_box_recall']:.3f}", "")
+    table.add_row("mean box IoU", f"{boxes['mean_iou']:.3f}", "", "")
     return table
 
 
-def _likely(found: Matched) -> str:
-    return "p < 0.0001" if found.p < 1e-4 else f"p = {found.p:.2g}"
+def _likely(found: dict[str, Any]) -> str:
+    return "p < 0.0001" if found["p"] < 1e-4 else f"p = {found['p']:.2g}"
 
 
 def _picture(checked: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
     """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
-    # OpenCV takes a moment to import, which --help does not wait for.
-
     limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
     tiles = []
     for number, shown in enumerate(checked.rows):

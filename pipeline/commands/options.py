@@ -10,7 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
-from stages.contract.errors import ConfigError
+from pipeline.terminal import Terminated, errors, stoppable
+from stages.contract.errors import ConfigError, InputError
 
 Settings = Annotated[
     list[str],
@@ -54,14 +55,6 @@ MinScore = Annotated[
         "--min-score", metavar="SCORE", min=0.0, max=1.0, help="Only regions with at least this score, 0 to 1."
     ),
 ]
-ImageRoot = Annotated[
-    str | None,
-    typer.Option(
-        "--images",
-        metavar="DIR",
-        help="Folder or URL of the images, if they have moved since the run and the dataset does not hold them.",
-    ),
-]
 Finished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
 MaybeUnfinished = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")
@@ -75,6 +68,14 @@ Truth = Annotated[
         "Annotations/) or RefCOCO (instances.json, refs*.json); also in a .zip or .tar.gz.",
     ),
 ]
+MaybeTruth = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        metavar="FILE|DIR",
+        help="Where things are in the images, as `phrasebox eval` takes it. Without it, no places are measured.",
+    ),
+]
 Resized = Annotated[
     bool,
     typer.Option(
@@ -84,9 +85,7 @@ Resized = Annotated[
 ]
 MovedImages = Annotated[
     str | None,
-    typer.Option(
-        "--images", metavar="DIR", help="Folder or URL of the images, if they have moved since (input.image_root)."
-    ),
+    typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they have moved since the run."),
 ]
 OverDataset = Annotated[
     list[str],
@@ -100,15 +99,8 @@ Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How m
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other scenes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
 
-_NAMED: Final = {
-    "out": "--out",
-    "split": "--split",
-    "where": "--where",
-    "min_score": "--min-score",
-    "per": "--per",
-    "keep_empty": "--keep-empty",
-    "image_root": "--images",
-}
+_PLAIN: Final = ("out", "split", "where", "min_score", "per", "keep_empty")
+_NAMED: Final = {"image_root": "--images", **{name: f"--{name.replace('_', '-')}" for name in _PLAIN}}
 """Parameter -> the option that sets it."""
 
 
@@ -130,12 +122,33 @@ def naming_options() -> Iterator[None]:
         raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error
 
 
-def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
-    """The input and the configuration, where either may be the argument. Raises ConfigError if there are two of these.
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Raise InputError where a text file in the block cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {file or 'a file without a name'}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8: {error}") from error
 
-    Args:
-        source: INPUT or CONFIG.yaml.
-        config: What `--config` names.
+
+@contextmanager
+def stopping(message: str) -> Iterator[None]:
+    """A signal in the block prints the message, unless it is empty, and ends with the exit code of the signal."""
+    try:
+        with stoppable():
+            yield
+    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
+        if message:
+            errors.print(message)
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+
+
+def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
+    """The input and the configuration of `--config`, where either may be the argument, INPUT or CONFIG.yaml.
+
+    Raises ConfigError if there are two configurations.
     """
     if source is None or Path(source).suffix not in (".yaml", ".yml"):
         return source, config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import reading
 from pipeline.config import load_config
-from stages.contract.errors import InputError
+from pipeline.terminal import print_json
 from stages.phrases.stage import PhrasesConfig, phrases_json
 
 
@@ -34,12 +34,7 @@ def phrases(
     echo "A red car next to two dogs" | phrasebox phrases -
     """
     config = load_config(None, settings, PhrasesConfig)
-    try:
-        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
-            lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
-            for answer in phrases_json((line.rstrip("\r\n") for line in lines), config):
-                sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot read {file or 'a file without a name'}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8: {error}") from error
+    with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
+        lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
+        for answer in phrases_json((line.rstrip("\r\n") for line in lines), config):
+            print_json(answer, indent=None, ensure_ascii=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Annotated
@@ -21,7 +19,7 @@ from pipeline.engines.inline import call_rows, samples_in
 from pipeline.graph import build_graph, fetch_weights
 from pipeline.plan import RAY_BATCH_S, RAY_CORES, Costs, Forecast, Machine, forecast, machine_here, measure
 from pipeline.summary import duration
-from pipeline.terminal import console, errors
+from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
 from stages.read import plan_shards
 
@@ -106,7 +104,7 @@ def plan(
         forecasts += [(where, forecast(costs, count, priced)) for count in counts]
     if as_json:
         plain = [{"where": where, **asdict(each)} for where, each in forecasts]
-        sys.stdout.write(json.dumps({"costs": asdict(costs), "forecasts": plain}, indent=1) + "\n")
+        print_json({"costs": asdict(costs), "forecasts": plain})
         return
     print_plan(costs, forecasts, console)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -12,17 +10,16 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import Settings
+from pipeline.commands.options import Settings, reading
 from pipeline.config import load_config
-from pipeline.terminal import console
+from pipeline.terminal import console, print_json
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesStage
 from stages.read import make_reader
 from stages.sources.naming import pool_lines, pool_of, read_pool
 
-SAMPLES_AT_ONCE: Final = 256
-"""Samples whose captions are parsed together."""
+SAMPLES_AT_ONCE: Final = 256  # whose captions are parsed together
 
 
 def pool(
@@ -52,7 +49,6 @@ def pool(
     phrasebox pool train.jsonl --out pool.txt --at-least 3
     phrasebox pool dev.jsonl --covered-by pool.txt     on captions that it was not parsed from
     """
-
     if (out is None) == (covers is None):
         raise ConfigError("say either --out FILE, to write a pool, or --covered-by FILE, to measure one")
     figures: dict[str, Any]
@@ -86,7 +82,7 @@ def pool(
         figures = {"concepts": len(concepts), "pool": str(out)}
         report = f"{len(concepts):,} concepts in {out}"
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+        print_json(figures)
     else:
         console.print(report, soft_wrap=True)
 
@@ -95,8 +91,11 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     """Yield the phrases of all captions of an input; samples with an error have none."""
     if source.endswith(".txt"):
         config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
-        lines = enumerate(_lines(source))
-        samples: Iterator[Sample] = (Sample(sample_id=str(n), source="", captions=(text,)) for n, text in lines)
+        with reading(source):
+            lines = [line for line in Path(source).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        samples: Iterator[Sample] = (
+            Sample(sample_id=str(n), source="", captions=(text,)) for n, text in enumerate(lines)
+        )
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)
@@ -108,12 +107,3 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
         for record in stage.process(batch):
             if record.error is None:
                 yield from record.phrases
-
-
-def _lines(source: str) -> list[str]:
-    try:
-        return [line for line in Path(source).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not UTF-8: {error}") from error

@@ -9,12 +9,12 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config
+from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config, stopping
 from pipeline.config import RunConfig, load_config
 from pipeline.output.former import delete_what_runs_wrote
 from pipeline.preview import preview
 from pipeline.run import run as run_pipeline
-from pipeline.terminal import Terminated, console, errors, stoppable
+from pipeline.terminal import console
 from stages.contract.errors import PhraseboxError
 from stages.shared.storage import AnyPath
 
@@ -146,7 +146,6 @@ def as_typed(message: str, keys: Iterable[str]) -> str:
 
 
 def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
-
     def may_delete(what: str, foreign: list[AnyPath]) -> bool:
         if yes:
             return True
@@ -156,9 +155,5 @@ def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
             console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
         return typer.confirm(f"{what}. Delete {'it and these files' if foreign else 'it'} and start over?")
 
-    try:
-        with stoppable():
-            run_pipeline(config, console, fresh=fresh, may_delete=may_delete)
-    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
-        errors.print("stopped. Finished rows are kept; the same command resumes the run.")
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+    with stopping("stopped. Finished rows are kept; the same command resumes the run."):
+        run_pipeline(config, console, fresh=fresh, may_delete=may_delete)

@@ -22,7 +22,6 @@ def scenes(
     ] = False,
 ) -> None:
     """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
-
     try:
         write_scenes(out, scenes, seed, absent=absent)
     except OSError as error:

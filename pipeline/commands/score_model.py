@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import InputImages, Json, Resized
+from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized
 from pipeline.commands.tables import print_scores
 from pipeline.config import load_config
-from pipeline.terminal import console, errors
+from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
 
-USED: Final = ("input", "model", "images")
-"""Sections of the configuration that scores depend on."""
+USED: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
 
 def score_model(
@@ -31,14 +28,7 @@ def score_model(
     data: Annotated[
         str, typer.Option("--data", metavar="INPUT", help="Captioned images, as `phrasebox run` takes them.")
     ],
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            "--truth",
-            metavar="FILE|DIR",
-            help="Where things are in the images, as `phrasebox eval` takes it. Without it, only retrieval counts.",
-        ),
-    ] = None,
+    truth: MaybeTruth = None,
     images: InputImages = None,
     prompts: Annotated[
         list[str],
@@ -119,6 +109,6 @@ def score_model(
     exam = Exam(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
     scores = scored(exam, errors if as_json else console, theirs)
     if as_json:
-        sys.stdout.write(json.dumps(scores) + "\n")
+        print_json(scores, indent=None)
     else:
         print_scores(scores, console)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
@@ -16,10 +14,9 @@ from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, na
 from pipeline.dataset.folder import open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.selection import Search
-from pipeline.terminal import console, errors, progress_bar
+from pipeline.terminal import console, errors, print_json, progress_bar
 
-_BAR: Final = 30
-"""Characters of the longest bar."""
+_BAR: Final = 30  # characters of the longest bar
 
 _STATUS: Final = {
     "regions": "with regions",
@@ -40,8 +37,6 @@ def stats(
     ] = 15,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
-    # DuckDB, for which --help need not wait.
-
     opened = open_dataset(dataset, finished=False)
     search = Search(where=where, score_min=min_score or None)
     with closing(Index(opened, read_marks(opened.path))) as index, naming_options():
@@ -51,13 +46,12 @@ def stats(
         counted = statistics(index, search, most=most)
     figures = {"dataset": str(opened.path), "finished": opened.finished, **counted}
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        print_json(figures, ensure_ascii=False)
     else:
         _print(figures)
 
 
 def _print(figures: Mapping[str, Any]) -> None:
-    """Print the tables for people."""
     samples = figures["samples"]
     console.print(f"{figures['dataset']}{'' if figures['finished'] else ' (the run has not finished)'}", soft_wrap=True)
     counts = {

@@ -31,37 +31,7 @@ FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "mrr": "mrr", "c
 """Figures of regions and of phrases in `score-model` -> headers."""
 
 WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
-SEARCHES: Final = {
-    "phrases": "in the image, RoI",
-    "phrases_crop": "in the image, crop",
-    "phrases_pool": "in many, RoI",
-}
-
-COMPARED: Final = {
-    "Where: does the heat lie on the thing?": (
-        "pointing",
-        "pointing_off_centre",
-        "energy",
-        "box_recall",
-        "box_recall_otsu",
-        "mask_iou",
-        "mask_iou_otsu",
-    ),
-    "Why: areas under the curves of {curves} phrases": (
-        "deletion_rise",
-        "insertion_rise",
-        "deletion_authors",
-        "insertion_authors",
-    ),
-    "Sane: do maps follow weights ({sanity} images) and phrases?": (
-        "weights_head",
-        "weights_all",
-        "phrase_swapped",
-        "same_thing",
-        "other_thing",
-    ),
-}
-"""Title of a table of `compare` -> figures that it shows; the JSON has all of them."""
+SEARCHES: Final = {"phrases": "in the image, RoI", "phrases_crop": "in the image, crop", "phrases_pool": "in many, RoI"}
 
 
 def number(figure: Figure) -> str:
@@ -74,6 +44,11 @@ def interval(figure: Figure) -> str:
     return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"
 
 
+def heading(name: str) -> str:
+    """The name of a metric in words, which narrow terminals break."""
+    return name.replace("_", " ").replace("iou", "IoU")
+
+
 def compact_table(title: str, columns: Sequence[str]) -> Table:
     """A table of figures: names in the first column, which has no header, and numbers in the others."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title or None, title_justify="left")
@@ -83,13 +58,20 @@ def compact_table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left")
+
+
+def _add(table: Table, name: str, figure: Figure, *more: str) -> None:
+    table.add_row(name, number(figure), interval(figure), *more)
+
+
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
     """Say which images were matched by less than their names, and which were left out; nothing if there are none."""
     by_stem, ambiguous = matched["by_stem"], matched["ambiguous"]
     if by_stem:
-        console.print(
-            f"{by_stem:,} images have another extension in the ground truth: matched without it", soft_wrap=True
-        )
+        said = f"{by_stem:,} images have another extension in the ground truth: matched without it"
+        console.print(said, soft_wrap=True)
     if ambiguous:
         console.print(
             f"{ambiguous:,} images were left out: the ground truth has several names like theirs, or one that is like "
@@ -100,7 +82,6 @@ def print_matched(matched: Mapping[str, int], console: Console) -> None:
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     """The tables of `eval` for people."""
-
     counts = figures["counts"]
     console.print(
         f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
@@ -109,12 +90,12 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     print_matched(figures["matched"], console)
-    table = Table("metric", "value", "95 % interval", "definition", title="all phrases", title_justify="left")
+    table = _table("all phrases", "metric", "value", "95 % interval", "definition")
     for name, figure in figures["metrics"].items():
-        table.add_row(name, number(figure), interval(figure), METRICS[name].doc)
+        _add(table, name, figure, METRICS[name].doc)
     for name, figure in figures["coco_ap"].items():
         doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
-        table.add_row(f"{name}_ap", number(figure["ap"]), interval(figure["ap"]), doc)
+        _add(table, f"{name}_ap", figure["ap"], doc)
     console.print(table)
     if figures["maps"] is not None:
         whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
@@ -128,8 +109,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
 
 def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
     shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
-    headers = [name.replace("_", " ").replace("iou", "IoU") for name in shown]  # so that narrow terminals break them
-    table = Table("group", "", "phrases", *headers, title="by group", title_justify="left")
+    table = _table("by group", "group", "", "phrases", *map(heading, shown))
     for group, members in figures["groups"].items():
         for index, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in shown]
@@ -156,14 +136,13 @@ def _with_margin(figure: Figure) -> str:
 def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     if not figures["counts"]["regions"]:
         return
-    title = "area under risk-coverage, lower is better"
-    table = Table("regions ranked by", "value", "95 % interval", title=title, title_justify="left")
+    table = _table("area under risk-coverage, lower is better", "regions ranked by", "value", "95 % interval")
     for name, figure in figures["scores"].items():
-        table.add_row(name, number(figure), interval(figure))
+        _add(table, name, figure)
     console.print(table)
     error = figures["calibration_error"]
     console.print(f"expected calibration error of the score: {number(error)} {interval(error)}", soft_wrap=True)
-    table = Table("score at least", "regions kept", "precision", title="filtering by score", title_justify="left")
+    table = _table("filtering by score", "score at least", "regions kept", "precision")
     for line in figures["thresholds"]:
         precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
         table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", precision)
@@ -173,7 +152,7 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
 def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
     pairs, hard, certain = figures["pairs"], figures["hard"], figures["without_synonyms"]
     title = f"{pairs['there']:,} phrases that are there and {pairs['absent']:,} of other images"
-    table = Table("absent phrases", "value", "95 % interval", "by similarity", title=title, title_justify="left")
+    table = _table(title, "absent phrases", "value", "95 % interval", "by similarity")
     cosine = {"presence_auc": figures["similarity_auc"], **figures["by_similarity"]}
     rows = [(words, figures[name], cosine.get(name)) for name, words in ABSENT_ROWS.items()]
     if hard is not None:
@@ -182,7 +161,7 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
     words = f"presence_auc of {pairs['without_synonyms']:,} that name no thing of the captions"
     rows.append((words, certain["presence_auc"], certain["similarity_auc"]))
     for words, figure, by_similarity in rows:
-        table.add_row(words, number(figure), interval(figure), number(by_similarity))
+        _add(table, words, figure, number(by_similarity))
     console.print(table)
     if figures["kept"] is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
@@ -194,7 +173,7 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
 def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The tables of `compare` for people. A value that differs from Grad-ECLIP's by more than chance has a + or -."""
     # It imports torch.
-    from pipeline.evaluate.compare.figures import FIGURES  # noqa: PLC0415
+    from pipeline.evaluate.compare.figures import FIGURES, TABLES  # noqa: PLC0415
 
     counts, first = rows[0]["counts"], rows[0]
     console.print(
@@ -202,7 +181,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
         f"{counts['placed']:,} of them with a known place; model {first['model']} on {first['device']}",
         soft_wrap=True,
     )
-    for title, figures in COMPARED.items():
+    for title, figures in TABLES.items():
         shown = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
         table = compact_table(title.format(**counts), [FIGURES[figure].title for figure in shown])
         for row in rows:
@@ -233,7 +212,6 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 
 
 def _compared(row: Mapping[str, Any], figure: str) -> str:
-    """A value, and whether it is above or below that of Grad-ECLIP."""
     found = row["figures"].get(figure)
     difference = (row["differences"] or {}).get(figure)
     if found is None or difference is None or difference["low"] is None:

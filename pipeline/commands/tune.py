@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, Truth, moved
-from pipeline.commands.tables import compact_table
-from pipeline.evaluate.tune import tuned, write_settings
-from pipeline.terminal import console, errors
-
-Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision"]
-
-COLUMNS: Final[dict[str, str]] = {
-    "pointing": "pointing",
-    "pointing_off_centre": "off centre",
-    "box_recall": "box recall",
-    "box_iou": "box IoU",
-    "mask_iou": "mask IoU",
-    "precision": "precision",
-}
-"""Figure -> header."""
+from pipeline.commands.tables import compact_table, heading
+from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
+from pipeline.terminal import console, errors, print_json
 
 
 def tune(
@@ -59,7 +45,7 @@ def tune(
     if out is not None:
         write_settings(figures["best"], out)
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+        print_json(figures)
         return
     print_tuning(figures, console)
     if out is not None:
@@ -68,7 +54,7 @@ def tune(
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
     """The table for people: a line for each try, and the settings that stay."""
-    table = compact_table("", list(COLUMNS.values()))
+    table = compact_table("", [heading(name) for name in FIGURES])
     table.add_row("the dataset's settings", *_cells(figures["start"]), end_section=True)
     steps = figures["steps"]
     for step, following in zip(steps, [*steps[1:], None], strict=True):
@@ -84,4 +70,4 @@ def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def _cells(figures: Mapping[str, Any]) -> list[str]:
-    return ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in COLUMNS]
+    return ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in FIGURES]

@@ -15,7 +15,6 @@ from stages.shared.storage import place_of
 
 def validate(dataset: Finished) -> None:
     """Check every row of a dataset and its files. Prints one line for each problem; any problem is exit code 1."""
-
     place = place_of(dataset)
     place = dataset if isinstance(place, Path) else place  # a local one as it was given
     problems = 0

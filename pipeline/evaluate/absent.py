@@ -38,23 +38,21 @@ from pipeline.evaluate.metrics import is_right
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
 
-ANSWERED: Final = 0.5
-"""The least presence, or score, of an answer; 0.5 as in SAM 3's evaluator."""
+ANSWERED: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Values of `regions.min_presence` for which the figures say how much is kept."""
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
 
-_TRIES: Final = 200
-"""Draws for one phrase; an image that shares words with nearly all others gets fewer phrases."""
+_TRIES: Final = 200  # draws for one phrase; an image that shares words with nearly all others gets fewer phrases
 
 _WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedImage:
-    """An image, all its captions and phrases, and the phrases that it is asked for.
+    """An image with its captions and phrases, and the phrases that it is asked for.
 
     `queries` are the phrases that the ground truth knows, there or absent; `present` names things that it knows to be
     in the image; `easy` and `hard` are absent phrases of other images.
@@ -123,24 +121,16 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A phrase and an image, with the cosine of both.
-
-    Attributes:
-        there, boxes_xywh_px: Whether the phrase is in the image, and where.
-        hard: Whether it is one of the hard phrases, which are counted apart.
-        presence: Probability that the phrase is in the image; None if it is not known.
-        answers: Its regions.
-        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
-    """
+    """A phrase and an image."""
 
     image: int
-    there: bool
-    hard: bool
-    similarity: float
-    presence: float | None
-    answers: tuple[Answer, ...]
-    boxes_xywh_px: tuple[Box, ...] = ()
-    doubtful: bool = False
+    there: bool  # whether the phrase is in the image
+    hard: bool  # whether it is one of the hard phrases, which are counted apart
+    similarity: float  # cosine of both
+    presence: float | None  # probability that the phrase is in the image; None if it is not known
+    answers: tuple[Answer, ...]  # its regions
+    boxes_xywh_px: tuple[Box, ...] = ()  # where it is
+    doubtful: bool = False  # whether an absent phrase may name a thing that the captions call by another noun
 
     @property
     def answered(self) -> tuple[Answer, ...]:
@@ -151,13 +141,11 @@ class Pair:
 
 
 def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """All figures as plain values.
+    """All figures as plain values: {value, low, high, n}, or None where presence is not known.
 
-    Returns:
-        `pairs`, the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
-        `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the
-        share of phrases that are there and got no region; and `kept` with other values of `regions.min_presence`.
-        Figures are {value, low, high, n}, or None where presence is not known.
+    `pairs` are the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
+    `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the share
+    of phrases that are there and got no region; and `kept` with other values of `regions.min_presence`.
     """
     easy = [pair for pair in pairs if not pair.hard]
     there = [pair for pair in easy if pair.there]
@@ -174,7 +162,7 @@ def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
         **_areas(easy),
         **_answered(easy, [pair.answered for pair in easy]),
         "ece": _calibration(easy),
-        "lost": _share([not pair.answers for pair in there], there),
+        "lost": _estimated(partial(_weighted_mean, np.array([not pair.answers for pair in there], np.float64)), there),
         "hard": _areas([pair for pair in pairs if pair.hard or pair.there]) if hard else None,
         "without_synonyms": _areas(certain),
         "kept": _kept(easy),
@@ -189,13 +177,11 @@ def _estimated(statistic: Callable[[Floats], float], pairs: Sequence[Pair]) -> d
     return weighted_estimate(statistic, np.array([pair.image for pair in pairs], np.int64)).plain()
 
 
-def _share(holds: Sequence[bool], pairs: Sequence[Pair]) -> dict[str, Any]:
-    values = np.array(holds, np.float64)
-    return _estimated(lambda weights: float(weights @ values / weights.sum()), pairs)
+def _weighted_mean(values: Floats, weights: Floats) -> float:
+    return float(weights @ values / weights.sum())
 
 
 def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
-    """The shares of phrases that are there, and of absent ones, whose presence is at least each of `THRESHOLDS`."""
     presence = _presences(pairs)
     if presence is None:
         return None
@@ -226,7 +212,6 @@ def _presences(pairs: Sequence[Pair]) -> Floats | None:
 
 
 def _answered(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
-    """`il_mcc`, `positive_f1` and `cgf1` of the answers."""
     there, answered = _there(pairs), np.array([bool(own) for own in answers], np.bool_)
     both = list(zip(pairs, answers, strict=True))
     right = np.array([_right(pair, own) for pair, own in both]).reshape(-1, len(IOUS))

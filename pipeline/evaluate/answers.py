@@ -15,15 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import hypergeom
 
 from pipeline.evaluate.estimates import RESAMPLES, Estimate, Floats, mean_estimates, weighted_estimate
 from pipeline.evaluate.probe import Embedded, Embeddings, Questions
 
-WAYS: Final = ("roi", "mask", "crop")
-"""How a region is embedded, see `pipeline.evaluate.probe`."""
-
-RETRIEVED: Final = (1, 5, 10)
-"""The first so many answers of a retrieval that are looked at."""
+WAYS: Final = ("roi", "mask", "crop")  # the ways to embed a region, see `pipeline.evaluate.probe`
+RETRIEVED: Final = (1, 5, 10)  # the first so many answers of a retrieval that are looked at
 
 _TEXTS_AT_ONCE: Final = 1024
 
@@ -32,8 +30,8 @@ _TEXTS_AT_ONCE: Final = 1024
 class Ranks:
     """Numbers of candidates, int64 (Q,), that decide the place of the first right answer of each query.
 
-    `ahead`: wrong ones that are more similar than the best right one; `level`: wrong ones that are exactly as similar;
-    `right`: right ones that are exactly as similar as the best of them, 1 or more.
+    Wrong ones that are more similar than the best right one (`ahead`) and exactly as similar (`level`), and `right`
+    ones that are exactly as similar, 1 or more.
     """
 
     ahead: NDArray[np.int64]
@@ -42,13 +40,10 @@ class Ranks:
 
     def hits(self, k: int) -> Floats:
         """Probability that a right answer is among the first k, (Q,)."""
-        missed: Floats = np.ones(len(self.ahead))
-        for drawn in range(k):
-            # The next place holds one of the level ones, if those ahead fill none of the first k any more.
-            place = drawn - self.ahead
-            left = np.maximum(self.level - place, 0) / np.maximum(self.level + self.right - place, 1)
-            missed *= np.where(place >= 0, left, 1.0)
-        return np.subtract(1.0, missed)
+        drawn = np.maximum(k - self.ahead, 0)  # of those that are exactly as similar
+        return np.asarray(
+            hypergeom.sf(0, self.level + self.right, self.right, np.minimum(drawn, self.level + self.right))
+        )
 
     def reciprocal(self) -> Floats:
         """One over the place of the first right answer, which is 1 for the best place, (Q,)."""
@@ -74,17 +69,11 @@ def ranks(similarities: NDArray[np.float32], right: NDArray[np.bool_]) -> Ranks:
 
 @dataclass(slots=True)
 class Answers:
-    """The answers to questions of one kind.
+    """The answers to questions of one kind."""
 
-    Attributes:
-        images: Number of the image of each.
-        values: Kind of value -> one for each question, 0 .. 1.
-        classes: The class of each region; empty for other questions.
-    """
-
-    images: list[int] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
-    classes: list[str] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)  # number of the image of each
+    values: dict[str, list[float]] = field(default_factory=dict)  # kind of value -> one for each question, 0 .. 1
+    classes: list[str] = field(default_factory=list)  # of each region; empty for other questions
 
     def add(self, images: Sequence[int], values: Mapping[str, Floats], classes: Sequence[str] = ()) -> None:
         """Note several questions."""
@@ -101,7 +90,7 @@ class Classification:
         self.names = names
         self._rows = {name: row for row, name in enumerate(names)}
         self._texts = texts
-        self.answers: dict[str, Answers] = {way: Answers() for way in WAYS}
+        self.answers = {way: Answers() for way in WAYS}
 
     def add(self, number: int, classes: Sequence[str | None], embedded: Embedded) -> None:
         """Note the regions of an image. Those without a class, or without a mask, are left out."""
@@ -132,8 +121,7 @@ def find_phrases(
     Args:
         answers: Gets recall_1, recall_5, mrr and chance_1 of each phrase.
         images, asked: Numbers of the images, and their questions.
-        regions: Embeddings of their regions, (R, E) each.
-        texts: Embeddings of their phrases, in order, (all phrases, E).
+        regions, texts: Embeddings of their regions, (R, E) each, and of their phrases in order, (all phrases, E).
     """
     starts = np.cumsum([0, *(len(each.candidates) for each in asked)])
     meant: dict[str, set[int]] = {}
@@ -160,13 +148,12 @@ def retrieve(
 ) -> dict[str, Answers]:
     """Find the image of every caption among all images, and a caption of every image among all captions.
 
-    An image is found if any of its captions is among the first k, as open_clip and the literature have it.
-    Captions that are the same text count once, and any image that has a text is right for it: where all captions differ
-    this is the usual definition.
+    An image is found if any of its captions is among the first k, as open_clip and the literature have it. Captions
+    that are the same text count once, and any image that has a text is right for it: where all captions differ this is
+    the usual definition.
 
     Args:
-        images, embeddings: Numbers of the N images, and (N, E).
-        captions: The captions of each image.
+        images, embeddings, captions: Numbers of the N images, (N, E), and the captions of each.
         texts, text_embeddings: Caption -> row of (T, E).
 
     Returns:
@@ -189,7 +176,6 @@ def retrieve(
 
 
 def _retrieved(queries: Embeddings, candidates: Embeddings, right: Sequence[set[int]]) -> dict[str, Floats]:
-    """The hits of `RETRIEVED` for each query; right: the candidates that are right for it."""
     parts: dict[str, list[Floats]] = {f"r{k}": [np.zeros(0)] for k in RETRIEVED}
     for start in range(0, len(queries), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
@@ -200,7 +186,6 @@ def _retrieved(queries: Embeddings, candidates: Embeddings, right: Sequence[set[
 
 
 def _marked(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
-    """True at some places of each row, (rows, count)."""
     marks = np.zeros((len(places), count), np.bool_)
     for row, own in enumerate(places):
         marks[row, list(own)] = True
@@ -208,7 +193,7 @@ def _marked(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
 
 
 def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
-    """The mean of every kind of value, as plain values: {value, low, high, n} each, and `n`, the questions.
+    """The mean of every kind of value, {value, low, high, n} each, and `n`, the questions.
 
     For regions also `mean_per_class`, the mean over classes of their top-1; its n counts classes. Classes with fewer
     than `min_boxes` regions are left out.
@@ -222,10 +207,7 @@ def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
 
 
 def differences_of(answers: Answers, theirs: Answers, min_boxes: int = 1) -> dict[str, Any]:
-    """The paired differences of the figures from those of another model.
-
-    Raises ValueError if they did not answer the same questions in the same order.
-    """
+    """The paired differences from another model's figures. Raises ValueError if it answered other questions."""
     ours, others = ((each.images, each.classes, set(each.values)) for each in (answers, theirs))
     if ours != others:
         raise ValueError("expected answers to the same questions")

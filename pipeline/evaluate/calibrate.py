@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence
 from pipeline.graph import calibration_basis
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.geometry import Box
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
 from stages.regions.score import FEATURES, Calibration, Evidence
@@ -41,20 +40,16 @@ from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import SHARES, FittedCut, cut_features
 from stages.shared.storage import check_writable, write_text
 
-FEWEST_REGIONS: Final = 100
-"""A calibration from fewer regions says more about chance than about the model."""
+FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 
 RIDGE: Final = 1e-4
 """Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 .. 1."""
 
-SHRINK: Final = 3.0
-"""Things of usual size that each head noun is taken to have been seen with beside the real ones."""
+SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have been seen with beside the real ones
 
-STEPS: Final = 400
-"""Most steps of the optimiser of cuts; some 100 suffice."""
+STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
-Mapped = Sequence[tuple[Mapping[str, Any], Record]]
-"""Rows with their records, see `JudgedDataset.mapped`."""
+Mapped = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `JudgedDataset.mapped`
 
 
 def write_calibration(
@@ -72,16 +67,10 @@ def write_calibration(
     The figures are from five folds: each region is judged by a fit that has not seen its image. Only the rule
     `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
     thing comes from the other images alone. A path that cannot be written is rejected before any work, if that can be
-    known.
+    known. `presence`: whether to fit presence, too, which takes a forward pass for each image.
 
-    Args:
-        dataset, truth_path, settings, resized: See `judged_dataset`.
-        out: The file to write.
-        presence: Whether to fit presence, too, which takes a forward pass for each image.
-
-    Raises:
-        InputError: There are too few regions, or only right or only wrong ones.
-        ConfigError: `out` cannot be written.
+    Raises as `judged_dataset`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
+    if `out` cannot be written.
     """
     check_writable("--out", out)
     judged = judged_dataset(dataset, truth_path, settings, resized=resized)
@@ -156,8 +145,7 @@ def _seen_regions(
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenThing:
+class SeenThing(NamedTuple):
     """A named thing of an image, and the mean logarithm of the shares of the image that its true boxes cover."""
 
     image: int
@@ -180,7 +168,7 @@ class UsualSizes:
         return {head: round(_shrunk(images.values()), 3) for head, images in sorted(self._of_head.items())}
 
     def without(self, image: int, heads: Iterable[str]) -> dict[str, float]:
-        """The sizes for some heads, from images other than this one: as a rule knows an image that is new to it."""
+        """The sizes for some heads, from images other than this one."""
         return {
             head: _shrunk(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
             for head in heads
@@ -195,9 +183,7 @@ def _shrunk(images: Iterable[Sequence[float]]) -> float:
 def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> tuple[FittedCut, UsualSizes]:
     """Fit where maps are cut: each is cut at all shares, and the first region of each cut is right or wrong.
 
-    The usual size of a thing comes from other images alone.
-
-    Raises InputError if none or all of them are right.
+    The usual size of a thing comes from other images alone. Raises InputError if no cut is right, or all of them are.
     """
     stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
     surfaces: list[NDArray[np.uint8]] = []
@@ -213,9 +199,11 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
             index = query.phrase_index
             if query.target is None or index is None or (surface := own_surfaces[index]) is None:
                 continue
-            boxes = query.target.boxes_xywh_px
+            boxes, (height, width) = query.target.boxes_xywh_px, query.size_hw
             head = first_heads[record.phrases[index].text]
-            seen.append(SeenThing(image=query.image, head=head, log_size=_log_size(boxes, query.size_hw)))
+            # A box without an area counts as a pixel.
+            log_size = fmean(math.log(max(w * h, 1.0) / (height * width)) for _, _, w, h in boxes)
+            seen.append(SeenThing(query.image, head, log_size))
             heads_of.append(heads[index])
             surfaces.append(surface.values.astype(np.uint8))
             right.append([any(is_right(painted.box_xywh_px, boxes) for painted, _ in own[index][:1]) for own in found])
@@ -232,11 +220,6 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
     return FittedCut.of(fit.weight, fit.mean, fit.scale, sizes.all()), sizes
 
 
-def _log_size(boxes: Sequence[Box], size_hw: tuple[int, int]) -> float:
-    """The mean logarithm of the shares of an image that boxes cover; one without an area counts as a pixel."""
-    return fmean(math.log(max(w * h, 1.0) / (size_hw[0] * size_hw[1])) for _, _, w, h in boxes)
-
-
 def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
     """The weights with which most maps are cut so that their region is right.
 
@@ -249,8 +232,7 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
         features: (n, cuts, k), of each cut of each map; NaN where nothing lies above a cut.
         right: (n, cuts), whether the region that the cut gives is right.
 
-    Raises:
-        ValueError: No cut, or every cut of every map is right.
+    Raises ValueError if no cut, or every cut of every map is right.
     """
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 

@@ -7,7 +7,7 @@ Statistics of scores take scores (n,), right (n,) bool and weights (n,), >= 0, w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RESAMPLES: Final = 1000
-SCORE_RESAMPLES: Final = 200
-"""Resamples of the figures that sort all regions each time: risk-coverage, calibration, AP."""
+SCORE_RESAMPLES: Final = 200  # resamples of the figures that sort all regions each time: risk-coverage, calibration, AP
 
 SEED: Final = 0
-LEVEL: Final = 0.95
-"""Two-sided confidence level of all intervals."""
+LEVEL: Final = 0.95  # two-sided confidence level of all intervals
 
 BINS: Final = 15
 """Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
@@ -34,8 +32,7 @@ RIDGE: Final = 1.0
 """Penalty on the squared weights of standardised features. As a prior it has standard deviation 1: weak beside
 hundreds of regions, but it keeps weights finite where a feature separates right from wrong without exception."""
 
-FOLDS: Final = 5
-"""Parts of the images; each is judged by a fit on the others."""
+FOLDS: Final = 5  # parts of the images; each is judged by a fit on the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +57,10 @@ def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resample
     if images.size == 0:
         return [Estimate()] * len(values)
     _, owner = np.unique(images, return_inverse=True)
-    sums = [np.bincount(owner, each) for each in values]
+    sums = np.array([np.bincount(owner, each) for each in values])
     counts = np.bincount(owner).astype(np.float64)
-    rng = np.random.default_rng(SEED)
-    means = np.empty((len(sums), resamples))
-    for i in range(resamples):
-        drawn = _draw(rng, counts.size)
-        total = drawn @ counts
-        means[:, i] = [(drawn @ each) / total for each in sums]
-    return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means, strict=True)]
+    means = np.array([[each @ drawn / (counts @ drawn) for each in sums] for drawn in _draws(counts.size, resamples)])
+    return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means.T, strict=True)]
 
 
 def weighted_estimate(
@@ -78,14 +70,15 @@ def weighted_estimate(
     if images.size == 0:
         return Estimate()
     names, owner = np.unique(images, return_inverse=True)
-    rng = np.random.default_rng(SEED)
-    drawn = np.array([statistic(_draw(rng, names.size)[owner]) for _ in range(resamples)])
+    drawn = np.array([statistic(drawn[owner]) for drawn in _draws(names.size, resamples)])
     return _estimate(statistic(np.ones(images.size)), drawn, images.size)
 
 
-def _draw(rng: np.random.Generator, count: int) -> Floats:
-    """How often each of `count` images is drawn in a sample of `count` with replacement."""
-    return np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
+def _draws(count: int, resamples: int) -> Iterator[Floats]:
+    """How often each of `count` images is drawn in samples of `count` with replacement."""
+    rng = np.random.default_rng(SEED)
+    for _ in range(resamples):
+        yield np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
 
 
 def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
@@ -112,7 +105,7 @@ def means_where_known(values: Mapping[str, Floats], images: NDArray[np.int64]) -
 def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
     """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017): lower is better.
 
-    This is the share of wrong regions among those kept, averaged over how many are kept, in the order of their score.
+    This is the share of wrong regions among those kept, averaged over how many are kept in the order of their scores.
     Equal scores count as the average of all their orders.
     """
     order = np.argsort(-scores, kind="stable")
@@ -166,10 +159,7 @@ def presence_area(scores: Floats, there: NDArray[np.bool_], weights: Floats) -> 
 
 
 def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:
-    """Return what filters by `THRESHOLDS` keep: the share of all regions, and the share of right ones among those kept.
-
-    None where there are no regions to take a share of.
-    """
+    """The shares of regions that `THRESHOLDS` keep, and of right ones among those; None without regions."""
     lines: list[dict[str, float | None]] = []
     for threshold in THRESHOLDS:
         kept = scores >= threshold

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -46,30 +45,25 @@ from pipeline.evaluate.metrics import (
 from pipeline.evaluate.presence import absent_evaluation
 from stages.contract.errors import InputError
 from stages.contract.masks import rle_area_px
+from stages.contract.records import Rle
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from stages.shared.storage import place_of
 from stages.sources import HEAT_MAPS
 
-RECALLS: Final = np.linspace(0.0, 1.0, 101)
-"""Recalls at which COCO reads the precision."""
+RECALLS: Final = np.linspace(0.0, 1.0, 101)  # recalls at which COCO reads the precision
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """The numbers that are kept of queries; their heat maps are not kept.
+    """The numbers that are kept of queries; their heat maps are not kept."""
 
-    Attributes:
-        values: Metric -> one number per query with a target, NaN where it is not defined.
-        queries: All queries, without their maps.
-        heat: Mean heat inside each region, by query and answer, 0 .. 1 of the map's highest; empty without maps.
-        groupings: Which phrases of each image are linked, and which the ground truth links.
-    """
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    queries: list[Query] = field(default_factory=list)
-    heat: list[float] = field(default_factory=list)
-    groupings: list[Grouping] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)  # metric -> of each query with a target, or NaN
+    queries: list[Query] = field(default_factory=list)  # all, without their maps
+    heat: list[float] = field(
+        default_factory=list
+    )  # mean inside each region, 0 .. 1 of the highest; empty without maps
+    groupings: list[Grouping] = field(default_factory=list)  # of each image
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:
         """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
@@ -80,9 +74,8 @@ class Outcomes:
                     if maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
             if maps:
-                key = (query.image, query.phrase)
+                key, heat = (query.image, query.phrase), query.heat
                 if key not in mean_heats:
-                    heat = query.heat
                     mean_heats[key] = [0.0 if heat is None else heat.mean_inside(each.mask) for each in query.answers]
                 self.heat.extend(mean_heats[key])
             self.queries.append(replace(query, heat=None, plain_heat=None))
@@ -98,16 +91,13 @@ def evaluation_of(
     resized: bool = False,
     absent: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a dataset.
+    """Evaluate a dataset: `dataset`, `truth`, `settings` and `resized` as for `judged_dataset`.
 
-    Args:
-        dataset, truth_path, settings, resized: See `judged_dataset`.
-        maps: Whether to measure the heat maps, too.
-        absent: Whether to ask for absent phrases, too; see `pipeline.evaluate.presence`.
+    `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too.
 
     Returns:
-        The figures of `report`, and `dataset`, `truth`, `matched`, `rule`, `config`, and `maps`: whether the heat maps
-        are "stored" ones, were "computed" again, or None, not measured.
+        The figures of `report`; `dataset`, `truth`, `matched`, `rule`, `config`; and `maps`: whether the heat maps are
+        "stored" ones, were "computed" again, or None, not measured.
 
     Raises:
         InputError: The dataset or the ground truth cannot be read, or they do not fit together.
@@ -116,7 +106,7 @@ def evaluation_of(
     judged = judged_dataset(dataset, truth_path, settings, resized=resized)
     config = judged.config(explains=False)
     maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
-    outcomes = _with_maps(judged, config.regions, console) if maps else _without_maps(judged)
+    outcomes = _outcomes(judged, config.regions if maps else None, console)
     if not outcomes.values:
         raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
     return {
@@ -131,23 +121,22 @@ def evaluation_of(
     }
 
 
-def _with_maps(judged: JudgedDataset, regions: RegionsConfig, console: Console) -> Outcomes:
+def _outcomes(judged: JudgedDataset, regions: RegionsConfig | None, console: Console) -> Outcomes:
+    """The outcomes of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes()
-    surfaces = [RegionsStage(regions)]
-    if regions.upsample != "linear":  # then the maps before colours guided them are measured, too
-        surfaces.append(RegionsStage(regions.model_copy(update={"upsample": "linear"})))
-    graph = judged.graph(pixels=len(surfaces) > 1)
-    for row, record in judged.mapped(graph, console):
-        queries = judged.queries(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces))
-        outcomes.add(queries, maps=True)
-        outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
-    return outcomes
-
-
-def _without_maps(judged: JudgedDataset) -> Outcomes:
-    outcomes = Outcomes()
-    for row in judged.rows():
-        outcomes.add(judged.queries(row, phrases_of(row["annotations"])), maps=False)
+    if regions is None:
+        rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())
+    else:
+        surfaces = [RegionsStage(regions)]
+        if regions.upsample != "linear":  # then the maps before colours guided them are measured, too
+            surfaces.append(RegionsStage(regions.model_copy(update={"upsample": "linear"})))
+        mapped = judged.mapped(judged.graph(pixels=len(surfaces) > 1), console)
+        rows = (
+            (judged.queries(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces)), row)
+            for row, record in mapped
+        )
+    for queries, row in rows:
+        outcomes.add(queries, maps=regions is not None)
         outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
     return outcomes
 
@@ -155,9 +144,8 @@ def _without_maps(judged: JudgedDataset) -> Outcomes:
 def report(outcomes: Outcomes) -> dict[str, Any]:
     """All figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
 
-    Every figure is {value, low, high, n}, see `Estimate`. NaN becomes None. Where the dataset and the ground truth link
-    phrases there are also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n
-    counts phrases.
+    Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
+    also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n counts phrases.
     """
     queries = outcomes.queries
     targets = [(query, query.target) for query in queries if query.target is not None]
@@ -225,7 +213,6 @@ def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Float
 
 
 def _coco(queries: Sequence[Query]) -> dict[str, Any]:
-    """COCO's AP of boxes, and of masks where every target has one."""
     kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
     if all(query.target is None or query.target.mask is not None for query in queries):
         kinds["mask"] = "segm"
@@ -234,52 +221,44 @@ def _coco(queries: Sequence[Query]) -> dict[str, Any]:
     for name, kind in kinds.items():
         matches = coco_matches(queries, kind)
         if matches is not None:
+            each = matches.average_precisions(np.ones(len(queries)))
             ap = weighted_estimate(matches.average_precision, images).plain()
-            figures[name] = {"ap": ap, "ap50": matches.ap50, "ap75": matches.ap75}
+            figures[name] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
     return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
-    """pycocotools' matches of regions with true things, from which AP can be computed for any weights.
+    """pycocotools' matches of regions with true things, from which AP can be computed for any weights."""
 
-    Attributes:
-        queries: int (d,), the query of each region, best score first.
-        right: bool (thresholds, d), IoU 0.50, 0.55 .. 0.95.
-        things: int (q,), true things of each query.
-        ap, ap50, ap75: COCOeval's AP over all thresholds, at IoU 0.50 and at 0.75.
-    """
-
-    queries: NDArray[np.int64]
-    right: NDArray[np.bool_]
-    things: NDArray[np.int64]
-    ap: float
-    ap50: float
-    ap75: float
+    queries: NDArray[np.int64]  # (d,), the query of each region, best score first
+    right: NDArray[np.bool_]  # (thresholds, d), IoU 0.50, 0.55 .. 0.95
+    things: NDArray[np.int64]  # (q,), true things of each query
 
     def average_precision(self, weights: Floats) -> float:
-        """AP over IoU 0.50:0.95 with a weight >= 0 per query (q,); all ones give `ap`."""
+        """The mean of `average_precisions`: AP over IoU 0.50:0.95."""
+        return float(self.average_precisions(weights).mean())
+
+    def average_precisions(self, weights: Floats) -> Floats:
+        """AP (thresholds,) with a weight >= 0 per query (q,); all ones give COCOeval's."""
         total = float(weights @ self.things)
         if total <= 0:
-            return math.nan
+            return np.full(len(self.right), np.nan)
         each = weights[self.queries]
         hits, misses = np.cumsum(each * self.right, axis=1), np.cumsum(each * ~self.right, axis=1)
         precision = hits / (hits + misses + np.spacing(1))
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))  # no precision beyond the last recall
         at = [np.searchsorted(recall, RECALLS, side="left") for recall in hits / total]
-        return float(np.mean([best[places].mean() for best, places in zip(best_from_here, at, strict=True)]))
+        return np.array([best[places].mean() for best, places in zip(best_from_here, at, strict=True)])
 
 
 def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Matches | None:
-    """Match regions and things by COCO's rules.
+    """Match regions and things by COCO's rules; None without regions or without things.
 
     Every query, a phrase in an image, is one COCO image, and there is one category: a region can only be right for its
     own phrase. Absent phrases are COCO images without a thing. One score threshold serves all phrases, so the score
-    has to be comparable across them.
-
-    With "bbox" a thing is a box of the target, with "segm" it is the target's whole mask. None without regions or
-    without things.
+    has to be comparable across them. With "bbox" a thing is a box of the target, with "segm" its whole mask.
     """
     images: list[dict[str, Any]] = []
     things: list[dict[str, Any]] = []
@@ -290,12 +269,8 @@ def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Mat
         for thing in _things(query, kind):
             things.append({"id": len(things) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **thing})
         for answer in query.answers:
-            region: dict[str, Any] = {"image_id": number, "category_id": 1, "score": answer.score}
-            if kind == "bbox":
-                region["bbox"] = list(answer.box_xywh_px)
-            else:
-                region["segmentation"] = {"size": list(answer.mask.size_hw), "counts": answer.mask.counts}
-            regions.append(region)
+            shape = {"bbox": list(answer.box_xywh_px)} if kind == "bbox" else {"segmentation": _coded(answer.mask)}
+            regions.append({"image_id": number, "category_id": 1, "score": answer.score, **shape})
     if not regions or not things:
         return None
     with contextlib.redirect_stdout(io.StringIO()):
@@ -307,20 +282,15 @@ def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Mat
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = evaluation.params.maxDets[-1:]
         evaluation.evaluate()
-        evaluation.accumulate()
     found = [entry for entry in evaluation.evalImgs if entry is not None]
     scores = np.concatenate([entry["dtScores"] for entry in found])
     right = np.concatenate([entry["dtMatches"] for entry in found], axis=1) > 0
     owner = np.concatenate([np.full(len(entry["dtScores"]), entry["image_id"] - 1) for entry in found])
     order = np.argsort(-scores, kind="mergesort")
-    precision = evaluation.eval["precision"][:, :, 0, 0, 0]  # (thresholds, recalls)
     return Matches(
         queries=owner[order].astype(np.int64),
         right=right[:, order],
         things=np.bincount([thing["image_id"] - 1 for thing in things], minlength=len(images)),
-        ap=float(precision.mean()),
-        ap50=float(precision[0].mean()),
-        ap75=float(precision[5].mean()),
     )
 
 
@@ -332,5 +302,8 @@ def _things(query: Query, kind: str) -> list[dict[str, Any]]:
         return [{"bbox": list(box), "area": box[2] * box[3]} for box in target.boxes_xywh_px]
     if target.mask is None:
         return []
-    coded = {"size": list(target.mask.size_hw), "counts": target.mask.counts}
-    return [{"segmentation": coded, "area": rle_area_px(target.mask), "bbox": [0, 0, 1, 1]}]
+    return [{"segmentation": _coded(target.mask), "area": rle_area_px(target.mask), "bbox": [0, 0, 1, 1]}]
+
+
+def _coded(mask: Rle) -> dict[str, Any]:
+    return {"size": list(mask.size_hw), "counts": mask.counts}

@@ -18,7 +18,7 @@ from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import batch_rows, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.graph import Graph, build_graph
-from pipeline.summary import Display, Report
+from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
 from stages.contract.schema import mapped_record
@@ -67,7 +67,7 @@ class JudgedDataset:
         return self.matched.images[row["file_name"]]
 
     def queries(self, row: Mapping[str, Any], phrases: Sequence[Phrase], *maps: Mapping[str, HeatMap]) -> list[Query]:
-        """See `queries_of`; the images have the numbers of the rows."""
+        """The queries of a row; the images have the numbers of the rows."""
         return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, *maps)
 
     def graph(self, *, pixels: bool) -> Graph | None:
@@ -75,10 +75,9 @@ class JudgedDataset:
 
         pixels: whether the pixels are needed, too; no dataset holds them at the model's size.
 
-        Raises:
-            InputError: The dataset's input cannot be read.
-            ConfigError: A setting cannot be used, the model that would compute the maps is not the dataset's, or the
-                dataset of somebody else names files that the settings do not.
+        Raises InputError if the dataset's input cannot be read, and ConfigError if a setting cannot be used, if the
+        model that would compute the maps is not the dataset's, or if somebody else's dataset names files that the
+        settings do not.
         """
         if self.has_maps and not pixels:
             return None
@@ -95,9 +94,7 @@ class JudgedDataset:
     def mapped(
         self, graph: Graph | None, console: Console, most: int | None = None
     ) -> Iterator[tuple[dict[str, Any], Record]]:
-        """Each row with a record that has its phrases and heat maps.
-
-        The records have pixels only if there is a graph. `most`: take that many rows, the first ones.
+        """Each row, or the first `most`, with a record of its phrases and maps; with pixels if there is a graph.
 
         Raises InputError if the graph is needed and some of the rows are no longer in the input.
         """
@@ -127,8 +124,7 @@ def judged_dataset(
         settings: KEY=VALUE over the dataset's configuration.
         resized: Whether the images were resized after the ground truth was drawn: it is scaled to them.
 
-    Raises:
-        InputError: The dataset or the ground truth cannot be read, or they have no image in common.
+    Raises InputError if one of them cannot be read, or if they have no image in common.
     """
     truth = read_truth(truth_path)
     dataset = open_dataset(path)
@@ -154,24 +150,21 @@ def from_input(
 
     Raises InputError if the input lacks some of them.
     """
-    progress = Report(expected=len(ids))
     missing = set(ids)
     samples = reader.samples(reader.shards())
 
     def wanted() -> Iterator[Record]:
-        """The first record of each id; nothing is read after the last one."""
-        while missing and (sample := next(samples, None)) is not None:
+        while missing and (sample := next(samples, None)) is not None:  # nothing is read after the last one
             if sample.id in missing:
                 missing.remove(sample.id)
                 record = Record.start(sample)
                 yield record if phrases is None else replace(record, phrases=tuple(phrases[sample.id]))
 
     records = wanted()
-    with set_up(stages), Display(console).shown() as display:
+    with set_up(stages), progress_bar(console, "images", len(ids)) as advance:
         while batch := list(islice(records, batch_rows(stages[-1]))):
-            yield from run_stages(stages, batch, progress.stage)
-            progress.rows(len(batch), 0)
-            display.update(progress)
+            yield from run_stages(stages, batch, lambda *_: None)
+            advance(len(ids) - len(missing))
     if missing:
         raise InputError(
             f"{len(missing)} of {len(ids)} rows are no longer in the input of the dataset, which is needed because "

@@ -40,8 +40,7 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
 from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
-LEVELS: Final = 256
-"""Heat levels that `metrics.pixel_ap` distinguishes."""
+LEVELS: Final = 256  # heat levels that `metrics.pixel_ap` distinguishes
 
 
 def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
@@ -82,15 +81,14 @@ class ImageHeat:
     @cached_property
     def levels(self) -> NDArray[np.uint8]:
         """The heat in whole levels, uint8 (h, w): 0 where it is 0, and `LEVELS` - 1 where it is highest."""
-        if self.top <= 0:
-            return np.zeros(self.size_hw, np.uint8)
-        levels: NDArray[np.uint8] = np.rint(self.px * ((LEVELS - 1) / self.top)).astype(np.uint8)
+        scale = (LEVELS - 1) / self.top if self.top > 0 else 0.0
+        levels: NDArray[np.uint8] = np.rint(self.px * scale).astype(np.uint8)
         return levels
 
     @cached_property
     def peak(self) -> tuple[int, int]:
         """Row and column of the highest pixel, the middle one of a flat top."""
-        highest = np.flatnonzero(self.px == self.px.max())
+        highest = np.flatnonzero(self.px == self.top)
         row, column = divmod(int(highest[highest.size // 2]), self.size_hw[1])
         return row, column
 
@@ -103,37 +101,31 @@ class ImageHeat:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """One phrase of one image, looked for in the dataset.
+    """One phrase of one image, looked for in the dataset."""
 
-    Attributes:
-        image: Number of the image; the bootstrap draws whole images.
-        size_hw: Pixels of the image.
-        phrase: The row's phrase; None if the row does not have it.
-        phrase_index: Number of the phrase among the row's: of those with one text, the first that answers the target.
-        target: The right answer; None for a phrase that is known to be absent.
-        answers: The phrase's regions, best score first.
-        heat: The phrase's map; None if there is none, or if maps were not computed.
-        plain_heat: The map before the image's colours guided it; the same object where they did not.
-    """
-
-    image: int
+    image: int  # number of the image; the bootstrap draws whole images
     size_hw: tuple[int, int]
-    phrase: str | None
-    target: TruthTarget | None
-    answers: tuple[Answer, ...]
-    heat: ImageHeat | None = None
-    plain_heat: ImageHeat | None = None
-    phrase_index: int | None = None
+    phrase: str | None  # None if the row does not have it
+    target: TruthTarget | None  # the right answer; None for a phrase that is known to be absent
+    answers: tuple[Answer, ...]  # the phrase's regions, best score first
+    heat: ImageHeat | None = None  # None if there is none, or if maps were not computed
+    plain_heat: ImageHeat | None = None  # before the image's colours guided it; the same object where they did not
+    phrase_index: int | None = None  # in the row: of the phrases with one text, the first that answers the target
+
+    @property
+    def known(self) -> TruthTarget:
+        """The target. Raises ValueError for an absent phrase."""
+        if self.target is None:
+            raise ValueError("expected a query with a target")
+        return self.target
 
     @cached_property
     def area(self) -> NDArray[np.bool_]:
-        """The pixels (h, w) of the target: its mask, or else its boxes. Raises ValueError without a target."""
-        if self.target is None:
-            raise ValueError("expected a query with a target")
-        if self.target.mask is not None:
-            return decode_mask(self.target.mask)
+        """The pixels (h, w) of the target: its mask, or its boxes if it has none."""
+        if self.known.mask is not None:
+            return decode_mask(self.known.mask)
         area = np.zeros(self.size_hw, dtype=np.bool_)
-        for box in self.target.boxes_xywh_px:
+        for box in self.known.boxes_xywh_px:
             x0, y0, x1, y1 = (max(0, round(edge)) for edge in xywh_to_xyxy(box))
             area[y0:y1, x0:x1] = True
         return area
@@ -141,10 +133,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMatches:
-    """The images that the dataset and the ground truth share: file name in the dataset -> image of the ground truth.
+    """File name in the dataset -> image of the ground truth, of the images that both have.
 
-    by_stem counts those that have another extension in the ground truth, ambiguous the file names that resemble one of
-    the ground truth, but not one to one.
+    by_stem counts those with another extension in the ground truth, ambiguous those that resemble one of it, but not
+    one to one.
     """
 
     images: Mapping[str, TruthImage]
@@ -169,7 +161,7 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
     found = {name: name for name in names if name in truth.images}
     alike: set[str] = set()
     by_stem = 0
-    for key in (basename, _stem, lambda name: _stem(basename(name))):
+    for key in (basename, lambda name: splitext(name)[0], lambda name: splitext(basename(name))[0]):
         ours, theirs = _grouped(names, key), _grouped(truth.images, key)
         taken = set(found.values())
         for like, members in theirs.items():
@@ -186,10 +178,6 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
         )
     images = {name: truth.images[found[name]] for name in names if name in found}
     return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(alike - found.keys()))
-
-
-def _stem(name: str) -> str:
-    return splitext(name)[0]
 
 
 def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
@@ -269,7 +257,6 @@ def queries_of(
 
 
 def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) -> bool:
-    """Whether a phrase without a target is known to be absent."""
     names = {phrase.text, phrase.head}
     return phrase.text in image.absent or bool(names & categories and not names & image.present)
 
@@ -280,13 +267,9 @@ def _at_image_size(maps: Mapping[str, HeatMap], size_hw: tuple[int, int]) -> dic
 
 def _answer(annotation: Mapping[str, Any]) -> Answer:
     x, y, w, h = annotation["bbox"]
-    coded = annotation["segmentation"]
-    return Answer(
-        box_xywh_px=(x, y, w, h),
-        mask=Rle(size_hw=tuple(coded["size"]), counts=coded["counts"]),
-        score=annotation["score"],
-        similarity=annotation["similarity"],
-    )
+    mask = Rle(size_hw=tuple(annotation["segmentation"]["size"]), counts=annotation["segmentation"]["counts"])
+    scores = {name: annotation[name] for name in ("score", "similarity")}
+    return Answer(box_xywh_px=(x, y, w, h), mask=mask, **scores)
 
 
 def _first_of_each(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:

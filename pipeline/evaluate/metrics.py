@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.matching import LEVELS, Query
+from pipeline.evaluate.matching import LEVELS, ImageHeat, Query
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
 from stages.shared.truth.ground_truth import TruthImage, bare, spelled
@@ -32,43 +32,36 @@ TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
 """The tolerance is 15 px in an image whose longer side has 384 px, and grows with the image."""
 
-IOU: Final = 0.5
-"""A box is right if its intersection over union is at least this."""
-
-CENTRED_SIDE: Final = 0.8
-"""The share from 0.5 to 1, in steps of 0.1, whose box hits most phrases of 1,000 photographs."""
+IOU: Final = 0.5  # a box is right if its intersection over union is at least this
+CENTRED_SIDE: Final = 0.8  # the share from 0.5 to 1, in steps of 0.1, whose box hits most phrases of 1,000 photographs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Metric:
-    """A number for each query with a target: what it is in one line, how to compute it, and if it needs heat maps."""
+    """A number for each query with a target: its definition in a line, how to compute it, and if it needs heat maps."""
 
     doc: str
     value: Callable[[Query], float | None]
     needs_maps: bool = False
 
 
-def _pointing(query: Query) -> float:
-    return 0.0 if query.heat is None else float(_is_on_truth(query, query.heat.peak))
-
-
-def _pointing_plain(query: Query) -> float:
-    return 0.0 if query.plain_heat is None else float(_is_on_truth(query, query.plain_heat.peak))
+def _pointing(query: Query, heat: ImageHeat | None) -> float:
+    return 0.0 if heat is None else float(_is_on_truth(query, heat.peak))
 
 
 def _pointing_tolerant(query: Query) -> float:
     if query.heat is None:
         return 0.0
     reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
-    if query.target is None or query.target.mask is None:
-        return float(any(_distance_px(query.heat.peak, box) <= reach for box in _boxes(query)))
+    if query.known.mask is None:
+        return float(any(_distance_px(query.heat.peak, box) <= reach for box in query.known.boxes_xywh_px))
     rows, columns = np.nonzero(query.area)
     squares = (rows - query.heat.peak[0]) ** 2 + (columns - query.heat.peak[1]) ** 2
     return float(squares.size > 0 and squares.min() <= reach**2)
 
 
 def _pointing_off_centre(query: Query) -> float | None:
-    return None if _centre(query) else _pointing(query)
+    return None if _centre(query) else _pointing(query, query.heat)
 
 
 def _energy(query: Query) -> float:
@@ -80,7 +73,7 @@ def _energy(query: Query) -> float:
 
 def _pixel_ap(query: Query) -> float | None:
     """Average precision of the map's pixels as a ranking of the true mask's, over `LEVELS` levels of heat."""
-    if query.target is None or query.target.mask is None:
+    if query.known.mask is None:
         return None
     if query.heat is None or not query.area.any():
         return 0.0
@@ -94,7 +87,7 @@ def _pixel_ap(query: Query) -> float | None:
 def _box_recall_merged(query: Query) -> float:
     if not query.answers:
         return 0.0
-    x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in _boxes(query)), strict=True)
+    x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in query.known.boxes_xywh_px), strict=True)
     merged = xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1)))
     return float(box_iou(query.answers[0].box_xywh_px, merged) >= IOU)
 
@@ -102,15 +95,15 @@ def _box_recall_merged(query: Query) -> float:
 def _box_iou(query: Query) -> float:
     if not query.answers:
         return 0.0
-    return max(box_iou(query.answers[0].box_xywh_px, box) for box in _boxes(query))
+    return max(box_iou(query.answers[0].box_xywh_px, box) for box in query.known.boxes_xywh_px)
 
 
 def _mask_iou(query: Query) -> float | None:
-    if query.target is None or query.target.mask is None:
+    if query.known.mask is None:
         return None
     if not query.answers:
         return 0.0
-    return rle_iou(rle_union([answer.mask for answer in query.answers]), query.target.mask)
+    return rle_iou(rle_union([answer.mask for answer in query.answers]), query.known.mask)
 
 
 def _centre(query: Query) -> float:
@@ -122,7 +115,7 @@ def _centred_box(query: Query) -> float:
     h, w = query.size_hw
     margin = (1 - CENTRED_SIDE) / 2
     middle = (margin * w, margin * h, CENTRED_SIDE * w, CENTRED_SIDE * h)
-    return float(any(box_iou(middle, box) >= IOU for box in _boxes(query)))
+    return float(any(box_iou(middle, box) >= IOU for box in query.known.boxes_xywh_px))
 
 
 def _chance(query: Query) -> float:
@@ -132,29 +125,31 @@ def _chance(query: Query) -> float:
 
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
-    "pointing": Metric(doc="heat map's peak on the true mask", value=_pointing, needs_maps=True),
-    "pointing_plain": Metric(doc="the same before colours guide the map", value=_pointing_plain, needs_maps=True),
-    "pointing_15px": Metric(doc="peak at most 15 px (at 384) away", value=_pointing_tolerant, needs_maps=True),
+    "pointing": Metric("heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True),
+    "pointing_plain": Metric(
+        "the same before colours guide the map", lambda query: _pointing(query, query.plain_heat), needs_maps=True
+    ),
+    "pointing_15px": Metric("peak at most 15 px (at 384) away", _pointing_tolerant, needs_maps=True),
     # No map wins there by its middle.
     "pointing_off_centre": Metric(
-        doc="the peak, where the centre is not on the mask", value=_pointing_off_centre, needs_maps=True
+        "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True
     ),
     "pointing_box": Metric(
-        doc="peak in a true box",
-        value=lambda query: 0.0 if query.heat is None else float(_is_in_a_box(query, query.heat.peak)),
+        "peak in a true box",
+        lambda query: 0.0 if query.heat is None else float(_is_in_a_box(query, query.heat.peak)),
         needs_maps=True,
     ),
-    "energy": Metric(doc="share of the heat on the true mask", value=_energy, needs_maps=True),
-    "pixel_ap": Metric(doc="average precision of the heat's pixels", value=_pixel_ap, needs_maps=True),
+    "energy": Metric("share of the heat on the true mask", _energy, needs_maps=True),
+    "pixel_ap": Metric("average precision of the heat's pixels", _pixel_ap, needs_maps=True),
     "box_recall": Metric(
-        doc="best region's box, IoU >= 0.5 with any true box", value=lambda query: float(_box_iou(query) >= IOU)
+        "best region's box, IoU >= 0.5 with any true box", lambda query: float(_box_iou(query) >= IOU)
     ),
-    "box_recall_merged": Metric(doc="the same with the box around all true boxes", value=_box_recall_merged),
-    "box_iou": Metric(doc="best region's box with its best true box", value=_box_iou),
-    "mask_iou": Metric(doc="all regions together with the true mask", value=_mask_iou),
-    "centre": Metric(doc="baseline: pointing at the image's centre", value=_centre),
-    "centred_box": Metric(doc="baseline: box recall of a box in the middle", value=_centred_box),
-    "chance": Metric(doc="baseline: pointing at random", value=_chance),
+    "box_recall_merged": Metric("the same with the box around all true boxes", _box_recall_merged),
+    "box_iou": Metric("best region's box with its best true box", _box_iou),
+    "mask_iou": Metric("all regions together with the true mask", _mask_iou),
+    "centre": Metric("baseline: pointing at the image's centre", _centre),
+    "centred_box": Metric("baseline: box recall of a box in the middle", _centred_box),
+    "chance": Metric("baseline: pointing at random", _chance),
 }
 """Name -> metric, in the order of the report."""
 
@@ -176,20 +171,14 @@ def correct(query: Query) -> list[bool]:
     return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]
 
 
-def _boxes(query: Query) -> tuple[Box, ...]:
-    if query.target is None:
-        raise ValueError("metrics are for queries with a target")
-    return query.target.boxes_xywh_px
-
-
 def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
-    if query.target is None or query.target.mask is None:
+    if query.known.mask is None:
         return _is_in_a_box(query, pixel)
     return bool(query.area[pixel])
 
 
 def _is_in_a_box(query: Query, pixel: tuple[int, int]) -> bool:
-    return any(_distance_px(pixel, box) == 0 for box in _boxes(query))
+    return any(_distance_px(pixel, box) == 0 for box in query.known.boxes_xywh_px)
 
 
 def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
@@ -199,8 +188,7 @@ def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
     return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
 
 
-COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")
-"""The numbers of an image that the figures of links are made of, see `link_counts`."""
+COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")  # columns of `link_counts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,13 +200,7 @@ class Grouping:
 
 
 def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Grouping:
-    """The phrases of a row that the ground truth knows; none where the row's phrases are not linked.
-
-    Args:
-        number: Number of the image.
-        row: A row of the dataset, with `captions` and `annotations`.
-        image: The same image in the ground truth.
-    """
+    """The phrases of a row (`captions`, `annotations`) that the ground truth knows; none where they are not linked."""
     captions = tuple(row["captions"])
     bared = [bare(caption) for caption in captions]
     ours: dict[tuple[str, str], dict[tuple[int, ...], int]] = defaultdict(dict)

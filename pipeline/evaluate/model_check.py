@@ -42,14 +42,9 @@ LEAST_RETRIEVED: Final = 0.75
 """Share of the photographs and captions together for which a sane model finds the partner. Random guessing gets there
 with a probability of at most 0.0007: 6 of 8 in a random order, counted twice where both directions agree."""
 
-MOST_LIKELY: Final = 0.01
-"""Heat on the things counts if chance is as good with at most this probability."""
-
-GRID: Final = 48
-"""Cells along each side of the grid on which maps and things of different images are compared."""
-
-PAIRINGS: Final = 20_000
-"""Random pairings that chance is computed from, always the same ones."""
+MOST_LIKELY: Final = 0.01  # heat on the things counts if chance is as good with at most this probability
+GRID: Final = 48  # cells along each side of the grid on which maps and things of different images are compared
+PAIRINGS: Final = 20_000  # random pairings that chance is computed from, always the same ones
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_REPEATS: Final = 5
@@ -75,177 +70,115 @@ class Matched:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCheck:
-    """The answers of a model about n photographs.
-
-    Attributes:
-        cosines: float32 (n, n), of photograph (row) and caption (column).
-        queries: The phrases with known boxes, in order; `image` counts the photographs from 0.
-        rows: The rows that a run would write.
-        images_per_s: From file to regions, with the phrases of the captions, without start-up.
-    """
+    """The answers of a model about n photographs."""
 
     device: str
     names: tuple[str, ...]
-    cosines: NDArray[np.float32]
-    queries: tuple[Query, ...]
-    rows: tuple[dict[str, Any], ...]
-    images_per_s: float
-
-    @property
-    def captions_found(self) -> int:
-        """Photographs that are nearest to their own caption."""
-        return int(np.trace(_best(self.cosines)))
-
-    @property
-    def images_found(self) -> int:
-        """Captions that are nearest to their own photograph."""
-        return int(np.trace(_best(self.cosines.T)))
+    cosines: NDArray[np.float32]  # (n, n), of photograph (row) and caption (column)
+    queries: tuple[Query, ...]  # the phrases with known boxes, in order; `image` counts the photographs from 0
+    rows: tuple[dict[str, Any], ...]  # as a run would write them
+    images_per_s: float  # from file to regions, with the phrases of the captions, without start-up
 
     @cached_property
-    def retrieval(self) -> Matched:
-        """Both directions together: 2n pairs."""
-        best = _best(self.cosines).astype(np.int64) + _best(self.cosines.T).T
-        return replace(matched(best), of=2 * len(self.names))
-
-    @cached_property
-    def pointing(self) -> Matched:
-        """Phrases whose map has its peak on the thing."""
-        return matched(_peaks_on_things(self.queries))
-
-    @cached_property
-    def off_centre(self) -> Matched:
-        """The same for the phrases whose things leave the image's centre free."""
-        chosen = [index for index, query in enumerate(self.queries) if not METRICS["centre"].value(query)]
-        return matched(_peaks_on_things(self.queries), chosen)
-
-    @cached_property
-    def heat(self) -> Matched:
-        """Area under the ROC curve of each map's heat as a detector of its thing: 0.5 by chance, 1 at best."""
-        maps = [np.zeros((1, 1)) if query.heat is None else query.heat.px for query in self.queries]
-        return matched(_areas([shrunk(values.astype(np.float32), GRID) for values in maps], self.queries))
-
-    @cached_property
-    def centre_heat(self) -> float:
-        """The mean of `heat` for a map that falls off from the middle of the image."""
-        y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
-        return float(_areas([-np.hypot(y, x)], self.queries).mean())
-
-    @property
-    def centre_hits(self) -> int:
-        """Phrases whose things cover the image's centre."""
-        return round(len(self.queries) * self._mean("centre"))
-
-    @property
-    def box_recall(self) -> float:
-        """Share of the phrases whose best region's box has IoU >= 0.5 with a true box."""
-        return self._mean("box_recall")
-
-    @property
-    def box_iou(self) -> float:
-        """Mean IoU of the best region's box with its best true box."""
-        return self._mean("box_iou")
-
-    @property
-    def centred_box_recall(self) -> float:
-        """Share of the phrases that one and the same box in the middle of every image would answer as well."""
-        return self._mean("centred_box")
-
-    @property
-    def empty_maps(self) -> int:
-        """Phrases whose map has no heat anywhere, or the same everywhere."""
-        return sum(query.heat is None for query in self.queries)
-
-    def _mean(self, name: str) -> float:
-        return float(np.mean([METRICS[name].value(query) or 0.0 for query in self.queries]))
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """Why the model is not sane, a sentence each; empty if it is."""
-        found, heat = self.retrieval, self.heat
-        least, mean, by_chance = LEAST_RETRIEVED * found.of, heat.hits / heat.of, heat.by_chance / heat.of
-        checks = (
-            (
-                not np.isfinite(self.cosines).all(),
-                "Some of the cosines are no finite numbers: the weights or the precision are broken.",
-            ),
-            (
-                found.hits < least,
-                f"It does not know which caption belongs to which photograph: {found.hits:.0f} of {found.of} are right "
-                f"in both directions together, {found.by_chance:.1f} would be by chance, at least {least:.0f} are "
-                "expected.",
-            ),
-            (
-                mean <= self.centre_heat,
-                f"Its heat lies no better on the things than a spot in the middle of the image: area under the ROC "
-                f"curve {mean:.3f} against {self.centre_heat:.3f}.",
-            ),
-            (
-                heat.p > MOST_LIKELY,
-                f"The heat maps of other phrases lie as well on the things: {by_chance:.3f} against {mean:.3f} "
-                f"(p = {heat.p:.2g}).",
-            ),
-        )
-        return tuple(sentence for applies, sentence in checks if applies)
-
-    @property
-    def cautions(self) -> tuple[str, ...]:
-        """Return cautions about a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
-        points = self.pointing
-        checks = (
-            (
-                points.hits <= self.centre_hits,
-                f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
-                f"({points.hits:.0f} of {points.of}, the centre {self.centre_hits}): its maps are coarse, and its "
-                "regions often miss.",
-            ),
-            (
-                self.box_recall <= self.centred_box_recall,
-                f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
-                f"{self.box_recall:.3f}, the middle {self.centred_box_recall:.3f}): do not rely on them. Settings "
-                "chosen on photographs, as those of configs/photos.yaml, cut better ones.",
-            ),
-        )
-        return tuple(sentence for applies, sentence in checks if applies)
-
     def figures(self) -> dict[str, Any]:
-        """All figures as plain values."""
+        """All figures as plain values.
+
+        retrieval   photographs nearest to their own caption, captions nearest to their own photograph, and both
+                    together: 2n pairs
+        heat        area under the ROC curve of each map's heat as a detector of its thing: 0.5 by chance, 1 at best;
+                    the same for a map that falls off from the middle of the image, and for the maps of other phrases
+        pointing    phrases whose map has its peak on the thing, and whose thing covers the image's centre
+        off_centre  the same for the phrases whose things leave the image's centre free
+        boxes       recall at IoU 0.5 and mean IoU of the best regions' boxes, and the recall of one box in the middle
+        empty_maps  phrases whose map has no heat anywhere, or the same everywhere
+        faults      why the model is not sane, a sentence each
+        cautions    sentences about a model even if it is sane: that its peaks or its boxes miss
+        """
+        captions, images = _best(self.cosines), _best(self.cosines.T)
+        retrieval = replace(matched(captions.astype(np.int64) + images.T), of=2 * len(self.names))
+        maps = [np.zeros((1, 1)) if query.heat is None else query.heat.px for query in self.queries]
+        heat = matched(_areas([shrunk(values.astype(np.float32), GRID) for values in maps], self.queries))
+        y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
+        centre_auc = float(_areas([-np.hypot(y, x)], self.queries).mean())
+        peaks = _peaks_on_things(self.queries)
+        on_centre = [METRICS["centre"].value(query) for query in self.queries]
+        off_centre = matched(peaks, [index for index, covered in enumerate(on_centre) if not covered])
+        pointing, recall, centred = matched(peaks), self._mean("box_recall"), self._mean("centred_box")
+        centre_hits = round(len(self.queries) * self._mean("centre"))
+        faults = self._faults(retrieval, heat, centre_auc)
         return {
             "device": self.device,
             "images_per_s": self.images_per_s,
             "photographs": list(self.names),
             "cosines": self.cosines.astype(float).round(4).tolist(),
             "retrieval": {
-                "image_to_caption": self.captions_found,
-                "caption_to_image": self.images_found,
-                **self.retrieval.plain(),
+                "image_to_caption": int(np.trace(captions)),
+                "caption_to_image": int(np.trace(images)),
+                **retrieval.plain(),
             },
             "heat": {
-                "mean_auc": self.heat.hits / self.heat.of,
-                "centre_mean_auc": self.centre_heat,
-                "by_chance": self.heat.by_chance / self.heat.of,
-                "p": self.heat.p,
+                "mean_auc": heat.hits / heat.of,
+                "centre_mean_auc": centre_auc,
+                "by_chance": heat.by_chance / heat.of,
+                "p": heat.p,
             },
-            "pointing": {**self.pointing.plain(), "centre_hits": self.centre_hits},
-            "off_centre": self.off_centre.plain(),
-            "boxes": {
-                "recall": self.box_recall,
-                "mean_iou": self.box_iou,
-                "centred_box_recall": self.centred_box_recall,
-            },
-            "empty_maps": self.empty_maps,
-            "sane": not self.faults,
-            "faults": list(self.faults),
-            "cautions": list(self.cautions),
+            "pointing": {**pointing.plain(), "centre_hits": centre_hits},
+            "off_centre": off_centre.plain(),
+            "boxes": {"recall": recall, "mean_iou": self._mean("box_iou"), "centred_box_recall": centred},
+            "empty_maps": sum(query.heat is None for query in self.queries),
+            "sane": not faults,
+            "faults": faults,
+            "cautions": _cautions(pointing, centre_hits, recall, centred),
         }
+
+    def _mean(self, name: str) -> float:
+        return float(np.mean([METRICS[name].value(query) or 0.0 for query in self.queries]))
+
+    def _faults(self, found: Matched, heat: Matched, centre_auc: float) -> list[str]:
+        least, mean, by_chance = LEAST_RETRIEVED * found.of, heat.hits / heat.of, heat.by_chance / heat.of
+        faults = []
+        if not np.isfinite(self.cosines).all():
+            faults.append("Some of the cosines are no finite numbers: the weights or the precision are broken.")
+        if found.hits < least:
+            faults.append(
+                f"It does not know which caption belongs to which photograph: {found.hits:.0f} of {found.of} are right "
+                f"in both directions together, {found.by_chance:.1f} would be by chance, at least {least:.0f} are "
+                "expected."
+            )
+        if mean <= centre_auc:
+            faults.append(
+                f"Its heat lies no better on the things than a spot in the middle of the image: area under the ROC "
+                f"curve {mean:.3f} against {centre_auc:.3f}."
+            )
+        if heat.p > MOST_LIKELY:
+            faults.append(
+                f"The heat maps of other phrases lie as well on the things: {by_chance:.3f} against {mean:.3f} "
+                f"(p = {heat.p:.2g})."
+            )
+        return faults
+
+
+def _cautions(points: Matched, centre_hits: int, recall: float, centred: float) -> list[str]:
+    cautions = []
+    if points.hits <= centre_hits:
+        cautions.append(
+            f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
+            f"({points.hits:.0f} of {points.of}, the centre {centre_hits}): its maps are coarse, and its regions often "
+            "miss."
+        )
+    if recall <= centred:
+        cautions.append(
+            f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
+            f"{recall:.3f}, the middle {centred:.3f}): do not rely on them. Settings chosen on photographs, as those "
+            "of configs/photos.yaml, cut better ones."
+        )
+    return cautions
 
 
 def check_model(graph: Graph) -> ModelCheck:
-    """Take the photographs through the stages of a run over them (see `photographs.INPUT`).
+    """Take the photographs through the stages of a run over them (see `photographs.INPUT`), in this process.
 
-    The stages are set up here; they are computed in this process.
-
-    Raises:
-        PhraseboxError: The model cannot be loaded, or its memory does not suffice.
+    Raises PhraseboxError if the model cannot be loaded, or if its memory does not suffice.
     """
     spot, prepare = graph.before
     repeats: list[float] = []
@@ -319,7 +252,6 @@ def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> NDArray[np
 
 
 def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
-    """Whether the peak of map i lies on the thing of phrase j, at the same place relative to the image's sides."""
     hits = np.zeros((len(queries), len(queries)), np.bool_)
     for i, own in enumerate(queries):
         if own.heat is not None:

@@ -50,8 +50,7 @@ from stages.shared.model.load import load, usable_model
 from stages.shared.truth import read_truth
 from stages.shared.truth.ground_truth import GroundTruth
 
-SHOWN_FAULTS: Final = 3
-"""Images that cannot be opened and are named; the others are counted."""
+SHOWN_FAULTS: Final = 3  # images that cannot be opened and are named; the others are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +69,14 @@ class Exam:
 
 
 def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All figures of a model as plain values.
-
-    Args:
-        exam: The questions.
-        console: Shows the progress.
-        other: The answer of this function for another model on the same images; the differences from it are added.
+    """All figures of a model as plain values; `other`: the answer for another model on the same images.
 
     Returns:
         `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`
         (recall_1, recall_5, mrr, chance_1, n), `retrieval` (t2i_r1 ... i2t_r10), each {value, low, high, n}; `classes`
         (name -> n, and top-1 by WAYS); the exam and the model; and `answers`, one number for each question, from which
-        `differences` from another model are computed, with its name in `compared_with` and the settings that differ in
-        `asked_differently`.
+        `differences` from the other model are computed, with its name in `compared_with` and the settings that differ
+        in `asked_differently`.
 
     Raises:
         ConfigError: The model cannot be used.
@@ -134,33 +128,23 @@ def _sampled(
 
 
 class Marks:
-    """The answers of a model so far.
-
-    Attributes:
-        classed: Regions among the classes, by the names of the JSON.
-        found: Phrases among regions.
-        names, captions, embeddings: Of each image that could be opened, in order.
-        boxes: Number of regions.
-        faults: Images that could not be opened, by reason.
-        examples: Some of these faults, in full.
-    """
+    """The answers of a model so far."""
 
     def __init__(self, exam: Exam, embedder: Embedder, truth: GroundTruth | None, matched: ImageMatches | None) -> None:
         self.exam, self.embedder = exam, embedder
         self._truth, self._matched = truth, matched
         images = exam.config.images
         self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
-        named = {} if truth is None else {"regions": truth.names, "described": truth.descriptions}
-        self.classed = {
-            key: Classification(sorted(names), embedder.classes(sorted(names))) for key, names in named.items() if names
-        }
+        named = {} if truth is None else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
+        # Regions among the classes, and phrases among regions, by the names of the JSON.
+        self.classed = {key: Classification(own, embedder.classes(own)) for key, own in named.items() if own}
         self.found = {key: Answers() for key in ("phrases", "phrases_crop", "phrases_pool")}
-        self.names: list[str] = []
+        self.names: list[str] = []  # of each image that could be opened, in order; so are the next two
         self.captions: list[tuple[str, ...]] = []
         self.embeddings: list[Embeddings] = []
         self.boxes = 0
-        self.faults = Counter[str]()
-        self.examples: list[str] = []
+        self.faults = Counter[str]()  # images that could not be opened, by reason
+        self.examples: list[str] = []  # some of these faults in full
         self._pool: list[tuple[int, Questions, Embedded]] = []
 
     def opened(self, record: Record) -> Picture | None:
@@ -227,7 +211,6 @@ class Marks:
 
 
 def _ask(records: Iterator[Record], count: int, marks: Marks, console: Console) -> None:
-    """Look at all images once, a batch at a time, and note the answers of the model."""
     probe, embedder = marks.exam.probe, marks.embedder
     prepare = prepare_stage(marks.exam.config, embedder.model.input, keep_image_bytes=probe.crops)
     prepare.setup()
@@ -269,11 +252,9 @@ def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
     }
     if other is not None:
         # Both as they are stored, so that rounding is no difference.
-        pairs = {
-            name: (restored(kept[name]), restored(other["answers"][name])) for name in kept if name in other["answers"]
-        }
+        both = {name: (restored(kept[name]), restored(own)) for name, own in other["answers"].items() if name in kept}
         try:
-            differences = {name: differences_of(*pair, probe.min_boxes) for name, pair in pairs.items()}
+            differences = {name: differences_of(*both[name], probe.min_boxes) for name in kept if name in both}
         except ValueError as error:
             raise InputError("--compare: its figures are of other regions, phrases or captions") from error
         report |= {
@@ -285,9 +266,8 @@ def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _plain(probe: ProbeConfig) -> dict[str, Any]:
-    """The settings as JSON has them."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(probe)))
-    return plain
+    """The settings as JSON has them: without tuples."""
+    return json.loads(json.dumps(asdict(probe)))  # type: ignore[no-any-return]
 
 
 def arranged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

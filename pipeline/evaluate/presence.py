@@ -23,8 +23,7 @@ from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals
 from stages.regions.groups import relation
 from stages.regions.stage import RegionsStage
 
-FEWEST_PHRASES: Final = 100
-"""A fit of presence from fewer phrases says more about chance than about the model."""
+FEWEST_PHRASES: Final = 100  # a fit of presence from fewer phrases says more about chance than about the model
 
 
 def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
@@ -64,11 +63,7 @@ def model_graph(judged: JudgedDataset) -> Graph:
 
 
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
-    """The figures of `absent_figures`; computes heat maps of absent phrases.
-
-    Raises:
-        InputError: The input cannot be read, or the model is not the dataset's.
-    """
+    """The figures of `absent_figures`; computes heat maps of absent phrases. Raises as `model_graph`."""
     asked = asked_of(judged)
     graph = model_graph(judged)
     phrases = {number: [*image.phrases, *image.easy, *image.hard] for number, image in asked.items()}
@@ -115,17 +110,16 @@ def _pairs(image: AskedImage, record: Record, own: RegionsStage) -> Iterator[Pai
             box_xywh_px=region.box_xywh_px, mask=region.mask, score=region.score, similarity=region.similarity
         )
         cut.setdefault(record.phrases[region.phrase_index].text, {})[answer] = None
-    for hard, phrases in ((False, image.easy), (True, image.hard)):
-        for phrase in phrases:
-            yield Pair(
-                image=image.number,
-                there=False,
-                hard=hard,
-                similarity=similarity[phrase.text],
-                presence=presence[phrase.text],
-                answers=tuple(cut.get(phrase.text, ())),
-                doubtful=may_be_there(phrase.text),
-            )
+    for phrase in (*image.easy, *image.hard):
+        yield Pair(
+            image=image.number,
+            there=False,
+            hard=phrase in image.hard,
+            similarity=similarity[phrase.text],
+            presence=presence[phrase.text],
+            answers=tuple(cut.get(phrase.text, ())),
+            doubtful=may_be_there(phrase.text),
+        )
 
 
 def _likeliest(stage: RegionsStage, record: Record) -> dict[str, float | None]:
@@ -147,12 +141,8 @@ def _asked_again(answers: Sequence[Answer], before: float | None, now: float | N
 def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dict[str, Any]]:
     """Fit presence to phrases that are there, to those of other images, and to those that are known to be absent.
 
-    Returns:
-        The fit, and `presence_auc` and `similarity_auc` on images that the regression was not fitted to, for people;
-        the statistics of the images are those of all.
-
-    Raises:
-        InputError: There are too few phrases, or the input cannot be read.
+    The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
+    of the images are those of all. Raises InputError if there are too few phrases, and as `model_graph`.
     """
     asked = asked_of(judged)
     phrases = {}

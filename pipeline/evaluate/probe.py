@@ -8,7 +8,7 @@ Shapes: B images, R regions of an image, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -47,8 +47,7 @@ class ProbeConfig:
             model that nobody trained for it. Crops and retrieval do not depend on it.
         prompts: Sentences for the name of a class, with `{}` for the name; the class is the mean of their embeddings.
             `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases are embedded as they are.
-        crops: Whether every region is also embedded as an image, which takes a forward pass each: for CLIPSelf the
-            ceiling of dense features.
+        crops: Whether every region is also embedded as an image, for CLIPSelf the ceiling of dense features.
         crop_scale: Sides of a crop in sides of its box; 1 as in CLIPSelf. A model that knows whole scenes only needs
             the surroundings: of the things of 200 drawn scenes `demo` names 0.164 at 1, and 0.475 at 2.
         min_boxes: Classes with fewer boxes are left out of the mean over classes; 1 as in CLIPSelf.
@@ -70,19 +69,12 @@ class ProbeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """The questions of an image: R regions and their names, and phrases.
+    """The questions of an image: R regions and their names, and phrases."""
 
-    Attributes:
-        boxes_rel: float64 (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty.
-        things: The regions; a box of a phrase that belongs to no thing is one without a class.
-        candidates: int64, the regions with different boxes, among which the phrases are looked for.
-        phrases: Text, and the `candidates` that it means: positions in that array. Only phrases that do not mean all
-            of them, since there is nothing to find out about the others.
-    """
-
-    boxes_rel: NDArray[np.float64]
-    things: tuple[TruthThing, ...]
-    candidates: NDArray[np.int64]
+    boxes_rel: NDArray[np.float64]  # (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty
+    things: tuple[TruthThing, ...]  # the regions; a box of a phrase that belongs to no thing is one without a class
+    candidates: NDArray[np.int64]  # the regions with different boxes, among which the phrases are looked for
+    # Text, and the positions in `candidates` that it means: not all of them, or there would be nothing to find out.
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -93,20 +85,13 @@ NOTHING: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.
 def questions_of(
     image: TruthImage, things: Sequence[TruthThing], size_hw: tuple[int, int], *, resized: bool
 ) -> Questions:
-    """The questions of an image.
+    """The questions of an image of a size, from its ground truth and its things (`GroundTruth.things`).
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
     are cut off at the image's edges. Phrases are those of captions and the sentences of RefCOCO; names of categories
     are asked as classes.
 
-    Args:
-        image: Its ground truth.
-        things: Its things, see `GroundTruth.things`.
-        size_hw: Its size as it was opened.
-        resized: Whether it was resized after the ground truth was drawn.
-
-    Raises:
-        InputError: The ground truth is for an image of another size.
+    Raises InputError if the ground truth is for an image of another size, unless it was resized afterwards.
     """
     if not resized:
         check_size(image.file_name, size_hw, image)
@@ -153,10 +138,8 @@ def _within(box_xywh_px: Box, size_hw: tuple[int, int]) -> Box | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image with its questions: uint8 (size, size, 3) at the model's size, and (H, W, 3) in its own size.
-
-    `full` is None where no region is cut out.
-    """
+    """An image with its questions: uint8 (size, size, 3) at the model's size, and (H, W, 3) in its own size, which is
+    None where no region is cut out."""
 
     rgb: NDArray[np.uint8]
     full: NDArray[np.uint8] | None
@@ -198,8 +181,7 @@ class Embedder:
         return self._joined(parts)
 
     def _joined(self, parts: Sequence[Embeddings]) -> Embeddings:
-        found: Embeddings = np.concatenate([np.zeros((0, self.model.embed_dim), np.float32), *parts])
-        return found
+        return np.concatenate([np.zeros((0, self.model.embed_dim), np.float32), *parts])
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[Picture]) -> list[Embedded]:
@@ -240,7 +222,9 @@ class Embedder:
         """(all regions, E), the regions of all images one after the other."""
         side, parts = self.model.input.size_px, []
         scale, interpolation = self.config.crop_scale, self.model.input.interpolation
-        for batch in _batches(pictures, self.batch_images):
+        boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.asked.boxes_rel.tolist())]
+        for start in range(0, len(boxes), self.batch_images):
+            batch = boxes[start : start + self.batch_images]
             rgb = np.zeros((self.batch_images, side, side, 3), np.uint8)
             for place, (picture, box) in enumerate(batch):
                 assert picture.full is not None, "images whose regions are cut out come in full"  # noqa: S101
@@ -258,12 +242,6 @@ def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.floa
     pixels = np.full(len(masks), size_hw[0] * size_hw[1], np.int64)
     ends, starts = run_ends(np.concatenate(texts), offsets, pixels)
     return grid_shares(ends, starts, size_hw, grid_hw)
-
-
-def _batches(pictures: Sequence[Picture], size: int) -> Iterator[list[tuple[Picture, Box]]]:
-    boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.asked.boxes_rel.tolist())]
-    for start in range(0, len(boxes), size):
-        yield boxes[start : start + size]
 
 
 def _numpy(values: torch.Tensor) -> Embeddings:

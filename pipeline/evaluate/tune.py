@@ -24,9 +24,7 @@ from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
 from stages.shared.storage import write_text
 
-Changes = Mapping[str, Any]
-"""Keys of the configuration with their values."""
-
+Changes = Mapping[str, Any]  # keys of the configuration with their values
 
 TRIED: Final[dict[str, tuple[Changes, ...]]] = {
     "contrast": tuple({"explain.contrast": share} for share in (0.0, 0.25, 0.5)),
@@ -51,13 +49,11 @@ TRIED: Final[dict[str, tuple[Changes, ...]]] = {
 """Groups of changes, tried in this order. None of them needs another forward pass."""
 
 Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision"]
-"""Metrics of `pipeline.evaluate.metrics`, and `precision`: the share of the regions that are right (a box IoU of 0.5 or
-more)."""
+"""Metrics, and `precision`: the share of the regions that are right (a box IoU of 0.5 or more)."""
 
 FIGURES: Final[tuple[str, ...]] = get_args(Figure)
 
-MARGIN: Final = 0.002
-"""A setting takes the place of the one before only if its figure is better by this."""
+MARGIN: Final = 0.002  # a setting takes the place of the one before only if its figure is better by this
 
 
 def tuned(
@@ -71,13 +67,9 @@ def tuned(
     resized: bool = False,
     tried: Mapping[str, Sequence[Changes]] = TRIED,
 ) -> dict[str, Any]:
-    """Try groups of changes one after the other; the best of each group stays for the next ones.
+    """Try groups of changes one after the other on `most` images; the best of each group by a figure stays.
 
-    Args:
-        dataset, truth_path, settings, resized: See `judged_dataset`.
-        by: The figure that decides.
-        most: Images to try the settings on.
-        tried: Groups of changes, see `TRIED`.
+    `dataset`, `truth_path`, `settings` and `resized` are as for `judged_dataset`, `tried` as `TRIED`.
 
     Returns:
         `dataset`, `truth`, `images`, `targets` and `by`; `start`, the figures of the dataset's settings; `steps`, one

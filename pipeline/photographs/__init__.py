@@ -15,6 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from stages.contract.errors import WeightsError
+from stages.shared.model.catalog import resolve
+
 FOLDER: Final = Path(__file__).parent
 
 CAPTIONS: Final = FOLDER / "captions.jsonl"
@@ -23,3 +26,15 @@ TRUTH: Final = FOLDER / "truth.json"
 
 INPUT: Final = {"kind": "jsonl", "path": str(CAPTIONS), "image_root": str(FOLDER)}
 """The `input` section of a run over them."""
+
+MODEL: Final = "photo"
+"""The model for photographs. Its weights are in the repository and not in the package."""
+
+
+def why_left_out(model: str = MODEL) -> str | None:
+    """Say why a bundled model cannot take part with the photographs; None if it can."""
+    try:
+        resolve(model)
+    except WeightsError as error:
+        return f"the eight photographs are left out: {error}"
+    return None

@@ -36,14 +36,8 @@ FILES: Final = (
     *(f"coco/{name}" for name in ("images.tar", "captions.json", "instances.json")),
 )
 
-SHOWN: Final = {
-    "pointing": "pointing",
-    "pointing_off_centre": "off centre",
-    "box_recall": "box recall",
-    "centre": "centre points",
-    "centred_box": "centred box",
-}
-"""Metric -> column."""
+SHOWN: Final = ("pointing", "pointing_off_centre", "box_recall", "centre", "centred_box")
+"""Metrics of a table."""
 
 console = Console()
 
@@ -120,17 +114,18 @@ class Photographs:
         return (f"regions.calibration={calibration}",)
 
 
-def table(title: str, figures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] = SHOWN) -> str:
+def table(title: str, figures: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = SHOWN) -> str:
     """A table in Markdown: a line for each label, the value of each metric and its 95 % interval."""
-    lines = [f"**{title}**", "", f"| | {' | '.join(columns.values())} |", f"|---|{'---|' * len(columns)}"]
+    titles = [name.replace("_", " ") for name in columns]
+    lines = [f"**{title}**", "", f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(columns)}"]
     for label, metrics in figures.items():
-        cells = []
-        for name in columns:
-            figure = metrics.get(name)
-            if figure is None or figure["value"] is None:
-                cells.append("-")
-            else:
-                cells.append(f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})")
+        known = [metrics.get(name) for name in columns]
+        cells = [
+            "-"
+            if each is None or each["value"] is None
+            else f"{each['value']:.3f} ({each['low']:.3f}-{each['high']:.3f})"
+            for each in known
+        ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -165,7 +160,7 @@ def measure(photographs: Photographs, presets: Sequence[Path], tries: int, expla
         masks[preset.stem] = photographs.figures(coco, on_coco)["metrics"]
     first = table("1,000 photographs (Flickr8k dev), human phrase boxes", rows)
     tables.append(photographs.compared(dev, explained, explained // 5))
-    return [first, *tables, table("93 photographs (COCO), masks", masks, {**SHOWN, "mask_iou": "mask IoU"})]
+    return [first, *tables, table("93 photographs (COCO), masks", masks, [*SHOWN, "mask_iou"])]
 
 
 def scores(label: str, figures: Mapping[str, Any]) -> str:
@@ -174,7 +169,7 @@ def scores(label: str, figures: Mapping[str, Any]) -> str:
     names = ("presence_auc", "similarity_auc", "il_mcc", "positive_f1", "cgf1", "ece", "calibration_error", "group_f1")
     known = {name: figures[name] for name in names if figures.get(name) is not None}
     named = [f"{name} {figure['value']:.3f}" for name, figure in known.items()]
-    kept = f"regions with a score of at least .5: {half['kept']:.1%} of all, precision {half['precision']:.3f}"
+    kept = f"regions with a score of at least 0.5: {half['kept']:.1%} of all, precision {half['precision']:.3f}"
     return f"**{label}**: {', '.join(named)}; {kept}"
 
 

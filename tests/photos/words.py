@@ -20,7 +20,7 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -44,19 +44,12 @@ COSTS_NOTHING: Final = ("cosine", "frequency", "words", "place")
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A photograph with the phrases that humans marked.
+    """A photograph with the phrases that humans marked."""
 
-    Attributes:
-        name: of its file, without the ending.
-        captions: without the marks.
-        phrases: in their order.
-        visual: for each phrase, whether it shows something.
-    """
-
-    name: str
-    captions: tuple[str, ...]
-    phrases: tuple[Phrase, ...]
-    visual: tuple[bool, ...]
+    name: str  # of its file, without the ending
+    captions: tuple[str, ...]  # without the marks
+    phrases: tuple[Phrase, ...]  # in their order
+    visual: tuple[bool, ...]  # for each phrase, whether it shows something
 
 
 def marked_photographs(entities: Path) -> Iterator[Marked]:
@@ -133,14 +126,9 @@ def features_of(
 
 
 def _record(photograph: Marked, path: Path) -> Record:
-    sample = Sample(
-        sample_id=photograph.name,
-        source=path.name,
-        captions=photograph.captions,
-        image=ImageRef(file_name=path.name, url=str(path.absolute())),
-    )
-    record = Record.start(sample)
-    return Record(sample=record.sample, phrases=photograph.phrases)
+    image = ImageRef(file_name=path.name, url=str(path.absolute()))
+    sample = Sample(sample_id=photograph.name, source=path.name, captions=photograph.captions, image=image)
+    return replace(Record.start(sample), phrases=photograph.phrases)
 
 
 def told(features: Mapping[str, Floats], visual: NDArray[np.bool_], owners: NDArray[np.int64]) -> str:
@@ -155,11 +143,8 @@ def told(features: Mapping[str, Floats], visual: NDArray[np.bool_], owners: NDAr
     for name, area in areas.items():
         found = weighted_estimate(area, owners)
         lines.append(f"{name:>20} {found.value:.3f} ({found.low:.3f}-{found.high:.3f})")
-    for one, other in (
-        ("importance", "cosine"),
-        ("importance", "frequency"),
-        ("with importance", "all but importance"),
-    ):
+    pairs = (("importance", "cosine"), ("importance", "frequency"), ("with importance", "all but importance"))
+    for one, other in pairs:
         gain = weighted_estimate(lambda weights, a=areas[one], b=areas[other]: a(weights) - b(weights), owners)
         lines.append(f"{one} less {other}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
     return "\n".join(lines)

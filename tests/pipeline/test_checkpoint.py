@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.dataset import open_dataset
 from pipeline.load.sample import tokenizer_of
 from pipeline.preview import preview
 from pipeline.run import run
+from tests.pipeline.commands.evaluated import called
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 
 
@@ -59,19 +59,16 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
     assert again.model.checkpoint == folder
 
 
-def test_a_path_that_holds_no_checkpoint_is_refused_by_its_option(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone.safetensors", "no file or folder"), ("empty", "the folder is empty")]
+)
+def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(
+    name: str, message: str, scenes_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    source = few(scenes_folder, tmp_path)
-    for name, message in (("gone.safetensors", "no file or folder"), ("empty", "the folder is empty")):
-        command = ["run", source, "--out", tmp_path / "out", "--model", tmp_path / name]
-        monkeypatch.setattr("sys.argv", ["phrasebox", *map(str, command)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert caught.value.code == 2
-        assert not (tmp_path / "out" / "dataset.json").exists()
-        found = capfd.readouterr()
-        assert found.out == ""
-        assert "--model: " in found.err
-        assert message in found.err
+    command = ["run", few(scenes_folder, tmp_path), "--out", tmp_path / "out", "--model", tmp_path / name]
+    code, out, err = called(*command)
+    assert (code, out) == (2, "")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert "--model: " in err
+    assert message in err

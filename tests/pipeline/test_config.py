@@ -11,13 +11,7 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.config import (
-    EngineConfig,
-    ExplainConfig,
-    RunConfig,
-    load_config,
-    stored_config,
-)
+from pipeline.config import EngineConfig, ExplainConfig, RunConfig, load_config, stored_config
 from pipeline.export import EXPORTERS
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
@@ -125,7 +119,7 @@ def test_there_are_presets() -> None:
     assert len(list(ROOT.glob("configs/*.yaml"))) >= 3
 
 
-TYPOS = {
+VALUES = {
     "modle.name=demo": "modle: no such key; did you mean model?",
     "outptu.path=x": "outptu: no such key; did you mean output?",
     "model.nam=demo": "model.nam: no such key; did you mean model.name?",
@@ -139,52 +133,17 @@ TYPOS = {
     "explain.block=3": "explain.block: no such key; did you mean explain.blocks?",
     "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, heat_maps, max_error_share, path, "
     "rows_per_file",
-}
-
-
-@pytest.mark.parametrize("setting", TYPOS)
-def test_typos_get_the_nearest_right_name(setting: str) -> None:
-    assert message([*INPUT, setting]) == TYPOS[setting]
-
-
-def test_typos_inside_another_member_of_a_union() -> None:
-    assert message(["input.kind=csv", "input.path=a", "input.delimter=x"]).startswith(
-        "input.delimter: no such key; did"
-    )
-
-
-def test_settings_of_ray_are_rejected_where_there_is_none() -> None:
-    about = "num_cpus is about Ray, and engine.kind=inline starts none"
-    assert message([*INPUT, "engine={kind: inline, num_cpus: 3}"]) == f"engine: {about}"
-
-
-KINDS = {
+    "input={kind: csv, path: a, delimter: x}": "input.delimter: no such key; did",
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
     "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
-}
-
-
-@pytest.mark.parametrize("setting", KINDS)
-def test_a_wrong_kind_gets_the_right_ones(setting: str) -> None:
-    assert message([*INPUT, setting]) == KINDS[setting]
-
-
-@pytest.mark.parametrize(
-    ("settings", "start"),
-    [
-        ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
-        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
-    ],
-    ids=["all", "path"],
-)
-def test_a_missing_input_says_what_to_type(settings: list[str], start: str) -> None:
-    assert message(settings).startswith(start)
-    assert "\n" not in message(settings)
-
-
-VALUES = {
+    "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
+    "engine.explain_workers=8-2": "engine.explain_workers: expected the fewest first, 2-8, got '8-2'",
+    **dict.fromkeys(
+        (f"engine.explain_workers={wrong}" for wrong in ("0", "0-3", "3-", "many", "-2", "1.5")),
+        "engine.explain_workers: ",
+    ),
     "output.rows_per_file=0": "output.rows_per_file: expected greater than or equal to 1, got 0",
     "output.path=": "output.path: expected a path, got None",
     "output.embed_images=maybe": "output.embed_images: expected a valid boolean",
@@ -218,8 +177,21 @@ VALUES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
+        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
+    ],
+    ids=["all", "path"],
+)
+def test_a_missing_input_says_what_to_type(settings: list[str], start: str) -> None:
+    assert message(settings).startswith(start)
+    assert "\n" not in message(settings)
+
+
 @pytest.mark.parametrize("setting", VALUES)
-def test_a_bad_value_is_one_readable_line(setting: str) -> None:
+def test_a_bad_key_or_value_is_one_readable_line(setting: str) -> None:
     told = message([*INPUT, setting])
     assert told.startswith(VALUES[setting])
     assert "\n" not in told
@@ -278,34 +250,17 @@ def changed(setting: str) -> Any:
     return load_config(None, [*INPUT, setting]).rows_depend_on()
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "input.path=b",
-        "model.precision=bf16",
-        "explain.blocks=1",
-        "regions.rule=mean",
-        "output.embed_images=true",
-        "output.heat_maps=false",
-    ],
-)
-def test_what_rows_depend_on(setting: str) -> None:
-    assert changed(setting) != load_config(None, INPUT).rows_depend_on()
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "input.limit=3",
-        "model.device=cpu",
-        "model.threads=1",
-        "output.path=x",
-        "output.rows_per_file=7",
-        "output.max_error_share=0.1",
-    ],
-)
-def test_what_rows_do_not_depend_on(setting: str) -> None:
-    assert changed(setting) == load_config(None, INPUT).rows_depend_on()
+def test_what_rows_depend_on() -> None:
+    plain = load_config(None, INPUT).rows_depend_on()
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=1", "regions.rule=mean"):
+        assert changed(setting) != plain
+    for setting in ("output.embed_images=true", "output.heat_maps=false"):
+        assert changed(setting) != plain
+    for setting in ("input.limit=3", "model.device=cpu", "model.threads=1"):
+        assert changed(setting) == plain
+    for setting in ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1"):
+        assert changed(setting) == plain
 
 
 @pytest.mark.parametrize(
@@ -332,14 +287,9 @@ def test_the_same_path_written_otherwise_is_the_same(
     assert "://" in written_as or changed(written_as) != first
 
 
-@pytest.mark.parametrize("setting", ["regions.calibration=auto", "regions.calibration=none"])
-def test_words_in_the_place_of_a_path_stay(setting: str) -> None:
-    assert changed(setting)["regions"]["calibration"] == setting.partition("=")[2]
-
-
-def test_what_rows_depend_on_is_plain() -> None:
-    plain = load_config(None, INPUT).rows_depend_on()
-    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+def test_words_in_the_place_of_a_path_stay() -> None:
+    for word in ("auto", "none"):
+        assert changed(f"regions.calibration={word}")["regions"]["calibration"] == word
 
 
 @pytest.mark.parametrize(
@@ -349,16 +299,6 @@ def test_what_rows_depend_on_is_plain() -> None:
 def test_model_workers_are_a_number_or_a_range(written_as: str, expected: tuple[int | None, int | None]) -> None:
     engine = load_config(None, [*INPUT, f"engine.explain_workers={written_as}"]).engine
     assert (engine.fewest_explain_workers, engine.most_explain_workers) == expected
-
-
-@pytest.mark.parametrize("wrong", ["0", "0-3", "3-", "many", "-2", "1.5"])
-def test_what_is_no_number_of_model_workers(wrong: str) -> None:
-    assert message([*INPUT, f"engine.explain_workers={wrong}"]).startswith("engine.explain_workers: ")
-
-
-def test_a_range_of_model_workers_begins_with_the_fewest() -> None:
-    told = message([*INPUT, "engine.explain_workers=8-2"])
-    assert told == "engine.explain_workers: expected the fewest first, 2-8, got '8-2'"
 
 
 def test_a_variant_is_resolved_when_it_is_loaded() -> None:

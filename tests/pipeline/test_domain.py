@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
+from tests.pipeline.commands.evaluated import config_of
 
 CAPTIONS = (
     "a man in a grey coat walks along the street",
@@ -28,19 +30,6 @@ CAPTIONS = (
     "an old woman sells fish at the market",
     "a boat on the lake before the mountains",
 )
-
-
-def config_of(folder: Path, out: Path, **values: Any) -> RunConfig:
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-    return RunConfig.model_validate(
-        {
-            "input": source,
-            "model": {"name": "demo"},
-            "engine": {"kind": "inline"},
-            "output": {"path": str(out)},
-            **values,
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +56,7 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
-    """What a run prints, its manifest and its rows."""
+    """The output of a run, its manifest and its rows."""
     printed = StringIO()
     dataset = run(config, Console(file=printed, width=300))
     rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
@@ -83,50 +72,67 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     assert manifest["calibration"] is not None
 
 
-def test_on_other_pictures_the_scores_rank_and_the_run_says_so(clouds: Path, tmp_path: Path) -> None:
-    printed, manifest, rows = finished(config_of(clouds, tmp_path / "out"))
-    clause = "The images differ from those the scores were calibrated on"
-    assert f"Scores are not calibrated: use them for ranking, not as probabilities. {clause}" in printed
+CLAUSE = "The images differ from those the scores were calibrated on"
+
+
+@pytest.fixture(scope="module")
+def other(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any, list[dict[str, Any]]]:
+    """A run over them: its folder, and what `finished` gives."""
+    out = tmp_path_factory.mktemp("other") / "out"
+    return out, *finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
+
+
+@pytest.fixture(scope="module")
+def uncalibrated(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of a run over them without a calibration."""
+    return finished(config_of(clouds, tmp_path_factory.mktemp("none"), regions={"calibration": "none"}))[2]
+
+
+def test_on_other_pictures_the_scores_rank_and_the_run_says_so(
+    other: tuple[Path, str, Any, list[dict[str, Any]]], uncalibrated: list[dict[str, Any]]
+) -> None:
+    out, printed, manifest, rows = other
+    assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
     assert manifest["calibration"] is None
-    assert "only ranks" in (tmp_path / "out" / "README.md").read_text()
-    uncalibrated = finished(config_of(clouds, tmp_path / "none", regions={"calibration": "none"}))
-    assert rows == uncalibrated[2]
-    again = StringIO()
-    run(config_of(clouds, tmp_path / "out"), Console(file=again, width=300))
-    assert "is complete" in again.getvalue()
+    assert "only ranks" in (out / "README.md").read_text()
+    assert rows == uncalibrated
 
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
-def test_a_run_that_goes_on_keeps_what_was_decided(
-    is_finished: bool, clouds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_resumed_keeps_what_was_decided(
+    is_finished: bool,
+    other: tuple[Path, str, Any, list[dict[str, Any]]],
+    clouds: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first images may be gone by then, and leave no doubt."""
-    config = config_of(clouds, tmp_path / "out", output={"path": str(tmp_path / "out"), "rows_per_file": 8})
-    _, _, rows = finished(config)
+    out = Path(shutil.copytree(other[0], tmp_path / "out"))
     if not is_finished:
-        run_json = json.loads((tmp_path / "out/dataset.json").read_text())["run"]
-        (tmp_path / "out/.phrasebox/run.json").write_text(json.dumps(run_json))
-        (tmp_path / "out/dataset.json").unlink()
-    (tmp_path / "out/data/00002.parquet").unlink()
+        run_json = json.loads((out / "dataset.json").read_text())["run"]
+        (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
+        (out / "dataset.json").unlink()
+    (out / "data/00002.parquet").unlink()
     monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
-    printed, manifest, again = finished(config)
+    printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
-    assert "Scores are not calibrated: use them for ranking, not as probabilities. The images differ" in printed
+    assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
     assert manifest["calibration"] is None
-    assert again == rows
+    assert rows == other[3]
 
 
-def test_a_calibration_that_is_named_is_used_and_doubted(clouds: Path, tmp_path: Path) -> None:
+def test_a_calibration_that_is_named_is_used_and_doubted(
+    clouds: Path, tmp_path: Path, uncalibrated: list[dict[str, Any]]
+) -> None:
     own = build_graph(config_of(clouds, tmp_path)).after[0].calibration
     assert own is not None
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
-    clause = "The images differ from those the scores were calibrated on"
-    assert f"Scores are calibrated, but may be too high or too low here. {clause}" in printed
-    assert clause in (tmp_path / "out" / "README.md").read_text()
+    assert f"Scores are calibrated, but may be too high or too low here. {CLAUSE}" in printed
+    assert CLAUSE in (tmp_path / "out" / "README.md").read_text()
     assert manifest["calibration"] is not None
-    assert rows != finished(config_of(clouds, tmp_path / "none", regions={"calibration": "none"}))[2]
+    assert rows != uncalibrated
 
 
 def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn: Path, tmp_path: Path) -> None:

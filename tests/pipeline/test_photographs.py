@@ -53,7 +53,7 @@ def write_corpus(folder: Path) -> dict[str, tuple[int, int]]:
     exif[0x0112] = 6
     rgb.save(folder / "rotated.jpg", exif=exif)
     Image.fromarray(photograph(1, 1)).save(folder / "one_pixel.png")
-    Image.fromarray(photograph(6000, 4000)).save(folder / "huge.jpg", quality=85)
+    Image.fromarray(photograph(3000, 2000)).save(folder / "huge.jpg", quality=85)
     Image.fromarray(photograph(3000, 7)).save(folder / "strip.jpg")
     rgb.save(folder / "animated.gif", save_all=True, append_images=[rgb.rotate(90)])
     rgb.save(folder / "tiff.tif")
@@ -61,7 +61,7 @@ def write_corpus(folder: Path) -> dict[str, tuple[int, int]]:
     return sizes | {
         "rotated.jpg": (240, 320),
         "one_pixel.png": (1, 1),
-        "huge.jpg": (6000, 4000),
+        "huge.jpg": (3000, 2000),
         "strip.jpg": (3000, 7),
     }
 
@@ -113,8 +113,6 @@ def test_pycocotools_and_torchvision_read_boxes_and_masks(rows, tmp_path, capsys
     for annotation in coco.loadAnns(coco.getAnnIds()):
         mask = coco.annToMask(annotation)
         assert mask.sum() == annotation["area"]
-        if mask.size > 10_000_000:
-            continue
         x0, y0, x1, y1 = masks_to_boxes(torch.from_numpy(mask)[None])[0].tolist()
         # torchvision's boxes of masks end at the last pixel, ours after it.
         assert annotation["bbox"] == [x0, y0, x1 - x0 + 1, y1 - y0 + 1]

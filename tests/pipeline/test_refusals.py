@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cli import main
-
-Answer = tuple[int, str, str]
-
-
-@pytest.fixture
-def phrasebox(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    def call(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "300")
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        return (code, *capfd.readouterr())
-
-    return call
+from tests.pipeline.commands.evaluated import called as phrasebox
 
 
 def table(**columns: list[object]) -> bytes:
@@ -80,7 +60,7 @@ REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_input_that_is_refused(name: str, phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+def test_an_input_that_is_refused(name: str, tmp_path: Path) -> None:
     kind, file, content, words = REFUSED[name]
     if content is not None:
         (tmp_path / file).write_bytes(content)
@@ -96,25 +76,14 @@ def test_an_input_that_is_refused(name: str, phrasebox: Callable[..., Answer], t
     assert left <= {"lock"}, "a mended command would be told of another run"
 
 
-def test_a_refused_run_can_be_mended(phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path) -> None:
+def test_a_refused_run_can_be_mended(scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text((scenes_folder / "captions.jsonl").read_text().splitlines()[0])
-    base = [
-        "run",
-        "--model",
-        "demo",
-        "--set",
-        "engine.kind=inline",
-        "--set",
-        f"output.path={tmp_path}/out",
-        "--set",
-        "input.kind=jsonl",
-    ]
-    base += ["--set", f"input.image_root={scenes_folder}/images"]
-    assert phrasebox(*base, "--set", f"input.path={tmp_path}/fewer.jsonl")[0] == 2
-    assert phrasebox(*base, "--set", f"input.path={tmp_path}/few.jsonl")[0] == 0
+    rest = ["--model", "demo", "--engine", "inline", "--out", tmp_path / "out", "--images", scenes_folder / "images"]
+    assert phrasebox("run", tmp_path / "fewer.jsonl", *rest)[0] == 2
+    assert phrasebox("run", tmp_path / "few.jsonl", *rest)[0] == 0
 
 
-def test_names_of_files_cannot_steer_the_terminal(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+def test_names_of_files_cannot_steer_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "a\x1b[2J\x07.csv").write_text("x,y\n")
     code, _, err = phrasebox(
         "run", "--model", "demo", "--set", f"input={{kind: csv, path: '{tmp_path}'}}", "--set", "engine.kind=inline"
@@ -125,25 +94,16 @@ def test_names_of_files_cannot_steer_the_terminal(phrasebox: Callable[..., Answe
 
 
 @pytest.fixture
-def half_bad(scenes_folder: Path, tmp_path: Path) -> list[str]:
+def half_bad(scenes_folder: Path, tmp_path: Path) -> list[object]:
     """Arguments of a run over four rows of which two fail."""
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()[:2]
     lines += ["{broken", json.dumps({"image": "none.jpg", "caption": "a cat"})]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    values = {
-        "input.kind": "jsonl",
-        "input.path": tmp_path / "rows.jsonl",
-        "input.image_root": scenes_folder / "images",
-        "model.name": "demo",
-        "engine.kind": "inline",
-        "output.path": tmp_path / "out",
-    }
-    return ["run", *(part for key, value in values.items() for part in ("--set", f"{key}={value}"))]
+    source, images, out = tmp_path / "rows.jsonl", scenes_folder / "images", tmp_path / "out"
+    return ["run", source, "--images", images, "--model", "demo", "--engine", "inline", "--out", out]
 
 
-def test_failed_rows_are_no_failure_unless_asked(
-    half_bad: list[str], phrasebox: Callable[..., Answer], tmp_path: Path
-) -> None:
+def test_failed_rows_are_no_failure_unless_asked(half_bad: list[object], tmp_path: Path) -> None:
     code, out, err = phrasebox(*half_bad)
     assert (code, err) == (0, "")
     for reason in ("bad_row", "missing_image"):
@@ -152,7 +112,7 @@ def test_failed_rows_are_no_failure_unless_asked(
         assert phrasebox(*half_bad, "--max-error-share", share)[0] == 0
 
 
-def test_too_many_failed_rows(half_bad: list[str], phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+def test_too_many_failed_rows(half_bad: list[object], tmp_path: Path) -> None:
     """The dataset is complete, and the same command says the same again."""
     message = (
         "error: 2 of 4 rows failed (50.00%), at most 49.00% may ({}): bad_row 1, missing_image 1. "
@@ -170,15 +130,13 @@ def test_too_many_failed_rows(half_bad: list[str], phrasebox: Callable[..., Answ
 
 
 @pytest.mark.parametrize("share", ["1.5", "-0.1", "nan", "much", "", "[1]"])
-def test_shares_that_are_none(share: str, half_bad: list[str], phrasebox: Callable[..., Answer]) -> None:
+def test_shares_that_are_none(share: str, half_bad: list[object]) -> None:
     code, out, err = phrasebox(*half_bad, "--max-error-share", share)
     assert (code, out) == (2, "")
     assert err.startswith("error: --max-error-share: expected ")
 
 
-def test_a_run_with_a_forgotten_image_root_is_refused_before_any_work(
-    phrasebox: Callable[..., Answer], tmp_path: Path
-) -> None:
+def test_a_run_with_a_forgotten_image_root_is_refused_before_any_work(tmp_path: Path) -> None:
     """Also where it goes on and the images were moved; with some of the images it is made."""
     pictures, out = tmp_path / "pictures", tmp_path / "out"
     pictures.mkdir()

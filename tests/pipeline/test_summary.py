@@ -16,17 +16,6 @@ from stages.contract.stage import Forwards
 FORWARDS = Forwards(images=32, device="cpu")
 
 
-def test_the_first_batch_is_that_of_the_stage_with_a_model() -> None:
-    report = Report()
-    report.stage("phrases", 64, 0.1)
-    assert report.first_batch_s is None
-    report.stage("explain", 32, 0.1, FORWARDS)
-    first = report.first_batch_s
-    assert first is not None
-    report.stage("explain", 20, 0.1, FORWARDS)
-    assert (report.first_batch_s, report.first_batch) == (first, 32)
-
-
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(seconds: float) -> str:
@@ -55,7 +44,7 @@ def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(m
     report = Report(expected=1000, already=400)
     report.stage("explain", 32, 0.1, FORWARDS)
     report.stage("explain", 168, 0.1, FORWARDS)
-    report.first_batch_s = 10.0
+    report.first_batch = (10.0, 32)
     monkeypatch.setattr(Report, "wall_time_s", 30.0)
     with Display(Console(file=text, width=200)).shown() as display:
         display.update(report)
@@ -98,13 +87,14 @@ def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch(
     """Rows of a file come together, long after it."""
     report = Report(expected=100)
     report.stage("phrases", 64, 0.1)
-    assert (report.seen, report.images_per_second) == (0, None)
+    assert (report.first_batch, report.seen, report.images_per_second) == (None, 0, None)
     report.stage("explain", 32, 0.1, FORWARDS)
-    assert (report.seen, report.images_per_second) == (32, None), "how long the first batch took tells of the start"
+    assert (report.seen, report.images_per_second) == (32, None), "the time of the first batch includes the start"
+    assert report.first_batch is not None
+    first, count = report.first_batch
     report.stage("explain", 32, 0.1, FORWARDS)
-    first, now = report.first_batch_s, report.wall_time_s
-    assert first is not None
-    assert report.seen == 64
+    assert (report.first_batch, count, report.seen) == ((first, 32), 32, 64)
+    now = report.wall_time_s
     assert report.images_per_second is not None
     assert report.images_per_second <= 32 / (now - first)
     report.stage("explain", 64, 0.1, FORWARDS)

@@ -29,7 +29,6 @@ from pipeline.evaluate.compare.maps import (
     REFERENCE,
     Contender,
     Field,
-    Mapped,
     Maps,
     baselines,
     contenders_of,
@@ -39,23 +38,17 @@ from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_i
 from pipeline.evaluate.compare.sanity import sanity
 from pipeline.evaluate.judged import pixels_of
 from pipeline.graph import fetch_weights
-from pipeline.photographs import INPUT, TRUTH
+from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
 from pipeline.scenes import write_scenes
 from pipeline.terminal import progress_bar
-from stages.contract.errors import ConfigError, InputError, WeightsError
+from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.explain import EXPLAINERS
-from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import load, usable_model
 
-SANE_IMAGES: Final = 16
-"""Images of the sanity checks: each takes three more maps of one phrase."""
-
-PHOTO_MODEL: Final = "photo"
-
-USED: Final = ("input", "model", "phrases", "images")
-"""Sections of the configuration that a comparison depends on."""
+SANE_IMAGES: Final = 16  # images of the sanity checks: each takes three more maps of one phrase
+USED: Final = ("input", "model", "phrases", "images")  # sections of the configuration that a comparison depends on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +64,7 @@ class Source:
 class Comparison:
     """The results on one source: rows of plain values for each explainer and baseline, and what they come from.
 
-    `maps` are those of each image, for every label of `rows`; `curves` have `label`, `image`, and the figures of
-    `curve_areas`.
+    `maps` are those of each image, for every label of `rows`; `curves` are `label`, `image` and `curve_areas`.
     """
 
     name: str
@@ -97,8 +89,7 @@ def sources_of(
 
     The photographs take part where the model for photographs is there, or another one is named.
 
-    Raises:
-        ConfigError: A setting cannot be used.
+    Raises ConfigError if a setting cannot be used.
     """
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:
@@ -122,32 +113,19 @@ def sources_of(
         write_scenes(folder, effort.most, effort.seed)
         drawn = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
         sources = [source("drawn scenes", folder / "truth.json", {"model.name": "demo", "input": drawn})]
-        missing = None if model is not None else _missing_model()
+        missing = None if model is not None else why_left_out()
         if missing is None:
-            sources.append(source("eight photographs", TRUTH, {"model.name": PHOTO_MODEL, "input": INPUT}))
+            sources.append(source("eight photographs", TRUTH, {"model.name": MODEL, "input": INPUT}))
         else:
-            console.print(f"the eight photographs are left out: {missing}", soft_wrap=True)
+            console.print(missing, soft_wrap=True)
         yield sources
 
 
-def _missing_model() -> str | None:
-    """Why the model for photographs cannot be used; None if it can."""
-    if PHOTO_MODEL not in CATALOG:
-        return f"their model, {PHOTO_MODEL}, is not there"
-    try:
-        resolve(PHOTO_MODEL)
-    except WeightsError as error:
-        return str(error)
-    return None
-
-
 def check_contenders(source: Source, explainers: str | None) -> tuple[list[Contender], str]:
-    """The explainers that are compared, see `contenders_of`, and the model's name, before any work.
+    """The explainers that are compared and the model's name, before any work.
 
-    Raises:
-        ConfigError: An explainer or a setting cannot be used.
-        InputError: No explainer is defined on the model.
-        WeightsError: The model's files are missing or damaged.
+    Raises as `contenders_of`, InputError if no explainer is defined on the model, and WeightsError if the model's files
+    are missing or damaged.
     """
     model = usable_model(source.config.model)
     contenders = [] if model.tower is None else contenders_of(explainers, model.tower, model.name)
@@ -163,10 +141,7 @@ def compared(
 
     resized: whether the images were resized after the ground truth was drawn.
 
-    Raises:
-        ConfigError: An explainer or a setting cannot be used.
-        InputError: The input or the ground truth cannot be read, or there is nothing to ask.
-        WeightsError: The model's files are missing or damaged.
+    Raises as `check_contenders`, and InputError if input or ground truth cannot be read or nothing can be asked.
     """
     contenders, name = check_contenders(source, explainers)
     fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))
@@ -177,12 +152,12 @@ def compared(
         soft_wrap=True,
     )
     field = Field(model, source.config, contenders, console)
-    mapped = field.mapped(images)
-    maps = [{**own, **base} for own, base in zip(mapped.maps, baselines(images, model, effort.seed), strict=True)]
+    mapped, cosines = field.mapped(images)
+    maps = [{**own, **base} for own, base in zip(mapped, baselines(images, model, effort.seed), strict=True)]
     rivals = rivals_of(images, effort.seed)
     curves = _curves(model, images[: effort.faithful], maps, rivals, effort.seed, console)
     sane = images[:SANE_IMAGES]
-    checks = sanity(field, sane, mapped.maps, effort.seed) if len(sane) > 1 else []
+    checks = sanity(field, sane, mapped, effort.seed) if len(sane) > 1 else []
     shared = {
         "pictures": source.name,
         "model": name,
@@ -199,7 +174,15 @@ def compared(
     rows = _rows(shared, contenders, images, maps, curves, checks)
     costs, correlations = field.costs(images, rivals), map_correlations(maps, [each.label for each in contenders])
     for row, contender in zip(rows, contenders, strict=False):  # baselines come last
-        row.update(_of_contender(contender, mapped, costs[contender.label], correlations[contender.label]))
+        label = contender.label
+        row |= {
+            "cost": costs[label],
+            "cosine_agreement": cosine_agreement([own[label] for own in mapped], cosines),
+            "map_correlation": correlations[label],
+            "failed_maps": sum(bool(heat_map.fault) for each in mapped for heat_map in each[label]),
+            "config": contender.config.model_dump(mode="json"),
+            "follows_phrases": EXPLAINERS[contender.config.kind].follows_phrases,
+        }
     return Comparison(name=source.name, rows=tuple(rows), images=tuple(images), maps=tuple(maps), curves=tuple(curves))
 
 
@@ -211,7 +194,6 @@ def _curves(
     seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Insertion and deletion of the first question of each image, for every label that `maps` has."""
     rows: list[dict[str, Any]] = []
     with progress_bar(console, "insertion and deletion", len(images)) as advance:
         for done, (image, own) in enumerate(zip(images, maps, strict=False), start=1):
@@ -255,17 +237,3 @@ def _rows(
         }
         for label, own in parts.items()
     ]
-
-
-def _of_contender(
-    contender: Contender, mapped: Mapped, cost: Mapping[str, Any], correlation: Mapping[str, float]
-) -> dict[str, Any]:
-    """The entries of a row that baselines do not have."""
-    return {
-        "cost": cost,
-        "cosine_agreement": cosine_agreement(mapped, contender.label),
-        "map_correlation": correlation,
-        "failed_maps": sum(bool(heat_map.fault) for each in mapped.maps for heat_map in each[contender.label]),
-        "config": contender.config.model_dump(mode="json"),
-        "follows_phrases": EXPLAINERS[contender.config.kind].follows_phrases,
-    }

@@ -58,13 +58,8 @@ Hidden = Literal["mean", "blur", "random", "black"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveProtocol:
-    """How a curve is drawn.
-
-    Attributes:
-        hidden: The pixels of hidden parts.
-        inserts: Whether the hottest pixels are shown first; otherwise they are hidden first.
-        shares: Shares of the pixels that have changed at each point of the curve, rising from 0.
-    """
+    """How a curve is drawn: the pixels of hidden parts, whether the hottest pixels are shown or hidden first, and the
+    shares of the pixels that have changed at each point of the curve, rising from 0."""
 
     hidden: Hidden
     inserts: bool
@@ -177,9 +172,9 @@ def masked_cosines(
 
 
 @torch.no_grad()
-def image_embeddings(model: ClipModel, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+def image_embeddings(model: ClipModel, rgb: NDArray[np.uint8]) -> Floats:
     """Unit embeddings (B, E) of images (B, height, width, 3), by the whole image tower and nothing else."""
-    found: NDArray[np.float32] = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).cpu().numpy()
+    found: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
     return found
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.compare.faithfulness import PROTOCOLS
-from pipeline.evaluate.compare.maps import Mapped, Maps
+from pipeline.evaluate.compare.maps import Maps
 from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.evaluate.estimates import Floats, means_where_known
 from pipeline.evaluate.matching import ImageHeat, Query, drawn
@@ -30,14 +30,9 @@ from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.regions.thresholds import otsu_cut
 
-SAMPLES: Final = 128
-"""Samples along the longer side: several for each cell of a map. Their number costs its square."""
-
-SHARES: Final = tuple(step / 10 for step in range(1, 10))
-"""Shares of a map's maximum that are tried as a threshold."""
-
-FEWEST_IMAGES: Final = 8
-"""A bootstrap over fewer images says little of chance."""
+SAMPLES: Final = 128  # samples along the longer side: several for each cell of a map. Their number costs its square
+SHARES: Final = tuple(step / 10 for step in range(1, 10))  # shares of a map's maximum that are tried as a threshold
+FEWEST_IMAGES: Final = 8  # a bootstrap over fewer images says little of chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class Shown:
     better: int = 1
 
 
-FIGURES: Final[dict[str, Shown]] = {
+WHERE: Final[dict[str, Shown]] = {
     "pointing": Shown("pointing", "the map's peak lies on the thing, or in a true box where no mask is known"),
     "pointing_off_centre": Shown("off centre", "the same where the image's centre is not on the thing"),
     "energy": Shown("energy", "share of the heat on the thing"),
@@ -57,17 +52,29 @@ FIGURES: Final[dict[str, Shown]] = {
     "box_recall_otsu": Shown("by Otsu", "the same at each map's own threshold by Otsu"),
     "mask_iou": Shown("mask IoU", "at the share of the maximum that is best for the explainer"),
     "mask_iou_otsu": Shown("by Otsu", "the same at each map's own threshold by Otsu"),
+}
+WHY: Final[dict[str, Shown]] = {
     "deletion_rise": Shown("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
     "insertion_rise": Shown("insertion RISE", "area while the hottest pixels appear out of a blur"),
     "deletion_authors": Shown("deletion authors", "the first half of the pixels becomes random colours", -1),
     "insertion_authors": Shown("insertion authors", "the first half of the pixels appears out of black"),
+}
+SANE: Final[dict[str, Shown]] = {
     "weights_head": Shown("head shuffled", "rank correlation with the map after the head's weights were shuffled", -1),
     "weights_all": Shown("all shuffled", "the same after all weights of the tower were shuffled", -1),
     "phrase_swapped": Shown("other phrase", "rank correlation with the map of another image's phrase", -1),
     "same_thing": Shown("same thing", "correlation of the maps of two phrases that name the same thing"),
     "other_thing": Shown("other thing", "correlation of the maps of two phrases that name different things", -1),
 }
+FIGURES: Final = {**WHERE, **WHY, **SANE}
 """Name in JSON -> figure, in the order of the tables."""
+
+TABLES: Final = {
+    "Where: does the heat lie on the thing?": WHERE,
+    "Why: areas under the curves of {curves} phrases": WHY,
+    "Sane: do maps follow weights ({sanity} images) and phrases?": SANE,
+}
+"""Title of a table, with counts of a comparison, -> its figures; the JSON has all of them."""
 
 CURVES: Final = tuple(f"{name}{end}" for end in ("", "_cosine") for name in PROTOCOLS)
 SANITY: Final = ("weights_head", "weights_all", "phrase_swapped")
@@ -76,12 +83,8 @@ LOCAL: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """One value for each of n things that are counted: phrases of images, or pairs of phrases.
-
-    Attributes:
-        values: Figure -> (n,), NaN where it is not defined.
-        images: (n,), the number of the image of each.
-    """
+    """Figure -> one value for each of n phrases or pairs of phrases, (n,), NaN where it is not defined; and the number
+    of the image of each, (n,)."""
 
     values: Mapping[str, Floats]
     images: NDArray[np.int64]
@@ -130,9 +133,9 @@ def _local(query: Query, heat_map: HeatMap) -> dict[str, float]:
     cuts = [(0.0, 0.0)] * (len(SHARES) + 1)
     if levels is not None:
         surface = drawn(heat_map, samples_hw(query.size_hw))
-        low, high = float(heat_map.values.min()), float(heat_map.values.max())
-        otsu = low + (high - low) * otsu_cut(levels) / LEVELS
-        cuts = [*at_shares(surface, place), overlaps(surface, otsu, place)]
+        low, high, top = float(heat_map.values.min()), float(heat_map.values.max()), float(surface.max())
+        thresholds = (*(share * top for share in SHARES), low + (high - low) * otsu_cut(levels) / LEVELS)
+        cuts = [overlaps(surface, threshold, place) for threshold in thresholds]
     has_mask = query.target is not None and query.target.mask is not None
     for name, (box, mask) in zip([*(f"@{share}" for share in SHARES), "_otsu"], cuts, strict=True):
         row[f"box_recall{name}"] = float(box >= IOU)
@@ -147,7 +150,7 @@ def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
 
 
 def place_of(query: Query) -> Place:
-    """The place of a query's thing. Raises ValueError without a target."""
+    """The place of a query's thing on the samples of its image."""
     inside = query.area
     boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
     rows, columns = samples_hw(query.size_hw)
@@ -163,10 +166,7 @@ def place_of(query: Query) -> Place:
 def overlaps(heat: NDArray[np.float32], threshold: float, place: Place) -> tuple[float, float]:
     """IoU of the box of a cut with its best true box, and of its mask with the true one, 0 .. 1.
 
-    Args:
-        heat: (rows, columns) of samples, >= 0.
-        threshold: In the map's own scale.
-        place: On the same samples.
+    heat: (rows, columns) of samples, >= 0, cut at a threshold in the map's own scale.
     """
     above = heat > threshold
     if not above.any():
@@ -176,12 +176,6 @@ def overlaps(heat: NDArray[np.float32], threshold: float, place: Place) -> tuple
     held = np.bincount(parts.ravel(), weights=heat.ravel(), minlength=count)
     x, y, w, h = (float(value) for value in stats[1 + int(held[1:].argmax())][:4])
     return max(box_iou((x, y, w, h), box) for box in place.boxes_xywh), np.count_nonzero(above & place.inside) / union
-
-
-def at_shares(heat: NDArray[np.float32], place: Place) -> list[tuple[float, float]]:
-    """`overlaps` at every one of `SHARES` of the map's maximum."""
-    top = float(heat.max())
-    return [overlaps(heat, share * top, place) for share in SHARES]
 
 
 def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: str) -> Numbers:
@@ -268,19 +262,18 @@ def map_correlations(maps: Sequence[Maps], labels: Sequence[str]) -> dict[str, d
     return found
 
 
-def cosine_agreement(mapped: Mapped, label: str) -> dict[str, Any]:
+def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> dict[str, Any]:
     """Whether the cosine that was explained is the image tower's own.
 
     Returns:
         `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image
         tower, over `n` phrases. The correlation is None where one of them is the same for all.
     """
-    told = np.array([heat_map.similarity for own in mapped.maps for heat_map in own[label]])
-    true = np.concatenate(mapped.cosines)
-    varies = told.std() > 0 and true.std() > 0
+    explained, true = np.array([heat_map.similarity for own in maps for heat_map in own]), np.concatenate(cosines)
+    varies = explained.std() > 0 and true.std() > 0
     return {
-        "correlation": float(np.corrcoef(told, true)[0, 1]) if varies else None,
-        "mean_difference": float((told - true).mean()),
-        "mean_distance": float(np.abs(told - true).mean()),
+        "correlation": float(np.corrcoef(explained, true)[0, 1]) if varies else None,
+        "mean_difference": float((explained - true).mean()),
+        "mean_distance": float(np.abs(explained - true).mean()),
         "n": len(true),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,34 +34,25 @@ from stages.contract.records import HeatMap, Record, stable_id
 from stages.explain import EXPLAINERS, fitted, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.prepare import PrepareStage
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower
-
-ALL: Final = "all"
 
 OPTION: Final = "--explainers"
 
 PLAIN: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings say otherwise."""
 
-REFERENCE: Final = "grad_eclip"
-"""Differences are computed against it, where it takes part."""
+REFERENCE: Final = "grad_eclip"  # differences are computed against it, where it takes part
 
 TIMED_PHRASES: Final = 8
-TIMED_IMAGES: Final = 2
-"""Images of a batch that is timed; one where each takes many forward passes."""
+TIMED_IMAGES: Final = 2  # images of a batch that is timed; one where each takes many forward passes
 
 TIMES: Final = 3
-LONG_S: Final = 4.0
-"""A batch that takes longer is timed once instead of `TIMES`."""
+LONG_S: Final = 4.0  # a batch that takes longer is timed once instead of `TIMES`
 
-RIVALS: Final = 100
-"""The most phrases among which a phrase's probability is computed."""
-
-KEPT: Final = 16
-"""Calls of a trunk that are remembered: a batch and its images."""
+RIVALS: Final = 100  # the most phrases among which a phrase's probability is computed
+KEPT: Final = 16  # calls of a trunk that are remembered: a batch and its images
 
 Maps = Mapping[str, Sequence[HeatMap]]
 """Label -> the maps of one image, in the order of its questions."""
@@ -86,32 +77,23 @@ class Contender:
 
 
 def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Contender]:
-    """The explainers of a comparison.
+    """The explainers of a comparison on an image tower of a model.
 
-    Args:
-        typed: Kinds with commas between them, each with its settings behind colons; `all`; or None: those of the tower
-            that need no perturbed images and on which nobody claims a patent.
-        tower: Kind of the model's image tower.
-        model: The model's name, for people.
-
-    Raises:
-        ConfigError: A kind or a setting is unknown, or makes no sense on this tower; or one is named twice.
+    `typed`: kinds with commas between them, each with its settings behind colons; `all`; or None for those that need no
+    perturbed images and on which nobody claims a patent. Raises ConfigError if a kind or a setting is unknown, makes no
+    sense on this tower, or is named twice.
     """
     fitting = kinds_for(tower)
-    if typed is None or typed.strip() == ALL:
-        return [_contender(kind, tower, model) for kind in fitting if typed is not None or _by_default(kind)]
+    if typed is None or typed.strip() == "all":
+        plain = [kind for kind in fitting if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
+        return [_contender(kind, tower, model) for kind in (plain if typed is None else fitting)]
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", typed)]
     if not all(names):
         raise ConfigError(f"{OPTION}: expected names with commas between them, got {typed!r}")
-    for index, name in enumerate(names):
-        if name in names[:index]:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise ConfigError(f"{OPTION}: {name} is named twice")
     return [_contender(name, tower, model) for name in names]
-
-
-def _by_default(kind: str) -> bool:
-    explainer = EXPLAINERS[kind]
-    return explainer.cost != "perturbation" and not explainer.claim
 
 
 def _contender(label: str, tower: TowerKind, model: str) -> Contender:
@@ -134,17 +116,9 @@ def _contender(label: str, tower: TowerKind, model: str) -> Contender:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mapped:
-    """The maps of each image, and the cosines of its questions by the image tower alone."""
-
-    maps: tuple[Maps, ...]
-    cosines: tuple[NDArray[np.float64], ...]
-
-
 @dataclass(slots=True)
 class RememberedTrunk:
-    """A trunk that does not compute again the tokens that it computed a few calls ago: of a batch, or of an image.
+    """A trunk that remembers the tokens of the last calls.
 
     A call that asks for gradients through the trunk is computed anew. A transformer with a class token has no such
     function: each explainer stops at another of its blocks.
@@ -182,10 +156,9 @@ class Field:
         self.contenders = tuple(contenders)
         self.console = console
         self.model = remembering(model)
-        self._prepare: dict[str, PrepareStage] = {}
 
-    def mapped(self, images: Sequence[ComparedImage]) -> Mapped:
-        """The maps of all questions."""
+    def mapped(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
+        """The maps of each image, and the cosines of its questions by the image tower alone."""
         stages = self.stages(self.model)
         step = max(stage.batch_rows() for stage in stages.values())
         found: list[Maps] = []
@@ -197,12 +170,11 @@ class Field:
                     contender.label: stages[contender.label].process(self.records(contender, batch))
                     for contender in self.contenders
                 }
-                found += [
-                    {label: own[place].heat_maps for label, own in answers.items()} for place in range(len(batch))
-                ]
-                cosines += self._cosines(batch)
+                for place, cosines_of_one in enumerate(self._cosines(batch)):
+                    found.append({label: own[place].heat_maps for label, own in answers.items()})
+                    cosines.append(cosines_of_one)
                 advance(start + len(batch))
-        return Mapped(maps=tuple(found), cosines=tuple(cosines))
+        return found, cosines
 
     def costs(self, images: Sequence[ComparedImage], rivals: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Label -> the cost of a batch with eight phrases an image: `encode_image` times, `seconds`, `repeats`.
@@ -271,10 +243,8 @@ class Field:
         canvas = contender.config.canvas(self.plain.input)
         if canvas["mode"] == plain["mode"] and canvas["size_px"] == plain["size_px"]:
             return [image.record for image in images]
-        stage = self._prepare.get(repr(canvas))
-        if stage is None:
-            stage = self._prepare[repr(canvas)] = prepare_stage(self.config, self.plain.input, contender.config)
-            stage.setup()
+        stage = prepare_stage(self.config, self.plain.input, contender.config)
+        stage.setup()
         return stage.process([image.source for image in images])
 
     def _cosines(self, images: Sequence[ComparedImage]) -> Iterator[NDArray[np.float64]]:
@@ -285,8 +255,8 @@ class Field:
 
 
 def baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
-    """Maps that know nothing, in the shape of the contenders': `centre`, a spot that falls off from the middle of the
-    image, and `random`, smooth noise of its own for every phrase."""
+    """Maps that know nothing, in the contenders' shape: `centre`, a spot that falls off from the middle of the image,
+    and `random`, smooth noise of its own for every phrase."""
     found: list[Maps] = []
     for image in images:
         rows, columns = model.tower.placement.grid_hw(*pixels_of(image.record).shape[:2])

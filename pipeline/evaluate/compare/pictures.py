@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,8 +23,7 @@ from stages.shared.model.config import InputSpec
 from stages.shared.truth import read_truth
 from stages.shared.truth.ground_truth import TruthImage
 
-AT_ONCE = 32
-"""Images that are read together."""
+AT_ONCE = 32  # images that are read together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +40,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedImage:
-    """An image with its questions.
+    """An image with its questions, at least one, in random order, and its number in the sample, from 0.
 
-    Attributes:
-        number: Its number in the sample, from 0.
-        source: The record as it was read, with the phrases of the questions.
-        record: The same with the pixels of the model's own input.
-        questions: At least one, in random order.
+    `source` is the record as it was read, with the phrases of the questions; `record` has the pixels of the model's
+    own input, too.
     """
 
     number: int
@@ -83,8 +78,8 @@ def compared_images(
 
     With ground truth, questions are phrases of the captions whose place is known; otherwise any phrases.
 
-    Raises:
-        InputError: The input or the ground truth cannot be read, they do not fit together, or there is nothing to ask.
+    Raises InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
+    nothing to ask.
     """
     truth = None if truth_path is None else read_truth(truth_path)
     reader = make_reader(config.input)
@@ -138,7 +133,6 @@ def compared_images(
 
 
 def _any_questions(record: Record) -> list[Question]:
-    """Each text of a record once."""
     first: dict[str, Question] = {}
     for phrase, group in zip(record.phrases, linked(record.sample.captions, record.phrases), strict=True):
         first.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))
@@ -147,14 +141,8 @@ def _any_questions(record: Record) -> list[Question]:
 
 def _placed_questions(number: int, record: Record, image: TruthImage, categories: frozenset[str]) -> list[Question]:
     """Each text of a record whose place the ground truth knows, once, with the first of its places."""
-    row: Mapping[str, object] = {
-        "error": None,
-        "file_name": record.sample.image.file_name,
-        "height": record.height_px,
-        "width": record.width_px,
-        "captions": record.sample.captions,
-        "annotations": (),
-    }
+    size = {"height": record.height_px, "width": record.width_px, "captions": record.sample.captions}
+    row = {"error": None, "file_name": record.sample.image.file_name, "annotations": (), **size}
     phrases = {phrase.text: phrase for phrase in reversed(record.phrases)}
     found: dict[str, Question] = {}
     for query in queries_of(number, row, image, categories, record.phrases):

@@ -39,20 +39,14 @@ Depth = Literal["head", "all"]
 DEPTHS: Final[tuple[Depth, ...]] = ("head", "all")
 
 _WEIGHTS: Final = ("patch_weight", "patch_bias", "class_token", "position_embedding", "ln_pre")
-"""The weights of a transformer before its blocks."""
+_BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
+"""The weights of a transformer before its blocks, and those of a block."""
 
-PERTURBED_IMAGES: Final = 2
-"""Images of the checks of explainers that take many forward passes for each."""
+PERTURBED_IMAGES: Final = 2  # images of the checks of explainers that take many forward passes for each
 
 
 def sanity(field: Field, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[dict[str, Any]]:
-    """Rank correlations of the first question's map with maps that should differ.
-
-    Args:
-        field: The contenders and their model.
-        images: The images that are asked, and
-        maps: their maps.
-        seed: Decides how the weights are shuffled.
+    """Rank correlations of the first question's map with maps that should differ. The seed shuffles the weights.
 
     Returns:
         For each image and contender `label`, `image`, and the correlation with the map of a phrase of the next
@@ -101,12 +95,10 @@ def _tower(tower: Tower, depth: Depth, random: torch.Generator) -> Tower:
         if depth == "all":
             changed |= {name: _shuffled(getattr(tower, name), random) for name in _WEIGHTS}
         return replace(tower, **changed)
-    if isinstance(tower, PooledTower):
-        trunk = _shuffled(tower.trunk, random) if depth == "all" else tower.trunk
-        return replace(tower, pool=_shuffled(tower.pool, random), trunk=trunk)
-    if isinstance(tower, AveragedTower):
-        trunk = _shuffled(tower.trunk, random) if depth == "all" else tower.trunk
-        return replace(tower, finish=_shuffled(tower.finish, random), trunk=trunk)
+    if isinstance(tower, PooledTower | AveragedTower):
+        parts = ("trunk", "pool" if isinstance(tower, PooledTower) else "finish")
+        names = parts if depth == "all" else parts[1:]
+        return replace(tower, **{name: _shuffled(getattr(tower, name), random) for name in names})
     raise TypeError(f"expected an image tower of this project, got a {type(tower).__name__}")
 
 
@@ -116,7 +108,7 @@ def _shuffled(part: Any, random: torch.Generator) -> Any:
         order = torch.randperm(part.numel(), generator=random).to(part.device)
         return part.flatten()[order].reshape(part.shape) if part.is_floating_point() else part
     if isinstance(part, Block):
-        return _shuffled_block(part, random)
+        return replace(part, **{name: _shuffled(getattr(part, name), random) for name in _BLOCK})
     if isinstance(part, nn.Module):
         return _shuffled_module(part, random)
     owner = getattr(part, "__self__", None)
@@ -129,11 +121,6 @@ def _shuffled(part: Any, random: torch.Generator) -> Any:
         names = [each.name for each in fields(part) if each.init and each.name not in ("mean", "std")]
         return replace(part, **{name: _shuffled(getattr(part, name), random) for name in names})
     return part
-
-
-def _shuffled_block(block: Block, random: torch.Generator) -> Block:
-    names = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
-    return replace(block, **{name: _shuffled(getattr(block, name), random) for name in names})
 
 
 def _shuffled_module(module: nn.Module, random: torch.Generator) -> nn.Module:

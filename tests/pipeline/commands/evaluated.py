@@ -26,12 +26,20 @@ def config_of(folder: Path, out: Path | None = None, **values: Any) -> RunConfig
     return RunConfig.model_validate({**plain, **values})
 
 
-def called(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, output and errors of the console script."""
+class Terminal(io.StringIO):
+    """What somebody types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def called(*arguments: object, stdin: bytes = b"", typed: str = "", columns: int = 300) -> tuple[int, str, str]:
+    """Exit code, output and errors of the console script; `typed`: at a terminal."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
-        patch.setenv("COLUMNS", "300")
+        patch.setattr(sys, "stdin", Terminal(typed) if typed else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        patch.setenv("COLUMNS", str(columns))
         try:
             main()
         except SystemExit as exit_:

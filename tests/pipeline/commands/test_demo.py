@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from pipeline.commands.demo import PHOTO_MODEL, PHOTO_SETTINGS, REGIONS, run_demo, run_photographs
+from pipeline.commands.demo import PHOTO_SETTINGS, REGIONS, run_demo, run_photographs
 from pipeline.config import RunConfig, load_config
 from pipeline.dataset.validate import validate
 from stages.contract.errors import WeightsError
@@ -46,22 +46,17 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     def missing(name: str) -> None:
         raise WeightsError(f"model.safetensors is missing from the weights {name!r}")
 
-    monkeypatch.setattr("pipeline.commands.demo.resolve", missing)
-    for model, words in ((PHOTO_MODEL, "the eight photographs are left out"), ("demo", "model.safetensors is missing")):
-        printed = io.StringIO()
-        assert run_photographs(tmp_path, Console(file=printed, width=120), model=model) is None
-        assert words in printed.getvalue()
-        assert printed.getvalue().count("\n") == 1
+    monkeypatch.setattr("pipeline.photographs.resolve", missing)
+    printed = io.StringIO()
+    assert run_photographs(tmp_path, Console(file=printed, width=200)) is None
+    told = "the eight photographs are left out: model.safetensors is missing from the weights 'photo'\n"
+    assert printed.getvalue() == told
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_preset_has_the_demo_s_settings() -> None:
-    preset = load_config(Path(__file__).parents[3] / "configs" / "demo.yaml", [], RunConfig)
-    assert preset.regions.model_dump(include=set(REGIONS)) == REGIONS
-    assert preset.model.name == "demo"
-
-
-def test_the_preset_for_photographs_has_those_of_the_demo_s_photographs() -> None:
-    preset = load_config(Path(__file__).parents[3] / "configs" / "photos-fine.yaml", [], RunConfig)
-    for section, settings in PHOTO_SETTINGS.items():
-        assert getattr(preset, section).model_dump(include=set(settings)) == settings
+def test_presets_have_the_settings_of_the_demo() -> None:
+    presets = Path(__file__).parents[3] / "configs"
+    for name, sections in (("demo", {"regions": REGIONS}), ("photos-fine", PHOTO_SETTINGS)):
+        preset = load_config(presets / f"{name}.yaml", [], RunConfig)
+        for section, settings in sections.items():
+            assert getattr(preset, section).model_dump(include=set(settings)) == settings

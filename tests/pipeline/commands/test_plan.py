@@ -81,7 +81,8 @@ def test_a_run_or_a_cluster_that_cannot_be_is_rejected(
     assert said in str(call(scenes_folder, *arguments).exception)
 
 
-@pytest.mark.parametrize("function", ["_costs", pytest.param("_try", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["_costs", "_try"])
 def test_a_process_that_dies_says_so(function: str, scenes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"pipeline.plan.{function}", _dies)
     assert "without an answer" in str(call(scenes_folder, "--engine", "inline", "--samples", 2).exception)

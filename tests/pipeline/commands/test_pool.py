@@ -6,13 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from pipeline.cli import app, main
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["pool", *map(str, arguments)], catch_exceptions=False)
+from tests.pipeline.commands.evaluated import called
 
 
 def test_a_pool_is_written_from_one_corpus_and_measured_on_another(tmp_path: Path) -> None:
@@ -20,13 +15,13 @@ def test_a_pool_is_written_from_one_corpus_and_measured_on_another(tmp_path: Pat
     lines = (json.dumps({"image": f"{number}.jpg", "caption": text}) for number, text in enumerate(rows))
     (tmp_path / "train.jsonl").write_text("\n".join(lines))  # no image is needed
     pool = tmp_path / "pool.txt"
-    assert call(tmp_path / "train.jsonl", "--out", pool).exit_code == 0
+    assert called("pool", tmp_path / "train.jsonl", "--out", pool)[0] == 0
     assert pool.read_text().splitlines()[0] == "red car\t3\tcar"
     assert "two dogs\t1\tdog" in pool.read_text().splitlines()
     few = tmp_path / "few.txt"
-    assert "1 concepts" in call(tmp_path / "train.jsonl", "--out", few, "--at-least", 2).output
+    assert "1 concepts" in called("pool", tmp_path / "train.jsonl", "--out", few, "--at-least", 2)[1]
     (tmp_path / "other.txt").write_text("A red car and a dog\n\na red car\n")
-    figures = json.loads(call(tmp_path / "other.txt", "--covered-by", few, "--json").output)
+    figures = json.loads(called("pool", tmp_path / "other.txt", "--covered-by", few, "--json")[1])
     assert figures == {
         "concepts": 1,
         "mentions": 3,
@@ -49,16 +44,10 @@ def test_a_pool_is_written_from_one_corpus_and_measured_on_another(tmp_path: Pat
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("a dog\n")
-    monkeypatch.setattr("sys.argv", ["phrasebox", "pool", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err.replace("\n", " ")
+    code, out, err = called("pool", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from stages.contract.stage import Stage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
 from tests.conftest import SCENES
+from tests.pipeline.commands.evaluated import QUIET, called
 from tests.pipeline.light import assert_alike
-
-QUIET = Console(quiet=True)
 
 
 def config_of(values: dict[str, Any], out: Path, **output: Any) -> RunConfig:
@@ -63,9 +61,6 @@ def test_one_row_for_every_sample(inline_dataset: Path, scenes_folder: Path) -> 
     assert [row["captions"] for row in rows] == [[sample["caption"]] for sample in samples]
     assert {(row["width"], row["height"], row["error"]) for row in rows} == {(360, 360, None)}
     assert [pq.read_metadata(path).num_rows for path in sorted((inline_dataset / "data").iterdir())] == [5, 5, 2]
-
-
-def test_it_is_valid(inline_dataset: Path) -> None:
     assert list(validate(inline_dataset)) == []
 
 
@@ -94,21 +89,17 @@ def test_counts_and_stages_of_the_manifest(inline_dataset: Path) -> None:
     assert manifest["model_fingerprint"].startswith("demo:")
 
 
-def test_categories_name_every_annotation(inline_dataset: Path) -> None:
+def test_categories_name_every_annotation_and_duckdb_joins_them(inline_dataset: Path) -> None:
     names = {row["id"]: row for row in pq.read_table(inline_dataset / "categories.parquet").to_pylist()}
-    for row in rows_of(inline_dataset):
-        for annotation in row["annotations"]:
-            assert names[annotation["category_id"]]["name"] == annotation["phrase"]
-    assert sum(row["count"] for row in names.values()) == manifest_of(inline_dataset)["counts"]["regions"]
-
-
-def test_duckdb_joins_categories(inline_dataset: Path) -> None:
+    annotations = [annotation for row in rows_of(inline_dataset) for annotation in row["annotations"]]
+    assert all(names[one["category_id"]]["name"] == one["phrase"] for one in annotations)
+    counts = manifest_of(inline_dataset)["counts"]
+    assert sum(row["count"] for row in names.values()) == counts["regions"]
     query = f"""
         with regions as (select unnest(annotations) as a from '{inline_dataset}/data/*.parquet')
         select count(*), count(distinct c.id), min(a.score) >= 0 and max(a.score) <= 1
         from regions join '{inline_dataset}/categories.parquet' c on c.id = a.category_id
     """
-    counts = manifest_of(inline_dataset)["counts"]
     assert duckdb.sql(query).fetchall() == [(counts["regions"], counts["categories"], True)]
 
 
@@ -150,40 +141,26 @@ class Stopped(Exception):
     """The process is gone."""
 
 
-def stop_after(
-    batches_done: int, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Sequence[Stage], list[Record], Any], list[Record]]:
-    """Let the engine run so many batches of four."""
-    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
-    done = 0
-
-    def run_or_stop(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
-        nonlocal done
-        if done == batches_done:
-            raise Stopped
-        done += 1
-        return run_stages(stages, records, told)
-
-    monkeypatch.setattr(inline_engine, "run_stages", run_or_stop)
-    return run_or_stop
-
-
-@pytest.mark.parametrize("batches_done", [1, 2])
-def test_a_stopped_run_goes_on(
-    batches_done: int,
-    inline_dataset: Path,
-    scenes_config: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_stopped_run_resumes(
+    inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same rows as an uninterrupted run, up to rounding, and finished rows are not done again."""
     config = config_of(scenes_config, tmp_path / "out")
-    stop_after(batches_done, monkeypatch)
+    batches: list[int] = []
+
+    def run_or_stop(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
+        batches.append(len(records))
+        if len(batches) == 3:
+            raise Stopped
+        return run_stages(stages, records, told)
+
+    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr(inline_engine, "run_stages", run_or_stop)
     with pytest.raises(Stopped):
         run(config, QUIET)
     assert not (tmp_path / "out" / "dataset.json").exists()
     written = sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out" / "data").glob("*.parquet"))
-    assert written == batches_done * 4
+    assert written == 8
     monkeypatch.setattr(inline_engine, "run_stages", run_stages)
     printed = StringIO()
     dataset = run(config, Console(file=printed, width=500))
@@ -197,26 +174,6 @@ def test_a_stopped_run_goes_on(
     assert {**ours, "files": 0} == {**theirs, "files": 0}
 
 
-INTERRUPTED = """
-import os, signal, sys
-import pipeline.engines.inline as inline
-from pipeline.cli import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a child in the background may have been told to ignore it
-run_stages, batches = inline.run_stages, []
-
-def run_or_interrupt(*given):
-    batches.append(1)
-    if len(batches) == 4:  # the first is the look at whether the calibration holds
-        os.kill(os.getpid(), int(number))
-    return run_stages(*given)
-
-inline.run_stages, inline.call_rows = run_or_interrupt, lambda _: 4
-number = sys.argv.pop(1)
-main()
-"""
-
-
 @pytest.mark.parametrize(
     ("number", "code"),
     [
@@ -224,23 +181,36 @@ main()
         pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_says_that_it_can_go_on(
-    number: signal.Signals, code: int, inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path
+def test_an_interrupted_run_says_that_it_can_be_resumed(
+    number: signal.Signals,
+    code: int,
+    inline_dataset: Path,
+    scenes_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = config_of(scenes_config, tmp_path / "out")
     (tmp_path / "run.yaml").write_text(as_yaml(config.model_dump(mode="json", exclude_unset=True)))
-    command = [sys.executable, "-c", INTERRUPTED, str(int(number)), "run", str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.strip() == "stopped. Finished rows are kept; the same command resumes the run."
+    batches: list[int] = []
+
+    def run_or_interrupt(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
+        batches.append(len(records))
+        if len(batches) == 3:
+            os.kill(os.getpid(), number)
+        return run_stages(stages, records, told)
+
+    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
+    answer = called("run", tmp_path / "run.yaml")
+    assert (answer[0], answer[2]) == (code, "stopped. Finished rows are kept; the same command resumes the run.\n")
     assert list((tmp_path / "out" / "data").glob("*.parquet"))
-    printed = StringIO()
-    dataset = run(config, Console(file=printed, width=500))
-    assert f"resuming the run in {dataset}" in printed.getvalue()
-    assert_alike(rows_of(dataset), rows_of(inline_dataset))
+    code, out, _ = called("run", tmp_path / "run.yaml")
+    assert code == 0
+    assert f"resuming the run in {tmp_path / 'out'}" in out
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
 
 
-@pytest.mark.parametrize("failure", [RuntimeError, ResourceError, KeyboardInterrupt])
+@pytest.mark.parametrize("failure", [ResourceError, KeyboardInterrupt])
 def test_a_run_that_fails_keeps_its_rows_and_lets_the_model_go(
     failure: type[BaseException],
     inline_dataset: Path,
@@ -293,10 +263,11 @@ def test_times_are_told_for_every_stage() -> None:
     assert all(event[2] >= 0 for event in told)
 
 
-@pytest.fixture
-def bad_input(tmp_path: Path) -> dict[str, Any]:
-    """Good rows, and one of every kind that is not."""
-    images = tmp_path / "images"
+@pytest.fixture(scope="module")
+def bad_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run over good rows, and one of every kind that is not: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("bad")
+    images = folder / "images"
     images.mkdir()
     Image.new("RGB", (64, 48), (200, 30, 30)).save(images / "red.jpg")
     (images / "text.jpg").write_text("not an image")
@@ -322,9 +293,12 @@ def bad_input(tmp_path: Path) -> dict[str, Any]:
         {"image": "red.jpg", "captions": ["two green fish", "so nice"]},
     ]
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n\n")
-    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(images)}
-    return {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n\n")
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(images)}
+    values = {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
+    config = config_of(values, folder / "out [1] :smile:", embed_images=True)
+    printed = StringIO()
+    return run(config, Console(file=printed, width=120, markup=False, emoji=False)), printed.getvalue()
 
 
 REASONS = {
@@ -347,8 +321,8 @@ REASONS = {
 }
 
 
-def test_bad_rows_are_rows_with_their_reason(bad_input: dict[str, Any], tmp_path: Path) -> None:
-    dataset = run(config_of(bad_input, tmp_path / "out", embed_images=True), QUIET)
+def test_bad_rows_are_rows_with_their_reason(bad_run: tuple[Path, str]) -> None:
+    dataset, _ = bad_run
     assert list(validate(dataset)) == []
     rows = rows_of(dataset)
     assert len(rows) == 17
@@ -362,7 +336,7 @@ def test_bad_rows_are_rows_with_their_reason(bad_input: dict[str, Any], tmp_path
             row["error"] is None or "captions.jsonl:" in row["error_detail"] or reason in ("no_caption", "bad_caption")
         )
         assert (row["width"] > 0) == (row["error"] is None)
-        image = {"bytes": (tmp_path / "images" / "red.jpg").read_bytes(), "path": "red.jpg"}
+        image = {"bytes": (dataset.parent / "images" / "red.jpg").read_bytes(), "path": "red.jpg"}
         assert row["image"] == (image if row["error"] is None else None)
         assert row["id"] == stable_id(row["sample_id"])
     counts = manifest_of(dataset)["counts"]
@@ -370,10 +344,8 @@ def test_bad_rows_are_rows_with_their_reason(bad_input: dict[str, Any], tmp_path
     assert set(counts["failed_by_reason"]) <= set(ROW_ERRORS)
 
 
-def test_the_summary_tells_what_failed(bad_input: dict[str, Any], tmp_path: Path) -> None:
-    printed = StringIO()
-    run(config_of(bad_input, tmp_path / "out [1] :smile:"), Console(file=printed, width=120, markup=False, emoji=False))
-    text = printed.getvalue()
+def test_the_summary_reports_what_failed(bad_run: tuple[Path, str]) -> None:
+    _, text = bad_run
     assert "out [1] :smile:" in text
     for line in ("samples read", "rows written", "annotated", "without phrases", "bad_image", "duplicate_id"):
         assert line in text
@@ -420,8 +392,6 @@ def test_a_run_that_was_refused_can_be_started(scenes_config: dict[str, Any], tm
 
 
 def test_prepare_keeps_images_only_on_demand(scenes_config: dict[str, Any], tmp_path: Path) -> None:
-    from pipeline.graph import build_graph
-
     for embed_images in (False, True):
         graph = build_graph(config_of(scenes_config, tmp_path / "out", embed_images=embed_images))
         [prepare] = [stage for stage in graph.stages if isinstance(stage, PrepareStage)]

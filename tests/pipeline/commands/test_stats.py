@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cli import main
 from pipeline.dataset.folder import open_dataset, write_marks
-
-Answer = tuple[int, str, str]
-"""Exit code, standard output, standard error."""
+from tests.pipeline.commands.evaluated import called
 
 
-@pytest.fixture
-def stats(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """The console script's verb, in this process."""
-
-    def call(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["phrasebox", "stats", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        return (code, *capfd.readouterr())
-
-    return call
+def stats(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of the verb."""
+    return called("stats", *arguments, columns=120)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +34,7 @@ def copy(synthetic_dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
 
 
-def test_figures_as_json(stats: Callable[..., Answer], synthetic_dataset: Path, rows: list[dict[str, Any]]) -> None:
+def test_figures_as_json(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> None:
     code, out, err = stats(synthetic_dataset, "--json")
     assert (code, err) == (0, "")
     figures = json.loads(out)
@@ -75,7 +57,7 @@ def test_figures_as_json(stats: Callable[..., Answer], synthetic_dataset: Path, 
     assert len(figures["top_phrases"]) == len(figures["top_heads"]) == 15
 
 
-def test_conditions(stats: Callable[..., Answer], copy: Path, rows: list[dict[str, Any]]) -> None:
+def test_conditions(copy: Path, rows: list[dict[str, Any]]) -> None:
     """Regions that fulfil both, and the images that have such regions."""
     write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
     code, out, _ = stats(
@@ -96,7 +78,7 @@ def test_conditions(stats: Callable[..., Answer], copy: Path, rows: list[dict[st
     assert figures["heads"] == 1
 
 
-def test_figures_as_tables(stats: Callable[..., Answer], copy: Path, rows: list[dict[str, Any]]) -> None:
+def test_figures_as_tables(copy: Path, rows: list[dict[str, Any]]) -> None:
     write_marks(copy, {rows[0]["sample_id"]: "good"})
     code, out, err = stats(copy)
     assert (code, err) == (0, "")
@@ -119,7 +101,7 @@ def test_figures_as_tables(stats: Callable[..., Answer], copy: Path, rows: list[
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_nothing_found(as_json: bool, stats: Callable[..., Answer], synthetic_dataset: Path) -> None:
+def test_nothing_found(as_json: bool, synthetic_dataset: Path) -> None:
     code, out, err = stats(synthetic_dataset, "--where", "score > 1", *(["--json"] if as_json else []))
     assert (code, err) == (0, "")
     if as_json:
@@ -129,7 +111,7 @@ def test_nothing_found(as_json: bool, stats: Callable[..., Answer], synthetic_da
         assert "median" not in out
 
 
-def test_words_that_look_like_markup(stats: Callable[..., Answer], copy: Path) -> None:
+def test_words_that_look_like_markup(copy: Path) -> None:
     shard = copy / "data" / "00000.parquet"
     table = pq.read_table(shard)
     changed = table.to_pylist()
@@ -142,7 +124,7 @@ def test_words_that_look_like_markup(stats: Callable[..., Answer], copy: Path) -
     assert "[red]:dog: [/] 乌龟" in out
 
 
-def test_an_unfinished_dataset(stats: Callable[..., Answer], copy: Path) -> None:
+def test_an_unfinished_dataset(copy: Path) -> None:
     """What is there is counted; a shard that is being written is left out."""
     (copy / "dataset.json").unlink()
     (copy / "data" / "00002.parquet").write_bytes(b"PAR1 half")
@@ -154,7 +136,7 @@ def test_an_unfinished_dataset(stats: Callable[..., Answer], copy: Path) -> None
     assert figures["samples"]["all"] == 360
 
 
-def test_errors_are_one_line(stats: Callable[..., Answer], copy: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(copy: Path, tmp_path: Path) -> None:
     def assert_rejected(words: str, *arguments: object) -> None:
         code, out, err = stats(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
@@ -175,7 +157,7 @@ def test_errors_are_one_line(stats: Callable[..., Answer], copy: Path, tmp_path:
 
 
 @pytest.mark.parametrize("arguments", [["--min-score", "1.5"], ["--top", "0"], ["--colour"]], ids=" ".join)
-def test_wrong_usage(arguments: list[str], stats: Callable[..., Answer], synthetic_dataset: Path) -> None:
+def test_wrong_usage(arguments: list[str], synthetic_dataset: Path) -> None:
     code, out, err = stats(synthetic_dataset, *arguments)
     assert (code, out) == (2, "")
     assert "Usage: " in err

@@ -83,7 +83,7 @@ def test_figures_by_hand() -> None:
     assert figures["il_mcc"]["value"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
     assert figures["positive_f1"]["value"] == pytest.approx(2 / 5)
     assert figures["cgf1"]["value"] == pytest.approx(2 / 5 / 6)
-    # .75 and .5 were right, .25 and .25 were not: .25 + .5 + .25 + .25 over four regions.
+    # 0.75 and 0.5 were right, 0.25 and 0.25 were not: 0.25 + 0.5 + 0.25 + 0.25 over four regions.
     assert figures["ece"]["value"] == pytest.approx(1.25 / 4)
     assert figures["lost"]["value"] == 0.0
     assert figures["kept"][-1] == {"presence": 0.5, "there": pytest.approx(2 / 3), "absent": 0.5}

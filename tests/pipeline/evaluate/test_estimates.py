@@ -67,7 +67,7 @@ def test_calibration_error() -> None:
     assert error([1.0, 0.0], [False, True]) == pytest.approx(1.0)
     assert error([0.5] * 4, [True, True, False, False]) == pytest.approx(0.0)
     assert error([0.9] * 10, [True] * 8 + [False] * 2) == pytest.approx(0.1)
-    # One bin off by .5 with half of the regions, one exact.
+    # One bin off by 0.5 with half of the regions, one exact.
     assert error([0.5, 0.5, 1.0, 1.0], [True, True, True, True]) == pytest.approx(0.25)
 
 

@@ -73,39 +73,39 @@ def test_pixel_ap_by_hand() -> None:
     assert value("pixel_ap", target_of(TOP_LEFT, masked=False), heat=heat) is None
 
 
-def test_boxes_are_compared_with_the_best_true_box() -> None:
-    two = target_of(TOP_LEFT, TOP_RIGHT)
-    best, other = answer_of(TOP_LEFT, 0.9), answer_of((0.0, 4.0, 2.0, 2.0), 0.1)
-    assert value("box_recall", two, best, other) == 1.0
-    assert value("box_iou", two, best, other) == 1.0
-    # The box around both is 8 x 4: half of it.
-    assert value("box_recall_merged", two, best) == 1.0
-    assert value("box_recall_merged", two, answer_of((0.0, 0.0, 3.0, 4.0))) == 0.0
-    # The best-scored region counts, not the best one.
-    assert value("box_recall", two, answer_of(TOP_LEFT, 0.1), answer_of((0.0, 4.0, 2.0, 2.0), 0.9)) == 0.0
+TWO = target_of(TOP_LEFT, TOP_RIGHT)
+LEFT = target_of(TOP_LEFT)
+APART = (0.0, 4.0, 2.0, 2.0)
 
 
-def test_box_iou_by_hand() -> None:
-    """4 x 4 against 4 x 2 within it: 8 of 16."""
-    assert value("box_iou", target_of(TOP_LEFT), answer_of((0.0, 0.0, 4.0, 2.0))) == pytest.approx(0.5)
-    assert value("box_recall", target_of(TOP_LEFT), answer_of((0.0, 0.0, 4.0, 2.0))) == 1.0
-    assert value("box_recall", target_of(TOP_LEFT), answer_of((0.0, 0.0, 3.0, 2.0))) == 0.0
-
-
-def test_masks_are_compared_all_together() -> None:
-    two = target_of(TOP_LEFT, TOP_RIGHT)
-    assert value("mask_iou", two, answer_of(TOP_LEFT)) == pytest.approx(0.5)
-    assert value("mask_iou", two, answer_of(TOP_LEFT), answer_of(TOP_RIGHT)) == 1.0
-    assert value("mask_iou", target_of(TOP_LEFT, masked=False), answer_of(TOP_LEFT)) is None
-
-
-def test_baselines() -> None:
-    assert value("centre", target_of((4.0, 4.0, 2.0, 2.0))) == 1.0
-    assert value("centre", target_of(TOP_LEFT)) == 0.0
-    assert value("chance", target_of(TOP_LEFT)) == pytest.approx(0.25)
-    assert value("centred_box", target_of((0.0, 0.0, 8.0, 8.0))) == 1.0  # IoU .64
-    assert value("centred_box", target_of(TOP_LEFT, (1.0, 1.0, 5.0, 5.0))) == 1.0, "with the second box"
-    assert value("centred_box", target_of(TOP_LEFT)) == 0.0
+@pytest.mark.parametrize(
+    ("name", "target", "answers", "wanted"),
+    [
+        # With the best true box, and the best-scored region, which is not the best one.
+        ("box_recall", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
+        ("box_iou", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
+        ("box_recall", TWO, [answer_of(TOP_LEFT, 0.1), answer_of(APART, 0.9)], 0.0),
+        # The box around both is 8 x 4: half of it.
+        ("box_recall_merged", TWO, [answer_of(TOP_LEFT)], 1.0),
+        ("box_recall_merged", TWO, [answer_of((0.0, 0.0, 3.0, 4.0))], 0.0),
+        # 4 x 4 against 4 x 2 within it: 8 of 16.
+        ("box_iou", LEFT, [answer_of((0.0, 0.0, 4.0, 2.0))], 0.5),
+        ("box_recall", LEFT, [answer_of((0.0, 0.0, 4.0, 2.0))], 1.0),
+        ("box_recall", LEFT, [answer_of((0.0, 0.0, 3.0, 2.0))], 0.0),
+        # Masks are compared all together.
+        ("mask_iou", TWO, [answer_of(TOP_LEFT)], 0.5),
+        ("mask_iou", TWO, [answer_of(TOP_LEFT), answer_of(TOP_RIGHT)], 1.0),
+        ("mask_iou", target_of(TOP_LEFT, masked=False), [answer_of(TOP_LEFT)], None),
+        ("centre", target_of((4.0, 4.0, 2.0, 2.0)), [], 1.0),
+        ("centre", LEFT, [], 0.0),
+        ("chance", LEFT, [], 0.25),
+        ("centred_box", target_of((0.0, 0.0, 8.0, 8.0)), [], 1.0),  # IoU 0.64
+        ("centred_box", target_of(TOP_LEFT, (1.0, 1.0, 5.0, 5.0)), [], 1.0),  # with the second box
+        ("centred_box", LEFT, [], 0.0),
+    ],
+)
+def test_boxes_masks_and_baselines_by_hand(name: str, target: Any, answers: list[Any], wanted: float | None) -> None:
+    assert value(name, target, *answers) == (wanted if wanted is None else pytest.approx(wanted))
 
 
 def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
