@@ -48,18 +48,14 @@ def rows(demo_dataset: Path) -> list[dict[str, Any]]:
 
 def written(rows: list[dict[str, Any]], dataset: Path, out: Path, **settings: Any) -> tuple[COCO, Counter[str]]:
     out.mkdir()
-    report = ExportReport(format="saco")
-    job = ExportJob(
-        dataset=open_dataset(dataset),
-        folder=ExportFolder(out),
-        splits=("train",),
-        categories=Categories(Counter(), "phrase"),
-        report=report,
-    )
-    exporter = Saco(SacoConfig(**settings), job)
-    for row in rows:
-        exporter.add(ChosenSample(row=row, split="train", image=None))
-    exporter.close()
+    report, folder = ExportReport(format="saco"), ExportFolder(out)
+    none, opened = Categories(Counter(), "phrase"), open_dataset(dataset)
+    job = ExportJob(dataset=opened, folder=folder, splits=("train",), categories=none, report=report)
+    with folder.opened:
+        exporter = Saco(SacoConfig(**settings), job)
+        for row in rows:
+            exporter.add(ChosenSample(row=row, split="train", image=None))
+        exporter.close()
     return COCO(str(out / "train.json")), report.notes
 
 

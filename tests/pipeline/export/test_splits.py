@@ -18,9 +18,9 @@ from tests.pipeline.export.datasets import Maker, exported, finished, mask
 
 def test_shares_are_kept() -> None:
     splits = parse_splits(" train = 0.8, val=0.15 ,test=0.05")
-    assert splits.names == ("train", "val", "test")
+    assert list(splits) == ["train", "val", "test"]
     counts = Counter(splits.of(f"{number}.jpg") for number in range(20_000))
-    for name, share in splits.shares.items():
+    for name, share in splits.items():
         assert counts[name] / 20_000 == pytest.approx(share, abs=0.01)
 
 

@@ -68,12 +68,16 @@ def test_a_linked_folder_is_not_deleted(tmp_path: Path) -> None:
         write(out, overwrite=True)
 
 
-@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"files": 3}'])
-def test_a_mark_that_says_nothing_is_no_mark(mark: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"), [("precious.txt", "mine"), *((MARK, text) for text in ("", "[]", "{}", '{"files": 3}'))]
+)
+def test_a_folder_without_a_mark_or_with_one_that_says_nothing_stays(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / MARK).write_text(mark)
-    with pytest.raises(ConfigError, match="no export wrote it"):
-        write(tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / name).write_text(content)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is not empty and no export wrote it"):
+            write(tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out" / name).read_text() == content
 
 
 @pytest.mark.parametrize(
