@@ -57,7 +57,6 @@ def test_a_lowest_score_lies_between_0_and_1(score: float) -> None:
     "selection", [Selection(), Selection(where=" \n "), Selection(min_score=0.0, marks={"a": "bad"})]
 )
 def test_all_is_the_same_table(selection: Selection, table: Any) -> None:
-    assert selection.takes_all
     assert Selector(selection).choose(table) is table
 
 
