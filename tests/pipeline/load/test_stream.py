@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.load import Contents, RegionStream, collate_regions
-from pipeline.load.datasets import cut, place_of_rank, shuffled, stretch
+from pipeline.load.datasets import cut, place_of_rank
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, expected, given, letters, names
 from tests.synthetic import write_synthetic
@@ -32,14 +32,6 @@ def loaded(stream: RegionStream, workers: int, **options: Any) -> list[Any]:
     return [sample for batch in loader for sample in batch]
 
 
-@hypothesis.given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
-def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts: int) -> None:
-    found = [stretch(start, start + size, parts, part) for part in range(parts)]
-    assert [position for first, last in found for position in range(first, last)] == list(range(start, start + size))
-    lengths = [last - first for first, last in found]
-    assert max(lengths) - min(lengths) <= 1
-
-
 @hypothesis.given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
 def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int, length: int) -> None:
     once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
@@ -48,21 +40,20 @@ def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int,
     assert [(number, row) for number, first, last in pieces for row in range(first, last)] == wanted
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 3), (2, 1), (3, 0), (3, 2)])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (3, 0), (2, 1)])
 def test_every_sample_comes_once(folder: Path, ranks: int, workers: int) -> None:
     samples = [s for rank in range(ranks) for s in loaded(stream_of(folder, rank=rank, world_size=ranks), workers)]
     assert given(samples) == expected(folder)
 
 
-@pytest.mark.parametrize("consumers", [1, 2, 5, 60, 250])
-def test_rows_are_dealt_out_evenly(folder: Path, consumers: int) -> None:
+@pytest.mark.parametrize("consumers", [1, 2, 7, 50])
+def test_rows_are_dealt_out_evenly(with_images: Path, consumers: int) -> None:
     """Counted rows to within one, also if there are more consumers than row groups or rows."""
-    streams = [stream_of(folder, count=True, rank=rank, world_size=consumers) for rank in range(consumers)]
+    streams = [stream_of(with_images, count=True, rank=rank, world_size=consumers) for rank in range(consumers)]
     counts = [len(stream) for stream in streams]
-    assert sum(counts) == len(expected(folder))
+    assert sum(counts) == len(expected(with_images))
     assert max(counts) - min(counts) <= 1
-    assert [len(list(stream)) for stream in streams[:30]] == counts[:30]
+    assert [len(list(stream)) for stream in streams[:9]] == counts[:9]
 
 
 def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
@@ -83,13 +74,11 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
     assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.6  # row groups come in another order
     assert np.mean(np.diff(places[:30]) == 1) < 0.2  # and so do their rows
     assert names(stream_of(folder, shuffle=False)) == stored
-    assert sorted(shuffled(20, 0, 3)) == list(range(20))
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_an_epoch_reaches_the_workers(folder: Path, persistent: bool) -> None:
+def test_an_epoch_reaches_workers_that_live_on(folder: Path) -> None:
     stream = stream_of(folder)
-    loader = DataLoader(stream, batch_size=8, collate_fn=names, num_workers=2, persistent_workers=persistent)
+    loader = DataLoader(stream, batch_size=8, collate_fn=names, num_workers=2, persistent_workers=True)
     orders = []
     for epoch in (0, 1, 0):
         stream.set_epoch(epoch)
@@ -98,8 +87,9 @@ def test_an_epoch_reaches_the_workers(folder: Path, persistent: bool) -> None:
     assert sorted(orders[0]) == sorted(orders[1])
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 2), (7, 0)])
-@pytest.mark.parametrize("even", ["drop", "repeat"])
+@pytest.mark.parametrize(
+    ("even", "ranks", "workers"), [("drop", 2, 0), ("drop", 3, 2), ("drop", 7, 0), ("repeat", 2, 1), ("repeat", 7, 0)]
+)
 def test_even_ranks(folder: Path, even: str, ranks: int, workers: int) -> None:
     wanted = set(expected(folder))
     streams = [stream_of(folder, even=even, rank=rank, world_size=ranks) for rank in range(ranks)]
@@ -123,11 +113,6 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
             stream.set_epoch(epoch)
         dropped.add(frozenset(set(expected(folder)) - {name for stream in streams for name in names(stream)}))
     assert len(expected(folder)) % 3 == 0 or len(dropped) > 2
-
-
-def test_the_length_is_only_known_if_counted(folder: Path) -> None:
-    with pytest.raises(TypeError, match="count=True"):
-        len(stream_of(folder))
 
 
 @pytest.mark.parametrize(
@@ -208,17 +193,20 @@ def test_only_the_needed_columns_are_read(with_images: Path) -> None:
     assert "annotations.list.element.area" in leaves(NO_IMAGES, where="area > 3")
 
 
-def test_images_masks_and_tokens_from_spawned_workers(with_images: Path) -> None:
+def test_images_masks_and_tokens_from_a_spawned_worker(with_images: Path) -> None:
     contents = Contents(square_px=32, grid_hw=(4, 4), masks="full", tokenizer=letters)
     stream = RegionStream(with_images, contents, where="score > 0.1", shuffle_rows=10)
     batches = list(
-        DataLoader(stream, batch_size=8, num_workers=2, collate_fn=collate_regions, multiprocessing_context="spawn")
+        DataLoader(stream, batch_size=8, num_workers=1, collate_fn=collate_regions, multiprocessing_context="spawn")
     )
     wanted = expected(with_images, lambda region: region["score"] > 0.1)
     assert sorted(name for batch in batches for name in batch["sample_ids"]) == sorted(wanted)
     assert {tuple(batch["images"].shape[1:]) for batch in batches} == {(3, 32, 32)}
     assert {tuple(batch["grid_masks"].shape[1:]) for batch in batches} == {(4, 4)}
     assert all(torch.equal(batch["tokens"], letters(batch["phrases"])) for batch in batches)
+    before = names(stream)
+    stream.set_epoch(3)
+    assert names(pickle.loads(pickle.dumps(stream))) == names(stream) != before
 
 
 def test_workers_are_forked_from_a_process_that_has_read(folder: Path) -> None:
@@ -227,14 +215,6 @@ def test_workers_are_forked_from_a_process_that_has_read(folder: Path) -> None:
     before = names(stream)
     assert sorted(names(loaded(stream, 2, multiprocessing_context="fork"))) == sorted(before)
     assert names(stream) == before
-
-
-def test_after_pickling_it_gives_the_same(with_images: Path) -> None:
-    stream = RegionStream(with_images, Contents(square_px=8, tokenizer="dataset"), where="score > 0.1")
-    before = names(stream)
-    stream.set_epoch(3)
-    again = pickle.loads(pickle.dumps(stream))
-    assert names(again) == names(stream) != before
 
 
 def test_its_place_in_a_group_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,13 +256,13 @@ def test_places_that_cannot_be(place: tuple[Any, Any], monkeypatch: pytest.Monke
         ({"on_bad_image": "ignore"}, ConfigError, "on_bad_image"),
         ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
         ({"shufle": True}, TypeError, "shufle"),
+        ({"count": False}, TypeError, "count=True"),
     ],
 )
-def test_options_that_cannot_be_are_rejected_at_once(
-    folder: Path, options: dict[str, Any], error: type[Exception], words: str
-) -> None:
+def test_options_that_cannot_be(folder: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
+    """The last one cannot be for a length."""
     with pytest.raises(error, match=words):
-        stream_of(folder, **options)
+        len(stream_of(folder, **options))
 
 
 def test_a_damaged_shard_is_named(folder: Path, tmp_path: Path) -> None:
