@@ -120,7 +120,8 @@ class RegionStream(_Images, IterableDataset[Any]):
     def _order(self, count: int, *seeds: int) -> Sequence[int]:
         if not self._options.shuffle:
             return range(count)
-        return np.random.default_rng((self._options.seed, *seeds)).permutation(count).tolist()
+        order: list[int] = np.random.default_rng((self._options.seed, *seeds)).permutation(count).tolist()
+        return order
 
     def _samples(self, epoch: int, start: int, stop: int) -> Iterator[Any]:
         """Yield the samples of a stretch; None for a bad image under `even`."""
@@ -223,7 +224,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
             raise IndexError(f"expected a number below {len(self)}, got {index}")
         index %= len(self)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        rows = self._cache[number] = self._cache.pop(number, None) or self._rows(self._groups[number])
+        rows = self._cache[number] = self._cache.pop(number, []) or self._rows(self._groups[number])
         while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self._cached_rows:
             del self._cache[next(iter(self._cache))]
         return rows[index - int(self._starts[number])]

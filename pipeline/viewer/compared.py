@@ -133,7 +133,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in columns:
             difference = (row["differences"] or {}).get(name) or {}
             low, high = difference.get("low"), difference.get("high")
-            sign = 0 if low is None else (low > 0) - (high < 0)
+            sign = 0 if low is None or high is None else (low > 0) - (high < 0)
             cells.append((row["figures"].get(name), sign * FIGURES[name].better))
         lines.append((row, cells))
     return {"columns": columns, "lines": lines}

@@ -90,17 +90,6 @@ def test_tables(batch_rows: int, folder: Path) -> None:
     assert table.num_rows <= BATCH_ROWS
 
 
-def test_parts_of_columns(folder: Path) -> None:
-    """By Parquet's paths, so that masks need not be read."""
-    names = ["annotations.list.element.score", "annotations.list.element.phrase"]
-    table = pa.concat_tables(open_dataset(folder).tables(names))
-    expected = [
-        {"annotations": [{"phrase": a["phrase"], "score": a["score"]} for a in row["annotations"]]}
-        for row in open_dataset(folder).rows(["annotations"])
-    ]
-    assert table.to_pylist() == expected
-
-
 def test_images(with_images: Path) -> None:
     """Are only read where they are asked for, and then a few at a time."""
     dataset = open_dataset(with_images)
@@ -195,10 +184,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         ('{"schema_version": 1}', "is not the manifest"),
         ('{"schema_version": 1, "config": []}', "is not the manifest"),
         ('{"config": {}}', f"schema version None, this phrasebox reads {SCHEMA_VERSION}"),
-        (
-            '{"config": {}, "schema_version": 99}',
-            f"schema version 99, this phrasebox reads {SCHEMA_VERSION}",
-        ),
+        ('{"config": {}, "schema_version": 99}', f"schema version 99, this phrasebox reads {SCHEMA_VERSION}"),
     ],
 )
 def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
@@ -210,22 +196,18 @@ def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
-def test_damaged_shards(keep: float, folder: Path) -> None:
+def test_damaged_shards(folder: Path) -> None:
     """Are said when it is their turn."""
-    shard = folder / "data" / "00001.parquet"
+    shard, dataset = folder / "data" / "00001.parquet", open_dataset(folder)
     content = shard.read_bytes()
-    shard.write_bytes(content[: int(keep * len(content)) if keep < 1 else int(keep)])
-    dataset = open_dataset(folder)
-    rows = dataset.rows(["id"])
-    for _ in range(180):
-        next(rows)
-    with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
-        next(rows)
-    assert "\n" not in str(refused.value)
-    shard.unlink()
-    with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: |no such"):
-        list(dataset.rows(["id"]))
+    for size in (0, 10, len(content) // 2, len(content) - 9, None):
+        shard.unlink() if size is None else shard.write_bytes(content[:size])
+        rows = dataset.rows(["id"])
+        for _ in range(180):
+            next(rows)
+        with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
+            next(rows)
+        assert "\n" not in str(refused.value)
 
 
 def test_marks_that_are_written_are_read(tmp_path: Path) -> None:
@@ -240,10 +222,7 @@ def test_marks_that_are_written_are_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [MARKS_FILE], "nothing temporary stays"
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", "3", "null", '{"a": "great"}', '{"a": ["good"]}', '{"a": null}', '["good"]', "\udcff"],
-)
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"a": "great"}', '{"a": ["good"]}', '{"a": null}', "\udcff"])
 def test_damaged_marks(content: str, tmp_path: Path) -> None:
     (tmp_path / MARKS_FILE).write_text(content, errors="surrogateescape")
     with pytest.raises(InputError, match=MARKS_FILE) as refused:

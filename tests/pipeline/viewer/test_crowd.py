@@ -21,14 +21,19 @@ from tests.pipeline.viewer.crowd import (
 )
 
 LIKELY = [number for number, score in enumerate(scores()) if score >= 0.5]
-BEST = [30 + thing for thing in range(10)]
-"""The region with the highest score of each thing."""
+BEST = [30 + thing for thing in range(10)]  # the region with the highest score of each thing
 
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(write_crowd(tmp_path_factory.mktemp("crowd") / "dataset")) as running:
         yield running
+
+
+def opened(page: Page, crowded: Served, search: str = "") -> Locator:
+    """The crowd in a page of its own."""
+    page.goto(f"{crowded.url}/?per_page=1{search}")
+    return first(page)
 
 
 def first(page: Page) -> Locator:
@@ -56,8 +61,7 @@ def point_in(page: Page, sample: Locator, number: int) -> tuple[float, float]:
 
 
 def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     assert sorted(seen_regions(sample)) == [number for number in BEST if scores()[number] >= 0.5]
     assert labels_to_read(sample) == []
     phrase(sample, 3).hover()  # folded away, and not the best of its thing
@@ -85,8 +89,7 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
 
 
 def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     folded = [number for number in BEST if scores()[number] < 0.5]
     button = sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50")
     button.click()
@@ -104,15 +107,13 @@ def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Se
 
 
 def test_what_a_search_asks_for_is_drawn_though_folded_away(page: Page, crowded: Served) -> None:
-    page.goto(f"{crowded.url}/?phrase=big+cow")
-    seen = seen_regions(first(page))
+    seen = seen_regions(opened(page, crowded, "&phrase=big+cow"))
     assert scores()[2] < 0.5
     assert [number for number, opacity in seen.items() if opacity == 1] == [2]
 
 
 def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     sample.focus()
     told = page.locator("#spoken")
     drawn = {things()[number] for number in LIKELY}
@@ -135,8 +136,7 @@ def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> N
 
 
 def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     page.get_by_label("all", exact=True).check(force=True)
     assert sorted(seen_regions(sample)) == LIKELY
     widths = {
@@ -188,8 +188,7 @@ def test_a_narrow_window_and_the_longest_page(page: Page, crowded: Served) -> No
 
 
 def test_a_click_on_the_same_place_goes_to_the_region_below(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     page.get_by_label("all", exact=True).check(force=True)
     x, y = point_in(page, sample, 33)
     for number in (33, 23, 13):  # 3 is folded away
