@@ -61,13 +61,11 @@ def is_own(run: Mapping[str, Any]) -> bool:
 
 
 def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
-    """Return whether the word of a dataset is enough to read what it names under a key of its configuration.
+    """Return whether the word of a dataset is enough to read what it names under a key of `LOCATIONS` or `LOADED`.
 
     It is if this user has made the dataset. Any other dataset may name files in its own folder, also after all links
     are followed, and what is bundled with phrasebox; but no model and no package in its folder, because their files can
-    name others.
-
-    key: From `LOCATIONS` or `LOADED`. value: As stored, or a location that follows from it.
+    name others. The value is as stored, or a location that follows from it.
     """
     if is_own(dataset.run):
         return True

@@ -209,8 +209,8 @@ def grid_shares(
 ) -> NDArray[np.float32]:
     """Return the share of each cell that is inside, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
-    `ends` and `starts` are runs as `stages.contract.masks.run_ends` gives them, of the masks of one image of a size in
-    px. Edges of cells may lie within pixels, which then count in parts.
+    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`; sizes are in px. Edges
+    of cells may lie within pixels, which then count in parts.
     """
     shares = np.empty((len(starts) - 1, *grid_hw), np.float32)
     if not len(shares):

@@ -77,8 +77,7 @@ _EMPTY: Final = {
 }
 """Tensors of every sample, with a row for each region."""
 
-_INHERITED: Final[list[Selector | None]] = []
-"""Selectors of the process that this one was forked from: DuckDB crashes if they are closed here."""
+_INHERITED: Final[list[Selector | None]] = []  # of the process before a fork: DuckDB crashes if they are closed here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +290,7 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
         errors, error_details              lists of B, if failed rows are kept
 
-    `phrases` holds each phrase once, so that a contrastive loss can distinguish them. Without samples, B is 0.
+    `phrases` holds each phrase once, so that a contrastive loss can distinguish them.
     """
 
     def listed(name: str) -> list[Any]:

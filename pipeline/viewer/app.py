@@ -1,7 +1,7 @@
 """The viewer as a web application, and its server on this machine.
 
-Everything it serves comes from the dataset and from `static/`. It writes one file, the dataset's `marks.json`. Texts
-of the dataset are escaped by the templates, and a content security policy lets nothing run that is not in `static/`.
+It serves the dataset and `static/`, and writes one file, the dataset's `marks.json`. The templates escape the dataset's
+texts, and a content security policy lets nothing run that is not in `static/`.
 """
 
 from __future__ import annotations
@@ -109,8 +109,7 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _not_found}
-    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _not_found})
     app.state.viewer = viewer
     return app
 
@@ -212,7 +211,6 @@ def _row_at(request: Request, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _suggest(request: Request) -> Response:
-    """Frequent phrases or heads that begin with or contain what was typed."""
     name, index = request.path_params["field"], _viewer(request).pages.index
     if name not in ("phrase", "head"):
         raise HTTPException(404)

@@ -1,7 +1,4 @@
-"""The pages: answers of the index and rows of the shards, rendered by the templates.
-
-The server (`app.py`) and a gallery of files (`write_gallery`) use them, and differ in how they name links.
-"""
+"""The pages of the server (`app.py`) and of a gallery of files: answers of the index and rows of the shards."""
 
 from __future__ import annotations
 
@@ -227,11 +224,8 @@ def write_gallery(
 ) -> None:
     """Write pages of at most `samples` samples of those that a search finds, drawn by its seed, into a new folder.
 
-    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted.
-
-    Raises:
-        InputError: The folder is not a dataset.
-        ConfigError: The condition or the new folder cannot be used.
+    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted. Raises
+    InputError if the folder is not a dataset, ConfigError if the condition or the new folder cannot be used.
     """
     search = search.model_copy(update={"sort": "random"})
     pages = open_pages(path, image_root, live=False)

@@ -72,16 +72,13 @@ class RegionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView:
-    """A sample as a page shows it: the number of its row in the dataset, the row with `COLUMNS`, captions in parts.
+    """A sample as a page shows it."""
 
-    Regions are in the order of drawing, large ones first, so that small ones can be pointed at. `mark` may be "".
-    """
-
-    number: int
-    row: Mapping[str, Any]
+    number: int  # of its row in the dataset
+    row: Mapping[str, Any]  # with `COLUMNS`
     captions: list[list[CaptionPart]]
-    regions: list[RegionView]
-    mark: str
+    regions: list[RegionView]  # large ones first, so that small ones, drawn later, can be pointed at
+    mark: str  # may be ""
 
     @property
     def groups(self) -> list[list[RegionView]]:
@@ -157,7 +154,7 @@ def caption_parts(
 ) -> list[CaptionPart]:
     """Cut a caption at the borders of its phrases, which may lie in one another.
 
-    `annotations` are number, group and fields of the regions whose phrase is in this caption; `absent` those entries.
+    `annotations` are number, group and fields of the regions whose phrase is in it.
     """
 
     def length(fields: Mapping[str, Any]) -> int:
@@ -213,10 +210,7 @@ class HeatMaps:
         return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
 
     def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
-        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase.
-
-        Raises PhraseboxError if the image or the model cannot be loaded, or a stored map is damaged.
-        """
+        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase. Raise PhraseboxError for a fault."""
         if self.are_stored:
             return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
         with self._lock:
@@ -253,10 +247,7 @@ class HeatMaps:
 
 
 def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
-    """Return the dataset's configuration for computing heat maps, with settings applied.
-
-    Raises InputError if it has none, ConfigError if something has to be named first, or a setting cannot be used.
-    """
+    """Return the dataset's configuration for computing heat maps, with settings applied. Raise PhraseboxError."""
     stored = dataset.run.get("config")
     if not isinstance(stored, dict):
         raise InputError("the dataset does not say how it was made")
