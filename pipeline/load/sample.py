@@ -59,7 +59,6 @@ from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import ModelConfig
 
 Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
-
 MAX_PHRASES: Final = 200_000  # Phrases whose tokens are kept, those used last: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
 _ERROR_KEYS: Final = ("error", "error_detail")
