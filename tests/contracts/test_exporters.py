@@ -84,9 +84,7 @@ def test_it_says_what_it_is(name: str) -> None:
 @formats
 def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Path, tmp_path: Path) -> None:
     """Names of samples and files with `..`, roots, slashes, dots and other alphabets lead out of no target."""
-    place = tmp_path / "a" / "b"
-    place.mkdir(parents=True)
-    out, report = exported(name, dataset, place / "out")
+    out, report = exported(name, dataset, tmp_path / "a" / "b" / "out")
     rows = chosen(dataset)
     assert found(name, out) == expected(name, rows)
     assert (len(rows), sum(len(row["annotations"]) for row in rows)) == (WITH_REGIONS, REGIONS)
@@ -104,11 +102,13 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
 @pytest.mark.parametrize(
     ("choice", "wanted"),
     [
-        ({"min_score": 0.3}, lambda row, region: region["score"] >= 0.299),
-        ({"where": "head = 'dog' OR area < 30"}, lambda row, region: region["head"] == "dog" or region["area"] < 30),
+        (
+            {"min_score": 0.3, "where": "head = 'dog' OR area < 90"},
+            lambda row, region: region["score"] >= 0.299 and (region["head"] == "dog" or region["area"] < 90),
+        ),
         ({"where": "mark = 'good'"}, lambda row, region: row["sample_id"] == "ring"),
     ],
-    ids=["score", "where", "mark"],
+    ids=["score and condition", "mark"],
 )
 def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dataset: Path, tmp_path: Path) -> None:
     out, report = exported(name, dataset, tmp_path / "out", **choice)
