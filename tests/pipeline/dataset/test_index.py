@@ -30,16 +30,11 @@ def page(index: Index, search: Search) -> list[int]:
 
 SEARCHES = [
     Search(),
-    Search(phrase="two  DOGS"),
     Search(phrase="no such words"),
-    Search(head="Woman", score_max=0.1),
     Search(score_min=0.5, score_max=0.51),
-    Search(area_min=0.2),
     Search(where="caption_index = 1 /* the second */"),
-    Search(where="NULL"),
     Search(regions_min=0, regions_max=0),
     Search(mark="bad", score_min=0.6),
-    Search(mark="none"),
     *(Search(status=status) for status in ("regions", "no_regions", "no_phrases", "failed")),
     Search(status="failed", phrase="man"),
     Search(reason="missing_image", status="failed"),
@@ -61,7 +56,7 @@ def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, A
 def test_the_dataset_has_something_of_everything(rows: list[dict[str, Any]]) -> None:
     assert {status_of(row) for row in rows} == {"regions", "no_regions", "no_phrases", "failed"}
     found = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
-    assert sum(count > 0 for count in found) >= len(SEARCHES) - 3
+    assert sum(count > 0 for count in found) >= len(SEARCHES) - 2
 
 
 def test_pages_make_the_whole(index: Index) -> None:

