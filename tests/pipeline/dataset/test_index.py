@@ -63,7 +63,7 @@ def test_pages_make_the_whole(index: Index) -> None:
     for sort in ("score_high", "random"):
         search = Search(sort=sort, phrase="a")
         whole = page(index, search)
-        assert [number for at in range(0, len(whole) + 7, 7) for number in index.page(search, at, 7)] == whole
+        assert [number for at in range(0, len(whole) + 41, 41) for number in index.page(search, at, 41)] == whole
         assert index.page(search, len(whole), 7) == []
 
 

@@ -28,7 +28,7 @@ SCORES = [0.2 + 0.02 * word if thing % 3 == 2 else 0.35 + 0.1 * word + 0.02 * th
 
 def write_crowd(folder: Path) -> Path:
     """The dataset; its first row is the crowd. Scores count as calibrated."""
-    write_synthetic(folder, IMAGES, 15, embed_images=True)
+    write_synthetic(folder, IMAGES, 6, embed_images=True)
     (path,) = (folder / "data").glob("*.parquet")
     table = pq.read_table(path)
     rows = table.to_pylist()

@@ -66,6 +66,7 @@ def test_it_listens_elsewhere_when_asked_to_and_says_so(
         sockets[0].close()
 
     monkeypatch.setattr("uvicorn.Server.run", run)
+    monkeypatch.setattr("pipeline.viewer.app._build", lambda index: index.close())
     serve(viewed, Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
     assert addresses == ["0.0.0.0"]
     assert "everyone who can reach this machine" in capsys.readouterr().out
