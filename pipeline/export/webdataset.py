@@ -77,5 +77,4 @@ class _Tars:
         if self._tar is not None:
             self._tar.close()
         path = self._folder.file(f"{self._split}-{self._samples // self._most:06d}.tar")
-        tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  the folder closes it
-        self._tar = self._folder.opened.enter_context(tar)
+        self._tar = self._folder.opened.enter_context(tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT))
