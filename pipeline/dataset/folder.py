@@ -29,23 +29,16 @@ BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
 MARKS: Final = ("good", "bad")  # What people can say of a sample
 MARKS_FILE: Final = "marks.json"  # File beside the shards: sample id -> mark
-
-_COUNTED: Final = (("written", "rows"), ("regions", "regions"))
-
 _BUFFER_BYTES: Final = 1 << 20  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
-
-    Attributes:
-        run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
-    """
+    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows."""
 
     path: AnyPath  # folder; absolute if it is local
     manifest: dict[str, Any]  # `dataset.json`; empty if the run has not finished
-    run: dict[str, Any]
+    run: dict[str, Any]  # what the rows depend on, if it is known: `config`, `model_fingerprint` and `signature`
     shards: tuple[AnyPath, ...]  # Parquet files in the order of their names, which is the order of the rows everywhere
     optional: tuple[str, ...] = ()  # columns of `OPTIONAL_FIELDS` that the rows have, in their order
 
@@ -80,8 +73,9 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
-        counted = [f"{count:,} {what}" for key, what in _COUNTED if (count := self._count(key)) is not None]
-        return f"Dataset {self.path}: {', '.join([*counted, f'{len(self.shards):,} shards'])}"
+        counts = {"rows": self._count("written"), "regions": self._count("regions"), "shards": len(self.shards)}
+        known = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
+        return f"Dataset {self.path}: {', '.join(known)}"
 
     def _count(self, key: str) -> int | None:
         """One of the manifest's counts; None if it has none."""
@@ -92,13 +86,9 @@ class Dataset:
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
         """Yield all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
 
-        Args:
-            columns: Names of columns, or dotted paths into them as Parquet knows them
-                ("annotations.list.element.score"). By default all columns except the optional ones.
-            batch_rows: By default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
-
-        Raises:
-            InputError: A shard is damaged.
+        `columns` are names of columns, or dotted paths into them as Parquet knows them
+        ("annotations.list.element.score"); by default all columns except the optional ones. `batch_rows` is by default
+        `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read. Raises InputError if a shard is damaged.
         """
         for path in self.shards:
             with open_shard(path) as file:
@@ -114,8 +104,7 @@ class Dataset:
         for path in self.shards:
             with open_shard(path) as file:
                 for first, table in tables_in(file, ["sample_id"], 8192):
-                    place = pc.index(table["sample_id"], sample_id).as_py()
-                    if place >= 0:
+                    if (place := pc.index(table["sample_id"], sample_id).as_py()) >= 0:
                         return rows_of_shard(path, [first + place], self.columns)[0]
         raise InputError(f"{self.path} has no sample {sample_id!r}")
 
@@ -124,13 +113,10 @@ class Dataset:
 
         Args:
             where: SQL condition such as "head = 'dog' AND score >= 0.5", see `pipeline.dataset.selection`.
-            columns: Names from `REGION_COLUMNS`, which are the default, or fields of the schema's annotation, such as
-                "segmentation".
+            columns: Names from `REGION_COLUMNS` (the default), or fields of annotations, such as "segmentation".
             min_score: Only regions with at least this score, 0 .. 1.
 
-        Raises:
-            ConfigError: The condition is invalid or a column is unknown.
-            InputError: A shard is damaged.
+        Raises ConfigError for an invalid condition or an unknown column, InputError for a damaged shard.
         """
         selector = Selector(Selection(min_score=min_score, where=where, marks=read_marks(self.path)))
         schema = region_schema(REGION_COLUMNS.names if columns is None else columns)
@@ -144,7 +130,7 @@ class Dataset:
 
 
 class NumberedRows:
-    """The rows of a dataset by their number. Opens only the shards that it must know; threads may share it."""
+    """The rows of a dataset by their number. Only the shards that matter are opened; threads may share it."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -156,8 +142,7 @@ class NumberedRows:
         found: dict[int, dict[str, Any]] = {}
         by_shard: dict[int, set[int]] = {}
         for number in numbers:
-            shard = self._shard_of(number)
-            if shard is not None:
+            if (shard := self._shard_of(number)) is not None:
                 by_shard.setdefault(shard, set()).add(number)
         for shard, members in by_shard.items():
             wanted, first = sorted(members), self._firsts[shard]
@@ -168,17 +153,14 @@ class NumberedRows:
     def _shard_of(self, number: int) -> int | None:
         with self._lock:
             while number >= self._firsts[-1] and len(self._firsts) <= len(self.dataset.shards):
-                path = self.dataset.shards[len(self._firsts) - 1]
-                self._firsts.append(self._firsts[-1] + self._length(path))
+                try:
+                    rows = rows_in(self.dataset.shards[len(self._firsts) - 1])
+                except InputError:
+                    if self.dataset.finished:
+                        raise
+                    rows = 0  # a run may be writing it
+                self._firsts.append(self._firsts[-1] + rows)
             return bisect_right(self._firsts, number) - 1 if 0 <= number < self._firsts[-1] else None
-
-    def _length(self, path: AnyPath) -> int:
-        try:
-            return rows_in(path)
-        except InputError:
-            if self.dataset.finished:
-                raise
-            return 0  # a run may be writing it
 
 
 @contextmanager
@@ -202,13 +184,8 @@ def tables_in(
 ) -> Iterator[tuple[int, Any]]:
     """Yield the rows of an open shard as Arrow tables, each with the number of its first row. See `Dataset.tables`.
 
-    Args:
-        file: From `open_shard`.
-        group: The row group to read, and to count rows in; by default all.
-        threads: Whether Arrow may decode in threads, which do not survive a fork.
-
-    Raises:
-        ArrowInvalid: The shard lacks a column.
+    With `group`, only that row group is read, and rows are counted in it. `threads` says whether Arrow may decode in
+    threads, which do not survive a fork. Raises ArrowInvalid if the shard lacks a column.
     """
     names = {name.partition(".")[0] for name in columns}
     if missing := names - set(file.schema_arrow.names):
@@ -241,28 +218,27 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
 def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
     """Open the dataset in a folder, which may be a URL. With `finished`, its run must have come to its end.
 
-    Raises:
-        InputError: The folder holds no dataset, its manifest is damaged, or it cannot be read.
-        SchemaError: The dataset has another schema version.
+    Raises InputError if there is no dataset, or it is damaged or unreadable; SchemaError for another schema version.
     """
     folder = place_of(path)
     named = folder if isinstance(folder, ObjectPath) else path
     try:
         check_folder(folder, named)
-        manifest = _manifest(folder / "dataset.json")
+        manifest = read_json(folder / "dataset.json")
+        if manifest is not None and not isinstance(manifest.get("config"), dict):
+            raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
         run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
         shards = tuple(found_in(folder / "data", "*.parquet"))
     except OSError as error:
         raise InputError(f"cannot read {named}: {one_line(error)}") from error
     if not manifest and (finished or not shards):
-        what = "the run has not finished, run the same command again"
-        raise InputError(
-            f"{named} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
-        )
+        nothing = f"no dataset.json in it; {DATASET_EXPECTED}"
+        reason = "the run has not finished, run the same command again" if run else nothing
+        raise InputError(f"{named} is not a finished dataset: {reason}")
     check_version(named, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(
         path=folder,
-        manifest=manifest,
+        manifest=manifest or {},
         run={key: run[key] for key in ("config", "model_fingerprint", "signature") if key in run},
         shards=shards,
         optional=_optional_columns(shards),
@@ -272,8 +248,7 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
 def check_folder(folder: AnyPath, named: object) -> None:
     """Raise InputError if a dataset's path is not a folder. named: The path as the user wrote it."""
     if not folder.is_dir():
-        is_file = folder.exists()
-        raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
+        raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {named}")
 
 
 def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
@@ -281,14 +256,6 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
         with suppress(InputError), open_shard(path) as file:
             return tuple(field.name for field in OPTIONAL_FIELDS if field.name in file.schema_arrow.names)
     return ()
-
-
-def _manifest(path: AnyPath) -> dict[str, Any]:
-    """The manifest; empty if the file does not exist."""
-    manifest = read_json(path)
-    if manifest is not None and not isinstance(manifest.get("config"), dict):
-        raise InputError(f"{path} is not the manifest of a phrasebox dataset")
-    return manifest or {}
 
 
 def read_json(path: AnyPath) -> dict[str, Any] | None:
@@ -314,8 +281,5 @@ def read_marks(dataset: AnyPath) -> dict[str, str]:
 
 
 def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
-    """Replace the marks atomically. Raise OSError if the folder cannot be written, ValueError for another mark."""
-    wrong = {mark for mark in marks.values() if mark not in MARKS}
-    if wrong:
-        raise ValueError(f"expected marks from {MARKS}, got {sorted(wrong)}")
+    """Replace the marks, which are from `MARKS`, atomically. Raise OSError if the folder cannot be written."""
     write_text(dataset / MARKS_FILE, json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import duckdb
 import numpy as np
@@ -36,7 +36,6 @@ QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
 _SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
 
 _ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
-
 _LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}group", *_ABSENT)
 
 _TABLES: Final = """
@@ -59,8 +58,7 @@ CREATE VIEW found AS
 CREATE VIEW marked AS SELECT s.*, m.mark FROM samples s LEFT JOIN marks m ON m.sample_id = s.sample_id;
 """
 
-_INSERTS: Final = (
-    """
+_INSERTS: Final = """
 INSERT INTO samples
     SELECT row, id, sample_id, file_name, width, height, phrase_count, len(annotations),
         CASE WHEN len(annotations) = 0 OR list_max([a."group" for a in annotations]) IS NOT NULL
@@ -69,26 +67,21 @@ INSERT INTO samples
         CASE WHEN error IS NOT NULL THEN 'failed' WHEN len(annotations) > 0 THEN 'regions'
             WHEN phrase_count > 0 THEN 'no_regions' ELSE 'no_phrases' END,
         error
-    FROM part
-""",
-    "INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part",
-    """
+    FROM part;
+INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part;
 INSERT INTO regions
     SELECT row, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
         a.area::DOUBLE / (width::DOUBLE * height), a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
-    FROM (SELECT row, width, height, unnest(annotations) AS a FROM part)
-""",
-    """
+    FROM (SELECT row, width, height, unnest(annotations) AS a FROM part);
 INSERT INTO presences
     SELECT row, phrase, any_value(presence)
     FROM (
         SELECT row, unnest(annotations).phrase AS phrase, unnest(annotations).presence AS presence FROM part
         UNION ALL SELECT row, unnest(absent).phrase, unnest(absent).presence FROM part
     )
-    WHERE presence IS NOT NULL GROUP BY row, phrase
-""",
-)
-"""Query of `part`: rows of shards with the light columns and `row`, their number in the dataset."""
+    WHERE presence IS NOT NULL GROUP BY row, phrase;
+"""
+"""From `part`: rows of shards with the light columns and `row`, their number in the dataset."""
 
 _ORDERS: Final = {
     "dataset": "row",
@@ -100,8 +93,7 @@ _ORDERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchCount:
+class SearchCount(NamedTuple):
     """The numbers of samples that a search finds, and of regions that fulfil its conditions on regions."""
 
     samples: int
@@ -119,7 +111,6 @@ class Index:
         self.done = 0
         self._ready = threading.Event()
         self._failure: InputError | None = None
-        self._counts: dict[Search, SearchCount] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
         self._connection: Any = sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
         self._connection.execute(_TABLES)
@@ -150,7 +141,6 @@ class Index:
             self._failure = error
             raise
         finally:
-            self._counts = {}
             self._ready.set()
 
     def _build(self, on_progress: Callable[[int, int], None]) -> None:
@@ -170,8 +160,7 @@ class Index:
             if waiting and (self.done % _SHARDS_AT_ONCE == 0 or self.done == len(self.dataset.shards)):
                 with closing(self._connection.cursor()) as cursor:
                     cursor.register("part", pa.concat_tables(waiting))
-                    for insert in _INSERTS:
-                        cursor.execute(insert)
+                    cursor.execute(_INSERTS)
                     cursor.unregister("part")
                 waiting = []
             on_progress(self.done, len(self.dataset.shards))
@@ -186,39 +175,35 @@ class Index:
             cursor.execute("INSERT INTO marks SELECT * FROM part")
             cursor.commit()
             cursor.unregister("part")
-        self._counts = {}
 
-    def check(self, search: Search) -> None:
-        """Raise ConfigError if the search's condition is not an SQL condition; the index may be empty."""
-        _hits(search)
+    @staticmethod
+    def check(search: Search) -> None:
+        """Raise ConfigError unless the search's own SQL is one condition over the columns that exports know, too."""
+        Selector(Selection(where=search.where))  # by itself: with others around it, it could leave its brackets
 
     def count(self, search: Search) -> SearchCount:
         """Return the size of a search's answer. Raise ConfigError if its condition is not an SQL condition."""
-        counts = self._counts  # marks may be replaced while this counts
-        if search not in counts:
-            rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
-            counts[search] = SearchCount(samples=int(rows[0][0]), regions=int(rows[0][1]))
-        return counts[search]
+        ((samples, regions),) = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
+        return SearchCount(samples=samples, regions=int(regions))
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Return the numbers of the rows found, in the search's order, from `offset` on. Raise as `count`."""
-        order = _ORDERS[search.sort].format(factor=_factor(search.seed))
-        rows = self._ask(f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}")
-        return [row for (row,) in rows]
+        # An odd number, another for every seed: the multiplier of splitmix64.
+        factor = ((search.seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
+        order = _ORDERS[search.sort].format(factor=factor)
+        return self._column(f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}")
 
     def row_of(self, image_id: int) -> int | None:
         """Return the number of the row with an image id."""
-        rows = self._ask(f"SELECT row FROM samples WHERE id = {image_id:d}")
-        return rows[0][0] if rows else None
+        return next(iter(self._column(f"SELECT row FROM samples WHERE id = {image_id:d}")), None)
 
     def suggest(self, column: Literal["phrase", "head"], typed: str, most: int) -> list[str]:
         """Return the most frequent phrases or heads that contain the typed text."""
         text = literal(" ".join(typed.casefold().split()))
-        rows = self._ask(
+        return self._column(
             f"SELECT {column} FROM regions WHERE contains({column}, {text}) "
             f"GROUP BY 1 ORDER BY starts_with({column}, {text}) DESC, count(*) DESC, 1 LIMIT {most:d}"
         )
-        return [word for (word,) in rows]
 
     def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a statistics query over a search's answer. Raise as `count`.
@@ -231,34 +216,28 @@ class Index:
             regions += " AND row IN (SELECT row FROM hit_samples)"
         return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}")
 
+    def _column(self, query: str) -> list[Any]:
+        return [value for (value,) in self._ask(query)]
+
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(self._connection.cursor()) as cursor, _limited(cursor):
+        with closing(self._connection.cursor()) as cursor:
+            timer = threading.Timer(QUERY_SECONDS, cursor.interrupt)
+            timer.daemon = True
+            timer.start()
             try:
                 rows: list[tuple[Any, ...]] = cursor.execute(query).fetchall()
             except duckdb.InterruptException as error:
                 raise ConfigError(f"the search took longer than {QUERY_SECONDS:g} s and was stopped") from error
             except duckdb.Error as error:
                 raise ConfigError(f"where: not an SQL condition: {first_line(error)}") from error
+            finally:
+                timer.cancel()
         return rows
 
 
-@contextmanager
-def _limited(cursor: Any) -> Iterator[None]:
-    timer = threading.Timer(QUERY_SECONDS, cursor.interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def _hits(search: Search) -> str:
-    """SQL of the samples found, with the best score and the number of the regions that fulfil the conditions.
-
-    Raises ConfigError unless the search's own SQL is one condition over the columns that exports know, too.
-    """
-    Selector(Selection(where=search.where))  # by itself: with others around it, it could leave its brackets
+    """SQL of the samples found, with the best score and the number of the regions that fulfil the conditions."""
+    Index.check(search)
     condition = search.region_condition()
     wanted = [f"{name} = {literal(getattr(search, name))}" for name in ("status", "reason") if getattr(search, name)]
     where = " AND ".join(filter(None, [search.sample_condition(), *wanted])) or "true"
@@ -268,23 +247,23 @@ def _hits(search: Search) -> str:
     return f"SELECT m.* EXCLUDE (best), f.best, f.regions FROM marked m JOIN ({regions}) f USING (row) WHERE {where}"
 
 
-def _factor(seed: int) -> int:
-    """An odd number below 2^62, another for every seed (the multiplier of splitmix64)."""
-    return ((seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
-
-
 SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
-AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the image, in about equal steps of the logarithm."""
-
+AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-BINS_PER_IMAGE: Final = 13
-"""Most bins of a count per image. They have the smallest of `BIN_WIDTHS` with which 99 % of the images fit."""
-
-BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
+BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
+BIN_WIDTHS: Final = (
+    1,
+    2,
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+    500,
+    1000,
+)  # The smallest with which 99 % of the images fit is taken
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
@@ -292,25 +271,18 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
     samples            by `Status`, and `all`
     regions, phrases, heads   number of regions, of different phrases, of different head nouns
-    score, area_share  of the regions: {edges, counts, quantiles: {5, 25, 50, 75, 95: value}}; the last bin holds its
-                       upper edge
+    score, area_share  of the regions: {edges, counts, quantiles}; the last bin holds its upper edge
     score_kept         score -> share of the regions with at least this score
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
     things_per_image   the same of the things that their regions show; None where no phrases are linked
-    absent_share       of the phrases whose presence is known, the share that this presence takes for absent (see
-                       `spoken_for`); None where none is known
+    absent_share       share of absent phrases that the presences imply, see `spoken_for`
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
 
-    Raises:
-        ConfigError: The search's condition is not an SQL condition.
+    Raises ConfigError if the search's condition is not an SQL condition.
     """
-    search = search or Search()
-
-    def ask(query: str) -> list[tuple[Any, ...]]:
-        return index.ask(search, query)
-
+    ask = partial(index.ask, search or Search())
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
     ((regions, phrases, heads),) = ask("SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
     at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in KEPT_AT)
@@ -344,15 +316,13 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
 
 def spoken_for(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
-    """Return the share of absent phrases under which presences are most likely.
+    """Return the share of absent phrases under which presences are most likely; None without any.
 
     With another share every presence changes (`stages.regions.score.at_share`) and with them their mean; this is the
     share that their mean agrees with, 0 .. 1, found by expectation maximisation (Saerens, Latinne and Decaestecker,
     Neural Computation 14, 2002). It is as good as the calibration fits the images.
 
-    Args:
-        presences: Presence and number of phrases that have it; without any, the share is None.
-        expected: The share that they were computed with.
+    `presences` are presence and number of phrases that have it, `expected` the share that they were computed with.
     """
     if not presences:
         return None

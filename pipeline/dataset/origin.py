@@ -45,7 +45,6 @@ LOADED: Final = {**MODEL, "phrases.spacy_model": (None, PhrasesConfig().spacy_mo
 """The same, with the package that reads captions, whose code is run."""
 
 KEY_BYTES: Final = 32
-
 SIGNED: Final = ("config", "model_fingerprint")  # What a signature vouches for
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")  # Kinds of input whose images are files below a root
 
@@ -62,27 +61,24 @@ def is_own(run: Mapping[str, Any]) -> bool:
 
 
 def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
-    """Return whether the word of a dataset is enough to read what it names under a key of its configuration.
+    """Return whether the word of a dataset is enough to read what it names under a key of `LOCATIONS` or `LOADED`.
 
     It is if this user has made the dataset. Any other dataset may name files in its own folder, also after all links
     are followed, and what is bundled with phrasebox; but no model and no package in its folder, because their files can
-    name others.
-
-    key: From `LOCATIONS` or `LOADED`. value: As stored, or a location that follows from it.
+    name others. The value is as stored, or a location that follows from it.
     """
     if is_own(dataset.run):
         return True
     if key in LOADED:
         return value in LOADED[key]
-    return value in LOCATIONS[key] or all(
-        _is_inside(dataset, one) for one in (value if isinstance(value, list | tuple) else [value])
-    )
+    values = value if isinstance(value, list | tuple) else [value]
+    return value in LOCATIONS[key] or all(_is_inside(dataset, one) for one in values)
 
 
 def unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what a dataset may not name alone and the user has not named either: key -> value.
+    """Return what a dataset may not name alone and the `KEY=VALUE` settings do not name either: key -> value.
 
-    keys: From `LOCATIONS` or `LOADED`. settings: `KEY=VALUE` of the command line, for keys or whole sections.
+    keys: From `LOCATIONS` or `LOADED`.
     """
     given = {setting.partition("=")[0] for setting in settings}
     asked = {key: _value(dataset, key) for key in keys if not given & {key, key.partition(".")[0]}}
@@ -90,15 +86,10 @@ def unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ())
 
 
 def check_named(
-    dataset: Dataset,
-    keys: Iterable[str] = (*LOCATIONS, *LOADED),
-    settings: Iterable[str] = (),
-    *,
-    then: str = "add",
+    dataset: Dataset, keys: Iterable[str] = (*LOCATIONS, *LOADED), settings: Iterable[str] = (), *, then: str = "add"
 ) -> None:
     """Raise ConfigError if anything is `unnamed`. The message ends with `then` and the options that name it."""
-    found = unnamed(dataset, keys, settings)
-    if found:
+    if found := unnamed(dataset, keys, settings):
         raise ConfigError(
             f"{dataset.path}: you did not make this dataset on this machine, so what it names is read only if you name "
             f"it, too; if it is right, {then} {' '.join(map(_option, found, found.values()))}"
@@ -106,10 +97,10 @@ def check_named(
 
 
 def _value(dataset: Dataset, key: str) -> Any:
-    section, _, name = key.partition(".")
-    values = dataset.run.get("config", {})
-    values = values.get(section) if isinstance(values, dict) else None
-    return values.get(name) if isinstance(values, dict) else None
+    found: Any = dataset.run.get("config")
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def _option(key: str, value: Any) -> str:
@@ -157,15 +148,9 @@ def _key() -> bytes | None:
 class ImageSource:
     """The encoded images of rows: from the shards, or from the folder that the run read them from.
 
-    Args:
-        dataset: The rows' dataset.
-        image_root: Folder or URL that `file_name` is relative to, where the rows hold no images. By default the one
-            that the run read from, if `may_follow` lets the dataset name it; for tars there is none, and then no image
-            can be loaded.
-        limits: The largest image that is loaded.
-
-    Raises:
-        InputError: `image_root` is not a folder.
+    `image_root` is the folder or URL that `file_name` is relative to, where the rows hold no images. By default it is
+    the one that the run read from, if `may_follow` lets the dataset name it; for tars there is none, and then no image
+    can be loaded. Raises InputError if `image_root` is not a folder.
     """
 
     def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
@@ -184,9 +169,8 @@ class ImageSource:
     @cached_property
     def refused_root(self) -> str | None:
         """The folder that the dataset names and that is not read, because it lies outside of the dataset."""
-        if not self._confined or self.root is None or may_follow(self._dataset, IMAGE_ROOT, self.root):
-            return None
-        return self.root
+        refuses = self._confined and self.root is not None and not may_follow(self._dataset, IMAGE_ROOT, self.root)
+        return self.root if refuses else None
 
     def check(self) -> None:
         """Raise ConfigError, with what to type, if the rows hold no images and their folder is not read."""
@@ -200,34 +184,28 @@ class ImageSource:
     def load(self, row: Mapping[str, Any]) -> bytes:
         """Return the encoded image of a row that has `file_name`, and `image` where the dataset has images.
 
-        A name never leaves the root.
-
-        Raises:
-            RowFault: missing_image, bad_location or image_too_large.
+        A name never leaves the root. Raises RowFault: missing_image, bad_location or image_too_large.
         """
-        name = row["file_name"]
+        name, url = row["file_name"], None
         embedded = (row.get("image") or {}).get("bytes")
-        url = None
         if embedded is None:
             if self.root is None:
-                raise RowFault(
-                    "missing_image",
+                reason = (
                     "the dataset holds no images and does not say in which folder they are: give the folder, or run "
-                    "again with output.embed_images=true",
+                    "again with output.embed_images=true"
                 )
+                raise RowFault("missing_image", reason)
             url = join(self.root, _below_root(name))
             if self._confined and not may_follow(self._dataset, IMAGE_ROOT, url):
-                raise RowFault(
-                    "missing_image",
-                    f"{name!r} is outside the dataset's folder, in a place that only the dataset itself names",
-                )
+                reason = f"{name!r} is outside the dataset's folder, in a place that only the dataset itself names"
+                raise RowFault("missing_image", reason)
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
 
 
 def _root_of(dataset: Dataset, *, look: bool) -> str | None:
     """The folder that the run read its images from; None if they came from tars, Parquet or many folders.
 
-    look: Whether files may be looked at; a dataset of somebody else must not choose which.
+    Only with `look`, files are looked at: a dataset of somebody else must not choose which.
     """
     config = dataset.run.get("config")
     source = config.get("input") if isinstance(config, dict) else None

@@ -5,8 +5,7 @@ are fields of `annotations` and columns of the row; `area_share` is the area of 
 w and h are the box in px, `caption` is the text that the phrase is from, `region_count` counts the image's regions
 before the choice, and `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
 
-A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself, of which
-it would see only a part.
+A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself.
 """
 
 from __future__ import annotations
@@ -49,24 +48,15 @@ CONDITION_COLUMNS: Final = (*_OF_IMAGE, "captions", *(REGION + name for name in 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which regions are taken.
+    """A choice of regions. Raises ConfigError for a score outside 0 .. 1."""
 
-    Raises:
-        ConfigError: The score is outside 0 .. 1.
-    """
-
-    min_score: float = 0.0  # only regions with at least this score, 0 .. 1.
+    min_score: float = 0.0  # only regions with at least this score, 0 .. 1
     where: str = ""  # SQL condition over `REGION_COLUMNS`; "" takes all
     marks: Mapping[str, str] = field(default_factory=dict)  # sample id -> mark, for conditions on `mark`
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"min_score: expected 0 .. 1, got {self.min_score}")
-
-    @property
-    def takes_all(self) -> bool:
-        """Whether every region is taken."""
-        return self.min_score <= 0 and not self.where.strip()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -77,8 +67,7 @@ class Selection:
 class Selector:
     """A selection that is applied to tables. It holds a DuckDB connection, so make one for each process and thread.
 
-    Raises:
-        ConfigError: When made, if `where` is not an SQL condition over `REGION_COLUMNS`.
+    Raises ConfigError, when it is made, if `where` is not an SQL condition over `REGION_COLUMNS`.
     """
 
     def __init__(self, selection: Selection) -> None:
@@ -94,7 +83,7 @@ class Selector:
 
         The table needs `Selection.columns`. Raise ConfigError if the condition fails on a value.
         """
-        if self.selection.takes_all:
+        if self.selection.min_score <= 0 and self._connection is None:
             return table
         annotations = table["annotations"].combine_chunks()
         owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
@@ -120,11 +109,9 @@ class Selector:
             # In the precision of the column: 0.8 is another number in float32.
             kept &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
         if self._connection is not None:
-            chosen = np.zeros(len(regions), np.bool_)
             numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
             rows = self._filtered(numbered, lambda relation: relation.project("row_number").fetchnumpy())
-            chosen[rows["row_number"]] = True
-            kept &= chosen
+            kept &= np.isin(np.arange(len(regions)), rows["row_number"])
         return kept
 
     def _filtered(self, flat: Any, then: Callable[[Any], Any]) -> Any:
@@ -132,27 +119,20 @@ class Selector:
             # A relation has neither a name that a subquery could use nor room for a second statement.
             return then(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
-            known = ", ".join(REGION_COLUMNS.names)
-            raise ConfigError(
-                f"where: not an SQL condition: {first_line(error)}{_hint(error)} (columns: {known})"
-            ) from error
+            known, text = ", ".join(REGION_COLUMNS.names), first_line(error)
+            hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
+            raise ConfigError(f"where: not an SQL condition: {text}{hint} (columns: {known})") from error
 
 
 def region_schema(names: Sequence[str]) -> Any:
     """Return the Arrow schema of regions in rows of their own.
 
-    Raises:
-        ConfigError: A name is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
+    Raises ConfigError for a name that is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
     """
-    known = {field.name: field for field in (*ANNOTATION, *REGION_COLUMNS)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
+    known = {field.name: field.type for field in (*ANNOTATION, *REGION_COLUMNS)}
+    if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"columns: there is no {unknown[0]!r}; one of {', '.join(sorted(known))}")
-    return pa.schema([(name, known[name].type) for name in names])
-
-
-def _hint(error: duckdb.Error) -> str:
-    return "; put text in single quotes, as in head = 'dog'" if "Referenced column" in str(error) else ""
+    return pa.schema([(name, known[name]) for name in names])
 
 
 def sandboxed(database: str = ":memory:", **config: Any) -> Any:
@@ -173,10 +153,8 @@ def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> An
     }
     pixels = pc.multiply(columns["width"].cast(pa.float64()), columns["height"].cast(pa.float64()))
     columns["area_share"] = pc.divide(columns["area"].cast(pa.float64()), pixels)
-    captions, places = (
-        table["captions"].to_pylist(),
-        zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True),
-    )
+    captions = table["captions"].to_pylist()
+    places = zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True)
     columns["caption"] = pa.array([captions[owner][index] for owner, index in places], pa.string())
     counts = pc.list_value_length(table["annotations"].combine_chunks()).cast(pa.int64())
     columns["region_count"] = counts.take(owners)
@@ -190,11 +168,8 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-Status = Literal["regions", "no_regions", "no_phrases", "failed"]
-"""Status of a sample: it has regions, phrases but no region, no phrases, or an error."""
-
+Status = Literal["regions", "no_regions", "no_phrases", "failed"]  # `no_regions`: phrases, but no region for any
 Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
-
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -210,25 +185,23 @@ class Search(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    phrase: str = Field(default="", description="Part of the phrase; case does not matter.")
-    head: str = Field(default="", description="The head noun.")
+    phrase: str = Field("", description="Part of the phrase; case does not matter.")
+    head: str = Field("", description="The head noun.")
     score_min: Share | None = None
     score_max: Share | None = None
-    area_min: Share | None = Field(default=None, description="Least area of the region, as a share of the image.")
+    area_min: Share | None = Field(None, description="Least area of the region, as a share of the image.")
     area_max: Share | None = None
-    where: str = Field(default="", description="SQL condition, see `pipeline.dataset.selection`.")
-    regions_min: Count | None = Field(default=None, description="Least number of regions in the image.")
+    where: str = Field("", description="SQL condition, see `pipeline.dataset.selection`.")
+    regions_min: Count | None = Field(None, description="Least number of regions in the image.")
     regions_max: Count | None = None
     mark: Literal["", "good", "bad", "none", "any"] = Field(
         "", description="People's mark; `none`: samples without one."
     )
     status: Literal["", Status] = ""
-    reason: str = Field(default="", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
-    sort: Sort = Field(
-        default="dataset", description="`score_high` and `score_low`: by the best score of the regions found."
-    )
-    seed: Count = Field(default=0, description="Seed of the random order.")
-    per_page: int = Field(default=24, ge=1, le=MOST_PER_PAGE, description="Samples on a page.")
+    reason: str = Field("", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
+    sort: Sort = Field("dataset", description="`score_high` and `score_low`: by the best score of the regions found.")
+    seed: Count = Field(0, description="Seed of the random order.")
+    per_page: int = Field(24, ge=1, le=MOST_PER_PAGE, description="Samples on a page.")
 
     def region_condition(self) -> str:
         """Return SQL over the columns of a region; "" if every region counts."""
@@ -245,20 +218,16 @@ class Search(BaseModel):
 
     def sample_condition(self) -> str:
         """Return SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
-        parts = _between("region_count", self.regions_min, self.regions_max)
-        if self.mark in ("good", "bad"):
-            parts.append(f"mark = {literal(self.mark)}")
-        elif self.mark:
-            parts.append(f"mark IS {'' if self.mark == 'none' else 'NOT '}NULL")
-        return " AND ".join(parts)
+        marks = {"": [], "none": ["mark IS NULL"], "any": ["mark IS NOT NULL"]}
+        wanted = marks.get(self.mark, [f"mark = {literal(self.mark)}"])
+        return " AND ".join([*_between("region_count", self.regions_min, self.regions_max), *wanted])
 
     def condition(self) -> str:
         """Return both conditions in one, as `phrasebox export --where` takes it."""
         region, sample = self.region_condition(), self.sample_condition()
-        if region and sample:
-            # On lines of its own, so that a comment at its end does not hide the rest.
-            return f"(\n{region}\n) AND {sample}" if self.where.strip() else f"{region} AND {sample}"
-        return region or sample
+        if region and sample and self.where.strip():
+            region = f"(\n{region}\n)"  # on lines of its own, so that a comment at its end does not hide the rest
+        return " AND ".join(filter(None, (region, sample)))
 
 
 def literal(text: str) -> str:

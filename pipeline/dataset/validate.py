@@ -29,22 +29,14 @@ from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import CATEGORIES_SCHEMA, Tally, category_rows
 
 _MOST_EXAMPLES: Final = 20  # Ids that are named of those that occur more than once
-
-_RANGES: Final = {"0 .. 1": (0.0, 1.0), "-1 .. 1": (-1.001, 1.001)}
-"""Unit of a field -> its lowest and its highest value, with the rounding of cosines."""
+_RANGES: Final = {"0 .. 1": (0.0, 1.0), "-1 .. 1": (-1.001, 1.001)}  # Lowest and highest value, with rounded cosines
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
-    """Find what is wrong with a dataset.
+    """Yield a line, with file and row, for each problem of a dataset. Raise InputError if no run has written it.
 
     The manifest and its counts are checked, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
     images and categories. Where a shard cannot be read, that is the problem, and counts are not compared.
-
-    Yields:
-        One line for each problem, with file and row; nothing if all is well.
-
-    Raises:
-        InputError: No run has written in this place.
     """
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
@@ -53,25 +45,26 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     if not files and not (isinstance(stored, dict) and stored.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
     total, all_read = Tally(), True
-    image_ids: list[int] = []
-    annotation_ids: list[int] = []
+    ids: dict[str, list[int]] = {"image id": [], "annotation id": []}
     for path in files:
         total.files += 1
         try:
             with parquet_file(path) as file:
                 readable = yield from _schema_problems(path, file.schema_arrow)
                 all_read &= readable
-                for number, row in enumerate(_rows(file) if readable else ()):
-                    yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
-                    total.add(row)
-                    image_ids.append(row["id"] or 0)
-                    annotation_ids.extend(annotation["id"] or 0 for annotation in row["annotations"] or ())
+                for first, table in tables_in(file, file.schema_arrow.names, 512) if readable else ():
+                    for number, row in enumerate(table.to_pylist(), first):
+                        yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
+                        total.add(row)
+                        ids["image id"].append(row["id"] or 0)
+                        ids["annotation id"].extend(entry["id"] or 0 for entry in row["annotations"] or ())
         # UnicodeDecodeError: text whose bytes were changed
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             all_read = False
             yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
-    yield from _duplicates("image id", image_ids)
-    yield from _duplicates("annotation id", annotation_ids)
+    for what, numbers in ids.items():
+        values, times = np.unique(np.array(numbers, np.int64), return_counts=True)
+        yield from (f"{what} {values[k]} occurs {times[k]} times" for k in np.flatnonzero(times > 1)[:_MOST_EXAMPLES])
     if all_read:
         if manifest is not None:
             yield from _count_problems(manifest_path, stored, total)
@@ -93,17 +86,14 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
 
 def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:
     """Yield what is wrong with the manifest; return it, or None if it cannot be read."""
+    manifest = None
     try:
         manifest = read_json(path)
-    except InputError as error:
-        yield str(error)
-        return None
-    if manifest is None:
+        if manifest is not None:
+            check_version(path, manifest.get("schema_version"))
+            return manifest
         yield f"{path}: missing; the run did not finish, run the same command again"
-        return None
-    try:
-        check_version(path, manifest.get("schema_version"))
-    except SchemaError as error:
+    except (InputError, SchemaError) as error:
         yield str(error)
     return manifest
 
@@ -111,16 +101,15 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]
 def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
     """Yield what is wrong with a shard's columns; return whether its rows can be checked."""
     readable = True
+    kinds = dict(zip(schema.names, schema.types, strict=True))
     for field in (*DATASET_FIELDS, *_optional(schema.names)):
-        position = schema.get_field_index(field.name)
-        if position < 0:
+        if field.name not in kinds:
             yield f"{path}: no column {field.name}"
-            readable = False
-        elif schema.field(position).type != field.kind:
-            yield f"{path}: column {field.name}: expected {field.kind}, got {schema.field(position).type}"
-            readable = False
-    known = {field.name for field in (*DATASET_FIELDS, *OPTIONAL_FIELDS)}
-    yield from (f"{path}: unknown column {name}" for name in schema.names if name not in known)
+        elif kinds[field.name] != field.kind:
+            yield f"{path}: column {field.name}: expected {field.kind}, got {kinds[field.name]}"
+        readable &= kinds.get(field.name) == field.kind
+    unknown = kinds.keys() - {field.name for field in (*DATASET_FIELDS, *OPTIONAL_FIELDS)}
+    yield from (f"{path}: unknown column {name}" for name in sorted(unknown))
     return readable
 
 
@@ -128,11 +117,6 @@ def _optional(names: Collection[str]) -> list[Column]:
     """The optional columns that a shard has or ought to have: phrases and heat maps occur together."""
     has_maps = any(field.name in names for field in HEAT_MAP_FIELDS)
     return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
-
-
-def _rows(file: Any) -> Iterator[dict[str, Any]]:
-    for _, table in tables_in(file, file.schema_arrow.names, 512):
-        yield from table.to_pylist()
 
 
 def _nulls(fields: Iterable[Column], entry: dict[str, Any]) -> str | None:
@@ -194,9 +178,9 @@ def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> It
         yield nulls
         return
     for field in ENTRIES[name]:
-        low, high = _RANGES.get(field.unit, (None, None))
+        low, high = _RANGES.get(field.unit, (-np.inf, np.inf))
         value = entry[field.name]
-        if low is not None and high is not None and value is not None and not low <= value <= high:
+        if field.unit in _RANGES and value is not None and not low <= value <= high:
             yield f"{field.name} {value} outside {low:g} .. {high:g}"
     if "span" in entry:
         yield from _span_problems(entry, row)
@@ -252,25 +236,17 @@ def _span_problems(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     if len(entry["span"]) != 2 or None in entry["span"]:
         yield f"span {entry['span']} has not two numbers"
         return
-    start, end = entry["span"]
-    index = entry["caption_index"]
+    (start, end), index = entry["span"], entry["caption_index"]
     if not 0 <= index < len(row["captions"]):
         yield f"caption_index {index} but there are {len(row['captions'])} captions"
         return
     if not is_said(entry):
         return  # of a pool of concepts
-    words = row["captions"][index][start:end]
-    if not (0 <= start < end <= len(row["captions"][index])):
+    caption = row["captions"][index]
+    if not 0 <= start < end <= len(caption):
         yield f"span [{start}, {end}) leaves the caption"
-    elif normalise(words) != entry["phrase"]:
-        yield f"span says {words!r} but the phrase is {entry['phrase']!r}"
-
-
-def _duplicates(what: str, ids: list[int]) -> Iterator[str]:
-    values, times = np.unique(np.array(ids, np.int64), return_counts=True)
-    twice = times > 1
-    for value, count in list(zip(values[twice].tolist(), times[twice].tolist(), strict=True))[:_MOST_EXAMPLES]:
-        yield f"{what} {value} occurs {count} times"
+    elif normalise(caption[start:end]) != entry["phrase"]:
+        yield f"span says {caption[start:end]!r} but the phrase is {entry['phrase']!r}"
 
 
 def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
@@ -278,24 +254,23 @@ def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
         yield f"{path}: counts are missing"
         return
     for name, count in {"read": total.rows, **total.counts()}.items():
-        if name not in stored:
-            yield f"{path}: counts.{name} is missing"
-        elif stored[name] != count:
-            yield f"{path}: counts.{name} is {stored[name]} but the shards hold {count}"
+        if stored.get(name) != count:
+            found = f"{stored[name]} but the shards hold {count}" if name in stored else "missing"
+            yield f"{path}: counts.{name} is {found}"
 
 
 def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
     try:
         with parquet_file(path) as file:
             table = file.read()
-    except FileNotFoundError:
-        yield f"{path}: missing"
-        return
     except (pa.ArrowException, OSError) as error:
-        yield f"{path}: damaged: {one_line(error)}"
+        yield f"{path}: {'missing' if isinstance(error, FileNotFoundError) else f'damaged: {one_line(error)}'}"
         return
     if not table.schema.equals(CATEGORIES_SCHEMA):
-        yield f"{path}: expected the columns {_columns(CATEGORIES_SCHEMA)}, got {_columns(table.schema)}"
+        expected, got = (
+            ", ".join(f"{field.name} {field.type}" for field in each) for each in (CATEGORIES_SCHEMA, table.schema)
+        )
+        yield f"{path}: expected the columns {expected}, got {got}"
         return
     stored = [tuple(row.values()) for row in table.to_pylist()]
     names = Counter(name for _, name, _, _ in stored)
@@ -304,7 +279,3 @@ def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
     different = {row[1:] for row in stored} ^ {row[1:] for row in category_rows(total)}
     if different:
         yield f"{path}: does not agree with the shards, for example on {sorted(different, key=str)[:3]}"
-
-
-def _columns(schema: Any) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)

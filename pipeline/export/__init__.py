@@ -8,8 +8,7 @@
     request = ExportRequest(exporter=EXPORTERS["coco"], out=Path("coco/"), split="train=0.9,val=0.1", min_score=0.5)
     print(export_dataset(open_dataset("out/"), request).counts())
 
-To add a format, write one file with a `base.Exporter` and enter its class in `EXPORTERS`. All formats share the choice
-of regions, the splits, the numbers of the categories, the folder and the report: see `export_dataset`.
+To add a format, write one file with a `base.Exporter` and enter its class in `EXPORTERS`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import accumulate
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -25,8 +26,7 @@ from stages.write import Tally, category_rows
 Naming = Annotated[
     Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")
 ]
-Per = Literal["phrase", "group"]
-"""One region for each phrase of each caption, or one for each thing with all phrases that name it."""
+Per = Literal["phrase", "group"]  # A region for each phrase of each caption, or one for each thing with all its phrases
 
 Tolerance = Annotated[float, Field(ge=0, le=100)]
 """Distance in px that polygons may keep from a mask's outline to save corners. With 1 they take an eighth of the bytes
@@ -38,16 +38,11 @@ WithImages = Annotated[
 ]
 
 HOLES: Final = "masks with holes: filled, since polygons cannot say them"
-
-NAMES: Final = "names.csv"
-"""Table of the images that are not written under their `file_name`."""
-
+NAMES: Final = "names.csv"  # Table of the images that are not written under their `file_name`
 RENAMED: Final = f"images under another name than their own: {NAMES} says which"
-
+PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
 NAMED: Final = "named"
 """Key of a merged region: the phrases of its thing, in the order of the captions, as dicts of `PHRASE_KEYS`."""
-
-PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
 
 
 class FormatConfig(BaseModel):
@@ -58,16 +53,12 @@ class FormatConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenSample:
-    """A sample of the export: the dataset's row, with only the chosen regions in `annotations`.
-
-    `image` is encoded and upright; None if the format takes none. `per_group` says that the regions are those of
-    things, see `merged`, instead of those of phrases.
-    """
+    """A sample of the export: the dataset's row, with only the chosen regions in `annotations`."""
 
     row: Mapping[str, Any]
     split: str
-    image: UprightImage | None
-    per_group: bool = False
+    image: UprightImage | None  # None if the format takes none
+    per_group: bool = False  # the regions are those of things, see `merged`, instead of those of phrases
 
     @property
     def regions(self) -> list[dict[str, Any]]:
@@ -102,20 +93,15 @@ class Categories:
     """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
 
     `names` are phrases or head nouns, sorted; a category's index is its place. `heads` holds the most frequent head
-    noun of each, COCO's supercategory.
+    noun of each, COCO's supercategory. `name_of` gives the name of a region's category.
     """
 
     def __init__(self, counts: Counter[tuple[str, str]], naming: Naming) -> None:
         rows = sorted((name, head) for _, name, head, _ in category_rows(Tally(categories=counts)))
         self.names = [name for name, _ in rows]
         self.heads = [head for _, head in rows]
-        self._naming = naming
         self._index = {name: index for index, name in enumerate(self.names)}
-
-    def name_of(self, region: Mapping[str, Any]) -> str:
-        """Return the name of a region's category."""
-        name: str = region[self._naming]
-        return name
+        self.name_of = itemgetter(naming)
 
     def index_of(self, region: Mapping[str, Any]) -> int:
         """Return the index of a chosen region's category."""
@@ -126,23 +112,18 @@ class Categories:
 class ExportReport:
     """Contents of an export and what it left out; rows of the dataset = samples + left out.
 
-    Attributes:
-        samples, regions: What was exported, by split.
-        doubtful: Number of regions with a score below 0.5; None if scores only rank, or a least score was asked for.
-        left_out: Rows that are not in the export, by reason.
-        faults: The first few of the rows left out for their image, for people.
-        notes: What became of masks and the like, with how often.
+    `doubtful` is the number of regions with a score below 0.5; None if scores only rank, or a least score was given.
     """
 
     format: str
     rows: int = 0
-    samples: Counter[str] = field(default_factory=Counter)
-    regions: Counter[str] = field(default_factory=Counter)
+    samples: Counter[str] = field(default_factory=Counter)  # by split
+    regions: Counter[str] = field(default_factory=Counter)  # by split
     doubtful: int | None = None
     categories: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)  # rows by reason
+    faults: list[str] = field(default_factory=list)  # the first few of the rows left out for their image
+    notes: Counter[str] = field(default_factory=Counter)  # what became of masks and the like -> how often
 
     def counts(self) -> dict[str, Any]:
         """Return plain values, in a fixed order."""
@@ -172,7 +153,7 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """One export. There are no categories if `Exporter.naming` is None. Exporters add notes to the report."""
+    """One export. There are no categories if the format has no setting `classes`. Exporters add notes to the report."""
 
     dataset: Dataset
     folder: ExportFolder
@@ -185,34 +166,21 @@ class Exporter(ABC):
     """Writes samples in one format, one export: `add` for each sample in the dataset's order, then `close`.
 
     Memory must not grow with the number of samples. The same samples give the same bytes.
-
-    Attributes:
-        name: The name in `--format`.
-        summary: One line: what is written and who reads it.
-        masks: One line: what becomes of the masks.
-        keeps_empty: Whether a sample without regions can be written.
-        needs_words: Whether a region without words in a caption, which a pool of concepts has named, is left out.
-        takes_groups: Whether a region can be that of a thing with several phrases.
-        needs_images: Whether images are part of the format; else the setting `images` decides, if there is one.
-        image_folder: Folder of image files, with `{split}`; "" if the format has none.
-        flat_images: Whether the format's readers look for images in no folder below that.
-        config_type: The settings.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    masks: ClassVar[str]
-    keeps_empty: ClassVar[bool] = True
-    needs_words: ClassVar[bool] = False
-    takes_groups: ClassVar[bool] = True
-    needs_images: ClassVar[bool] = False
-    image_folder: ClassVar[str] = ""
-    flat_images: ClassVar[bool] = False
+    name: ClassVar[str]  # in `--format`
+    summary: ClassVar[str]  # one line: what is written and who reads it
+    masks: ClassVar[str]  # one line: what becomes of the masks
+    keeps_empty: ClassVar[bool] = True  # a sample without regions can be written
+    needs_words: ClassVar[bool] = False  # a region without words in a caption (from a pool of concepts) is left out
+    takes_groups: ClassVar[bool] = True  # a region can be that of a thing with several phrases
+    needs_images: ClassVar[bool] = False  # images are part of the format; else the setting `images` decides
+    image_folder: ClassVar[str] = ""  # folder of image files, with `{split}`; "" if the format has none
+    flat_images: ClassVar[bool] = False  # the format's readers look for images in no folder below that
     config_type: ClassVar[type[FormatConfig]] = FormatConfig
 
     def __init__(self, config: Any, job: ExportJob) -> None:
-        self.config = config
-        self.job = job
+        self.config, self.job = config, job
         self._writers: list[Any] = []
         self._image_names: ImageNames | None = None
         self._renamed: Any = None
@@ -229,11 +197,6 @@ class Exporter(ABC):
         return f"{cls.name}: {cls.summary}\n    masks: {cls.masks}{settings}"
 
     @classmethod
-    def naming(cls, config: Any) -> Naming | None:
-        """Return what the categories are; None if the format has none."""
-        return getattr(config, "classes", None)
-
-    @classmethod
     def takes_images(cls, config: Any) -> bool:
         """Return whether `add` needs the encoded images."""
         return cls.needs_images or bool(getattr(config, "images", False))
@@ -244,7 +207,7 @@ class Exporter(ABC):
         return False
 
     def for_splits(self, make: Callable[[str], Any]) -> dict[str, Any]:
-        """Return a writer for each split, whose `close` or, after an error, `abandon` is then called."""
+        """Return a writer for each split, which is closed at the end, but not after an error."""
         writers = {split: make(split) for split in self.job.splits}
         self._writers += writers.values()
         return writers
@@ -273,28 +236,6 @@ class Exporter(ABC):
         """Write what is left. Not called after an error."""
         for writer in self._writers:
             writer.close()
-
-    def abandon(self) -> None:
-        """Close the files after an error; they are deleted."""
-        for writer in self._writers:
-            writer.abandon()
-
-
-class JsonLines:
-    """A file of JSON lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="\n")
-
-    def add(self, value: Any) -> None:
-        """Write a line."""
-        self._file.write(dumped(value) + "\n")
-
-    def close(self) -> None:
-        """Close the file, complete or not."""
-        self._file.close()
-
-    abandon = close
 
 
 def dumped(value: Any) -> str:
@@ -331,12 +272,8 @@ def joined_caption(captions: Sequence[str]) -> str:
 
 def joined_spans(captions: Sequence[str], region: Mapping[str, Any]) -> list[list[int]]:
     """Return the spans of a region in the joined caption: that of its phrase, or those of all phrases of its thing."""
-    spans = []
-    for named in region.get(NAMED, (region,)):
-        before = sum(len(caption) + 1 for caption in captions[: named["caption_index"]])
-        start, end = named["span"]
-        spans.append([before + start, before + end])
-    return spans
+    starts = list(accumulate((len(caption) + 1 for caption in captions), initial=0))
+    return [[starts[one["caption_index"]] + edge for edge in one["span"]] for one in region.get(NAMED, (region,))]
 
 
 def merged(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -18,9 +18,7 @@ from pipeline.export.coco import CocoLayout
 from stages.contract.errors import InputError
 from stages.shared.model.config import ModelConfig
 
-MOST_BOXES: Final = 20
-"""Boxes that CLIPSelf's loader takes of an image."""
-
+MOST_BOXES: Final = 20  # that CLIPSelf's loader takes of an image
 MANY_BOXES: Final = f"images with more than {MOST_BOXES} boxes, which is what CLIPSelf takes of one image"
 
 _TEXTS_AT_ONCE: Final = 512
@@ -32,9 +30,7 @@ class ClipselfConfig(FormatConfig):
     classes: Naming = "phrase"
     images: WithImages = False
     model: ModelConfig | None = Field(
-        default=None,
-        description="The dataset's model, if only the user can name it: see `pipeline.dataset.origin`. "
-        "By default as stored.",
+        None, description="The dataset's model, if only the user can name it; by default as stored."
     )
 
 

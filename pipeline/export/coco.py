@@ -6,8 +6,8 @@ https://cocodataset.org/#format-data, with the captions in the images and MDETR'
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -28,20 +28,23 @@ from pipeline.export.base import (
     polygons_of,
     shortest,
 )
+from pipeline.export.files import ExportFolder
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
+
+ONLY_CATEGORY: Final = {"id": 1, "name": "object", "supercategory": "object"}
+"""Category of formats whose categories mean nothing."""
 
 
 class CocoConfig(FormatConfig):
     """Settings of `coco`.
 
     RLE is the default because it loses nothing and because pycocotools, faster-coco-eval, torchvision, detectron2,
-    mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is. Older versions of supervision
-    read it only with `iscrowd` 1, and some readers know only polygons.
+    mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is (older ones only with 1).
     """
 
-    segmentation: Literal["rle", "polygons"] = Field(default="rle", description="RLE is exact, polygons fill holes.")
-    tolerance_px: Tolerance = Field(default=0.0, description="Of polygons. The default is exact, and longer than RLE.")
+    segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
+    tolerance_px: Tolerance = Field(0.0, description="Of polygons. The default is exact, and longer than RLE.")
     classes: Naming = "phrase"
     images: WithImages = False
 
@@ -51,19 +54,16 @@ class CocoLayout(Exporter):
 
     `caption` holds all captions, each on a line of its own, so that `tokens_positive`, the [start, end) of each phrase
     of a region, counts in one text. `captions` holds them one by one, which `caption_index` and `span` count in.
-
-    Attributes:
-        json_file: Name of the JSON, with `{split}`.
     """
 
-    json_file: ClassVar[str]
+    json_file: ClassVar[str]  # name of the JSON, with `{split}`
 
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
         named = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=1)
         categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in named]
         self._files = self.for_splits(
-            lambda split: CocoFile(job.folder.file(self.json_file.format(split=split)), categories)
+            lambda split: CocoFile(job.folder, self.json_file.format(split=split), categories)
         )
 
     def add(self, sample: ChosenSample) -> None:
@@ -82,13 +82,11 @@ class CocoLayout(Exporter):
         )
         for region in sample.regions:
             category_id = self.job.categories.index_of(region) + 1
-            spans = joined_spans(row["captions"], region)
-            segmentation = self.segmentation_of(region)
-            file.annotation(
-                coco_annotation(
-                    region, region["image_id"], category_id, segmentation=segmentation, tokens_positive=spans
-                )
-            )
+            more = {
+                "segmentation": self.segmentation_of(region),
+                "tokens_positive": joined_spans(row["captions"], region),
+            }
+            file.annotation(coco_annotation(region, row["id"], category_id, **more))
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
         """Return what stands in an annotation's `segmentation`."""
@@ -146,17 +144,13 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
     `presence` and `group` are left out where they are unknown. `phrases` are all those of a thing, in an export by
     things.
     """
-    known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
-    if "presence" in known:
-        known["presence"] = shortest(known["presence"])
+    entry = {key: region[key] for key in PHRASE_KEYS}
+    entry |= {key: shortest(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
+    if region["group"] is not None:
+        entry["group"] = region["group"]
     if NAMED in region:
-        known["phrases"] = region[NAMED]
-    return {
-        **{key: region[key] for key in PHRASE_KEYS},
-        "score": shortest(region["score"]),
-        "similarity": shortest(region["similarity"]),
-        **known,
-    }
+        entry["phrases"] = region[NAMED]
+    return entry
 
 
 def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **more: Any) -> dict[str, Any]:
@@ -169,13 +163,15 @@ def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, 
 class CocoFile:
     """A COCO JSON, written in one pass: images go into the file, annotations beside it until the images are complete.
 
-    Memory holds no entry. Close it exactly once, or `abandon` it.
+    Memory holds no entry.
     """
 
-    def __init__(self, path: Path, categories: Iterable[Mapping[str, Any]]) -> None:
-        self._beside = path.with_name(f"{path.name}.annotations")
-        self._file = path.open("w", encoding="utf-8", newline="\n")
-        self._annotations = self._beside.open("w", encoding="utf-8", newline="\n")
+    def __init__(
+        self, folder: ExportFolder, name: str, categories: Iterable[Mapping[str, Any]] = (ONLY_CATEGORY,)
+    ) -> None:
+        self._file = folder.text(name)
+        beside = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder.path)  # noqa: SIM115
+        self._annotations = folder.opened.enter_context(beside)
         self._starts = {"image": "\n", "annotation": "\n"}
         self._file.write(f'{{"info":{dumped(_INFO)},"licenses":[],"categories":[')
         self._file.write(",".join("\n" + dumped(category) for category in categories))
@@ -193,16 +189,7 @@ class CocoFile:
 
     def close(self) -> None:
         """Complete the file."""
-        self._annotations.close()
         self._file.write('],\n"annotations":[')
-        self._file.flush()
-        with self._beside.open("rb") as annotations:
-            shutil.copyfileobj(annotations, self._file.buffer)
+        self._annotations.seek(0)
+        shutil.copyfileobj(self._annotations, self._file)
         self._file.write("]}\n")
-        self._file.close()
-        self._beside.unlink()
-
-    def abandon(self) -> None:
-        """Close the files as they are."""
-        self._annotations.close()
-        self._file.close()

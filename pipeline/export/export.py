@@ -22,6 +22,7 @@ from pipeline.export.base import (
     ExportJob,
     ExportReport,
     FormatConfig,
+    Naming,
     Per,
     merged,
 )
@@ -33,13 +34,8 @@ from stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
-
-ALL: Final = "train"
-"""Name of the only split: loaders look for it first."""
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
-"""A name for files and folders on every system, and for a split of Hugging Face datasets."""
-
+ALL: Final = "train"  # Name of the only split: loaders look for it first
+_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")  # of files on every system, and of a split of Hugging Face datasets
 _IDS: Final = 2**53
 _MOST_FAULTS: Final = 5
 _LIKELY: Final = 0.5  # the score from which a region is more likely right than wrong, if scores are probabilities
@@ -47,29 +43,18 @@ _LIKELY: Final = 0.5  # the score from which a region is more likely right than 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """A choice of samples and regions, a format and a new folder.
-
-    Attributes:
-        config: Settings of the format; None for its defaults.
-        min_score: Only regions with at least this score, 0 .. 1.
-        where: SQL condition on regions, see `pipeline.dataset.selection`.
-        per: "group" has the regions of each thing once, with all its phrases, see `merged`.
-        split: Shares of the images, "train=0.9,val=0.1"; "" puts all into "train".
-        keep_empty: Also samples without a chosen region. Nobody has certified that nothing is in them.
-        image_root: Folder or URL of the images, see `ImageSource`.
-        overwrite: Replace the export that is in `out`; only files that an export wrote are deleted.
-    """
+    """A choice of samples and regions, a format and a new folder."""
 
     exporter: type[Exporter]
     out: Path
-    config: FormatConfig | None = None
-    min_score: float = 0.0
-    where: str = ""
-    per: Per = "phrase"
-    split: str = ""
-    keep_empty: bool = False
-    image_root: str | None = None
-    overwrite: bool = False
+    config: FormatConfig | None = None  # None for the defaults of the format
+    min_score: float = 0.0  # only regions with at least this score, 0 .. 1
+    where: str = ""  # SQL condition on regions, see `pipeline.dataset.selection`
+    per: Per = "phrase"  # "group" has the regions of each thing once, with all its phrases, see `merged`
+    split: str = ""  # shares of the images, "train=0.9,val=0.1"; "" puts all into "train"
+    keep_empty: bool = False  # also samples without a chosen region; nobody has certified that nothing is in them
+    image_root: str | None = None  # folder or URL of the images, see `ImageSource`
+    overwrite: bool = False  # replace the export that is in `out`; only files that an export wrote are deleted
 
 
 def export_dataset(
@@ -97,44 +82,40 @@ def export_dataset(
     report = ExportReport(format=name)
     if request.min_score == 0 and dataset.manifest.get("calibration") is not None:
         report.doubtful = 0
-    for split in splits.names:
+    for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        naming = format_.naming(config)
+        naming: Naming | None = getattr(config, "classes", None)
         counts = _categories(dataset, selector, naming, per_group=per_group) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
         report.categories = len(categories.names)
-        job = ExportJob(dataset=dataset, folder=folder, splits=splits.names, categories=categories, report=report)
+        job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
-        try:
-            for row in _rows(dataset, selector, report, on_progress, with_images=source is not None):
-                if not _is_exported(row, request, config, report):
-                    continue
-                try:
-                    image = None if source is None else _image(source, row, report)
-                except RowFault as fault:
-                    report.left_out[f"image: {fault.error.reason}"] += 1
-                    if len(report.faults) < _MOST_FAULTS:
-                        report.faults.append(f"{row['sample_id']}: {fault}")
-                    continue
-                if per_group:
-                    row["annotations"] = merged(row["annotations"])
-                sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group)
-                exporter.add(sample)
-                report.samples[sample.split] += 1
-                report.regions[sample.split] += len(sample.regions)
-                if report.doubtful is not None:
-                    report.doubtful += sum(region["score"] < _LIKELY for region in sample.regions)
-            exporter.close()
-        except BaseException:
-            exporter.abandon()
-            raise
+        for row in _rows(dataset, selector, report, on_progress, with_images=source is not None):
+            if not _is_exported(row, request, config, report):
+                continue
+            try:
+                image = None if source is None else _image(source, row, report)
+            except RowFault as fault:
+                report.left_out[f"image: {fault.error.reason}"] += 1
+                if len(report.faults) < _MOST_FAULTS:
+                    report.faults.append(f"{row['sample_id']}: {fault}")
+                continue
+            if per_group:
+                row["annotations"] = merged(row["annotations"])
+            sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group)
+            exporter.add(sample)
+            report.samples[sample.split] += 1
+            report.regions[sample.split] += len(sample.regions)
+            if report.doubtful is not None:
+                report.doubtful += sum(region["score"] < _LIKELY for region in sample.regions)
+        exporter.close()
         folder.finish(
             {
                 "format": name,
                 "config": config.model_dump(mode="json"),
                 **{key: getattr(request, key) for key in ("min_score", "where", "per")},
-                "splits": dict(splits.shares),
+                "splits": splits,
                 "keep_empty": request.keep_empty,
                 "counts": report.counts(),
             }
@@ -192,8 +173,7 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
             f"{row['file_name']!r} is {image.width_px} x {image.height_px} pixels, but the dataset was made from "
             f"{row['width']} x {row['height']}",
         )
-    if image.encoded_again:
-        report.notes["images encoded again: readers would not turn them upright, or take no GIF"] += 1
+    report.notes["images encoded again: readers would not turn them upright, or take no GIF"] += image.encoded_again
     return image
 
 
@@ -209,33 +189,24 @@ def _categories(dataset: Dataset, selector: Selector, naming: str, *, per_group:
     return counts
 
 
-@dataclass(frozen=True, slots=True)
-class Splits:
+class Splits(dict[str, float]):
     """Shares of the images, in order: name -> share > 0; their sum is 1.
 
     A hash of an image's name decides, so that the split depends on no other image.
     """
 
-    shares: Mapping[str, float]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names in the given order."""
-        return tuple(self.shares)
-
     def of(self, image: str) -> str:
         """Return the split of an image, see `image_of`."""
         # A hash of its own: that of the name alone also orders and names things.
         place = (stable_id(f"split\n{image}") - 1) / (_IDS - 1)
-        ends = list(itertools.accumulate(self.shares.values()))
-        return self.names[min(bisect_right(ends, place), len(ends) - 1)]
+        ends = list(itertools.accumulate(self.values()))
+        return list(self)[min(bisect_right(ends, place), len(ends) - 1)]
 
 
 def image_of(row: Mapping[str, Any]) -> str:
     """Return the name of a row's image: its file below the image root or in the tar, else the sample id.
 
-    An input with a row for each caption has many rows for an image, and all of them go into one split. Images of equal
-    names in different tars share a split too, which does no harm.
+    So all rows of an image are in one split. Images of equal names in different tars share one too, which is harmless.
     """
     name: str = row["file_name"] or row["sample_id"]
     return name
@@ -243,7 +214,7 @@ def image_of(row: Mapping[str, Any]) -> str:
 
 def parse_splits(text: str) -> Splits:
     """Return the splits of "train=0.9,val=0.1"; "" is one split of all. Raise ConfigError for any other text."""
-    shares: dict[str, float] = {}
+    shares = Splits()
     for part in text.split(",") if text.strip() else (f"{ALL}=1",):
         name, equals, share = (piece.strip() for piece in part.partition("="))
         if not equals:
@@ -263,4 +234,4 @@ def parse_splits(text: str) -> Splits:
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
         raise ConfigError(f"split: expected shares that sum to 1, got {total:g}")
-    return Splits(shares)
+    return shares

@@ -1,5 +1,4 @@
-"""The files of an export: its folder, which appears when it is finished and replaces only exports; names of images in
-it; and Parquet.
+"""The folder of an export, which appears when it is finished and replaces only exports; names of images in it; Parquet.
 
 An export is written to `.NAME.unfinished` beside its target and takes its name at the end. It holds
 `.phrasebox-export.json`, which says what it is and which files belong to it.
@@ -15,7 +14,8 @@ import shutil
 import unicodedata
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -29,20 +29,13 @@ from stages.contract.records import stable_id
 from stages.shared.storage import held, place_of, write_text
 from stages.write import RollingParquet
 
-MARK: Final = ".phrasebox-export.json"
-"""Hidden, because some loaders read every JSON file that they see."""
-
-LIST: Final = ".phrasebox-files.txt"
-"""Names of the files that are too many for the mark, one a line."""
-
-_LOCK: Final = ".lock"
-
+MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
+LIST: Final = ".phrasebox-files.txt"  # Names of the files that are too many for the mark, one a line
 _ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
 _MOST_BYTES: Final = 200  # of a part of a path; file systems take 255
-
 _ENDING: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 _SAME: Final = {".jpeg": ".jpg", ".tiff": ".tif"}
-
+_NUMBER: Final = re.compile(r"[0-9]{16}")
 _UNSAFE: Final = re.compile(
     r"""[<>:"/\\|?*\x00-\x1f\x7f]  # Windows takes none of them
     | ^\. | [. ]$ | ^$             # hidden, or not what Windows would call it
@@ -50,18 +43,17 @@ _UNSAFE: Final = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_NUMBER: Final = re.compile(r"[0-9]{16}")
 
 
 class ExportFolder:
-    """The temporary folder that an export is written to."""
+    """The temporary folder that an export is written to. `opened` is closed when the export ends in any way."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files: list[str] = []
-        self._texts: list[IO[str]] = []
-        self._list: IO[str] | None = None
+        self.opened = ExitStack()
         self.finished = False
+        self._files: list[str] = []
+        self._list: IO[str] | None = None
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the export, such as "labels/a.json"; make its folder."""
@@ -70,9 +62,7 @@ class ExportFolder:
 
     def text(self, name: str) -> IO[str]:
         """Open a text file of the export until it ends."""
-        file = self.file(name).open("w", encoding="utf-8", newline="\n")
-        self._texts.append(file)
-        return file
+        return self.opened.enter_context(self.file(name).open("w", encoding="utf-8", newline="\n"))
 
     def named(self, name: str) -> Path:
         """Return the path of one of very many files, which a list beside the mark knows; make its folder."""
@@ -91,15 +81,10 @@ class ExportFolder:
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """Mark the export as whole; `about` says what it is, without times and places, so that exports compare."""
-        self.close()
+        self.opened.close()
         mark = {**about, "files": sorted(self._files)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         self.finished = True
-
-    def close(self) -> None:
-        """Close what `text` and `named` have opened."""
-        for file in self._texts:
-            file.close()
 
     def _place(self, name: str) -> Path:
         path = self.path / name
@@ -121,15 +106,17 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     try:
         _check_free(path, overwrite=overwrite)
         temporary.mkdir(parents=True, exist_ok=True)
-        with held(temporary / _LOCK):
+        with held(temporary / ".lock"):
             try:
-                _clear(temporary)
-                with closing(ExportFolder(temporary)) as folder:
+                folder = ExportFolder(temporary / "export")
+                if folder.path.exists():  # a killed export has left it
+                    shutil.rmtree(folder.path)
+                folder.path.mkdir()
+                with folder.opened:
                     yield folder
                 if folder.finished:
-                    (temporary / _LOCK).unlink()
                     _check_free(path, overwrite=overwrite)
-                    _take_place(temporary, path)
+                    _take_place(folder.path, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except BlockingIOError as error:
@@ -138,29 +125,18 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
         raise ConfigError(f"out: cannot write to {path}: {error.strerror or error}") from error
 
 
-def _clear(temporary: Path) -> None:
-    """Delete what a killed export left behind."""
-    for entry in temporary.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
-
-
-def _take_place(temporary: Path, path: Path) -> None:
+def _take_place(new: Path, path: Path) -> None:
     """Give the finished folder its name, and then delete the export that had it."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    replaces = path.is_dir() and any(path.iterdir())
-    if replaces:
-        path.rename(old)
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.rename(path.with_name(f".{path.name}.{os.getpid()}.old"))
     try:
-        temporary.rename(path)
+        new.rename(path)
     except OSError:
-        if replaces:
-            old.rename(path)
+        old.rename(path)
         raise
-    if replaces:
-        shutil.rmtree(old)
+    shutil.rmtree(old)
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:
@@ -181,11 +157,9 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"out: {path} is not empty and no export wrote it; give another folder")
     if not overwrite:
         raise ConfigError(f"out: {path} holds an export; give another folder, or --overwrite to replace it")
-    strange = list(_strangers(path, {MARK, *mark["files"]}))
-    if strange:
+    if strange := ", ".join(islice(_strangers(path, {MARK, *mark["files"]}), 5)):
         raise ConfigError(
-            f"out: {path} holds files that no export wrote ({', '.join(strange[:5])}): move them away, or give "
-            "another folder"
+            f"out: {path} holds files that no export wrote ({strange}): move them away, or give another folder"
         )
 
 
@@ -228,9 +202,8 @@ class ImageNames:
         self._flat = flat
         keys = array("q")
         for table in dataset.tables(["file_name", "error"], batch_rows=8192):
-            for name in table.filter(pc.is_null(table["error"]))["file_name"].to_pylist():
-                stem, _ = self._parted(name)
-                keys.append(_key(stem))
+            names = table.filter(pc.is_null(table["error"]))["file_name"].to_pylist()
+            keys.extend(_key(self._parted(name)[0]) for name in names)
         found, counts = np.unique(np.frombuffer(keys, np.int64), return_counts=True)
         self._twice = found[counts > 1]
 
@@ -264,14 +237,12 @@ class ParquetParts:
     A split without rows has no file: `datasets` rejects files and splits without rows.
     """
 
-    def __init__(
-        self, folder: ExportFolder, split: str, schema: Any, *, rows_per_file: int, rows_per_group: int
-    ) -> None:
+    def __init__(self, folder: ExportFolder, split: str, schema: Any, per_file: int, per_group: int) -> None:
         self._folder, self._split, self._schema = folder, split, schema
         self._rows: list[Mapping[str, Any]] = []
         self._files: list[str] = []
-        self._writer = RollingParquet(self._file, rows_per_file=rows_per_file, rows_per_group=rows_per_group)
-        self.abandon = self._writer.abandon
+        self._writer = RollingParquet(self._file, rows_per_file=per_file, rows_per_group=per_group)
+        folder.opened.callback(self._writer.abandon)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; may write a row group."""

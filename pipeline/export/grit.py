@@ -41,7 +41,7 @@ _SCHEMA: Final = pa.schema(
 class GritConfig(FormatConfig):
     """Settings of `grit`."""
 
-    rows_per_file: int = Field(default=100_000, ge=1, description="Rows of one Parquet file.")
+    rows_per_file: int = Field(100_000, ge=1, description="Rows of one Parquet file.")
 
 
 class Grit(Exporter):
@@ -57,9 +57,7 @@ class Grit(Exporter):
     def __init__(self, config: GritConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         rows = config.rows_per_file
-        self._parts = self.for_splits(
-            lambda split: ParquetParts(job.folder, split, _SCHEMA, rows_per_file=rows, rows_per_group=1000)
-        )
+        self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, _SCHEMA, rows, 1000))
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""

@@ -3,8 +3,7 @@
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0, or the
 name itself if there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, and in `objects`
-everything else that the dataset knows. Parquet, unlike an imagefolder with metadata.jsonl, keeps types and class names,
-and `load_dataset` reads it without an index of a million files.
+everything else that the dataset knows. Parquet, unlike an imagefolder with metadata.jsonl, keeps types and class names.
 """
 
 from __future__ import annotations
@@ -20,14 +19,10 @@ from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
 from stages.write import dtype_of
 
-_ROWS_PER_GROUP: Final = 100
-"""The Hugging Face hub recommends this for images: its viewer reads a group at a time."""
-
-MOST_LABELS: Final = 10_000
-"""Categories of a `ClassLabel`. All their names stand in the metadata of every file, twice: a million phrases would
-take 40 MB of each."""
-
+_ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
 AS_TEXT: Final = "categories: as text, since the names of all ClassLabels would stand in every file"
+MOST_LABELS: Final = 10_000
+"""Categories of a `ClassLabel`, whose names stand in every file, twice: a million phrases would take 40 MB of each."""
 
 _OBJECTS: Final = {
     "id": pa.int64(),
@@ -40,10 +35,9 @@ _OBJECTS: Final = {
     "span": pa.list_(pa.int32()),
     "score": pa.float32(),
     "similarity": pa.float32(),
-    "segmentation": pa.string(),
+    "segmentation": pa.string(),  # COCO's compressed counts for [height, width]
 }
-"""Fields of `objects`, each a list with an entry for every region. `segmentation`: COCO's compressed counts for
-[height, width]."""
+"""Fields of `objects`, each a list with an entry for every region."""
 
 _FIELDS: Final = {
     "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
@@ -60,7 +54,7 @@ class HfConfig(FormatConfig):
     """Settings of `hf`."""
 
     classes: Naming = "phrase"
-    rows_per_file: int = Field(default=1000, ge=1, le=1_000_000, description="Images of one Parquet file.")
+    rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Images of one Parquet file.")
 
 
 class Hf(Exporter):
@@ -79,11 +73,8 @@ class Hf(Exporter):
         self._labels = len(job.categories.names) <= MOST_LABELS
         if not self._labels:
             job.report.notes[AS_TEXT] += len(job.categories.names)
-        schema = _schema(job.categories.names if self._labels else None)
-        rows = config.rows_per_file
-        self._parts = self.for_splits(
-            lambda split: ParquetParts(job.folder, split, schema, rows_per_file=rows, rows_per_group=_ROWS_PER_GROUP)
-        )
+        schema, rows = _schema(job.categories.names if self._labels else None), config.rows_per_file
+        self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, schema, rows, _ROWS_PER_GROUP))
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -133,9 +124,9 @@ def _schema(labels: Sequence[str] | None) -> Any:
 
 def _card(splits: Sequence[str], *, labels: bool) -> str:
     """Return a dataset card that says where the splits are. Their names need no quotes, see `parse_splits`."""
-    category = (
-        "a number, whose name is a `ClassLabel`'s" if labels else f"its name, since there are more than {MOST_LABELS:,}"
-    )
+    category = f"its name, since there are more than {MOST_LABELS:,}"
+    if labels:
+        category = "a number, whose name is a `ClassLabel`'s"
     files = "".join(f"\n  - split: {split}\n    path: data/{split}-*.parquet" for split in splits) or " []"
     return f"""---
 task_categories:

@@ -9,22 +9,18 @@ of a region from the words of its spans.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import Field
 
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, WithImages, polygons_of
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.records import stable_id
 
-_CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
-
 
 class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
     tolerance_px: Tolerance = Field(
-        default=1.0, description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`."
+        1.0, description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`."
     )
     images: WithImages = False
 
@@ -41,7 +37,7 @@ class Mdetr(Exporter):
 
     def __init__(self, config: MdetrConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
+        self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample: an entry for each of its texts."""
@@ -66,7 +62,5 @@ class Mdetr(Exporter):
             )
             for region, spans in regions:
                 polygons = polygons_of(region, self.job.report, self.config.tolerance_px)
-                rle = region["segmentation"]
-                file.annotation(
-                    coco_annotation(region, image_id, 1, segmentation=polygons, tokens_positive=spans, rle=rle)
-                )
+                more = {"segmentation": polygons, "tokens_positive": spans, "rle": region["segmentation"]}
+                file.annotation(coco_annotation(region, image_id, 1, **more))

@@ -15,17 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.export.base import (
-    ChosenSample,
-    Exporter,
-    ExportJob,
-    FormatConfig,
-    JsonLines,
-    Naming,
-    WithImages,
-    dumped,
-    shortest,
-)
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming, WithImages, dumped, shortest
 from stages.contract.geometry import xywh_to_xyxy
 
 
@@ -33,7 +23,7 @@ class OdvgConfig(FormatConfig):
     """Settings of `odvg`."""
 
     form: Literal["grounding", "detection"] = Field(
-        default="grounding", description="`grounding` carries the captions; `detection` the categories."
+        "grounding", description="`grounding` carries the captions; `detection` the categories."
     )
     classes: Naming = "phrase"
     images: WithImages = False
@@ -52,10 +42,9 @@ class Odvg(Exporter):
 
     def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._files = self.for_splits(lambda split: JsonLines(job.folder.file(f"{split}.jsonl")))
-        with job.folder.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
-            labels = enumerate(job.categories.names)
-            file.write("{" + ",".join(f'\n"{index}":{dumped(name)}' for index, name in labels) + "}\n")
+        self._files = {split: job.folder.text(f"{split}.jsonl") for split in job.splits}
+        labels = (f'\n"{index}":{dumped(name)}' for index, name in enumerate(job.categories.names))
+        job.folder.text("label_map.json").write("{" + ",".join(labels) + "}\n")
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -66,17 +55,13 @@ class Odvg(Exporter):
                 _region(region, label=categories.index_of(region), category=categories.name_of(region))
                 for region in sample.regions
             ]
-            file.add({**start, "detection": {"instances": instances}})
+            file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
             return
         for _, caption, regions in sample.texts():
             found = [_region(region, phrase=region["phrase"], tokens_positive=spans) for region, spans in regions]
-            file.add({**start, "grounding": {"caption": caption, "regions": found}})
+            file.write(dumped({**start, "grounding": {"caption": caption, "regions": found}}) + "\n")
 
 
 def _region(region: Mapping[str, Any], **named: Any) -> dict[str, Any]:
-    return {
-        "bbox": list(xywh_to_xyxy(region["bbox"])),
-        **named,
-        "segmentation": region["segmentation"],
-        "score": shortest(region["score"]),
-    }
+    box, score = list(xywh_to_xyxy(region["bbox"])), shortest(region["score"])
+    return {"bbox": box, **named, "segmentation": region["segmentation"], "score": score}

@@ -10,7 +10,7 @@ SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -26,21 +26,17 @@ UNREVIEWED: Final = (
 )
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
-_CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
-
 
 class SacoConfig(FormatConfig):
     """Settings of `saco`."""
 
     exhaustive: Literal["reviewed", "all"] = Field(
-        default="reviewed",
+        "reviewed",
         description="Pairs that say that every instance and every pixel of the phrase is annotated: those of the "
         "samples that somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A "
         "region of a plural phrase may hold several instances.",
     )
-    negatives: bool = Field(
-        default=True, description="Also write the phrases that were judged not to be in their image."
-    )
+    negatives: bool = Field(True, description="Also write the phrases that were judged not to be in their image.")
     images: WithImages = False
 
 
@@ -58,7 +54,7 @@ class Saco(Exporter):
     def __init__(self, config: SacoConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         self._marks = read_marks(job.dataset.path)
-        self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
+        self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
 
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
@@ -71,11 +67,15 @@ class Saco(Exporter):
         present: dict[str, list[dict[str, Any]]] = {}
         for region in sample.regions:
             present.setdefault(region["phrase"], []).append(region)
+        width, height = row["width"], row["height"]
         for regions in present.values():
             pair = self._pair(row, file_name, regions[0])
             file.image(pair)
-            for region in self._different(regions):
-                width, height = row["width"], row["height"]
+            different: dict[str, dict[str, Any]] = {}
+            for region in regions:
+                different.setdefault(region["segmentation"]["counts"], region)
+            self.job.report.notes[SAID_TWICE] += len(regions) - len(different)
+            for region in different.values():
                 x, y, w, h = region["bbox"]
                 box = [x / width, y / height, w / width, h / height]
                 area = region["area"] / (width * height)
@@ -84,16 +84,6 @@ class Saco(Exporter):
         for entry in {entry["phrase"]: entry for entry in absent if entry["phrase"] not in present}.values():
             file.image(self._pair(row, file_name, entry))
             self.job.report.notes[NEGATIVES] += 1
-
-    def _different(self, regions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the regions of a phrase, each mask once."""
-        seen = set()
-        for region in regions:
-            counts = region["segmentation"]["counts"]
-            if counts not in seen:
-                yield region
-            self.job.report.notes[SAID_TWICE] += counts in seen
-            seen.add(counts)
 
     def _pair(self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""

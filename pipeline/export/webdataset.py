@@ -7,7 +7,8 @@ text is the first caption; the JSON holds all, and the regions as in COCO. Membe
 from __future__ import annotations
 
 import tarfile
-from typing import IO, Any
+from io import BytesIO
+from typing import Any
 
 from pydantic import Field
 
@@ -19,7 +20,7 @@ from pipeline.export.files import ExportFolder, number_name
 class WebdatasetConfig(FormatConfig):
     """Settings of `webdataset`."""
 
-    rows_per_file: int = Field(default=1000, ge=1, le=1_000_000, description="Samples in one tar.")
+    rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Samples in one tar.")
 
 
 class Webdataset(Exporter):
@@ -51,46 +52,29 @@ class Webdataset(Exporter):
 
 
 class _Tars:
-    """The tars of one split, one open at a time. A split without samples has one empty tar.
-
-    Written by hand around tarfile's headers, since tarfile itself keeps an entry of every member in memory.
-    """
+    """The tars of one split, one open at a time. A split without samples has one empty tar."""
 
     def __init__(self, folder: ExportFolder, split: str, samples_per_file: int) -> None:
         self._folder, self._split, self._most = folder, split, samples_per_file
-        self._number = self._samples = 0
-        self._file: IO[bytes] | None = None
+        self._samples = 0
+        self._tar: Any = None
 
     def add(self, number: int, members: tuple[tuple[str, bytes], ...]) -> None:
-        file = self._file or self._next()
+        if self._samples % self._most == 0:
+            self._next()
         for extension, content in members:
             entry = tarfile.TarInfo(number_name(number, extension))
             entry.size = len(content)
-            file.write(entry.tobuf(tarfile.USTAR_FORMAT))
-            file.write(content)
-            file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+            self._tar.addfile(entry, BytesIO(content))
+        self._tar.members = []  # tarfile would keep an entry of each
         self._samples += 1
-        if self._samples % self._most == 0:
-            self._end()
 
     def close(self) -> None:
-        if self._number == 0:
+        if self._samples == 0:
             self._next()
-        self._end()
 
-    def abandon(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _next(self) -> IO[bytes]:
-        self._file = self._folder.file(f"{self._split}-{self._number:06d}.tar").open("wb")
-        self._number += 1
-        return self._file
-
-    def _end(self) -> None:
-        """Two empty blocks end a tar, and it is filled up to a whole record."""
-        if self._file is not None:
-            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
-            self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
-            self.abandon()
+    def _next(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+        path = self._folder.file(f"{self._split}-{self._samples // self._most:06d}.tar")
+        self._tar = self._folder.opened.enter_context(tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT))

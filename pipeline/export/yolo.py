@@ -29,12 +29,11 @@ class YoloConfig(FormatConfig):
     """Settings of `yolo`."""
 
     labels: Literal["polygons", "boxes"] = Field(
-        default="polygons",
-        description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks.",
+        "polygons", description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."
     )
-    tolerance_px: Tolerance = Field(default=1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
+    tolerance_px: Tolerance = Field(1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
     classes: Naming = Field(
-        default="head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
+        "head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
     )
 
 
@@ -53,17 +52,14 @@ class Yolo(Exporter):
         super().__init__(config, job)
         for split in job.splits:
             job.folder.make(f"labels/{split}")
-        with job.folder.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
-            for split in job.splits:
-                file.write(f"{split}: images/{split}\n")
-            last = job.splits[-1]
-            for needed in [split for split in ("train", "val") if split not in job.splits]:
-                # Ultralytics rejects a file without them.
-                file.write(f"{needed}: images/{last}\n")
-                job.report.notes[f"missing split that Ultralytics needs: {needed} uses the {last} images"] += 1
-            file.write("names:" + ("\n" if job.categories.names else " {}\n"))
-            for index, name in enumerate(job.categories.names):
-                file.write(f"  {index}: {quoted(name)}\n")
+        lines, last = [f"{split}: images/{split}\n" for split in job.splits], job.splits[-1]
+        for needed in [split for split in ("train", "val") if split not in job.splits]:
+            # Ultralytics rejects a file without them.
+            lines.append(f"{needed}: images/{last}\n")
+            job.report.notes[f"missing split that Ultralytics needs: {needed} uses the {last} images"] += 1
+        lines.append("names:" + ("\n" if job.categories.names else " {}\n"))
+        lines += (f"  {index}: {quoted(name)}\n" for index, name in enumerate(job.categories.names))
+        job.folder.text("data.yaml").writelines(lines)
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -100,7 +96,7 @@ def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def _numbers(values: NDArray[np.float64]) -> str:
-    """Rounded to a millionth of the side, which is a hundredth of a pixel at 10,000 pixels."""
+    """Round to a millionth of the side, which is a hundredth of a pixel at 10,000 pixels."""
     return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
 
 

@@ -2,23 +2,20 @@
 
 An epoch of the stream is one sequence of rows: the row groups, shuffled over all shards. Every consumer, which is a
 worker of a rank, reads one stretch of it; the lengths of the stretches differ by at most one row. Within a stretch,
-windows of rows are shuffled. All of it follows from the seed, the epoch and the numbers of ranks and workers, and from
-no other random state.
+windows of rows are shuffled. No global random state is used.
 """
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -28,32 +25,30 @@ from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.storage import AnyPath
 
-Entry = tuple[RowBlock, int] | None
-"""A row of the sequence: its block and its number there, or None if it is no sample."""
+AnyDataset = Dataset | AnyPath | str
+Entry = tuple[RowBlock, int] | None  # A row of the sequence: its block and its number there, or None if it is no sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions(LoadOptions):
     """The order of a stream, and the part of it that a rank gets.
 
-    Attributes:
-        shuffle: False for the order of the shards.
-        shuffle_rows: Size of the shuffle buffer in rows; each worker holds that many rows with their encoded images.
-            Rows of a row group stay neighbours, so use several row groups for a sorted dataset.
-        seed: Seed of the order, >= 0.
-        even: "drop" or "repeat" give each rank the same number of samples: in an epoch, up to `world_size - 1` samples
-            are left out, other ones in each epoch, or come twice. The rows are counted first, which reads their errors
-            and scores. A bad image that is skipped is replaced by a neighbour.
-        count: Count the rows, for `len`; "drop" and "repeat" count them too.
-        rank, world_size: By default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE, else 0
-            of 1. They are found out when the stream is made, not later in the workers.
+    Each worker holds `shuffle_rows` rows with their encoded images. Rows of a row group stay neighbours, so use several
+    row groups for a sorted dataset.
+
+    `even` gives each rank the same number of samples: in an epoch, up to `world_size - 1` samples are left out, other
+    ones in each epoch ("drop"), or come twice ("repeat"). The rows are counted first, which reads their errors and
+    scores. A bad image that is skipped is replaced by a neighbour.
+
+    `rank` and `world_size` are by default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE,
+    else 0 of 1. They are found out when the stream is made, not later in the workers.
     """
 
-    shuffle: bool = True
+    shuffle: bool = True  # False for the order of the shards
     shuffle_rows: int = 1000
     seed: int = 0
     even: Literal["no", "drop", "repeat"] = "no"
-    count: bool = False
+    count: bool = False  # count the rows, for `len`
     rank: int | None = None
     world_size: int | None = None
 
@@ -65,11 +60,9 @@ class StreamOptions(LoadOptions):
 
 
 class _Images:
-    """The beginning of both loaders: the dataset, the maker of samples, and the row groups that may hold some."""
+    """The parts of both loaders: the dataset, the maker of samples, and the row groups that may hold some."""
 
-    def __init__(
-        self, dataset: Dataset | AnyPath | str, contents: Contents | None, options: LoadOptions, *, count: bool
-    ) -> None:
+    def __init__(self, dataset: AnyDataset, contents: Contents | None, options: LoadOptions, *, count: bool) -> None:
         self.bad_images = BadImages(options.on_bad_image)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self._maker = SampleMaker(self.dataset, contents or Contents(), options)
@@ -89,23 +82,13 @@ class RegionStream(_Images, IterableDataset[Any]):
     Ranks get equally many rows, give or take one, but may get different numbers of samples, at which
     DistributedDataParallel hangs. `even` prevents it.
 
-    Args:
-        dataset: The folder, or an opened dataset.
-        contents: What a sample holds.
-        options: The fields of `LoadOptions` and `StreamOptions`.
-
-    Attributes:
-        bad_images: Its `count` is the number of images that were skipped.
-        skipped_row_groups: Row groups that cannot hold a sample, by their statistics.
-        read_row_groups: Row groups that this process has read.
-
-    Raises:
-        InputError: There is no dataset, or it is damaged.
-        ConfigError: An option is invalid.
-        TypeError: There is no such option.
+    Options are the fields of `LoadOptions` and `StreamOptions`. `bad_images.count` is the number of images that were
+    skipped, `skipped_row_groups` that of row groups that cannot hold a sample by their statistics, `read_row_groups`
+    that of those that this process has read. Raises InputError if the dataset is missing or damaged, ConfigError for an
+    invalid option, TypeError for an unknown one.
     """
 
-    def __init__(self, dataset: Dataset | AnyPath | str, contents: Contents | None = None, **options: Any) -> None:
+    def __init__(self, dataset: AnyDataset, contents: Contents | None = None, **options: Any) -> None:
         self._options = StreamOptions(**options)
         self._is_even = self._options.even != "no"
         self._counted = self._options.count or self._is_even
@@ -121,14 +104,13 @@ class RegionStream(_Images, IterableDataset[Any]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        """Samples of this rank in an epoch. Raises TypeError if the rows were not counted."""
+        """Return the samples of this rank in an epoch. Raise TypeError if the rows were not counted."""
         if not self._counted:
             raise TypeError("the samples of a RegionStream are not counted: give count=True, or even")
-        start, stop = self._rank_stretch()
-        return stop - start
+        return len(range(*self._rank_stretch()))
 
     def __iter__(self) -> Iterator[Any]:
-        """This worker's samples of the epoch."""
+        """Yield this worker's samples of the epoch."""
         self._check_place()
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
@@ -136,7 +118,10 @@ class RegionStream(_Images, IterableDataset[Any]):
         return _in_full(samples) if self._is_even else samples
 
     def _order(self, count: int, *seeds: int) -> Sequence[int]:
-        return shuffled(count, self._options.seed, *seeds).tolist() if self._options.shuffle else range(count)
+        if not self._options.shuffle:
+            return range(count)
+        order: list[int] = np.random.default_rng((self._options.seed, *seeds)).permutation(count).tolist()
+        return order
 
     def _samples(self, epoch: int, start: int, stop: int) -> Iterator[Any]:
         """Yield the samples of a stretch; None for a bad image under `even`."""
@@ -181,11 +166,11 @@ class RegionStream(_Images, IterableDataset[Any]):
 
     def _check_place(self) -> None:
         """A stream that was made before its process joined a group would give all ranks the same samples."""
-        now = place_of_rank(self._options.rank, self._options.world_size) if _in_group() else None
-        if now is not None and now != (self.rank, self.world_size):
+        rank, ranks = place_of_rank(self._options.rank, self._options.world_size)
+        if _in_group() and (rank, ranks) != (self.rank, self.world_size):
             raise ConfigError(
-                f"the stream was made for rank {self.rank} of {self.world_size}, this process is rank {now[0]} of "
-                f"{now[1]}: make it after torch.distributed.init_process_group, or give rank and world_size"
+                f"the stream was made for rank {self.rank} of {self.world_size}, this process is rank {rank} of "
+                f"{ranks}: make it after torch.distributed.init_process_group, or give rank and world_size"
             )
 
 
@@ -196,33 +181,27 @@ class RegionDataset(_Images, TorchDataset[Any]):
     shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under
     "skip", its batches come without bad images; a single sample still raises.
 
-    Args:
-        dataset, contents: As for `RegionStream`. The rows are counted first.
-        cached_rows: Rows of the last used row groups that a process holds, with their encoded images.
-        options: The fields of `LoadOptions`.
+    Options are the fields of `LoadOptions`. The rows are counted first. A process holds `cached_rows` rows of the last
+    used row groups, with their encoded images.
     """
 
     def __init__(
-        self,
-        dataset: Dataset | AnyPath | str,
-        contents: Contents | None = None,
-        cached_rows: int = 1000,
-        **options: Any,
+        self, dataset: AnyDataset, contents: Contents | None = None, cached_rows: int = 1000, **options: Any
     ) -> None:
         super().__init__(dataset, contents, LoadOptions(**options), count=True)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_rows = cached_rows
-        self._cache: OrderedDict[int, list[tuple[RowBlock, int]]] = OrderedDict()
+        self._cache: dict[int, list[tuple[RowBlock, int]]] = {}  # the last used at the end
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict()}
+        return {**self.__dict__, "_cache": {}}
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Any:
-        """The sample with a number; negative ones count from the end. Raises InputError for a bad image."""
+        """Return the sample with a number; negative ones count from the end. Raise InputError for a bad image."""
         block, row = self._place(index)
         try:
             return self._maker.sample(block, row)
@@ -230,7 +209,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
             raise InputError(f"{self._maker.where(block, row)}: {fault}") from fault
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """The samples with these numbers, in their order; under "skip" without those of bad images."""
+        """Return the samples with these numbers, in their order; under "skip" without those of bad images."""
         found = {}
         for index in sorted(set(indices)):  # neighbours share a row group
             block, row = self._place(index)
@@ -245,12 +224,10 @@ class RegionDataset(_Images, TorchDataset[Any]):
             raise IndexError(f"expected a number below {len(self)}, got {index}")
         index %= len(self)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        if number not in self._cache:
-            self._cache[number] = self._rows(self._groups[number])
-            while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self._cached_rows:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number][index - int(self._starts[number])]
+        rows = self._cache[number] = self._cache.pop(number, []) or self._rows(self._groups[number])
+        while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self._cached_rows:
+            del self._cache[next(iter(self._cache))]
+        return rows[index - int(self._starts[number])]
 
     def _rows(self, group: RowGroup) -> list[tuple[RowBlock, int]]:
         """Read the samples of a row group."""
@@ -268,17 +245,14 @@ def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
     """Yield the samples, with another sample in the place of each None. Raise InputError if there is no other."""
     owed, last = 0, None
     for sample in samples:
-        if sample is None:
-            owed += 1
-            continue
-        last = sample
-        for _ in range(1 + owed):
-            yield last
-        owed = 0
+        owed += 1
+        if sample is not None:
+            last = sample
+            yield from repeat(last, owed)
+            owed = 0
     if last is None and owed:
         raise InputError(f"all {owed} images of this worker's part are broken or missing, see the warnings")
-    for _ in range(owed):
-        yield last
+    yield from repeat(last, owed)
 
 
 def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -305,11 +279,6 @@ def stretch(start: int, stop: int, parts: int, part: int) -> tuple[int, int]:
     """Return part `part` of `parts` of the positions from `start` to `stop`; lengths differ by at most one."""
     size = stop - start
     return start + size * part // parts, start + size * (part + 1) // parts
-
-
-def shuffled(count: int, *seeds: int) -> NDArray[np.int64]:
-    """Return 0 .. count - 1 in an order that follows from the seeds."""
-    return np.random.default_rng(seeds).permutation(count)
 
 
 def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:

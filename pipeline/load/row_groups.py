@@ -5,9 +5,9 @@ show where all rows failed, where no row has a region, and where no score reache
 pyarrow.dataset do not reach into lists, where the scores are.)
 
 Masks come as runs of pixels down the columns, and become pixels, or shares of the cells of a feature grid. The grid
-needs no image-sized array: the share of a cell is an integral over the mask, and that is what lies before each run's
-end minus what lies before its start. Before a pixel (x, y) lie the columns left of x, and column x above y. In each
-cell, the columns cover a share of its width, and the part of column x a product of shares of its width and height.
+needs no image-sized array: the share of a cell is an integral over the mask, so what lies before each run's end minus
+what lies before its start. Before a pixel (x, y) lie the columns left of x, and column x above y. In each cell, the
+columns cover a share of its width, and the part of column x a product of shares of its width and height.
 """
 
 from __future__ import annotations
@@ -30,46 +30,32 @@ from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
 
-_MASKS_AT_ONCE: Final = 64
-"""Masks whose run lengths are decoded together. They fit the processor's cache: a quarter faster than all at once."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
     """The choice of samples, the same for both loaders.
 
-    Attributes:
-        min_score: Only regions with at least this score. Row groups without any are not read.
-        where: SQL condition on regions, see `pipeline.dataset.selection`.
-        keep_empty: Also images without a chosen region.
-        keep_failed: Also rows with an error, which have neither regions nor an image; only if no images are loaded.
-        on_bad_image: "raise" InputError, or "skip" the image with a warning and count it in `bad_images.count`.
+    `on_bad_image` says whether a bad image raises InputError, or is skipped with a warning and counted.
     """
 
-    min_score: float = 0.0
-    where: str = ""
-    keep_empty: bool = False
-    keep_failed: bool = False
+    min_score: float = 0.0  # only regions with at least this score; row groups without any are not read
+    where: str = ""  # SQL condition on regions, see `pipeline.dataset.selection`
+    keep_empty: bool = False  # also images without a chosen region
+    keep_failed: bool = False  # also rows with an error, which have neither regions nor an image; without images only
     on_bad_image: Literal["raise", "skip"] = "raise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """A row group of a shard: its number there and how many of its rows count.
-
-    `rows` are the numbers of those, ascending; None before samples are counted, when all rows count.
-    """
+    """A row group of a shard, and those of its rows that count."""
 
     path: AnyPath
-    number: int
-    size: int
-    rows: NDArray[np.int64] | None = None
+    number: int  # in the shard
+    size: int  # how many rows count
+    rows: NDArray[np.int64] | None = None  # numbers of those, ascending; None before samples are counted: all
 
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-        """Yield all rows as tables of at most a few MB, each with the number of its first row.
-
-        Single-threaded: Arrow's threads do not survive a fork, and DataLoader runs a worker for each core anyway.
-        """
+        """Yield all rows as tables of a few MB, each with the number of its first row."""
         with open_shard(self.path) as file:
             yield from tables_in(file, columns, group=self.number, threads=False)
 
@@ -123,8 +109,7 @@ def counted(groups: Iterable[RowGroup], options: LoadOptions, selector: Selector
     found = []
     for group in groups:
         rows = [first + samples_of(table, options, selector)[1] for first, table in group.tables(columns)]
-        kept = np.concatenate(rows)
-        if len(kept):
+        if len(kept := np.concatenate(rows)):
             found.append(replace(group, size=len(kept), rows=kept))
     return found
 
@@ -143,22 +128,16 @@ def samples_of(table: Any, options: LoadOptions, selector: Selector) -> tuple[An
 class RowBlock:
     """Rows of a table and their regions as arrays; going through Python objects would cost a hundred times as much.
 
-    Attributes:
-        rows: Column of the dataset -> its values.
-        size_wh: int64 (rows, 2), px.
-        starts: int64 (rows + 1,); a row's regions are those from `starts[row]` to `starts[row + 1]`.
-        regions: Name in a sample, see `sample.py` -> the values of all regions; boxes in pixels of the original image.
-        run_ends, run_starts: See `stages.contract.masks.run_ends`; empty if the masks were not read.
-        images: Encoded, None for a row that holds none; a reader may take them out.
+    `run_ends` and `run_starts` are those of `stages.contract.masks.run_ends`; empty if the masks were not read.
     """
 
-    rows: dict[str, list[Any]]
-    size_wh: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    regions: dict[str, Any]
+    rows: dict[str, list[Any]]  # column of the dataset -> its values
+    size_wh: NDArray[np.int64]  # (rows, 2), px
+    starts: NDArray[np.int64]  # (rows + 1,): a row's regions are those from `starts[row]` to `starts[row + 1]`
+    regions: dict[str, Any]  # name in a sample, see `sample.py` -> values of all regions; boxes in the original's px
     run_ends: NDArray[np.int64]
     run_starts: NDArray[np.int64]
-    images: list[bytes | None]
+    images: list[bytes | None]  # encoded; None for a row that holds none; a reader may take them out
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,9 +150,8 @@ def block_of(table: Any) -> RowBlock:
     regions = annotations.flatten()
     fields = {name: regions.field(name) for name in (entry.name for entry in regions.type)}
     columns = {name: table[name].combine_chunks() for name in table.column_names if name != "annotations"}
-    nothing = np.zeros(0, np.int64)
     try:
-        ends, run_starts = _runs(fields["segmentation"]) if "segmentation" in fields else (nothing, nothing)
+        ends, run_starts = _runs(fields.get("segmentation"))
         boxes = _rows_of(fields["bbox"], 4, np.float32)
         boxes[:, 2:] += boxes[:, :2]
         return RowBlock(
@@ -215,22 +193,15 @@ def _rows_of(column: Any, width: int, kind: Any) -> NDArray[Any]:
 
 
 def _runs(segmentation: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if segmentation is None or not len(segmentation):
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
     counts = segmentation.field("counts")
     if counts.null_count:
         raise ValueError(f"{counts.null_count} masks are missing")
-    ends, starts = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
-    if not len(counts):
-        return ends[0], starts[0]
     _, offsets_buffer, text_buffer = counts.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[counts.offset : counts.offset + len(counts) + 1].astype(np.int64)
-    text = np.frombuffer(text_buffer, np.uint8)
-    pixels = _rows_of(segmentation.field("size"), 2, np.int64).prod(axis=1)
-    for first in range(0, len(pixels), _MASKS_AT_ONCE):
-        own = offsets[first : first + _MASKS_AT_ONCE + 1]
-        found, places = run_ends(text[own[0] : own[-1]], own - own[0], pixels[first : first + _MASKS_AT_ONCE])
-        ends.append(found)
-        starts.append(places[1:] + starts[-1][-1])
-    return np.concatenate(ends), np.concatenate(starts)
+    text = np.frombuffer(text_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    return run_ends(text, offsets - offsets[0], _rows_of(segmentation.field("size"), 2, np.int64).prod(axis=1))
 
 
 def grid_shares(
@@ -238,10 +209,8 @@ def grid_shares(
 ) -> NDArray[np.float32]:
     """Return the share of each cell that is inside, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
-    Args:
-        ends, starts: Runs as `stages.contract.masks.run_ends` gives them, of the masks of one image.
-        size_hw: Size of the masks, px.
-        grid_hw: Cells. Their edges may lie within pixels, which then count in parts.
+    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`; sizes are in px. Edges
+    of cells may lie within pixels, which then count in parts.
     """
     shares = np.empty((len(starts) - 1, *grid_hw), np.float32)
     if not len(shares):
@@ -278,18 +247,15 @@ def full_masks(
     inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
     columns = np.repeat(inside, lengths).reshape(number, w, h)
     if wanted_hw != size_hw:
-        y, x = (
-            ((np.arange(wanted) + 0.5) * side / wanted).astype(np.int64)
-            for wanted, side in zip(wanted_hw, size_hw, strict=True)
-        )
+        y, x = (((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(wanted_hw, size_hw, strict=True))
         columns = columns[:, x][:, :, y]
     return np.ascontiguousarray(columns.transpose(0, 2, 1))
 
 
 @lru_cache(maxsize=64)
 def _tables(size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> tuple[NDArray[np.float32], ...]:
-    """Return for each x, the share of every grid column that lies left of it (w + 1, grid_w), and the share that pixel
-    column x covers; for each y, the share of every grid row that lies above it (h, grid_h).
+    """For each x, the share of every grid column left of it (w + 1, grid_w), and that which pixel column x covers; for
+    each y, the share of every grid row above it (h, grid_h).
     """
     (h, w), (grid_h, grid_w) = size_hw, grid_hw
     left = (np.arange(w + 1)[:, None] * (grid_w / w) - np.arange(grid_w)).clip(0, 1)

@@ -58,14 +58,11 @@ from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import ModelConfig
 
-Tokenize = Callable[[Sequence[str]], Any]
-"""Texts -> whole numbers (texts, context), a tensor or an array, as `open_clip.get_tokenizer` gives."""
-
-MAX_PHRASES: Final = 200_000
-"""Phrases whose tokens are kept, those used last: 120 MB with 77 tokens."""
-
+Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
+MAX_PHRASES: Final = 200_000  # Phrases whose tokens are kept, those used last: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
 _ERROR_KEYS: Final = ("error", "error_detail")
+_COLUMNS: Final = (*_ROW_KEYS, "width", "height", *_ERROR_KEYS)
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
 
@@ -79,39 +76,28 @@ _EMPTY: Final = {
 }
 """Tensors of every sample, with a row for each region."""
 
-_INHERITED: Final[list[Selector | None]] = []
-"""Selectors of the process that this one was forked from: DuckDB crashes if they are closed here."""
+_INHERITED: Final[list[Selector | None]] = []  # of the process before a fork: DuckDB crashes if they are closed here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """Contents of a sample beside its annotations; nothing else is read or computed.
 
-    Attributes:
-        images: Load and decode the images: uint8 RGB, upright.
-        image_root: Folder or URL that `file_name` is relative to, if the shards hold no images; None: the run's own.
-        square_px: Stretch images to squares of this side, as CLIP's training sees them without cropping. Boxes and
-            masks follow. None: the original size.
-        shrink_jpeg: With `square_px`, let the JPEG decoder halve large images, see `decode_resized`.
-        image_transform: uint8 array (H, W, 3) -> the sample's image, for example `PIL.Image.fromarray`. It must not
-            change the geometry, since nothing else follows.
-        masks: "full": bool masks in the size of the image.
-        grid_hw: Masks at the size of a feature grid (height, width): the share of each cell that is inside.
-        tokenizer: Token numbers of the phrases: "dataset" takes the tokenizer of the model that made the dataset.
-        transform: Sample -> what is yielded; last of all. See above for geometric transforms.
-        limits: The largest images that are decoded.
+    With `square_px`, images are stretched to squares of this side, as CLIP's training sees them without cropping; boxes
+    and masks follow. `image_transform` turns the uint8 array (H, W, 3) into the sample's image, for example
+    `PIL.Image.fromarray`; it must not change the geometry, since nothing else follows. See above for `transform`.
     """
 
-    images: bool = True
-    image_root: str | None = None
+    images: bool = True  # load and decode the images: uint8 RGB, upright
+    image_root: str | None = None  # what `file_name` is relative to, if the shards hold no images; None: the run's own
     square_px: int | None = None
-    shrink_jpeg: bool = False
+    shrink_jpeg: bool = False  # with `square_px`, let the JPEG decoder halve large images, see `decode_resized`
     image_transform: Callable[[Any], Any] | None = None
-    masks: Literal["none", "full"] = "none"
-    grid_hw: tuple[int, int] | None = None
-    tokenizer: Tokenize | Literal["dataset"] | None = None
-    transform: Callable[[dict[str, Any]], Any] | None = None
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    masks: Literal["none", "full"] = "none"  # "full": bool masks in the size of the image
+    grid_hw: tuple[int, int] | None = None  # masks on a feature grid: the share of each cell that is inside
+    tokenizer: Tokenize | Literal["dataset"] | None = None  # "dataset": that of the model that made the dataset
+    transform: Callable[[dict[str, Any]], Any] | None = None  # sample -> what is yielded
+    limits: DecodeLimits = field(default_factory=DecodeLimits)  # the largest images that are decoded
 
     def __post_init__(self) -> None:
         if self.square_px is not None and self.square_px < 1:
@@ -125,27 +111,15 @@ class Contents:
         if not self.images and (self.image_transform is not None or self.image_root is not None):
             raise ConfigError("image_transform and image_root are given, but images is False")
 
-    @property
-    def needs_masks(self) -> bool:
-        """Whether run lengths are read at all."""
-        return self.masks != "none" or self.grid_hw is not None
-
-    def leaf_columns(self, *, embedded: bool) -> tuple[str, ...]:
-        """Return paths of the leaf columns to read; `embedded` says whether the shards hold the images."""
-        regions = (*_REGION_FIELDS, *(_MASK_FIELDS if self.needs_masks else ()))
-        images = ("image.bytes",) if self.images and embedded else ()
-        return (*_ROW_KEYS, "width", "height", *_ERROR_KEYS, *(REGION + name for name in regions), *images)
-
 
 class BadImages:
-    """Raises, or counts and warns, at broken and missing images. A DataLoader's workers share the count."""
+    """Error or warning for broken and missing images. A DataLoader's workers share the count."""
 
     def __init__(self, policy: str) -> None:
         if policy not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image: expected 'raise' or 'skip', got {policy!r}")
         self.policy = policy
-        # A number for each worker, of 1024 at most: adding is not atomic.
-        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()
+        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()  # one a worker: adding is not atomic
 
     @property
     def count(self) -> int:
@@ -172,23 +146,20 @@ def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
     def tokens_of(phrase: str) -> Tensor:
         tokens = torch.as_tensor(tokenize([phrase]))
         if tokens.ndim != 2 or len(tokens) != 1 or tokens.is_floating_point():
-            raise ConfigError(
-                f"tokenizer: expected (1, context) whole numbers for a text, got {tuple(tokens.shape)} {tokens.dtype}"
-            )
+            got = f"{tuple(tokens.shape)} {tokens.dtype}"
+            raise ConfigError(f"tokenizer: expected (1, context) whole numbers for a text, got {got}")
         return tokens[0].long()
 
     return tokens_of
 
 
 def tokenizer_of(dataset: Dataset) -> Tokenize:
-    """Return the tokenizer of the model that made the dataset, by its manifest; no weights are read.
-
-    Raises ConfigError if that model is unknown here, or is not followed: see `pipeline.dataset.origin`.
+    """Return the tokenizer of the dataset's model, without its weights. Raise ConfigError if it is unknown here, or is
+    not followed: see `pipeline.dataset.origin`.
     """
     from stages.shared.model.load import load_tokenizer  # noqa: PLC0415  it loads open_clip, for tokens alone
 
-    strange = unnamed(dataset, MODEL)
-    if strange:
+    if strange := unnamed(dataset, MODEL):
         raise ConfigError(
             f"tokenizer: {dataset.path} was not made by you on this machine, so the tokenizer of the model that it "
             f"names ({', '.join(map(str, strange.values()))}) is not looked for; if it is right, give it as a function"
@@ -197,10 +168,8 @@ def tokenizer_of(dataset: Dataset) -> Tokenize:
         tokenize: Tokenize = load_tokenizer(ModelConfig.model_validate(dataset.manifest.get("config", {}).get("model")))
     except (ConfigError, WeightsError, ValidationError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"{dataset.path}: the tokenizer of the dataset's model cannot be loaded ({reason}): give a function as "
-            "tokenizer"
-        ) from error
+        text = f"the tokenizer of the dataset's model cannot be loaded ({reason}): give a function as tokenizer"
+        raise ConfigError(f"{dataset.path}: {text}") from error
     return tokenize
 
 
@@ -210,15 +179,16 @@ class SampleMaker:
     def __init__(self, dataset: Dataset, contents: Contents, options: LoadOptions) -> None:
         if options.keep_failed and contents.images:
             raise ConfigError("keep_failed: rows with an error have no image; give Contents(images=False)")
-        self.dataset = dataset
-        self.contents = contents
-        self.options = options
+        self.dataset, self.contents, self.options = dataset, contents, options
         self._selection: Selection = dataset.selection(options.where, min_score=options.min_score)
         Selector(self._selection)  # checks the condition
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
         if contents.images:
             self.source.check()
-        leaves = contents.leaf_columns(embedded=dataset.has_images and contents.image_root is None)
+        self._has_masks = contents.masks != "none" or contents.grid_hw is not None
+        fields = (*_REGION_FIELDS, *(_MASK_FIELDS if self._has_masks else ()))
+        embedded = contents.images and dataset.has_images and contents.image_root is None
+        leaves = (*_COLUMNS, *(REGION + name for name in fields), *(("image.bytes",) if embedded else ()))
         self.columns = tuple(dict.fromkeys((*leaves, *self._selection.columns)))
         self._selector: Selector | None = None
         self._process = 0
@@ -258,11 +228,10 @@ class SampleMaker:
         sample["boxes_xyxy_px"] *= torch.tensor([w / max(width, 1), h / max(height, 1)] * 2)
         if self.options.keep_failed:
             sample |= {name: block.rows[name][row] for name in _ERROR_KEYS}
-        if contents.needs_masks:
+        if self._has_masks:
             self._add_masks(sample, block, first, last)
-        if contents.tokenizer is not None:
+        if (given := contents.tokenizer) is not None:
             if self._tokens is None:
-                given = contents.tokenizer
                 self._tokens = phrase_tokens(tokenizer_of(self.dataset) if isinstance(given, str) else given)
             phrases = sample["phrases"]
             sample["tokens"] = torch.stack([self._tokens(phrase) for phrase in phrases or [""]])[: len(phrases)]
@@ -283,18 +252,14 @@ class SampleMaker:
     def _image(self, block: RowBlock, row: int) -> Any:
         contents, side = self.contents, self.contents.square_px
         content = self.source.load({"file_name": block.rows["file_name"][row], "image": {"bytes": block.images[row]}})
+        shrink = contents.shrink_jpeg and side is not None
         decoded = decode_resized(
-            content,
-            contents.limits,
-            lambda width, height: (width, height) if side is None else (side, side),
-            shrink_jpeg=contents.shrink_jpeg and side is not None,
+            content, contents.limits, lambda w, h: (w, h) if side is None else (side, side), shrink_jpeg=shrink
         )
         width, height = block.size_wh[row].tolist()
         if (decoded.width_px, decoded.height_px) != (width, height):
-            raise RowFault(
-                "bad_image",
-                f"it has {decoded.width_px} x {decoded.height_px} pixels, its regions were found in {width} x {height}",
-            )
+            size = f"{decoded.width_px} x {decoded.height_px}"
+            raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {width} x {height}")
         if contents.image_transform is not None:
             return contents.image_transform(decoded.rgb)
         return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
@@ -324,8 +289,7 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
         errors, error_details              lists of B, if failed rows are kept
 
-    `phrases` holds each phrase once, so that a contrastive loss can distinguish them. An empty list of samples gives a
-    batch with B = 0 and no optional entries.
+    `phrases` holds each phrase once, so that a contrastive loss can distinguish them.
     """
 
     def listed(name: str) -> list[Any]:
@@ -362,12 +326,9 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     held = samples[0] if samples else {}
     if "tokens" in held:
         batch["tokens"] = torch.cat(listed("tokens"))[_whole(list(places.values()))]
-    if "grid_masks" in held:
-        batch["grid_masks"] = torch.cat(listed("grid_masks"))
-    if "masks" in held:
-        batch["masks"] = _if_alike(listed("masks"), torch.cat)
-    if "image" in held:
-        batch["images"] = _if_alike(listed("image"), torch.stack)
+    joins: dict[str, Any] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
+    for name in [name for name in joins if name in held]:
+        batch["images" if name == "image" else name] = _if_alike(listed(name), joins[name])
     if "error" in held:
         batch |= {"errors": listed("error"), "error_details": listed("error_detail")}
     return batch

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from string import Formatter
 from typing import Final, Literal, TypeVar
 
 import numpy as np
@@ -41,12 +42,8 @@ _IRREGULAR: Final = {"bus": "buses", "butterfly": "butterflies", "fish": "fish",
 PLURALS: Final[dict[str, str]] = {kind: _IRREGULAR.get(kind, f"{kind}s") for kind in KINDS}
 """Kind of thing (singular) -> plural."""
 
-COLOUR_NAMES: Final[tuple[str, ...]] = tuple(COLOURS)
-"""The colours in a fixed order; the position is the colour's index."""
-
-NUMBER_WORDS: Final[dict[int, str]] = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-"""Counts that captions spell out."""
-
+COLOUR_NAMES: Final = tuple(COLOURS)  # The position is the colour's index
+NUMBER_WORDS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}  # Counts that captions spell out
 SMALL_WORDS: Final[tuple[str, ...]] = ("small", "tiny", "little")
 LARGE_WORDS: Final[tuple[str, ...]] = ("big", "large", "huge")
 
@@ -89,9 +86,7 @@ PLAIN_TEMPLATES: Final[dict[int, tuple[str, ...]]] = {
 """Number of phrases -> sentences that name only what is there. "{0}", "{1}", ... are phrases, "{where}" is a phrase of
 place."""
 
-VAGUE_TEMPLATES: Final[tuple[str, ...]] = (
-    *("{0}", "a picture of {0}", "there is {0}", "we see {0} here", "a photo of {0}"),
-)
+VAGUE_TEMPLATES: Final = ("{0}", "a picture of {0}", "there is {0}", "we see {0} here", "a photo of {0}")
 """Sentences around a name that gives only a colour."""
 
 ABSENCE_TEMPLATES: Final[tuple[str, ...]] = (
@@ -100,15 +95,13 @@ ABSENCE_TEMPLATES: Final[tuple[str, ...]] = (
 )
 """Sentences whose last phrase is a thing that is not there."""
 
-COUNT_TEMPLATES: Final[tuple[str, ...]] = (
+COUNT_TEMPLATES: Final = (
     *("{n} things", "{n} objects", "a picture of {n} things", "there are {n} things in the picture"),
-    *("a photo with {n} objects",),
+    "a photo with {n} objects",
 )
 """Sentences that only count; "{n}" is a number word."""
 
-DETERMINERS: Final = ("a", "an", "the", "some")
-"""Words before a phrase that its normalised form leaves out."""
-
+DETERMINERS: Final = ("a", "an", "the", "some")  # Words before a phrase that its normalised form leaves out
 _SMALL_REL: Final = 0.22
 _LARGE_REL: Final = 0.42
 _FORMS: Final[dict[str, float]] = {"plain": 0.78, "vague": 0.10, "absence": 0.08, "count": 0.04}
@@ -124,37 +117,22 @@ def all_templates() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DrawnThing:
-    """An object as captions know it.
+    """An object as captions know it."""
 
-    Attributes:
-        kind: Singular name.
-        colour: Colour name.
-        size_rel: Longer side relative to the image's side.
-        centre_rel: x and y of the visible box's centre, 0-1.
-    """
-
-    kind: str
+    kind: str  # singular
     colour: str
-    size_rel: float
-    centre_rel: tuple[float, float]
+    size_rel: float  # longer side relative to the image's side
+    centre_rel: tuple[float, float]  # x and y of the visible box's centre, 0-1
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One phrase of a caption.
+    """One phrase of a caption; its characters are [start, end), determiner included."""
 
-    Attributes:
-        kind: Kind named, or None ("something red").
-        colour: Colour named, or None ("a car").
-        objects: Positions of the objects it denotes, back to front; empty for a thing that is absent.
-        absent: Whether the caption says that it is not there.
-        start, end: Half-open character span in the caption, determiner included.
-    """
-
-    kind: str | None
-    colour: str | None
-    objects: tuple[int, ...]
-    absent: bool = False
+    kind: str | None  # None: "something red"
+    colour: str | None  # None: "a car"
+    objects: tuple[int, ...]  # positions of the objects it denotes, back to front
+    absent: bool = False  # the caption says that it is not there
     start: int = 0
     end: int = 0
 
@@ -167,20 +145,15 @@ class Caption:
     mentions: tuple[Mention, ...]
 
 
-Name = tuple[str, Mention]
-"""The words of a mention that has no place in a text yet, and the mention."""
+Name = tuple[str, Mention]  # words of a mention that has no place in a text yet, and the mention
 
 
 def write_captions(
     rng: np.random.Generator, things: Sequence[DrawnThing], split: Split, *, extra: int
 ) -> tuple[Caption, ...]:
-    """Return one unambiguous caption, then `extra` captions for training.
+    """Return an unambiguous caption of at least one thing, then `extra` captions for training.
 
-    Args:
-        rng: The only source of chance.
-        things: The objects, at least one.
-        split: "train" never names an absent pair of `HELDOUT_PAIRS`.
-        extra: Number of training captions.
+    The split "train" never names an absent pair of `HELDOUT_PAIRS`.
     """
     return (_plain_caption(rng, things, exact=True), *(_training_caption(rng, things, split) for _ in range(extra)))
 
@@ -192,17 +165,14 @@ def absent_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Ca
 
 
 def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
-    """Return a scene's name for the object at a position, in lower case and without determiner, and whether it has one.
+    """Return a caption's name for the object at a position, in lower case and without determiner, and True.
 
-    Returns:
-        ("red car", True), or ("<colour> <kind>", False) if the caption leaves the object out.
+    Return "<colour> <kind>" and False if the caption leaves the object out.
     """
     for mention in caption.mentions:
         if number in mention.objects:
             words = caption.text[mention.start : mention.end].lower().split()
-            if words[0] in DETERMINERS:
-                words = words[1:]
-            return " ".join(words), True
+            return " ".join(words[words[0] in DETERMINERS :]), True
     return f"{thing.colour} {thing.kind}", False
 
 
@@ -330,17 +300,13 @@ def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
 
 def _fill(template: str, names: Sequence[Name]) -> Caption:
     """Put the names into "{0}", "{1}", ... and note where each stands."""
-    text = ""
-    mentions = []
-    rest = template
-    while "{" in rest:
-        before, _, rest = rest.partition("{")
-        slot, _, rest = rest.partition("}")
-        words, mention = names[int(slot)]
-        if mention.absent and before.endswith(("a ", "A ")) and words[0] in "aeiou":
-            before = before[:-1] + "n "
-        start = len(text + before)
-        text += before + words
-        mentions.append(replace(mention, start=start, end=len(text)))
-    text += rest
+    text, mentions = "", []
+    for before, slot, _, _ in Formatter().parse(template):
+        text += before
+        if slot is not None:
+            words, mention = names[int(slot)]
+            if mention.absent and text.endswith(("a ", "A ")) and words[0] in "aeiou":
+                text = text[:-1] + "n "
+            mentions.append(replace(mention, start=len(text), end=len(text + words)))
+            text += words
     return Caption(text[0].upper() + text[1:] if template[-1] == "." else text, tuple(mentions))

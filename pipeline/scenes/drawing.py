@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,17 +21,12 @@ from pipeline.scenes.captions import COLOURS
 ImageU8 = npt.NDArray[np.uint8]
 Rgb = tuple[int, int, int]
 
-Outline = npt.NDArray[np.float32]
-"""A closed outline, shape (points, 2), x and y in unit coordinates."""
-
-_SHIFT: Final = 4
-"""Fractional bits of the coordinates given to OpenCV: outlines are placed to 1/16 pixel."""
-
+Outline = npt.NDArray[np.float32]  # A closed outline, shape (points, 2), x and y in unit coordinates
+_SHIFT: Final = 4  # Fractional bits of the coordinates given to OpenCV: outlines are placed to 1/16 pixel
 _NOISE_SIDE: Final = 640
 
 
-@dataclass(frozen=True, slots=True)
-class ShapePart:
+class ShapePart(NamedTuple):
     """One painted layer of a shape: see `shapes.txt`."""
 
     outlines: tuple[Outline, ...]
@@ -44,8 +38,7 @@ def _ellipse(
     x: float, y: float, rx: float, ry: float, *, tilt: float = 0.0, start: float = 0.0, stop: float = 360.0
 ) -> Outline:
     steps = max(6, round(22 * (stop - start) / 360.0))
-    full = stop - start >= 360.0
-    t = np.radians(np.linspace(start, stop, steps, endpoint=not full))
+    t = np.radians(np.linspace(start, stop, steps, endpoint=stop - start < 360.0))
     px, py = rx * np.cos(t), ry * np.sin(t)
     c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
     return np.stack([x + c * px - s * py, y + s * px + c * py], axis=1).astype(np.float32)
@@ -139,7 +132,7 @@ def _centred(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
     low, high = points.min(axis=0), points.max(axis=0)
     centre, side = (low + high) / 2, float((high - low).max())
     return tuple(
-        ShapePart(tuple(((each - centre) / side).astype(np.float32) for each in part.outlines), part.tone, part.inside)
+        part._replace(outlines=tuple(((each - centre) / side).astype(np.float32) for each in part.outlines))
         for part in parts
     )
 
@@ -147,8 +140,7 @@ def _centred(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
 @cache
 def _noise_tile() -> npt.NDArray[np.int8]:
     """A fixed tile of white noise; crops of it are far cheaper than noise drawn afresh."""
-    rng = np.random.default_rng(20_240_601)
-    noise = rng.normal(0.0, 32.0, size=(_NOISE_SIDE, _NOISE_SIDE, 3))
+    noise = np.random.default_rng(20_240_601).normal(0.0, 32.0, size=(_NOISE_SIDE, _NOISE_SIDE, 3))
     return np.clip(noise, -127, 127).astype(np.int8)
 
 
@@ -174,21 +166,19 @@ def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
     """Return a gradient, soft noise, stripes or checks, often with clutter on top: uint8 RGB (side_px, side_px, 3)."""
     image: ImageU8
     style = rng.random()
-    if style < 0.40:
-        cells = int(rng.integers(2, 4))
-        coarse = _muted(rng, cells * cells).reshape(cells, cells, 3)
-        image = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    elif style < 0.70:
-        cells = int(rng.integers(4, 22))
-        base = _muted(rng, 1)[0]
-        rough = base + rng.normal(0.0, rng.uniform(4.0, 20.0), size=(cells, cells, 3))
-        coarse = np.clip(rough, 50, 230).astype(np.float32)
+    if style < 0.70:
+        if style < 0.40:
+            cells = int(rng.integers(2, 4))
+            coarse = _muted(rng, cells * cells).reshape(cells, cells, 3)
+        else:
+            cells = int(rng.integers(4, 22))
+            rough = _muted(rng, 1) + rng.normal(0.0, rng.uniform(4.0, 20.0), size=(cells, cells, 3))
+            coarse = np.clip(rough, 50, 230).astype(np.float32)
         image = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     elif style < 0.90:
         image = _pattern(rng, side_px)
     else:
-        image = np.empty((side_px, side_px, 3), np.uint8)
-        image[:] = _muted(rng, 1)[0].astype(np.uint8)
+        image = np.full((side_px, side_px, 3), _muted(rng, 1).astype(np.uint8))
     if rng.random() < 0.5:
         _paint_clutter(rng, image)
     return image
@@ -214,20 +204,19 @@ def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
     """Paint meaningless muted strokes, blobs and boxes, none of which has the shape of a kind."""
     side = image.shape[0]
     count = int(rng.integers(2, 9))
-    colours = _muted(rng, count).astype(int)
+    colours = _muted(rng, count).astype(int).tolist()
     points = rng.uniform(-0.1, 1.1, size=(count, 4)) * side
     sizes = rng.uniform(0.02, 0.16, size=(count, 2)) * side
     styles = rng.random(count)
     for k in range(count):
         x0, y0, x1, y1 = (int(v) for v in points[k])
         a, b = int(sizes[k, 0]) + 1, int(sizes[k, 1]) + 1
-        colour = (int(colours[k, 0]), int(colours[k, 1]), int(colours[k, 2]))
         if styles[k] < 0.45:
-            cv2.line(image, (x0, y0), (x1, y1), colour, max(1, b // 4), cv2.LINE_AA)
+            cv2.line(image, (x0, y0), (x1, y1), colours[k], max(1, b // 4), cv2.LINE_AA)
         elif styles[k] < 0.75:
-            cv2.ellipse(image, (x0, y0), (a, b), float(x1), 0, 360, colour, -1, cv2.LINE_AA)
+            cv2.ellipse(image, (x0, y0), (a, b), float(x1), 0, 360, colours[k], -1, cv2.LINE_AA)
         else:
-            cv2.rectangle(image, (x0, y0), (x0 + a, y0 + b), colour, -1)
+            cv2.rectangle(image, (x0, y0), (x0 + a, y0 + b), colours[k], -1)
 
 
 def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
@@ -235,8 +224,7 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
     mean = np.array(COLOURS[colour], dtype=np.float64)
     gain = rng.uniform(0.86, 1.12)
     main = np.clip(mean * gain + rng.normal(0.0, 7.0, size=3), 4, 252)
-    dark = main * 0.66
-    light = main + (255 - main) * 0.45
+    dark, light = main * 0.66, main + (255 - main) * 0.45
     if colour == "black":
         dark, light = main + 22, main + 48
     elif colour == "white":
@@ -253,13 +241,9 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
 
 
 def paint_object(image: ImageU8, kind: str, tones: dict[str, Rgb], matrix: npt.NDArray[np.float32]) -> None:
-    """Paint one object over an image in place, with anti-aliased outlines.
+    """Paint one object over an image in place, in tones of `pick_tones`, with anti-aliased outlines.
 
-    Args:
-        image: uint8 RGB (H, W, 3).
-        kind: Its shape.
-        tones: The paints, from `pick_tones`.
-        matrix: float32 (2, 3), unit shape coordinates -> pixels.
+    matrix: float32 (2, 3), unit shape coordinates -> pixels.
     """
     for part in shapes()[kind]:
         cv2.fillPoly(image, _placed(part, matrix), tones[part.tone], cv2.LINE_AA, _SHIFT)

@@ -1,4 +1,4 @@
-"""Composes scenes: chooses things, places them, paints them, has captions written; and writes a series as files.
+"""Scenes: things are chosen, placed, painted and captioned; and a series is written as files.
 
 A scene is a pure function of its arguments: the same ones give the same pixels, masks and words in any process and any
 order. No global random state is read or changed.
@@ -37,22 +37,14 @@ from pipeline.scenes.drawing import (
 )
 from stages.contract.masks import encode_mask, mask_box_xywh_px
 
-MIN_SIZE_REL: Final = 0.15
-"""Smallest longer side of an object relative to the image's side."""
-
-MAX_SIZE_REL: Final = 0.55
-"""Largest longer side of an object relative to the image's side."""
-
-_MIN_VISIBLE_REL: Final = 0.45
-"""Least share of an object's own area that stays visible behind the others."""
-
+MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the image's side
+MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side
+_MIN_VISIBLE_REL: Final = 0.45  # Least share of an object's own area that stays visible behind the others
 _OUTWARDS: Final = 0.15
 """How much rarer than evenly spread places those in the middle are: 1 / (1 + 0.15) along each axis. Large things
 hardly leave the middle free, and a thing at the image's centre would be found without looking."""
 
-_ABSENT_STREAM: Final = 1
-"""Keeps the random numbers of absent things apart from those of the scene."""
-
+_ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent things apart from those of the scene
 _TRIES: Final = 14
 _HELDOUT_RATE: Final = 0.15
 _SPLIT_CODES: Final[dict[Split, int]] = {"train": 1, "heldout": 2}
@@ -64,22 +56,16 @@ _UNSEEN_PAIRS: Final = tuple(sorted(HELDOUT_PAIRS))
 class SceneObject:
     """One drawn thing.
 
-    Attributes:
-        kind: Singular name, e.g. "car".
-        colour: Colour name, e.g. "red".
-        mask: bool (H, W), the pixels where it is visible after occlusion.
-        size_rel: Its longer side before rotation, relative to the image's side.
-        phrase: Its name in the scene's first caption, lower case without determiner ("red car", "two red fish", "car");
-            "<colour> <kind>" if that caption does not name it.
-        mentioned: Whether the first caption names it.
+    `phrase` is its name in the scene's first caption, in lower case without determiner ("red car", "two red fish",
+    "car"); "<colour> <kind>" if that caption does not name it.
     """
 
-    kind: str
+    kind: str  # singular
     colour: str
-    mask: npt.NDArray[np.bool_]
-    size_rel: float
+    mask: npt.NDArray[np.bool_]  # (H, W), where it is visible after occlusion
+    size_rel: float  # its longer side before rotation, relative to the image's side
     phrase: str
-    mentioned: bool
+    mentioned: bool  # the first caption names it
 
     @property
     def box_xywh_px(self) -> tuple[float, float, float, float]:
@@ -96,16 +82,12 @@ class SceneObject:
 class Scene:
     """An image, what is in it, and captions for it.
 
-    Attributes:
-        image: uint8 RGB (side, side, 3).
-        objects: Back to front.
-        captions: The first is unambiguous: each of its phrases denotes exactly the objects that it is about, and
-            nothing absent is named. The others, for training, may be vague, name only a kind or a colour, or name a
-            thing that is absent.
+    The first caption is unambiguous: each of its phrases denotes exactly the objects that it is about, and nothing
+    absent is named. The others, for training, may be vague, name only a kind or a colour, or an absent thing.
     """
 
-    image: ImageU8
-    objects: tuple[SceneObject, ...]
+    image: ImageU8  # RGB (side, side, 3)
+    objects: tuple[SceneObject, ...]  # back to front
     captions: tuple[Caption, ...]
 
 
@@ -120,11 +102,9 @@ def make_scene(
     extra_captions: int = 1,
     size_range_rel: tuple[float, float] = (MIN_SIZE_REL, MAX_SIZE_REL),
 ) -> Scene:
-    """Draw scene number `index` of a series.
+    """Draw scene number `index` >= 0 of the series `seed` >= 0, with at least one object.
 
     Args:
-        seed: The series, >= 0.
-        index: The scene's number in the series, >= 0.
         side_px: Side of the square image in pixels, >= 64.
         split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers for the same seed and
             draws about every seventh object from those pairs.
@@ -132,9 +112,6 @@ def make_scene(
         max_objects: Greatest number of things, <= 6.
         extra_captions: Number of training captions behind the unambiguous first one.
         size_range_rel: Least and greatest longer side of a thing relative to the image's side, within (0, 1].
-
-    Returns:
-        The scene; it has at least one object.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -148,26 +125,24 @@ def make_scene(
     pairs = _choose_pairs(rng, count, split)
     image, labels, placed = _compose(rng, pairs, side_px, size_range_rel)
     image = finish(rng, image)
-
     masks = [labels == label for label in range(1, len(placed) + 1)]
     things = []
     for each, mask in zip(placed, masks, strict=True):
         x, y, width, height = mask_box_xywh_px(mask)
         things.append(DrawnThing(*each, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
     captions = write_captions(rng, things, split, extra=extra_captions)
-    objects = []
-    for number, (thing, mask) in enumerate(zip(things, masks, strict=True)):
-        phrase, mentioned = phrase_of(captions[0], number, thing)
-        objects.append(SceneObject(thing.kind, thing.colour, mask, thing.size_rel, phrase=phrase, mentioned=mentioned))
-    return Scene(image=image, objects=tuple(objects), captions=captions)
+    objects = tuple(
+        SceneObject(thing.kind, thing.colour, mask, thing.size_rel, *phrase_of(captions[0], number, thing))
+        for number, (thing, mask) in enumerate(zip(things, masks, strict=True))
+    )
+    return Scene(image=image, objects=objects, captions=captions)
 
 
 def _choose_pairs(rng: np.random.Generator, count: int, split: Split) -> list[tuple[str, str]]:
     """Choose kinds and colours: most scenes repeat a kind or a colour (distractors), some both (plurals)."""
     pairs = [_random_pair(rng, split)]
     if count > 1 and rng.random() < 0.28:
-        for _ in range(int(rng.integers(1, 3)) if count > 2 else 1):
-            pairs.append(pairs[0])
+        pairs *= 1 + (int(rng.integers(1, 3)) if count > 2 else 1)
     while len(pairs) < count:
         chance = rng.random()
         like_kind, like_colour = pairs[int(rng.integers(len(pairs)))]
@@ -252,7 +227,7 @@ def resize_image(image: ImageU8, side_px: int) -> ImageU8:
 def write_scenes(
     out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
 ) -> None:
-    """Draw held-out scenes of two to five things into a folder: images, one caption each, and where everything is.
+    """Draw `scenes` held-out scenes, >= 1, of two to five things into a folder; files of the same names are replaced.
 
     The folder gets `images/NAME`, `captions.jsonl` with one object per line, `{"id", "image", "caption"}`, the image
     relative to `images/`, and `truth.json`, COCO instances whose annotations also have `phrase`, `mentioned`, `colour`
@@ -260,9 +235,6 @@ def write_scenes(
     it: both of "two red cars" do. The same arguments give the same files with the same OpenCV.
 
     Args:
-        out: Folder; it is made if it does not exist. Files of the same names are replaced, others are left.
-        scenes: Number of scenes, >= 1.
-        seed: The series, >= 0.
         side_px: Side of the square images in pixels, >= 64. The default gives small files that are nice to look at.
         image_format: "jpg" (quality 93) or "png".
         absent: Give each scene a second caption, which names a thing that is not there. Its lines then have `captions`,
@@ -275,9 +247,9 @@ def write_scenes(
     if scenes < 1 or seed < 0:
         raise ValueError(f"expected >= 1 scenes and a seed >= 0, got {scenes} and {seed}")
     (out / "images").mkdir(parents=True, exist_ok=True)
+    rows: list[str] = []
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    rows: list[str] = []
     for index in range(scenes):
         scene = make_scene(seed, index, side_px=side_px, min_objects=2, extra_captions=0)
         name = f"{index:06d}.{image_format}"

@@ -1,7 +1,7 @@
 """The viewer as a web application, and its server on this machine.
 
-Everything it serves comes from the dataset and from `static/`. It writes one file, the dataset's `marks.json`. Texts
-of the dataset are escaped by the templates, and a content security policy lets nothing run that is not in `static/`.
+It serves the dataset and `static/`, and writes one file, the dataset's `marks.json`. The templates escape the dataset's
+texts, and a content security policy lets nothing run that is not in `static/`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import uvicorn
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
@@ -59,13 +59,18 @@ HEADERS: Final = {
 _CACHED: Final = {"Cache-Control": "private, max-age=3600"}
 
 
-class _NumberConvertor(IntegerConvertor):
-    """`{name:number}` in a route: a number of at most `MOST_DIGITS` digits. For others there is no such page."""
-
+class _NumberConvertor(IntegerConvertor):  # `{name:number}` in a route
     regex = f"[0-9]{{1,{MOST_DIGITS}}}"
 
 
 register_url_convertor("number", _NumberConvertor())
+
+
+class Marked(BaseModel):
+    """A request to give samples a mark."""
+
+    sample_ids: list[str] = Field(max_length=MOST_MARKED)
+    mark: Literal["", "good", "bad"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,8 +109,7 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _not_found}
-    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _not_found})
     app.state.viewer = viewer
     return app
 
@@ -158,13 +162,12 @@ def _number(request: Request, name: str, default: int, most: int = 10**12) -> in
 
 def _sample(search: Search, request: Request) -> str:
     pages, image_id = _viewer(request).pages, request.path_params["id"]
-    row: int | None = _number(request, "row", -1)
-    found = pages.rows.rows_at([row], ["id"]) if row is not None else []
-    if not found or found[0]["id"] != image_id:  # a link from elsewhere: only the id counts
+    row = _number(request, "row", -1)
+    if pages.rows.rows_at([row], ["id"]) != [{"id": image_id}]:  # a link from elsewhere: only the id counts
         pages.index.wait(60)
-        row = pages.index.row_of(image_id)
-    if row is None:
-        raise HTTPException(404)
+        if (found := pages.index.row_of(image_id)) is None:
+            raise HTTPException(404)
+        row = found
     at = _number(request, "at", -1)
     return pages.sample(search, row, None if at < 0 else at)
 
@@ -175,9 +178,8 @@ def _image(request: Request) -> Response:
     try:
         content = thumbnail(pages.images.load(row), side, pages.images.limits)
     except RowFault as fault:
-        moved = fault.error.reason == "missing_image"
-        hint = " (phrasebox inspect --images DIR says where the images are)" if moved else ""
-        return JSONResponse({"error": f"{fault}{hint}"}, 404)
+        moved = " (phrasebox inspect --images DIR says where the images are)"
+        return JSONResponse({"error": f"{fault}{moved if fault.error.reason == 'missing_image' else ''}"}, 404)
     return Response(content, media_type="image/jpeg", headers=_CACHED)
 
 
@@ -193,10 +195,10 @@ def _heat(request: Request) -> Response:
         raise HTTPException(404)
     try:
         heat_map = heat.of(row).get(row["annotations"][region]["phrase"])
+        if heat_map is None:
+            raise InputError("the captions no longer hold the phrase")
     except PhraseboxError as error:
         return JSONResponse({"error": str(error)}, 409)
-    if heat_map is None:
-        return JSONResponse({"error": "the captions no longer hold the phrase"}, 409)
     png = heat_map_png(heat_map.values, shift_cells=heat_map.shift_cells)
     return Response(png, media_type="image/png", headers=_CACHED)
 
@@ -209,7 +211,6 @@ def _row_at(request: Request, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _suggest(request: Request) -> Response:
-    """Frequent phrases or heads that begin with or contain what was typed."""
     name, index = request.path_params["field"], _viewer(request).pages.index
     if name not in ("phrase", "head"):
         raise HTTPException(404)
@@ -229,16 +230,14 @@ async def _mark(request: Request) -> Response:
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         return JSONResponse({"error": "the request comes from another origin"}, 403)
     try:
-        wanted = json.loads(await request.body())
-        names, mark = wanted["sample_ids"], wanted["mark"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return JSONResponse({"error": "expected {sample_ids, mark}"}, 400)
-    if not (isinstance(names, list) and len(names) <= MOST_MARKED and all(isinstance(name, str) for name in names)):
-        return JSONResponse({"error": f"expected at most {MOST_MARKED} sample ids"}, 400)
-    if mark not in ("", *MARKS):
-        return JSONResponse({"error": f"expected a mark from {', '.join(MARKS)}, or an empty one"}, 400)
+        wanted = Marked.model_validate_json(await request.body())
+    except ValidationError:
+        text = (
+            f"expected {{sample_ids, mark}}: at most {MOST_MARKED} ids, and one of {', '.join(MARKS)}, or an empty mark"
+        )
+        return JSONResponse({"error": text}, 400)
     try:
-        await asyncio.to_thread(_viewer(request).mark, names, mark)
+        await asyncio.to_thread(_viewer(request).mark, wanted.sample_ids, wanted.mark)
     except OSError as error:
         return JSONResponse({"error": f"the mark cannot be saved: {error.strerror}"}, 507)
     return JSONResponse({"marks": len(_viewer(request).pages.marks)})
@@ -250,7 +249,7 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 
 def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:
-    """Return the viewer of a dataset, with an empty index. For the arguments see `serve`. Raises InputError."""
+    """Return the viewer of a dataset, with an empty index; see `serve`. Raise InputError."""
     pages = open_pages(path, image_root, live=True)
     return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings))
 
@@ -266,18 +265,10 @@ def serve(
     image_root: str | None = None,
     settings: Sequence[str] = (),
 ) -> None:
-    """Serve the viewer of a dataset's folder until it is interrupted, and print its address.
+    """Serve the viewer of a dataset's folder until it is interrupted, and print the address of a search in it.
 
-    Args:
-        path, console: The folder, and where the address is printed.
-        search: The search that the address shows first.
-        host, port: Where to listen; port 0 takes any free one.
-        open_browser: Whether to open the browser too.
-        image_root, settings: See `ImageSource` and `HeatMaps`.
-
-    Raises:
-        InputError: The folder is not a dataset.
-        ConfigError: The address cannot be used.
+    Port 0 takes any free one. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raises InputError if
+    the folder is not a dataset, ConfigError if the address cannot be used.
     """
     viewer = make_viewer(path, image_root, settings)
     try:

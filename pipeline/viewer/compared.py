@@ -29,9 +29,7 @@ from stages.contract.records import HeatMap
 from stages.shared.images.pictures import heat_map_png, jpeg_of
 from stages.shared.storage import write_text
 
-MOST_PICTURES: Final = 60
-"""Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map."""
-
+MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
 PHOTO_SIDE_PX: Final = 320
 MAP_SIDE_PX: Final = 48
 
@@ -133,11 +131,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for row in rows:
         cells = []
         for name in columns:
-            difference = (row["differences"] or {}).get(name)
-            if difference is None or difference["low"] is None:
-                sign = 0
-            else:
-                sign = (difference["low"] > 0) - (difference["high"] < 0)
+            difference = (row["differences"] or {}).get(name) or {}
+            low, high = difference.get("low"), difference.get("high")
+            sign = 0 if low is None or high is None else (low > 0) - (high < 0)
             cells.append((row["figures"].get(name), sign * FIGURES[name].better))
         lines.append((row, cells))
     return {"columns": columns, "lines": lines}

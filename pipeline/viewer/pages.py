@@ -1,7 +1,4 @@
-"""The pages: answers of the index and rows of the shards, rendered by the templates.
-
-The server (`app.py`) and a gallery of files (`write_gallery`) use them, and differ in how they name links.
-"""
+"""The pages of the server (`app.py`) and of a gallery of files: answers of the index and rows of the shards."""
 
 from __future__ import annotations
 
@@ -29,15 +26,11 @@ from stages.contract.errors import ROW_ERRORS, ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA
 from stages.shared.images.pictures import thumbnail
 
-LIKELY: Final = 0.5
-"""Score from which regions are drawn at first, if scores are probabilities."""
-
+LIKELY: Final = 0.5  # Score from which regions are drawn at first, if scores are probabilities
 GRID_SIDE_PX: Final = 640
 FULL_SIDE_PX: Final = 1600
 
-_ARRANGE: Final = frozenset(("sort", "seed", "per_page"))
-"""Fields of a search that say how samples are shown, and not which."""
-
+_ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that say how samples are shown, and not which
 
 TEMPLATES: Final = Environment(
     loader=PackageLoader("pipeline.viewer"),
@@ -49,10 +42,7 @@ TEMPLATES: Final = Environment(
 
 
 class Links:
-    """Names of pages for each other: addresses of the server (`app.py`), or of files in one folder.
-
-    `live` says that a server answers. Then there are filters, marks and heat maps.
-    """
+    """Addresses of pages: those of the server (`app.py`), if it is `live`, or of files in one folder."""
 
     def __init__(self, *, live: bool) -> None:
         self.live = live
@@ -98,10 +88,7 @@ def _address(path: str, query: Mapping[str, str]) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Pages:
-    """Renders the pages of one dataset. A search that is not an SQL condition raises ConfigError.
-
-    `only` holds the rows of a gallery, in order, instead of those that a search finds.
-    """
+    """The pages of one dataset as HTML. A search that is not an SQL condition raises ConfigError."""
 
     dataset: Dataset
     images: ImageSource
@@ -109,7 +96,7 @@ class Pages:
     rows: NumberedRows
     marks: dict[str, str]
     links: Links
-    only: Sequence[int] | None = None
+    only: Sequence[int] | None = None  # the rows of a gallery, in order, instead of those that a search finds
 
     @property
     def note(self) -> str:
@@ -124,17 +111,14 @@ class Pages:
 
     def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
         """Return the views of rows by number."""
-        rows = self.rows.rows_at(numbers, COLUMNS)
-        found = None
+        rows, found = self.rows.rows_at(numbers, COLUMNS), None
         if condition := search.region_condition():
             schema = pa.schema([DATASET_SCHEMA.field(name) for name in COLUMNS])
             selector = Selector(Selection(where=condition, marks=self.marks))
             chosen = selector.choose(pa.Table.from_pylist(rows, schema))["annotations"].to_pylist()
             found = {region["id"] for regions in chosen for region in regions}
-        return [
-            sample_view(row, number, self.marks.get(row["sample_id"]), found)
-            for number, row in zip(numbers, rows, strict=False)
-        ]
+        marks = (self.marks.get(row["sample_id"]) for row in rows)
+        return [sample_view(row, number, mark, found) for number, row, mark in zip(numbers, rows, marks, strict=False)]
 
     def grid(self, search: Search, page: int) -> str:
         """Render a page of the grid of images, counted from 1."""
@@ -146,8 +130,7 @@ class Pages:
         elif search == Search() and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
-            count = self.index.count(search)
-            samples, regions = count.samples, count.regions
+            samples, regions = self.index.count(search)
         views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
         goes_on = bool(views) if pages is None else page < pages
@@ -155,8 +138,7 @@ class Pages:
             "grid.html",
             search,
             shown=[
-                (one, self.links.sample(search, offset + place, one.number, one.row["id"]))
-                for place, one in enumerate(views)
+                (one, self.links.sample(search, at, one.number, one.row["id"])) for at, one in enumerate(views, offset)
             ],
             samples=samples,
             regions=regions,
@@ -205,10 +187,7 @@ class Pages:
         return self._render("message.html", search or Search(), title=title, text=text, again=again)
 
     def _command(self, search: Search) -> tuple[str, str] | None:
-        """Return the command that exports what is shown, before and after the least score, which the page knows.
-
-        None if a condition on regions cannot express it.
-        """
+        """The command that exports what is shown, before and after the least score; None if no condition can."""
         condition = search.condition()
         if not condition or search.status not in ("", "regions"):
             return None
@@ -233,10 +212,7 @@ class Pages:
 
 
 def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
-    """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it.
-
-    Raises InputError if the folder is not a dataset, or `image_root` not a folder.
-    """
+    """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it. Raise InputError."""
     dataset = open_dataset(path, finished=False)
     images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
     index, rows = Index(dataset, marks), NumberedRows(dataset)
@@ -248,11 +224,8 @@ def write_gallery(
 ) -> None:
     """Write pages of at most `samples` samples of those that a search finds, drawn by its seed, into a new folder.
 
-    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted.
-
-    Raises:
-        InputError: The folder is not a dataset.
-        ConfigError: The condition or the new folder cannot be used.
+    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted. Raises
+    InputError if the folder is not a dataset, ConfigError if the condition or the new folder cannot be used.
     """
     search = search.model_copy(update={"sort": "random"})
     pages = open_pages(path, image_root, live=False)
@@ -277,14 +250,12 @@ def write_gallery(
     with as_file(files("pipeline.viewer") / "static") as static:
         shutil.copytree(static, out / "static", dirs_exist_ok=True)
     console.print(f"{len(numbers)} samples in {out / 'index.html'}", soft_wrap=True)
-    if pages.note:
-        console.print(pages.note, soft_wrap=True)
-    elif missing:
-        console.print(
-            f"{missing} images are missing: their rows have an error, or they are not where the run read them "
-            "(--images DIR says where they are)",
-            soft_wrap=True,
-        )
+    absent = (
+        f"{missing} images are missing: their rows have an error, or they are not where the run read them "
+        "(--images DIR says where they are)"
+    )
+    if pages.note or missing:
+        console.print(pages.note or absent, soft_wrap=True)
 
 
 def _make_folders(out: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,18 +19,14 @@ from stages.contract.records import HeatMap, ImageRef, Record, Rle, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record
 from stages.shared.images.pictures import mask_path
 
-COLOURS: Final = 12
-"""Number of colours: classes c0 .. c11 of the style sheet."""
-
+COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
 COLUMNS: Final = (
     "id", "sample_id", "file_name", "width", "height", "captions", "annotations", "phrase_count", "warnings", "error",
     "error_detail", "absent",
 )  # fmt: skip
 """Columns of a row that `sample_view` needs."""
 
-KEPT_SAMPLES: Final = 64
-"""Samples whose computed heat maps are kept: a few kB each."""
-
+KEPT_SAMPLES: Final = 64  # Samples whose computed heat maps are kept: a few kB each
 _OUTLINE_SIDE_PX: Final = 640
 _MOST_LETTERS: Final = 28
 _THINNEST_PX, _THICKEST_PX = 1.2, 3.6  # outlines of regions with a score of 0 and 1, in pixels of the screen
@@ -39,20 +34,13 @@ _THINNEST_PX, _THICKEST_PX = 1.2, 3.6  # outlines of regions with a score of 0 a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionPart:
-    """A part of a caption that belongs to the same phrase throughout, the innermost of those around it.
-
-    Attributes:
-        regions: Numbers of the phrase's regions.
-        group: Number of the thing that it names; None beside all phrases that are in the image.
-        absent: The innermost phrase that is not in the image, an entry of the row's `absent`.
-        ends: Whether that phrase ends here.
-    """
+    """A part of a caption that belongs to the same phrase throughout, the innermost of those around it."""
 
     text: str
-    regions: tuple[int, ...] = ()
-    group: int | None = None
-    absent: Mapping[str, Any] | None = None
-    ends: bool = False
+    regions: tuple[int, ...] = ()  # numbers of the phrase's regions
+    group: int | None = None  # number of the thing that it names; None beside all phrases that are in the image
+    absent: Mapping[str, Any] | None = None  # the innermost phrase that is not in the image, an entry of `absent`
+    ends: bool = False  # that phrase ends here
 
     @property
     def colour(self) -> int:
@@ -62,33 +50,19 @@ class CaptionPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionView:
-    """A region as it is drawn. Entries of several captions in the same words are drawn once.
+    """A region as it is drawn. Entries of several captions in the same words are drawn once."""
 
-    Attributes:
-        number: Place in the row's `annotations` of the first entry for this phrase and this mask.
-        annotation: The entry there.
-        captions: Numbers of the captions that say it, one for each entry; empty for a pool of concepts.
-        area_share: Share of the image that the region covers, 0 .. 1.
-        path: SVG path data of the mask, px.
-        outline_px: Width of the outline on the screen, which grows with the score.
-        label: Text at the box, with a long phrase cut.
-        group: Number of the thing that the phrase names: 0, 1, ... in the order of the captions.
-        leads: Whether its phrase has the highest score of the group, which is drawn with the regions of that one.
-        found: Whether the search finds this region, in any of its captions; None if it looks for none in particular.
-        importance: Mean importance of its phrase in these captions; None if it is unknown.
-    """
-
-    number: int
-    annotation: Mapping[str, Any]
-    captions: tuple[int, ...]
-    area_share: float
-    path: str
-    outline_px: float
-    label: str
-    group: int
-    leads: bool
-    found: bool | None
-    importance: float | None
+    number: int  # place in the row's `annotations` of the first entry for this phrase and this mask
+    annotation: Mapping[str, Any]  # the entry there
+    captions: tuple[int, ...]  # numbers of the captions that say it, one for each entry; empty for a pool of concepts
+    area_share: float  # of the image, 0 .. 1
+    path: str  # SVG path data of the mask, px
+    outline_px: float  # width of the outline on the screen, which grows with the score
+    label: str  # text at the box, with a long phrase cut
+    group: int  # number of the thing that the phrase names: 0, 1, ... in the order of the captions
+    leads: bool  # its phrase has the highest score of the group, which is drawn with the regions of that one
+    found: bool | None  # the search finds this region, in any of its captions; None if it looks for none in particular
+    importance: float | None  # mean importance of its phrase in these captions; None if it is unknown
 
     @property
     def colour(self) -> int:
@@ -98,16 +72,13 @@ class RegionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView:
-    """A sample as a page shows it: the number of its row in the dataset, the row with `COLUMNS`, captions in parts.
+    """A sample as a page shows it."""
 
-    Regions are in the order of drawing, large ones first, so that small ones can be pointed at. `mark` may be "".
-    """
-
-    number: int
-    row: Mapping[str, Any]
+    number: int  # of its row in the dataset
+    row: Mapping[str, Any]  # with `COLUMNS`
     captions: list[list[CaptionPart]]
-    regions: list[RegionView]
-    mark: str
+    regions: list[RegionView]  # large ones first, so that small ones, drawn later, can be pointed at
+    mark: str  # may be ""
 
     @property
     def groups(self) -> list[list[RegionView]]:
@@ -183,7 +154,7 @@ def caption_parts(
 ) -> list[CaptionPart]:
     """Cut a caption at the borders of its phrases, which may lie in one another.
 
-    `annotations` are number, group and fields of the regions whose phrase is in this caption; `absent` those entries.
+    `annotations` are number, group and fields of the regions whose phrase is in it.
     """
 
     def length(fields: Mapping[str, Any]) -> int:
@@ -219,20 +190,17 @@ def _path(segmentation: Mapping[str, Any]) -> str:
 class HeatMaps:
     """The heat maps of rows, one sample at a time.
 
-    They are the dataset's if it stores them, which takes neither images nor a model. Otherwise, or if there are
-    `KEY=VALUE` settings that replace the dataset's, they are computed with its own configuration and model, which is
-    loaded for the first one. A dataset that this user has not made does not decide what is loaded: see
-    `pipeline.dataset.origin`.
+    They are the dataset's if it stores them. Otherwise, or if `KEY=VALUE` settings replace the dataset's, they are
+    computed with its own configuration and model, which is loaded for the first one. A dataset that this user has not
+    made does not decide what is loaded: see `pipeline.dataset.origin`.
     """
 
     def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:
-        self.dataset = dataset
-        self.images = images
-        self.settings = tuple(settings)
+        self.dataset, self.images, self.settings = dataset, images, tuple(settings)
         self.are_stored = dataset.has_heat_maps and not self.settings
         self._stages: Any = None
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, dict[str, HeatMap]] = OrderedDict()
+        self._kept: dict[int, dict[str, HeatMap]] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -242,17 +210,14 @@ class HeatMaps:
         return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
 
     def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
-        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase.
-
-        Raises PhraseboxError if the image or the model cannot be loaded, or a stored map is damaged.
-        """
+        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase. Raise PhraseboxError for a fault."""
         if self.are_stored:
             return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
         with self._lock:
             if row["id"] not in self._kept:
                 self._kept[row["id"]] = self._compute(row)
                 if len(self._kept) > KEPT_SAMPLES:
-                    self._kept.popitem(last=False)
+                    del self._kept[next(iter(self._kept))]
             return self._kept[row["id"]]
 
     def _compute(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
@@ -262,8 +227,7 @@ class HeatMaps:
             content = self.images.load(row)
         except RowFault as fault:
             raise InputError(fault.error.detail) from fault
-        image = ImageRef(file_name=row["file_name"], content=content)
-        name = row["sample_id"]
+        image, name = ImageRef(file_name=row["file_name"], content=content), row["sample_id"]
         sample = Sample(sample_id=name, source=name, captions=tuple(row["captions"]), image=image)
         (record,) = run_stages(self._stages, [Record.start(sample)], lambda *_: None)
         if record.error is not None:
@@ -283,10 +247,7 @@ class HeatMaps:
 
 
 def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
-    """Return the dataset's configuration for computing heat maps, with settings applied.
-
-    Raises InputError if it has none, ConfigError if something has to be named first, or a setting cannot be used.
-    """
+    """Return the dataset's configuration for computing heat maps, with settings applied. Raise PhraseboxError."""
     stored = dataset.run.get("config")
     if not isinstance(stored, dict):
         raise InputError("the dataset does not say how it was made")

@@ -30,31 +30,13 @@ def page(index: Index, search: Search) -> list[int]:
 
 SEARCHES = [
     Search(),
-    Search(phrase="Man"),
-    Search(phrase="two  DOGS"),
     Search(phrase="no such words"),
-    Search(head="Woman"),
-    Search(score_min=0.7),
-    Search(score_max=0.1),
     Search(score_min=0.5, score_max=0.51),
-    Search(area_min=0.2),
-    Search(area_max=0.001),
-    Search(where="caption ILIKE '% beside %' -- side by side"),
     Search(where="caption_index = 1 /* the second */"),
-    Search(where="mark <> 'good'"),
-    Search(where="NULL"),
-    Search(regions_min=4),
     Search(regions_min=0, regions_max=0),
-    Search(mark="good"),
     Search(mark="bad", score_min=0.6),
-    Search(mark="none"),
-    Search(mark="any"),
-    Search(status="regions"),
-    Search(status="no_regions"),
-    Search(status="no_phrases"),
-    Search(status="failed"),
+    *(Search(status=status) for status in ("regions", "no_regions", "no_phrases", "failed")),
     Search(status="failed", phrase="man"),
-    Search(reason="bad_image"),
     Search(reason="missing_image", status="failed"),
     Search(phrase="a", head="man", score_min=0.2, area_min=0.001, where="w > h", regions_min=2, mark="none"),
 ]
@@ -74,14 +56,14 @@ def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, A
 def test_the_dataset_has_something_of_everything(rows: list[dict[str, Any]]) -> None:
     assert {status_of(row) for row in rows} == {"regions", "no_regions", "no_phrases", "failed"}
     found = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
-    assert sum(count > 0 for count in found) >= len(SEARCHES) - 5
+    assert sum(count > 0 for count in found) >= len(SEARCHES) - 2
 
 
 def test_pages_make_the_whole(index: Index) -> None:
     for sort in ("score_high", "random"):
         search = Search(sort=sort, phrase="a")
         whole = page(index, search)
-        assert [number for at in range(0, len(whole) + 7, 7) for number in index.page(search, at, 7)] == whole
+        assert [number for at in range(0, len(whole) + 41, 41) for number in index.page(search, at, 41)] == whole
         assert index.page(search, len(whole), 7) == []
 
 
@@ -141,18 +123,21 @@ def test_what_is_no_condition(where: str, index: Index) -> None:
             assert "\n" not in str(refused.value)
 
 
-def test_a_condition_that_fails_on_a_value(index: Index) -> None:
-    index.check(Search(where="phrase::INTEGER > 3"))
-    with pytest.raises(ConfigError, match=r"^[^\n]*not an SQL condition: Conversion Error: [^\n]*$"):
-        index.count(Search(where="phrase::INTEGER > 3"))
-
-
-def test_a_condition_that_never_ends(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("phrase::INTEGER > 3", "not an SQL condition: Conversion Error: "),
+        (ENDLESS, r"took longer than 0\.2 s and was stopped"),
+    ],
+)
+def test_a_condition_that_fails_while_it_runs(
+    where: str, words: str, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Is given up, and the next search is answered."""
     monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)
-    index.check(Search(where=ENDLESS))
-    with pytest.raises(ConfigError, match=r"took longer than 0\.2 s and was stopped"):
-        index.count(Search(where=ENDLESS))
+    index.check(Search(where=where))
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{words}[^\n]*$"):
+        index.count(Search(where=where))
     monkeypatch.undo()
     assert index.count(Search()).samples == 500
 

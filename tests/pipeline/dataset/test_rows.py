@@ -38,7 +38,7 @@ def rows(dataset: Dataset) -> list[dict[str, Any]]:
     return list(dataset.rows(dataset.columns))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(numbers=st.lists(st.integers(-2, ROWS + 20) | st.just(10**12), max_size=40), batch=st.sampled_from([3, 20, 512]))
 def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: list[dict[str, Any]]) -> None:
     """In any order, twice, beyond the end; the batches end inside and at the end of row groups."""

@@ -51,98 +51,70 @@ class Maker:
     def __init__(self) -> None:
         self.regions = 0
 
-    def record(
-        self, sample_id: str, captions: tuple[str, ...], found: list[tuple[int, str, Any]], **more: Any
-    ) -> Record:
-        """found: caption index, words of the phrase in it, mask."""
+    def record(self, sample_id: str, captions: str | tuple[str, ...], *found: tuple[Any, ...], **more: Any) -> Record:
+        """found: words of a phrase, its box or mask, and the number of its caption, by default the first with them."""
+        captions = (captions,) if isinstance(captions, str) else captions
         phrases: list[Phrase] = []
         regions: list[Region] = []
-        for index, words, inside in found:
-            start = captions[index].index(words)
-            phrase = Phrase(
-                text=normalise(words),
-                caption_index=index,
-                start=start,
-                end=start + len(words),
-                head=words.split()[-1].lower().removesuffix("s"),
-            )
+        for words, place, *number in found:
+            index = number[0] if number else next(k for k, caption in enumerate(captions) if words in caption)
+            start, head = captions[index].index(words), words.split()[-1].lower().removesuffix("s")
+            end = start + len(words)
+            phrase = Phrase(text=normalise(words), caption_index=index, start=start, end=end, head=head)
             if phrase not in phrases:
                 phrases.append(phrase)
             self.regions += 1
-            rle = encode_mask(inside)
-            regions.append(
-                Region(
-                    phrase_index=phrases.index(phrase),
-                    box_xywh_px=rle_box_xywh_px(rle),
-                    mask=rle,
-                    area_px=rle_area_px(rle),
-                    score=self.regions * 0.05,
-                    similarity=0.21 + self.regions / 1000,
-                    presence=0.9 if self.regions % 2 else None,
-                    group=self.regions if self.regions % 2 else None,
-                )
-            )
-        content = more.pop("image_bytes", encoded())
-        sample = Sample(
-            sample_id=sample_id,
-            source="test",
-            captions=captions,
-            image=ImageRef(file_name=more.pop("file_name", f"{self.regions}.jpg"), content=content),
+            known = bool(self.regions % 2)
+            fields = {"presence": 0.9 if known else None, "group": self.regions if known else None}
+            fields |= {"score": self.regions * 0.05, "similarity": 0.21 + self.regions / 1000}
+            regions.append(region(phrases.index(phrase), place, **fields))
+        image = ImageRef(
+            file_name=more.pop("file_name", f"{self.regions}.jpg"), content=more.pop("image_bytes", encoded())
         )
-        return Record(
-            sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions), **more
-        )
+        return record(sample_id, captions, image, phrases, regions, **more)
+
+
+def region(phrase_index: int, place: Any, **fields: Any) -> Region:
+    """place: a box x, y, w, h, or a mask."""
+    rle = encode_mask(mask(place) if isinstance(place, tuple) else place)
+    return Region(
+        phrase_index=phrase_index, box_xywh_px=rle_box_xywh_px(rle), mask=rle, area_px=rle_area_px(rle), **fields
+    )
+
+
+def record(
+    sample_id: str, captions: tuple[str, ...], image: ImageRef, phrases: Any, regions: Any, **more: Any
+) -> Record:
+    sample = Sample(sample_id=sample_id, source="test", captions=captions, image=image)
+    return Record(
+        sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions), **more
+    )
 
 
 def records() -> list[Record]:
     """Sixteen: twelve with regions, one without, one whose caption names nothing, two with an error."""
-    make = Maker()
-    ring = mask((4, 4, 20, 16), holes=((10, 8, 5, 5),))
+    make = Maker().record
+    ring, outside = mask((4, 4, 20, 16), holes=((10, 8, 5, 5),)), "/tmp/phrasebox-escape.png"
     parts = mask((0, 0, 6, 6), (20, 3, 9, 4), (30, 20, 10, 10))
+    wave, fog = ("a wave", "the beach and a wave"), "some fog: null # & 'quoted' \"x\""
     return [
-        make.record("plain", ("The  Red car beside two dogs",), [(0, "The  Red car", mask((3, 4, 10, 12)))]),
-        make.record("ring", ("a ring, a chain",), [(0, "a ring", ring), (0, "a chain", parts)]),
+        make("plain", "The  Red car beside two dogs", ("The  Red car", (3, 4, 10, 12))),
+        make("ring", "a ring, a chain", ("a ring", ring), ("a chain", parts)),
         failed(0),
-        make.record(
-            "日本/😀 *?", ("Ein müder Löwe 😀 und a café",), [(0, "a café", mask((1, 1, 5, 5)))], file_name="ü/ä b?.jpg"
+        make("日本/😀 *?", "Ein müder Löwe 😀 und a café", ("a café", (1, 1, 5, 5)), file_name="ü/ä b?.jpg"),
+        make("../../etc/passwd", "a thief", ("a thief", (2, 2, 3, 9)), file_name="../../../escape.jpg"),
+        make("a.b.c/d", "a dot", ("a dot", (39, 29, 1, 1)), file_name=outside, image_bytes=encoded("PNG")),
+        make(
+            "two captions", wave, (wave[0], (0, 10, 40, 5)), ("the beach", (0, 15, 40, 15)), (wave[0], (0, 9, 40, 5), 1)
         ),
-        make.record(
-            "../../etc/passwd", ("a thief",), [(0, "a thief", mask((2, 2, 3, 9)))], file_name="../../../escape.jpg"
-        ),
-        make.record(
-            "a.b.c/d",
-            ("a dot",),
-            [(0, "a dot", mask((39, 29, 1, 1)))],
-            file_name="/tmp/phrasebox-escape.png",
-            image_bytes=encoded("PNG"),
-        ),
-        make.record(
-            "two captions",
-            ("a wave", "the beach and a wave"),
-            [
-                (0, "a wave", mask((0, 10, 40, 5))),
-                (1, "the beach", mask((0, 15, 40, 15))),
-                (1, "a wave", mask((0, 9, 40, 5))),
-            ],
-        ),
-        make.record("second caption", ("wow", "a kite"), [(1, "a kite", mask((7, 7, 7, 7)))]),
-        make.record("no region", ("a ghost",), []),
+        make("second caption", ("wow", "a kite"), ("a kite", (7, 7, 7, 7))),
+        make("no region", "a ghost"),
         without_phrases(1),
-        make.record("turned", ("a lamp",), [(0, "a lamp", mask((5, 0, 4, 30)))], image_bytes=encoded(orientation=6)),
-        make.record(
-            "whole",
-            ("some fog: null # & 'quoted' \"x\"",),
-            [(0, "some fog", mask((0, 0, 40, 30)))],
-            file_name="fog.gif",
-            image_bytes=encoded("GIF"),
-        ),
-        make.record("dogs", ("two dogs",), [(0, "two dogs", mask((0, 0, 9, 9))), (0, "two dogs", mask((20, 9, 9, 9)))]),
-        make.record("same name", ("a red car",), [(0, "a red car", mask((8, 8, 8, 8)))], file_name="1.jpg"),
-        make.record(
-            "nested",
-            ("the dog of the man",),
-            [(0, "the dog of the man", mask((1, 2, 20, 20))), (0, "the man", mask((25, 2, 9, 20)))],
-        ),
+        make("turned", "a lamp", ("a lamp", (5, 0, 4, 30)), image_bytes=encoded(orientation=6)),
+        make("whole", fog, ("some fog", (0, 0, 40, 30)), file_name="fog.gif", image_bytes=encoded("GIF")),
+        make("dogs", "two dogs", ("two dogs", (0, 0, 9, 9)), ("two dogs", (20, 9, 9, 9))),
+        make("same name", "a red car", ("a red car", (8, 8, 8, 8)), file_name="1.jpg"),
+        make("nested", "the dog of the man", ("the dog of the man", (1, 2, 20, 20)), ("the man", (25, 2, 9, 20))),
         failed(1, "bad_image"),
     ]
 

@@ -13,18 +13,16 @@ import pytest
 from pipeline.dataset.folder import open_dataset
 from pipeline.export.base import RENAMED
 from pipeline.export.files import ImageNames
-from tests.pipeline.export.datasets import Maker, encoded, exported, finished, mask
+from tests.pipeline.export.datasets import Maker, encoded, exported, finished
 
 LONG = "ö" * 150
+CAT = ("a cat", (1, 1, 5, 5))
 
 
 def written(folder: Path, names: list[str], *, flat: bool, extension: str = "jpg") -> list[str]:
     """What images of these names are called; "ID" for the row's id."""
     make = Maker()
-    records = [
-        make.record(f"s{number}", ("a cat",), [(0, "a cat", mask((1, 1, 5, 5)))], file_name=name)
-        for number, name in enumerate(names)
-    ]
+    records = [make.record(f"s{number}", "a cat", CAT, file_name=name) for number, name in enumerate(names)]
     dataset = open_dataset(finished(folder, records))
     chosen = ImageNames(dataset, flat=flat)
     found = [(row, chosen.name_of(row, extension)) for row in dataset.rows()]
@@ -76,9 +74,8 @@ def test_entries_and_table_lead_to_the_images(
     records = []
     for number, file_name in enumerate(["a/cat.jpg", "b/dog.jpg", "b/cat.jpg", "bad?.jpg", '2, "two".jpg']):
         colours[f"s{number}"] = encoded(colour=(40 * number, 0, 0))
-        region = (0, "a cat", mask((1, 1, 5, 5)))
         image = {"file_name": file_name, "image_bytes": colours[f"s{number}"]}
-        records.append(make.record(f"s{number}", ("a cat",), [region], **image))
+        records.append(make.record(f"s{number}", "a cat", CAT, **image))
     dataset, out = finished(tmp_path / "dataset", records), tmp_path / "out"
     _, report = exported(name, dataset, out, settings)
     folder = "train/data" if name == "fiftyone" else "images/train"
@@ -106,7 +103,7 @@ def test_entries_and_table_lead_to_the_images(
 
 
 def test_where_all_images_keep_their_names_there_is_no_table(tmp_path: Path) -> None:
-    record = Maker().record("s", ("a cat",), [(0, "a cat", mask((1, 1, 5, 5)))], file_name="cat.jpg")
+    record = Maker().record("s", "a cat", CAT, file_name="cat.jpg")
     out, _ = exported("yolo", finished(tmp_path / "dataset", [record]), tmp_path / "out")
     assert sorted(path.name for path in out.rglob("cat.*")) == ["cat.jpg", "cat.txt"]
     assert not (out / "names.csv").exists()

@@ -14,9 +14,9 @@ from pipeline.dataset.index import Index, statistics
 from pipeline.export import EXPORTERS
 from pipeline.export.base import merged
 from stages.contract.errors import ConfigError
-from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
-from tests.pipeline.export.datasets import HEIGHT, WIDTH, demo_fingerprint, encoded, exported, finished, mask
+from stages.contract.records import ImageRef, Phrase, Record, Region
+from tests.pipeline.export.datasets import demo_fingerprint, encoded, exported, finished, region
+from tests.pipeline.export.datasets import record as made
 from tests.pipeline.export.read_back import READ_BACK
 
 CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
@@ -34,27 +34,14 @@ PLACES = {0: [(2, 2, 10, 20)], 1: [(20, 2, 5, 5)], 2: [(20, 2, 5, 5), (30, 2, 6,
 
 
 def record(*, grouped: bool = True) -> Record:
-    phrases, regions = [], []
+    phrases: list[Phrase] = []
+    regions: list[Region] = []
     for caption, words, head, group, score in SAID:
         start = CAPTIONS[caption].index(words)
         phrases.append(Phrase(text=words, caption_index=caption, start=start, end=start + len(words), head=head))
-        for place in PLACES[group or 0]:
-            rle = encode_mask(mask(place))
-            regions.append(
-                Region(
-                    phrase_index=len(phrases) - 1,
-                    box_xywh_px=rle_box_xywh_px(rle),
-                    mask=rle,
-                    area_px=rle_area_px(rle),
-                    score=score,
-                    similarity=0.25,
-                    group=group if grouped else None,
-                )
-            )
-    sample = Sample(
-        sample_id="a", source="test", captions=CAPTIONS, image=ImageRef(file_name="1.jpg", content=encoded())
-    )
-    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions))
+        fields = {"score": score, "similarity": 0.25, "group": group if grouped else None}
+        regions += (region(len(phrases) - 1, place, **fields) for place in PLACES[group or 0])
+    return made("a", CAPTIONS, ImageRef(file_name="1.jpg", content=encoded()), phrases, regions)
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +115,10 @@ def test_statistics_count_things(dataset: Path) -> None:
 
 
 def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:
-    def region(caption: int, score: float, number: int) -> dict[str, Any]:
+    def entry(caption: int, score: float, number: int) -> dict[str, Any]:
         named = {"phrase": "dog", "head": "dog", "caption_index": caption, "span": [0, 3]}
         return {"id": number, **named, "score": score, "group": 0}
 
-    found = merged([region(0, 0.3, 1), region(1, 0.2, 2), region(1, 0.9, 3), region(2, 0.9, 4)])
+    found = merged([entry(0, 0.3, 1), entry(1, 0.2, 2), entry(1, 0.9, 3), entry(2, 0.9, 4)])
     assert [one["id"] for one in found] == [2, 3]
     assert [len(one["named"]) for one in found] == [3, 3]

@@ -31,15 +31,11 @@ def test_it_appears_when_it_is_finished_and_else_not_at_all(tmp_path: Path) -> N
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    write(tmp_path / "out")
-    assert (tmp_path / "out" / "images" / "ö 7.jpg").read_bytes() == b"7"
-
-
-def test_the_old_export_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_export_or_an_empty_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
+    out.mkdir()
     write(out, "old")
+    assert (out / "images" / "ö 7.jpg").read_bytes() == b"7"
     with export_folder(out, overwrite=True) as folder:
         folder.file("a/b.txt").write_text("half")
     assert (out / "a" / "b.txt").read_text() == "old"
@@ -48,32 +44,28 @@ def test_the_old_export_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("stranger", ["mine.txt", "images/mine.jpg", "a/ö 7.jpg", "x/y/z"])
+@pytest.mark.parametrize("stranger", ["mine.txt", "images/mine.jpg", "a/ö 7.jpg", "x/y/z", "images/link"])
 def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write(out)
-    (out / stranger).parent.mkdir(parents=True, exist_ok=True)
-    (out / stranger).write_text("mine")
-    with pytest.raises(ConfigError, match="no export wrote"):
-        write(out, overwrite=True)
-    assert (out / stranger).read_text() == "mine"
-
-
-def test_a_linked_folder_is_not_deleted(tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     write(out)
     elsewhere.mkdir()
-    (out / "images" / "link").symlink_to(elsewhere)
-    with pytest.raises(ConfigError, match=r"no export wrote \(images/link\)"):
+    (out / stranger).parent.mkdir(parents=True, exist_ok=True)
+    (out / stranger).symlink_to(elsewhere) if "link" in stranger else (out / stranger).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"no export wrote \({stranger}\)"):
         write(out, overwrite=True)
+    assert (out / stranger).exists()
 
 
-@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"files": 3}'])
-def test_a_mark_that_says_nothing_is_no_mark(mark: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"), [("precious.txt", "mine"), *((MARK, text) for text in ("", "[]", "{}", '{"files": 3}'))]
+)
+def test_a_folder_without_a_mark_or_with_one_that_says_nothing_stays(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / MARK).write_text(mark)
-    with pytest.raises(ConfigError, match="no export wrote it"):
-        write(tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / name).write_text(content)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is not empty and no export wrote it"):
+            write(tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out" / name).read_text() == content
 
 
 @pytest.mark.parametrize(

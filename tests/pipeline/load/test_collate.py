@@ -55,14 +55,13 @@ def test_roi_align_takes_them(with_images: Path) -> None:
     torch.testing.assert_close(pooled[wide], centres[wide], atol=0.05, rtol=0)
 
 
-def test_images_of_different_sizes_stay_a_list(with_images: Path) -> None:
+def test_images_of_different_sizes_images_without_regions_and_batches_without_images(
+    folder: Path, with_images: Path
+) -> None:
     samples = list(RegionStream(with_images, Contents(masks="full")))[:6]
     batch = collate_regions(samples)
     assert [image.shape for image in batch["images"]] == [sample["image"].shape for sample in samples]
     assert [len(masks) for masks in batch["masks"]] == batch["region_counts"].tolist()
-
-
-def test_images_without_regions_and_batches_without_images(folder: Path) -> None:
     contents = Contents(images=False, grid_hw=(2, 2), tokenizer=letters)
     empty = [s for s in RegionStream(folder, contents, keep_empty=True) if not len(s["scores"])][:3]
     batch = collate_regions(empty)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.load import Contents, RegionStream, collate_regions
-from pipeline.load.datasets import cut, place_of_rank, shuffled, stretch
+from pipeline.load.datasets import cut, place_of_rank
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, expected, given, letters, names
 from tests.synthetic import write_synthetic
@@ -32,14 +32,6 @@ def loaded(stream: RegionStream, workers: int, **options: Any) -> list[Any]:
     return [sample for batch in loader for sample in batch]
 
 
-@hypothesis.given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
-def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts: int) -> None:
-    found = [stretch(start, start + size, parts, part) for part in range(parts)]
-    assert [position for first, last in found for position in range(first, last)] == list(range(start, start + size))
-    lengths = [last - first for first, last in found]
-    assert max(lengths) - min(lengths) <= 1
-
-
 @hypothesis.given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
 def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int, length: int) -> None:
     once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
@@ -48,21 +40,20 @@ def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int,
     assert [(number, row) for number, first, last in pieces for row in range(first, last)] == wanted
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 3), (2, 1), (3, 0), (3, 2)])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (3, 0), (2, 1)])
 def test_every_sample_comes_once(folder: Path, ranks: int, workers: int) -> None:
     samples = [s for rank in range(ranks) for s in loaded(stream_of(folder, rank=rank, world_size=ranks), workers)]
     assert given(samples) == expected(folder)
 
 
-@pytest.mark.parametrize("consumers", [1, 2, 5, 60, 250])
-def test_rows_are_dealt_out_evenly(folder: Path, consumers: int) -> None:
+@pytest.mark.parametrize("consumers", [1, 2, 7, 50])
+def test_rows_are_dealt_out_evenly(with_images: Path, consumers: int) -> None:
     """Counted rows to within one, also if there are more consumers than row groups or rows."""
-    streams = [stream_of(folder, count=True, rank=rank, world_size=consumers) for rank in range(consumers)]
+    streams = [stream_of(with_images, count=True, rank=rank, world_size=consumers) for rank in range(consumers)]
     counts = [len(stream) for stream in streams]
-    assert sum(counts) == len(expected(folder))
+    assert sum(counts) == len(expected(with_images))
     assert max(counts) - min(counts) <= 1
-    assert [len(list(stream)) for stream in streams[:30]] == counts[:30]
+    assert [len(list(stream)) for stream in streams[:9]] == counts[:9]
 
 
 def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
@@ -83,23 +74,21 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
     assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.6  # row groups come in another order
     assert np.mean(np.diff(places[:30]) == 1) < 0.2  # and so do their rows
     assert names(stream_of(folder, shuffle=False)) == stored
-    assert sorted(shuffled(20, 0, 3)) == list(range(20))
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_an_epoch_reaches_the_workers(folder: Path, persistent: bool) -> None:
+def test_an_epoch_reaches_workers_that_live_on(folder: Path) -> None:
     stream = stream_of(folder)
-    loader = DataLoader(stream, batch_size=8, collate_fn=names, num_workers=2, persistent_workers=persistent)
+    loader = DataLoader(stream, batch_size=8, collate_fn=names, num_workers=2, persistent_workers=True)
     orders = []
     for epoch in (0, 1, 0):
         stream.set_epoch(epoch)
         orders.append([name for batch in loader for name in batch])
     assert orders[0] == orders[2] != orders[1]
-    assert sorted(orders[0]) == sorted(orders[1])
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 2), (7, 0)])
-@pytest.mark.parametrize("even", ["drop", "repeat"])
+@pytest.mark.parametrize(
+    ("even", "ranks", "workers"), [("drop", 2, 0), ("drop", 3, 2), ("drop", 7, 0), ("repeat", 2, 1), ("repeat", 7, 0)]
+)
 def test_even_ranks(folder: Path, even: str, ranks: int, workers: int) -> None:
     wanted = set(expected(folder))
     streams = [stream_of(folder, even=even, rank=rank, world_size=ranks) for rank in range(ranks)]
@@ -125,18 +114,11 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
     assert len(expected(folder)) % 3 == 0 or len(dropped) > 2
 
 
-def test_the_length_is_only_known_if_counted(folder: Path) -> None:
-    with pytest.raises(TypeError, match="count=True"):
-        len(stream_of(folder))
-
-
 @pytest.mark.parametrize(
     ("options", "keep"),
     [
-        *(
-            ({"min_score": least, "count": count}, lambda one, least=least: one["score"] >= np.float32(least))
-            for least, count in ((0.3, False), (0.5, True), (0.6999, False), (0.95, False))
-        ),
+        ({"min_score": 0.5, "count": True}, lambda one: one["score"] >= np.float32(0.5)),
+        ({"min_score": 0.6999}, lambda one: one["score"] >= np.float32(0.6999)),
         (
             {"min_score": 0.2, "where": "head = 'man' AND w > 30"},
             lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2),
@@ -153,10 +135,9 @@ def test_rows_without_regions_and_with_errors_on_request(folder: Path) -> None:
     rows = list(open_dataset(folder).rows())
     sound = {row["sample_id"] for row in rows if row["error"] is None}
     assert set(names(stream_of(folder, keep_empty=True))) == sound
-    everything = list(stream_of(folder, keep_empty=True, keep_failed=True))
-    assert {sample["sample_id"]: sample["error"] for sample in everything} == {
-        row["sample_id"]: row["error"] for row in rows
-    }
+    everything = stream_of(folder, keep_empty=True, keep_failed=True)
+    found = {sample["sample_id"]: sample["error"] for sample in everything}
+    assert found == {row["sample_id"]: row["error"] for row in rows}
     failed = {row["sample_id"] for row in rows} - sound
     assert failed
     assert set(names(stream_of(folder, keep_failed=True))) == failed | set(expected(folder))
@@ -208,17 +189,20 @@ def test_only_the_needed_columns_are_read(with_images: Path) -> None:
     assert "annotations.list.element.area" in leaves(NO_IMAGES, where="area > 3")
 
 
-def test_images_masks_and_tokens_from_spawned_workers(with_images: Path) -> None:
+def test_images_masks_and_tokens_from_a_spawned_worker(with_images: Path) -> None:
     contents = Contents(square_px=32, grid_hw=(4, 4), masks="full", tokenizer=letters)
     stream = RegionStream(with_images, contents, where="score > 0.1", shuffle_rows=10)
     batches = list(
-        DataLoader(stream, batch_size=8, num_workers=2, collate_fn=collate_regions, multiprocessing_context="spawn")
+        DataLoader(stream, batch_size=8, num_workers=1, collate_fn=collate_regions, multiprocessing_context="spawn")
     )
     wanted = expected(with_images, lambda region: region["score"] > 0.1)
     assert sorted(name for batch in batches for name in batch["sample_ids"]) == sorted(wanted)
     assert {tuple(batch["images"].shape[1:]) for batch in batches} == {(3, 32, 32)}
     assert {tuple(batch["grid_masks"].shape[1:]) for batch in batches} == {(4, 4)}
     assert all(torch.equal(batch["tokens"], letters(batch["phrases"])) for batch in batches)
+    before = names(stream)
+    stream.set_epoch(3)
+    assert names(pickle.loads(pickle.dumps(stream))) == names(stream) != before
 
 
 def test_workers_are_forked_from_a_process_that_has_read(folder: Path) -> None:
@@ -227,14 +211,6 @@ def test_workers_are_forked_from_a_process_that_has_read(folder: Path) -> None:
     before = names(stream)
     assert sorted(names(loaded(stream, 2, multiprocessing_context="fork"))) == sorted(before)
     assert names(stream) == before
-
-
-def test_after_pickling_it_gives_the_same(with_images: Path) -> None:
-    stream = RegionStream(with_images, Contents(square_px=8, tokenizer="dataset"), where="score > 0.1")
-    before = names(stream)
-    stream.set_epoch(3)
-    again = pickle.loads(pickle.dumps(stream))
-    assert names(again) == names(stream) != before
 
 
 def test_its_place_in_a_group_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,15 +229,15 @@ def test_its_place_in_a_group_is_checked(folder: Path, monkeypatch: pytest.Monke
     assert (stream_of(folder).rank, stream_of(folder, rank=3, world_size=4).rank) == (0, 3)
 
 
-@pytest.mark.parametrize("place", [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0), ("x", "2"), ("3", "2"), ("-1", "2")])
-def test_places_that_cannot_be(place: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are those of the environment."""
-    if isinstance(place[0], str):
-        monkeypatch.setenv("RANK", place[0])
-        monkeypatch.setenv("WORLD_SIZE", place[1])
-        place = (None, None)
-    with pytest.raises(ConfigError, match="expected"):
-        place_of_rank(*place)
+def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ((0, None), (None, 2), (2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigError, match="expected"):
+            place_of_rank(*place)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("x", "3", "-1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(ConfigError, match="expected"):
+            place_of_rank(None, None)
 
 
 @pytest.mark.parametrize(
@@ -276,13 +252,13 @@ def test_places_that_cannot_be(place: tuple[Any, Any], monkeypatch: pytest.Monke
         ({"on_bad_image": "ignore"}, ConfigError, "on_bad_image"),
         ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
         ({"shufle": True}, TypeError, "shufle"),
+        ({"count": False}, TypeError, "count=True"),
     ],
 )
-def test_options_that_cannot_be_are_rejected_at_once(
-    folder: Path, options: dict[str, Any], error: type[Exception], words: str
-) -> None:
+def test_options_that_cannot_be(folder: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
+    """The last one cannot be for a length."""
     with pytest.raises(error, match=words):
-        stream_of(folder, **options)
+        len(stream_of(folder, **options))
 
 
 def test_a_damaged_shard_is_named(folder: Path, tmp_path: Path) -> None:
@@ -292,11 +268,3 @@ def test_a_damaged_shard_is_named(folder: Path, tmp_path: Path) -> None:
         stream_of(copy)
     with pytest.raises(InputError, match="no such folder"):
         RegionStream(tmp_path / "nowhere")
-
-
-def test_the_size_of_row_groups_is_of_no_consequence(folder: Path, tmp_path: Path) -> None:
-    copy = changed(shutil.copytree(folder, tmp_path / "dataset"), rows=1000)
-    assert given(stream_of(copy)) == given(stream_of(folder))
-    samples = [s for rank in range(3) for s in stream_of(copy, rank=rank, world_size=3, min_score=0.4, even="drop")]
-    assert len(samples) == len(given(samples))
-    assert len(open_dataset(copy).shards) == 3

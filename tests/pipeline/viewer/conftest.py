@@ -25,7 +25,7 @@ from pipeline.viewer.app import Viewer, create_app, make_viewer
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
 """A caption that would like to run."""
 
-SCENES = 30
+SCENES = 14
 
 PATIENCE_MS = 600_000
 """How long the browser waits for what must come: a bound against hanging, which no busy machine reaches."""

@@ -1,9 +1,8 @@
-"""A dataset as photographs with five captions give it: an image of forty regions of ten things, among 95 others."""
+"""A dataset as photographs with five captions give it: an image of forty regions of ten things, among others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,18 @@ from tests.synthetic import write_synthetic
 
 THINGS = ("dog", "cat", "cow", "man", "car", "hat", "cup", "boy", "bus", "owl")
 WORDS = ("big", "old", "very small and quite remarkable", "red")
-IMAGES, REGIONS, CAPTIONS = 96, 40, 5
+IMAGES, REGIONS, CAPTIONS = 40, 40, 5
 
 
-def scores() -> list[float]:
-    """Of the regions by number: half of them below 0.5, and every third thing only low ones."""
-    return [0.2 + 0.02 * word if thing % 3 == 2 else 0.35 + 0.1 * word + 0.02 * thing for thing, word, _ in _phrases()]
-
-
-def things() -> list[int]:
-    """Of the regions by number."""
-    return [thing for thing, *_ in _phrases()]
-
-
-def captions_of() -> list[int]:
-    """Of the regions by number."""
-    return [caption for *_, caption in _phrases()]
-
-
-def _phrases() -> Iterator[tuple[int, int, int]]:
-    """Gives thing, word and caption; each caption says eight phrases."""
-    for number in range(REGIONS):
-        yield number % len(THINGS), number // len(THINGS), number // (REGIONS // CAPTIONS)
+# Thing, word and caption of each region by number; each caption says eight phrases.
+PHRASES = [(number % 10, number // 10, number // (REGIONS // CAPTIONS)) for number in range(REGIONS)]
+# Half of the scores are below 0.5, and every third thing has only low ones.
+SCORES = [0.2 + 0.02 * word if thing % 3 == 2 else 0.35 + 0.1 * word + 0.02 * thing for thing, word, _ in PHRASES]
 
 
 def write_crowd(folder: Path) -> Path:
     """The dataset; its first row is the crowd. Scores count as calibrated."""
-    write_synthetic(folder, IMAGES, 15, embed_images=True)
+    write_synthetic(folder, IMAGES, 6, embed_images=True)
     (path,) = (folder / "data").glob("*.parquet")
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -52,7 +36,7 @@ def write_crowd(folder: Path) -> Path:
     row = next(row for row in rows if (row["width"], row["height"]) == (640, 480) and row["error"] is None)
     rows.remove(row)
     captions, annotations = [""] * CAPTIONS, []
-    for number, ((thing, word, caption), score) in enumerate(zip(_phrases(), scores(), strict=True)):
+    for number, ((thing, word, caption), score) in enumerate(zip(PHRASES, SCORES, strict=True)):
         phrase = f"{WORDS[word]} {THINGS[thing]}"
         start = len(captions[caption]) + 2
         captions[caption] += f"a {phrase}, "

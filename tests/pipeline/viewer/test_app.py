@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.pipeline.viewer.conftest import Served
+from tests.pipeline.viewer.conftest import Served, serving
 
 DIGITS = "9" * 5000
 JSON = {"Content-Type": "application/json"}
@@ -61,6 +62,14 @@ def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
         assert status == 404, path[:99]
         assert b"root:" not in content
         assert b"import" not in content
+
+
+def test_a_link_shows_the_same_again(shared: Served, viewed: Path) -> None:
+    first, other = (ask(shared, f"/?sort=random&seed={seed}&status=regions")[1] for seed in (7, 8))
+    order = re.compile(rb'data-sample="[^"]*"')
+    assert order.findall(first) != order.findall(other)
+    with serving(viewed) as again:
+        assert ask(again, "/?sort=random&seed=7&status=regions")[1] == first
 
 
 def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:

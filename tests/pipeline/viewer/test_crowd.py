@@ -10,25 +10,30 @@ from playwright.sync_api import Locator, Page, expect
 from tests.pipeline.viewer.conftest import Served, serving
 from tests.pipeline.viewer.crowd import (
     IMAGES,
+    PHRASES,
     REGIONS,
+    SCORES,
     alone,
-    captions_of,
     labels_to_read,
-    scores,
     seen_regions,
-    things,
     write_crowd,
 )
 
-LIKELY = [number for number, score in enumerate(scores()) if score >= 0.5]
-BEST = [30 + thing for thing in range(10)]
-"""The region with the highest score of each thing."""
+THINGS, _, CAPTIONS = map(list, zip(*PHRASES, strict=True))
+LIKELY = [number for number, score in enumerate(SCORES) if score >= 0.5]
+BEST = [30 + thing for thing in range(10)]  # the region with the highest score of each thing
 
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(write_crowd(tmp_path_factory.mktemp("crowd") / "dataset")) as running:
         yield running
+
+
+def opened(page: Page, crowded: Served, search: str = "") -> Locator:
+    """The crowd in a page of its own."""
+    page.goto(f"{crowded.url}/?per_page=1{search}")
+    return first(page)
 
 
 def first(page: Page) -> Locator:
@@ -56,9 +61,8 @@ def point_in(page: Page, sample: Locator, number: int) -> tuple[float, float]:
 
 
 def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
-    assert sorted(seen_regions(sample)) == [number for number in BEST if scores()[number] >= 0.5]
+    sample = opened(page, crowded)
+    assert sorted(seen_regions(sample)) == [number for number in BEST if SCORES[number] >= 0.5]
     assert labels_to_read(sample) == []
     phrase(sample, 3).hover()  # folded away, and not the best of its thing
     assert alone(sample) == [3]
@@ -68,7 +72,7 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     page.mouse.move(*point_in(page, sample, 33))  # a thing lights all that is said of it
     assert alone(sample) == [33]
     lit = sample.locator(".phrase.hit").evaluate_all("all => all.map(one => Number(one.dataset.regions))")
-    assert sorted(lit) == [number for number in range(REGIONS) if things()[number] == 3]
+    assert sorted(lit) == [number for number in range(REGIONS) if THINGS[number] == 3]
     phrase(sample, 37).click()
     phrase(sample, 23).click(modifiers=["Shift"])
     page.mouse.move(2, 2)
@@ -85,9 +89,8 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
 
 
 def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
-    folded = [number for number in BEST if scores()[number] < 0.5]
+    sample = opened(page, crowded)
+    folded = [number for number in BEST if SCORES[number] < 0.5]
     button = sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50")
     button.click()
     page.mouse.move(2, 2)
@@ -104,26 +107,24 @@ def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Se
 
 
 def test_what_a_search_asks_for_is_drawn_though_folded_away(page: Page, crowded: Served) -> None:
-    page.goto(f"{crowded.url}/?phrase=big+cow")
-    seen = seen_regions(first(page))
-    assert scores()[2] < 0.5
+    seen = seen_regions(opened(page, crowded, "&phrase=big+cow"))
+    assert SCORES[2] < 0.5
     assert [number for number, opacity in seen.items() if opacity == 1] == [2]
 
 
 def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     sample.focus()
     told = page.locator("#spoken")
-    drawn = {things()[number] for number in LIKELY}
-    steps = [number for number in range(REGIONS) if things()[number] in drawn]
+    drawn = {THINGS[number] for number in LIKELY}
+    steps = [number for number in range(REGIONS) if THINGS[number] in drawn]
     for number in steps[:2]:
         page.keyboard.press("n")
         assert alone(sample) == [number]
         assert len(labels_to_read(sample)) == 1
         expect(phrase(sample, number)).to_be_focused()
         expect(phrase(sample, number)).to_have_attribute("aria-pressed", "true")
-    expect(told).to_have_text(f"phrase 2 of {len(steps)}, score {scores()[steps[1]]:.2f}")
+    expect(told).to_have_text(f"phrase 2 of {len(steps)}, score {SCORES[steps[1]]:.2f}")
     page.keyboard.press("p")
     assert alone(sample) == [steps[0]]
     page.keyboard.press("Enter")  # lets go
@@ -135,8 +136,7 @@ def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> N
 
 
 def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     page.get_by_label("all", exact=True).check(force=True)
     assert sorted(seen_regions(sample)) == LIKELY
     widths = {
@@ -145,23 +145,23 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
         )
         for number in LIKELY
     }
-    by_score = [widths[number] for number in sorted(LIKELY, key=lambda number: scores()[number])]
+    by_score = [widths[number] for number in sorted(LIKELY, key=lambda number: SCORES[number])]
     assert by_score == sorted(by_score)
     assert by_score[-1] > by_score[0] + 0.5
     page.keyboard.press("Tab")  # from the views to the score
     page.keyboard.press("Home")
     assert len(seen_regions(sample)) == REGIONS
     page.get_by_label("this caption", exact=True).check(force=True)
-    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 0]
+    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]
     sample.locator(".caption").nth(3).hover(position={"x": 1, "y": 4})
-    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 3]
+    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 3]
     page.reload()  # remembered
-    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 0]
+    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]
     page.keyboard.press("v")
     page.keyboard.press("v")
     assert sorted(seen_regions(sample)) == BEST
     colours = sample.locator(".phrase").evaluate_all("all => all.map(one => getComputedStyle(one).borderBottomColor)")
-    assert [colours.index(colour) for colour in colours] == things(), "one colour for each thing"
+    assert [colours.index(colour) for colour in colours] == THINGS, "one colour for each thing"
 
 
 def test_a_narrow_window_and_the_longest_page(page: Page, crowded: Served) -> None:
@@ -188,8 +188,7 @@ def test_a_narrow_window_and_the_longest_page(page: Page, crowded: Served) -> No
 
 
 def test_a_click_on_the_same_place_goes_to_the_region_below(page: Page, crowded: Served) -> None:
-    page.goto(crowded.url)
-    sample = first(page)
+    sample = opened(page, crowded)
     page.get_by_label("all", exact=True).check(force=True)
     x, y = point_in(page, sample, 33)
     for number in (33, 23, 13):  # 3 is folded away

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvicorn
 from rich.console import Console
 
 from pipeline.dataset.selection import Search
@@ -41,30 +42,34 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
 
 
-def listening(process: subprocess.Popen[str]) -> set[str]:
-    """Local addresses on which a process listens, as the kernel says."""
-    connections = psutil.Process(process.pid).net_connections("inet")
-    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
-
-
 def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
     with started(str(viewed), "--where", "w > h", "--min-score", "0.5") as (process, address):
         assert address.startswith("http://127.0.0.1:")
         assert address.endswith("/?score_min=0.5&where=w+%3E+h")
         with urllib.request.urlopen(address) as answer:
             assert b"phrasebox" in answer.read()
-        assert listening(process) == {"127.0.0.1"}
+        sockets = psutil.Process(process.pid).net_connections("inet")  # as the kernel says
+        assert {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
 
 
-def test_it_listens_elsewhere_when_asked_to(viewed: Path) -> None:
-    with started(str(viewed), "--host", "0.0.0.0") as (process, _):
-        assert listening(process) == {"0.0.0.0"}
-        assert process.stdout is not None
-        assert "everyone who can reach this machine" in process.stdout.readline()
+def test_it_listens_elsewhere_when_asked_to_and_says_so(
+    viewed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addresses: list[str] = []
+
+    def run(_: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        addresses.append(sockets[0].getsockname()[0])
+        sockets[0].close()
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    monkeypatch.setattr("pipeline.viewer.app._build", lambda index: index.close())
+    serve(viewed, Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
+    assert addresses == ["0.0.0.0"]
+    assert "everyone who can reach this machine" in capsys.readouterr().out
 
 
 def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
