@@ -27,7 +27,7 @@ class ClimConfig(RecipeConfig):
     """Mosaics of whole images."""
 
     kind: Literal["clim"] = "clim"
-    learns: Learns = Field(default="image", description="See RecipeConfig; this recipe has no texts of regions.")
+    learns: Learns = Field("image", description="See RecipeConfig; this recipe has no texts of regions.")
 
     mosaic_weight: float = Field(1.0, gt=0, description="Weight of the loss between cells and captions.")
     sides: tuple[int, ...] = Field(

@@ -28,7 +28,7 @@ class ClipSelfConfig(RecipeConfig):
     """Crop self-distillation."""
 
     kind: Literal["clipself"] = "clipself"
-    learns: Learns = Field(default="image", description="See RecipeConfig; this recipe has no texts of regions.")
+    learns: Learns = Field("image", description="See RecipeConfig; this recipe has no texts of regions.")
 
     caption_weight: float = Field(0.0, ge=0, description="CLIPSelf has no loss with captions.")
     distil_weight: float = Field(1.0, gt=0, description="Weight of the loss between boxes and crops.")

@@ -336,7 +336,7 @@ def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str,
     texts = explainer.texts(["dog", "red car", ""])
     rgb = torch.from_numpy(RGB[:1])
     cosines: Tensor = explainer.propagation(rgb, texts[None]).cosines[0]
-    difference = texts[0] - explainer.shares(cosines[1:]) @ texts[1:]
+    difference = texts[0] - explainer._shares(cosines[1:]) @ texts[1:]
     wanted = explainer.propagation(rgb, difference[None, None]).values[0, 0].relu()
     found = explainer.maps(rgb, texts[None, :2]).values[0, 0]
     assert torch.allclose(found, wanted, atol=1e-6)

@@ -185,7 +185,7 @@ def covariance(size_hw: tuple[int, int], grid_hw: tuple[int, int], cells: int, s
 def test_where_cells_do_not_interact_the_map_is_their_parts_blurred_by_the_masks() -> None:
     game, parts = linear_game(9)
     explainer = made("rise", masks=20_000, cells=3, shown=0.4, masks_per_step=4000)
-    found = explainer.attribution(Played(game, (3, 3), cell_px=4))(torch.eye(3)).numpy()
+    found = explainer._attribution(Played(game, (3, 3), cell_px=4))(torch.eye(3)).numpy()
     wanted = (covariance((12, 12), (3, 3), 3, 0.4) @ parts.numpy() / 0.4).T
     assert np.ptp(wanted) > 0.5
     assert np.abs(found - wanted).max() < 0.03 * np.ptp(wanted)
@@ -277,7 +277,7 @@ def test_masks_of_channels_lie_where_tokens_look() -> None:
             return super().embeddings(masks)
 
     watched = Watched(tower=tower, rgb=rgb[0], baseline=torch.zeros(64, 96, 3), masks_per_step=2, whole=torch.zeros(48))
-    explainer.attribution(watched)
+    explainer._attribution(watched)
     masks = torch.cat([each for each in asked if each.shape[1:] == (64, 96)]).numpy()
     channels = loudest_channels(tokens_of(watched), 3).reshape(3, 2, 3).numpy()
     low, high = channels.min(axis=(1, 2), keepdims=True), channels.max(axis=(1, 2), keepdims=True)

@@ -65,7 +65,7 @@ def test_a_group_shares_its_value_equally() -> None:
     assert groups((4, 7), 28).tolist() == torch.arange(28).reshape(4, 7).tolist()
     explainer = made("kernel_shap", players=6, evaluations=64)
     game = tangled_game(15)
-    found = explainer.attribution(Played(game, (3, 5)))(torch.eye(3))
+    found = explainer._attribution(Played(game, (3, 5)))(torch.eye(3))
     wanted = exact_shapley(game, cells_of(group_of), 15) / [[4], [4], [2], [2], [2], [1]]
     assert np.allclose(found.numpy(), wanted[group_of.flatten().numpy()].T, atol=1e-5)
 

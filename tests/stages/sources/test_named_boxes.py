@@ -16,8 +16,14 @@ from stages.contract.errors import InputError, ResourceError
 from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.images.crops import cut_out
 from stages.shared.model.config import InputSpec, ModelConfig
-from stages.sources.crops import CropSource, CropSourceConfig, splits_up_to
-from stages.sources.grid import GridSource, GridSourceConfig, grid_boxes
+from stages.sources.grid import (
+    CropSource,
+    CropSourceConfig,
+    GridSource,
+    GridSourceConfig,
+    grid_boxes,
+    splits_up_to,
+)
 from stages.sources.looks import CropLook
 from stages.sources.naming import Concept, pool_lines, pool_of, read_pool, shares_of
 from stages.sources.proposals import finest_segments, hierarchy, spread_out
