@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -43,11 +44,8 @@ from stages.shared.model.load import from_open_clip
 Figures = Iterator[dict[str, Any]]
 
 ROUNDS: Final = 3
-BATCH: Final = 8
-"""Images of one forward pass, as in a run on a CPU."""
-
-IMAGES, SHORT = 64, 32
-"""Images of the long and the short run of `whole_run`. The short run has one call of the model worker."""
+BATCH: Final = 8  # images of one forward pass, as in a run on a CPU
+IMAGES, SHORT = 48, 16  # of the long and the short run of `whole_run`; the short one has one call of the model worker
 
 WORDS: Final = ("dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "bicycle")
 
@@ -67,12 +65,8 @@ def seconds_of(call: Callable[[], Any], clock: Callable[[], float] = time.perf_c
 def ratio_of(ours: Callable[[], Any], baseline: Callable[[], Any]) -> float:
     """Return the median over rounds of our time divided by the baseline's; the two alternate."""
     ours()
-    before, ratios = seconds_of(baseline), []
-    for _ in range(ROUNDS):
-        mine, after = seconds_of(ours), seconds_of(baseline)
-        ratios.append(mine / ((before + after) / 2))
-        before = after
-    return statistics.median(ratios)
+    times = [seconds_of(call) for call in (baseline, *(ours, baseline) * ROUNDS)]
+    return statistics.median(2 * times[n] / (times[n - 1] + times[n + 1]) for n in range(1, len(times), 2))
 
 
 def speed_of(items: Callable[[], Iterable[Any]]) -> float:
@@ -87,18 +81,14 @@ def speed_of(items: Callable[[], Iterable[Any]]) -> float:
 
 
 def heat_maps(_: Path | None) -> Figures:
-    """Time of heat maps for a batch over the time of `encode_image` for the same batch.
+    """Time of heat maps for a batch over the time of `encode_image` for the same batch, on the GPU if there is one.
 
-    ViT-B-16, 224 px, batch 8, fp32, on the GPU if there is one. Text embeddings are cached, as in a run after its first
-    batches. On a processor or GPU that computes bf16 fast, the time with a bf16 trunk is measured too.
+    Text embeddings are cached, as in a run after its first batches. The row of bf16 is measured where that is fast.
     """
     device = pick_device("auto")
-    model = open_clip.create_model("ViT-B-16", device=device).eval()
-    tokenizer = open_clip.get_tokenizer("ViT-B-16")
-    clips = {
-        precision: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[precision])
-        for precision in {"fp32", fast_precision(device)}
-    }
+    model, tokenizer = open_clip.create_model("ViT-B-16", device=device).eval(), open_clip.get_tokenizer("ViT-B-16")
+    precisions = {"fp32", fast_precision(device)}
+    clips = {each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[each]) for each in precisions}
     rgb = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
 
@@ -122,16 +112,12 @@ def heat_maps(_: Path | None) -> Figures:
 
 
 def regions(_: Path | None, images: int = 25, count: int = 8) -> Figures:
-    """Regions per CPU second on one core, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels.
-
-    The boundary follows the contour of the map, or the colours of drawn scenes at 224 x 224: guided, or refined.
-    """
+    """Regions per CPU second, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels."""
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
     def values() -> NDArray[np.float32]:
         a, b = (np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab")
-        heat: NDArray[np.float32] = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0).astype(np.float32)
-        return heat
+        return np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0, dtype=np.float32)
 
     named = tuple(Phrase(text=f"p{i}", caption_index=0, start=0, end=2, head=f"p{i}") for i in range(count))
     batch = [
@@ -174,12 +160,11 @@ def phrases(_: Path | None, captions: int = 1000) -> Figures:
     yield line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")
 
 
-def engines(_: Path | None, scenes: int = 400) -> Figures:
-    """Images per second of the ray engine over those of the inline engine, on the same cores; and of the loaders.
+def engines(_: Path | None, scenes: int = 256) -> Figures:
+    """Images per second of both engines with the embedded model; and of the loaders, which read the dataset.
 
-    Both run the embedded model over drawn scenes. The clock starts when the first model batch is done and stops with
-    the last row. Only images that the model had not seen at the start count, so that what an engine prepared before
-    does not help it. The loaders, by CPU time, read the inline engine's dataset.
+    The clock starts when the first model batch is done and stops with the last row. Only images that the model had not
+    seen at the start count, so that what an engine prepared before does not help it.
     """
     speeds, starts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -193,14 +178,12 @@ def engines(_: Path | None, scenes: int = 400) -> Figures:
         machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
         yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
         yield line("ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up")
-        yield line(
-            "ray_start_seconds", starts["ray"], "s", f"inline {starts['inline']:.1f} s, to the first model batch"
-        )
+        inline = f"inline {starts['inline']:.1f} s, to the first model batch"
+        yield line("ray_start_seconds", starts["ray"], "s", inline)
         yield from _loaders(root / "inline", sorted((root / "scenes/images").iterdir()))
 
 
 def _loaders(dataset: Path, images: list[Path]) -> Figures:
-    """Images per second of the loaders for training; decoding against a bare loop over the same files."""
     torch.set_num_threads(1)  # as in a worker of DataLoader
     cpu = f"one core, {processor()}"
     for name, contents in {
@@ -217,11 +200,10 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
 
 
 def whole_run(photos: Path | None) -> Figures:
-    """CPU time of a whole run over that of a loop that decodes the same images and calls `encode_image`.
+    """CPU time of a whole run, one thread, over that of a loop that decodes the images and calls `encode_image`.
 
-    ViT-B-16 and ViT-B-32 with one and five captions an image, on one thread, by the inline engine. The cost of a run is
-    the CPU time of a long run less that of a short one, by the images that it has more: start-up cancels out. Caches
-    are empty at the start, so that every text is embedded when it is first seen.
+    The cost of a run is the CPU time of a long run less that of a short one, by the images that it has more: start-up
+    cancels out. Caches are empty at the start, so that every text is embedded when it is first seen.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -235,7 +217,9 @@ def whole_run(photos: Path | None) -> Figures:
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
         for model in ("ViT-B-16", "ViT-B-32"):
             network = open_clip.create_model(model).eval()
-            settings = {"name": model, "weights": _saved(network, folder / f"{model}.safetensors")}
+            weights = folder / f"{model}.safetensors"
+            save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+            settings = {"name": model, "weights": str(weights)}
             before = _bare(network, pictures)
             costs = [_cost(folder, each, settings) for each in (1, 5)]
             bare = (before + _bare(network, pictures)) / 2
@@ -260,13 +244,8 @@ def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[s
     return pictures, captions
 
 
-def _saved(network: Any, path: Path) -> str:
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
-    return str(path)
-
-
 def _bare(network: Any, pictures: list[Path]) -> float:
-    """Return CPU seconds an image of the work that every program that looks at images with CLIP does."""
+    """Return CPU seconds an image of what every program that looks at images with CLIP does."""
     constants = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     mean, std = (torch.tensor(each)[:, None, None] for each in constants)
     start = time.process_time()
@@ -293,7 +272,6 @@ def _cost(folder: Path, captions_each: int, model: dict[str, Any]) -> float:
 
 
 def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str = "inline") -> Report:
-    """Run over a captions.jsonl."""
     report = Report()
     values = {
         "input": {"kind": "jsonl", **source},
@@ -309,8 +287,7 @@ def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str =
 def processor() -> str:
     """Return the processor's name, if the system says it."""
     path = Path("/proc/cpuinfo")
-    described = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [text.partition(":")[2].strip() for text in described if text.startswith("model name")]
+    names = re.findall(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else []
     return f"{names[0]} CPU" if names else "unknown CPU"
 
 

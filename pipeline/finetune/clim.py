@@ -28,7 +28,6 @@ class ClimConfig(RecipeConfig):
 
     kind: Literal["clim"] = "clim"
     learns: Learns = Field("image", description="See RecipeConfig; this recipe has no texts of regions.")
-
     mosaic_weight: float = Field(1.0, gt=0, description="Weight of the loss between cells and captions.")
     sides: tuple[int, ...] = Field(
         (2, 3, 4),
@@ -67,15 +66,10 @@ class Clim(Recipe[ClimConfig]):
 
 
 def mosaics(rgb: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Put images together, `side` x `side` in each mosaic, row by row; images that fill no whole mosaic are left out.
+    """Put images uint8 (B, height, width, 3) together, `side` x `side` in each mosaic, row by row.
 
-    Args:
-        rgb: uint8 (B, height, width, 3).
-        side: images along a side of a mosaic.
-
-    Returns:
-        uint8 (B // side**2, height, width, 3), and the cells as boxes, float (cells, 5): mosaic, x0, y0, x1, y1 in px.
-        Where the sides are no multiples, some cells are a pixel larger.
+    Images that fill no whole mosaic are left out. Returns mosaics of the images' size, and the cells as boxes, float
+    (cells, 5): mosaic, x0, y0, x1, y1 in px. Where the sides are no multiples, some cells are a pixel larger.
     """
     count, (height, width) = len(rgb) // side**2, rgb.shape[1:3]
     x, y = (torch.linspace(0, length, side + 1).round().int().tolist() for length in (width, height))

@@ -34,7 +34,7 @@ from pipeline.training.batches import (
 from pipeline.training.model import (
     CONTEXT_LENGTH,
     Optimisers,
-    build_model,
+    architecture,
     encode_image,
     encode_text,
     follow,
@@ -110,12 +110,7 @@ def train(config: TrainConfig, out: Path, *, workers: int = 1, checkpoint_every_
     """Train a model from scratch, or resume the training in a folder. Return the last checkpoint.
 
     Matrices are multiplied in bf16 on a CPU with instructions for it, else in fp32. Log and model card say which.
-
-    Args:
-        config: the settings; phases and learning rates may differ from those of the training that is resumed.
-        out: folder for the vocabulary, the log and the checkpoints.
-        workers: processes that draw scenes.
-        checkpoint_every_s: seconds of wall time between checkpoints.
+    `workers` processes draw scenes. Phases and learning rates may differ from those of the training that is resumed.
     """
     folder = TrainingFolder(out)
     write_vocabulary(out, scene_words())
@@ -140,20 +135,20 @@ class SceneTraining(TrainingRun):
         self.bank = PhraseBank(self.tokenizer)
         self._batches: Iterator[Batch] = iter(())
         self._cpu_s, self._cpu_mark_s = 0.0, time.process_time()
-        self.model: CLIP = build_model(MODEL_CFG, self.tokenizer, config.phases[0].side_px)
+        self.model: CLIP = CLIP(**architecture(MODEL_CFG, self.tokenizer, config.phases[0].side_px))
         self.average: CLIP = copy.deepcopy(self.model)  # the moving average of the weights
         rates = {"matrix_lr": config.matrix_lr, "matrix_decay": config.matrix_weight_decay, "other_lr": config.other_lr}
         self.optimisers = Optimisers(muon_and_adamw(self.model.named_parameters(), **rates))
 
     def _resize(self, side_px: int) -> None:
         """Change the image size: only the positional embedding differs, and what the optimisers remember of it."""
-        for model in (self.model, self.average):
-            visual: Any = model.visual
+        for visual in (self.model.visual, self.average.visual):
             if visual.image_size[0] != side_px:
-                before = visual.positional_embedding
-                visual.positional_embedding = nn.Parameter(positions_at(before.detach(), side_px // _PATCH_PX))
+                positions: nn.Parameter = visual.positional_embedding
+                positions.grad = None
+                positions.data = positions_at(positions.data, side_px // _PATCH_PX)
                 visual.image_size = (side_px, side_px)
-                self.optimisers.replace(before, visual.positional_embedding)
+                self.optimisers.forget(positions)
 
     def begin(self, phase: int, *, is_new: bool) -> None:
         """See `TrainingRun.begin`."""
@@ -237,13 +232,8 @@ def normalise(images: Tensor) -> Tensor:
 def class_top1(model: CLIP, tokenizer: SimpleTokenizer, *, scenes: int, render_scale: float = 1.0) -> float:
     """Return the share of held-out scenes with one thing whose nearest of all colour-kind phrases is the right one.
 
-    About every seventh scene shows a pair that training never showed; chance is 1 in 360.
-
-    Args:
-        model: the model; its image size sets the scenes'.
-        tokenizer: its tokenizer.
-        scenes: how many scenes.
-        render_scale: draw scenes larger by this factor and average them down.
+    About every seventh scene shows a pair that training never showed; chance is 1 in 360. Scenes are drawn larger by
+    `render_scale` and averaged down.
     """
     side = int(model.visual.image_size[0])
     texts = encode_text(model, tokenizer([f"{colour} {kind}" for kind in KINDS for colour in COLOUR_NAMES]))

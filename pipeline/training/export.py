@@ -49,8 +49,7 @@ def export_demo(
         note: a sentence on how the run went, for the model card.
         evaluation_scenes: held-out scenes with one thing for the figure in the model card.
 
-    Returns:
-        File name -> SHA-256 in hex.
+    Returns the SHA-256 of each file in hex.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     side, tokenizer = side_px or int(saved["side_px"]), load_vocabulary(run)
@@ -97,10 +96,8 @@ def export_photo(
 ) -> dict[str, str]:
     """Write the averaged weights of a training of `photo`; see `export_demo`.
 
-    The side may be larger than in training: the network then sees smaller things and has more tokens for them.
-
-    Raises:
-        ValueError: the text tower has not learned to stand beside the images yet.
+    The side may be larger than in training: the network then sees smaller things and has more tokens for them. Raises
+    ValueError if the text tower has not learned to stand beside the images yet.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     settings = architecture(photo.MODEL_CFG, load_vocabulary(run), GRID * STRIDE_PX)
@@ -120,7 +117,10 @@ def export_photo(
     rows = []
     for phase in config["phases"]:
         line = [each for each in log if each["phase"] == phase["name"]][-1]
-        losses = (f"{line[key]:.3f}" if (key := f"{name}_loss") in line else "" for name in _PHOTO_LOSSES)
+        losses = (
+            f"{line[key]:.3f}" if (key := f"{name}_loss") in line else ""
+            for name in ("caption", "phrase", "local", "distillation")
+        )
         rows.append(f"| {phase['name']} | {line['step']:,} | {' | '.join(losses)} |")
     figures = (folder or WEIGHTS_ROOT / "photo") / FIGURES_FILE
     known = {
@@ -138,9 +138,6 @@ def export_photo(
     return _write("photo", run, folder, settings, photo.PREPROCESS_CFG, halves, config, rows, known)
 
 
-_PHOTO_LOSSES: Final = ("caption", "phrase", "local", "distillation")
-
-
 def _write(
     name: str,
     run: Path,
@@ -152,18 +149,9 @@ def _write(
     phases: list[str],
     known: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the files of a model, and its checksums if the folder is the catalog's; return the checksums.
+    """Write the files of a model for the side in `settings`, and its checksums if the folder is the catalog's.
 
-    Args:
-        name: of the catalog's entry and of the card's template.
-        run: folder of the training.
-        folder: to write to; None: the catalog's.
-        settings: arguments of `open_clip.CLIP`, with the image side to export for.
-        preprocess: how images are prepared, in open_clip's terms.
-        halves: weights in fp16.
-        config: the training's settings.
-        phases: rows of the card's table of phases.
-        known: further values for the card.
+    `phases` are rows of the card's table, and `known` further values for it.
     """
     weights = save(halves, metadata={"format": "pt"})
     side_px, own = settings["vision_cfg"]["image_size"], WEIGHTS_ROOT / name

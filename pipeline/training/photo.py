@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.finetune.fit import LATEST, TrainingFolder, TrainingRun
 from pipeline.finetune.ranks import RankGroup
-from pipeline.training.model import CONTEXT_LENGTH, Optimisers, build_model, encode_text, follow, muon_and_adamw
+from pipeline.training.model import CONTEXT_LENGTH, Optimisers, architecture, encode_text, follow, muon_and_adamw
 from pipeline.training.photo_data import Material, PhotoBatch, prepare
 from pipeline.training.photo_parts import (
     Bridge,
@@ -145,24 +145,14 @@ def train_photo(config: PhotoConfig, root: Path, out: Path, *, checkpoint_every_
     """Train the photograph model, or resume the training in a folder. Return the last checkpoint.
 
     Features and the teacher's vectors are computed once and kept in the folder. Matrices are multiplied in bf16 on a
-    CPU with instructions for it, else in fp32.
-
-    Args:
-        config: the settings.
-        root: folder of the photographs.
-        out: folder for everything that the run writes.
-        checkpoint_every_s: seconds of wall time between checkpoints.
-
-    Raises:
-        InputError: photographs are missing or damaged.
-        ConfigError: a package that brings weights to begin with is not installed.
-        WeightsError: such a package holds other weights.
+    CPU with instructions for it, else in fp32. Raises InputError if photographs under `root` are missing or damaged,
+    ConfigError if a package that brings weights is not installed, and WeightsError if it holds others.
     """
     folder = TrainingFolder(out)
     torch.manual_seed(config.seed)
     features = load_imagenet()
     material = prepare(config, root, out, features)
-    model = build_model(MODEL_CFG, material.tokenizer, GRID * STRIDE_PX)
+    model = CLIP(**architecture(MODEL_CFG, material.tokenizer, GRID * STRIDE_PX))
     model.visual.trunk.features.eval().load_state_dict(features.state_dict())
     training = PhotoTraining(material, model, folder, checkpoint_every_s)
     if (saved := folder.read_checkpoint()) is not None:
