@@ -117,7 +117,8 @@ def regions(_: Path | None, images: int = 25, count: int = 8) -> Figures:
 
     def values() -> NDArray[np.float32]:
         a, b = (np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab")
-        return np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0, dtype=np.float32)
+        heat: NDArray[np.float32] = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0).astype(np.float32)
+        return heat
 
     named = tuple(Phrase(text=f"p{i}", caption_index=0, start=0, end=2, head=f"p{i}") for i in range(count))
     batch = [
