@@ -143,7 +143,7 @@ def regions(_: Path | None, images: int = 25, count: int = 8) -> Figures:
         yield line(name, images * count / min(seconds[1:]), "maps/s", "one core, 640x480, RLE included")
 
 
-def phrases(_: Path | None, captions: int = 1000) -> Figures:
+def phrases(_: Path | None, captions: int = 480) -> Figures:
     """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
     texts = [
         f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."
@@ -153,10 +153,10 @@ def phrases(_: Path | None, captions: int = 1000) -> Figures:
     stage.setup()
     nlp = load_pipeline(stage.config.spacy_model)
     records = [Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)]
-    starts = range(0, captions, SHORT)
+    starts = range(0, captions, 32)
     ratio = ratio_of(
-        lambda: [stage.process(records[start : start + SHORT]) for start in starts],
-        lambda: [list(nlp.pipe(texts[start : start + SHORT])) for start in starts],
+        lambda: [stage.process(records[start : start + 32]) for start in starts],
+        lambda: [list(nlp.pipe(texts[start : start + 32])) for start in starts],
     )
     yield line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")
 
