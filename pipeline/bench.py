@@ -70,14 +70,10 @@ def ratio_of(ours: Callable[[], Any], baseline: Callable[[], Any]) -> float:
 
 
 def speed_of(items: Callable[[], Iterable[Any]]) -> float:
-    """Return items per CPU second: the best of some rounds of half a second or more, after one that warms up."""
-    speeds = []
-    for _ in range(ROUNDS + 1):
-        start, count = time.process_time(), 0
-        while time.process_time() - start < 0.5:
-            count += sum(1 for _ in items())
-        speeds.append(count / (time.process_time() - start))
-    return max(speeds[1:])
+    """Return items per CPU second, by the fastest of some passes after one that warms up."""
+    count = sum(1 for _ in items())
+    passes = range(max(3, round(1 / seconds_of(lambda: [*items()], time.process_time))))
+    return count / min(seconds_of(lambda: [*items()], time.process_time) for _ in passes)
 
 
 def heat_maps(_: Path | None) -> Figures:
@@ -232,17 +228,13 @@ def whole_run(photos: Path | None) -> Figures:
 def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[str]]]:
     """Return image files, and five captions of each."""
     if photos is not None:
-        lines = (photos / "captions.jsonl").read_text(encoding="utf-8").splitlines()[:IMAGES]
-        rows = [json.loads(row) for row in lines]
+        rows = [json.loads(row) for row in (photos / "captions.jsonl").read_text("utf-8").splitlines()[:IMAGES]]
         return [photos.absolute() / "images" / row["image"] for row in rows], [row["captions"] for row in rows]
-    (folder / "images").mkdir()
-    pictures, captions = [], []
-    for number in range(IMAGES):
-        scene = make_scene(0, number, side_px=500, extra_captions=4)
-        pictures.append(folder / f"images/{number}.jpg")
-        Image.fromarray(scene.image).resize((500, 375)).save(pictures[-1], quality=90)
-        captions.append([caption.text for caption in scene.captions])
-    return pictures, captions
+    scenes = [make_scene(0, number, side_px=500, extra_captions=4) for number in range(IMAGES)]
+    pictures = [folder / f"{number}.jpg" for number in range(IMAGES)]
+    for scene, picture in zip(scenes, pictures, strict=True):
+        Image.fromarray(scene.image).resize((500, 375)).save(picture, quality=90)
+    return pictures, [[caption.text for caption in scene.captions] for scene in scenes]
 
 
 def _bare(network: Any, pictures: list[Path]) -> float:

@@ -9,12 +9,12 @@ image; all mosaics of a step have the same k; patches are without the last block
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.finetune.config import Learns, RecipeConfig
@@ -29,19 +29,13 @@ class ClimConfig(RecipeConfig):
     kind: Literal["clim"] = "clim"
     learns: Learns = Field("image", description="See RecipeConfig; this recipe has no texts of regions.")
     mosaic_weight: float = Field(1.0, gt=0, description="Weight of the loss between cells and captions.")
-    sides: tuple[int, ...] = Field(
+    sides: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         (2, 3, 4),
+        min_length=1,
         description="Images along a side of a mosaic; one of these is drawn for each step. Those that need more images "
         "than a rank has are left out.",
     )
     residual: bool = Field(False, description="See `AlignConfig`.")
-
-    @field_validator("sides")
-    @classmethod
-    def _some(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
-        if not sides or min(sides) < 2:
-            raise ValueError("expected at least one number, each 2 or more")
-        return sides
 
 
 class Clim(Recipe[ClimConfig]):

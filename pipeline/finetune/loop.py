@@ -58,11 +58,9 @@ def finetune(
     losses are those of one process with the whole batch, up to rounding. `say` takes a message for people before the
     training begins, and `fresh` deletes a training in `config.out` and its model first.
 
-    Raises:
-        ConfigError, WeightsError, ResourceError: the model or a setting cannot be used.
-        InputError: the dataset cannot be read, or holds nothing to learn from.
-        ResumeError: the folder holds another training, or a damaged checkpoint.
-        OutputError: the folder cannot be written; the checkpoints before are kept.
+    Raises ConfigError, WeightsError or ResourceError if the model or a setting cannot be used, InputError if the
+    dataset cannot be read or holds nothing to learn from, ResumeError if the folder holds another training or a damaged
+    checkpoint, and OutputError if it cannot be written; the checkpoints before are kept.
     """
     device = pick_device(config.model.device)
     with joined(device) as ranks:
@@ -83,7 +81,7 @@ def finetune(
         training.run(on_step)
         if ranks.leads:
             training.write_model()
-        ranks.wait()
+        ranks.objects(None)  # wait for the leading rank's files
         return Tuned(
             model=config.out / TUNED_MODEL,
             steps=training.step,

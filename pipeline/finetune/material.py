@@ -86,9 +86,8 @@ class TuningData:
 
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        own = _order(self.seed, epoch, self.images)[place * self.batch_size : (place + 1) * self.batch_size]
-        first, last = (len(own) * number // ranks for number in (rank, rank + 1))
-        return [int(number) for number in own[first:last]]
+        own = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
+        return [int(number) for number in own[len(own) * rank // ranks : len(own) * (rank + 1) // ranks]]
 
     def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
         drawn = [

@@ -98,11 +98,6 @@ class RankGroup:
         for reduction in under_way:
             reduction.wait()
 
-    def wait(self) -> None:
-        """Wait until all ranks are here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[RankGroup]:

@@ -36,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.add_argument("--config", type=Path, help="JSON file with a training configuration")
         run.add_argument("--threads", type=int, default=2, help="torch threads")
         run.add_argument("--checkpoint-every-s", type=float, default=180.0, help="seconds between checkpoints")
-        if verb == "run":
-            run.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-        else:
+        if verb == "photo":
             run.add_argument("--photos", type=Path, required=True, help="folder with flickr8k/ and coco/")
     for verb, model, side_px in (("export", "demo", None), ("photo-export", "photo", PHOTO_SIDE_PX)):
         give = verbs.add_parser(verb, help=f"write the averaged weights of {model} for use")
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings: Any = TrainConfig if given.verb == "run" else PhotoConfig
         config = settings() if given.config is None else settings.model_validate_json(given.config.read_text("utf-8"))
         if given.verb == "run":
-            train(config, given.out, workers=given.workers, checkpoint_every_s=given.checkpoint_every_s)
+            train(config, given.out, checkpoint_every_s=given.checkpoint_every_s)
         else:
             train_photo(config, given.photos, given.out, checkpoint_every_s=given.checkpoint_every_s)
     except PhraseboxError as error:

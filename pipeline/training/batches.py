@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,6 @@ import numpy.typing as npt
 import torch
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pipeline.scenes.captions import (
     COLOUR_NAMES,
@@ -53,14 +52,9 @@ _CONCEPTS: Final[list[tuple[str | None, str | None]]] = [
 
 _COLUMN_OF: Final = {concept: column for column, concept in enumerate(_CONCEPTS)}
 
-PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)
-"""Number of colour-kind pairs, the first columns."""
-
-CONCEPTS: Final = len(_CONCEPTS)
-"""Columns of the first block; the second, "at least two", is as wide."""
-
-COLUMNS: Final = 2 * CONCEPTS + 7
-"""Width of the truth table; the last seven are "exactly n things", n = 0-6."""
+PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)  # the first columns
+CONCEPTS: Final = len(_CONCEPTS)  # columns of the first block; the second, "at least two", is as wide
+COLUMNS: Final = 2 * CONCEPTS + 7  # the last seven are "exactly n things", n = 0-6
 
 _NUMBER_VALUES: Final = {word: number for number, word in NUMBER_WORDS.items()}
 
@@ -116,7 +110,7 @@ class Batch:
     denied: Tensor
 
 
-class SceneBatches(Dataset[Batch]):
+class SceneBatches:
     """Batches of a phase by their numbers: b holds the scenes b * size to (b + 1) * size - 1 of a seed."""
 
     def __init__(self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int) -> None:
@@ -144,19 +138,6 @@ class SceneBatches(Dataset[Batch]):
         return Batch(
             pixels, self._tokenizer(texts), *(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         )
-
-
-def load_batches(batches: SceneBatches, numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
-    """Yield batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        # A forked worker would inherit locks that the threads of torch or OpenCV may hold, and hang.
-        multiprocessing_context="spawn" if workers else None,
-    )
-    return iter(loader)
 
 
 class PhraseBank:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +21,10 @@ from pipeline.finetune.recipe import contrastive, one_way
 from pipeline.scenes.captions import COLOUR_NAMES, KINDS
 from pipeline.scenes.scene import make_scene, resize_image
 from pipeline.training.batches import (
-    Batch,
     PhraseBank,
     SceneBatches,
     concept_column,
     known_true,
-    load_batches,
     load_vocabulary,
     scene_words,
     write_vocabulary,
@@ -106,16 +104,16 @@ class TrainConfig(BaseModel):
     evaluation_scenes: int = 200  # held-out, with one thing each, for the log's top-1
 
 
-def train(config: TrainConfig, out: Path, *, workers: int = 1, checkpoint_every_s: float = 180.0) -> Path:
+def train(config: TrainConfig, out: Path, *, checkpoint_every_s: float = 180.0) -> Path:
     """Train a model from scratch, or resume the training in a folder. Return the last checkpoint.
 
     Matrices are multiplied in bf16 on a CPU with instructions for it, else in fp32. Log and model card say which.
-    `workers` processes draw scenes. Phases and learning rates may differ from those of the training that is resumed.
+    Phases and learning rates may differ from those of the training that is resumed.
     """
     folder = TrainingFolder(out)
     write_vocabulary(out, scene_words())
     torch.manual_seed(config.seed)
-    training = SceneTraining(config, folder, workers, checkpoint_every_s)
+    training = SceneTraining(config, folder, checkpoint_every_s)
     if (saved := folder.read_checkpoint()) is not None:
         training.resume(saved)
     training.run()
@@ -127,14 +125,13 @@ class SceneTraining(TrainingRun):
 
     log_every = 20
 
-    def __init__(self, config: TrainConfig, folder: TrainingFolder, workers: int, checkpoint_every_s: float) -> None:
+    def __init__(self, config: TrainConfig, folder: TrainingFolder, checkpoint_every_s: float) -> None:
         super().__init__(folder, [phase.steps for phase in config.phases], checkpoint_every_s, RankGroup())
-        self.config, self.workers = config, workers
+        self.config = config
         self.precision = fast_precision(torch.device("cpu"))
         self.tokenizer = load_vocabulary(folder.path)
         self.bank = PhraseBank(self.tokenizer)
-        self._batches: Iterator[Batch] = iter(())
-        self._cpu_s, self._cpu_mark_s = 0.0, time.process_time()
+        self._cpu_before_s = 0.0
         self.model: CLIP = CLIP(**architecture(MODEL_CFG, self.tokenizer, config.phases[0].side_px))
         self.average: CLIP = copy.deepcopy(self.model)  # the moving average of the weights
         rates = {"matrix_lr": config.matrix_lr, "matrix_decay": config.matrix_weight_decay, "other_lr": config.other_lr}
@@ -154,18 +151,15 @@ class SceneTraining(TrainingRun):
         """See `TrainingRun.begin`."""
         settings = self.config.phases[phase]
         self._resize(settings.side_px)
-        scenes = SceneBatches(self.tokenizer, settings, seed=self.config.seed, size=self.config.batch)
-        self._batches = load_batches(scenes, range(self.step, sum(self.phases[: phase + 1])), workers=self.workers)
+        self._batches = SceneBatches(self.tokenizer, settings, seed=self.config.seed, size=self.config.batch)
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
         """See `TrainingRun.take_step`."""
-        config, settings, model, batch = self.config, self.config.phases[phase], self.model, next(self._batches)
+        config, settings, model, batch = self.config, self.config.phases[phase], self.model, self._batches[self.step]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        keep = None
-        if settings.patch_dropout > 0:
-            patches = (settings.side_px // _PATCH_PX) ** 2
-            kept = round(patches * (1 - settings.patch_dropout))
-            keep = torch.rand(len(batch.images), patches, generator=generator).topk(kept, dim=1).indices
+        patches = (settings.side_px // _PATCH_PX) ** 2
+        order = torch.rand(len(batch.images), patches, generator=generator).argsort(dim=1)
+        keep = order[:, : round(patches * (1 - settings.patch_dropout))]
         phrases = self.bank.tokens(generator)
         with torch.autocast("cpu", dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32"):
             image = encode_image(model, normalise(batch.images), keep=keep)
@@ -189,28 +183,25 @@ class SceneTraining(TrainingRun):
 
     def line(self, phase: int, step: int) -> dict[str, Any]:
         """See `TrainingRun.line`. The end of a phase has the average's `class_top1`."""
-        self._note_cpu()
         settings = self.config.phases[phase]
-        line = {"phase": settings.name, "step": self.step, "precision": self.precision, "cpu_s": round(self._cpu_s)}
+        line = {"phase": settings.name, "step": self.step, "precision": self.precision, "cpu_s": round(self._cpu())}
         if step == settings.steps:
             line["top1"] = class_top1(self.average, self.tokenizer, scenes=self.config.evaluation_scenes)
-            self._cpu_mark_s = time.process_time()
         return line
 
-    def _note_cpu(self) -> None:
-        now = time.process_time()
-        self._cpu_s, self._cpu_mark_s = self._cpu_s + now - self._cpu_mark_s, now
+    def _cpu(self) -> float:
+        """Return the processor time of all sittings, in seconds."""
+        return self._cpu_before_s + time.process_time()
 
     def state(self) -> dict[str, Any]:
         """See `TrainingRun.state`."""
-        self._note_cpu()
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimisers": self.optimisers.state(),
             "side_px": int(self.model.visual.image_size[0]),
             "config": self.config.model_dump(mode="json"),
-            "cpu_s": self._cpu_s,
+            "cpu_s": self._cpu(),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -219,7 +210,7 @@ class SceneTraining(TrainingRun):
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
         self.optimisers.restore(saved["optimisers"])
-        self._cpu_s = saved["cpu_s"]
+        self._cpu_before_s = saved["cpu_s"] - time.process_time()
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -27,11 +27,8 @@ from stages.shared.storage import replacing, write_text
 CONFIG_FILE: Final = "model.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 CARD_FILE: Final = "MODEL_CARD.md"
-FIGURES_FILE: Final = "FIGURES.md"
-"""Measurements of the exported weights, written by hand; the card of `photo` includes it if it exists."""
-
-PHOTO_SIDE_PX: Final = 352
-"""Side of the images that `photo` looks at: 22 x 22 tokens. It was chosen on the photographs held out."""
+FIGURES_FILE: Final = "FIGURES.md"  # measurements, written by hand; the card of `photo` includes it if it exists
+PHOTO_SIDE_PX: Final = 352  # of its images: 22 x 22 tokens, chosen on the photographs held out
 
 _POSITIONS: Final = "visual.positional_embedding"
 

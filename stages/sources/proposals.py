@@ -24,11 +24,8 @@ from stages.contract.geometry import box_iou, xyxy_to_xywh
 from stages.contract.records import Record
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
-BINS: Final = 8
-"""Bins of each channel of the colour histograms."""
-
-SMOOTHING: Final = 0.8
-"""Standard deviation in pixels of the blur before the segmentation; that of Felzenszwalb and Huttenlocher."""
+BINS: Final = 8  # of each channel of the colour histograms
+SMOOTHING: Final = 0.8  # standard deviation in pixels of the blur before the segmentation, as in the paper
 
 
 class ProposalSourceConfig(NamedBoxesConfig):
@@ -92,13 +89,9 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
         segments = hierarchy(small, labels)
         found = spread_out(segments, most=config.count, iou=config.nms_iou, least_px=least, most_px=most_px)
         fine = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
-        boxes = []
-        for each in found:
-            mask = np.isin(fine, sorted(each.parts))
-            x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-            if w and h:
-                boxes.append(CandidateBox((x, y, x + w, y + h), mask))
-        return boxes
+        masks = [np.isin(fine, sorted(each.parts)) for each in found]
+        placed = [(cv2.boundingRect(mask.view(np.uint8)), mask) for mask in masks if mask.any()]
+        return [CandidateBox((x, y, x + w, y + h), mask) for (x, y, w, h), mask in placed]
 
 
 @dataclass(slots=True, eq=False)

@@ -51,23 +51,14 @@ class OneByOne(Explainer[ConfigT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walked:
-    """The tensors of one image, float32 and in one graph, with an entry for each walked block.
+    """The tensors of one image, float32 and in one graph, with an entry for each walked block."""
 
-    Attributes:
-        early: (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
-        inputs: (1, T, D), x.
-        normed: (1, T, D), z.
-        attention: (1, H, T, T), A; row i is where token i looks.
-        outputs: (1, T, D), the tokens after the block.
-        embedding: (1, E), of the image, not normalised.
-    """
-
-    early: Tensor | None
-    inputs: tuple[Tensor, ...]
-    normed: tuple[Tensor, ...]
-    attention: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    embedding: Tensor
+    early: Tensor | None  # (1, N, D), see `Maps.tokens`; without a graph, in the model's precision
+    inputs: tuple[Tensor, ...]  # (1, T, D), x
+    normed: tuple[Tensor, ...]  # (1, T, D), z
+    attention: tuple[Tensor, ...]  # (1, H, T, T), A; row i is where token i looks
+    outputs: tuple[Tensor, ...]  # (1, T, D), the tokens after the block
+    embedding: Tensor  # (1, E), of the image, not normalised
 
 
 class Walk:
@@ -165,17 +156,11 @@ class AtAttention(Walker[ConfigT]):
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A tower's answer to one image as a function of some tensor in it.
+    """A tower's answer to one image as a function of some tensor in it."""
 
-    Attributes:
-        leaf: (1, T, D), the tensor that is differentiated by; its last N tokens are the patches.
-        embedding: (1, E), in the leaf's graph.
-        tokens: See `Maps.tokens`.
-    """
-
-    leaf: Tensor
-    embedding: Tensor
-    tokens: Tensor | None
+    leaf: Tensor  # (1, T, D), what is differentiated by; its last N tokens are the patches
+    embedding: Tensor  # (1, E), in the leaf's graph
+    tokens: Tensor | None  # see `Maps.tokens`
 
 
 def traced(tower: Trunked, rgb: Tensor, ask: Ask | None = None) -> Traced:

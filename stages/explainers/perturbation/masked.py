@@ -64,18 +64,13 @@ PerturbationT = TypeVar("PerturbationT", bound=PerturbationConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedImage:
-    """One image that can be masked.
-
-    Attributes:
-        tower, rgb, baseline, masks_per_step: See `masked_embeddings`.
-        whole: float32 (E,), the unit embedding with no mask.
-    """
+    """One image that can be masked; see `masked_embeddings`."""
 
     tower: Tower
     rgb: Tensor
     baseline: Tensor
     masks_per_step: int
-    whole: Tensor
+    whole: Tensor  # float32 (E,), the unit embedding with no mask
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -177,11 +172,8 @@ def masked_embeddings(
 def embeddings_and_tokens(tower: Tower, rgb: Tensor, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
     """Embed images with a head in float32, and return the patches' tokens on the way: (B, E) in any scale, (B, N, D).
 
-    Args:
-        tower: Any image tower.
-        rgb: Pixels (B, height, width, 3) in 0-255, whole numbers or not.
-        kept: With a class token: the block whose incoming tokens are returned. Other towers return those that leave
-            the trunk.
+    Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the tokens are those that come
+    into block `kept`, and on other towers those that leave the trunk.
     """
 
     def of_blocks(tower: VisionTower) -> tuple[Tensor, Tensor | None]:

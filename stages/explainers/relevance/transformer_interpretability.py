@@ -135,15 +135,9 @@ def through_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor
 
 
 def through_block(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return the rules of a float32 block, to be gone through backwards any number of times.
+    """Return the rules of a float32 block for its tokens x (1, T, D) and its attention (1, H, T, T).
 
-    Args:
-        block: The block.
-        x: The tokens (1, T, D) that go into it.
-        attention: Its attention (1, H, T, T).
-
-    Returns:
-        Relevance (1, T, D) of the tokens behind the block -> that of those before it, and of its attention.
+    They take relevance (1, T, D) behind the block to that before it and that of its attention, any number of times.
     """
     z = block.ln_1(x)
     queries, keys, values = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))

@@ -46,14 +46,14 @@ def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBa
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) -> None:
-    recipe = taught(kind)
+    recipe = taught(kind, **({"most_boxes": 3} if kind == "clipself" else {}))
     batch = batch_for(recipe, inline_dataset)
     parameters = [*recipe.student.module.visual.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=3e-4)
     losses = []
     again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, ALONE).items()}
     assert all(value > 0 for value in again.values())
-    for _ in range(4):
+    for _ in range(3):
         terms = recipe.terms(batch, ALONE)
         if not losses:
             assert {name: float(term.detach()) for name, (_, term) in terms.items()} == again, (
@@ -82,13 +82,8 @@ def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_da
 def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) -> None:
     recipe = taught("align")
     batch = batch_for(recipe, inline_dataset)
-    empty = replace(
-        batch,
-        rois=batch.rois[:0],
-        phrases=[],
-        phrase_indices=batch.phrase_indices[:0],
-        scores=batch.scores[:0],
-    )
+    none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices", "scores")}
+    empty = replace(batch, **none)
     terms = recipe.terms(empty, ALONE)
     assert terms["regions"][1].item() == 0
     assert terms["captions"][1].item() > 0
@@ -115,14 +110,13 @@ def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() ->
 
 def test_scores_weigh_regions(inline_dataset: Path) -> None:
     batch = batch_for(taught("align"), inline_dataset)
-    halved = replace(batch, scores=torch.full_like(batch.scores, 0.5))
     plain, weighted = taught("align"), taught("align", weigh_by="score")
-    assert weighted.terms(halved, ALONE)["regions"][1].item() == pytest.approx(
-        plain.terms(batch, ALONE)["regions"][1].item(), rel=1e-4
-    ), "equal scores weigh equally"
-    assert weighted.terms(batch, ALONE)["regions"][1].item() != pytest.approx(
-        plain.terms(batch, ALONE)["regions"][1].item(), rel=1e-4
+    wanted, equal, own = (
+        recipe.terms(replace(batch, scores=scores), ALONE)["regions"][1].item()
+        for recipe, scores in ((plain, batch.scores), (weighted, 0.5 + 0 * batch.scores), (weighted, batch.scores))
     )
+    assert equal == pytest.approx(wanted, rel=1e-4)
+    assert own != pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_mosaic_holds_its_images_in_its_cells() -> None:
