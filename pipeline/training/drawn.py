@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pipeline.finetune.fit import LATEST, TrainingFolder, TrainingRun
@@ -32,6 +31,7 @@ from pipeline.training.batches import (
 from pipeline.training.model import (
     CONTEXT_LENGTH,
     Optimisers,
+    Settings,
     architecture,
     encode_image,
     encode_text,
@@ -61,10 +61,8 @@ _EVALUATION_SEED: Final = 4_321
 _MOST_LOG_SCALE: Final = 4.6052
 
 
-class Phase(BaseModel):
+class Phase(Settings):
     """A part of the training at one image size."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     steps: int
@@ -87,10 +85,8 @@ DEFAULT_PHASES: Final = (
 """Large things teach names fast; whole scenes, a finer grid and finally all patches follow."""
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """Everything that decides the weights, apart from library versions, the processor and the number of threads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 1  # of the initial weights, the scenes, the wordings and the patch dropout
     batch: int = 128  # images of a step; smaller was worse (measured at 64)

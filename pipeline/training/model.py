@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from stages.shared.model.towers.take_apart import take_text_apart
@@ -19,6 +20,12 @@ from stages.shared.model.towers.vision import resize_positions
 
 CONTEXT_LENGTH: Final = 32
 """Tokens of a text. The longest caption in the training photographs has some 40, and one in 300 is cut."""
+
+
+class Settings(BaseModel):
+    """Settings of a training, not of a product: they have defaults and no bounds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def architecture(model_cfg: Mapping[str, Any], tokenizer: SimpleTokenizer, side_px: int) -> dict[str, Any]:

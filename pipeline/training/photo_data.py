@@ -141,14 +141,12 @@ def collect(photographs: Sequence[Photograph]) -> Texts:
     every = sorted(set().union(*phrases.values()))
     caption_place = {caption: place for place, caption in enumerate(unique)}
     phrase_place = {phrase: len(unique) + place for place, phrase in enumerate(every)}
+    own = ({phrase_place[phrase] for text in each.captions for phrase in phrases[text]} for each in photographs)
     return Texts(
         texts=(*unique, *every),
         captions=len(unique),
         captions_of=tuple(tuple(caption_place[text] for text in each.captions) for each in photographs),
-        phrases_of=tuple(
-            tuple(sorted({phrase_place[phrase] for text in each.captions for phrase in phrases[text]}))
-            for each in photographs
-        ),
+        phrases_of=tuple(tuple(sorted(places)) for places in own),
     )
 
 
