@@ -1,11 +1,4 @@
-"""The loop of every training here: steps in phases, a line of the log now and then, checkpoints, and resuming.
-
-A training leaves this in its folder:
-
-latest.pt    the checkpoint to resume from
-previous.pt  the checkpoint before it, in case `latest.pt` is damaged
-log.jsonl    a line for every so many steps
-"""
+"""The loop of every training here: steps in phases, a line of the log now and then, checkpoints, and resuming."""
 
 from __future__ import annotations
 
@@ -24,9 +17,9 @@ from pipeline.finetune.ranks import RankGroup
 from stages.contract.errors import OutputError, ResumeError, one_line
 from stages.shared.storage import replacing
 
-LATEST: Final = "latest.pt"
-PREVIOUS: Final = "previous.pt"
-LOG: Final = "log.jsonl"
+LATEST: Final = "latest.pt"  # the checkpoint to resume from
+PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case that one is damaged
+LOG: Final = "log.jsonl"  # a line for every so many steps
 
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of steps that are done and of all."""

@@ -196,18 +196,9 @@ def cut_merges(words: Iterable[str]) -> list[tuple[str, str]]:
             if best not in full.bpe_ranks:
                 break
             used.add(best)
-            pieces = _merge(pieces, best)
+            merged = re.sub(rf"(?<!\S){re.escape(' '.join(best))}(?!\S)", "".join(best), " ".join(pieces))
+            pieces = tuple(merged.split(" "))
     return sorted(used, key=lambda pair: int(full.bpe_ranks[pair]))
-
-
-def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    merged: list[str] = []
-    k = 0
-    while k < len(pieces):
-        step = 2 if pieces[k : k + 2] == pair else 1
-        merged.append("".join(pieces[k : k + step]))
-        k += step
-    return tuple(merged)
 
 
 def write_vocabulary(folder: Path, words: Iterable[str]) -> None:

@@ -66,21 +66,15 @@ def export_demo(
         for name, line in last.items()
     ]
     known = {
-        "kind_count": len(KINDS),
+        "counts": (len(KINDS), len(COLOUR_NAMES), len(HELDOUT_PAIRS), len(KINDS) * len(COLOUR_NAMES)),
         "kinds": ", ".join(KINDS),
-        "colour_count": len(COLOUR_NAMES),
         "colours": ", ".join(COLOUR_NAMES),
-        "pair_count": len(HELDOUT_PAIRS),
-        "all_pairs": len(KINDS) * len(COLOUR_NAMES),
-        "seed": config["seed"],
-        "batch": config["batch"],
         "steps": log[-1]["step"],
         "images": log[-1]["step"] * config["batch"],
         "cpu_minutes": round(log[-1]["cpu_s"] / 60),
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
         "torch_version": torch.__version__,
         "precision": " and ".join(sorted({line["precision"] for line in log})),
-        "log_scenes": config["evaluation_scenes"],
         "scenes": evaluation_scenes,
         "top1": drawn.class_top1(model, tokenizer, scenes=evaluation_scenes, render_scale=1.8),
         "note": note,
@@ -121,14 +115,11 @@ def export_photo(
         rows.append(f"| {phase['name']} | {line['step']:,} | {' | '.join(losses)} |")
     figures = (folder or WEIGHTS_ROOT / "photo") / FIGURES_FILE
     known = {
-        "trained_grid": GRID,
-        "trained_side_px": GRID * STRIDE_PX,
+        "trained": (GRID, GRID * STRIDE_PX),
         "grid": side_px // STRIDE_PX,
         "stride_px": STRIDE_PX,
         "photographs": saved["photographs"],
         "words": saved["texts"],
-        "held_out": config["held_out"],
-        "seed": config["seed"],
         "figures": f"\n{figures.read_text('utf-8').strip()}\n\n" if figures.is_file() else "\n",
         "note": note,
     }
@@ -170,6 +161,7 @@ def _write(
         context_length=CONTEXT_LENGTH,
         phases="\n".join(phases),
         config=json.dumps(config, indent=1),
+        given=config,
         **known,
     )
     write_text(folder / CARD_FILE, text)

@@ -229,11 +229,13 @@ class Material:
         captions = torch.tensor([int(rng.choice(self.texts.captions_of[place])) for place in chosen])
         drawn = [rng.permutation(self.texts.phrases_of[place])[: self.config.phrases_per_photo] for place in chosen]
         phrases = torch.from_numpy(np.unique(np.concatenate(drawn)).astype(np.int64))
-        corner = rng.integers(0, GRID - phase.window + 1, (size, 2))
+        corner, window = rng.integers(0, GRID - phase.window + 1, (size, 2)), phase.window
         keep = np.sort(rng.random((size, phase.window**2)).argsort(axis=1)[:, : phase.keep], axis=1)
         belongs, near = self._phrases_of(chosen, phrases)
+        places = zip(chosen, rng.integers(0, len(self.fronts), size), corner, strict=True)
+        cut = [self.fronts[n][at, top : top + window, left : left + window] for at, n, (top, left) in places]
         return PhotoBatch(
-            front=self._windows(chosen, rng.integers(0, len(self.fronts), size), corner, phase.window),
+            front=torch.from_numpy(np.stack(cut)),
             corner=torch.from_numpy(corner),
             keep=torch.from_numpy(keep),
             captions=captions,
@@ -242,15 +244,6 @@ class Material:
             belongs=belongs,
             near=near,
         )
-
-    def _windows(
-        self, chosen: npt.NDArray[Any], variant: npt.NDArray[Any], corner: npt.NDArray[Any], window: int
-    ) -> Tensor:
-        cut = [
-            self.fronts[which][place, top : top + window, left : left + window]
-            for place, which, (top, left) in zip(chosen, variant, corner, strict=True)
-        ]
-        return torch.from_numpy(np.stack(cut))
 
     def _phrases_of(self, chosen: npt.NDArray[Any], phrases: Tensor) -> tuple[Tensor, Tensor]:
         table = self.phrase_table[torch.from_numpy(chosen)]

@@ -19,7 +19,7 @@ from pipeline.finetune.clipself import grid_boxes
 from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TrainingBatch, TuningData
 from pipeline.finetune.ranks import RankGroup
-from pipeline.finetune.recipe import Recipe, Student, contrastive, logits_of, one_way, same
+from pipeline.finetune.recipe import Recipe, Student, contrastive, logits_of, one_way
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, module_of
 from stages.shared.model.recognise import recognise
@@ -189,7 +189,3 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.allclose(logits_of(torch.tensor(100.0), units, units), wanted, atol=1e-4)
         assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), "which it would not otherwise"
-
-
-def test_equal_texts_are_the_same() -> None:
-    assert same(["a", "b", "a"]).tolist() == [[True, False, True], [False, True, False], [True, False, True]]
