@@ -171,21 +171,17 @@ def engines(_: Path | None, scenes: int = 256) -> Figures:
         machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
         yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
         yield line("ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up")
-        inline = f"inline {starts['inline']:.1f} s, to the first model batch"
-        yield line("ray_start_seconds", starts["ray"], "s", inline)
+        yield line("ray_start_seconds", starts["ray"], "s", f"first model batch; inline {starts['inline']:.1f} s")
         yield from _loaders(root / "inline", sorted((root / "scenes/images").iterdir()))
 
 
 def _loaders(dataset: Path, images: list[Path]) -> Figures:
     torch.set_num_threads(1)  # as in a worker of DataLoader
     cpu = f"one core, {processor()}"
-    for name, contents in {
-        "loader_annotations": Contents(images=False),
-        "loader_annotations_with_grid_masks": Contents(images=False, grid_hw=(14, 14)),
-        "loader_annotations_with_full_masks": Contents(images=False, masks="full"),
-    }.items():
+    grid, full = Contents(images=False, grid_hw=(14, 14)), Contents(images=False, masks="full")
+    for masks, contents in (("", Contents(images=False)), ("_with_grid_masks", grid), ("_with_full_masks", full)):
         stream = RegionStream(dataset, contents)
-        yield line(name, speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
+        yield line(f"loader_annotations{masks}", speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
     decoding = RegionStream(dataset, Contents(), keep_empty=True)
     bare = speed_of(lambda: (torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in images))
     against = f"Pillow's decoding of the same files to RGB tensors, {cpu}"
@@ -209,15 +205,14 @@ def whole_run(photos: Path | None) -> Figures:
         where = f"{IMAGES} {'drawn scenes' if photos is None else 'photographs'}, one thread, {processor()}"
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
         for model in ("ViT-B-16", "ViT-B-32"):
-            network = open_clip.create_model(model).eval()
-            weights = folder / f"{model}.safetensors"
+            network, weights = open_clip.create_model(model).eval(), folder / f"{model}.safetensors"
             save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
             settings = {"name": model, "weights": str(weights)}
             before = _bare(network, pictures)
-            costs = [_cost(folder, each, settings) for each in (1, 5)]
+            costs = {each: _cost(folder, each, settings) for each in (1, 5)}
             bare = (before + _bare(network, pictures)) / 2
             against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
-            for each, cost in zip((1, 5), costs, strict=True):
+            for each, cost in costs.items():
                 yield line(f"run_vs_encode_{each}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
 
 
@@ -240,11 +235,9 @@ def _bare(network: Any, pictures: list[Path]) -> float:
     start = time.process_time()
     with torch.inference_mode():
         for first in range(0, len(pictures), BATCH):
-            pixels = [
-                np.array(Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-                for path in pictures[first : first + BATCH]
-            ]
-            network.encode_image((torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255 - mean) / std)
+            images = [Image.open(path).convert("RGB") for path in pictures[first : first + BATCH]]
+            pixels = np.stack([np.array(image.resize((224, 224), Image.Resampling.BICUBIC)) for image in images])
+            network.encode_image((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
     return (time.process_time() - start) / len(pictures)
 
 
@@ -271,8 +264,8 @@ def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str =
 def processor() -> str:
     """Return the processor's name, if the system says it."""
     path = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else []
-    return f"{names[0]} CPU" if names else "unknown CPU"
+    found = re.search(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
+    return f"{found[1] if found else 'unknown'} CPU"
 
 
 FIGURES: Final = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, whole_run)}

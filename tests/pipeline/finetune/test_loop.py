@@ -25,16 +25,8 @@ from stages.shared.model.recognise import recognise
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
-    values = {
-        "data": {"path": str(dataset)},
-        "model": {"name": "demo"},
-        "out": str(out),
-        "batch_size": 4,
-        "learning_rate": 1e-4,
-        "warmup_steps": 2,
-        **settings,
-    }
-    return FinetuneConfig.model_validate(values)
+    values = {"data": {"path": str(dataset)}, "model": {"name": "demo"}, "out": str(out), "batch_size": 4}
+    return FinetuneConfig.model_validate({**values, "learning_rate": 1e-4, "warmup_steps": 2, **settings})
 
 
 def weights(tuned: Tuned) -> dict[str, torch.Tensor]:
@@ -61,7 +53,7 @@ def whole(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Tun
 
 def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
     assert whole.steps == 3
-    lines = [json.loads(line) for line in (whole.model.parent / LOG).read_text().splitlines()]
+    lines = log_of(whole.model.parent)
     assert [line["step"] for line in lines] == [3]
     assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
     model = load(ModelConfig(checkpoint=whole.model))
@@ -122,11 +114,6 @@ def test_only_what_shall_learn_changes(
     assert not learns & same
 
 
-def test_nothing_to_learn_is_rejected(inline_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing is left to learn of demo"):
-        finetune(config_of(inline_dataset, tmp_path, frozen=[""]))
-
-
 def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: Path, tmp_path: Path) -> None:
     mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
     start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
@@ -134,7 +121,9 @@ def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: 
         assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
 
 
-def test_other_settings_are_refused_and_named(inline_dataset: Path, tmp_path: Path) -> None:
+def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing is left to learn of demo"):
+        finetune(config_of(inline_dataset, tmp_path, frozen=[""]))
     finetune(config_of(inline_dataset, tmp_path, epochs=0.34))
     with pytest.raises(ResumeError, match=r"other settings \(learning_rate, seed\)"):
         finetune(config_of(inline_dataset, tmp_path, epochs=0.34, learning_rate=1e-5, seed=3))

@@ -112,6 +112,11 @@ def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
         assert torch.allclose(found.embedding, embedding, rtol=1e-4, atol=1e-5)
 
 
+COMMON: dict[str, Any] = {"placement": Placement(stride_px=1), "dtype": torch.float32}
+COMMON |= {"mean": torch.zeros(3), "std": torch.ones(3)}
+BLACK = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize("rule", ["attnlrp", "conservative"])
 def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conservative"]) -> None:
     make = torch.Generator().manual_seed(7)
@@ -124,18 +129,9 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
     pool = AttentionPool(
         heads=2, latent=latent, others=0, q=linear(), k=linear(), v=linear(), out=linear(), finish=NOTHING
     )
-    tower = PooledTower(
-        kind="latent_pool",
-        placement=Placement(stride_px=1),
-        trunk=lambda _: tokens.float(),
-        pool=pool,
-        dtype=torch.float32,
-        mean=torch.zeros(3),
-        std=torch.ones(3),
-    )
+    tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
-    rgb = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    found = Propagation(LrpConfig(rule=rule), tower, None)(rgb, text.float()[None, None])
+    found = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
     explicit = Explicit(rule, "identity")
     relevance, cosine = explicit.pool(pool, tokens, text)
     assert torch.allclose(found.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
@@ -148,16 +144,8 @@ def test_a_mean_and_a_head_in_closed_form() -> None:
     tokens, weight = (torch.randn(*shape, generator=make) for shape in ((1, 4, 6), (5, 6)))
     norm = LayerNorm(1 + torch.rand(6, generator=make), torch.randn(6, generator=make), 1e-5)
     text = F.normalize(torch.randn(5, generator=make), dim=0)
-    tower = AveragedTower(
-        placement=Placement(stride_px=1),
-        trunk=lambda _: tokens,
-        finish=Chain((norm, Linear(weight, None))),
-        dtype=torch.float32,
-        mean=torch.zeros(3),
-        std=torch.ones(3),
-    )
-    rgb = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    found = Propagation(LrpConfig(), tower, None)(rgb, text[None, None])
+    tower = AveragedTower(trunk=lambda _: tokens, finish=Chain((norm, Linear(weight, None))), **COMMON)
+    found = Propagation(LrpConfig(), tower, None)(BLACK, text[None, None])
     mean = tokens[0].mean(dim=0)
     e = weight @ F.layer_norm(mean, (6,), norm.weight, norm.bias)
     at_mean = norm.weight / mean.std(correction=0) * (weight.T @ text) / e.norm()
