@@ -51,8 +51,6 @@ MODEL_CFG: Final[dict[str, Any]] = {
 PREPROCESS_CFG: Final[dict[str, Any]] = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
 }
 """How images are prepared, in open_clip's terms: RGB in 0-1 less mean, divided by std."""
 

@@ -38,15 +38,10 @@ def export_demo(
 ) -> dict[str, str]:
     """Write the averaged weights of a training of `demo` into a folder that stock open_clip can load.
 
-    Args:
-        run: folder of the training.
-        folder: created if it does not exist; None: the catalog's, whose checksums are renewed too.
-        side_px: image side to export for, a multiple of the patch; None for the checkpoint's own. The positional
-            embedding is interpolated, which hardly changes recognition and gives the heat maps a finer grid.
-        note: a sentence on how the run went, for the model card.
-        evaluation_scenes: held-out scenes with one thing for the figure in the model card.
-
-    Returns the SHA-256 of each file in hex.
+    The folder is created if it does not exist; None is the catalog's, whose checksums are renewed too. The side is a
+    multiple of the patch, None the checkpoint's own: interpolated positions hardly change recognition and give the heat
+    maps a finer grid. The model card gets `note`, a sentence on how the run went, and a figure on held-out scenes with
+    one thing. Returns the SHA-256 of each file in hex.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     side, tokenizer = side_px or int(saved["side_px"]), load_vocabulary(run)
@@ -147,6 +142,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     settings["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": VOCABULARY_FILE}
     described = {"model_cfg": settings, "preprocess_cfg": {"size": side_px, "mode": "RGB", **preprocess}}
+    described["preprocess_cfg"] |= {"interpolation": "bicubic", "resize_mode": "squash"}
     shutil.copyfile(run / VOCABULARY_FILE, folder / VOCABULARY_FILE)
     write_text(folder / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
     with replacing(folder / WEIGHTS_FILE) as temporary:

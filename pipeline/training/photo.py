@@ -59,12 +59,7 @@ MODEL_CFG: Final[dict[str, Any]] = {
 }
 """Arguments of `open_clip.CLIP` less `image_size` and `vocab_size`."""
 
-PREPROCESS_CFG: Final[dict[str, Any]] = {
-    "mean": [127 / 255] * 3,
-    "std": [128 / 255] * 3,
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
-}
+PREPROCESS_CFG: Final[dict[str, Any]] = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3}
 """How images are prepared, in open_clip's terms; the ImageNet weights want RGB in 0-255 less 127, divided by 128."""
 
 _WARMUP_STEPS: Final = 40

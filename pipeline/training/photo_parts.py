@@ -76,9 +76,8 @@ def load_imagenet() -> Any:
 def fold_norms(features: nn.Module) -> None:
     """Move every batch norm's scale into the convolution before it, so that a norm only adds its bias.
 
-    The network computes the same in evaluation mode. A convolution with its norm is then one matrix and one bias, and
-    these learn; the depth-wise convolutions stay, whose gradients cost as much as the rest for a hundredth of the
-    weights.
+    The network computes the same in evaluation mode. A convolution with its norm is then one matrix and one bias, which
+    learn; the depth-wise convolutions stay, whose gradients cost as much for a hundredth of the weights.
     """
     convolutions = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     norms: list[Any] = [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -119,17 +118,12 @@ class Seen:
 
 
 def look(model: CLIP, x: Tensor, *, corner: Tensor, keep: Tensor, trained_blocks: int, precision: Any) -> Seen:
-    """Run the tail, the neck and the pooling on a window of the grid.
+    """Run the tail, the neck and the pooling on square windows x (B, g, g, channels) of the fixed part's output.
 
-    If the window is the whole grid and every token is kept, the embeddings are open_clip's, apart from bf16's rounding.
-
-    Args:
-        model: the model, its norms folded.
-        x: output of the fixed part in a square window, (B, g, g, channels).
-        corner: row and column of the window's first token in the grid, int64 (B, 2).
-        keep: places in the window of the tokens that reach the head, int64 (B, N).
-        trained_blocks: number of last blocks that get a gradient; with 0 the last convolution gets none either.
-        precision: dtype that the tail computes in.
+    `corner` (B, 2) is the row and column of a window's first token in the grid, `keep` (B, N) the places in the window
+    of the tokens that reach the head, and `trained_blocks` the number of last blocks that get a gradient; with 0 the
+    last convolution gets none either. The tail computes in `precision`. If the window is the whole grid and every token
+    is kept, the embeddings are open_clip's, apart from bf16's rounding.
     """
     features, attention, side = model.visual.trunk.features, model.visual.head.pool, x.shape[1]
     blocks, x = tail_blocks(features), x.to(precision).permute(0, 3, 1, 2)
