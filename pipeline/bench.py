@@ -135,7 +135,7 @@ def regions(_: Path | None, images: int = 12, count: int = 8) -> Figures:
         yield line(f"{name}regions_per_second", speed, "maps/s", "one core, 640x480, RLE included")
 
 
-def phrases(_: Path | None, captions: int = 480) -> Figures:
+def phrases(_: Path | None, captions: int = 320) -> Figures:
     """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
     texts = [
         f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."

@@ -67,10 +67,8 @@ def test_the_console_script_and_the_licence(wheel: Path) -> None:
     folder = f"phrasebox-{__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         assert "phrasebox = pipeline.cli:main" in archive.read(f"{folder}/entry_points.txt").decode()
-        metadata = archive.read(f"{folder}/METADATA").decode()
+        assert "Requires-Python: >=3.11" in archive.read(f"{folder}/METADATA").decode()
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
-    assert "Requires-Python: >=3.11" in metadata
-    assert f"Version: {__version__}" in metadata
 
 
 def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
