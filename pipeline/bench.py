@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,6 @@ from typing import Any, Final
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -43,11 +42,8 @@ from stages.shared.model.load import from_open_clip
 Figures = Iterator[dict[str, Any]]
 
 ROUNDS: Final = 3
-BATCH: Final = 8
-"""Images of one forward pass, as in a run on a CPU."""
-
-IMAGES, SHORT = 64, 32
-"""Images of the long and the short run of `whole_run`. The short run has one call of the model worker."""
+BATCH: Final = 8  # images of one forward pass, as in a run on a CPU
+IMAGES, SHORT = 48, 16  # of the long and the short run of `whole_run`; the short one has one call of the model worker
 
 WORDS: Final = ("dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "bicycle")
 
@@ -67,38 +63,26 @@ def seconds_of(call: Callable[[], Any], clock: Callable[[], float] = time.perf_c
 def ratio_of(ours: Callable[[], Any], baseline: Callable[[], Any]) -> float:
     """Return the median over rounds of our time divided by the baseline's; the two alternate."""
     ours()
-    before, ratios = seconds_of(baseline), []
-    for _ in range(ROUNDS):
-        mine, after = seconds_of(ours), seconds_of(baseline)
-        ratios.append(mine / ((before + after) / 2))
-        before = after
-    return statistics.median(ratios)
+    times = [seconds_of(call) for call in (baseline, *(ours, baseline) * ROUNDS)]
+    return statistics.median(2 * times[n] / (times[n - 1] + times[n + 1]) for n in range(1, len(times), 2))
 
 
 def speed_of(items: Callable[[], Iterable[Any]]) -> float:
-    """Return items per CPU second: the best of some rounds of half a second or more, after one that warms up."""
-    speeds = []
-    for _ in range(ROUNDS + 1):
-        start, count = time.process_time(), 0
-        while time.process_time() - start < 0.5:
-            count += sum(1 for _ in items())
-        speeds.append(count / (time.process_time() - start))
-    return max(speeds[1:])
+    """Return items per CPU second, by the fastest of some passes after one that warms up."""
+    count = sum(1 for _ in items())
+    passes = range(max(3, round(1 / seconds_of(lambda: [*items()], time.process_time))))
+    return count / min(seconds_of(lambda: [*items()], time.process_time) for _ in passes)
 
 
 def heat_maps(_: Path | None) -> Figures:
-    """Time of heat maps for a batch over the time of `encode_image` for the same batch.
+    """Time of heat maps for a batch over the time of `encode_image` for the same batch, on the GPU if there is one.
 
-    ViT-B-16, 224 px, batch 8, fp32, on the GPU if there is one. Text embeddings are cached, as in a run after its first
-    batches. On a processor or GPU that computes bf16 fast, the time with a bf16 trunk is measured too.
+    Text embeddings are cached, as in a run after its first batches. The row of bf16 is measured where that is fast.
     """
     device = pick_device("auto")
-    model = open_clip.create_model("ViT-B-16", device=device).eval()
-    tokenizer = open_clip.get_tokenizer("ViT-B-16")
-    clips = {
-        precision: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[precision])
-        for precision in {"fp32", fast_precision(device)}
-    }
+    model, tokenizer = open_clip.create_model("ViT-B-16", device=device).eval(), open_clip.get_tokenizer("ViT-B-16")
+    precisions = {"fp32", fast_precision(device)}
+    clips = {each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[each]) for each in precisions}
     rgb = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
 
@@ -121,17 +105,14 @@ def heat_maps(_: Path | None) -> Figures:
             yield line(name, ratio_of(lambda e=explainer, t=texts: e.explain(rgb, t), encode), "ratio", against)  # type: ignore[misc]
 
 
-def regions(_: Path | None, images: int = 25, count: int = 8) -> Figures:
-    """Regions per CPU second on one core, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels.
-
-    The boundary follows the contour of the map, or the colours of drawn scenes at 224 x 224: guided, or refined.
-    """
+def regions(_: Path | None, images: int = 12, count: int = 8) -> Figures:
+    """Regions per CPU second, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels."""
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
-    def values() -> NDArray[np.float32]:
+    def heat_map(text: str) -> HeatMap:
         a, b = (np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab")
-        heat: NDArray[np.float32] = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0).astype(np.float32)
-        return heat
+        heat = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0)
+        return HeatMap(text=text, values=heat.astype(np.float32), similarity=0.3)
 
     named = tuple(Phrase(text=f"p{i}", caption_index=0, start=0, end=2, head=f"p{i}") for i in range(count))
     batch = [
@@ -141,22 +122,20 @@ def regions(_: Path | None, images: int = 25, count: int = 8) -> Figures:
             height_px=480,
             phrases=named,
             pixels=Pixels(rgb=make_scene(0, i, side_px=224).image),
-            heat_maps=tuple(HeatMap(text=each.text, values=values(), similarity=0.3) for each in named),
+            heat_maps=tuple(heat_map(each.text) for each in named),
         )
         for i in range(images)
     ]
-    for name, config in (
-        ("regions_per_second", RegionsConfig(refine="none")),
-        ("guided_regions_per_second", RegionsConfig(upsample="guided", rule="fixed")),
-        ("refined_regions_per_second", RegionsConfig(refine="grabcut")),
-    ):
+    plain, guided = RegionsConfig(refine="none"), RegionsConfig(upsample="guided", rule="fixed")
+    for name, config in (("", plain), ("guided_", guided), ("refined_", RegionsConfig(refine="grabcut"))):
         stage = RegionsStage(config)
         stage.setup()
         seconds = [seconds_of(lambda s=stage: s.process(batch), time.process_time) for _ in range(ROUNDS)]  # type: ignore[misc]
-        yield line(name, images * count / min(seconds[1:]), "maps/s", "one core, 640x480, RLE included")
+        speed = images * count / min(seconds[1:])
+        yield line(f"{name}regions_per_second", speed, "maps/s", "one core, 640x480, RLE included")
 
 
-def phrases(_: Path | None, captions: int = 1000) -> Figures:
+def phrases(_: Path | None, captions: int = 320) -> Figures:
     """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
     texts = [
         f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."
@@ -166,20 +145,19 @@ def phrases(_: Path | None, captions: int = 1000) -> Figures:
     stage.setup()
     nlp = load_pipeline(stage.config.spacy_model)
     records = [Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)]
-    starts = range(0, captions, SHORT)
+    starts = range(0, captions, 32)
     ratio = ratio_of(
-        lambda: [stage.process(records[start : start + SHORT]) for start in starts],
-        lambda: [list(nlp.pipe(texts[start : start + SHORT])) for start in starts],
+        lambda: [stage.process(records[start : start + 32]) for start in starts],
+        lambda: [list(nlp.pipe(texts[start : start + 32])) for start in starts],
     )
     yield line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")
 
 
-def engines(_: Path | None, scenes: int = 400) -> Figures:
-    """Images per second of the ray engine over those of the inline engine, on the same cores; and of the loaders.
+def engines(_: Path | None, scenes: int = 256) -> Figures:
+    """Images per second of both engines with the embedded model; and of the loaders, which read the dataset.
 
-    Both run the embedded model over drawn scenes. The clock starts when the first model batch is done and stops with
-    the last row. Only images that the model had not seen at the start count, so that what an engine prepared before
-    does not help it. The loaders, by CPU time, read the inline engine's dataset.
+    The clock starts when the first model batch is done and stops with the last row. Only images that the model had not
+    seen at the start count, so that what an engine prepared before does not help it.
     """
     speeds, starts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -193,23 +171,17 @@ def engines(_: Path | None, scenes: int = 400) -> Figures:
         machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
         yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
         yield line("ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up")
-        yield line(
-            "ray_start_seconds", starts["ray"], "s", f"inline {starts['inline']:.1f} s, to the first model batch"
-        )
+        yield line("ray_start_seconds", starts["ray"], "s", f"first model batch; inline {starts['inline']:.1f} s")
         yield from _loaders(root / "inline", sorted((root / "scenes/images").iterdir()))
 
 
 def _loaders(dataset: Path, images: list[Path]) -> Figures:
-    """Images per second of the loaders for training; decoding against a bare loop over the same files."""
     torch.set_num_threads(1)  # as in a worker of DataLoader
     cpu = f"one core, {processor()}"
-    for name, contents in {
-        "loader_annotations": Contents(images=False),
-        "loader_annotations_with_grid_masks": Contents(images=False, grid_hw=(14, 14)),
-        "loader_annotations_with_full_masks": Contents(images=False, masks="full"),
-    }.items():
+    grid, full = Contents(images=False, grid_hw=(14, 14)), Contents(images=False, masks="full")
+    for masks, contents in (("", Contents(images=False)), ("_with_grid_masks", grid), ("_with_full_masks", full)):
         stream = RegionStream(dataset, contents)
-        yield line(name, speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
+        yield line(f"loader_annotations{masks}", speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
     decoding = RegionStream(dataset, Contents(), keep_empty=True)
     bare = speed_of(lambda: (torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in images))
     against = f"Pillow's decoding of the same files to RGB tensors, {cpu}"
@@ -217,11 +189,10 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
 
 
 def whole_run(photos: Path | None) -> Figures:
-    """CPU time of a whole run over that of a loop that decodes the same images and calls `encode_image`.
+    """CPU time of a whole run, one thread, over that of a loop that decodes the images and calls `encode_image`.
 
-    ViT-B-16 and ViT-B-32 with one and five captions an image, on one thread, by the inline engine. The cost of a run is
-    the CPU time of a long run less that of a short one, by the images that it has more: start-up cancels out. Caches
-    are empty at the start, so that every text is embedded when it is first seen.
+    The cost of a run is the CPU time of a long run less that of a short one, by the images that it has more: start-up
+    cancels out. Caches are empty at the start, so that every text is embedded when it is first seen.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -234,49 +205,39 @@ def whole_run(photos: Path | None) -> Figures:
         where = f"{IMAGES} {'drawn scenes' if photos is None else 'photographs'}, one thread, {processor()}"
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
         for model in ("ViT-B-16", "ViT-B-32"):
-            network = open_clip.create_model(model).eval()
-            settings = {"name": model, "weights": _saved(network, folder / f"{model}.safetensors")}
+            network, weights = open_clip.create_model(model).eval(), folder / f"{model}.safetensors"
+            save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+            settings = {"name": model, "weights": str(weights)}
             before = _bare(network, pictures)
-            costs = [_cost(folder, each, settings) for each in (1, 5)]
+            costs = {each: _cost(folder, each, settings) for each in (1, 5)}
             bare = (before + _bare(network, pictures)) / 2
             against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
-            for each, cost in zip((1, 5), costs, strict=True):
+            for each, cost in costs.items():
                 yield line(f"run_vs_encode_{each}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
 
 
 def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[str]]]:
     """Return image files, and five captions of each."""
     if photos is not None:
-        lines = (photos / "captions.jsonl").read_text(encoding="utf-8").splitlines()[:IMAGES]
-        rows = [json.loads(row) for row in lines]
+        rows = [json.loads(row) for row in (photos / "captions.jsonl").read_text("utf-8").splitlines()[:IMAGES]]
         return [photos.absolute() / "images" / row["image"] for row in rows], [row["captions"] for row in rows]
-    (folder / "images").mkdir()
-    pictures, captions = [], []
-    for number in range(IMAGES):
-        scene = make_scene(0, number, side_px=500, extra_captions=4)
-        pictures.append(folder / f"images/{number}.jpg")
-        Image.fromarray(scene.image).resize((500, 375)).save(pictures[-1], quality=90)
-        captions.append([caption.text for caption in scene.captions])
-    return pictures, captions
-
-
-def _saved(network: Any, path: Path) -> str:
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
-    return str(path)
+    scenes = [make_scene(0, number, side_px=500, extra_captions=4) for number in range(IMAGES)]
+    pictures = [folder / f"{number}.jpg" for number in range(IMAGES)]
+    for scene, picture in zip(scenes, pictures, strict=True):
+        Image.fromarray(scene.image).resize((500, 375)).save(picture, quality=90)
+    return pictures, [[caption.text for caption in scene.captions] for scene in scenes]
 
 
 def _bare(network: Any, pictures: list[Path]) -> float:
-    """Return CPU seconds an image of the work that every program that looks at images with CLIP does."""
+    """Return CPU seconds an image of what every program that looks at images with CLIP does."""
     constants = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     mean, std = (torch.tensor(each)[:, None, None] for each in constants)
     start = time.process_time()
     with torch.inference_mode():
         for first in range(0, len(pictures), BATCH):
-            pixels = [
-                np.array(Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-                for path in pictures[first : first + BATCH]
-            ]
-            network.encode_image((torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255 - mean) / std)
+            images = [Image.open(path).convert("RGB") for path in pictures[first : first + BATCH]]
+            pixels = np.stack([np.array(image.resize((224, 224), Image.Resampling.BICUBIC)) for image in images])
+            network.encode_image((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
     return (time.process_time() - start) / len(pictures)
 
 
@@ -293,15 +254,9 @@ def _cost(folder: Path, captions_each: int, model: dict[str, Any]) -> float:
 
 
 def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str = "inline") -> Report:
-    """Run over a captions.jsonl."""
-    report = Report()
-    values = {
-        "input": {"kind": "jsonl", **source},
-        "model": model,
-        "engine": {"kind": engine},
-        "output": {"path": str(out), "rows_per_file": 250},
-        "regions": {"calibration": "none"},  # no comparison with the images of a fit
-    }
+    report, output = Report(), {"path": str(out), "rows_per_file": 250}
+    values = {"input": {"kind": "jsonl", **source}, "model": model, "engine": {"kind": engine}, "output": output}
+    values["regions"] = {"calibration": "none"}  # no comparison with the images of a fit
     run(RunConfig.model_validate(values), report=report)
     return report
 
@@ -309,9 +264,8 @@ def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str =
 def processor() -> str:
     """Return the processor's name, if the system says it."""
     path = Path("/proc/cpuinfo")
-    described = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [text.partition(":")[2].strip() for text in described if text.startswith("model name")]
-    return f"{names[0]} CPU" if names else "unknown CPU"
+    found = re.search(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
+    return f"{found[1] if found else 'unknown'} CPU"
 
 
 FIGURES: Final = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, whole_run)}
@@ -325,8 +279,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.only or FIGURES:
         for each in FIGURES[name](given.photos):
-            sys.stdout.write(json.dumps(each) + "\n")
-            sys.stdout.flush()
+            print(json.dumps(each), flush=True)
 
 
 if __name__ == "__main__":

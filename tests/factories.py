@@ -22,14 +22,7 @@ def tiny_architecture(**vision: Any) -> dict[str, Any]:
     """open_clip's configuration of a real but tiny CLIP: 4x4 patches, 4 blocks of width 64 with 4 heads."""
     return {
         "embed_dim": 48,
-        "vision_cfg": {
-            "image_size": 32,
-            "patch_size": 8,
-            "width": 64,
-            "layers": 4,
-            "head_width": 16,
-            **vision,
-        },
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16, **vision},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     }
 
@@ -138,6 +131,7 @@ def _widen(pool: nn.Module) -> None:
 
 
 RESNET_SPEC = replace(SPEC, size_px=128, patch_px=32)
+VIT_SPEC = replace(SPEC, size_px=160, patch_px=16)
 
 TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "class token": (tiny_clip, SPEC),
@@ -148,16 +142,10 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
         partial(tiny_timm, "eva02_tiny_patch14_224", "token", "", size_px=224),
         replace(SPEC, size_px=224, patch_px=14),
     ),
-    "timm, class token": (
-        partial(tiny_timm, "test_vit", "token", "", size_px=160),
-        replace(SPEC, size_px=160, patch_px=16),
-    ),
+    "timm, class token": (partial(tiny_timm, "test_vit", "token", "", size_px=160), VIT_SPEC),
     "ConvNeXt": (partial(tiny_timm, "test_convnext", "", "mlp", size_px=128), RESNET_SPEC),
-    "timm, averaged patches": (
-        partial(tiny_timm, "test_vit", "avg", "linear", size_px=160),
-        replace(SPEC, size_px=160, patch_px=16),
-    ),
-    "SigLIP": (partial(tiny_timm, "test_vit", "map", size_px=160), replace(SPEC, size_px=160, patch_px=16)),
+    "timm, averaged patches": (partial(tiny_timm, "test_vit", "avg", "linear", size_px=160), VIT_SPEC),
+    "SigLIP": (partial(tiny_timm, "test_vit", "map", size_px=160), VIT_SPEC),
 }
 """Every kind of tower as a small model, and what its images look like."""
 

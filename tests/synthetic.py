@@ -1,11 +1,7 @@
-"""Datasets of any size without a model, a million rows in minutes: for what must hold over millions of rows.
-
-python -m tests.synthetic FOLDER --rows 1000000 --regions-per-row 3
-"""
+"""Datasets of any size without a model, a million rows in minutes: for what must hold over millions of rows."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -98,9 +94,8 @@ def write_manifest(
     root = folder / "images" if image_root is None else image_root
     output = {"path": str(folder), "rows_per_file": rows_per_file, "embed_images": embed_images}
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(root)}
-    config = RunConfig.model_validate({"input": source, "model": {"name": "demo"}, "output": output}).model_dump(
-        mode="json"
-    )
+    values = {"input": source, "model": {"name": "demo"}, "output": output}
+    config = RunConfig.model_validate(values).model_dump(mode="json")
     run = {"schema_version": SCHEMA_VERSION, "model_fingerprint": fingerprint, "calibration": None}
     manifest = {
         "format": "phrasebox",
@@ -119,15 +114,9 @@ def write_manifest(
 def _stock() -> list[Region]:
     """Regions without a phrase, `MASKS_PER_SIZE` for each of the sizes in turn."""
     masks = [mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)]
+    unknown = {"phrase_index": 0, "score": 0.0, "similarity": 0.0}
     return [
-        Region(
-            phrase_index=0,
-            box_xywh_px=rle_box_xywh_px(mask),
-            mask=mask,
-            area_px=rle_area_px(mask),
-            score=0.0,
-            similarity=0.0,
-        )
+        Region(box_xywh_px=rle_box_xywh_px(mask), mask=mask, area_px=rle_area_px(mask), **unknown)  # type: ignore[arg-type]
         for mask in masks
     ]
 
@@ -258,27 +247,3 @@ def _phrase(first: float, second: float, third: float) -> tuple[str, str, str, b
 
 def _pick(words: tuple[str, ...], draw: float) -> str:
     return words[int(draw * len(words))]
-
-
-def main() -> None:
-    """Write a dataset from the command line."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--regions-per-row", type=float, default=3.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows-per-file", type=int, default=10_000)
-    parser.add_argument("--embed-images", action="store_true")
-    chosen = parser.parse_args()
-    write_synthetic(
-        chosen.folder,
-        chosen.rows,
-        chosen.regions_per_row,
-        chosen.seed,
-        chosen.rows_per_file,
-        embed_images=chosen.embed_images,
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -30,7 +30,6 @@ class AlignConfig(RecipeConfig):
     """Regions against phrases."""
 
     kind: Literal["align"] = "align"
-
     region_weight: float = Field(
         0.5,
         gt=0,

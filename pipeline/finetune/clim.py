@@ -9,12 +9,12 @@ image; all mosaics of a step have the same k; patches are without the last block
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.finetune.config import Learns, RecipeConfig
@@ -27,22 +27,15 @@ class ClimConfig(RecipeConfig):
     """Mosaics of whole images."""
 
     kind: Literal["clim"] = "clim"
-    learns: Learns = Field(default="image", description="See RecipeConfig; this recipe has no texts of regions.")
-
+    learns: Learns = Field("image", description="See RecipeConfig; this recipe has no texts of regions.")
     mosaic_weight: float = Field(1.0, gt=0, description="Weight of the loss between cells and captions.")
-    sides: tuple[int, ...] = Field(
+    sides: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         (2, 3, 4),
+        min_length=1,
         description="Images along a side of a mosaic; one of these is drawn for each step. Those that need more images "
         "than a rank has are left out.",
     )
     residual: bool = Field(False, description="See `AlignConfig`.")
-
-    @field_validator("sides")
-    @classmethod
-    def _some(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
-        if not sides or min(sides) < 2:
-            raise ValueError("expected at least one number, each 2 or more")
-        return sides
 
 
 class Clim(Recipe[ClimConfig]):
@@ -67,15 +60,10 @@ class Clim(Recipe[ClimConfig]):
 
 
 def mosaics(rgb: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Put images together, `side` x `side` in each mosaic, row by row; images that fill no whole mosaic are left out.
+    """Put images uint8 (B, height, width, 3) together, `side` x `side` in each mosaic, row by row.
 
-    Args:
-        rgb: uint8 (B, height, width, 3).
-        side: images along a side of a mosaic.
-
-    Returns:
-        uint8 (B // side**2, height, width, 3), and the cells as boxes, float (cells, 5): mosaic, x0, y0, x1, y1 in px.
-        Where the sides are no multiples, some cells are a pixel larger.
+    Images that fill no whole mosaic are left out. Returns mosaics of the images' size, and the cells as boxes, float
+    (cells, 5): mosaic, x0, y0, x1, y1 in px. Where the sides are no multiples, some cells are a pixel larger.
     """
     count, (height, width) = len(rgb) // side**2, rgb.shape[1:3]
     x, y = (torch.linspace(0, length, side + 1).round().int().tolist() for length in (width, height))

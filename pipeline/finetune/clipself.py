@@ -28,8 +28,7 @@ class ClipSelfConfig(RecipeConfig):
     """Crop self-distillation."""
 
     kind: Literal["clipself"] = "clipself"
-    learns: Learns = Field(default="image", description="See RecipeConfig; this recipe has no texts of regions.")
-
+    learns: Learns = Field("image", description="See RecipeConfig; this recipe has no texts of regions.")
     caption_weight: float = Field(0.0, ge=0, description="CLIPSelf has no loss with captions.")
     distil_weight: float = Field(1.0, gt=0, description="Weight of the loss between boxes and crops.")
     most_splits: int = Field(6, ge=1, le=16, description="A grid has 1 to this many rows, and so with columns.")
@@ -94,18 +93,8 @@ def resized(rgb: Tensor, side: int) -> Tensor:
 
 
 def grid_boxes(rng: np.random.Generator, most_splits: int, most_boxes: int) -> NDArray[np.float64]:
-    """Return cells of a random grid as shares of the image's sides: (boxes, 4), x0, y0, x1, y1.
-
-    Args:
-        rng: decides the numbers of rows and columns, and which cells are taken if there are too many.
-        most_splits: most rows, and most columns.
-        most_boxes: most cells.
-    """
-    rows, columns = (int(number) for number in rng.integers(1, most_splits + 1, 2))
-    cells = [
-        (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    taken = np.sort(rng.permutation(len(cells))[:most_boxes])
-    return np.array(cells)[taken]
+    """Return at most so many cells of a random grid as shares of the image's sides: (boxes, 4), x0, y0, x1, y1."""
+    rows, columns = rng.integers(1, most_splits + 1, 2).tolist()
+    taken = np.sort(rng.permutation(rows * columns)[:most_boxes])
+    y, x = np.divmod(taken, columns)
+    return np.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], axis=1)

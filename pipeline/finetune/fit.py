@@ -1,11 +1,4 @@
-"""The loop of every training here: steps in phases, a line of the log now and then, checkpoints, and resuming.
-
-A training leaves this in its folder:
-
-latest.pt    the checkpoint to resume from
-previous.pt  the checkpoint before it, in case `latest.pt` is damaged
-log.jsonl    a line for every so many steps
-"""
+"""The loop of every training here: steps in phases, a line of the log now and then, checkpoints, and resuming."""
 
 from __future__ import annotations
 
@@ -24,23 +17,16 @@ from pipeline.finetune.ranks import RankGroup
 from stages.contract.errors import OutputError, ResumeError, one_line
 from stages.shared.storage import replacing
 
-LATEST: Final = "latest.pt"
-PREVIOUS: Final = "previous.pt"
-LOG: Final = "log.jsonl"
+LATEST: Final = "latest.pt"  # the checkpoint to resume from
+PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case that one is damaged
+LOG: Final = "log.jsonl"  # a line for every so many steps
 
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of steps that are done and of all."""
 
 
 class TrainingFolder:
-    """The folder of a training.
-
-    Args:
-        path: created if it does not exist.
-
-    Raises:
-        OutputError: the folder cannot be created.
-    """
+    """The folder of a training. Raises OutputError if it does not exist and cannot be created."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,10 +38,9 @@ class TrainingFolder:
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest checkpoint; None if there is none. Raises ResumeError if it is damaged."""
         path, before = self.path / LATEST, self.path / PREVIOUS
+        path = path if path.exists() else before  # killed between two renames
         if not path.exists():
-            if not before.exists():
-                return None
-            path = before  # killed between two renames
+            return None
         try:
             found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             found["step"], found["log_bytes"], found["unlogged"]
@@ -67,11 +52,7 @@ class TrainingFolder:
         return found
 
     def write_checkpoint(self, saved: Mapping[str, Any]) -> None:
-        """Replace the latest checkpoint, which becomes the previous one.
-
-        Raises:
-            OutputError: the disk is full, or the folder can no longer be written. The checkpoints before are kept.
-        """
+        """Replace the latest checkpoint, which becomes the previous one. Raises OutputError, which keeps both."""
         path = self.path / LATEST
         try:
             with replacing(path) as temporary:
@@ -113,33 +94,20 @@ class TrainingFolder:
 
 
 class TrainingRun(ABC):
-    """A training on one rank.
+    """A training on one rank, with `phases` of so many steps each."""
 
-    Attributes:
-        folder: where log and checkpoints are.
-        phases: steps of each phase.
-        step: steps taken so far, over all phases.
-        means: losses of the last line of the log.
-    """
-
-    log_every = 10
-    """Steps of a line of the log. The last step of a phase ends a line, too."""
+    log_every = 10  # steps of a line of the log; the last step of a phase ends a line, too
 
     def __init__(
         self, folder: TrainingFolder, phases: Sequence[int], checkpoint_every_s: float, ranks: RankGroup
     ) -> None:
         self.folder, self.phases, self.ranks = folder, phases, ranks
-        self.step = 0
-        self.means: dict[str, float] = {}
+        self.steps, self.step = sum(phases), 0  # of all phases, and those taken so far
+        self.means: dict[str, float] = {}  # losses of the last line of the log
         self._checkpoint_every_s, self._saved_s = checkpoint_every_s, time.monotonic()
         self._unlogged: list[dict[str, Tensor]] = []
         self._log_bytes = 0
         self._is_half_done = False
-
-    @property
-    def steps(self) -> int:
-        """All steps of the training."""
-        return sum(self.phases)
 
     @abstractmethod
     def begin(self, phase: int, *, is_new: bool) -> None:
@@ -198,9 +166,8 @@ class TrainingRun(ABC):
 
     def _log(self, phase: int, step: int) -> None:
         losses, self._unlogged = self._unlogged, []
-        self.means = {
-            name: round(float(torch.stack([each[name].cpu() for each in losses]).mean()), 5) for name in losses[0]
-        }
+        means = {name: torch.stack([each[name].cpu() for each in losses]).mean() for name in losses[0]}
+        self.means = {name: round(float(mean), 5) for name, mean in means.items()}
         if self.ranks.leads:
             self._log_bytes = self.folder.log({**self.line(phase, step), **self.means})
 

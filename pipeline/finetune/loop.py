@@ -55,27 +55,18 @@ def finetune(
     """Fine-tune a model on a dataset, or resume the training in `config.out`.
 
     In a group of processes (torchrun, or one that is initialised, as Ray Train does it) each call is one rank, and the
-    losses are those of one process with the whole batch, up to rounding.
+    losses are those of one process with the whole batch, up to rounding. `say` takes a message for people before the
+    training begins, and `fresh` deletes a training in `config.out` and its model first.
 
-    Args:
-        config: all settings.
-        on_step: see `OnStep`.
-        say: takes a message for people before the training begins.
-        fresh: delete the training in `config.out` and its model, and begin anew.
-
-    Raises:
-        ConfigError, WeightsError, ResourceError: the model or a setting cannot be used.
-        InputError: the dataset cannot be read, or holds nothing to learn from.
-        ResumeError: the folder holds another training, or a damaged checkpoint.
-        OutputError: the folder cannot be written; the checkpoints before are kept.
+    Raises ConfigError, WeightsError or ResourceError if the model or a setting cannot be used, InputError if the
+    dataset cannot be read or holds nothing to learn from, ResumeError if the folder holds another training or a damaged
+    checkpoint, and OutputError if it cannot be written; the checkpoints before are kept.
     """
     device = pick_device(config.model.device)
     with joined(device) as ranks:
         with ranks.together():
-            if config.batch_size < ranks.size:
-                raise ConfigError(
-                    f"batch_size: {config.batch_size} images a step are fewer than the {ranks.size} ranks"
-                )
+            if (size := config.batch_size) < ranks.size:
+                raise ConfigError(f"batch_size: {size} images a step are fewer than the {ranks.size} ranks")
             described = usable_model(config.model)
             material, tokenizer = _checked(config, described, device)
             if described.pretrained is not None and ranks.leads:
@@ -90,7 +81,7 @@ def finetune(
         training.run(on_step)
         if ranks.leads:
             training.write_model()
-        ranks.wait()
+        ranks.objects(None)  # wait for the leading rank's files
         return Tuned(
             model=config.out / TUNED_MODEL,
             steps=training.step,
@@ -141,10 +132,7 @@ def _former(out: Path, *, fresh: bool) -> dict[str, Any] | None:
 
 
 class Tuning(TrainingRun):
-    """A fine-tuning on one rank; see `finetune` for the arguments.
-
-    Raises ResumeError if `saved`, the checkpoint that the leading rank read, is another training's.
-    """
+    """A fine-tuning on one rank. Raises ResumeError if `saved`, the checkpoint to resume, is another training's."""
 
     def __init__(
         self,
@@ -162,8 +150,7 @@ class Tuning(TrainingRun):
         self._decides = {**config.decides(), "images": material.images}
         if saved is not None and saved["decides"] != self._decides:
             former = saved["decides"]
-            keys = {*self._decides, *former}
-            differing = sorted(key for key in keys if self._decides.get(key) != former.get(key))
+            differing = sorted(key for key, value in self._decides.items() if value != former.get(key))
             raise ResumeError(
                 f"{config.out} holds a training with other settings ({', '.join(differing)}): give another --out, or "
                 "begin anew with --fresh"
@@ -288,14 +275,8 @@ class Tuning(TrainingRun):
             architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": _VOCABULARY}
         if any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.student.module.modules()):
             architecture["quick_gelu"] = True  # nothing else in OpenAI's files says it
-        preprocess = {
-            "size": spec.size_px,
-            "mode": "RGB",
-            "mean": spec.mean,
-            "std": spec.std,
-            "interpolation": spec.interpolation,
-            "resize_mode": "squash",
-        }
+        preprocess = {"size": spec.size_px, "mode": "RGB", "mean": spec.mean, "std": spec.std, "resize_mode": "squash"}
+        preprocess["interpolation"] = spec.interpolation
         settings = {"model_cfg": architecture, "preprocess_cfg": preprocess}
         (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -304,9 +285,7 @@ class Tuning(TrainingRun):
         config, lines = self.config, self.folder.lines()
         names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "learning_rate")]
         shown = [lines[0], *lines[1:-1:10], lines[-1]] if len(lines) > 1 else lines
-        table = "\n".join(
-            f"| {line['step']:,} | " + " | ".join(f"{line[name]:.3f}" for name in names) + " |" for line in shown
-        )
+        table = "\n".join(" | ".join([f"| {row['step']:,}", *(f"{row[n]:.3f}" for n in names)]) + " |" for row in shown)
         share = 1 - config.interpolate
         mixed = f", mixed with {share:.0%} of the weights that it began with" if share else ""
         return f"""# {self.model.name}, fine-tuned by recipe {config.recipe.kind}

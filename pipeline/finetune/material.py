@@ -17,9 +17,6 @@ from pipeline.finetune.config import DataConfig
 from pipeline.load import Contents, RegionDataset, collate_regions
 from stages.contract.errors import ConfigError, InputError
 
-_SHOWN = 60
-"""Characters of a phrase in a message."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
@@ -35,17 +32,10 @@ class TrainingBatch:
 
 
 class TuningData:
-    """The images and regions that a model learns from.
+    """The images, stretched to squares of `side_px`, and regions that a model learns from.
 
-    Args:
-        config: the dataset and its selection.
-        side_px: of the squares that images are stretched to.
-        seed: of the order.
-        batch_size: images of a step, of all ranks.
-
-    Raises:
-        InputError: there is no dataset, or no image in it.
-        ConfigError: a condition is invalid, or there are fewer images than a step has.
+    `seed` decides the order, and `batch_size` images are those of a step of all ranks. Raises InputError if there is no
+    dataset, or no image in it, and ConfigError if a condition is invalid, or fewer images are there than a step has.
     """
 
     def __init__(self, config: DataConfig, *, side_px: int, seed: int, batch_size: int) -> None:
@@ -63,8 +53,7 @@ class TuningData:
             raise InputError(f"{config.path} holds no image that could be read")
         if self.images < batch_size:
             raise ConfigError(f"batch_size: a step takes {batch_size} images, and {config.path} has {self.images}")
-        self.steps_per_epoch = self.images // batch_size
-        """Whole batches of a pass over the images; those left over are in another pass."""
+        self.steps_per_epoch = self.images // batch_size  # images that are left over are in another pass
 
     @property
     def bad_images(self) -> int:
@@ -84,12 +73,8 @@ class TuningData:
         Raises InputError if no image of a part can be read.
         """
         parts = [self._part(step, rank, ranks) for step in steps]
-        loader = DataLoader(
-            self._rows,
-            batch_sampler=parts,
-            collate_fn=_Collate(self.config.boxes),
-            num_workers=self.config.loaders,
-        )
+        collate = _collate_shuffled if self.config.boxes == "shuffled" else collate_regions
+        loader = DataLoader(self._rows, batch_sampler=parts, collate_fn=collate, num_workers=self.config.loaders)
         for step, part, batch in zip(steps, parts, loader, strict=True):
             if not len(batch["ids"]):
                 of_rank = f" on rank {rank}" if ranks > 1 else ""
@@ -101,9 +86,8 @@ class TuningData:
 
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        own = _order(self.seed, epoch, self.images)[place * self.batch_size : (place + 1) * self.batch_size]
-        first, last = (len(own) * number // ranks for number in (rank, rank + 1))
-        return [int(number) for number in own[first:last]]
+        own = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
+        return [int(number) for number in own[len(own) * rank // ranks : len(own) * (rank + 1) // ranks]]
 
     def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
         drawn = [
@@ -123,17 +107,9 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-@dataclass(frozen=True, slots=True)
-class _Collate:
-    """Samples -> a batch, with their own boxes or with shuffled ones."""
-
-    boxes: str
-
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        batch = collate_regions(samples)
-        if self.boxes == "shuffled":
-            batch["rois"] = shuffled_boxes(batch["rois"])
-        return batch
+def _collate_shuffled(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    batch = collate_regions(samples)
+    return {**batch, "rois": shuffled_boxes(batch["rois"])}
 
 
 def shuffled_boxes(rois: Tensor) -> Tensor:
@@ -160,7 +136,7 @@ def reject_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
     for phrase in phrases:
         count = len(tokenizer.encode(tokenizer.clean_fn(phrase))) if len(phrase) > room else 0
         if count > room:
-            shown = phrase if len(phrase) <= _SHOWN else f"{phrase[:_SHOWN]}..."
+            shown = phrase if len(phrase) <= 60 else f"{phrase[:60]}..."
             raise ConfigError(
                 f"the phrase {shown!r} has {count} tokens, and the model takes {room}: leave out phrases of its length "
                 f'with --where "length(phrase) < {len(phrase)}"'

@@ -13,16 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from stages.contract.errors import PhraseboxError
-
-_PATIENCE: Final = timedelta(minutes=10)
-"""A rank gives up waiting for another after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +98,6 @@ class RankGroup:
         for reduction in under_way:
             reduction.wait()
 
-    def wait(self) -> None:
-        """Wait until all ranks are here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[RankGroup]:
@@ -122,7 +114,7 @@ def joined(device: torch.device) -> Iterator[RankGroup]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` without a number means
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
     try:
         yield RankGroup(dist.get_rank(), size)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -50,10 +51,9 @@ class Student:
     @classmethod
     def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
         """Take a module apart. Raises ConfigError if its image tower has no dense features."""
-        try:
+        text_tower = None
+        with suppress(ConfigError):
             text_tower = take_text_apart(module)
-        except ConfigError:
-            text_tower = None
         tower = take_apart(module.visual, spec.mean, spec.std)
         return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
 
@@ -61,12 +61,6 @@ class Student:
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.tower.device
-
-    @property
-    def scale(self) -> Tensor:
-        """The learned factor on cosines."""
-        scale: Tensor = self.module.logit_scale.exp()
-        return scale
 
     def see(self, rgb: Tensor, *, residual: bool) -> DenseFeatures:
         """Pixels, uint8 (B, height, width, 3) -> features, see `dense`."""
@@ -89,24 +83,12 @@ class Student:
 
 
 class Recipe(ABC, Generic[ConfigT]):
-    """A way to teach a model.
-
-    Args:
-        config: the settings.
-        student: the model that learns.
-        start: the model that it began with, whose weights stay; only if `needs_start`.
-    """
+    """A way to teach a model. `start` is the one that training began with, whose weights stay; only if needed."""
 
     config_type: ClassVar[type[RecipeConfig]]
-
-    needs_regions: ClassVar[bool] = False
-    """Whether a dataset without regions is rejected."""
-
+    needs_regions: ClassVar[bool] = False  # whether a dataset without regions is rejected
     needs_start: ClassVar[bool] = False
-    """Whether the weights that the model began with are needed beside those that learn."""
-
-    enlarged: ClassVar[int] = 1
-    """Side of the batch's images relative to the model's."""
+    enlarged: ClassVar[int] = 1  # side of the batch's images relative to the model's
 
     def __init__(self, config: ConfigT, student: Student, start: ClipModel | None) -> None:
         self.config, self.student, self.start = config, student, start
@@ -121,23 +103,17 @@ class Recipe(ABC, Generic[ConfigT]):
 
 
 def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
-    """Return CLIP's loss between the images of all ranks and their captions; equal captions are no negatives.
+    """Return CLIP's loss between the images (B, E) of all ranks, in any scale, and their B captions.
 
     Models that were trained with a sigmoid loss (SigLIP) are fine-tuned with this one, too.
-
-    Args:
-        student: the model.
-        embedding: (B, E), of the images, in any scale.
-        captions: B texts.
-        ranks: the processes.
     """
     return matched(student, ranks.everyone(F.normalize(embedding.float(), dim=-1)), captions, ranks)
 
 
 def matched(student: Student, features: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
-    """Return the loss between features of length 1 of all ranks and the captions, of this rank, of its own features."""
+    """Return the loss of features of all ranks and captions of this rank's; equal captions are no negatives."""
     texts = ranks.everyone(student.texts(captions))
-    logits = logits_of(ranks.once(student.scale), features, texts)
+    logits = logits_of(ranks.once(student.module.logit_scale.exp()), features, texts)
     return contrastive(logits, same(ranks.items(captions)).to(logits.device))
 
 
@@ -160,12 +136,9 @@ def contrastive(
 
     Args:
         logits: float (R, T), scaled similarities.
-        positive: bool (R, T), the pairs that belong together.
+        positive: bool (R, T), the pairs that belong together. Without any the loss, in nats, is 0.
         ignored: bool (R, T), pairs that may or may not belong together: never negatives.
         weights: float (R,), >= 0, of the rows; None for 1 each. A column's weight is the mean of its positives'.
-
-    Returns:
-        A scalar in nats: the mean of both directions; 0 if there is no positive.
     """
     weights = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
     left_out = positive if ignored is None else positive | ignored

@@ -25,14 +25,7 @@ from stages.contract.errors import PhraseboxError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train or export; print a PhraseboxError as one line.
-
-    Args:
-        arguments: words of the command line; None for the process's own.
-
-    Returns:
-        The exit code.
-    """
+    """Train or export, and return the exit code; print a PhraseboxError as one line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.add_argument("--config", type=Path, help="JSON file with a training configuration")
         run.add_argument("--threads", type=int, default=2, help="torch threads")
         run.add_argument("--checkpoint-every-s", type=float, default=180.0, help="seconds between checkpoints")
-        if verb == "run":
-            run.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-        else:
+        if verb == "photo":
             run.add_argument("--photos", type=Path, required=True, help="folder with flickr8k/ and coco/")
     for verb, model, side_px in (("export", "demo", None), ("photo-export", "photo", PHOTO_SIDE_PX)):
         give = verbs.add_parser(verb, help=f"write the averaged weights of {model} for use")
@@ -53,28 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         give.add_argument("folder", type=Path, nargs="?", help="where to write; by default the repository's own folder")
         give.add_argument("--side-px", type=int, default=side_px, help="image side to export for")
         give.add_argument("--note", default="", help="a sentence on how the run went, for the model card")
+    given = parser.parse_args(arguments)
     try:
-        _run(parser.parse_args(arguments))
+        if given.verb in ("export", "photo-export"):
+            export = export_demo if given.verb == "export" else export_photo
+            export(given.run, given.folder, side_px=given.side_px, note=given.note)
+            return 0
+        torch.set_num_threads(given.threads)
+        settings: Any = TrainConfig if given.verb == "run" else PhotoConfig
+        config = settings() if given.config is None else settings.model_validate_json(given.config.read_text("utf-8"))
+        if given.verb == "run":
+            train(config, given.out, checkpoint_every_s=given.checkpoint_every_s)
+        else:
+            train_photo(config, given.photos, given.out, checkpoint_every_s=given.checkpoint_every_s)
     except PhraseboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _run(given: argparse.Namespace) -> None:
-    if given.verb == "export":
-        export_demo(given.run, given.folder, side_px=given.side_px, note=given.note)
-        return
-    if given.verb == "photo-export":
-        export_photo(given.run, given.folder, side_px=given.side_px, note=given.note)
-        return
-    torch.set_num_threads(given.threads)
-    settings: Any = TrainConfig if given.verb == "run" else PhotoConfig
-    config = settings() if given.config is None else settings.model_validate_json(given.config.read_text("utf-8"))
-    if given.verb == "run":
-        train(config, given.out, workers=given.workers, checkpoint_every_s=given.checkpoint_every_s)
-    else:
-        train_photo(config, given.photos, given.out, checkpoint_every_s=given.checkpoint_every_s)
 
 
 if __name__ == "__main__":

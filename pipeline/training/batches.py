@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,6 @@ import numpy.typing as npt
 import torch
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pipeline.scenes.captions import (
     COLOUR_NAMES,
@@ -44,17 +43,18 @@ if TYPE_CHECKING:
 
 VOCABULARY_FILE: Final = "bpe_vocab.txt.gz"
 
-_KIND_INDEX: Final = {kind: k for k, kind in enumerate(KINDS)}
-_COLOUR_INDEX: Final = {colour: k for k, colour in enumerate(COLOUR_NAMES)}
+_CONCEPTS: Final[list[tuple[str | None, str | None]]] = [
+    *product(KINDS, COLOUR_NAMES),
+    *((kind, None) for kind in KINDS),
+    *((None, colour) for colour in COLOUR_NAMES),
+]
+"""Kind and colour of each column of the first block."""
 
-PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)
-"""Number of colour-kind pairs, the first columns; pair (k, c) is column k * colours + c."""
+_COLUMN_OF: Final = {concept: column for column, concept in enumerate(_CONCEPTS)}
 
-CONCEPTS: Final = PAIRS + len(KINDS) + len(COLOUR_NAMES)
-"""Columns of the first block; the second, "at least two", is as wide."""
-
-COLUMNS: Final = 2 * CONCEPTS + 7
-"""Width of the truth table; the last seven are "exactly n things", n = 0-6."""
+PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)  # the first columns
+CONCEPTS: Final = len(_CONCEPTS)  # columns of the first block; the second, "at least two", is as wide
+COLUMNS: Final = 2 * CONCEPTS + 7  # the last seven are "exactly n things", n = 0-6
 
 _NUMBER_VALUES: Final = {word: number for number, word in NUMBER_WORDS.items()}
 
@@ -64,28 +64,17 @@ _QUERY_WORDS: Final = "of one photograph drawing illustration scene it them this
 
 def concept_column(kind: str | None, colour: str | None) -> int:
     """Return the column of a kind and colour, of a kind (colour None) or of a colour (kind None)."""
-    if kind is not None and colour is not None:
-        return _KIND_INDEX[kind] * len(COLOUR_NAMES) + _COLOUR_INDEX[colour]
-    if kind is not None:
-        return PAIRS + _KIND_INDEX[kind]
-    if colour is not None:
-        return PAIRS + len(KINDS) + _COLOUR_INDEX[colour]
-    raise ValueError("expected a kind or a colour, got neither")
+    return _COLUMN_OF[kind, colour]
 
 
 def present(objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
     """Return the row of the truth table for a scene: float32 (COLUMNS,), 0 or 1."""
-    counts: Counter[int] = Counter()
+    counts = np.zeros(CONCEPTS, np.int64)
     for thing in objects:
         for kind, colour in ((thing.kind, thing.colour), (thing.kind, None), (None, thing.colour)):
             counts[concept_column(kind, colour)] += 1
-    row = np.zeros(COLUMNS, np.float32)
-    for column, count in counts.items():
-        row[column] = 1.0
-        if count > 1:
-            row[CONCEPTS + column] = 1.0
-    row[2 * CONCEPTS + min(len(objects), 6)] = 1.0
-    return row
+    number = np.arange(COLUMNS - 2 * CONCEPTS) == min(len(objects), 6)
+    return np.concatenate([counts > 0, counts > 1, number]).astype(np.float32)
 
 
 def claims(caption: Caption) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -106,12 +95,7 @@ def claims(caption: Caption) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.fl
 
 
 def known_true(claimed: Tensor, denied: Tensor, present: Tensor) -> Tensor:
-    """Return which captions are true of which images by the truth table, bool (images, captions).
-
-    Args:
-        claimed, denied: float (captions, columns), 0 or 1.
-        present: float (images, columns), 0 or 1.
-    """
+    """Return which captions (C, columns) are true of which images (B, columns) by the truth table, bool (B, C)."""
     return (1.0 - present) @ claimed.T + present @ denied.T < 0.5
 
 
@@ -126,11 +110,8 @@ class Batch:
     denied: Tensor
 
 
-class SceneBatches(Dataset[Batch]):
-    """Batches of a phase by their numbers.
-
-    Batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train" of a seed.
-    """
+class SceneBatches:
+    """Batches of a phase by their numbers: b holds the scenes b * size to (b + 1) * size - 1 of a seed."""
 
     def __init__(self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int) -> None:
         self._tokenizer, self._phase, self._seed, self._size = tokenizer, phase, seed, size
@@ -138,7 +119,7 @@ class SceneBatches(Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         cv2.setNumThreads(1)
         phase = self._phase
-        images, texts, rows, claimed, denied = [], [], [], [], []
+        images, texts, rows = [], [], []
         for index in range(number * self._size, (number + 1) * self._size):
             large = index % 3 == 0 and phase.render_scale > 1.0
             scene = make_scene(
@@ -152,27 +133,11 @@ class SceneBatches(Dataset[Batch]):
             images.append(resize_image(scene.image, phase.side_px) if large else scene.image)
             caption = scene.captions[0 if index % 5 < 2 else 1]
             texts.append(caption.text)
-            rows.append(present(scene.objects))
-            yes, no = claims(caption)
-            claimed.append(yes)
-            denied.append(no)
-        table = (torch.from_numpy(np.stack(part)) for part in (rows, claimed, denied))
+            rows.append((present(scene.objects), *claims(caption)))
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         return Batch(
-            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), self._tokenizer(texts), *table
+            pixels, self._tokenizer(texts), *(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         )
-
-
-def load_batches(batches: SceneBatches, numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
-    """Yield batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        # A forked worker would inherit locks that the threads of torch or OpenCV may hold, and hang.
-        multiprocessing_context="spawn" if workers else None,
-    )
-    return iter(loader)
 
 
 class PhraseBank:
@@ -198,16 +163,11 @@ def bank_columns() -> list[int]:
 
 def bank_wordings(column: int) -> tuple[str, ...]:
     """Return six wordings of a column of the first block; the bare phrase comes first and most often."""
-    if column < PAIRS:
-        kind, colour = KINDS[column // len(COLOUR_NAMES)], COLOUR_NAMES[column % len(COLOUR_NAMES)]
-        one, many = f"{colour} {kind}", f"{colour} {PLURALS[kind]}"
-    elif column < PAIRS + len(KINDS):
-        kind = KINDS[column - PAIRS]
-        one, many = kind, PLURALS[kind]
-    else:
-        colour = COLOUR_NAMES[column - PAIRS - len(KINDS)]
+    kind, colour = _CONCEPTS[column]
+    if kind is None:
         one, many = f"{colour} thing", f"{colour} things"
-        return (one, f"something {colour}", colour, f"the {one}", many, f"two {many}")
+        return (one, f"something {colour}", str(colour), f"the {one}", many, f"two {many}")
+    one, many = (kind, PLURALS[kind]) if colour is None else (f"{colour} {kind}", f"{colour} {PLURALS[kind]}")
     article = "an" if one[0] in "aeiou" else "a"
     return (one, one, f"{article} {one}", f"the {one}", many, f"two {many}")
 
@@ -236,18 +196,9 @@ def cut_merges(words: Iterable[str]) -> list[tuple[str, str]]:
             if best not in full.bpe_ranks:
                 break
             used.add(best)
-            pieces = _merge(pieces, best)
+            merged = re.sub(rf"(?<!\S){re.escape(' '.join(best))}(?!\S)", "".join(best), " ".join(pieces))
+            pieces = tuple(merged.split(" "))
     return sorted(used, key=lambda pair: int(full.bpe_ranks[pair]))
-
-
-def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    merged: list[str] = []
-    k = 0
-    while k < len(pieces):
-        step = 2 if pieces[k : k + 2] == pair else 1
-        merged.append("".join(pieces[k : k + step]))
-        k += step
-    return tuple(merged)
 
 
 def write_vocabulary(folder: Path, words: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pipeline.finetune.fit import LATEST, TrainingFolder, TrainingRun
@@ -21,12 +20,10 @@ from pipeline.finetune.recipe import contrastive, one_way
 from pipeline.scenes.captions import COLOUR_NAMES, KINDS
 from pipeline.scenes.scene import make_scene, resize_image
 from pipeline.training.batches import (
-    Batch,
     PhraseBank,
     SceneBatches,
     concept_column,
     known_true,
-    load_batches,
     load_vocabulary,
     scene_words,
     write_vocabulary,
@@ -34,7 +31,8 @@ from pipeline.training.batches import (
 from pipeline.training.model import (
     CONTEXT_LENGTH,
     Optimisers,
-    build_model,
+    Settings,
+    architecture,
     encode_image,
     encode_text,
     follow,
@@ -53,8 +51,6 @@ MODEL_CFG: Final[dict[str, Any]] = {
 PREPROCESS_CFG: Final[dict[str, Any]] = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
 }
 """How images are prepared, in open_clip's terms: RGB in 0-1 less mean, divided by std."""
 
@@ -63,10 +59,8 @@ _EVALUATION_SEED: Final = 4_321
 _MOST_LOG_SCALE: Final = 4.6052
 
 
-class Phase(BaseModel):
+class Phase(Settings):
     """A part of the training at one image size."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     steps: int
@@ -89,10 +83,8 @@ DEFAULT_PHASES: Final = (
 """Large things teach names fast; whole scenes, a finer grid and finally all patches follow."""
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """Everything that decides the weights, apart from library versions, the processor and the number of threads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 1  # of the initial weights, the scenes, the wordings and the patch dropout
     batch: int = 128  # images of a step; smaller was worse (measured at 64)
@@ -106,21 +98,16 @@ class TrainConfig(BaseModel):
     evaluation_scenes: int = 200  # held-out, with one thing each, for the log's top-1
 
 
-def train(config: TrainConfig, out: Path, *, workers: int = 1, checkpoint_every_s: float = 180.0) -> Path:
+def train(config: TrainConfig, out: Path, *, checkpoint_every_s: float = 180.0) -> Path:
     """Train a model from scratch, or resume the training in a folder. Return the last checkpoint.
 
     Matrices are multiplied in bf16 on a CPU with instructions for it, else in fp32. Log and model card say which.
-
-    Args:
-        config: the settings; phases and learning rates may differ from those of the training that is resumed.
-        out: folder for the vocabulary, the log and the checkpoints.
-        workers: processes that draw scenes.
-        checkpoint_every_s: seconds of wall time between checkpoints.
+    Phases and learning rates may differ from those of the training that is resumed.
     """
     folder = TrainingFolder(out)
     write_vocabulary(out, scene_words())
     torch.manual_seed(config.seed)
-    training = SceneTraining(config, folder, workers, checkpoint_every_s)
+    training = SceneTraining(config, folder, checkpoint_every_s)
     if (saved := folder.read_checkpoint()) is not None:
         training.resume(saved)
     training.run()
@@ -132,45 +119,41 @@ class SceneTraining(TrainingRun):
 
     log_every = 20
 
-    def __init__(self, config: TrainConfig, folder: TrainingFolder, workers: int, checkpoint_every_s: float) -> None:
+    def __init__(self, config: TrainConfig, folder: TrainingFolder, checkpoint_every_s: float) -> None:
         super().__init__(folder, [phase.steps for phase in config.phases], checkpoint_every_s, RankGroup())
-        self.config, self.workers = config, workers
+        self.config = config
         self.precision = fast_precision(torch.device("cpu"))
         self.tokenizer = load_vocabulary(folder.path)
         self.bank = PhraseBank(self.tokenizer)
-        self._batches: Iterator[Batch] = iter(())
-        self._cpu_s, self._cpu_mark_s = 0.0, time.process_time()
-        self.model: CLIP = build_model(MODEL_CFG, self.tokenizer, config.phases[0].side_px)
+        self._cpu_before_s = 0.0
+        self.model: CLIP = CLIP(**architecture(MODEL_CFG, self.tokenizer, config.phases[0].side_px))
         self.average: CLIP = copy.deepcopy(self.model)  # the moving average of the weights
         rates = {"matrix_lr": config.matrix_lr, "matrix_decay": config.matrix_weight_decay, "other_lr": config.other_lr}
         self.optimisers = Optimisers(muon_and_adamw(self.model.named_parameters(), **rates))
 
     def _resize(self, side_px: int) -> None:
         """Change the image size: only the positional embedding differs, and what the optimisers remember of it."""
-        for model in (self.model, self.average):
-            visual: Any = model.visual
+        for visual in (self.model.visual, self.average.visual):
             if visual.image_size[0] != side_px:
-                before = visual.positional_embedding
-                visual.positional_embedding = nn.Parameter(positions_at(before.detach(), side_px // _PATCH_PX))
+                positions: nn.Parameter = visual.positional_embedding
+                positions.grad = None
+                positions.data = positions_at(positions.data, side_px // _PATCH_PX)
                 visual.image_size = (side_px, side_px)
-                self.optimisers.replace(before, visual.positional_embedding)
+                self.optimisers.forget(positions)
 
     def begin(self, phase: int, *, is_new: bool) -> None:
         """See `TrainingRun.begin`."""
         settings = self.config.phases[phase]
         self._resize(settings.side_px)
-        scenes = SceneBatches(self.tokenizer, settings, seed=self.config.seed, size=self.config.batch)
-        self._batches = load_batches(scenes, range(self.step, sum(self.phases[: phase + 1])), workers=self.workers)
+        self._batches = SceneBatches(self.tokenizer, settings, seed=self.config.seed, size=self.config.batch)
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
         """See `TrainingRun.take_step`."""
-        config, settings, model, batch = self.config, self.config.phases[phase], self.model, next(self._batches)
+        config, settings, model, batch = self.config, self.config.phases[phase], self.model, self._batches[self.step]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        keep = None
-        if settings.patch_dropout > 0:
-            patches = (settings.side_px // _PATCH_PX) ** 2
-            kept = round(patches * (1 - settings.patch_dropout))
-            keep = torch.rand(len(batch.images), patches, generator=generator).topk(kept, dim=1).indices
+        patches = (settings.side_px // _PATCH_PX) ** 2
+        order = torch.rand(len(batch.images), patches, generator=generator).argsort(dim=1)
+        keep = order[:, : round(patches * (1 - settings.patch_dropout))]
         phrases = self.bank.tokens(generator)
         with torch.autocast("cpu", dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32"):
             image = encode_image(model, normalise(batch.images), keep=keep)
@@ -194,28 +177,25 @@ class SceneTraining(TrainingRun):
 
     def line(self, phase: int, step: int) -> dict[str, Any]:
         """See `TrainingRun.line`. The end of a phase has the average's `class_top1`."""
-        self._note_cpu()
         settings = self.config.phases[phase]
-        line = {"phase": settings.name, "step": self.step, "precision": self.precision, "cpu_s": round(self._cpu_s)}
+        line = {"phase": settings.name, "step": self.step, "precision": self.precision, "cpu_s": round(self._cpu())}
         if step == settings.steps:
             line["top1"] = class_top1(self.average, self.tokenizer, scenes=self.config.evaluation_scenes)
-            self._cpu_mark_s = time.process_time()
         return line
 
-    def _note_cpu(self) -> None:
-        now = time.process_time()
-        self._cpu_s, self._cpu_mark_s = self._cpu_s + now - self._cpu_mark_s, now
+    def _cpu(self) -> float:
+        """Return the processor time of all sittings, in seconds."""
+        return self._cpu_before_s + time.process_time()
 
     def state(self) -> dict[str, Any]:
         """See `TrainingRun.state`."""
-        self._note_cpu()
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimisers": self.optimisers.state(),
             "side_px": int(self.model.visual.image_size[0]),
             "config": self.config.model_dump(mode="json"),
-            "cpu_s": self._cpu_s,
+            "cpu_s": self._cpu(),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -224,7 +204,7 @@ class SceneTraining(TrainingRun):
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
         self.optimisers.restore(saved["optimisers"])
-        self._cpu_s = saved["cpu_s"]
+        self._cpu_before_s = saved["cpu_s"] - time.process_time()
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -237,13 +217,8 @@ def normalise(images: Tensor) -> Tensor:
 def class_top1(model: CLIP, tokenizer: SimpleTokenizer, *, scenes: int, render_scale: float = 1.0) -> float:
     """Return the share of held-out scenes with one thing whose nearest of all colour-kind phrases is the right one.
 
-    About every seventh scene shows a pair that training never showed; chance is 1 in 360.
-
-    Args:
-        model: the model; its image size sets the scenes'.
-        tokenizer: its tokenizer.
-        scenes: how many scenes.
-        render_scale: draw scenes larger by this factor and average them down.
+    About every seventh scene shows a pair that training never showed; chance is 1 in 360. Scenes are drawn larger by
+    `render_scale` and averaged down.
     """
     side = int(model.visual.image_size[0])
     texts = encode_text(model, tokenizer([f"{colour} {kind}" for kind in KINDS for colour in COLOUR_NAMES]))

@@ -27,11 +27,8 @@ from stages.shared.storage import replacing, write_text
 CONFIG_FILE: Final = "model.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 CARD_FILE: Final = "MODEL_CARD.md"
-FIGURES_FILE: Final = "FIGURES.md"
-"""Measurements of the exported weights, written by hand; the card of `photo` includes it if it exists."""
-
-PHOTO_SIDE_PX: Final = 352
-"""Side of the images that `photo` looks at: 22 x 22 tokens. It was chosen on the photographs held out."""
+FIGURES_FILE: Final = "FIGURES.md"  # measurements, written by hand; the card of `photo` includes it if it exists
+PHOTO_SIDE_PX: Final = 352  # of its images: 22 x 22 tokens, chosen on the photographs held out
 
 _POSITIONS: Final = "visual.positional_embedding"
 
@@ -41,16 +38,10 @@ def export_demo(
 ) -> dict[str, str]:
     """Write the averaged weights of a training of `demo` into a folder that stock open_clip can load.
 
-    Args:
-        run: folder of the training.
-        folder: created if it does not exist; None: the catalog's, whose checksums are renewed too.
-        side_px: image side to export for, a multiple of the patch; None for the checkpoint's own. The positional
-            embedding is interpolated, which hardly changes recognition and gives the heat maps a finer grid.
-        note: a sentence on how the run went, for the model card.
-        evaluation_scenes: held-out scenes with one thing for the figure in the model card.
-
-    Returns:
-        File name -> SHA-256 in hex.
+    The folder is created if it does not exist; None is the catalog's, whose checksums are renewed too. The side is a
+    multiple of the patch, None the checkpoint's own: interpolated positions hardly change recognition and give the heat
+    maps a finer grid. The model card gets `note`, a sentence on how the run went, and a figure on held-out scenes with
+    one thing. Returns the SHA-256 of each file in hex.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     side, tokenizer = side_px or int(saved["side_px"]), load_vocabulary(run)
@@ -70,21 +61,15 @@ def export_demo(
         for name, line in last.items()
     ]
     known = {
-        "kind_count": len(KINDS),
+        "counts": (len(KINDS), len(COLOUR_NAMES), len(HELDOUT_PAIRS), len(KINDS) * len(COLOUR_NAMES)),
         "kinds": ", ".join(KINDS),
-        "colour_count": len(COLOUR_NAMES),
         "colours": ", ".join(COLOUR_NAMES),
-        "pair_count": len(HELDOUT_PAIRS),
-        "all_pairs": len(KINDS) * len(COLOUR_NAMES),
-        "seed": config["seed"],
-        "batch": config["batch"],
         "steps": log[-1]["step"],
         "images": log[-1]["step"] * config["batch"],
         "cpu_minutes": round(log[-1]["cpu_s"] / 60),
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
         "torch_version": torch.__version__,
         "precision": " and ".join(sorted({line["precision"] for line in log})),
-        "log_scenes": config["evaluation_scenes"],
         "scenes": evaluation_scenes,
         "top1": drawn.class_top1(model, tokenizer, scenes=evaluation_scenes, render_scale=1.8),
         "note": note,
@@ -97,10 +82,8 @@ def export_photo(
 ) -> dict[str, str]:
     """Write the averaged weights of a training of `photo`; see `export_demo`.
 
-    The side may be larger than in training: the network then sees smaller things and has more tokens for them.
-
-    Raises:
-        ValueError: the text tower has not learned to stand beside the images yet.
+    The side may be larger than in training: the network then sees smaller things and has more tokens for them. Raises
+    ValueError if the text tower has not learned to stand beside the images yet.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     settings = architecture(photo.MODEL_CFG, load_vocabulary(run), GRID * STRIDE_PX)
@@ -120,25 +103,22 @@ def export_photo(
     rows = []
     for phase in config["phases"]:
         line = [each for each in log if each["phase"] == phase["name"]][-1]
-        losses = (f"{line[key]:.3f}" if (key := f"{name}_loss") in line else "" for name in _PHOTO_LOSSES)
+        losses = (
+            f"{line[key]:.3f}" if (key := f"{name}_loss") in line else ""
+            for name in ("caption", "phrase", "local", "distillation")
+        )
         rows.append(f"| {phase['name']} | {line['step']:,} | {' | '.join(losses)} |")
     figures = (folder or WEIGHTS_ROOT / "photo") / FIGURES_FILE
     known = {
-        "trained_grid": GRID,
-        "trained_side_px": GRID * STRIDE_PX,
+        "trained": (GRID, GRID * STRIDE_PX),
         "grid": side_px // STRIDE_PX,
         "stride_px": STRIDE_PX,
         "photographs": saved["photographs"],
         "words": saved["texts"],
-        "held_out": config["held_out"],
-        "seed": config["seed"],
         "figures": f"\n{figures.read_text('utf-8').strip()}\n\n" if figures.is_file() else "\n",
         "note": note,
     }
     return _write("photo", run, folder, settings, photo.PREPROCESS_CFG, halves, config, rows, known)
-
-
-_PHOTO_LOSSES: Final = ("caption", "phrase", "local", "distillation")
 
 
 def _write(
@@ -152,18 +132,9 @@ def _write(
     phases: list[str],
     known: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the files of a model, and its checksums if the folder is the catalog's; return the checksums.
+    """Write the files of a model for the side in `settings`, and its checksums if the folder is the catalog's.
 
-    Args:
-        name: of the catalog's entry and of the card's template.
-        run: folder of the training.
-        folder: to write to; None: the catalog's.
-        settings: arguments of `open_clip.CLIP`, with the image side to export for.
-        preprocess: how images are prepared, in open_clip's terms.
-        halves: weights in fp16.
-        config: the training's settings.
-        phases: rows of the card's table of phases.
-        known: further values for the card.
+    `phases` are rows of the card's table, and `known` further values for it.
     """
     weights = save(halves, metadata={"format": "pt"})
     side_px, own = settings["vision_cfg"]["image_size"], WEIGHTS_ROOT / name
@@ -171,6 +142,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     settings["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": VOCABULARY_FILE}
     described = {"model_cfg": settings, "preprocess_cfg": {"size": side_px, "mode": "RGB", **preprocess}}
+    described["preprocess_cfg"] |= {"interpolation": "bicubic", "resize_mode": "squash"}
     shutil.copyfile(run / VOCABULARY_FILE, folder / VOCABULARY_FILE)
     write_text(folder / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
     with replacing(folder / WEIGHTS_FILE) as temporary:
@@ -185,6 +157,7 @@ def _write(
         context_length=CONTEXT_LENGTH,
         phases="\n".join(phases),
         config=json.dumps(config, indent=1),
+        given=config,
         **known,
     )
     write_text(folder / CARD_FILE, text)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from stages.shared.model.towers.take_apart import take_text_apart
@@ -21,19 +22,17 @@ CONTEXT_LENGTH: Final = 32
 """Tokens of a text. The longest caption in the training photographs has some 40, and one in 300 is cut."""
 
 
-def build_model(model_cfg: Mapping[str, Any], tokenizer: SimpleTokenizer, side_px: int) -> CLIP:
-    """Return a model with random weights from torch's current seed; see `architecture`."""
-    return CLIP(**architecture(model_cfg, tokenizer, side_px))
+class Settings(BaseModel):
+    """Settings of a training, not of a product: they have defaults and no bounds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def architecture(model_cfg: Mapping[str, Any], tokenizer: SimpleTokenizer, side_px: int) -> dict[str, Any]:
     """Return the arguments of `open_clip.CLIP` for an image side and a tokenizer's vocabulary."""
     vision = {**model_cfg["vision_cfg"], "image_size": side_px}
-    return {
-        **model_cfg,
-        "vision_cfg": vision,
-        "text_cfg": {**model_cfg["text_cfg"], "vocab_size": int(tokenizer.vocab_size)},
-    }
+    text = {**model_cfg["text_cfg"], "vocab_size": int(tokenizer.vocab_size)}
+    return {**model_cfg, "vision_cfg": vision, "text_cfg": text}
 
 
 def positions_at(positions: Tensor, grid: int) -> Tensor:
@@ -43,12 +42,10 @@ def positions_at(positions: Tensor, grid: int) -> Tensor:
 
 
 def encode_image(model: CLIP, images: Tensor, *, keep: Tensor | None = None) -> Tensor:
-    """Return image embeddings of length 1, (batch, embed_dim).
+    """Return image embeddings of length 1, (batch, embed_dim), of a class-token vision transformer.
 
-    Args:
-        model: a class-token vision transformer.
-        images: float (batch, 3, side, side), normalised; the side is that of the positional embedding.
-        keep: int64 (batch, kept), the patches of each image to look at, row-major; None for all.
+    Images are float (batch, 3, side, side), normalised, of the side of the positional embedding. `keep`, int64 (batch,
+    kept), holds the patches of each image to look at, row-major; None for all.
     """
     visual = model.visual
     x = visual.conv1(images).flatten(2).mT + visual.positional_embedding[1:]
@@ -73,8 +70,7 @@ def muon_and_adamw(
     named: Iterable[tuple[str, nn.Parameter]], *, matrix_lr: float, matrix_decay: float, other_lr: float
 ) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the transformer blocks, and AdamW for everything else."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in named:
         (matrices if ".resblocks." in name and parameter.ndim == 2 else others).append(parameter)
     return [
@@ -122,12 +118,10 @@ class Optimisers:
         for optimiser, values in zip(self._optimisers, states, strict=True):
             optimiser.load_state_dict(values)
 
-    def replace(self, before: nn.Parameter, after: nn.Parameter) -> None:
-        """Optimise another parameter in the place of one, of which nothing is remembered."""
+    def forget(self, parameter: nn.Parameter) -> None:
+        """Remember nothing of a parameter."""
         for optimiser in self._optimisers:
-            optimiser.state.pop(before, None)
-        for group in self._groups:
-            group["params"] = [after if each is before else each for each in group["params"]]
+            optimiser.state.pop(parameter, None)
 
 
 @torch.no_grad()

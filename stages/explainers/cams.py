@@ -29,11 +29,11 @@ from torch import Tensor
 
 from stages.explain.base import Explainer
 from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
-from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients
-from stages.explainers.attention.walk import Traced, Walk, gradients_at, image_by_image, starts_of
+from stages.explain.maps import Maps, closest_patch, cosine_gradients
+from stages.explainers.attention.walk import OneByOne, Traced, Walk, patches_of, slopes, traced
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import gradient_at
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
+from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.trunk import GridTrunk
 
 
@@ -41,7 +41,7 @@ class CamConfig(ExplainerConfig):
     """Class activation maps of towers that average their tokens."""
 
     kind: Literal["cam"] = "cam"
-    contrast: ShareBelowOne = Field(default=0.25, description="See ExplainerConfig.")
+    contrast: ShareBelowOne = Field(0.25, description="See ExplainerConfig.")
 
 
 class Cam(Explainer[CamConfig]):
@@ -72,15 +72,11 @@ class Cam(Explainer[CamConfig]):
         tokens = self.tower.embed(rgb).float()
         mean = tokens.mean(dim=1)
         embedding = self.tower.finish(mean)
-
-        def found(part: Tensor) -> tuple[Tensor, Tensor]:
-            gradients, cosines = cosine_gradients(embedding, part)
-            return F.relu(gradient_at(self.tower.finish, mean, gradients) @ tokens.mT), cosines
-
-        step, local = self.config.phrases_per_step, None
-        values, cosines = by_step(texts, step, found)
+        gradients, cosines = cosine_gradients(embedding, texts)
+        values = F.relu(gradient_at(self.tower.finish, mean, gradients) @ tokens.mT)
+        local = None
         if self.looks_closer:
-            local = closest_patch(self.tower.finish(tokens), texts, step)
+            local = closest_patch(self.tower.finish(tokens), texts, self.config.phrases_per_step)
         return Maps(values=values, cosines=cosines, tokens=tokens, embedding=embedding, local=local)
 
 
@@ -88,66 +84,52 @@ class FeaturesConfig(ExplainerConfig):
     """Settings of class activation maps by gradients."""
 
     layer: Count = Field(
-        default=1,
-        description="With a class token: the block whose features are taken, counted from the last, which is 1.",
+        1, description="With a class token: the block whose features are taken, counted from the last, which is 1."
     )
 
 
 FeaturesT = TypeVar("FeaturesT", bound=FeaturesConfig)
 
 
-class FeatureCam(Explainer[FeaturesT]):
+class FeatureCam(OneByOne[FeaturesT]):
     """Maps from the features and the gradient at them. Raises ConfigError for a layer that the model does not have."""
 
     def __init__(self, config: FeaturesT, model: ClipModel) -> None:
         super().__init__(config, model)
         self._features: Callable[[Tensor], Traced] = by_tower(
             model.tower,
-            blocks=lambda _: partial(_of_blocks, Walk(model, config.layer, self.affinity.block, setting="layer")),
-            pooled=lambda tower: partial(_of_pool, tower),
-            averaged=lambda tower: partial(_of_mean, tower),
+            blocks=lambda _: partial(_in_block, Walk(model, config.layer, self.affinity.block, setting="layer")),
+            pooled=lambda tower: partial(_in_grid if isinstance(tower.trunk, GridTrunk) else traced, tower),
+            averaged=lambda tower: partial(traced, tower),
         )
 
     @abstractmethod
-    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
         """Features (N, D) and a phrase's gradient at them (N, D) -> its map (N,), >= 0."""
-
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return image_by_image(self._of_image, rgb, texts)
 
     def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         with torch.enable_grad():
             found = self._features(rgb)
-        starts, cosines = starts_of(found.embedding, texts, self.config.phrases_per_step)
-        rows, columns = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        patches = slice(-rows * columns, None)
-        features = found.leaf.detach()[0, patches]
-        gradients = gradients_at(found.embedding, [found.leaf], starts)
-        values = torch.stack([self.weighed(features, gradient[0, patches]) for (gradient,) in gradients])[None]
+        grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        features = patches_of(found.leaf.detach(), grid_hw)[0]
+        gradients, cosines = slopes(found.embedding, [found.leaf], texts)
+        values = torch.stack([self._weighed(features, patches_of(each, grid_hw)[0]) for (each,) in gradients])[None]
         return Maps(values=values, cosines=cosines, tokens=found.tokens, embedding=found.embedding.detach())
 
 
-def _of_blocks(walk: Walk, rgb: Tensor) -> Traced:
+def _in_block(walk: Walk, rgb: Tensor) -> Traced:
     walked = walk(rgb)
     return Traced(walked.normed[0], walked.embedding, walked.early)
 
 
-def _of_mean(tower: AveragedTower, rgb: Tensor) -> Traced:
-    leaf = tower.embed(rgb).float().requires_grad_()
-    return Traced(leaf, tower.finish(leaf.mean(dim=1)), leaf.detach())
-
-
-def _of_pool(tower: PooledTower, rgb: Tensor) -> Traced:
+def _in_grid(tower: PooledTower, rgb: Tensor) -> Traced:
+    """Trace an image from the grid in which the convolutions of a `GridTrunk` end."""
+    assert isinstance(tower.trunk, GridTrunk)  # noqa: S101
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-    if isinstance(tower.trunk, GridTrunk):
-        with torch.no_grad():
-            grid = tower.trunk.body(tower.normalised(rgb).to(tower.dtype))
-        leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
-        tokens = tower.trunk.tokens_of(leaf, grid_hw)
-    else:
-        tokens = leaf = tower.embed(rgb).float().requires_grad_()
-    seen = tower.pool.look(tokens, grid_hw)
+    with torch.no_grad():
+        grid = tower.trunk.body(tower.normalised(rgb).to(tower.dtype))
+    leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
+    seen = tower.pool.look(tower.trunk.tokens_of(leaf, grid_hw), grid_hw)
     return Traced(leaf, tower.pool.embedding(seen), seen.tokens.detach())
 
 
@@ -173,8 +155,7 @@ class GradCam(FeatureCam[GradCamConfig]):
 
     config_type = GradCamConfig
 
-    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
-        """See `FeatureCam.weighed`."""
+    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
         return (features @ gradient.mean(dim=0)).relu()
 
 
@@ -182,9 +163,7 @@ class GradCamPlusPlusConfig(FeaturesConfig):
     """Grad-CAM++."""
 
     kind: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
-    scale: Positive = Field(
-        default=100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training."
-    )
+    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
 
 
 class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
@@ -207,8 +186,7 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
 
     config_type = GradCamPlusPlusConfig
 
-    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
-        """See `FeatureCam.weighed`."""
+    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
         positive = (self.config.scale * gradient).relu()
         total = features.sum(dim=0).relu()
         return (features @ (positive / (2 + total * positive)).sum(dim=0)).relu()
@@ -232,6 +210,5 @@ class LayerCam(FeatureCam[LayerCamConfig]):
 
     config_type = LayerCamConfig
 
-    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
-        """See `FeatureCam.weighed`."""
+    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
         return (gradient.relu() * features).sum(dim=1).relu()

@@ -13,15 +13,15 @@ attention would give if it mixed the values otherwise; the MLPs have no part in 
 
 with A' of the method.
 
-Shapes: B images, P phrases, C background texts, H heads, N patches, T = N + 1 tokens (the class token first), D width,
-d = D / H, E embedding.
+Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens (the class token first), D width, d = D / H, E
+embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.config import Count, ExplainerConfig
-from stages.explain.maps import Maps, by_step, closest_patch, cosines_of
+from stages.explain.maps import Maps, closest_patch, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -41,24 +41,16 @@ class _Dense(Explainer[ConfigT]):
     """Compares the dense features of an image with phrases."""
 
     cost = "forward"
-    has_local = False
 
-    def _answer(self, seen: DenseFeatures, texts: Tensor, signed: Callable[[Tensor], Tensor] | None = None) -> Maps:
-        """The answer for texts (B, P, E), given maps of any sign (B, P, N) for some of them; None: the cosines."""
-        unit, step = F.normalize(seen.patches, dim=-1), self.config.phrases_per_step
-
-        def found(part: Tensor) -> tuple[Tensor, Tensor]:
-            heat = part @ unit.mT if signed is None else signed(part)
-            return heat - heat.amin(dim=-1, keepdim=True), cosines_of(seen.embedding, part)
-
-        values, cosines = by_step(texts, step, found)
+    def _answer(self, seen: DenseFeatures, texts: Tensor, directions: Tensor | None = None) -> Maps:
+        """The answer for unit texts (B, P, E), whose maps are products with `directions`; None: with the texts."""
+        heat = (texts if directions is None else directions) @ F.normalize(seen.patches, dim=-1).mT
         return Maps(
-            values=values,
-            cosines=cosines,
+            values=heat - heat.amin(dim=-1, keepdim=True),
+            cosines=cosines_of(seen.embedding, texts),
             constant=(seen.patches == seen.patches[:, :1]).all(dim=-1).all(dim=-1),
             tokens=seen.tokens,
             embedding=seen.embedding,
-            local=closest_patch(seen.patches, texts, step) if self.looks_closer and self.has_local else None,
         )
 
 
@@ -67,7 +59,7 @@ class MaskClipConfig(ExplainerConfig):
 
     kind: Literal["maskclip"] = "maskclip"
     residual: bool = Field(
-        default=False,
+        False,
         description="With a class token: whether the residual and MLP of the last block follow the values (the "
         "authors). The peak lies on the thing in 0.713 of cases without and 0.503 with them (drawn scenes; "
         "configs/measured/photographs.md).",
@@ -89,13 +81,14 @@ class MaskClip(_Dense[MaskClipConfig]):
     """
 
     config_type = MaskClipConfig
-    has_local = True
 
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
         seen = dense(self.model.tower, rgb, residual=self.config.residual, block=self.affinity.block)
-        return self._answer(seen, texts)
+        found = self._answer(seen, texts)
+        step = self.config.phrases_per_step
+        return replace(found, local=closest_patch(seen.patches, texts, step)) if self.looks_closer else found
 
 
 Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -103,13 +96,9 @@ Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def second_path(tower: VisionTower, blocks: int, kept: int | None, mixing: Mixing) -> Callable[[Tensor], DenseFeatures]:
-    """Return the second path of a transformer with a class token: uint8 pixels (B, height, width, 3) -> features.
+    """Return the second path of the last `blocks` of a tower: uint8 pixels (B, height, width, 3) -> features.
 
-    Args:
-        tower: The transformer, which is only read, with its head in float32.
-        blocks: How many of its last blocks have a second path, at most.
-        kept: Number of the block, from 0, whose incoming patches are `DenseFeatures.tokens`; None: not wanted.
-        mixing: How these blocks mix their values on it.
+    `mixing` mixes the values on it, and the patches before block `kept`, from 0, are `DenseFeatures.tokens`.
     """
     first = max(0, len(tower.blocks) - blocks)
     exact = tuple(block.float() for block in tower.blocks[first:])
@@ -130,51 +119,33 @@ def second_path(tower: VisionTower, blocks: int, kept: int | None, mixing: Mixin
     return features
 
 
-SHARPNESS: Final = 2.0
-"""Factor of the cosines before CLIP Surgery's softmax over texts; the authors' value."""
-
-
 class ClipSurgeryConfig(ExplainerConfig):
-    """CLIP Surgery: values attend to values, and the part that all texts share is subtracted."""
+    """CLIP Surgery: values attend to values, and what an empty phrase shares with each text is subtracted."""
 
     kind: Literal["clip_surgery"] = "clip_surgery"
     blocks: Count = Field(
-        default=6,
+        6,
         description="How many of the last blocks have the second path, at most; 6 in the authors' code. Without "
         "effect where one attention pools the tokens.",
-    )
-    background: tuple[str, ...] = Field(
-        default=(),
-        description="Texts whose common part with each phrase is subtracted from it. If there are none: the empty "
-        "phrase.",
     )
 
 
 class ClipSurgery(_Dense[ClipSurgeryConfig]):
-    """CLIP Surgery (Li et al., 2025, arXiv 2304.05653): values attend to values, less the part that all texts share.
+    """CLIP Surgery (Li et al., Pattern Recognition 2025, arXiv 2304.05653): values attend to values.
 
-    Published in Pattern Recognition. Architecture surgery: on the second path of the last blocks the values v of each
-    head are mixed by their own likeness:
+    Architecture surgery: on the second path of the last blocks the values v of each head are mixed by their likeness:
 
-        A' = softmax(v v' / sqrt(d))                      e_i: unit embedding of patch i on the second path,
-                                                          e_0: of the image by the path as ever
+        A' = softmax(v v' / sqrt(d))
 
-    Feature surgery, with the unit text embedding t of the phrase. With no `background`, as the authors do it for one
-    text:
+    Feature surgery, as the authors do it for one text, with the unit text embedding t and e_i that of patch i on the
+    second path:
 
         H_i = e_i . (t - t_empty)                         t_empty: the embedding of an empty phrase
 
-    With `background`, their form for a set of texts C, which is here the phrase and these texts:
-
-        w_c = p_c / mean p, p = softmax over C of 2 e_0 . t_c
-        H_i = w_t e_i . t - mean over c in C of w_c e_i . t_c
-
-    Deviations: the authors' set of texts is all that is asked for an image, so that a phrase's map depends on which
-    others are asked for with it; here the set is fixed, and a map is the phrase's own. Their demonstration has the
-    names of 59 classes, each in a set of prompts (`templates: openai_imagenet`), through which the empty phrase goes,
-    too. A model with fewer blocks has the second path in all of them. Where one attention pools the tokens, the values
-    of the patches attend to each other there; the authors, who have this for CLIP's ResNets, let them also attend to
-    the mean token.
+    Deviations: the authors' other form, for a set of texts, makes a phrase's map depend on which others are asked for
+    with it, and is left out; the empty phrase goes through `templates`, as theirs does. A model with fewer blocks has
+    the second path in all of them. Where one attention pools the tokens, the values of the patches attend to each other
+    there; the authors, who have this for CLIP's ResNets, let them also attend to the mean token.
     """
 
     config_type = ClipSurgeryConfig
@@ -186,52 +157,24 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         self._dense: Callable[[Tensor], DenseFeatures] = by_tower(
             model.tower,
             blocks=lambda tower: second_path(tower, config.blocks, self.affinity.block, _by_values),
-            pooled=_pooled_by_values,
+            pooled=lambda tower: lambda rgb: _pooled_by_values(tower, rgb),
         )
 
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        seen = self._dense(rgb)
-        patches, whole = (F.normalize(part, dim=-1) for part in (seen.patches, seen.embedding))
-        others = self.texts(self.config.background or [""])
-        if self.config.background:
-            return self._answer(seen, texts, lambda part: without_shared(patches, whole, part, others))
-        return self._answer(seen, texts, lambda part: (part - others) @ patches.mT)
+        return self._answer(self._dense(rgb), texts, texts - self.texts([""]))
 
 
 def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(v, v, v)
 
 
-def _pooled_by_values(tower: PooledTower) -> Callable[[Tensor], DenseFeatures]:
-    def features(rgb: Tensor) -> DenseFeatures:
-        seen = tower.look(rgb)
-        mixed = replace(seen, values=attend(seen.values, seen.values, seen.values, seen.attention.shape[1]))
-        patches, embedding = tower.pool.embedding_of_each(mixed), tower.pool.embedding(seen)
-        return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
-
-    return features
-
-
-def without_shared(patches: Tensor, whole: Tensor, texts: Tensor, others: Tensor) -> Tensor:
-    """Feature surgery with a set of texts.
-
-    Args:
-        patches: (B, N, E), unit embeddings.
-        whole: (B, E), unit embeddings of the images.
-        texts: (B, P, E), unit embeddings of the phrases.
-        others: (C, E), unit embeddings of the background texts.
-
-    Returns:
-        (B, P, N), of any sign.
-    """
-    with_others = (whole @ others.T)[:, None].expand(-1, texts.shape[1], -1)
-    cosines = torch.cat([torch.einsum("be,bpe->bp", whole, texts)[..., None], with_others], dim=-1)
-    weights = (SHARPNESS * cosines).softmax(dim=-1) * cosines.shape[-1]
-    own = weights[..., :1] * (texts @ patches.mT)
-    shared = own + weights[..., 1:] @ (others @ patches.mT)
-    return own - shared / cosines.shape[-1]
+def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
+    seen = tower.look(rgb)
+    mixed = replace(seen, values=attend(seen.values, seen.values, seen.values, seen.attention.shape[1]))
+    patches, embedding = tower.pool.embedding_of_each(mixed), tower.pool.embedding(seen)
+    return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
 
 
 class GemConfig(ExplainerConfig):
@@ -239,13 +182,10 @@ class GemConfig(ExplainerConfig):
 
     kind: Literal["gem"] = "gem"
     blocks: Count = Field(
-        default=6, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
+        6, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
     )
     iterations: int = Field(
-        default=1,
-        ge=0,
-        le=8,
-        description="How often q, k and v are mixed among themselves first; 1 in the authors' code.",
+        1, ge=0, le=8, description="How often q, k and v are mixed among themselves first; 1 in the authors' code."
     )
 
 

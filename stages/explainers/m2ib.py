@@ -16,12 +16,13 @@ same for every image and phrase; the map is taken after the last step, where the
 settings are those of the authors' code: its layer 9, counted from 0, is `depth: 0.83` of twelve blocks, with the
 bottleneck behind it.
 
-Shapes: B images, P phrases, S samples, N patches, T tokens, D width, E embedding.
+Shapes: B images (1 here), P phrases, S samples, N patches, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -29,11 +30,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.base import Explainer
 from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
 from stages.explain.maps import Maps, cosines_of
+from stages.explainers.attention.walk import OneByOne, Trunked, embedding_of, patches_of
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
+from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.vision import VisionTower
 
 _OPEN: Final = 5.0
@@ -52,25 +53,21 @@ class M2ibConfig(ExplainerConfig):
 
     kind: Literal["m2ib"] = "m2ib"
     depth: ShareBelowOne = Field(
-        default=0.83,
-        description="With a class token: share of all blocks before the bottleneck; one at least comes after it.",
+        0.83, description="With a class token: share of all blocks before the bottleneck; one at least comes after it."
     )
     beta: Positive = Field(
-        default=0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
+        0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
     )
-    steps: Count = Field(default=10, description="Steps of Adam.")
-    learning_rate: Positive = Field(default=1.0, description="Adam's learning rate.")
+    steps: Count = Field(10, description="Steps of Adam.")
+    learning_rate: Positive = Field(1.0, description="Adam's learning rate.")
     samples: int = Field(
-        default=10,
-        ge=2,
-        multiple_of=2,
-        description="Samples of the noise in each step, half of them the others' negatives.",
+        10, ge=2, multiple_of=2, description="Samples of the noise in each step, half of them the others' negatives."
     )
-    variance: Positive = Field(default=1.0, description="v, the variance of the noise, in the scale of the tokens.")
-    seed: int = Field(default=0, description="Random seed of the noise.")
+    variance: Positive = Field(1.0, description="v, the variance of the noise, in the scale of the tokens.")
+    seed: int = Field(0, description="Random seed of the noise.")
 
 
-class M2ib(Explainer[M2ibConfig]):
+class M2ib(OneByOne[M2ibConfig]):
     """The information about each patch that the cosine needs. `HeatMap.similarity` is the cosine with no noise."""
 
     config_type = M2ibConfig
@@ -79,29 +76,24 @@ class M2ib(Explainer[M2ibConfig]):
     def __init__(self, config: M2ibConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.bottleneck = Bottleneck(config)
-        self._parts: Parts = by_tower(
-            model.tower, blocks=self._parts_of_blocks, pooled=_parts_of_pool, averaged=_parts_of_mean
-        )
+        trunk = _parts_of_trunk
+        self._parts: Parts = by_tower(model.tower, blocks=self._parts_of_blocks, pooled=trunk, averaged=trunk)
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
+    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        tokens, embedding_of = self._parts
+        tokens, rest = self._parts
         with torch.no_grad():
             x, kept = tokens(rgb)
-            embedding = torch.cat([embedding_of(own, grid_hw) for own in x.split(1)])
-        patches = slice(-grid_hw[0] * grid_hw[1], None)
-        values = torch.zeros_like(x[:, patches, :1].mT).expand(-1, texts.shape[1], -1).clone()
-        for own, rows, phrases in zip(x, values, texts, strict=True):
-            for row, text in zip(rows, phrases, strict=True):
-                if text.any():
-
-                    def score(z: Tensor, text: Tensor = text) -> Tensor:
-                        return F.normalize(embedding_of(z, grid_hw), dim=-1) @ text
-
-                    a = self.bottleneck.fitted(own, score)
-                    row[:] = self.bottleneck.nats(own, a).sum(dim=-1).clamp(min=0)[patches]
+            embedding = rest(x, grid_hw)
+        values = x.new_zeros(1, texts.shape[1], grid_hw[0] * grid_hw[1])
+        for row, text in zip(values[0], texts[0], strict=True):
+            if text.any():
+                a = self.bottleneck.fitted(x[0], partial(self._cosines, text, grid_hw))
+                row[:] = self.bottleneck.nats(x[0], a).sum(dim=-1).clamp(min=0)[-len(row) :]
         return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=kept, embedding=embedding)
+
+    def _cosines(self, text: Tensor, grid_hw: tuple[int, int], z: Tensor) -> Tensor:
+        return F.normalize(self._parts[1](z, grid_hw), dim=-1) @ text
 
     def _parts_of_blocks(self, tower: VisionTower) -> Parts:
         layers, kept = len(tower.blocks), self.affinity.block
@@ -124,20 +116,12 @@ class M2ib(Explainer[M2ibConfig]):
         return tokens, embedding
 
 
-def _parts_of_pool(tower: PooledTower) -> Parts:
+def _parts_of_trunk(tower: Trunked) -> Parts:
     def tokens(rgb: Tensor) -> tuple[Tensor, Tensor]:
         x = tower.embed(rgb).float()
-        return x, x[:, tower.pool.others :]
+        return x, patches_of(x, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
 
-    return tokens, lambda z, grid_hw: tower.pool.embedding(tower.pool.look(z, grid_hw))
-
-
-def _parts_of_mean(tower: AveragedTower) -> Parts:
-    def tokens(rgb: Tensor) -> tuple[Tensor, Tensor]:
-        x = tower.embed(rgb).float()
-        return x, x
-
-    return tokens, lambda z, _: tower.finish(z.mean(dim=1))
+    return tokens, partial(embedding_of, tower)
 
 
 class Bottleneck:

@@ -21,7 +21,6 @@ from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
 from stages.regions.parts import HeatPart
 
-
 _ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side, too.
 
 
@@ -99,4 +98,3 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | Non
         box_xywh_px=(float(left), float(top), float(right - left), float(bottom - top)),
         area_px=int((stop - start).sum()),
     )
-

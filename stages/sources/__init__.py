@@ -3,7 +3,8 @@
 base.py      what a source is: a stage that fills `Record.regions` itself
 naming.py    boxes of any origin -> regions, called by the best phrase or concept of a pool according to CLIP
 looks.py     what CLIP sees in a box: its part of the image, or dense features
-grid.py, crops.py, proposals.py, boxes.py    one source each
+grid.py      two sources: `grid` and `crops`
+proposals.py, boxes.py    one source each
 
 To add a source, write one file with a `SourceConfig` and a `RegionSource`, and name it in `SOURCES`.
 """
@@ -25,7 +26,7 @@ SOURCES: Final[KindTable[Any]] = KindTable(
         "proposals": "stages.sources.proposals:ProposalSource",
         "grid": "stages.sources.grid:GridSource",
         "boxes": "stages.sources.boxes:BoxSource",
-        "crops": "stages.sources.crops:CropSource",
+        "crops": "stages.sources.grid:CropSource",
     },
     default=HEAT_MAPS,
 )

@@ -51,23 +51,15 @@ class RegionSource(Stage, Generic[ConfigT]):
     `group` is None: `stages.regions.stage.LinkStage` numbers the things. The answer for a record depends on nothing but
     the record. The boxes of a record lie inside its image and are those of their masks.
 
-    Args:
-        config: The settings; files that they name are read in `setup`.
-        model: The model's settings, for sources that have one.
-        loaded: A model in memory, in place of the one that `model` names.
-
-    Attributes:
-        config_type: The pydantic model of its settings, with a literal `kind`.
-        needs_model: Whether it loads a CLIP model.
-        regions_come_from: One sentence for the dataset's card.
-        score_means: The meaning of a region's score, for people.
+    Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of the one that `model`
+    names.
     """
 
     name: ClassVar[str] = "sources"
-    config_type: ClassVar[type[RegionSourceConfig]]
+    config_type: ClassVar[type[RegionSourceConfig]]  # its settings, with a literal `kind`
     needs_model: ClassVar[bool] = True
-    regions_come_from: ClassVar[str]
-    score_means: ClassVar[str]
+    regions_come_from: ClassVar[str]  # one sentence for the dataset's card
+    score_means: ClassVar[str]  # the meaning of a region's score, for people
 
     def __init__(self, config: ConfigT, model: ModelConfig, loaded: ClipModel | None = None) -> None:
         # Workers have another current folder.
@@ -85,12 +77,7 @@ class RegionSource(Stage, Generic[ConfigT]):
         return type(self)(self.config, self.model.model_copy(update={"device": device}), self._loaded)
 
     def check(self) -> None:
-        """Look at the files that the settings name, before any work.
-
-        Raises:
-            ConfigError: A setting cannot be used.
-            InputError: A file cannot be read.
-        """
+        """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""

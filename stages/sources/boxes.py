@@ -29,7 +29,6 @@ class BoxSourceConfig(RegionSourceConfig):
     """Boxes of a ground truth or of a detector."""
 
     kind: Literal["boxes"] = "boxes"
-
     truth: Path = Field(
         description="Ground truth with the boxes, as `phrasebox eval --truth` takes it: a COCO instances file, a "
         "folder of Flickr30k Entities or of RefCOCO, or one of these in an archive."
@@ -106,15 +105,10 @@ class BoxSource(RegionSource[BoxSourceConfig]):
         for target in image.targets:
             indices = mentions_of(target, record.sample.captions, record.phrases)
             for mask, score in _things(target, size_hw) if indices else ():
-                box = rle_box_xywh_px(mask)
+                box, area = rle_box_xywh_px(mask), rle_area_px(mask)
                 for index in indices:
                     region = Region(
-                        phrase_index=index,
-                        box_xywh_px=box,
-                        mask=mask,
-                        area_px=rle_area_px(mask),
-                        score=score,
-                        similarity=0.0,
+                        phrase_index=index, box_xywh_px=box, mask=mask, area_px=area, score=score, similarity=0.0
                     )
                     found.setdefault((index, box), region)
         ordered = sorted(found.values(), key=lambda region: (region.phrase_index, -region.score))

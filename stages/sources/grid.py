@@ -1,9 +1,13 @@
-"""`source.kind: grid`: the blocks of a grid over the image, as PTP cuts it (Wang and others, CVPR 2023, 2212.09737)."""
+"""Grids over the image: `source.kind: grid`, the same for all images, and `crops`, a random one for each.
+
+PTP (Wang and others, CVPR 2023, arXiv 2212.09737) cuts the former, CLIPSelf (Wu and others, ICLR 2024, arXiv
+2310.01403) the latter.
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import ClassVar, Literal
+from itertools import pairwise, product
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +16,14 @@ from pydantic import Field
 from stages.contract.records import Record
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
+_LEAST_SIDE_PX: Final = 8
+"""CLIPSelf leaves out crops below 8 x 8 pixels."""
+
 
 class GridSourceConfig(NamedBoxesConfig):
     """Blocks of a grid, each called by its best phrase."""
 
     kind: Literal["grid"] = "grid"
-
     blocks: int = Field(3, ge=1, le=32, description="Blocks along each side. PTP takes 3.")
 
 
@@ -33,13 +39,57 @@ class GridSource(NamedBoxes[GridSourceConfig]):
     regions_come_from: ClassVar[str] = "the blocks of a grid, each called by the phrase that CLIP finds nearest to it"
 
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
-        """See `NamedBoxes.candidates`: row by row."""
+        """See `NamedBoxes.candidates`."""
         return [CandidateBox(box) for box in grid_boxes(canvas.shape[:2], self.config.blocks, self.config.blocks)]
+
+
+class CropSourceConfig(NamedBoxesConfig):
+    """Crops of a random grid, each called by its best phrase."""
+
+    kind: Literal["crops"] = "crops"
+    max_split: int = Field(
+        6, ge=1, le=32, description="Most parts along a side, drawn for each image. CLIPSelf's is 6."
+    )
+    max_crops: int = Field(20, ge=1, le=1024, description="Most crops of an image, drawn from the grid's.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the grids, each of which depends on it and the sample's id alone."
+    )
+
+
+class CropSource(NamedBoxes[CropSourceConfig]):
+    """The parts of a grid of m x n, drawn among those with m and n up to `max_split` and neither twice the other.
+
+    CLIPSelf compares crops with themselves and has no text. Here each gets its best phrase, so that the rows are those
+    of the other sources; a recipe that needs no text leaves it alone.
+    """
+
+    config_type = CropSourceConfig
+    regions_come_from: ClassVar[str] = "random grids, each crop called by the phrase that CLIP finds nearest to it"
+
+    def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
+        """See `NamedBoxes.candidates`."""
+        draw = np.random.default_rng([self.config.seed, record.sample.id])
+        splits = splits_up_to(self.config.max_split)
+        rows, columns = splits[int(draw.integers(len(splits)))]
+        least = min(_LEAST_SIDE_PX, *canvas.shape[:2])
+        every = grid_boxes(canvas.shape[:2], rows, columns)
+        boxes = [box for box in every if min(box[2] - box[0], box[3] - box[1]) >= least]
+        if len(boxes) > self.config.max_crops:
+            chosen = sorted(draw.choice(len(boxes), self.config.max_crops, replace=False).tolist())
+            boxes = [boxes[number] for number in chosen]
+        return [CandidateBox(box) for box in boxes]
+
+
+def splits_up_to(most: int) -> list[tuple[int, int]]:
+    """Return rows and columns of all grids up to `most`, neither more than twice the other."""
+    sides = range(1, most + 1)
+    return [(rows, columns) for rows, columns in product(sides, sides) if max(rows, columns) <= 2 * min(rows, columns)]
 
 
 def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
     """Return the blocks (x0, y0, x1, y1) of a grid over `size` (height, width), row by row, without empty ones."""
-    height, width = size
-    tops = [round(row * height / rows) for row in range(rows + 1)]
-    lefts = [round(column * width / columns) for column in range(columns + 1)]
+    tops, lefts = (
+        [round(part * side / parts) for part in range(parts + 1)]
+        for side, parts in zip(size, (rows, columns), strict=True)
+    )
     return [(x0, y0, x1, y1) for y0, y1 in pairwise(tops) for x0, x1 in pairwise(lefts) if x0 < x1 and y0 < y1]

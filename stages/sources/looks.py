@@ -30,13 +30,9 @@ _log = logging.getLogger(__name__)
 
 
 class Look(ABC):
-    """Embeds boxes of images.
+    """Embeds boxes of images, `at_once` images, or parts of images, in a forward pass.
 
     If a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
-
-    Args:
-        model: The model.
-        at_once: Images, or parts of images, of one forward pass.
     """
 
     def __init__(self, model: ClipModel, at_once: int) -> None:
@@ -64,8 +60,7 @@ class Look(ABC):
             _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)
 
     @abstractmethod
-    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        """See `__call__`."""
+    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]: ...
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -80,22 +75,18 @@ class Look(ABC):
             self._images += len(batch)
             yield torch.from_numpy(np.stack(batch))
 
-    def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy], scale: float = 1.0) -> NDArray[np.uint8]:
+    def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy]) -> NDArray[np.uint8]:
         """Return parts of an image at the size of the model's input; see `cut_out`."""
         (height, width), spec = canvas.shape[:2], self.model.input
         shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
-        return cut_out(canvas, shares, spec.size_px, spec.interpolation, scale)
+        return cut_out(canvas, shares, spec.size_px, spec.interpolation)
 
 
 class CropLook(Look):
-    """The embedding of each box's part of the image: one forward pass for each box, enlarged by a factor first."""
-
-    def __init__(self, model: ClipModel, at_once: int, *, enlarge: float = 1.0) -> None:
-        super().__init__(model, at_once)
-        self.enlarge = enlarge
+    """The embedding of each box's part of the image: one forward pass for each box."""
 
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes, self.enlarge))
+        parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes))
         rows = (
             row
             for batch in self._passes(parts)

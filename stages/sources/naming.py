@@ -47,10 +47,6 @@ class NamedBoxesConfig(RegionSourceConfig):
         description="What is compared with the phrases. crop: the embedding of the image's part in the box, one "
         "forward pass for each box. roi: RoIAlign on the image's dense features, one forward pass for all boxes.",
     )
-    # CLIPSelf (arXiv 2310.01403) takes 1.5 for proposals.
-    enlarge: float = Field(
-        1.0, ge=1.0, le=4.0, description="Factor of a box's sides before its part of the image is cut out (`by: crop`)."
-    )
     temperature: float = Field(0.01, gt=0.0, le=1.0, description="Temperature of the softmax; RegionCLIP's is 0.01.")
     min_score: float = Field(
         0.0, ge=0.0, le=1.0, description="Boxes whose best phrase has a smaller share of the softmax are left out."
@@ -85,16 +81,11 @@ class Concept:
     say it and the lemma of its head noun:
 
         red car	 17	car
-
-    Attributes:
-        text: Normalised, as the text of a phrase.
-        head: Lemma of its head noun; its last word if the file does not say.
-        count: Number of times that captions say it; 0 if the file does not say.
     """
 
-    text: str
-    head: str
-    count: int = 0
+    text: str  # normalised, as the text of a phrase
+    head: str  # lemma of its head noun; its last word if the file does not say
+    count: int = 0  # number of times that captions say it; 0 if the file does not say
 
     def as_phrase(self) -> Phrase:
         """Return the phrase that no caption says: its span is empty, see `Phrase`."""
@@ -104,15 +95,12 @@ class Concept:
 def read_pool(path: Path) -> list[Concept]:
     """Return the concepts of a file, each once, in its order; empty lines do not count.
 
-    Raises:
-        InputError: The file cannot be read, a line is damaged, or there is no concept.
+    Raises InputError if the file cannot be read, a line is damaged, or there is no concept.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"source.pool: {path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"source.pool: {path} is not UTF-8 text: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {error}") from error
     found: dict[str, Concept] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -124,9 +112,9 @@ def read_pool(path: Path) -> list[Concept]:
                 f"source.pool: {path}:{number}: expected a concept, and behind tabs its count and its head noun, "
                 f"got {line[:80]!r}"
             )
-        count = int(rest[0]) if rest else 0
         head = rest[1].strip() if len(rest) == 2 else ""
-        found.setdefault(text, Concept(text=text, head=head or text.split()[-1], count=count))
+        concept = Concept(text=text, head=head or text.split()[-1], count=int(rest[0]) if rest else 0)
+        found.setdefault(text, concept)
     if not found:
         raise InputError(f"source.pool: {path} holds no concept")
     return list(found.values())
@@ -153,15 +141,10 @@ def pool_lines(concepts: Iterable[Concept]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CandidateBox:
-    """A box that has no name yet.
+    """A box that has no name yet."""
 
-    Attributes:
-        box_xyxy: Whole pixels of the canvas, half open, with an area.
-        mask: bool of the canvas, the pixels of the thing; None if the box is all there is.
-    """
-
-    box_xyxy: tuple[int, int, int, int]
-    mask: NDArray[np.bool_] | None = None
+    box_xyxy: tuple[int, int, int, int]  # whole pixels of the canvas, half open, with an area
+    mask: NDArray[np.bool_] | None = None  # of the canvas, the pixels of the thing; None if the box is all there is
 
 
 class NamedBoxes(RegionSource[NamedConfigT]):
@@ -177,12 +160,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     @abstractmethod
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
-        """Return the boxes of an image, in a fixed order.
-
-        Args:
-            record: The record, for what a box depends on beside the pixels.
-            canvas: uint8 (H, W, 3), the image.
-        """
+        """Return the boxes of an image, uint8 (H, W, 3), in a fixed order."""
 
     def canvas(self) -> dict[str, Any]:
         """See `RegionSource.canvas`."""
@@ -211,9 +189,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         if self.config.pool != "captions":
             self._pool = {concept.text: concept for concept in read_pool(self.config.pool)}
             self._pool_embeddings = self._embedded([*self._pool])
-        at_once = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
-        roi = self.config.by == "roi"
-        self._look: Look = RoiLook(model, at_once) if roi else CropLook(model, at_once, enlarge=self.config.enlarge)
+        look = RoiLook if self.config.by == "roi" else CropLook
+        self._look: Look = look(model, self.batch_rows("cuda" if model.device.type == "cuda" else "cpu"))
 
     def teardown(self) -> None:
         """Let the model go."""
@@ -228,32 +205,24 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         out: list[Record] = []
         rows = self.batch_rows()
         for start in range(0, len(records), rows):
-            some = records[start : start + rows]
-            found = [
-                self.candidates(record, record.pixels.rgb) if record.pixels and (self._pool or record.phrases) else []
-                for record in some
-            ]
             boxed = [
-                (record.pixels.rgb, [each.box_xyxy for each in own])
-                for record, own in zip(some, found, strict=True)
-                if record.pixels and own
+                (record, record.pixels.rgb, self.candidates(record, record.pixels.rgb))
+                if record.pixels and (self._pool or record.phrases)
+                else (record, None, [])
+                for record in records[start : start + rows]
             ]
-            embeddings = iter(self._look(boxed))
-            out += [
-                self._named(record, own, next(embeddings)) if own else record
-                for record, own in zip(some, found, strict=True)
-            ]
+            seen = [(rgb, [each.box_xyxy for each in own]) for _, rgb, own in boxed if rgb is not None and own]
+            embeddings = iter(self._look(seen))
+            out += [self._named(record, own, next(embeddings)) if own else record for record, _, own in boxed]
         return out
 
     def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        import torch  # noqa: PLC0415  only workers import it
-
-        with torch.no_grad():
-            embeddings: NDArray[np.float32] = self._texts(texts).cpu().numpy()
+        embeddings: NDArray[np.float32] = self._texts(texts).detach().cpu().numpy()
         return embeddings
 
     def _named(self, record: Record, own: Sequence[CandidateBox], embeddings: NDArray[np.float32]) -> Record:
-        texts = list(self._pool or dict.fromkeys(phrase.text for phrase in record.phrases))
+        said = dict.fromkeys(phrase.text for phrase in record.phrases)
+        texts = list(self._pool or said)
         against = self._pool_embeddings if self._pool else self._embedded(texts)
         cosines, shares = shares_of(embeddings, against, self.config.temperature)
         best = cosines.argmax(axis=1)
@@ -263,14 +232,9 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             regions = called.setdefault(texts[best[number]], []) if share[number] >= self.config.min_score else None
             if regions is not None and (self.config.per_phrase is None or len(regions) < self.config.per_phrase):
                 regions.append(_region(own[number], record, share[number], cosine[number]))
-        said = {phrase.text for phrase in record.phrases}
         phrases = (*record.phrases, *(self._pool[text].as_phrase() for text in called if text not in said))
-        found = (
-            replace(region, phrase_index=index)
-            for index, phrase in enumerate(phrases)
-            for region in called.get(phrase.text, ())
-        )
-        return replace(record, phrases=phrases, regions=tuple(found))
+        pairs = ((index, region) for index, phrase in enumerate(phrases) for region in called.get(phrase.text, ()))
+        return replace(record, phrases=phrases, regions=tuple(replace(r, phrase_index=index) for index, r in pairs))
 
 
 def shares_of(
@@ -280,8 +244,7 @@ def shares_of(
 
     Cosines are rounded to six decimals before anything is compared: sums in float32 are no more exact.
     """
-    products: NDArray[np.float32] = embeddings @ texts.T
-    cosines: NDArray[np.float64] = products.astype(np.float64).round(6)
+    cosines = (embeddings @ texts.T).astype(np.float64).round(6)
     powers = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / temperature)
     return cosines, np.round(powers / powers.sum(axis=1, keepdims=True), 6)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import cv2
 import numpy as np
@@ -24,36 +24,38 @@ from stages.contract.geometry import box_iou, xyxy_to_xywh
 from stages.contract.records import Record
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-BINS: Final = 8
-"""Bins of each channel of the colour histograms."""
-
-SMOOTHING: Final = 0.8
-"""Standard deviation in pixels of the blur before the segmentation; that of Felzenszwalb and Huttenlocher."""
+BINS: Final = 8  # of each channel of the colour histograms
+SMOOTHING: Final = 0.8  # standard deviation in pixels of the blur before the segmentation, as in the paper
 
 
 class ProposalSourceConfig(NamedBoxesConfig):
     """Proposals, each called by its best concept."""
 
     kind: Literal["proposals"] = "proposals"
-
     count: int = Field(100, ge=1, le=2000, description="Most proposals of an image. RegionCLIP samples 100 of 300.")
-    nms_iou: Share = Field(
-        0.5, description="A proposal whose box has a larger IoU with that of a better one is left out. RegionCLIP's."
+    nms_iou: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="A proposal whose box has a larger IoU with that of a better one is left out. RegionCLIP's.",
     )
     # On 40 photographs 0.002 gives 80 proposals an image and 0.01 a third of them, with two to three times as many of
     # the best-scored ones on their thing: what is small looks like anything (measured).
-    min_area_share: Share = Field(0.01, description="Smallest share of the image that a proposal may cover.")
-    max_area_share: Share = Field(0.95, description="Largest share: the whole image is no proposal.")
+    min_area_share: float = Field(
+        0.01, ge=0, le=1, description="Smallest share of the image that a proposal may cover."
+    )
+    max_area_share: float = Field(0.95, ge=0, le=1, description="Largest share: the whole image is no proposal.")
     scale: float = Field(
         100.0, gt=0.0, description="Size of the first segments; larger gives fewer. Selective search takes 50 to 300."
     )
     search_side_px: int = Field(
         224, ge=32, le=2048, description="Longer side of the image that is searched; parts are cut from the larger one."
     )
-    min_score: Share = Field(
-        0.1, description="Proposals whose best concept has a smaller share of the softmax are left out. RegionCLIP's."
+    min_score: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Proposals whose best concept has a smaller share of the softmax are left out. RegionCLIP's.",
     )
 
 
@@ -76,50 +78,32 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
         segmentation()
 
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
-        """See `NamedBoxes.candidates`: those that last longest come first."""
-        height, width = canvas.shape[:2]
-        shrink = min(1.0, self.config.search_side_px / max(height, width))
+        """See `NamedBoxes.candidates`."""
+        config, (height, width) = self.config, canvas.shape[:2]
+        shrink = min(1.0, config.search_side_px / max(height, width))
         small_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
         small = cv2.resize(canvas, small_wh, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
         total = small.shape[0] * small.shape[1]
-        least = max(1, round(self.config.min_area_share * total))
-        labels = finest_segments(small, scale=self.config.scale, min_size_px=least)
-        found = spread_out(
-            hierarchy(small, labels),
-            most=self.config.count,
-            iou=self.config.nms_iou,
-            least_px=least,
-            most_px=round(self.config.max_area_share * total),
-        )
+        least, most_px = max(1, round(config.min_area_share * total)), round(config.max_area_share * total)
+        labels = finest_segments(small, scale=config.scale, min_size_px=least)
+        segments = hierarchy(small, labels)
+        found = spread_out(segments, most=config.count, iou=config.nms_iou, least_px=least, most_px=most_px)
         fine = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
-        boxes = []
-        for each in found:
-            mask = np.isin(fine, sorted(each.parts))
-            x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-            if w and h:
-                boxes.append(CandidateBox((x, y, x + w, y + h), mask))
-        return boxes
+        masks = [np.isin(fine, sorted(each.parts)) for each in found]
+        placed = [(cv2.boundingRect(mask.view(np.uint8)), mask) for mask in masks if mask.any()]
+        return [CandidateBox((x, y, x + w, y + h), mask) for (x, y, w, h), mask in placed]
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A segment of the hierarchy.
+    """A segment of the hierarchy."""
 
-    Attributes:
-        parts: Numbers of the finest segments that it is made of.
-        box_xyxy: Whole pixels, half open.
-        area_px: Its pixels.
-        colours: Histogram of its colours, which sums to 1.
-        born: Share of all joins after which it exists, 0 .. 1.
-        died: Share of all joins after which it does no more, 0 .. 1.
-    """
-
-    parts: frozenset[int]
-    box_xyxy: tuple[int, int, int, int]
+    parts: frozenset[int]  # numbers of the finest segments that it is made of
+    box_xyxy: tuple[int, int, int, int]  # whole pixels, half open
     area_px: int
-    colours: NDArray[np.float64]
-    born: float = 0.0
-    died: float = 1.0
+    colours: NDArray[np.float64]  # histogram of its colours, which sums to 1
+    born: float = 0.0  # share of all joins after which it exists
+    died: float = 1.0  # share of all joins after which it does no more
 
     def joined(self, other: Segment, when: float) -> Segment:
         """Return the segment of both, which end `when` it begins."""
@@ -151,12 +135,9 @@ def segmentation() -> ModuleType:
 
 
 def finest_segments(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) -> NDArray[np.int32]:
-    """Return the numbers from 0 of the finest segments, int32 (H, W).
+    """Return the numbers from 0 of the finest segments of an image uint8 (H, W, 3): int32 (H, W).
 
-    Args:
-        rgb: uint8 (H, W, 3).
-        scale: Larger gives larger segments, see `skimage.segmentation.felzenszwalb`.
-        min_size_px: Smaller segments are joined with a neighbour.
+    For `scale` see `felzenszwalb` of scikit-image. Segments smaller than `min_size_px` are joined with a neighbour.
     """
     found: Any = segmentation().felzenszwalb(rgb, scale=scale, sigma=SMOOTHING, min_size=min_size_px)
     labels: NDArray[np.int32] = found.astype(np.int32)
@@ -164,14 +145,10 @@ def finest_segments(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) -
 
 
 def hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
-    """Return all segments on the way from the finest to the whole image, without the last, in the order of their birth.
+    """Image uint8 (H, W, 3) and its finest segments -> all on the way to the whole image, in the order of their birth.
 
     Two neighbours are as alike as the intersection of their colour histograms, how little of the image both take, and
     how much of the box around both they fill: three of the four measures of selective search, added up.
-
-    Args:
-        rgb: uint8 (H, W, 3).
-        labels: int32 (H, W), numbers from 0.
     """
     found = _finest(rgb, labels)
     count, total = len(found), labels.size
@@ -218,14 +195,9 @@ def _neighbours(labels: NDArray[np.int32], count: int) -> list[set[int]]:
 
 
 def spread_out(found: list[Segment], *, most: int, iou: float, least_px: int, most_px: int) -> list[Segment]:
-    """Return the segments that last longest, without those whose boxes overlap a better one's by more than `iou`.
+    """Return the `most` segments of `least_px` to `most_px` pixels that last longest.
 
-    Args:
-        found: Segments.
-        most: The number that is kept.
-        iou: Of boxes, 0 .. 1.
-        least_px: Pixels of the smallest segment that is kept.
-        most_px: Pixels of the largest one.
+    Those whose boxes overlap a better one's with a larger IoU than `iou` are left out.
     """
     fitting = [each for each in found if least_px <= each.area_px <= most_px]
     kept: list[Segment] = []

@@ -129,7 +129,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "fsspec": {"stages/shared/storage.py"},
     "skimage": {"stages/sources/proposals.py"},
-    "scipy": {"stages/explainers/attention/attention_flow.py", "pipeline/evaluate/"},
+    "scipy": {"stages/explainers/", "pipeline/evaluate/"},
     "yaml": {"pipeline/config.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",

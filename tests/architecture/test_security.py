@@ -8,18 +8,8 @@ from collections.abc import Iterator
 from tests.architecture.source import imports, modules, nodes
 
 MODULES = {
-    "pickle",
-    "cPickle",
-    "dill",
-    "cloudpickle",
-    "joblib",
-    "marshal",
-    "shelve",
-    "subprocess",
-    "pty",
-    "code",
-    "ctypes",
-}
+    "pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "subprocess", "pty", "code", "ctypes",
+}  # fmt: skip
 """Never imported; `torch.load` and `numpy.load` are looked at below."""
 
 CALLS = {
@@ -36,9 +26,6 @@ IMPORTS_BY_NAME = {
     "stages/contract/kinds.py",
 }
 """Files that import a module by a name that is not written at the import: of a table in the same file."""
-
-OWN_PROCESSES: set[str] = set()
-"""Files that may start programs, each with its reason beside it."""
 
 OWN_UNPICKLERS = {
     "stages/shared/model/checkpoints/state.py",  # tensors of TorchScript: its `find_class` knows what builds them alone
@@ -65,20 +52,15 @@ def test_no_module_that_runs_what_it_reads() -> None:
         (path, name)
         for path, tree in modules().items()
         for name in imports(tree)
-        if name.split(".")[0] in MODULES and path not in OWN_PROCESSES
+        if name.split(".")[0] in MODULES
         if not (name == "pickle" and path in OWN_UNPICKLERS)
     }
     assert users == set()
 
 
 def test_no_call_that_runs_what_it_is_given() -> None:
-    found = {
-        (path, name)
-        for path, _, name in calls()
-        if name in CALLS or name.rpartition(".")[2] in {"extractall", "allow_pickle"}
-    }
-    # The bench, which is not in the wheel, unpacks the photographs of whoever calls it, with the filter `data`.
-    assert {(path, name) for path, name in found if path != "pipeline/bench.py"} == set()
+    names = {(path, name) for path, _, name in calls()}
+    assert {each for each in names if each[1] in CALLS or each[1].endswith((".extractall", ".allow_pickle"))} == set()
 
 
 def test_tensors_are_read_as_tensors() -> None:

@@ -65,13 +65,8 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
         settings = [f"{key}={json.dumps(value)}" for key, value in {**plan["tuning"], **arm, "out": "out"}.items()]
         load_config(None, settings, model=FinetuneConfig)
     for source in plan["sources"].values():
-        load_config(
-            None,
-            [
-                f"{key}={json.dumps(value)}"
-                for key, value in {**source, "input.kind": "jsonl", "input.path": str(path)}.items()
-            ],
-        )
+        values = {**source, "input.kind": "jsonl", "input.path": str(path)}
+        load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
 @pytest.mark.slow

@@ -38,10 +38,7 @@ from stages.write import ShardWriter
 from tests.soak.cluster import Watch
 
 STORE_BYTES: Final = 200_000_000
-
-IMAGES: Final = 500
-"""Different images; the rows of longer inputs share them."""
-
+IMAGES: Final = 500  # different ones; the rows of longer inputs share them
 SAMPLE_SECONDS: Final = 2.0
 
 
@@ -159,11 +156,8 @@ class Watched:
             warm = table[(table[:, 0] >= table[-1, 0] / 4) & (table[:, 0] <= table[-1, 0] * 3 / 4)]
             slope = None
             if len(warm) >= 8 and warm[-1, 0] > warm[0, 0]:
-                (slope, _), covariance = np.polyfit(warm[:, 0], warm[:, 1], 1, cov=True)
-                slope = {
-                    "mb_per_10k_rows": round(slope * 1e4, 2),
-                    "plus_minus": round(2 * covariance[0, 0] ** 0.5 * 1e4, 2),
-                }
+                (slope, _), covariance = np.polyfit(warm[:, 0] / 1e4, warm[:, 1], 1, cov=True)
+                slope = {"mb_per_10k_rows": round(slope, 2), "plus_minus": round(2 * covariance[0, 0] ** 0.5, 2)}
             found[kind] = {"own_mb": round(table[:, 1].max()), "rss_mb": round(table[:, 2].max()), "slope": slope}
         return found
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,13 +40,8 @@ from stages.contract.stage import Device, Stage
 from stages.read import make_reader, plan_shards
 from tests.soak.cluster import Used, Watch
 
-MOST_BATCHES_PER_S: Final = 40
-"""More than two cores can carry; it only limits how many images a measurement is given."""
-
-SAMPLE_SECONDS: Final = 2.0
-
-END_SECONDS: Final = 20.0
-
+MOST_BATCHES_PER_S: Final = 40  # more than two cores can carry; it limits how many images a measurement is given
+SAMPLE_SECONDS, END_SECONDS = 2.0, 20.0
 STORE_BYTES: Final = 1_500_000_000
 
 
@@ -59,14 +55,11 @@ class SpacedCaptions(Stage):
 
 
 def _words(captions: Sequence[str]) -> tuple[Phrase, ...]:
-    found = []
-    for index, caption in enumerate(captions):
-        start = 0
-        for word in caption.split(" "):
-            end = start + len(word)
-            found.append(Phrase(text=word, caption_index=index, start=start, end=end, head=word))
-            start = end + 1
-    return tuple(found)
+    return tuple(
+        Phrase(text=word.group(), caption_index=index, start=word.start(), end=word.end(), head=word.group())
+        for index, caption in enumerate(captions)
+        for word in re.finditer(r"\S+", caption)
+    )
 
 
 class NoisePixels(Stage):
@@ -86,12 +79,7 @@ class NoisePixels(Stage):
 
 
 class SleepingModel(Stage):
-    """Sleeps for a batch, and answers with heat maps of noise.
-
-    Args:
-        seconds: Of one batch, however many records it holds.
-        rows: Records of a batch.
-    """
+    """Sleeps for a batch of so many rows, and answers with heat maps of noise."""
 
     name: ClassVar[str] = "explain"
 
@@ -134,11 +122,7 @@ def write_captions(folder: Path, images: int) -> Path:
 
 
 def simulate(given: dict[str, Any]) -> dict[str, Any]:
-    """Run the real engine over captions in this process. Returns when how many images the model had answered.
-
-    Args:
-        given: `config`, plain values of a run, and `seconds`, `batch` and `side_px` of the stages.
-    """
+    """Run the real engine over captions in this process. Returns when how many images the model had answered."""
     from pipeline.engines import engine
 
     config = RunConfig.model_validate(given["config"])
@@ -178,11 +162,7 @@ class Load:
         self.seen.append((time.time(), self.watch.look()))
 
     def between(self, start: float, end: float) -> tuple[dict[str, float], float | None]:
-        """Busy cores by kind of process between two times, and the mean memory of a model worker at the end, in MB.
-
-        Raises:
-            ValueError: There are no two samples between them.
-        """
+        """Busy cores by kind of process between two times, and the mean memory of a model worker at the end, in MB."""
         seen = [each for each in self.seen if start <= each[0] <= end and each[1]]
         if len(seen) < 2:
             raise ValueError("expected two samples of the load at least: measure for longer")
@@ -195,18 +175,7 @@ class Load:
 
 
 def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: float) -> dict[str, Any]:
-    """What so many sleeping workers are given to do.
-
-    Args:
-        workers: How many.
-        seconds: That each sleeps for a batch.
-        batch: Records of a batch: 32, which is the fewest that the engine hands on, or more.
-        side_px: Of an image.
-        hold_s: About how long to measure.
-
-    Raises:
-        AssertionError: The run fails.
-    """
+    """What so many workers are given to do that sleep for each batch of 32 records, the fewest handed on, or more."""
     ideal = workers / seconds
     images = batch * max(4 * workers, round(min(ideal, MOST_BATCHES_PER_S) * hold_s))
     with tempfile.TemporaryDirectory() as folder:

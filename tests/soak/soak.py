@@ -37,11 +37,8 @@ KINDS: Final = (*DRIVER_FAULTS, "node", *(kind for kind in WORKERS if kind != "r
 
 EXIT_CODES: Final = {"driver": -9, "SIGTERM": 143, "SIGINT": 130}
 
-PATIENCE_SECONDS: Final = 600
-"""Without a new row for so long, the run hangs."""
-
-SEARCH_SECONDS: Final = 3
-"""How long a fault waits for a process of its kind: tasks that write come and go."""
+PATIENCE_SECONDS: Final = 600  # without a new row for so long, the run hangs
+SEARCH_SECONDS: Final = 3  # how long a fault waits for a process of its kind: tasks that write come and go
 
 
 def command(source: Path, out: Path, *settings: str) -> list[str]:
@@ -74,10 +71,7 @@ def rows_of(dataset: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Soak:
-    """A run and what is done to it.
-
-    faults   kinds still to come, the next one last
-    """
+    """A run and what is done to it; `faults` are the kinds still to come, the next one last."""
 
     cluster: SmallCluster
     wanted: list[str]

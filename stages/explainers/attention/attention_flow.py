@@ -1,15 +1,13 @@
 """Attention flow (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): the most that can run from class token to patch.
 
-For block b with attention weights A_b (mean over heads, rows sum to 1) and residual share r:
+With M_b of `AttentionPath`:
 
-    M_b = r I + (1 - r) A_b
     H_i = maximum flow from the class token after the last block to patch i before the first,
           in the graph of tokens and blocks whose edge from token j after block b to token k before it holds M_b[j, k]
 
-The map does not depend on the phrase: all phrases of an image get the same one. At most 1 leaves the class token, and
-at most the sum of column i of M_1 arrives at patch i. In a deep model this last cut is often the tightest, and the map
-shows less where the class token looks than where the first block does: so it was for every patch of a photograph in
-the demo's model.
+At most 1 leaves the class token, and at most the sum of column i of M_1 arrives at patch i. In a deep model this last
+cut is often the tightest, and the map shows less where the class token looks than where the first block does: so it was
+for every patch of a photograph in the demo's model.
 
 The flows are exact but for the capacities, which are whole multiples of 2^-30 as scipy's Dinic takes them. Most are
 found in a part of the graph. Attention rollout is one flow of 1 from the class token to the tokens before a late block.
@@ -21,7 +19,7 @@ Deviations: none of the values at `residual: 0.5`, but that the paper divides a 
 Cost: a forward pass, and one maximum flow for each patch: 3 ms each for 196 patches and 12 blocks, and 16 ms each for
 400 patches and 6 blocks (one core of an Intel Xeon), as long as many forward passes.
 
-Shapes: N patches, T = N + 1 tokens (the class token first), L blocks.
+Shapes: T tokens (the class token first), L blocks.
 """
 
 from __future__ import annotations
@@ -35,11 +33,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
-from stages.explain.base import Explainer
-from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.rollout import ResidualConfig
-from stages.explainers.attention.walk import Walk, image_by_image
-from stages.shared.model.clip import ClipModel
+from stages.explainers.attention.rollout import AttentionPath, ResidualConfig
 
 Floats = NDArray[np.float64]
 
@@ -57,43 +51,18 @@ class AttentionFlowConfig(ResidualConfig):
     kind: Literal["attention_flow"] = "attention_flow"
 
 
-class AttentionFlow(Explainer[AttentionFlowConfig]):
+class AttentionFlow(AttentionPath[AttentionFlowConfig]):
     """Maximum flow through the attention of all blocks."""
 
     config_type = AttentionFlowConfig
-    towers = ("class_token",)
-    needs = "transformer blocks whose class token attends to the patches"
     cost = "perturbation"
-    follows_phrases = False
 
-    def __init__(self, config: AttentionFlowConfig, model: ClipModel) -> None:
-        super().__init__(config, model)
-        self.walk = Walk(model, "all", self.affinity.block)
-
-    @torch.no_grad()
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return image_by_image(self._of_image, rgb, texts)
-
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        walked, residual = self.walk(rgb), self.config.residual
-        attention = torch.cat([weights.detach().mean(dim=1) for weights in walked.attention]).double().cpu().numpy()
-        heat = flows((1 - residual) * attention + residual * np.eye(attention.shape[-1]))
-        values = torch.from_numpy(heat[1:].astype(np.float32)).to(texts.device).expand(1, texts.shape[1], -1)
-        embedding = walked.embedding.detach()
-        cosines = cosines_of(embedding, texts)
-        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=embedding)
+    def _heat(self, mixed: Tensor) -> Tensor:
+        return torch.from_numpy(flows(mixed.double().cpu().numpy())).to(mixed)
 
 
 def flows(mixed: Floats) -> Floats:
-    """Return the maximum flows from the class token after the last block to every token before the first.
-
-    Args:
-        mixed: M of the module's formula, (L, T, T), first block first.
-
-    Returns:
-        (T,), each within 10^-6.
-    """
+    """M of all blocks (L, T, T), the first block first -> maximum flows to all tokens before it (T,), within 10^-6."""
     layers, tokens = mixed.shape[:2]
     supplies = [np.eye(tokens)[0]]
     for block in mixed[:0:-1]:
@@ -113,11 +82,9 @@ def flows(mixed: Floats) -> Floats:
 
 
 class _Graph:
-    """A source that supplies the tokens after some of the first blocks, these blocks, and one token at their end.
+    """A source, some of the first blocks with M (L', T, T), and one token at their end.
 
-    Args:
-        supply: (T,), the most that each token after the last of the blocks has.
-        mixed: M of these blocks, (L', T, T).
+    The source gives at most `supply` (T,) to the tokens after the last of these blocks.
     """
 
     def __init__(self, supply: Floats, mixed: Floats) -> None:

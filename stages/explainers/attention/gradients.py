@@ -5,19 +5,17 @@ Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens, E embedding.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.base import ATTENDING, Explainer
 from stages.explain.config import Count, ExplainerConfig, Positive
-from stages.explain.maps import Maps, by_step, cosine_gradients, cosines_of
-from stages.explainers.attention.walk import Walk, Walked, gradients_at, image_by_image, starts_of
+from stages.explain.maps import cosine_gradients, cosines_of
+from stages.explainers.attention.walk import AtAttention, Walked, Walker, slopes
 from stages.shared.model.clip import ClipModel, TextCache
-from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.pooled import AttentionPool, Pooling
 
 EMPTY: Final = "a photo of a"
 """Words that name nothing, whose map says where a pool looks in any case."""
@@ -28,14 +26,14 @@ class AttentionGradientConfig(ExplainerConfig):
 
     kind: Literal["attention_gradient"] = "attention_gradient"
     weight: Literal["attention", "none"] = Field(
-        default="attention", description="Factor of the gradient: the `attention` itself, or nothing."
+        "attention", description="Factor of the gradient: the `attention` itself, or nothing."
     )
     rectify: Literal["head", "sum"] = Field(
-        default="head", description="ReLU in each head, before they are averaged (GAME), or on their mean (Grad-ECLIP)."
+        "head", description="ReLU in each head, before they are averaged (GAME), or on their mean (Grad-ECLIP)."
     )
 
 
-class AttentionGradient(Explainer[AttentionGradientConfig]):
+class AttentionGradient(AtAttention[AttentionGradientConfig]):
     """Attention times its gradient, at the last attention: the form that arXiv 2605.12952 reduces Grad-ECLIP to.
 
     With a^h_i the weight of patch i in head h, in the class token's row of the last block or in the pool's one row, and
@@ -53,40 +51,19 @@ class AttentionGradient(Explainer[AttentionGradientConfig]):
     """
 
     config_type = AttentionGradientConfig
-    towers = ATTENDING
-    needs = "an attention that makes the embedding"
 
     def __init__(self, config: AttentionGradientConfig, model: ClipModel) -> None:
-        super().__init__(config, model)
-        self._maps = by_tower(
-            model.tower,
-            blocks=lambda _: partial(image_by_image, partial(self._of_block, Walk(model, 1, self.affinity.block))),
-            pooled=lambda tower: partial(self._of_pool, tower),
-        )
+        super().__init__(config, model, blocks=1)
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return self._maps(rgb, texts)
-
-    @torch.no_grad()
-    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
-        seen = tower.look(rgb)
-        embedding = tower.pool.embedding(seen)
-
-        def found(part: Tensor) -> tuple[Tensor, Tensor]:
-            starts, cosines = cosine_gradients(embedding, part)
-            return self._heat(tower.pool.back_to_attention(seen, starts), seen.attention[:, :, None]), cosines
-
-        values, cosines = by_step(texts, self.config.phrases_per_step, found)
-        return Maps(values=values, cosines=cosines, tokens=seen.tokens, embedding=embedding)
-
-    def _of_block(self, walk: Walk, rgb: Tensor, texts: Tensor) -> Maps:
-        walked = walk(rgb)
+    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
         (attention,) = walked.attention
-        starts, cosines = starts_of(walked.embedding, texts, self.config.phrases_per_step)
-        gradients = [gradient[:, :, 0, 1:] for (gradient,) in gradients_at(walked.embedding, [attention], starts)]
-        values = self._heat(torch.stack(gradients, dim=2), attention[:, :, :1, 1:].detach())
-        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=walked.embedding.detach())
+        found, cosines = slopes(walked.embedding, [attention], texts)
+        gradients = torch.stack([gradient[:, :, 0, 1:] for (gradient,) in found], dim=2)
+        return self._heat(gradients, attention[:, :, :1, 1:].detach()), cosines
+
+    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+        gradients, cosines = _at_pool(pool, seen, texts)
+        return self._heat(gradients, seen.attention[:, :, None]), cosines
 
     def _heat(self, gradients: Tensor, attention: Tensor) -> Tensor:
         """Gradients (B, H, P, N) and attention (B, H, 1, N) -> maps (B, P, N)."""
@@ -94,20 +71,23 @@ class AttentionGradient(Explainer[AttentionGradientConfig]):
         return each.relu().mean(dim=1) if self.config.rectify == "head" else each.mean(dim=1).relu()
 
 
+def _at_pool(pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return dc/da (B, H, P, N) and c (B, P) of a pool for unit texts (B, P, E)."""
+    starts, cosines = cosine_gradients(pool.embedding(seen), texts)
+    return pool.back_to_attention(seen, starts), cosines
+
+
 class GameConfig(ExplainerConfig):
     """GAME: attention times its gradient, rolled out over the blocks."""
 
     kind: Literal["game"] = "game"
     blocks: Literal["all"] | Count = Field(
-        default="all",
-        description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP.",
+        "all", description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP."
     )
-    scale: Positive = Field(
-        default=100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training."
-    )
+    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
 
 
-class Game(Explainer[GameConfig]):
+class Game(Walker[GameConfig]):
     """GAME, the generic attention explainer (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679).
 
     For each block with attention A (T x T for each head) and the score f = s cos(image embedding, text embedding):
@@ -130,23 +110,13 @@ class Game(Explainer[GameConfig]):
     """
 
     config_type = GameConfig
-    towers = ("class_token",)
-    needs = "transformer blocks with a class token"
 
     def __init__(self, config: GameConfig, model: ClipModel) -> None:
-        super().__init__(config, model)
-        self.walk = Walk(model, self.config.blocks, self.affinity.block)
+        super().__init__(config, model, config.blocks)
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return image_by_image(self._of_image, rgb, texts)
-
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        walked = self.walk(rgb)
-        starts, cosines = starts_of(walked.embedding, texts, self.config.phrases_per_step)
-        gradients = gradients_at(walked.embedding, walked.attention, self.config.scale * starts)
-        values = torch.stack([_class_row(walked.attention, each) for each in gradients], dim=1)
-        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=walked.embedding.detach())
+    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
+        gradients, cosines = slopes(walked.embedding, walked.attention, texts, self.config.scale)
+        return torch.stack([_class_row(walked.attention, each) for each in gradients], dim=1), cosines
 
 
 @torch.no_grad()
@@ -164,12 +134,12 @@ class LeGradConfig(ExplainerConfig):
 
     kind: Literal["legrad"] = "legrad"
     blocks: Literal["all"] | Count = Field(
-        default=2,
+        2,
         description="How many of the last blocks are explained; 2 in the authors' code. Without effect where one "
         "attention pools the tokens.",
     )
     empty_threshold: float = Field(
-        default=0.8,
+        0.8,
         ge=0.0,
         le=1.0,
         description="Where one attention pools the tokens: share of the highest heat of words that name nothing "
@@ -177,7 +147,7 @@ class LeGradConfig(ExplainerConfig):
     )
 
 
-class LeGrad(Explainer[LeGradConfig]):
+class LeGrad(AtAttention[LeGradConfig]):
     """LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): gradients at the attention of several blocks, summed.
 
     For each of the last blocks l, with its attention A_l (T x T for each head) and the tokens x_l that leave it:
@@ -199,51 +169,25 @@ class LeGrad(Explainer[LeGradConfig]):
     """
 
     config_type = LeGradConfig
-    towers = ATTENDING
-    needs = "an attention that makes the embedding"
 
     def __init__(self, config: LeGradConfig, model: ClipModel) -> None:
-        super().__init__(config, model)
+        super().__init__(config, model, config.blocks)
         self.empty = TextCache(model)
-        self._maps = by_tower(
-            model.tower,
-            blocks=lambda _: partial(
-                image_by_image, partial(self._of_blocks, Walk(model, self.config.blocks, self.affinity.block))
-            ),
-            pooled=lambda tower: partial(self._of_pool, tower),
-        )
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return self._maps(rgb, texts)
+    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
+        values = torch.zeros(())
+        for attention, tokens in zip(walked.attention, walked.outputs, strict=True):
+            with torch.enable_grad():
+                meaning = self.walk.tower.head(tokens.mean(dim=1))
+            gradients, _ = slopes(meaning, [attention], texts)
+            values = values + torch.stack([each.relu().mean(dim=(1, 2)) for (each,) in gradients], dim=1)[..., 1:]
+        return values, cosines_of(walked.embedding.detach(), texts)
 
-    def _of_blocks(self, walk: Walk, rgb: Tensor, texts: Tensor) -> Maps:
-        walked = walk(rgb)
-        values = torch.stack([self._of_block(walk, walked, n, texts) for n in range(len(walked.outputs))])
-        embedding = walked.embedding.detach()
-        cosines = cosines_of(embedding, texts)
-        return Maps(values=values.sum(dim=0), cosines=cosines, tokens=walked.early, embedding=embedding)
-
-    def _of_block(self, walk: Walk, walked: Walked, number: int, texts: Tensor) -> Tensor:
-        """Maps (1, P, N) of one of the walked blocks."""
-        attention = walked.attention[number]
-        with torch.enable_grad():
-            meaning = walk.tower.head(walked.outputs[number].mean(dim=1))
-        starts, _ = starts_of(meaning, texts, self.config.phrases_per_step)
-        found = [gradient.relu().mean(dim=(1, 2)) for (gradient,) in gradients_at(meaning, [attention], starts)]
-        return torch.stack(found, dim=1)[..., 1:]
-
-    @torch.no_grad()
-    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
-        seen = tower.look(rgb)
-        embedding = tower.pool.embedding(seen)
-
-        def found(part: Tensor) -> tuple[Tensor, Tensor]:
-            starts, cosines = cosine_gradients(embedding, part)
-            return tower.pool.back_to_attention(seen, starts).relu().mean(dim=1), cosines
-
-        hot, _ = found(self.empty([EMPTY])[None].expand(len(rgb), -1, -1))
+    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+        empty = self.empty([EMPTY])[None].expand(len(texts), -1, -1)
+        gradients, cosines = _at_pool(pool, seen, torch.cat([empty, texts], dim=1))
+        heat = gradients.relu().mean(dim=1)
+        hot = heat[:, :1]
         low, high = hot.amin(dim=-1, keepdim=True), hot.amax(dim=-1, keepdim=True)
         kept = hot - low <= self.config.empty_threshold * (high - low)
-        values, cosines = by_step(texts, self.config.phrases_per_step, found)
-        return Maps(values=values * kept, cosines=cosines, tokens=seen.tokens, embedding=embedding)
+        return heat[:, 1:] * kept, cosines[:, 1:]

@@ -1,69 +1,63 @@
-"""A vision transformer's last blocks, walked in float32 with their attention as part of what can be differentiated.
+"""A tower walked in float32, image by image, with the tensors in it that a method differentiates the cosine by.
 
-For each walked block with tokens x (class token 0, patches 1..N):
+`Walk` goes through the last blocks of a vision transformer, with their attention in the graph. For each walked block
+with tokens x (class token 0, patches 1..N):
 
     z = ln_1(x), [q, k, v] = z W_in + b_in
     A = softmax(q k' / sqrt(D / H))                   one matrix per head, rows sum to 1
     y = x + (A v) W_out + b_out, then the MLP
 
-A method takes the gradient of a score at any of these with autograd, phrase by phrase: no hook is set, no weight
-carries a gradient, and the graph is gone with the `Walked` that holds it. Blocks before the first walked one compute in
-the model's own precision and have no graph. One image is walked at a time, because the attention of a whole batch would
-fill the memory.
+No hook is set, no weight carries a gradient, and the graph is gone with the `Walked` that holds it. Blocks before the
+first walked one compute in the model's own precision and have no graph. One image is walked at a time, because the
+attention of a whole batch would fill the memory.
 
-Shapes: B images (1 here), P phrases, H heads, T = N + 1 tokens, D width, E embedding.
+Shapes: B images (1 here), P phrases, H heads, N patches, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explain.maps import Maps, by_step, cosine_gradients, joined
+from stages.explain.base import ATTENDING, ConfigT, Explainer
+from stages.explain.maps import Maps, cosine_gradients, joined
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import TowerKind
+from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling
 from stages.shared.model.towers.vision import VisionTower, split_heads
+
+Trunked = PooledTower | AveragedTower
+"""A tower whose tokens leave a trunk, which is not walked."""
+
+
+class OneByOne(Explainer[ConfigT]):
+    """An explainer that computes the maps of one image at a time."""
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        return joined([self._of_image(*own) for own in zip(rgb.split(1), texts.split(1), strict=True)])
+
+    @abstractmethod
+    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """Compute the maps of one image; arguments as in `maps`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walked:
-    """The tensors of one image, float32 and in one graph, with an entry for each walked block.
+    """The tensors of one image, float32 and in one graph, with an entry for each walked block."""
 
-    Attributes:
-        early: (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
-        inputs: (1, T, D), x.
-        normed: (1, T, D), z.
-        attention: (1, H, T, T), A; row i is where token i looks.
-        outputs: (1, T, D), the tokens after the block.
-        embedding: (1, E), of the image, not normalised.
-    """
-
-    early: Tensor | None
-    inputs: tuple[Tensor, ...]
-    normed: tuple[Tensor, ...]
-    attention: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    embedding: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A tower's answer to one image as a function of some tensor in it.
-
-    Attributes:
-        leaf: (1, T, D), the tensor that is differentiated by; its last N tokens are the patches.
-        embedding: (1, E), in the leaf's graph.
-        tokens: See `Maps.tokens`.
-    """
-
-    leaf: Tensor
-    embedding: Tensor
-    tokens: Tensor | None
+    early: Tensor | None  # (1, N, D), see `Maps.tokens`; without a graph, in the model's precision
+    inputs: tuple[Tensor, ...]  # (1, T, D), x
+    normed: tuple[Tensor, ...]  # (1, T, D), z
+    attention: tuple[Tensor, ...]  # (1, H, T, T), A; row i is where token i looks
+    outputs: tuple[Tensor, ...]  # (1, T, D), the tokens after the block
+    embedding: Tensor  # (1, E), of the image, not normalised
 
 
 class Walk:
@@ -94,8 +88,7 @@ class Walk:
         inputs, normed, attention, outputs = [], [], [], []
         x = x.float().requires_grad_()
         for number, block in enumerate(self.blocks, self.first):
-            if number == self.kept:
-                early = x.detach()
+            early = x.detach() if number == self.kept else early
             z = block.ln_1(x)
             q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
             a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
@@ -114,27 +107,98 @@ class Walk:
         )
 
 
-def image_by_image(maps: Callable[[Tensor, Tensor], Maps], rgb: Tensor, texts: Tensor) -> Maps:
-    """Return the maps of a batch, given a function for those of one image; arguments as in `Explainer.maps`."""
-    return joined([maps(image, own) for image, own in zip(rgb.split(1), texts.split(1), strict=True)])
+class Walker(OneByOne[ConfigT]):
+    """An explainer that walks the last `blocks` of a transformer with a class token."""
+
+    towers: ClassVar[tuple[TowerKind, ...]] = ("class_token",)
+    needs = "transformer blocks with a class token"
+
+    def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"] = "all") -> None:
+        super().__init__(config, model)
+        if isinstance(model.tower, VisionTower):
+            self.walk = Walk(model, blocks, self.affinity.block)
+
+    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+        walked = self.walk(rgb)
+        values, cosines = self._of_blocks(walked, texts)
+        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=walked.embedding.detach())
+
+    @abstractmethod
+    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute maps (1, P, N) and cosines (1, P) of one image for unit texts (1, P, E)."""
+
+
+class AtAttention(Walker[ConfigT]):
+    """A `Walker` that looks at the pool of a tower whose tokens one attention pools."""
+
+    towers = ATTENDING
+    needs = "an attention that makes the embedding"
+
+    def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"]) -> None:
+        super().__init__(config, model, blocks)
+        self._pooled = model.tower.float_head() if isinstance(model.tower, PooledTower) else None
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        if self._pooled is None:
+            return super().maps(rgb, texts)
+        with torch.no_grad():
+            seen = self._pooled.look(rgb)
+            values, cosines = self._of_pool(self._pooled.pool, seen, texts)
+            embedding = self._pooled.pool.embedding(seen)
+        return Maps(values=values, cosines=cosines, tokens=seen.tokens, embedding=embedding)
+
+    @abstractmethod
+    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute maps (B, P, N) and cosines (B, P) for unit texts (B, P, E)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A tower's answer to one image as a function of some tensor in it."""
+
+    leaf: Tensor  # (1, T, D), what is differentiated by; its last N tokens are the patches
+    embedding: Tensor  # (1, E), in the leaf's graph
+    tokens: Tensor | None  # see `Maps.tokens`
+
+
+def traced(tower: Trunked, rgb: Tensor, ask: Ask | None = None) -> Traced:
+    """Trace one image from the tokens that leave the trunk; `ask` as in `AttentionPool.look`."""
+    leaf = tower.embed(rgb).float().requires_grad_()
+    grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+    return Traced(leaf, embedding_of(tower, leaf, grid_hw, ask), patches_of(leaf.detach(), grid_hw))
+
+
+def embedding_of(tower: Trunked, tokens: Tensor, grid_hw: tuple[int, int], ask: Ask | None = None) -> Tensor:
+    """Tokens (B, T, D) that leave the trunk -> embeddings (B, E), not normalised."""
+    if isinstance(tower, AveragedTower):
+        return tower.finish(tokens.mean(dim=1))
+    return tower.pool.embedding(tower.pool.look(tokens, grid_hw, ask=ask))
+
+
+def patches_of(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """Tokens (B, T, D) of a grid -> the patches (B, N, D), which are the last."""
+    return tokens[:, -grid_hw[0] * grid_hw[1] :]
+
+
+def slopes(
+    score: Tensor, wanted: Sequence[Tensor], texts: Tensor, scale: float = 1.0
+) -> tuple[Iterator[tuple[Tensor, ...]], Tensor]:
+    """Return the gradients of each phrase's cosine times `scale`, see `gradients_at`, and the cosines (1, P).
+
+    The cosine is that of `score` (1, E), which stands for the image's embedding, and of unit texts (1, P, E).
+    """
+    starts, cosines = cosine_gradients(score.detach(), texts)
+    return gradients_at(score, wanted, scale * starts[0]), cosines
 
 
 def gradients_at(score: Tensor, wanted: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield, for each phrase in order, a gradient for each wanted tensor, in its shape.
+    """Yield a gradient for each wanted tensor of the graph of `score` (1, E), once for each row of `starts` (P, E).
 
-    Args:
-        score: (1, E), what the phrases' scores are functions of, such as the embedding.
-        wanted: Tensors of its graph.
-        starts: (P, E), the gradient of each phrase's score at it. Rows of zeros, which only fill up, cost nothing.
+    A row is the gradient of a phrase's score at `score`. Rows of zeros, which only fill up, cost nothing.
     """
     for start in starts:
         if start.any():
             yield torch.autograd.grad(score, wanted, start[None], retain_graph=True)
         else:
             yield tuple(torch.zeros_like(each) for each in wanted)
-
-
-def starts_of(embedding: Tensor, texts: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Embedding (1, E), unit texts (1, P, E) -> dc/de (P, E) and c (1, P), in groups of `phrases_per_step`."""
-    starts, cosines = by_step(texts, step, partial(cosine_gradients, embedding.detach()))
-    return starts[0], cosines

@@ -4,8 +4,8 @@ CLIP embeds images and texts apart, so that the embedding of a masked image does
 N forward passes of the image tower, and the cosines with all phrases are then one product. Masked pixels are not
 rounded: between the pixel and its baseline every shade reaches the tower.
 
-Where a method is linear in the score, as RISE, occlusion and Shapley values are, its attribution of the unit embedding
-u(mask), taken times the phrase t, is its attribution of the cosine u . t:
+All methods here are linear in the score, so that their attribution of the unit embedding u(mask), taken times the
+phrase t, is that of the cosine u . t:
 
     H_i = ReLU(d_i . t)        d_i: (E,), attribution of the unit embedding to cell i
 
@@ -21,20 +21,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from stages.explain.base import Explainer
 from stages.explain.config import ExplainerConfig, Share
 from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.walk import image_by_image
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
+from stages.explainers.attention.walk import OneByOne, Trunked, embedding_of, patches_of
+from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower, attend
 
@@ -49,18 +48,15 @@ mean: the mean colour of the model's normalisation. It is 0 behind that, so that
 papers of RISE and Score-CAM. blur: the image, blurred, which keeps its colours and loses its things. black: zeros.
 """
 
-Attribution = Callable[[Tensor], Tensor]
-"""Unit text embeddings (P, E) -> attribution (P, N) of their cosines to the cells."""
-
 
 class PerturbationConfig(ExplainerConfig):
     """Settings of explainers that mask the image."""
 
-    baseline: BaselineName = Field(default="mean", description="The pixels of a hidden place, see BaselineName.")
+    baseline: BaselineName = Field("mean", description="The pixels of a hidden place, see BaselineName.")
     blur: Share = Field(
-        default=0.05, description="With `baseline: blur`: its standard deviation as a share of the shorter side."
+        0.05, description="With `baseline: blur`: its standard deviation as a share of the shorter side."
     )
-    masks_per_step: int = Field(default=MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
+    masks_per_step: int = Field(MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
 
 
 PerturbationT = TypeVar("PerturbationT", bound=PerturbationConfig)
@@ -68,18 +64,13 @@ PerturbationT = TypeVar("PerturbationT", bound=PerturbationConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedImage:
-    """One image that can be masked.
-
-    Attributes:
-        tower, rgb, baseline, masks_per_step: See `masked_embeddings`.
-        whole: float32 (E,), the unit embedding with no mask.
-    """
+    """One image that can be masked; see `masked_embeddings`."""
 
     tower: Tower
     rgb: Tensor
     baseline: Tensor
     masks_per_step: int
-    whole: Tensor
+    whole: Tensor  # float32 (E,), the unit embedding with no mask
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -96,21 +87,17 @@ class MaskedImage:
         return masked_embeddings(self.tower, self.rgb, masks, self.baseline, self.masks_per_step)
 
 
-class Perturbation(Explainer[PerturbationT]):
+class Perturbation(OneByOne[PerturbationT]):
     """An explainer that masks the image. Images that have no phrase are not masked."""
 
     cost = "perturbation"
     at_cells = True
 
     @abstractmethod
-    def attribution(self, image: MaskedImage) -> Attribution:
-        """Embed an image under masks, and return the attribution of any phrase's cosine to the cells."""
+    def _attribution(self, image: MaskedImage) -> Tensor:
+        """Embed an image under masks, and return d of the module's formula (N, E)."""
 
     @torch.no_grad()
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return image_by_image(self._of_image, rgb, texts)
-
     def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         config, tower = self.config, self.model.tower
         embedding, tokens = embeddings_and_tokens(tower, rgb, self.affinity.block)
@@ -124,25 +111,14 @@ class Perturbation(Explainer[PerturbationT]):
                 masks_per_step=config.masks_per_step,
                 whole=F.normalize(embedding[0], dim=-1),
             )
-            attribution = self.attribution(image)
-            values = torch.cat([attribution(step) for step in texts[0].split(config.phrases_per_step)])[None].relu()
+            values = (texts @ self._attribution(image).to(texts).mT).relu()
         return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=tokens, embedding=embedding)
 
 
-def along(directions: Tensor) -> Attribution:
-    """Return the attribution of a method that is linear in the score, given that of the unit embedding: (N, E)."""
-    exact = directions.float()
-    return lambda texts: texts @ exact.mT
-
-
 def baseline_image(tower: Tower, rgb: Tensor, name: BaselineName, blur: float = 0.05) -> Tensor:
-    """Return the pixels of an image's hidden places, float32 (height, width, 3) in 0-255, on the tower's device.
+    """Return the pixels of the hidden places of an image uint8 (height, width, 3), float32 in 0-255, on the device.
 
-    Args:
-        tower: Whose normalisation is used.
-        rgb: uint8 (height, width, 3).
-        name: See `BaselineName`.
-        blur: Standard deviation of the blur, as a share of the shorter side.
+    `blur` is its standard deviation as a share of the shorter side, see `BaselineName`.
     """
     rgb = rgb.to(tower.device, torch.float32)
     if name == "blur":
@@ -158,13 +134,8 @@ def blurred(rgb: Tensor, sigma_px: float) -> Tensor:
     Places outside the image have the colour of the closest pixel on its border.
     """
     reach = max(1, math.ceil(3 * sigma_px))
-    offsets = torch.arange(-reach, reach + 1, device=rgb.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
-    kernel = kernel / kernel.sum()
-    x = rgb.permute(2, 0, 1)[:, None]
-    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None, :])
-    x = F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
-    return x[:, 0].permute(1, 2, 0)
+    found = gaussian_filter(rgb.cpu().numpy(), sigma_px, mode="nearest", radius=reach, axes=(0, 1))
+    return torch.from_numpy(found).to(rgb.device)
 
 
 @torch.no_grad()
@@ -175,9 +146,8 @@ def masked_embeddings(
 
     Args:
         tower: Any image tower.
-        rgb: uint8 (height, width, 3), sides that fit the tower.
-        masks: (N, height, width), or (N, rows, columns) in cells of one size that cover the image: 1 shows the image, 0
-            the baseline, and values between mix them.
+        rgb: uint8 (height, width, 3).
+        masks: (N, rows, columns) of pixels, or of cells that cover the image: 1 shows it, 0 the baseline, others mix.
         baseline: (height, width, 3) in 0-255, see `baseline_image`.
         masks_per_step: Masks in one forward pass.
 
@@ -202,11 +172,8 @@ def masked_embeddings(
 def embeddings_and_tokens(tower: Tower, rgb: Tensor, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
     """Embed images with a head in float32, and return the patches' tokens on the way: (B, E) in any scale, (B, N, D).
 
-    Args:
-        tower: Any image tower.
-        rgb: Pixels (B, height, width, 3) in 0-255, whole numbers or not.
-        kept: With a class token: the block whose incoming tokens are returned. Other towers return those before the
-            pool.
+    Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the tokens are those that come
+    into block `kept`, and on other towers those that leave the trunk.
     """
 
     def of_blocks(tower: VisionTower) -> tuple[Tensor, Tensor | None]:
@@ -218,12 +185,8 @@ def embeddings_and_tokens(tower: Tower, rgb: Tensor, kept: int | None = None) ->
         token = last.finish(asking, o)[:, 0]
         return tower.head(token.float()), None if early is None else early[:, 1:]
 
-    def of_pool(tower: PooledTower) -> tuple[Tensor, Tensor | None]:
-        seen = tower.look(rgb)
-        return tower.pool.embedding(seen), seen.tokens
+    def of_trunk(tower: Trunked) -> tuple[Tensor, Tensor | None]:
+        tokens, grid_hw = tower.embed(rgb).float(), tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        return embedding_of(tower, tokens, grid_hw), patches_of(tokens, grid_hw)
 
-    def of_mean(tower: AveragedTower) -> tuple[Tensor, Tensor | None]:
-        tokens = tower.embed(rgb).float()
-        return tower.finish(tokens.mean(dim=1)), tokens
-
-    return by_tower(tower, blocks=of_blocks, pooled=of_pool, averaged=of_mean)
+    return by_tower(tower, blocks=of_blocks, pooled=of_trunk, averaged=of_trunk)

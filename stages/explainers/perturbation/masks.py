@@ -12,13 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.contract.geometry import resize_shifted
-from stages.explain.config import Factor, Seed, Share
+from stages.explain.config import Seed, Share
 from stages.explainers.perturbation.masked import (
-    Attribution,
     MaskedImage,
     Perturbation,
     PerturbationConfig,
-    along,
     embeddings_and_tokens,
 )
 from stages.shared.model.towers.vision import VisionTower
@@ -29,11 +27,9 @@ class OcclusionConfig(PerturbationConfig):
 
     kind: Literal["occlusion"] = "occlusion"
     window: Share = Field(
-        default=1 / 7, description="Side of the window as a share of the image's shorter side; rounded to cells."
+        1 / 7, description="Side of the window as a share of the image's shorter side; rounded to cells."
     )
-    stride: Share = Field(
-        default=0.4, description="By how much the window moves, as a share of its side; rounded to cells."
-    )
+    stride: Share = Field(0.4, description="By how much the window moves, as a share of its side; rounded to cells.")
 
 
 class Occlusion(Perturbation[OcclusionConfig]):
@@ -52,12 +48,11 @@ class Occlusion(Perturbation[OcclusionConfig]):
 
     config_type = OcclusionConfig
 
-    def attribution(self, image: MaskedImage) -> Attribution:
-        """See `Perturbation.attribution`."""
+    def _attribution(self, image: MaskedImage) -> Tensor:
         hidden = windows(image.grid_hw, self.config.window, self.config.stride)
         losses = image.whole - image.embeddings(1 - hidden)
         share = hidden.flatten(1).mT.to(losses)
-        return along(share @ losses / share.sum(dim=1, keepdim=True))
+        return share @ losses / share.sum(dim=1, keepdim=True)
 
 
 def windows(grid_hw: tuple[int, int], window: float, stride: float) -> Tensor:
@@ -80,20 +75,15 @@ class RiseConfig(PerturbationConfig):
     """RISE."""
 
     kind: Literal["rise"] = "rise"
-    masks: int = Field(default=512, ge=2, le=100_000, description="Random masks, each one forward pass.")
+    masks: int = Field(512, ge=2, le=100_000, description="Random masks, each one forward pass.")
     cells: int = Field(
-        default=8,
-        ge=1,
-        le=64,
-        description="Cells of the coarse grid along the shorter side; 8 as in the authors' code.",
+        8, ge=1, le=64, description="Cells of the coarse grid along the shorter side; 8 as in the authors' code."
     )
-    shown: float = Field(default=0.5, gt=0.0, lt=1.0, description="Probability that a cell is shown; 0.5 in the paper.")
+    shown: float = Field(0.5, gt=0.0, lt=1.0, description="Probability that a cell is shown; 0.5 in the paper.")
     centred: bool = Field(
-        default=True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
+        True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
     )
-    seed: Seed = Field(
-        default=0, description="Random seed of the masks, which are the same for all images of one size."
-    )
+    seed: Seed = Field(0, description="Random seed of the masks, which are the same for all images of one size.")
 
 
 class Rise(Perturbation[RiseConfig]):
@@ -115,8 +105,7 @@ class Rise(Perturbation[RiseConfig]):
 
     config_type = RiseConfig
 
-    def attribution(self, image: MaskedImage) -> Attribution:
-        """See `Perturbation.attribution`."""
+    def _attribution(self, image: MaskedImage) -> Tensor:
         embeddings, shares = [], []
         for masks in rise_masks(self.config, image.size_hw):
             embeddings.append(image.embeddings(masks))
@@ -124,7 +113,7 @@ class Rise(Perturbation[RiseConfig]):
         units, share = torch.cat(embeddings).double(), torch.cat(shares).to(embeddings[0].device).double()
         if self.config.centred:
             units = units - units.mean(dim=0)
-        return along(share.mT @ units / (len(units) * self.config.shown))
+        return share.mT @ units / (len(units) * self.config.shown)
 
 
 def rise_masks(config: RiseConfig, size_hw: tuple[int, int]) -> Iterator[Tensor]:
@@ -140,12 +129,8 @@ def rise_masks(config: RiseConfig, size_hw: tuple[int, int]) -> Iterator[Tensor]
         part = slice(first, first + config.masks_per_step)
         wide = ((rows + 1) * down, (columns + 1) * right)
         large = F.interpolate(grids[part, None], size=wide, mode="bilinear", align_corners=False)[:, 0]
-        yield torch.stack(
-            [
-                mask[top : top + size_hw[0], left : left + size_hw[1]]
-                for mask, top, left in zip(large, tops[part], lefts[part], strict=True)
-            ]
-        )
+        corners = zip(large, tops[part], lefts[part], strict=True)
+        yield torch.stack([m[top : top + size_hw[0], left : left + size_hw[1]] for m, top, left in corners])
 
 
 class ScoreCamConfig(PerturbationConfig):
@@ -153,17 +138,7 @@ class ScoreCamConfig(PerturbationConfig):
 
     kind: Literal["score_cam"] = "score_cam"
     channels: int = Field(
-        default=256,
-        ge=1,
-        le=100_000,
-        description="Most channels, those that vary most over the image; all in the paper.",
-    )
-    weights: Literal["increase", "softmax"] = Field(
-        default="increase",
-        description="A channel's gain of the cosine, or its softmax over the channels (the paper's algorithm).",
-    )
-    sharpness: Factor = Field(
-        default=100.0, description="With `weights: softmax`: factor of the cosines; 100 is CLIP's own scale."
+        256, ge=1, le=100_000, description="Most channels, those that vary most over the image; all in the paper."
     )
 
 
@@ -178,11 +153,9 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
 
     The tokens are those before the last block of a transformer with a class token, and those before the pool elsewhere.
 
-    That is the definition in the paper's text; its algorithm puts a softmax over the channels in between, as the code
-    in use does. With `weights: softmax` w_k is the softmax of `sharpness` times these increases: 100 is the factor that
-    CLIP has for its cosines, and with 1 all channels weigh nearly alike. On drawn scenes both forms find the thing as
-    often, and with the increases more of the heat lies on it (0.48 to 0.36; 18 phrases of 10 scenes, all channels of
-    the drawn model).
+    That is the definition in the paper's text; its algorithm puts a softmax over the channels in between. On drawn
+    scenes both forms find the thing as often, and with the increases more of the heat lies on it (0.48 to 0.36; 18
+    phrases of 10 scenes, all channels of the drawn model).
 
     Deviations from the paper: only the `channels` that vary most over the image, because a tower has up to some
     thousand and each is one forward pass (a number above the width restores the paper); the cosine in place of the
@@ -192,19 +165,15 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
     config_type = ScoreCamConfig
     at_cells = False
 
-    def attribution(self, image: MaskedImage) -> Attribution:
-        """See `Perturbation.attribution`."""
-        config = self.config
-        channels = loudest_channels(tokens_of(image), config.channels)
+    def _attribution(self, image: MaskedImage) -> Tensor:
+        channels = loudest_channels(tokens_of(image), self.config.channels)
         low, high = channels.amin(dim=1, keepdim=True), channels.amax(dim=1, keepdim=True)
         stretched = torch.where(high > low, (channels - low) / (high - low), 0.0)
         nothing = image.embeddings(torch.zeros(1, *image.grid_hw))
         gains = torch.cat([image.embeddings(masks) for masks in _drawn_masks(stretched, image)]) - nothing
         # A channel that is the same everywhere hides everything, and the rest is rounding.
         gains = torch.where(high > low, gains, 0.0)
-        if config.weights == "increase":
-            return along(channels.mT.double() @ gains.double())
-        return lambda texts: (config.sharpness * texts @ gains.mT).softmax(dim=-1) @ channels
+        return channels.mT.double() @ gains.double()
 
 
 def tokens_of(image: MaskedImage) -> Tensor:

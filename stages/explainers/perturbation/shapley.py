@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stages.explain.config import Seed
-from stages.explainers.perturbation.masked import Attribution, MaskedImage, Perturbation, PerturbationConfig, along
+from stages.explainers.perturbation.masked import MaskedImage, Perturbation, PerturbationConfig
 
 
 class KernelShapConfig(PerturbationConfig):
@@ -29,20 +29,12 @@ class KernelShapConfig(PerturbationConfig):
 
     kind: Literal["kernel_shap"] = "kernel_shap"
     players: int = Field(
-        default=64,
-        ge=1,
-        le=4096,
-        description="Most groups of patches, which are the smallest squares that make no more.",
+        64, ge=1, le=4096, description="Most groups of patches, which are the smallest squares that make no more."
     )
     evaluations: int = Field(
-        default=512,
-        ge=4,
-        le=1_000_000,
-        description="Most coalitions, each one forward pass; at least four for each player.",
+        512, ge=4, le=1_000_000, description="Most coalitions, each one forward pass; at least four for each player."
     )
-    seed: Seed = Field(
-        default=0, description="Random seed of the coalitions, which are the same for all images of one grid."
-    )
+    seed: Seed = Field(0, description="Random seed of the coalitions, which are the same for all images of one grid.")
 
     @model_validator(mode="after")
     def _enough_for_all(self) -> Self:
@@ -70,12 +62,11 @@ class KernelShap(Perturbation[KernelShapConfig]):
 
     config_type = KernelShapConfig
 
-    def attribution(self, image: MaskedImage) -> Attribution:
-        """See `Perturbation.attribution`."""
+    def _attribution(self, image: MaskedImage) -> Tensor:
         group_of = groups(image.grid_hw, self.config.players)
         sizes = group_of.flatten().bincount()
         values = shapley_values(image, group_of, self.config.evaluations, self.config.seed)
-        return along((values / sizes[:, None].to(values))[group_of.flatten().to(values.device)])
+        return (values / sizes[:, None].to(values))[group_of.flatten().to(values.device)]
 
 
 def groups(grid_hw: tuple[int, int], most: int) -> Tensor:
@@ -174,13 +165,7 @@ class PartitionShapConfig(PerturbationConfig):
 
     kind: Literal["partition_shap"] = "partition_shap"
     max_evaluations: int = Field(
-        default=512, ge=4, le=1_000_000, description="Most masked images, each one forward pass; 500 in `shap`."
-    )
-    context: Literal["both", "shown", "hidden"] = Field(
-        default="both",
-        description="Context of a cut: the exact Owen value takes both. `shown` comes down to smaller parts with "
-        "the same evaluations: on drawn scenes its peak lay on the thing in 11 of 16 cases, that of `both` in 7 "
-        "(measured).",
+        512, ge=4, le=1_000_000, description="Most masked images, each one forward pass; 500 in `shap`."
     )
 
 
@@ -204,16 +189,13 @@ class PartitionShap(Perturbation[PartitionShapConfig]):
     The next node to be cut is the one with the greatest weight times |u(m + n) - u(m)|, which no phrase's change of the
     cosine can exceed, so that the cuts serve any phrase. `shap` takes the greatest change of the outputs.
 
-    With `context: shown` each half is only cut with everything else shown (`hidden`: with everything else hidden), as
-    with `fixed_context` 1 (0) of `shap`: two forward passes for each cut, all cells with twice that number of forward
-    passes, but the joint effect of the halves is spread over both of them by their size.
+    Deviation: no `fixed_context`.
     """
 
     config_type = PartitionShapConfig
 
-    def attribution(self, image: MaskedImage) -> Attribution:
-        """See `Perturbation.attribution`."""
-        return along(owen_values(image, self.config.max_evaluations, self.config.context))
+    def _attribution(self, image: MaskedImage) -> Tensor:
+        return owen_values(image, self.config.max_evaluations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +252,7 @@ class Cut:
         return self.weight * (self.with_it - self.without)
 
 
-def owen_values(image: MaskedImage, max_evaluations: int, context: str) -> Tensor:
+def owen_values(image: MaskedImage, max_evaluations: int) -> Tensor:
     """Return the Owen values of the unit embedding, float64 (N, E)."""
     rows, columns = image.grid_hw
     hidden = torch.zeros(rows, columns)
@@ -296,17 +278,11 @@ def owen_values(image: MaskedImage, max_evaluations: int, context: str) -> Tenso
         for index, (cut, (first, second)) in enumerate(zip(cuts, halves, strict=True)):
             with_first, with_second = seen[2 * index], seen[2 * index + 1]
             first_shown, second_shown = masks[2 * index], masks[2 * index + 1]
-            weight = cut.weight / 2 if context == "both" else cut.weight
-            together = cut.weight * (cut.with_it - with_first - with_second + cut.without)
-            if context != "both":
-                spread = together if context == "hidden" else -together
-                cut.part.of(values).add_(spread / cut.part.cells)
-            if context != "shown":
-                wait(Cut(first, cut.context, cut.without, with_first, weight))
-                wait(Cut(second, cut.context, cut.without, with_second, weight))
-            if context != "hidden":
-                wait(Cut(first, second_shown, with_second, cut.with_it, weight))
-                wait(Cut(second, first_shown, with_first, cut.with_it, weight))
+            weight = cut.weight / 2
+            wait(Cut(first, cut.context, cut.without, with_first, weight))
+            wait(Cut(second, cut.context, cut.without, with_second, weight))
+            wait(Cut(first, second_shown, with_second, cut.with_it, weight))
+            wait(Cut(second, first_shown, with_first, cut.with_it, weight))
     for _, _, cut in queue:
         cut.part.of(values).add_(cut.value / cut.part.cells)
     return values.flatten(0, 1)

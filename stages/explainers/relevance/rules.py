@@ -53,17 +53,17 @@ class RelevanceConfig(ExplainerConfig):
     """Settings of all explainers that propagate relevance by these rules."""
 
     rule: Literal["attnlrp", "conservative"] = Field(
-        default="attnlrp",
+        "attnlrp",
         description="Relevance in an attention. `attnlrp`: one half goes to the attention weights and on to queries "
         "and keys, the other to the values. `conservative`: all of it goes to the values, the weights are constants.",
     )
     activation: Literal["identity", "gradient"] = Field(
-        default="identity",
+        "identity",
         description="`identity`: all relevance passes an activation (AttnLRP). `gradient`: it is multiplied by the "
         "slope (Ali et al.).",
     )
     gamma: float = Field(
-        default=0.0,
+        0.0,
         ge=0.0,
         le=100.0,
         description="How much linear layers of MLPs favour inputs that agree with their output; 0: the epsilon rule.",

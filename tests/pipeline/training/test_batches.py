@@ -9,7 +9,7 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from pipeline.scenes.captions import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
+from pipeline.scenes.captions import HELDOUT_PAIRS
 from pipeline.scenes.scene import make_scene
 from pipeline.training.batches import (
     COLUMNS,
@@ -22,9 +22,7 @@ from pipeline.training.batches import (
     bank_columns,
     bank_wordings,
     claims,
-    concept_column,
     known_true,
-    load_batches,
     present,
     scene_words,
     write_vocabulary,
@@ -34,8 +32,8 @@ from pipeline.training.drawn import Phase
 PHASE = Phase(name="one", steps=4, side_px=70, render_scale=1.5)
 
 
-def batches(tokenizer: SimpleTokenizer, *numbers: int, workers: int = 0) -> list[Batch]:
-    return list(load_batches(SceneBatches(tokenizer, PHASE, seed=1, size=4), numbers, workers=workers))
+def batches(tokenizer: SimpleTokenizer, *numbers: int) -> list[Batch]:
+    return [SceneBatches(tokenizer, PHASE, seed=1, size=4)[number] for number in numbers]
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -52,13 +50,6 @@ def test_a_resumed_training_gets_the_batches_that_would_have_come(tokenizer: Sim
     assert not same(whole[0], whole[1])
 
 
-@pytest.mark.slow
-def test_worker_processes_give_the_same_batches_in_order(tokenizer: SimpleTokenizer) -> None:
-    here = batches(tokenizer, 0, 1, 2)
-    there = batches(tokenizer, 0, 1, 2, workers=1)
-    assert all(same(a, b) for a, b in zip(here, there, strict=True))
-
-
 def test_the_bank_words_every_concept_anew(tokenizer: SimpleTokenizer) -> None:
     bank = PhraseBank(tokenizer)
     assert bank.columns.tolist() == bank_columns()
@@ -66,13 +57,6 @@ def test_the_bank_words_every_concept_anew(tokenizer: SimpleTokenizer) -> None:
     assert first.shape == (len(bank.columns), 32)
     assert torch.equal(first, bank.tokens(torch.Generator().manual_seed(1)))
     assert not torch.equal(first, bank.tokens(torch.Generator().manual_seed(2)))
-
-
-def test_columns_are_distinct() -> None:
-    pairs = [concept_column(kind, colour) for kind in KINDS for colour in COLOUR_NAMES]
-    kinds = [concept_column(kind, None) for kind in KINDS]
-    colours = [concept_column(None, colour) for colour in COLOUR_NAMES]
-    assert pairs + kinds + colours == list(range(CONCEPTS))
 
 
 def test_a_caption_is_true_if_all_claims_hold_and_nothing_denied_is_there() -> None:

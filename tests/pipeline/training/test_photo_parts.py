@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.training.photo import MODEL_CFG
 from pipeline.training.photo_parts import (
     TEACHER_WIDTH,
+    Seen,
     Teacher,
     distillation_loss,
     fold_norms,
@@ -26,7 +27,6 @@ from pipeline.training.photo_parts import (
     look,
     matching_loss,
     package_file,
-    prepared,
     soft_matching_loss,
 )
 from stages.contract.errors import ConfigError, WeightsError
@@ -76,11 +76,6 @@ def test_another_networks_weights_are_refused(packages: Path, monkeypatch: pytes
         load_imagenet()
 
 
-def test_images_are_prepared_as_the_network_wants_them() -> None:
-    rgb = torch.tensor([0, 127, 255], dtype=torch.uint8).view(1, 1, 1, 3)
-    assert prepared(rgb).flatten().tolist() == [-127 / 128, 0.0, 1.0]
-
-
 @pytest.fixture(scope="module")
 def model() -> CLIP:
     torch.manual_seed(2)
@@ -100,18 +95,15 @@ def fronts(model: CLIP) -> tuple[Tensor, Tensor]:
         return x, front(model.visual.trunk.features, x)
 
 
+def seen_in(model: CLIP, channels: Tensor, corner: Tensor, keep: Tensor, trained: int) -> Seen:
+    return look(model, channels, corner=corner.long(), keep=keep, trained_blocks=trained, precision=torch.float32)
+
+
 def test_the_whole_grid_gives_open_clips_embedding(model: CLIP, fronts: tuple[Tensor, Tensor]) -> None:
     x, channels = fronts
     everything = torch.arange(GRID**2).expand(2, -1)
     with torch.no_grad():
-        seen = look(
-            model,
-            channels,
-            corner=torch.zeros(2, 2, dtype=torch.int64),
-            keep=everything,
-            trained_blocks=3,
-            precision=torch.float32,
-        )
+        seen = seen_in(model, channels, torch.zeros(2, 2), everything, 3)
         expected = F.normalize(model.encode_image(x), dim=-1)
     assert torch.allclose(seen.whole, expected, atol=1e-5)
     assert seen.tokens.shape == (2, GRID**2, MODEL_CFG["embed_dim"])
@@ -126,7 +118,7 @@ def test_a_window_looks_at_its_own_places(model: CLIP, fronts: tuple[Tensor, Ten
     def seen_at(row: int, column: int) -> Tensor:
         corner = torch.tensor([[row, column]]).expand(2, -1)
         with torch.no_grad():
-            return look(model, window, corner=corner, keep=keep, trained_blocks=0, precision=torch.float32).tokens
+            return seen_in(model, window, corner, keep, 0).tokens
 
     here, there = seen_at(2, 3), seen_at(5, 8)
     assert not torch.allclose(here, there, atol=1e-3)
@@ -138,23 +130,14 @@ def test_a_window_looks_at_its_own_places(model: CLIP, fronts: tuple[Tensor, Ten
     table.data.copy_(kept)
 
 
-@pytest.mark.parametrize(("trained", "expected"), [(0, 0), (1, 1), (3, 3)])
-def test_only_the_last_blocks_get_a_gradient(
-    model: CLIP, fronts: tuple[Tensor, Tensor], trained: int, expected: int
-) -> None:
+@pytest.mark.parametrize("trained", [0, 1, 3])
+def test_only_the_last_blocks_get_a_gradient(model: CLIP, fronts: tuple[Tensor, Tensor], trained: int) -> None:
     model.zero_grad(set_to_none=True)
-    seen = look(
-        model,
-        fronts[1][:, :4, :4],
-        corner=torch.zeros(2, 2, dtype=torch.int64),
-        keep=torch.arange(16).expand(2, -1),
-        trained_blocks=trained,
-        precision=torch.float32,
-    )
+    seen = seen_in(model, fronts[1][:, :4, :4], torch.zeros(2, 2), torch.arange(16).expand(2, -1), trained)
     seen.whole.sum().backward()
     features = model.visual.trunk.features
     blocks = [block for stage in features.blocks for block in stage]
-    assert sum(block.conv_pw.weight.grad is not None for block in blocks[1:]) == expected
+    assert sum(block.conv_pw.weight.grad is not None for block in blocks[1:]) == trained
     assert (features.conv_head.weight.grad is not None) == (trained > 0)
     assert model.visual.trunk.neck.reduce.weight.grad is not None
 

@@ -10,11 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explainers.attention.attention_flow import flows
-from stages.explainers.attention.walk import Walk, gradients_at, starts_of
+from stages.explainers.attention.walk import Walk, slopes
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
 from tests.stages.explainers.captured import Captured, capture
@@ -82,13 +81,6 @@ def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(n
         assert np.allclose(heads * found.values, wanted.values, atol=1e-5 * wanted.values.max())
 
 
-def test_on_blocks_it_is_game_on_the_last_one() -> None:
-    ours = made("attention_gradient").explain(image(), [PHRASES])[0]
-    theirs = made("game", blocks=1, scale=7.0).explain(image(), [PHRASES])[0]
-    for found, wanted in zip(ours, theirs, strict=True):
-        assert np.allclose(7 * found.values, wanted.values, atol=1e-6 * wanted.values.max())
-
-
 @pytest.mark.parametrize(
     ("settings", "blocks", "scale"),
     [({}, 4, 100.0), ({"blocks": 1}, 1, 100.0), ({"blocks": 3, "scale": 4000.0}, 3, 4000.0)],
@@ -105,12 +97,6 @@ def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, An
             relevance = relevance + np.maximum(product, 0).mean(axis=0) @ relevance
         wanted = relevance[0, 1:].reshape(4, 4)
         assert np.allclose(found.values, wanted, atol=1e-4 * wanted.max())
-
-
-def test_paths_through_two_blocks_count_more_with_a_larger_scale() -> None:
-    one, ten = (made("game", scale=scale).explain(image(), [["dog"]])[0][0].values for scale in (100, 1000))
-    assert (ten > 10.001 * one).any()
-    assert (ten >= 9.999 * one).all()
 
 
 @pytest.mark.parametrize(("settings", "blocks"), [({}, 2), ({"blocks": "all"}, 4), ({"blocks": 1}, 1)])
@@ -149,22 +135,16 @@ def test_legrad_on_pools(name: str, threshold: float) -> None:
 # The walk
 
 
-def texts_of(embed_dim: int) -> Tensor:
-    texts = F.normalize(torch.randn(1, 8, embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
-    texts[:, 3:] = 0
-    return texts
-
-
 @pytest.mark.parametrize(("blocks", "first"), [("all", 0), (2, 2)])
 @pytest.mark.parametrize("vision", [{}, {"ls_init_value": 0.5}], ids=["plain", "layer scale"])
 def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: int, vision: dict[str, Any]) -> None:
     model = tiny_clip(**vision)
     clip, rgb = clip_of(model), torch.from_numpy(image())
-    texts = texts_of(clip.embed_dim)
+    texts = F.normalize(torch.randn(1, 8, clip.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
+    texts[:, 3:] = 0
     names = [f"transformer.resblocks.{n}" for n in range(4)]
     captured = capture(model, clip.tower.normalised(rgb)[0], *(f"{name}.ln_1" for name in names), *names)
     walked = Walk(clip, blocks)(rgb)
-    starts, cosines = starts_of(walked.embedding, texts, 8)
     for name, ours, theirs in [
         ("attention", walked.attention, captured.attention),
         ("normed", walked.normed, captured.seen[0::2]),
@@ -173,7 +153,8 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
         assert len(ours) == 4 - first
         for own, other in zip(ours, theirs[first:], strict=True):
             assert np.allclose(own.detach(), other.detach(), atol=2e-5), name
-        found = list(gradients_at(walked.embedding, ours, starts))
+        gradients, cosines = slopes(walked.embedding, ours, texts)
+        found = list(gradients)
         assert len(found) == 8
         for phrase in range(3):
             # Other rows that enter the last block have no part in the embedding.
@@ -185,34 +166,29 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
         assert float(cosines[0, phrase]) == pytest.approx(captured.cosine(texts[0, phrase]).item(), abs=1e-5)
 
 
-def test_inputs_are_the_outputs_of_the_block_before() -> None:
-    clip, rgb = clip_of(), torch.from_numpy(image())
+def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
+    clip, rgb = clip_of(), torch.from_numpy(image(rows=3, columns=5))
     walked = Walk(clip, "all")(rgb)
     assert torch.equal(walked.inputs[0], clip.tower.embed(rgb))
-    for before, after in zip(walked.outputs[:-1], walked.inputs[1:], strict=True):
-        assert before is after
-
-
-@pytest.mark.parametrize("kept", [0, 2, 3])
-def test_the_kept_tokens_are_those_before_their_block(kept: int) -> None:
-    clip, rgb = clip_of(), torch.from_numpy(image(rows=3, columns=5))
-    wanted, _ = clip.tower.tokens_before(rgb, kept)  # type: ignore[attr-defined]
-    early = Walk(clip, 2, kept)(rgb).early
-    assert early is not None
-    assert not early.requires_grad
-    assert torch.allclose(early, wanted[:, 1:], atol=1e-5)
+    assert all(one is other for one, other in zip(walked.outputs[:-1], walked.inputs[1:], strict=True))
+    for kept in (0, 2, 3):
+        wanted, _ = clip.tower.tokens_before(rgb, kept)  # type: ignore[attr-defined]
+        early = Walk(clip, 2, kept)(rgb).early
+        assert early is not None
+        assert not early.requires_grad
+        assert torch.allclose(early, wanted[:, 1:], atol=1e-5)
 
 
 def test_it_works_where_gradients_are_off_and_in_half_precision() -> None:
     with torch.no_grad():
         walked = Walk(clip_of("class token", precision=torch.bfloat16), 2)(torch.from_numpy(image()))
-        (gradient,) = next(iter(gradients_at(walked.embedding, walked.attention[:1], walked.embedding.detach())))
+        (gradient,) = next(slopes(walked.embedding, walked.attention[:1], torch.ones_like(walked.embedding)[None])[0])
     assert walked.attention[0].dtype == torch.float32
     assert gradient.isfinite().all()
     assert gradient.any()
 
 
-# Attention flow, against networkx's maximum flow and minimum cut in the whole graph, in floating point
+# Attention flow, against networkx's minimum cut in the whole graph, in floating point
 
 
 def whole_graph(mixed: Floats) -> nx.DiGraph:
@@ -238,15 +214,7 @@ def test_maximum_flow_is_minimum_cut(layers: int, tokens: int, sharpness: float)
     mixed = mixed_at_random(layers, tokens, sharpness)
     graph, found = whole_graph(mixed), flows(mixed)
     for token in range(tokens):
-        value, (from_side, to_side) = nx.minimum_cut(graph, (layers, 0), (0, token))
-        crossing = sum(
-            mixed[number - 1, j, k]
-            for number, j in from_side
-            for k in range(tokens)
-            if number > 0 and (number - 1, k) in to_side
-        )
-        assert found[token] == pytest.approx(value, abs=1e-6)
-        assert found[token] == pytest.approx(crossing, abs=1e-6)
+        assert found[token] == pytest.approx(nx.minimum_cut_value(graph, (layers, 0), (0, token)), abs=1e-6)
     if (layers, sharpness) == (5, 4.0):
         assert (found < np.minimum(1, mixed[0].sum(axis=0)) - 0.01).any(), "the first cuts are not always the tightest"
 

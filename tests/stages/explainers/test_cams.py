@@ -29,23 +29,16 @@ PLACES = {
 def by_hand(kind: str, x: Floats, g: Floats) -> Floats:
     """Features and gradients (N, D) -> a map, as the papers write it."""
     n, d = x.shape
-    heat = np.zeros(n)
     if kind == "layer_cam":
-        for i in range(n):
-            heat[i] = max(sum(max(g[i, k], 0) * x[i, k] for k in range(d)), 0)
-        return heat
+        return np.array([max(sum(max(g[i, k], 0) * x[i, k] for k in range(d)), 0) for i in range(n)])
     weights = np.zeros(d)
     for k in range(d):
         if kind == "grad_cam":
             weights[k] = sum(g[:, k]) / n
             continue
         total = max(sum(x[:, k]), 0)
-        for slope in 100 * g[:, k]:
-            if slope > 0:
-                weights[k] += slope**2 / (2 * slope**2 + total * slope**3) * slope
-    for i in range(n):
-        heat[i] = max(sum(weights * x[i]), 0)
-    return heat
+        weights[k] = sum(s**2 / (2 * s**2 + total * s**3) * s for s in 100 * g[:, k] if s > 0)
+    return np.array([max(sum(weights * own), 0) for own in x])
 
 
 @pytest.mark.parametrize(("name", "layer"), PLACES)
@@ -85,5 +78,5 @@ def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is
     features, gradient = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3)).unbind()
     wanted = (features @ gradient.relu().sum(dim=0)).relu() / 2
     assert wanted.any()
-    assert torch.allclose(tiny.weighed(features, gradient) / 1e-6, wanted, rtol=1e-4, atol=1e-5)
-    assert torch.isfinite(large.weighed(features, gradient)).all()
+    assert torch.allclose(tiny._weighed(features, gradient) / 1e-6, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(large._weighed(features, gradient)).all()

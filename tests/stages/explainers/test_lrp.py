@@ -111,6 +111,11 @@ def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
         assert torch.allclose(found.embedding, embedding, rtol=1e-4, atol=1e-5)
 
 
+COMMON: dict[str, Any] = {"placement": Placement(stride_px=1), "dtype": torch.float32}
+COMMON |= {"mean": torch.zeros(3), "std": torch.ones(3)}
+BLACK = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize("rule", ["attnlrp", "conservative"])
 def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conservative"]) -> None:
     make = torch.Generator().manual_seed(7)
@@ -123,18 +128,9 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
     pool = AttentionPool(
         heads=2, latent=latent, others=0, q=linear(), k=linear(), v=linear(), out=linear(), finish=NOTHING
     )
-    tower = PooledTower(
-        kind="latent_pool",
-        placement=Placement(stride_px=1),
-        trunk=lambda _: tokens.float(),
-        pool=pool,
-        dtype=torch.float32,
-        mean=torch.zeros(3),
-        std=torch.ones(3),
-    )
+    tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
-    rgb = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    found = Propagation(LrpConfig(rule=rule), tower, None)(rgb, text.float()[None, None])
+    found = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
     explicit = Explicit(rule, "identity")
     relevance, cosine = explicit.pool(pool, tokens, text)
     assert torch.allclose(found.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
@@ -147,16 +143,8 @@ def test_a_mean_and_a_head_in_closed_form() -> None:
     tokens, weight = (torch.randn(*shape, generator=make) for shape in ((1, 4, 6), (5, 6)))
     norm = LayerNorm(1 + torch.rand(6, generator=make), torch.randn(6, generator=make), 1e-5)
     text = F.normalize(torch.randn(5, generator=make), dim=0)
-    tower = AveragedTower(
-        placement=Placement(stride_px=1),
-        trunk=lambda _: tokens,
-        finish=Chain((norm, Linear(weight, None))),
-        dtype=torch.float32,
-        mean=torch.zeros(3),
-        std=torch.ones(3),
-    )
-    rgb = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    found = Propagation(LrpConfig(), tower, None)(rgb, text[None, None])
+    tower = AveragedTower(trunk=lambda _: tokens, finish=Chain((norm, Linear(weight, None))), **COMMON)
+    found = Propagation(LrpConfig(), tower, None)(BLACK, text[None, None])
     mean = tokens[0].mean(dim=0)
     e = weight @ F.layer_norm(mean, (6,), norm.weight, norm.bias)
     at_mean = norm.weight / mean.std(correction=0) * (weight.T @ text) / e.norm()
@@ -187,15 +175,6 @@ def test_an_activation_passes_relevance_even_at_zero() -> None:
     (gradient,) = torch.autograd.grad(y, x, torch.where(y == 0, 1.0, relevance / y).detach())
     assert torch.allclose(x * gradient, relevance)
     assert gradient[1] == pytest.approx(0.5, abs=1e-5)
-
-
-def test_relevance_is_linear_in_the_text() -> None:
-    model = clip()
-    one, two = F.normalize(model.encode_text(["dog", "red car"]), dim=-1)
-    for settings in RULES:
-        texts = torch.stack([one, two, one - 0.3 * two])[None]
-        signed = Propagation(LrpConfig(**settings), model.tower, None)(image(model), texts).values[0]
-        assert torch.allclose(signed[0] - 0.3 * signed[1], signed[2], atol=1e-6)
 
 
 def test_a_map_is_what_speaks_for_the_phrase() -> None:
@@ -245,43 +224,23 @@ def model() -> ClipModel:
     return clip_of(tiny_clip(layers=2, width=16, head_width=8))
 
 
-@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
-def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
-    """For a score of one: r_1 - r_2 and r_2 - r_1."""
-    explainer = made(kind, model, totals="equal")
-    first, second = explainer.contrasted(SIGNED[:2], COSINES[:2])
-    assert torch.allclose(first / COSINES[0], -second / COSINES[1])
-    assert torch.allclose(explainer.contrasted(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
-    first, second = made(kind, model).contrasted(SIGNED[:2], COSINES[:2])
-    assert torch.allclose(first, -second)
-    assert first.tolist() == pytest.approx([0.2, -0.3, 0.13])
-
-
-def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
-    """All other classes start with the same relevance, which is the target's in total."""
-    found = made("clrp", model, totals="equal").contrasted(SIGNED, COSINES)
+def test_clrp_takes_the_others_in_equal_shares(model: ClipModel) -> None:
+    found = made("clrp", model).contrasted(SIGNED, COSINES)
     for target in range(3):
-        dual = torch.zeros(3, dtype=torch.float64)
-        for other in range(3):
-            if other != target:
-                dual += COSINES[target] / 2 * SIGNED[other] / COSINES[other]
-        assert torch.allclose(found[target], SIGNED[target] - dual)
-    assert torch.allclose(found.sum(dim=1), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+        others = [other for other in range(3) if other != target]
+        assert torch.allclose(found[target], SIGNED[target] - SIGNED[others].mean(dim=0))
 
 
 def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
-    """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
+    """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n."""
     scale = 7.0
-    found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrasted(SIGNED, COSINES)
+    found = made("sg_lrp", model, logit_scale=scale).contrasted(SIGNED, COSINES)
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
     for target in range(3):
         (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
-        paper = sum(
-            start * relevance / cosine for start, relevance, cosine in zip(starts, SIGNED, COSINES, strict=True)
-        )
-        factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
-        assert torch.allclose(found[target] * factor, torch.as_tensor(paper))
+        factor = y[target].detach() * (1 - y[target].detach())
+        assert torch.allclose(found[target] * factor, starts @ SIGNED)
 
 
 def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
@@ -289,21 +248,6 @@ def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_i
     assert torch.allclose(sharp[0], SIGNED[0] - SIGNED[1], atol=1e-9)
     flat = made("sg_lrp", model, logit_scale=1e-9).contrasted(SIGNED, COSINES)
     assert torch.allclose(flat, made("clrp", model).contrasted(SIGNED, COSINES), atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
-def test_texts_whose_relevance_lies_elsewhere_leave_lrp(model: ClipModel, kind: str) -> None:
-    apart = torch.diag(torch.tensor([0.3, 0.2, 0.25]))
-    for totals in ("own", "equal"):
-        found = made(kind, model, totals=totals).contrasted(apart, apart.sum(dim=1)).relu()
-        assert torch.equal(found, apart)
-
-
-def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
-    signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
-    found = made("clrp", model, totals="equal").contrasted(signed, signed.sum(dim=1))
-    assert found.isfinite().all()
-    assert found[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
@@ -335,7 +279,7 @@ def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str,
     texts = explainer.texts(["dog", "red car", ""])
     rgb = torch.from_numpy(RGB[:1])
     cosines: Tensor = explainer.propagation(rgb, texts[None]).cosines[0]
-    difference = texts[0] - explainer.shares(cosines[1:]) @ texts[1:]
+    difference = texts[0] - explainer._shares(cosines[1:]) @ texts[1:]
     wanted = explainer.propagation(rgb, difference[None, None]).values[0, 0].relu()
     found = explainer.maps(rgb, texts[None, :2]).values[0, 0]
     assert torch.allclose(found, wanted, atol=1e-6)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.errors import ConfigError
 from stages.explainers.relevance.transformer_interpretability import (
     adding,
     through_block,
@@ -26,9 +25,8 @@ from tests.stages.explainers.explicit import in_float64
 RGB = models.image(rows=3, columns=3, seed=3)
 
 
-def made(**settings: Any) -> Any:
-    model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
-    return models.made("transformer_interpretability", model, **settings)
+def made() -> Any:
+    return models.made("transformer_interpretability", tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5))
 
 
 def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
@@ -76,9 +74,8 @@ def reference_block(block: Block, x: Tensor, relevance: Tensor) -> tuple[Tensor,
     return at_x + linear(block.qkv, z, joined), at_a
 
 
-@pytest.mark.parametrize(("rows", "first"), [("unit", 0), ("plain", 1)])
-def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first: int) -> None:
-    explainer = made(rows=rows, first_block=first)
+def test_maps_are_the_papers_with_rules_by_autograd_in_float64() -> None:
+    explainer = made()
     text = explainer.texts(["dog"])[0]
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
@@ -100,10 +97,10 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first:
     ).detach()
     joint = torch.eye(10, dtype=torch.float64)
     passed = list(zip(tower.blocks, inputs, gradients, strict=True))
-    for block, given, gradient in reversed(passed[first:]):
+    for block, given, gradient in reversed(passed):
         relevance, at_attention = reference_block(block, given, relevance)
         c = torch.eye(10, dtype=torch.float64) + (gradient * at_attention).relu().mean(dim=1)[0]
-        joint = joint @ (c / c.sum(dim=-1, keepdim=True) if rows == "unit" else c)
+        joint = joint @ (c / c.sum(dim=-1, keepdim=True))
     wanted = joint[0, 1:].detach()
     found = explainer.maps(torch.from_numpy(RGB), text[None, None])
     assert wanted.max() > 1e-4
@@ -124,12 +121,6 @@ def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
         relevance, at_attention = through_block(block, x.double().detach(), attention.double().detach())(relevance)
         assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
         assert at_attention.shape == attention.shape
-
-
-def test_the_relevance_of_the_class_token_is_one_in_total() -> None:
-    explainer = made()
-    with torch.no_grad():
-        walked = explainer.walk(torch.from_numpy(RGB))
     for text in explainer.texts(["dog", "red car"]):
         found = explainer._at_class_token(walked.outputs[-1][:, 0], walked.embedding, text)
         assert found.sum().item() == pytest.approx(1, rel=1e-5)
@@ -145,8 +136,3 @@ def test_rules_in_numbers() -> None:
     # 3 = 4 - 1: the shares 4/3 and -1/3 are scaled to 4/5 and 1/5 of the relevance.
     a, b = through_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
     assert (a.item(), b.item()) == (pytest.approx(0.8), pytest.approx(0.2))
-
-
-def test_a_first_block_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"explain\.first_block: .* has 3 blocks, so that the last one is 2, not 3"):
-        made(first_block=3)

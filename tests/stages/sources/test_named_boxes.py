@@ -16,8 +16,14 @@ from stages.contract.errors import InputError, ResourceError
 from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.images.crops import cut_out
 from stages.shared.model.config import InputSpec, ModelConfig
-from stages.sources.crops import CropSource, CropSourceConfig, splits_up_to
-from stages.sources.grid import GridSource, GridSourceConfig, grid_boxes
+from stages.sources.grid import (
+    CropSource,
+    CropSourceConfig,
+    GridSource,
+    GridSourceConfig,
+    grid_boxes,
+    splits_up_to,
+)
 from stages.sources.looks import CropLook
 from stages.sources.naming import Concept, pool_lines, pool_of, read_pool, shares_of
 from stages.sources.proposals import finest_segments, hierarchy, spread_out
@@ -69,10 +75,10 @@ class Seen:
         return rgb.float().mean(dim=(1, 2))
 
 
-def crop_look(tower: Seen, at_once: int, side: int = 224, **settings: float) -> CropLook:
+def crop_look(tower: Seen, at_once: int, side: int = 224) -> CropLook:
     spec = InputSpec(size_px=side, patch_px=1, mean=(0, 0, 0), std=(1, 1, 1))
     model: Any = SimpleNamespace(tower=tower, input=spec, device=torch.device("cpu"), name="seen")
-    return CropLook(model, at_once, **settings)
+    return CropLook(model, at_once)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 2000, 200), (100, 300, 2100, 500), (2090, 0, 2100, 500)], ids=str)
@@ -87,15 +93,6 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
     wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)
     assert np.array_equal(shown, np.asarray(wanted))
     assert np.array_equal(shown, cut_out(rgb, [(x0 / 2100, y0 / 500, x1 / 2100, y1 / 500)], 224)[0])
-
-
-def test_a_crop_is_enlarged_about_its_centre_within_the_image() -> None:
-    rgb = np.arange(100 * 100 * 3).reshape(100, 100, 3).astype(np.uint8)
-    tower = Seen()
-    crop_look(tower, 1, side=25, enlarge=1.5)([(rgb, [(20, 20, 40, 30), (0, 90, 20, 100)])])
-    for (shown,), (x0, y0, x1, y1) in zip(tower.shown, [(15, 17, 45, 33), (0, 87, 25, 100)], strict=True):
-        wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((25, 25), Image.Resampling.BICUBIC)
-        assert np.array_equal(shown, np.asarray(wanted))
 
 
 def test_full_memory_halves_the_passes() -> None:

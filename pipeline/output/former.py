@@ -1,0 +1,182 @@
+"""The run that a dataset's folder holds, and whether another run may resume or replace it. Nothing is changed here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pipeline.config import differences
+from pipeline.output.replaced import BESIDE, REPLACES
+from pipeline.output.shards import rows_in, unreadable
+from pipeline.paths import with_absolute_paths
+from stages.contract.errors import ResumeError
+from stages.shared.storage import AnyPath, found_in
+
+State = Literal["new", "started", "complete"]
+
+ENGINE: Final = "engine"  # The key of run.json for the engine that wrote the latest rows: `inline` leaves no checkpoint
+
+OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
+"""Names that the inline engine and Ray Data give to shards."""
+
+MayDelete = Callable[[str, list[AnyPath]], bool]
+"""Asked before a run is deleted, with what is there, as in "out holds a finished dataset with 12 rows", and the files
+among it that no run wrote."""
+
+
+def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
+    """Answer `MayDelete` without a terminal: --fresh is enough for files that runs wrote, and for no others."""
+    return not foreign
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerRun:
+    """The run that a folder holds.
+
+    Attributes:
+        state: "complete" if every row of the run is there, "started" if some are, else "new".
+        wanted: The plain values that rows of this run depend on.
+        run: The same of the run in the folder, and more that was stored of it; empty if the run is new.
+        manifest: That of a finished dataset, also if it has lost rows since; else empty.
+        replaces: Whether `fresh` replaces a run.
+    """
+
+    state: State
+    wanted: dict[str, Any]
+    run: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    replaces: bool = False
+
+
+def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | None, written_as: str) -> FormerRun:
+    """Return the run in a folder if another one may write there. Raise ResumeError as `DatasetFolder.look`.
+
+    Args:
+        folder: The dataset's.
+        wanted: The plain values that rows of the other run depend on.
+        may_delete: Asked before the run is replaced; None resumes it.
+        written_as: The folder's path as the user wrote it.
+    """
+    shards = _shards(folder)
+    if may_delete is not None and _may_be_replaced(folder, shards, may_delete, written_as):
+        return FormerRun(state="new", wanted=wanted, replaces=True)
+    stored = _stored(folder)
+    if stored is None:
+        _reject_foreign(folder, [path for path in (*shards, *(folder / name for name in BESIDE)) if path.exists()])
+        return FormerRun(state="new", wanted=wanted)
+    run, manifest = stored
+    rows = rows_in(shards)
+    is_whole = bool(manifest) and rows is not None and rows >= manifest["counts"]["written"]
+    found = FormerRun(state="complete" if is_whole else "started", wanted=wanted, run=run, manifest=manifest)
+    if not is_whole:
+        reject_more_rows(folder, found)
+    values = {key: run.get(key) for key in wanted}
+    values["config"] = with_absolute_paths(values["config"] or {})
+    values["phrasebox_version"] = wanted["phrasebox_version"]
+    if differing := differences(values, wanted):
+        listed = "\n".join(f"  {line}" for line in differing)
+        raise ResumeError(
+            f"{folder} holds a run with other settings:\n{listed}\n"
+            "Give another output.path, or --fresh to delete that run and start over."
+        )
+    return found
+
+
+def reject_more_rows(folder: AnyPath, found: FormerRun) -> None:
+    """Raise ResumeError if the run in the folder cannot get more rows."""
+    made_by, this = (run.get("phrasebox_version") for run in (found.run, found.wanted))
+    if _release(made_by) != _release(this):
+        what = "a run" if found.manifest else "an unfinished run"
+        raise ResumeError(
+            f"{folder} holds {what} of phrasebox {made_by or '(unknown version)'}, this is {this}, whose "
+            "rows may differ: finish it with that version, or --fresh to start over"
+        )
+    _reject_foreign(folder, _foreign(_shards(folder)))
+
+
+def _release(version: str | None) -> list[str] | None:
+    """Major and minor version; patches leave rows as they are."""
+    return version.split(".")[:2] if version else None
+
+
+class _DamagedMarkError(ResumeError):
+    """The file that says which run is in the folder cannot be read."""
+
+
+def _stored(folder: AnyPath) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The values that rows of the run in the folder depend on, and its manifest, empty until it is complete.
+
+    None if there is no run. Raise ResumeError for a manifest that is not phrasebox's, and _DamagedMarkError.
+    """
+    manifest_path = folder / "dataset.json"
+    for path in (manifest_path, folder / ".phrasebox" / "run.json"):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise _DamagedMarkError(f"{path} is damaged ({error}); --fresh starts over") from error
+        if not isinstance(found, dict) or (path == manifest_path and "run" not in found):
+            raise ResumeError(f"{path} is not phrasebox's; give another output.path")
+        run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
+        run = {key: value for key, value in run.items() if key not in ("signature", REPLACES)}
+        return run, found if path == manifest_path else {}
+    return None
+
+
+def _may_be_replaced(folder: AnyPath, shards: list[AnyPath], may_delete: MayDelete, written_as: str) -> bool:
+    """Return whether there is a run to replace. Raise ResumeError if that is not allowed."""
+    try:
+        stored = _stored(folder)
+    except _DamagedMarkError:
+        stored = {}, {}
+    if stored is None:
+        return False
+    _, manifest = stored
+    foreign = [*_foreign(shards), *_edited_cards(folder, manifest)]
+    damaged = {path for path, _ in unreadable(shards)}
+    rows = rows_in([path for path in shards if path not in damaged]) or 0
+    what = f"{written_as} holds {'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
+    if not (rows or foreign) or may_delete(what, foreign):
+        return True
+    names = ", ".join(str(path).removeprefix(f"{folder}/") for path in foreign[:5])
+    raise ResumeError(
+        f"--fresh would delete files in {folder} that phrasebox did not write ({names}): move them away, or add --yes. "
+        "Nothing was deleted"
+        if foreign
+        else f"{folder} stays as it is: nothing was deleted"
+    )
+
+
+def _shards(folder: AnyPath) -> list[AnyPath]:
+    return found_in(folder / "data", "*.parquet")
+
+
+def _foreign(shards: Iterable[AnyPath]) -> list[AnyPath]:
+    """The shards whose names no engine gives."""
+    return [path for path in shards if not OWN_SHARD.fullmatch(path.name)]
+
+
+def _reject_foreign(folder: AnyPath, paths: Iterable[AnyPath]) -> None:
+    """Raise ResumeError if there are any."""
+    if names := ", ".join(sorted(path.name for path in paths)[:5]):
+        raise ResumeError(
+            f"{folder} holds files that phrasebox did not write ({names}): give another output.path, or move them away"
+        )
+
+
+def _edited_cards(folder: AnyPath, manifest: Mapping[str, Any]) -> list[AnyPath]:
+    """The dataset card if somebody has edited it, in a list. manifest: Empty if the dataset is not finished."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return []
+    text = card.read_bytes()
+    if manifest:
+        is_edited = manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
+    else:
+        is_edited = b"Made by phrasebox" not in text
+    return [card] if is_edited else []
