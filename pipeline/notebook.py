@@ -26,12 +26,12 @@ from PIL import Image
 
 from pipeline.config import ExplainConfig, RunConfig, check
 from pipeline.graph import build_steps
+from pipeline.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.phrases.filters import as_typed, normalise
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
 from stages.shared.model.config import ModelConfig
 from stages.shared.storage import absolute, open_file
 

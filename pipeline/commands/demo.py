@@ -21,10 +21,10 @@ from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
+from pipeline.pictures import regions_overlay, sheet
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console
-from stages.shared.images.pictures import regions_overlay, sheet
 
 REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "absent_share": 0.05}
 """The settings of configs/demo.yaml, which is not in the package."""

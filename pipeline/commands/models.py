@@ -20,11 +20,11 @@ from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.model_check import ModelCheck, check_model
 from pipeline.graph import build_graph, fetch_weights
 from pipeline.photographs import FOLDER, INPUT
+from pipeline.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import kinds_for
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
 from stages.shared.storage import check_writable

@@ -31,11 +31,11 @@ from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import METRICS
 from pipeline.graph import Graph
 from pipeline.photographs import TRUTH
+from pipeline.pictures import shrunk
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
-from stages.shared.images.pictures import shrunk
 from stages.shared.truth import read_truth
 
 LEAST_RETRIEVED: Final = 0.75

@@ -36,10 +36,10 @@ from starlette.staticfiles import StaticFiles
 from pipeline.dataset.folder import MARKS, MARKS_FILE, write_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
+from pipeline.pictures import heat_map_png, thumbnail
 from pipeline.viewer.pages import Pages, open_pages
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
-from stages.shared.images.pictures import heat_map_png, thumbnail
 
 LARGEST_SIDE_PX: Final = 2400  # of an image that is sent to the browser
 WAIT_SECONDS: Final = 0.7  # until a page says that the shards are being read

@@ -23,10 +23,10 @@ from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.evaluate.judged import pixels_of
 from pipeline.evaluate.matching import ImageHeat
 from pipeline.evaluate.metrics import value_of
+from pipeline.pictures import heat_map_png, jpeg_of
 from pipeline.viewer.pages import TEMPLATES
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap
-from stages.shared.images.pictures import heat_map_png, jpeg_of
 from stages.shared.storage import write_text
 
 MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map

@@ -20,11 +20,11 @@ from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_ma
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import Search, Selection, Selector
+from pipeline.pictures import thumbnail
 from pipeline.terminal import progress_bar
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS, ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA
-from stages.shared.images.pictures import thumbnail
 
 LIKELY: Final = 0.5  # Score from which regions are drawn at first, if scores are probabilities
 GRID_SIDE_PX: Final = 640

@@ -14,10 +14,10 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import LOADED, ImageSource, check_named
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
+from pipeline.pictures import mask_path
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Rle, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record
-from stages.shared.images.pictures import mask_path
 
 COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
 COLUMNS: Final = (

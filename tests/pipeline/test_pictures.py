@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline import pictures
+from pipeline.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, sheet, thumbnail
 from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
-from stages.shared.images import pictures
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.images.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, sheet, thumbnail
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
