@@ -63,16 +63,17 @@ LABORATORY = ("evaluate", "finetune", "training", "bench", "scenes", "photograph
 PIPELINE: dict[str, set[str]] = {
     **{room: {"dataset", *RUN} for room in RUN},
     "plan": set(RUN),
-    "notebook": {*RUN, "dataset"},
+    "pictures": set(),
+    "notebook": {*RUN, "dataset", "pictures"},
     "dataset": {"paths"},
     "load": {"dataset"},
     "export": {"dataset"},
-    "viewer": {"dataset", "config", "graph", "terminal", "engines.inline", "evaluate"},
+    "viewer": {"dataset", "config", "graph", "pictures", "terminal", "engines.inline", "evaluate"},
     "finetune": {"dataset", "load"},
     "scenes": set(),
     "photographs": set(),
     "training": {"scenes", "finetune"},
-    "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "scenes"},
+    "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "pictures", "scenes"},
     "bench": {*RUN, "dataset", "load", "scenes"},
 }
 """Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but `training`
