@@ -214,14 +214,11 @@ def _colour(number: int) -> tuple[int, int, int]:
 
 def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
     """The image with lines of text below it, wrapped to its width."""
-    lines = [line for text in texts for line in textwrap.wrap(_printable(text), max(10, image.width // 8)) or [""]]
+    printable = ("".join(letter if letter.isprintable() else " " for letter in text) for text in texts)
+    lines = [line for text in printable for line in textwrap.wrap(text, max(10, image.width // 8)) or [""]]
     paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)
     paper.paste(image, (0, 0))
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(_TEXT_PX)
     for number, line in enumerate(lines):
         draw.text((4, image.height + 3 + number * _LINE_PX), line, fill=_INK, font=font)
     return np.asarray(paper)
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -40,8 +40,6 @@ class CsvInput(LinesConfig):
     )
 
 
-_DELIMITERS: Final = ",\t;"
-
 _EXPLAINED: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
     "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
@@ -78,7 +76,7 @@ class CsvReader(Reader):
         """
         suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
         usual = "\t" if {"tsv", "tab"} & set(suffixes) else ","
-        delimiters = self.config.delimiter or usual + _DELIMITERS.replace(usual, "")
+        delimiters = self.config.delimiter or usual + ",\t;".replace(usual, "")
         errors: list[InputError] = []
         for delimiter in delimiters:
             try:

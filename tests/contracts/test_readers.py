@@ -1,4 +1,4 @@
-"""What every entry of READERS promises, on one input of each kind with good and bad rows in it.
+"""The promises of every entry of READERS, on one input of each kind with good and bad rows in it.
 
 A new kind enters with a function in INPUTS that writes such an input.
 """
@@ -222,14 +222,14 @@ def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(kind: str
 
 
 @pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset", "folder"}))
-def test_a_missing_image_root_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_missing_image_root_is_rejected(kind: str, tmp_path: Path) -> None:
     keys = INPUTS[kind](tmp_path)
     with pytest.raises(InputError, match=rf"no such folder: {tmp_path}/none \(input\.image_root\)"):
         reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").shards()
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "folder"])
-def test_an_image_root_of_an_input_that_holds_its_images_is_refused(kind: str, tmp_path: Path) -> None:
+def test_an_image_root_of_an_input_that_holds_its_images_is_rejected(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"input.image_root: images of a {kind} input are found in input.path itself"):
         reader_of(kind=kind, **INPUTS[kind](tmp_path), image_root=str(tmp_path))
 

@@ -16,7 +16,7 @@ from tests.corpus.tars import TARS
 
 
 class Wanted(NamedTuple):
-    """What one row of a run must say, for which entry of which table."""
+    """The outcome that one row of a run must have, with the entry and the table that it is for."""
 
     group: str
     case: str

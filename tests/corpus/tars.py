@@ -66,7 +66,7 @@ def pair(key: str) -> list[Member]:
 
 
 def member_at(content: bytes, name: str) -> int:
-    """Where the header of a member begins."""
+    """The place of the header of a member."""
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         return archive.getmember(name).offset
 

@@ -55,7 +55,7 @@ def finished(given: Input, folder: Path) -> Finished:
     values = {
         "input": given.config,
         "model": {"name": "demo", "threads": 1},
-        "explain": {"kind": "grad_eclip", "blocks": 1},
+        "explain": {"kind": "grad_eclip", "blocks": 1, "image_size": 64},
         "engine": {"kind": "inline"},
         "output": {"path": str(folder / "out")},
     }

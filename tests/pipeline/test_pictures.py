@@ -86,7 +86,7 @@ Mask = NDArray[np.bool_]
 
 
 def drawn(path: str, size_hw: tuple[int, int]) -> Mask:
-    """What SVG path data encloses by the rule "evenodd": OpenCV's, over all rings at once.
+    """The pixels in SVG path data by the rule "evenodd": OpenCV's, over all rings at once.
 
     At four times the size, looked at where the pixels' centres are: OpenCV draws the outline itself, too.
     """
@@ -260,9 +260,9 @@ def test_thumbnails_of_transparent_and_grey_images() -> None:
     ids=["empty", "a page", "half", "too large"],
 )
 def test_thumbnails_of_bad_images(content: bytes, reason: str) -> None:
-    with pytest.raises(RowFault) as refused:
+    with pytest.raises(RowFault) as caught:
         thumbnail(content, 100, LIMITS)
-    assert refused.value.error.reason == reason
+    assert caught.value.error.reason == reason
 
 
 def test_a_heat_map_as_a_picture() -> None:

@@ -175,7 +175,10 @@ def _truth_of(instances: Instances) -> GroundTruth:
         named: dict[str, list[CocoThing]] = {}
         for thing in image.things:
             if not by_phrase:
-                named.setdefault(_category_of(instances, thing), []).append(thing)
+                category_id = thing.entry.id("category_id")
+                if category_id not in instances.names:
+                    raise thing.entry.fault(f"no category has the id {category_id!r}")
+                named.setdefault(instances.names[category_id], []).append(thing)
             elif thing.entry.flag("mentioned", default=True):
                 named.setdefault(thing.entry.words("phrase"), []).append(thing)
         match: Match = "phrase" if by_phrase else "category"
@@ -319,13 +322,6 @@ def _thing(entry: Entry, image: PictureEntry) -> CocoThing:
     x, y, w, h = map(float, entry.get("bbox", "with four numbers [x, y, w, h]", is_box))
     crowd = entry.get("iscrowd", "to be 0 or 1", lambda value: value in (0, 1), 0)
     return CocoThing(entry=entry, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd))
-
-
-def _category_of(instances: Instances, thing: CocoThing) -> str:
-    category_id = thing.entry.id("category_id")
-    if category_id not in instances.names:
-        raise thing.entry.fault(f"no category has the id {category_id!r}")
-    return instances.names[category_id]
 
 
 def _target(phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:

@@ -102,16 +102,13 @@ class TruthImage:
 
         def resized(target: TruthTarget) -> TruthTarget:
             boxes = ((x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px)
-            mask = None if target.mask is None else _scaled(target.mask, size_hw)
+            mask = target.mask
+            if mask is not None:
+                pixels = decode_mask(mask).astype(np.uint8)
+                mask = encode_mask(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST))
             return replace(target, boxes_xywh_px=tuple(boxes), mask=mask)
 
         return replace(self, height_px=height, width_px=width, targets=tuple(map(resized, self.targets)))
-
-
-def _scaled(mask: Rle, size_hw: tuple[int, int]) -> Rle:
-    height, width = size_hw
-    pixels = decode_mask(mask).astype(np.uint8)
-    return encode_mask(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.bool_))
 
 
 class ImagesOnDemand(Mapping[str, Made], Generic[Source, Made]):

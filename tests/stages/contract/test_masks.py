@@ -69,7 +69,7 @@ def test_one_pixel_anywhere():
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2, 1)])
-def test_other_shapes_are_refused(shape):
+def test_other_shapes_are_rejected(shape):
     for function in (encode_mask, mask_box_xywh_px, mask_outlines):
         with pytest.raises(ValueError, match="expected a mask"):
             function(np.zeros(shape, dtype=bool))
@@ -128,7 +128,7 @@ DAMAGED += ["o" * 7 + "O", "oooooooooo1", "1", "04NOPQRST"]
 
 
 @pytest.mark.parametrize("counts", DAMAGED)
-def test_damaged_text_among_many_is_refused(counts):
+def test_damaged_text_among_many_is_rejected(counts):
     sound = encode_mask(np.eye(3, 2, dtype=bool))
     for rles in ([Rle(size_hw=(3, 2), counts=counts)], [sound, Rle(size_hw=(3, 2), counts=counts), sound]):
         with pytest.raises(ValueError, match="expected run"):
@@ -149,7 +149,7 @@ def test_counts_with_empty_runs_are_the_same_mask(mask, data):
 
 
 @pytest.mark.parametrize("counts", [[], [5], [7], [-1, 7], [7, -1], [6.0], [True, 5], [2**40, -(2**40), 6]])
-def test_counts_that_are_no_code_are_refused(counts):
+def test_counts_that_are_no_code_are_rejected(counts):
     with pytest.raises(ValueError, match="expected whole run lengths"):
         encode_counts(counts, (3, 2))
 
@@ -171,7 +171,7 @@ def test_encode_polygons(polygons, expected):
 
 
 @pytest.mark.parametrize("bad", [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 0, 1, float("nan")], [0, 0, 1, 0, 1, 1e12]])
-def test_polygons_that_cannot_be_drawn_are_refused(bad):
+def test_polygons_that_cannot_be_drawn_are_rejected(bad):
     with pytest.raises(ValueError, match="pairs of coordinates"):
         encode_polygons([[0, 0, 1, 0, 1, 1], bad], (3, 4))
 

@@ -301,7 +301,7 @@ def test_a_stored_error_comes_back() -> None:
         ({"levels": None, "size": [0, 2]}, "no levels for 0 x 2 cells"),
     ],
 )
-def test_a_heat_map_that_does_not_fill_its_grid_is_refused(change: dict[str, Any], words: str) -> None:
+def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: dict[str, Any], words: str) -> None:
     heat_map = replace(make_record().heat_maps[0], values=np.eye(2, dtype=np.float32))
     row = row_of(make_record(heat_maps=(heat_map,)), heat_maps=True)
     row["heat_maps"][0].update(change)

@@ -74,7 +74,7 @@ def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
         (b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}', "instances file"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_other_files_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "c.json").write_bytes(content)
     with pytest.raises(InputError, match=words):
         reader_of(kind="coco_captions", path=str(tmp_path / "c.json")).shards()

@@ -76,7 +76,7 @@ def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
         (b"image,\xff\n", "the columns"),
     ],
 )
-def test_wrong_headers_are_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_wrong_headers_are_rejected(tmp_path: Path, text: str | bytes, words: str) -> None:
     with pytest.raises(InputError, match=words):
         reader_of(kind="csv", path=write(tmp_path / "in.csv", text)).shards()
 

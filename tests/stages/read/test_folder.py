@@ -55,7 +55,7 @@ def test_every_file_is_in_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [{"1.jpg": JPEG, "2.jpg": JPEG}, {"1.txt": b"a"}, {"1.jpg": JPEG, "2.txt": b"a"}])
-def test_folders_without_a_pair_are_refused(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_folders_without_a_pair_are_rejected(files: dict[str, bytes], tmp_path: Path) -> None:
     path = write(tmp_path, files)
     with pytest.raises(InputError, match=r"none of its images has a text of the same name beside it, such as 1\.jpg"):
         reader_of(kind="folder", path=path).shards()

@@ -88,7 +88,7 @@ def test_a_text_by_itself_is_a_table_and_paths_may_be_several_of_one_kind(tmp_pa
         ([], "expected inputs of one kind, got none"),
     ],
 )
-def test_what_is_of_no_kind_is_refused(path: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_of_no_kind_is_rejected(path: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("captions.xml", "1.jpg", "odd/a.xml", "mixed/a.csv", "mixed/b.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

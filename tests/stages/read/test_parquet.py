@@ -167,12 +167,12 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
         ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}, "the column 'key' of text or whole"),
     ],
 )
-def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], words: str) -> None:
+def test_wrong_columns_are_rejected(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         reader_of(kind="parquet", path=write(tmp_path / "p.parquet", columns), **keys).shards()
 
 
-def test_columns_named_twice_are_refused_if_they_are_needed(tmp_path: Path) -> None:
+def test_columns_named_twice_are_rejected_if_they_are_needed(tmp_path: Path) -> None:
     values = [pa.array(["x"])] * 4
     pq.write_table(pa.table(values, ["image_path", "caption", "other", "other"]), tmp_path / "p.parquet")
     assert len(samples_of(kind="parquet", path=str(tmp_path))) == 1

@@ -62,16 +62,16 @@ def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "coco_captions"])
-def test_an_input_whose_first_images_do_not_exist_is_refused(kind: str, tmp_path: Path) -> None:
+def test_an_input_whose_first_images_do_not_exist_is_rejected(kind: str, tmp_path: Path) -> None:
     """With the folder that was looked in, the first image, and the key to set."""
     (tmp_path / "pictures").mkdir()
     names = [f"sub/{number}.jpg" for number in range(30)]
     (tmp_path / "pictures" / "sub").mkdir()
     (tmp_path / "pictures" / "sub" / "25.jpg").touch()  # beyond the first
     reader = read_rows_of(tmp_path, kind, names)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as caught:
         plan_shards(reader)
-    assert str(refused.value).startswith(
+    assert str(caught.value).startswith(
         f"none of the first 20 images exists in the folder {tmp_path}/pictures/; the first is 'sub/0.jpg'. "
         "Set input.image_root"
     )
@@ -80,7 +80,7 @@ def test_an_input_whose_first_images_do_not_exist_is_refused(kind: str, tmp_path
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "the only image does not exist"), (3, "none of the first 3 images")])
-def test_small_inputs_without_their_images_are_refused(count: int, words: str, tmp_path: Path) -> None:
+def test_small_inputs_without_their_images_are_rejected(count: int, words: str, tmp_path: Path) -> None:
     """Rows with an error of their own do not count."""
     rows: list[Any] = [b"{", {"image": "../x.jpg"}, *({"image": f"{number}.jpg"} for number in range(count))]
     write_lines(tmp_path / "a.jsonl", rows)

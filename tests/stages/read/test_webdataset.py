@@ -32,7 +32,7 @@ def test_a_tar_of_img2dataset(tmp_path: Path) -> None:
 
 
 def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | Skipped:
-    """What members amount to between two good samples that must stay unharmed."""
+    """The row of members between two good samples, which must stay unharmed."""
     path = write_tar(tmp_path / "t.tar", [*tar_sample("before"), *members, *tar_sample("later")])
     before, item, after = read_all(kind="webdataset", path=str(path), **keys)
     assert reason(before) is reason(after) is None

@@ -204,7 +204,7 @@ def test_a_url_may_have_passed_through_pathlib(written_as: str | Path) -> None:
     assert place_of("file:///a/b") == place_of(Path("file:///a/b")) == Path("/a/b")
 
 
-def test_protocols_that_cannot_be_written_are_refused() -> None:
+def test_protocols_that_cannot_be_written_are_rejected() -> None:
     with pytest.raises(OSError, match=r"can only be read: 'data://a/b'"):
         write_text(place_of("data://a/b"), "a")
     with pytest.raises(ConfigError, match=r"hf://datasets/mine: expected a folder or a URL of s3, gs"):

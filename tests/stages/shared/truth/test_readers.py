@@ -1,4 +1,4 @@
-"""Which reader a path gets."""
+"""The reader that a path gets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_archives_are_read(kind: str, tmp_path: Path) -> None:
         assert set(read_truth(archive).images) == {"7.jpg"}
 
 
-def test_archives_that_are_none_or_reach_outside_are_refused(tmp_path: Path) -> None:
+def test_archives_that_are_none_or_reach_outside_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"no archive")
     (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(bytes(5000))[:20])
     with tarfile.open(tmp_path / "outside.tar", "w") as tar:

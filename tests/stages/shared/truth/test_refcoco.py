@@ -79,7 +79,7 @@ def test_a_crowd_stays_and_a_box_without_area_goes(tmp_path: Path) -> None:
     assert truth.images["COCO_train2014_6.jpg"].targets == ()
 
 
-def test_a_pickle_is_refused_with_the_command_that_turns_it_into_json(tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_with_the_command_that_turns_it_into_json(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     refs = [ref(70, "left guy")]
