@@ -270,7 +270,7 @@ def _texts(records: Sequence[Record]) -> set[str]:
 def _apart(function: Callable[..., Any], *arguments: Any, processes: int = 1) -> list[Any]:
     """Call a function in processes of its own, all at once; return the answers when the processes have ended.
 
-    Raises ResourceError if a process dies, and exceptions of the function. Ctrl-C ends the processes without a word.
+    Raises ResourceError if a process dies, and what the function raises. Ctrl-C ends the processes without a word.
     """
     spawn = multiprocessing.get_context("spawn")
     try:

@@ -19,10 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(markup=False, emoji=False)
-"""Standard output."""
-
 errors = Console(stderr=True, markup=False, emoji=False)
-"""Standard error."""
+"""Standard output and standard error."""
 
 
 def print_json(values: object, **style: Any) -> None:
