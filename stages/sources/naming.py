@@ -100,7 +100,8 @@ def read_pool(path: Path) -> list[Concept]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {why}") from error
     found: dict[str, Concept] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
