@@ -14,8 +14,7 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.summary import Report
     from stages.read import Shard
 
-OnProgress: TypeAlias = "Callable[[Report], None]"
-"""Called by an engine now and then, and after the last row."""
+OnProgress: TypeAlias = "Callable[[Report], None]"  # Called by an engine now and then, and after the last row
 
 Engine: TypeAlias = "Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress], None]"
 """Reads the samples of the shards that the folder does not hold yet, runs the stages and writes shards."""

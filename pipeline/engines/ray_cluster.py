@@ -197,25 +197,15 @@ def _not_seen(places: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """The numbers of a run's workers, and the resources of each model worker.
+    """The numbers of a run's workers, and the resources of each model worker."""
 
-    Attributes:
-        fewest: Model workers at the start.
-        most: Model workers at most.
-        gpus: GPU share of a model worker; 0 keeps it on the CPU.
-        threads: CPU threads of a model worker.
-        captions: Maximum number of workers that parse captions and decode images.
-        resources: Ray's custom resources that a model worker holds.
-        note: Advice for the user about the choice, else empty.
-    """
-
-    fewest: int
-    most: int
-    gpus: float
-    threads: int
-    captions: int
-    resources: Mapping[str, float]
-    note: str = ""
+    fewest: int  # Model workers at the start
+    most: int  # Model workers at most
+    gpus: float  # GPU share of a model worker; 0 keeps it on the CPU
+    threads: int  # CPU threads of a model worker
+    captions: int  # Maximum number of workers that parse captions and decode images
+    resources: Mapping[str, float]  # Ray's custom resources that a model worker holds
+    note: str = ""  # Advice for the user about the choice, else empty
 
     @property
     def device(self) -> Device:

@@ -30,8 +30,7 @@ LAST_EVENTS_SECONDS: Final = 30
 ANSWER_SECONDS: Final = 60
 """How long the driver waits for the ledger: longer than its restart takes, not for ever where the cluster is gone."""
 
-Event = tuple[str, tuple[Any, ...]]
-"""The name of one of `Report`'s methods, and its arguments."""
+Event = tuple[str, tuple[Any, ...]]  # The name of one of `Report`'s methods, and its arguments
 
 
 class Ledger:

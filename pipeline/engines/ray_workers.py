@@ -46,8 +46,7 @@ MOST_READ_DEATHS: Final = 10
 """Worker deaths in one read task after which the run fails. Reading needs little memory, so deaths mostly mean lost
 nodes; the limit only prevents endless retries."""
 
-WAIT_SECONDS: Final = 0.2
-"""Pause before a sample asks again whether it may be tried."""
+WAIT_SECONDS: Final = 0.2  # Pause before a sample asks again whether it may be tried
 
 
 class StageWorker:
@@ -249,18 +248,12 @@ class Code:
 
     Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
     node may hold an older wheel. Rows would then be wrong without a word, so nothing runs before both sides agree.
-
-    Attributes:
-        version: Version of phrasebox.
-        folder: Folder of its packages.
-        digest: SHA-256 of their source files.
-        fault: Why they cannot be imported, else empty.
     """
 
-    version: str
-    folder: str
-    digest: str
-    fault: str = ""
+    version: str  # Version of phrasebox
+    folder: str  # Folder of its packages
+    digest: str  # SHA-256 of their source files
+    fault: str = ""  # Why they cannot be imported, else empty
 
 
 def looker() -> Callable[[], dict[str, str]]:

@@ -16,8 +16,7 @@ from stages.shared.storage import AnyPath, found_in, move, remove_tree
 
 REPLACES: Final = "replaces"  # The key of run.json
 
-BESIDE: Final = ("dataset.json", "README.md", "categories.parquet")
-"""Files of a finished dataset beside its shards."""
+BESIDE: Final = ("dataset.json", "README.md", "categories.parquet")  # Files of a finished dataset beside its shards
 
 
 def set_aside(folder: AnyPath) -> None:

@@ -25,11 +25,9 @@ from stages.explain.config import ExplainerConfig
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower
 
-ALIKE: Final = 0.3
-"""t: tokens whose cosine is not above this share no heat."""
+ALIKE: Final = 0.3  # t: tokens whose cosine is not above this share no heat
 
-STEPS: Final = 10
-"""Steps of conjugate gradients. LPOSS takes ten at most."""
+STEPS: Final = 10  # Steps of conjugate gradients. LPOSS takes ten at most
 
 _TINY: Final = 1e-30
 

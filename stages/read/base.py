@@ -70,22 +70,15 @@ class Renamed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A part of the input that one worker reads at once. Small and picklable.
-
-    Attributes:
-        start: Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row.
-        stop: Where it ends, exclusive, in the same unit; None means the end of the file.
-        samples: How many samples it holds; None if that is known only after reading.
-        rows: How many rows these are where several may be one sample, else None.
-    """
+    """A part of the input that one worker reads at once. Small and picklable."""
 
     url: str  # absolute location of the file
     name: str  # the path relative to the input's common folder, as sample ids and messages use it
-    start: int = 0
-    stop: int | None = None
+    start: int = 0  # Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row
+    stop: int | None = None  # Where it ends, exclusive, in the same unit; None means the end of the file
     first_row: int = 0  # number of the first row, as messages count: lines from 1, Parquet rows from 0
-    samples: int | None = None
-    rows: int | None = None
+    samples: int | None = None  # How many samples it holds; None if that is known only after reading
+    rows: int | None = None  # How many rows these are where several may be one sample, else None
     renamed: tuple[Renamed, ...] = ()  # its samples whose id is taken
     payload: bytes = b""  # more that the kind needs to know (a header, rows from a file that cannot be cut)
 

@@ -31,24 +31,20 @@ With `RADIUS_PATCHES` a cell of the map then still has two pixels a side."""
 MOST_SHRUNK: Final = 4
 """Most times that the image is shrunk. More would save little, since what is done for all pixels remains."""
 
-SURE_SHARE: Final = 0.7
-"""Heat that reaches this share of the way from the threshold to the highest is surely the thing."""
+SURE_SHARE: Final = 0.7  # Heat that reaches this share of the way from the threshold to the highest is surely the thing
 
-REACH_PATCHES: Final = 1.5
-"""Farthest distance of GrabCut's outline from the cut, in patches."""
+REACH_PATCHES: Final = 1.5  # Farthest distance of GrabCut's outline from the cut, in patches
 
 FRAME_PATCHES: Final = 2.0
 """Width of the surroundings beyond the reach, in patches, that show GrabCut the colours outside. It sees nothing else
 of the image, which saves a third of its cost and loses nothing."""
 
-FRAME_PX: Final = 14_400
-"""Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk."""
+FRAME_PX: Final = 14_400  # Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk
 
 ROUNDS: Final = 1
 """Rounds of fitting colours and cutting. Two are no better (mask IoU 0.763 and 0.761) and cost half as much again."""
 
-MOST_CHANGE: Final = 3.0
-"""An outline whose area is this many times larger or smaller than the cut is not believed."""
+MOST_CHANGE: Final = 3.0  # An outline whose area is this many times larger or smaller than the cut is not believed
 
 COLOURS: Final = 5
 """Gaussians in each of GrabCut's two mixtures, OpenCV's number; they cannot be fitted to fewer pixels."""

@@ -22,17 +22,11 @@ from stages.regions.thresholds import FittedCut, Levels, threshold_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutMap:
-    """A map with the parts it falls into.
+    """A map with the parts it falls into."""
 
-    Attributes:
-        fine: float32 (fine_h, fine_w), heat in levels, see `parts.refine_grid`.
-        threshold: In levels.
-        parts: Best first by `config.rank`, without those that fall behind the best (`keep_share`).
-    """
-
-    fine: NDArray[np.float32]
-    threshold: float
-    parts: list[HeatPart]
+    fine: NDArray[np.float32]  # float32 (fine_h, fine_w), heat in levels, see `parts.refine_grid`
+    threshold: float  # In levels
+    parts: list[HeatPart]  # Best first by `config.rank`, without those that fall behind the best (`keep_share`)
 
 
 def regions_of_map(

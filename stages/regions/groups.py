@@ -45,23 +45,16 @@ cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or one is 
 
 _CLOSEST: Final[tuple[Relation, ...]] = ("apart", "kind", "beside", "above", "equal")
 
-KindPath = tuple[str, ...]
-"""Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")."""
+KindPath = tuple[str, ...]  # Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")
 
 
 @dataclass(frozen=True, slots=True)
 class Things:
-    """The content of `things.txt`.
+    """The content of `things.txt`."""
 
-    Attributes:
-        paths: Lemma -> its paths.
-        traits: Lemma -> traits of a person that it names: "man", "woman", "child", "adult".
-        words: List -> its words, such as "colour"; the numbers stand under "1" to "10".
-    """
-
-    paths: Mapping[str, tuple[KindPath, ...]]
-    traits: Mapping[str, frozenset[str]]
-    words: Mapping[str, frozenset[str]]
+    paths: Mapping[str, tuple[KindPath, ...]]  # Lemma -> its paths
+    traits: Mapping[str, frozenset[str]]  # Lemma -> traits of a person that it names: "man", "woman", "child", "adult"
+    words: Mapping[str, frozenset[str]]  # List -> its words, such as "colour"; the numbers stand under "1" to "10"
 
     def known(self, lemma: str) -> str:
         """The lemma as the lists have it, also without a plural's ending and the first part of a compound."""
@@ -129,40 +122,23 @@ def _related(one: KindPath, other: KindPath) -> Relation:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The words of a phrase and their place in its caption.
+    """The words of a phrase and their place in its caption."""
 
-    Attributes:
-        caption: Index of its caption.
-        lemma: The head noun's, as `things.txt` has it.
-        kind: The section of `things.txt`, or "other".
-        modifiers: The words but the head, numbers and words without a meaning of their own.
-        colours: Those among the modifiers.
-        traits: The traits that it gives to a person.
-        count: The number of things that it names; None if it does not say one.
-        several: Whether it names several.
-        other: Whether it says that it is another one than one before.
-        before: The word before the phrase.
-        order: Its number among the phrases of its caption, from 0.
-        place: The same as a share of these phrases, 0 .. 1.
-        order_in_kind: Its number among the phrases of its kind in its caption, from 0.
-        of_kind: The number of these phrases.
-    """
-
-    caption: int
-    lemma: str
-    kind: str
+    caption: int  # Index of its caption
+    lemma: str  # The head noun's, as `things.txt` has it
+    kind: str  # The section of `things.txt`, or "other"
     words: frozenset[str]
-    modifiers: frozenset[str]
-    colours: frozenset[str]
-    traits: frozenset[str]
-    count: int | None
-    several: bool
-    other: bool
-    before: str
-    order: int = 0
-    place: float = 0.0
-    order_in_kind: int = 0
-    of_kind: int = 1
+    modifiers: frozenset[str]  # The words but the head, numbers and words without a meaning of their own
+    colours: frozenset[str]  # Those among the modifiers
+    traits: frozenset[str]  # The traits that it gives to a person
+    count: int | None  # The number of things that it names; None if it does not say one
+    several: bool  # Whether it names several
+    other: bool  # Whether it says that it is another one than one before
+    before: str  # The word before the phrase
+    order: int = 0  # Its number among the phrases of its caption, from 0
+    place: float = 0.0  # The same as a share of these phrases, 0 .. 1
+    order_in_kind: int = 0  # Its number among the phrases of its kind in its caption, from 0
+    of_kind: int = 1  # The number of these phrases
 
 
 def linked(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...]:

@@ -65,43 +65,26 @@ def refine_grid(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapToCut:
-    """A heat map in levels, with what its regions also depend on.
+    """A heat map in levels, with what its regions also depend on."""
 
-    Attributes:
-        levels: uint8 (grid_h, grid_w).
-        shift_cells: See `HeatMap.shift_cells`.
-        similarity: Of image and phrase.
-        size_hw: Pixels of the image.
-        limit: Most regions.
-        usual: For the rule `fitted`: the usual size of what the map is of, see `FittedCut.usual_size`.
-        canvas: The image as the model saw it. Unused unless `config.needs_pixels`.
-    """
-
-    levels: Levels
-    shift_cells: float
-    similarity: float
-    size_hw: tuple[int, int]
-    limit: int
-    usual: float = 0.0
-    canvas: Canvas | None = None
+    levels: Levels  # uint8 (grid_h, grid_w)
+    shift_cells: float  # See `HeatMap.shift_cells`
+    similarity: float  # Of image and phrase
+    size_hw: tuple[int, int]  # Pixels of the image
+    limit: int  # Most regions
+    usual: float = 0.0  # For the rule `fitted`: the usual size of what the map is of, see `FittedCut.usual_size`
+    canvas: Canvas | None = None  # The image as the model saw it. Unused unless `config.needs_pixels`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatPart:
-    """One connected part of a cut map.
+    """One connected part of a cut map."""
 
-    Attributes:
-        inside: bool (h, w), the samples of this part within its own box.
-        top: Where that box begins on the fine map, in samples, as `left`.
-        samples: How many are inside.
-        evidence: What is measured.
-    """
-
-    inside: Mask
-    top: int
+    inside: Mask  # bool (h, w), the samples of this part within its own box
+    top: int  # Where that box begins on the fine map, in samples, as `left`
     left: int
-    samples: int
-    evidence: Evidence
+    samples: int  # How many are inside
+    evidence: Evidence  # What is measured
 
 
 def parts_of(

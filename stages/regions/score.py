@@ -23,25 +23,15 @@ from stages.regions.thresholds import FittedCut
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The evidence of one region. Heat is the map with its lowest value 0 and its highest 1.
+    """The evidence of one region. Heat is the map with its lowest value 0 and its highest 1."""
 
-    Attributes:
-        energy: Share of the map's total heat that lies inside the region, 0 .. 1.
-        area: Share of the image that the region covers, > 0 .. 1.
-        mean_inside: Mean heat inside the region, 0 .. 1.
-        mean_outside: Mean heat of everything else, 0 .. 1; 0 if there is nothing else.
-        peak: Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside.
-        threshold: Heat at which the map was cut, 0 .. 1.
-        similarity: Cosine of image and phrase, -1 .. 1.
-    """
-
-    energy: float
-    area: float
-    mean_inside: float
-    mean_outside: float
-    peak: float
-    threshold: float
-    similarity: float
+    energy: float  # Share of the map's total heat that lies inside the region, 0 .. 1
+    area: float  # Share of the image that the region covers, > 0 .. 1
+    mean_inside: float  # Mean heat inside the region, 0 .. 1
+    mean_outside: float  # Mean heat of everything else, 0 .. 1; 0 if there is nothing else
+    peak: float  # Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside
+    threshold: float  # Heat at which the map was cut, 0 .. 1
+    similarity: float  # Cosine of image and phrase, -1 .. 1
 
     @property
     def contrast(self) -> float:

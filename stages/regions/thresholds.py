@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from stages.contract.levels import LEVELS
 from stages.regions.config import RegionsConfig
 
-Levels = NDArray[np.uint8]
-"""A map in levels, (h, w)."""
+Levels = NDArray[np.uint8]  # A map in levels, (h, w)
 
 Floats = NDArray[np.float64]
 
-ROUNDING: Final = 1e-9
-"""Added before rounding down, so that 0.6 of 255 is 153 and not 152."""
+ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 and not 152
 
 
 def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None = None, usual: float = 0.0) -> float:

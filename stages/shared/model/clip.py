@@ -21,8 +21,7 @@ from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.trunk import private_copy
 
-TOKENS_PER_PASS: Final = 4096
-"""The most tokens of one forward pass, which bounds its memory."""
+TOKENS_PER_PASS: Final = 4096  # The most tokens of one forward pass, which bounds its memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

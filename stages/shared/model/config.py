@@ -23,8 +23,7 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 }
 """Kind -> what such a tower has."""
 
-_TAGS_NAMED: Final = 4
-"""The most tags of a model that a message names."""
+_TAGS_NAMED: Final = 4  # The most tags of a model that a message names
 
 
 class ModelConfig(BaseModel):

@@ -30,8 +30,7 @@ INDEX_SUFFIX: Final = ".index.json"
 _WRAPPERS: Final = ("module.", "_orig_mod.")
 """The prefixes that `DistributedDataParallel` and `torch.compile` give the names of a model's tensors."""
 
-State = dict[str, Tensor]
-"""Name -> tensor of a checkpoint."""
+State = dict[str, Tensor]  # Name -> tensor of a checkpoint
 
 
 def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:

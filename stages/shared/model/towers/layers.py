@@ -107,8 +107,7 @@ class Chain(Layer):
         return x
 
 
-NOTHING: Final = Chain(())
-"""No layer at all."""
+NOTHING: Final = Chain(())  # No layer at all
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,7 @@ from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
 from stages.shared.model.towers.vision import Block, VisionTower, resize_positions
 
-Model = Any
-"""An open_clip model or a part of one: open_clip is untyped."""
+Model = Any  # An open_clip model or a part of one: open_clip is untyped
 
 NEEDS: Final = (
     "explain.importance=eos needs a transformer with a causal mask whose last row is the embedding, as CLIP's text "

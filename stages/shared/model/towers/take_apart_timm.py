@@ -21,8 +21,7 @@ from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.trunk import GridTrunk, TokenTrunk, placement_of, shared_copy
 from stages.shared.model.towers.vision import split_heads
 
-Module = Any
-"""timm and open_clip are untyped."""
+Module = Any  # timm and open_clip are untyped
 
 
 def take_apart(visual: Module, normalisation: dict[str, Tensor]) -> Tower:

@@ -20,8 +20,7 @@ from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.layers import LayerNorm, Linear, Part, in_float
 from stages.shared.model.towers.tower import Placement, Tower
 
-Heads = int
-"""Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code."""
+Heads = int  # Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
