@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.config_errors import in_words
+from pipeline.config_text import assign, documented, dumped, parsed
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
@@ -150,9 +150,9 @@ class RunConfig(BaseModel):
         plain["output"] = self.output.columns
         return with_absolute_paths(plain)
 
-    def to_yaml(self, *, docs: bool = False) -> str:
+    def toparsed(self, *, docs: bool = False) -> str:
         """Return the resolved configuration as YAML; with `docs` each key has its description above it."""
-        return "\n".join(_documented(self)) + "\n" if docs else dumped(self.model_dump(mode="json"))
+        return "\n".join(documented(self)) + "\n" if docs else dumped(self.model_dump(mode="json"))
 
 
 class ExplainConfig(RunConfig):
@@ -165,26 +165,6 @@ class FinishedConfig(RunConfig):
     """A stored configuration, for code that computes no heat maps; explainer settings stay plain dicts."""
 
     explain: dict[str, Any]  # type: ignore[assignment]  # the module of their class imports torch
-
-
-def dumped(values: Mapping[str, Any]) -> str:
-    """Return plain values as YAML."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def _documented(config: BaseModel, indent: str = "") -> list[str]:
-    """Lines of YAML with a comment above each key of a configuration."""
-    lines: list[str] = []
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        comment = textwrap.wrap(field.description or "", 118 - len(indent))
-        if isinstance(value, BaseModel):
-            lines += ["", *(f"# {line}" for line in comment), f"{name}:", *_documented(value, indent + "  ")]
-        else:
-            plain = config.model_dump(mode="json", include={name})
-            lines += [f"{indent}# {line}" for line in comment]
-            lines += [f"{indent}{line}" for line in dumped(plain).splitlines()]
-    return lines
 
 
 def load_config(
@@ -215,7 +195,7 @@ def load_config(
     if "input.path" in given:
         values.pop("input", None)
     for key, value in given.items():
-        _assign(values, key, value)
+        assign(values, key, value)
     return override(values, settings, model)
 
 
@@ -229,7 +209,7 @@ _REPLACES: Final = {
 def _from_file(path: Path) -> dict[str, Any]:
     hint = "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
     try:
-        loaded = _yaml(path.read_text(encoding="utf-8-sig"))
+        loaded = parsed(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
@@ -246,10 +226,10 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
         if not equals or not key:
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
         try:
-            value = _yaml(text)
+            value = parsed(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
-        _assign(values, key, value)
+        assign(values, key, value)
     return check(values, model)
 
 
@@ -289,27 +269,6 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value under a dotted key, in nested dicts. Raises ConfigError if a part of the key holds a value."""
-    *sections, last = key.split(".")
-    place = values
-    for name in sections:
-        inner = place.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {name} holds the value {inner!r}, not keys")
-        place = inner
-    place[last] = value
-
-
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """Return the text of a configuration file with some keys (dotted) and their values."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        _assign(nested, key, value)
-    text: str = yaml.safe_dump(nested)
-    return text
-
-
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
     """Return lines "key: found there, wanted now" for the leaves of nested settings that differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
@@ -317,25 +276,3 @@ def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
         below = (differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name) for name in names)
         return [line for lines in below for line in lines]
     return [] if found == wanted else [f"{key.removeprefix('config.')}: {found!r} there, {wanted!r} now"]
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that rejects duplicate keys; PyYAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """See yaml."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            key = self.construct_object(key_node, deep=True) if isinstance(key_node, yaml.ScalarNode) else None
-            if key is not None and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
-
-
-def _yaml(text: str) -> Any:
-    """The value of YAML. Raises yaml.YAMLError, or ValueError for an invalid date."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader

@@ -20,12 +20,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.config import RunConfig
 from pipeline.engines.inline import run_stages, set_up
 from pipeline.graph import Graph
+from pipeline.summary import Report
 from stages.contract.records import Record, Sample
 from stages.explain.stage import ExplainStage
 from stages.read import Reader, Shard
 from stages.regions.stage import RegionsStage
+from stages.sources.base import RegionSource
 
 SHARDS: Final = 4  # that the samples come from, evenly spaced in the input
 SAMPLES: Final = 32  # that are looked at, from all these shards together
@@ -67,6 +70,8 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     up. None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises
     PhraseboxError as the stages do.
     """
+    if graph.calibration is None:
+        return None
     regions = graph.cuts
     if regions.calibration is None or not regions.calibration.weight:
         return None
@@ -103,6 +108,55 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
         f"{len(embeddings)} of them from the fit is {times:.1f} times that of others of its kind)"
     )
     return Outside(what=what, in_regions=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What the scores of a run mean."""
+
+    doubt: str | None = None  # why they only rank, and are no probabilities
+    misgiving: str | None = None  # why the calibration in use may be wrong here
+
+    @classmethod
+    def of(cls, graph: Graph, outside: Outside | None, config: RunConfig) -> Trust:
+        """Judge a run. A calibration that the user names is used whatever the images are."""
+        if isinstance(graph.model, RegionSource):
+            return cls(doubt=f"A score is {graph.model.score_means}")
+        if graph.calibration is None:
+            return cls(doubt="No calibration fits this model with these settings; phrasebox calibrate fits one")
+        if outside is None:
+            return cls()
+        if outside.in_regions and config.regions.calibration == "auto":
+            return cls(doubt=outside.what)
+        return cls(misgiving=outside.what)
+
+    def in_words(self, graph: Graph, config: RunConfig) -> str:
+        """Return the same in sentences for people."""
+        if self.misgiving is not None:
+            return (
+                f"Scores are calibrated, but may be too high or too low here. {self.misgiving}. phrasebox eval "
+                "measures it."
+            )
+        if self.doubt is None:
+            return (
+                "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
+            )
+        cut = config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and not graph.cuts.fitted
+        mean = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut else ""
+        drawn = (
+            " demo knows drawn scenes only: photographs need another --model." if config.model.name == "demo" else ""
+        )
+        return f"Scores are not calibrated: use them for ranking, not as probabilities. {self.doubt}.{mean}{drawn}"
+
+
+def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[Graph, Trust]:
+    """Return the graph, without its calibration where that means nothing, and the trust in its scores; note why."""
+    trust = Trust.of(graph, outside, config)
+    if outside is not None:
+        report.note(outside.what)
+    if trust.doubt is not None and graph.calibration is not None:
+        graph = without_calibration(graph)
+    return graph, trust
 
 
 def without_calibration(graph: Graph) -> Graph:

@@ -1,10 +1,13 @@
-"""Settings that are paths. The same file may be written in many ways, also from another folder."""
+"""Paths that users give. The same file may be written in many ways, also from another folder."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from stages.contract.errors import ConfigError
 from stages.shared.storage import absolute
 
 LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
@@ -30,3 +33,17 @@ def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
             path = absolute(value) if isinstance(value, str) else [absolute(one) for one in value]
             answer[section] = {**answer[section], name: path}
     return answer
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise ConfigError, which names the option, if a local file cannot be written; its folder need not exist yet."""
+    problem = f"{option}: cannot write {path}"
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{problem}: it is a folder; give the name of a file in it")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise ConfigError(f"{problem}: {folder} is a file")
+        tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
+    except OSError as error:
+        raise ConfigError(f"{problem}: {error.strerror}") from error

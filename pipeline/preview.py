@@ -12,8 +12,7 @@ from rich.table import Table
 from pipeline.config import RunConfig
 from pipeline.engines.inline import run_stages, samples_in, set_up
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.run import model_in_words
-from pipeline.summary import Report, duration
+from pipeline.summary import Report, duration, model_in_words
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.read import grouped_rows, plan_shards

@@ -11,19 +11,18 @@ from typing import Any, Final
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.domain import Outside, outside_domain, without_calibration
+from pipeline.domain import Outside, outside_domain, trusted
 from pipeline.engines import chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
-from pipeline.summary import Display, Report, print_summary
+from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
-from stages.sources.base import RegionSource
 
 INPUT: Final = "input_fingerprint"
 """The key of `dataset.json` and run.json that identifies the input of the rows, see `stages.read.input_fingerprint`."""
@@ -41,7 +40,7 @@ def run(
     graph: Graph | None = None,
     report: Report | None = None,
 ) -> AnyPath:
-    """Run the pipeline, or resume a former run of the same command.
+    """Run the pipeline, or resume a former run of the same command; return the dataset's folder.
 
     Args:
         config: The run's configuration.
@@ -52,9 +51,6 @@ def run(
             would be deleted too.
         graph: Replaces the graph that the configuration describes.
         report: Collects statistics for the caller.
-
-    Returns:
-        The dataset's folder.
 
     Raises:
         TooManyErrors: The dataset is complete, and more rows failed than `output.max_error_share` allows.
@@ -85,7 +81,7 @@ def run(
             return _complete(folder, config, console, changes)
         samples, asked = samples_in(shards), config.engine.kind
         config = chosen(config, samples)
-        _say(console, [_first_line(config, graph, samples, asked)])
+        _say(console, [first_line(config, graph, samples, asked)])
         elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
             fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
@@ -94,10 +90,8 @@ def run(
         with display.shown():
             display.doing("comparing the first images with those of the calibration")
             # Decided once: a resumed run may look at other images.
-            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else _outside(graph, shards)
-            doubt, misgiving = _doubts(graph, outside, config, report)
-            if doubt is not None and graph.calibration is not None:
-                graph = without_calibration(graph)
+            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, shards)
+            graph, trust = trusted(graph, outside, config, report)
             noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}
             with _begun(folder, found, noted, console):
                 _say(console, [*folder.notes, *_in_words(changes)])
@@ -119,7 +113,7 @@ def run(
             model=model,
             calibration=graph.calibration,
             fitted_to=None if calibration is None else calibration.fitted_to,
-            doubt=misgiving,
+            doubt=trust.misgiving,
         )
     print_summary(
         console,
@@ -127,30 +121,11 @@ def run(
         report,
         folder.written_as,
         model=model_in_words(config, graph) if graph.loads_model else NO_MODEL,
-        scores=_scores(graph, config, doubt, misgiving),
-        calibrated=doubt is None,
+        scores=trust.in_words(graph, config),
+        calibrated=trust.doubt is None,
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
-
-
-def model_in_words(config: RunConfig, graph: Graph) -> str:
-    """The model for people: its name, whose checkpoint it was found to be, and which files say what it is."""
-    weights = f" with {config.model.weights}" if config.model.weights else ""
-    layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
-    found = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
-    return f"{config.model.label}{weights}{found}"
-
-
-def _first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:
-    """The model and the engine, and why `auto` has chosen this one. asked: `engine.kind` as it was given."""
-    model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
-    engine = "one process" if config.engine.kind == "inline" else "Ray"
-    if asked == "auto":
-        count = "an unknown number of samples" if samples is None else f"{samples:,} samples"
-        inline = "which it completes before Ray has started"
-        engine += f" for {count}" + (f", {inline}" if config.engine.kind == "inline" else "")
-    return f"{model}; engine: {engine}"
 
 
 def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:
@@ -201,41 +176,6 @@ def _in_words(changes: Changes) -> list[str]:
             "them again"
         )
     return lines
-
-
-def _outside(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
-    """Return how the images differ from those of the calibration; None if they do not, or if there is none."""
-    return None if graph.calibration is None else outside_domain(graph, shards)
-
-
-def _doubts(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[str | None, str | None]:
-    """Return why the scores only rank, and why the calibration in use may be wrong here; None where it is not so.
-
-    A calibration that the user names is used whatever the images are.
-    """
-    wanted = config.regions.calibration
-    if isinstance(graph.model, RegionSource):
-        return f"A score is {graph.model.score_means}", None
-    if graph.calibration is None:
-        return "No calibration fits this model with these settings; phrasebox calibrate fits one", None
-    if outside is None:
-        return None, None
-    report.note(outside.what)
-    return (outside.what, None) if outside.in_regions and wanted == "auto" else (None, outside.what)
-
-
-def _scores(graph: Graph, config: RunConfig, doubt: str | None, misgiving: str | None) -> str:
-    """Return what the scores of a run mean, in sentences. doubt, misgiving: Those of `_doubts`."""
-    if doubt is not None:
-        cut = config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and not graph.cuts.fitted
-        mean = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut else ""
-        drawn = (
-            " demo knows drawn scenes only: photographs need another --model." if config.model.name == "demo" else ""
-        )
-        return f"Scores are not calibrated: use them for ranking, not as probabilities. {doubt}.{mean}{drawn}"
-    if misgiving is not None:
-        return f"Scores are calibrated, but may be too high or too low here. {misgiving}. phrasebox eval measures it."
-    return "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
 
 
 def _reject_many_errors(dataset: AnyPath, allowed: float | None) -> None:

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from pipeline import terminal
+from pipeline.config import RunConfig
+from pipeline.graph import Graph
 from stages.contract.stage import Forwards
 from stages.write import LIKELY, Tally
 
@@ -72,6 +74,10 @@ class Report:
         self.first_rows = self.first_rows or (self.wall_time_s, done)
         self.done += done
         self.failed += failed
+
+    def died(self) -> None:
+        """Note that a worker died with a batch in hand; the ledger reports it by this method's name."""
+        self.deaths += 1
 
     def note(self, text: str) -> None:
         """Note what the user should know; it is shown once."""
@@ -163,6 +169,25 @@ class Display:
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
             self._progress.console.print(f"{images}, {said}" if said else images, soft_wrap=True)
+
+
+def model_in_words(config: RunConfig, graph: Graph) -> str:
+    """Return the model for people: its name, whose checkpoint it was found to be, and which files say what it is."""
+    weights = f" with {config.model.weights}" if config.model.weights else ""
+    layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
+    found = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
+    return f"{config.model.label}{weights}{found}"
+
+
+def first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:
+    """Return the model and the engine, and why `auto` chose this one. asked: `engine.kind` as it was given."""
+    model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
+    engine = "one process" if config.engine.kind == "inline" else "Ray"
+    if asked == "auto":
+        count = "an unknown number of samples" if samples is None else f"{samples:,} samples"
+        inline = "which it completes before Ray has started"
+        engine += f" for {count}" + (f", {inline}" if config.engine.kind == "inline" else "")
+    return f"{model}; engine: {engine}"
 
 
 def duration(seconds: float) -> str:

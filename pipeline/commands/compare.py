@@ -9,8 +9,8 @@ import typer
 
 from pipeline.commands.options import InputImages, Json, MaybeTruth, ModelName, Resized
 from pipeline.commands.tables import print_comparison
+from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json
-from stages.shared.storage import check_writable
 
 
 def compare(

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from pipeline.commands.options import ModelName, Settings
 from pipeline.config import ExplainConfig, load_config
+from pipeline.paths import check_writable
 from pipeline.terminal import console, visible
 from stages.contract.errors import ConfigError
-from stages.shared.storage import check_writable
 
 if TYPE_CHECKING:
     from pipeline.notebook import Locator

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import Json, Settings, Where, naming_options, stopping
-from pipeline.config import as_yaml, load_config
+from pipeline.config import load_config
+from pipeline.config_text import as_yaml
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
 from pipeline.terminal import console, errors, print_json, progress_bar

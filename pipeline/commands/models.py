@@ -19,6 +19,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.model_check import ModelCheck, check_model
 from pipeline.graph import build_graph, fetch_weights
+from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
 from pipeline.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 from pipeline.terminal import console, errors, print_json
@@ -27,7 +28,6 @@ from stages.explain import kinds_for
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
-from stages.shared.storage import check_writable
 
 COLUMNS: Final = 5  # pictures side by side on the sheet of maps and regions
 

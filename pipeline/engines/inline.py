@@ -46,12 +46,9 @@ def samples_in(shards: Sequence[Shard]) -> int | None:
 
 
 def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
-    """The records of an input shard.
+    """Yield the records of an input shard.
 
-    Args:
-        reader: The reader of the input.
-        shard: One of its shards.
-        on_end: Called after the last record with the number of samples, and of rows without one by reason.
+    on_end: Called after the last record with the number of samples, and of rows without one by reason.
     """
     samples, skipped = 0, Counter[str]()
     for item in read_shard(reader, shard):
@@ -74,15 +71,9 @@ def set_up(stages: Sequence[Stage]) -> Iterator[None]:
 
 
 def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Callable[..., Any]) -> list[Record]:
-    """Run records through the stages; returns them in order.
+    """Return a batch of records after stages that are set up, in order. Raise RuntimeError if one does not answer all.
 
-    Args:
-        stages: The stages, already set up.
-        records: A batch.
-        on_progress: Called after each stage with the arguments of `Report.stage`.
-
-    Raises:
-        RuntimeError: A stage did not answer every record.
+    on_progress: Called after each stage with the arguments of `Report.stage`.
     """
     for stage in stages:
         start = time.perf_counter()

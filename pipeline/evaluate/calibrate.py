@@ -32,13 +32,14 @@ from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence
 from pipeline.graph import calibration_basis
+from pipeline.paths import check_writable
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import SHARES, FittedCut, cut_features
-from stages.shared.storage import check_writable, write_text
+from stages.shared.storage import write_text
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, get_args
 
 from rich.console import Console
 
-from pipeline.config import RunConfig, as_yaml, sets_any
+from pipeline.config import RunConfig, sets_any
+from pipeline.config_text import as_yaml
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import correct, value_of
 from pipeline.graph import build_steps, calibration_basis, presence_in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from stages.contract.errors import RowError
-from stages.contract.records import OTHER_LANGUAGE, Phrase, Record, Sample
+from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, normalise, readable, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
@@ -216,23 +216,3 @@ def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | 
             detail = f"caption {index} has {size} characters, expected at most {config.max_caption_chars}"
             return RowError(reason="bad_caption", detail=f"{detail}; phrases.max_caption_chars raises the limit")
     return None
-
-
-def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
-    """Yield the output of `phrasebox phrases`, one dict for each caption, reading `config.batch_size` at a time.
-
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`, with half-open character offsets into the
-    caption. A caption that a run would reject has no phrases and the additional key "error"; one in another language
-    has "warnings". Raises ConfigError if the spaCy pipeline cannot be used.
-    """
-    stage = PhrasesStage(config)
-    stage.setup()
-    rest = iter(captions)
-    while batch := list(islice(rest, config.batch_size)):
-        samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
-        records = stage.process([Record.start(sample) for sample in samples])
-        for caption, record in zip(batch, records, strict=True):
-            phrases = [{key: getattr(each, key) for key in ("text", "start", "end", "head")} for each in record.phrases]
-            error = {} if record.error is None else {"error": str(record.error)}
-            warnings = {"warnings": list(record.notes)} if record.notes else {}
-            yield {"caption": caption, "phrases": phrases, **warnings, **error}

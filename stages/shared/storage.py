@@ -308,20 +308,6 @@ def held(lock: Path) -> Iterator[None]:
         yield
 
 
-def check_writable(option: str, path: Path) -> None:
-    """Raise ConfigError, which names the option, if a local file cannot be written; its folder need not exist yet."""
-    problem = f"{option}: cannot write {path}"
-    try:
-        if path.is_dir():
-            raise ConfigError(f"{problem}: it is a folder; give the name of a file in it")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not folder.is_dir():
-            raise ConfigError(f"{problem}: {folder} is a file")
-        tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
-    except OSError as error:
-        raise ConfigError(f"{problem}: {error.strerror}") from error
-
-
 def is_about_writing(path: AnyPath, error: OSError) -> bool:
     """Return whether the error came from writing below `path`: its number or its text says so.
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.cli import VERBS
+from pipeline.commands.phrases import phrases_json
 from pipeline.commands.run import SHORTHANDS
 from pipeline.dataset.selection import REGION_COLUMNS
-from stages.phrases.stage import PhrasesConfig, phrases_json
+from stages.phrases.stage import PhrasesConfig
 from tests.pipeline.commands.evaluated import called as phrasebox
 
 ROOT = Path(__file__).parents[3]

@@ -19,7 +19,8 @@ from PIL import Image
 from rich.console import Console
 
 import pipeline.engines.inline as inline_engine
-from pipeline.config import RunConfig, as_yaml
+from pipeline.config import RunConfig
+from pipeline.config_text import as_yaml
 from pipeline.dataset.validate import validate
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_graph

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +8,7 @@ from pydantic import ValidationError
 from stages.contract.errors import RowError
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.filters import normalise
-from stages.phrases.stage import PhrasesConfig, PhrasesStage, phrases_json
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (
@@ -169,22 +166,3 @@ def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
 def test_settings_that_are_refused(key, value):
     with pytest.raises(ValidationError, match=key):
         PhrasesConfig(**{key: value})
-
-
-def test_phrases_json_reads_no_further_than_a_batch():
-    read = []
-
-    def captions() -> Iterator[str]:
-        for caption in ("Two dogs.", "", "A photo of my cat"):
-            read.append(caption)
-            yield caption
-
-    answers = phrases_json(captions(), PhrasesConfig(batch_size=2))
-    lines = [next(answers)]
-    assert len(read) == 2
-    lines += answers
-    assert json.loads(json.dumps(lines)) == [
-        {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog"}]},
-        {"caption": "", "phrases": [], "error": "no_caption: all captions are empty"},
-        {"caption": "A photo of my cat", "phrases": [{"text": "cat", "start": 11, "end": 17, "head": "cat"}]},
-    ]
