@@ -251,7 +251,7 @@ def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = (), *, ex
 
 
 def sets_any(settings: Iterable[str], sections: Iterable[str]) -> bool:
-    """Whether some of the `KEY=VALUE` settings set a key in some of the sections, or a whole one."""
+    """Return whether some of the `KEY=VALUE` settings set a key in some of the sections, or a whole one."""
     return not {setting.partition("=")[0].partition(".")[0] for setting in settings}.isdisjoint(sections)
 
 

@@ -59,7 +59,7 @@ class Outside:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> Outside | None:
-        """The answer of `outside_domain` as a run stored it, by `asdict`."""
+        """Return the answer of `outside_domain` as a run stored it, by `asdict`."""
         return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
 
 
@@ -160,7 +160,7 @@ def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
 
 
 def without_calibration(graph: Graph) -> Graph:
-    """The same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
+    """Return the same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
     regions = graph.cuts
     ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps)
     return replace(graph, model=graph.explains.without_presence(), after=(ranking,), calibration=None)

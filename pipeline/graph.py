@@ -100,7 +100,7 @@ class Steps:
         return not isinstance(self.model, RegionSource) or self.model.needs_model
 
     def settings(self, config: RunConfig) -> RunConfig:
-        """The configuration that the stages were made from, with the settings that model and source decide."""
+        """Return the configuration that the stages were made from, with the settings that model and source decide."""
         decided: dict[str, Any] = {"explain": self.explain}
         if isinstance(self.model, RegionSource):
             decided["output"] = config.output.model_copy(update={"heat_maps": False})
@@ -127,7 +127,7 @@ def build_graph(config: RunConfig) -> Graph:
 
 
 def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
-    """The stages without a reader. `loaded` is a model in memory, which replaces the one in `config.model`.
+    """Return the stages without a reader. `loaded` is a model in memory, which replaces the one in `config.model`.
 
     Raises:
         ConfigError: A setting cannot be used.
@@ -233,7 +233,7 @@ _AFTER_THE_FIT: Final = {"score", "calibration", "absent_share", "min_presence"}
 
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
-    """The settings and the model that a calibration is made with, and holds for; plain values."""
+    """Return the settings and the model that a calibration is made with, and holds for; plain values."""
     basis = {
         "model": model_fingerprint,
         "explain": config.explain.decides_maps(),
@@ -244,7 +244,7 @@ def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, An
 
 
 def presence_in(calibration: Calibration) -> Presence | None:
-    """The part of a calibration on presence, if it has one. Raises ConfigError if it is damaged."""
+    """Return the part of a calibration on presence, if it has one. Raises ConfigError if it is damaged."""
     if calibration.presence is None:
         return None
     try:

@@ -44,7 +44,7 @@ def calibrate(
 
 
 def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:
-    """The table for people."""
+    """Return the table for people."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
     for name in ("risk_coverage_area", "calibration_error", "presence_auc", "similarity_auc"):
         figure = {**figures, **figures.get("presence", {})}.get(name)

@@ -105,7 +105,7 @@ _NAMED: Final = {"image_root": "--images", **{name: f"--{name.replace('_', '-')}
 
 
 def moved(images: str | None, settings: list[str]) -> list[str]:
-    """The settings over a dataset's configuration, with `--images` in front, so that `--set` overrides it."""
+    """Return the settings over a dataset's configuration, with `--images` in front, so that `--set` overrides it."""
     return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
 
 
@@ -146,7 +146,7 @@ def stopping(message: str) -> Iterator[None]:
 
 
 def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
-    """The input and the configuration of `--config`, where either may be the argument, INPUT or CONFIG.yaml.
+    """Return the input and the configuration of `--config`, where either may be the argument, INPUT or CONFIG.yaml.
 
     Raises ConfigError if there are two configurations.
     """

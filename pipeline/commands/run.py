@@ -137,7 +137,7 @@ def run(
 
 
 def as_typed(message: str, keys: Iterable[str]) -> str:
-    """The message with these keys of the configuration called by the options that set them."""
+    """Return the message with these keys of the configuration called by the options that set them."""
     for key in keys:
         option = SHORTHANDS[key]
         message = re.sub(rf"(?:--set )?(?<![\w.]){re.escape(key)}(?![\w.])", option, message)

@@ -35,22 +35,22 @@ SEARCHES: Final = {"phrases": "in the image, RoI", "phrases_crop": "in the image
 
 
 def number(figure: Figure) -> str:
-    """The value of a figure."""
+    """Return the value of a figure."""
     return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
 
 
 def interval(figure: Figure) -> str:
-    """The interval of a figure."""
+    """Return the interval of a figure."""
     return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"
 
 
 def heading(name: str) -> str:
-    """The name of a metric in words, which narrow terminals break."""
+    """Return the name of a metric in words, which narrow terminals break."""
     return name.replace("_", " ").replace("iou", "IoU")
 
 
 def compact_table(title: str, columns: Sequence[str]) -> Table:
-    """A table of figures: names in the first column, which has no header, and numbers in the others."""
+    """Return a table of figures: names in the first column, which has no header, and numbers in the others."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title or None, title_justify="left")
     table.add_column("", no_wrap=True)
     for column in columns:
@@ -81,7 +81,7 @@ def print_matched(matched: Mapping[str, int], console: Console) -> None:
 
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
-    """The tables of `eval` for people."""
+    """Return the tables of `eval` for people."""
     counts = figures["counts"]
     console.print(
         f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
@@ -220,7 +220,7 @@ def _compared(row: Mapping[str, Any], figure: str) -> str:
 
 
 def print_scores(scores: Mapping[str, Any], console: Console) -> None:
-    """The tables of `score-model` for people; with the differences from another model where there is one."""
+    """Return the tables of `score-model` for people; with the differences from another model where there is one."""
     counts = scores["counts"]
     console.print(
         f"{scores['model']} on {scores['device']}: {counts['images']:,} images, {counts['captions']:,} captions, "

@@ -53,7 +53,7 @@ def tune(
 
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
-    """The table for people: a line for each try, and the settings that stay."""
+    """Return the table for people: a line for each try, and the settings that stay."""
     table = compact_table("", [heading(name) for name in FIGURES])
     table.add_row("the dataset's settings", *_cells(figures["start"]), end_section=True)
     steps = figures["steps"]

@@ -48,11 +48,9 @@ def cores_here() -> int:
 
 
 def chosen(config: RunConfig, samples: int | None) -> RunConfig:
-    """The configuration with `engine.kind=auto` decided; others are left as they are.
+    """Return the configuration with `engine.kind=auto` decided; others are left as they are.
 
-    Args:
-        config: The run's configuration.
-        samples: Number of samples of its input; None if only reading will show, which counts as many.
+    samples: Number of samples of its input; None if only reading will show, which counts as many.
     """
     from pipeline.config import EngineConfig  # noqa: PLC0415  as above
 
@@ -64,7 +62,7 @@ def chosen(config: RunConfig, samples: int | None) -> RunConfig:
 
 
 def engine(kind: str) -> Engine:
-    """The engine of a kind; imports ray only for ray."""
+    """Return the engine of a kind; import ray only for ray."""
     if kind == "ray":
         for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)

@@ -28,19 +28,19 @@ BATCH_ROWS: Final = 32
 
 
 def batch_rows(model: Stage, device: Device | None = None) -> int:
-    """How many records travel together: a multiple of what the model takes at once (see `Stage.batch_rows`)."""
+    """Return how many records travel together: a multiple of what the model takes at once (see `Stage.batch_rows`)."""
     at_once = model.batch_rows(device)
     return -(-BATCH_ROWS // at_once) * at_once
 
 
 def call_rows(model: Stage, device: Device | None = None) -> int:
-    """How many records the model gets at once: a multiple of its batch, see `Stage.call_batches`."""
+    """Return how many records the model gets at once: a multiple of its batch, see `Stage.call_batches`."""
     at_once = model.batch_rows(device)
     return -(-max(BATCH_ROWS, at_once * model.call_batches(device)) // at_once) * at_once
 
 
 def samples_in(shards: Sequence[Shard]) -> int | None:
-    """The number of samples in shards; None if the reader does not know it before reading."""
+    """Return the number of samples in shards; None if the reader does not know it before reading."""
     counts = [shard.samples for shard in shards]
     return None if None in counts else sum(count for count in counts if count is not None)
 

@@ -74,7 +74,7 @@ class Ledger:
         self._events.extend(events)
 
     def take(self) -> list[Event]:
-        """Everything reported since the last call."""
+        """Return everything reported since the last call."""
         events, self._events = self._events, []
         return events
 

@@ -126,13 +126,9 @@ def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, colum
 def run_with_retries(
     stages: Sequence[Stage], records: list[Record], ledger: Any, *, last: bool = False
 ) -> list[Record]:
-    """Run records through the stages, one by one if a worker died with this batch in hand.
+    """Return a batch of records after the stages, one by one if a worker died with this batch in hand.
 
-    Args:
-        stages: The stages, already set up.
-        records: A batch.
-        ledger: The handle of the `Ledger`.
-        last: Whether these records become rows next, and are to be reported as such.
+    last: Whether these records become rows next, and are to be reported as such.
     """
     events: list[Event] = []
 
@@ -202,7 +198,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[Any]:
-        """One task a shard; several shards a task where there are thousands."""
+        """Return one task a shard; several shards a task where there are thousands."""
         return [
             ReadTask(
                 functools.partial(_read, self._reader, group, self._ledger, self._done),
@@ -219,7 +215,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
 
 
 def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
-    """The samples of an input shard, and its rows that give none by reason."""
+    """Return the samples of an input shard, and its rows that give none by reason."""
     counts: list[tuple[int, Counter[str]]] = []
     for _ in read_records(reader, shard, lambda *read: counts.append(read)):
         pass
@@ -257,7 +253,7 @@ class Code:
 
 
 def looker() -> Callable[[], dict[str, str]]:
-    """A function that returns `Code`'s fields where it runs.
+    """Return a function that returns `Code`'s fields where it runs.
 
     It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
     import ours.
@@ -286,7 +282,7 @@ def looker() -> Callable[[], dict[str, str]]:
 
 
 def code_here() -> Code:
-    """The code of this process."""
+    """Return the code of this process."""
     return Code(**looker()())
 
 

@@ -141,7 +141,7 @@ class Pair:
 
 
 def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """All figures as plain values: {value, low, high, n}, or None where presence is not known.
+    """Return all figures as plain values: {value, low, high, n}, or None where presence is not known.
 
     `pairs` are the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
     `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the share

@@ -46,7 +46,7 @@ class Ranks:
         )
 
     def reciprocal(self) -> Floats:
-        """One over the place of the first right answer, which is 1 for the best place, (Q,)."""
+        """Return one over the place of the first right answer, which is 1 for the best place, (Q,)."""
         found: Floats = np.reciprocal(self.ahead + 1.0)
         for query in np.flatnonzero(self.level):
             places = np.arange(self.level[query] + 1)
@@ -193,7 +193,7 @@ def _marked(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
 
 
 def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
-    """The mean of every kind of value, {value, low, high, n} each, and `n`, the questions.
+    """Return the mean of every kind of value, {value, low, high, n} each, and `n`, the questions.
 
     For regions also `mean_per_class`, the mean over classes of their top-1; its n counts classes. Classes with fewer
     than `min_boxes` regions are left out.
@@ -207,7 +207,7 @@ def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
 
 
 def differences_of(answers: Answers, theirs: Answers, min_boxes: int = 1) -> dict[str, Any]:
-    """The paired differences from another model's figures. Raises ValueError if it answered other questions."""
+    """Return the paired differences from another model's figures. Raises ValueError if it answered other questions."""
     ours, others = ((each.images, each.classes, set(each.values)) for each in (answers, theirs))
     if ours != others:
         raise ValueError("expected answers to the same questions")
@@ -250,7 +250,7 @@ def stored(answers: Answers) -> dict[str, Any]:
 
 
 def restored(values: Mapping[str, Any]) -> Answers:
-    """The reverse of `stored`. Raises TypeError, ValueError, AttributeError or KeyError for anything else."""
+    """Return the reverse of `stored`. Raises TypeError, ValueError, AttributeError or KeyError for anything else."""
     answers = Answers(
         images=[int(image) for image in values["images"]],
         values={str(name): [float(value) for value in numbers] for name, numbers in values["values"].items()},

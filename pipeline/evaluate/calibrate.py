@@ -165,11 +165,11 @@ class UsualSizes:
             self._of_head.setdefault(each.head, {}).setdefault(each.image, []).append(each.log_size - mean)
 
     def all(self) -> dict[str, float]:
-        """The sizes for all heads, rounded: more digits would only fill the file."""
+        """Return the sizes for all heads, rounded: more digits would only fill the file."""
         return {head: round(_shrunk(images.values()), 3) for head, images in sorted(self._of_head.items())}
 
     def without(self, image: int, heads: Iterable[str]) -> dict[str, float]:
-        """The sizes for some heads, from images other than this one."""
+        """Return the sizes for some heads, from images other than this one."""
         return {
             head: _shrunk(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
             for head in heads
@@ -222,7 +222,7 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
 
 
 def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
-    """The weights with which most maps are cut so that their region is right.
+    """Return the weights with which most maps are cut so that their region is right.
 
     The fit maximises the share of right regions if each cut were drawn with the probability softmax(worth): the
     expected reward of a policy, which unlike a likelihood gives up maps that no cut makes right. L-BFGS from zero, in

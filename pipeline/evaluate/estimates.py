@@ -50,7 +50,7 @@ class Estimate:
 
 
 def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resamples: int = RESAMPLES) -> list[Estimate]:
-    """The means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
+    """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
 
     All kinds share the resamples: to draw them takes far longer than to use them.
     """
@@ -159,7 +159,7 @@ def presence_area(scores: Floats, there: NDArray[np.bool_], weights: Floats) -> 
 
 
 def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:
-    """The shares of regions that `THRESHOLDS` keep, and of right ones among those; None without regions."""
+    """Return the shares of regions that `THRESHOLDS` keep, and of right ones among those; None without regions."""
     lines: list[dict[str, float | None]] = []
     for threshold in THRESHOLDS:
         kept = scores >= threshold

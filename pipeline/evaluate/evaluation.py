@@ -142,7 +142,7 @@ def _outcomes(judged: JudgedDataset, regions: RegionsConfig | None, console: Con
 
 
 def report(outcomes: Outcomes) -> dict[str, Any]:
-    """All figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
+    """Return all figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
 
     Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
     also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n counts phrases.
@@ -236,7 +236,7 @@ class Matches:
     things: NDArray[np.int64]  # (q,), true things of each query
 
     def average_precision(self, weights: Floats) -> float:
-        """The mean of `average_precisions`: AP over IoU 0.50:0.95."""
+        """Return the mean of `average_precisions`: AP over IoU 0.50:0.95."""
         return float(self.average_precisions(weights).mean())
 
     def average_precisions(self, weights: Floats) -> Floats:

@@ -56,18 +56,18 @@ class JudgedDataset:
         return stored_config(self.dataset.manifest["config"], self.settings, explains=explains)
 
     def rows(self, *, maps: bool = False) -> Iterator[dict[str, Any]]:
-        """The rows of the images that the ground truth has. maps: with the stored heat maps, if there are any."""
+        """Yield the rows of the images that the ground truth has. maps: with the stored heat maps, if there are any."""
         left_out = {"image"} if maps else {"image", "heat_maps"}
         for row in self.dataset.rows([name for name in self.dataset.columns if name not in left_out]):
             if row["file_name"] in self.matched.images:
                 yield row
 
     def image_of(self, row: Mapping[str, Any]) -> TruthImage:
-        """The ground truth of a row."""
+        """Return the ground truth of a row."""
         return self.matched.images[row["file_name"]]
 
     def queries(self, row: Mapping[str, Any], phrases: Sequence[Phrase], *maps: Mapping[str, HeatMap]) -> list[Query]:
-        """The queries of a row; the images have the numbers of the rows."""
+        """Return the queries of a row; the images have the numbers of the rows."""
         return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, *maps)
 
     def graph(self, *, pixels: bool) -> Graph | None:
@@ -94,7 +94,7 @@ class JudgedDataset:
     def mapped(
         self, graph: Graph | None, console: Console, most: int | None = None
     ) -> Iterator[tuple[dict[str, Any], Record]]:
-        """Each row, or the first `most`, with a record of its phrases and maps; with pixels if there is a graph.
+        """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there is a graph.
 
         Raises InputError if the graph is needed and some of the rows are no longer in the input.
         """
@@ -197,12 +197,12 @@ def drawn_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) 
 def prepare_stage(
     config: RunConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **more: Any
 ) -> PrepareStage:
-    """The stage that resizes images as a run does; without an explainer to the model's own size."""
+    """Return the stage that resizes images as a run does; without an explainer to the model's own size."""
     canvas = (explainer or ExplainerConfig(kind="")).canvas(spec)
     return PrepareStage(PrepareConfig(**config.images.model_dump(), **canvas, **more))
 
 
 def pixels_of(record: Record) -> NDArray[np.uint8]:
-    """The pixels of a prepared record."""
+    """Return the pixels of a prepared record."""
     assert record.pixels is not None, "prepared records have pixels"  # noqa: S101
     return record.pixels.rgb

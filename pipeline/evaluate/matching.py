@@ -44,7 +44,7 @@ LEVELS: Final = 256  # heat levels that `metrics.pixel_ap` distinguishes
 
 
 def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """A heat map as float32 (h, w), bilinear between where its values lie."""
+    """Return a heat map as float32 (h, w), bilinear between where its values lie."""
     if heat_map.shift_cells:
         return resize_shifted(heat_map.values, size_hw, heat_map.shift_cells)
     heat: NDArray[np.float32] = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
@@ -93,7 +93,7 @@ class ImageHeat:
         return row, column
 
     def mean_inside(self, mask: Rle) -> float:
-        """The mean heat on a mask, 0 .. 1 of the highest; 0 on a map without heat."""
+        """Return the mean heat on a mask, 0 .. 1 of the highest; 0 on a map without heat."""
         if self.top <= 0:
             return 0.0
         return float(self.px[decode_mask(mask)].mean()) / self.top
@@ -207,7 +207,7 @@ def queries_of(
     maps: Mapping[str, HeatMap] = MappingProxyType({}),
     plain_maps: Mapping[str, HeatMap] | None = None,
 ) -> list[Query]:
-    """The queries of one row.
+    """Return the queries of one row.
 
     Args:
         number: Number of the image.

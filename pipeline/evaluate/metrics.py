@@ -155,18 +155,18 @@ METRICS: Final[dict[str, Metric]] = {
 
 
 def value_of(name: str, query: Query) -> float:
-    """A metric of a query, NaN where it is not defined."""
+    """Return a metric of a query, NaN where it is not defined."""
     value = METRICS[name].value(query)
     return float("nan") if value is None else value
 
 
 def is_right(box_xywh_px: Box, boxes_xywh_px: Iterable[Box]) -> bool:
-    """Whether a box has IoU >= 0.5 with any true box."""
+    """Return whether a box has IoU >= 0.5 with any true box."""
     return any(box_iou(box_xywh_px, box) >= IOU for box in boxes_xywh_px)
 
 
 def correct(query: Query) -> list[bool]:
-    """Whether the box of each answer is right; all are wrong for an absent phrase."""
+    """Return whether the box of each answer is right; all are wrong for an absent phrase."""
     boxes = [] if query.target is None else query.target.boxes_xywh_px
     return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]
 
@@ -222,7 +222,7 @@ def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Group
 
 
 def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
-    """The numbers of `COUNTS` for each image, (images, len(COUNTS)).
+    """Return the numbers of `COUNTS` for each image, (images, len(COUNTS)).
 
     Pairs that both link, that the dataset links, and that the ground truth links; the sums of B-cubed precision and
     recall over phrases, and the number of phrases.

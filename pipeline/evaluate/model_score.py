@@ -69,7 +69,7 @@ class Exam:
 
 
 def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All figures of a model as plain values; `other`: the answer for another model on the same images.
+    """Return all figures of a model as plain values; `other`: the answer for another model on the same images.
 
     Returns:
         `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`
@@ -148,7 +148,7 @@ class Marks:
         self._pool: list[tuple[int, Questions, Embedded]] = []
 
     def opened(self, record: Record) -> Picture | None:
-        """The image with its questions; None, and a note of the fault, if it cannot be opened."""
+        """Return the image with its questions; None, and a note of the fault, if it cannot be opened."""
         if record.error is not None:
             self._fail(record.error)
             return None
@@ -286,7 +286,7 @@ def arranged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """The output of `phrasebox score-model --json` in a file. Raises InputError if it is something else."""
+    """Return the output of `phrasebox score-model --json` in a file. Raises InputError if it is something else."""
     try:
         scores: dict[str, Any] = json.loads(path.read_bytes())
         for values in scores["answers"].values():

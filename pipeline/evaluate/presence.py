@@ -51,7 +51,7 @@ def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
 
 
 def model_graph(judged: JudgedDataset) -> Graph:
-    """The dataset's own reader, model and regions, with its calibration if its scores have one.
+    """Return the dataset's own reader, model and regions, with its calibration if its scores have one.
 
     Raises as `JudgedDataset.graph`, and InputError where the model is not the dataset's.
     """
@@ -63,7 +63,7 @@ def model_graph(judged: JudgedDataset) -> Graph:
 
 
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
-    """The figures of `absent_figures`; computes heat maps of absent phrases. Raises as `model_graph`."""
+    """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raises as `model_graph`."""
     asked = asked_of(judged)
     graph = model_graph(judged)
     phrases = {number: [*image.phrases, *image.easy, *image.hard] for number, image in asked.items()}

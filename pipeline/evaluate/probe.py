@@ -85,7 +85,7 @@ NOTHING: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.
 def questions_of(
     image: TruthImage, things: Sequence[TruthThing], size_hw: tuple[int, int], *, resized: bool
 ) -> Questions:
-    """The questions of an image of a size, from its ground truth and its things (`GroundTruth.things`).
+    """Return the questions of an image of a size, from its ground truth and its things (`GroundTruth.things`).
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
     are cut off at the image's edges. Phrases are those of captions and the sentences of RefCOCO; names of categories
@@ -169,7 +169,7 @@ class Embedder:
         self._texts = TextCache(model, max_texts=TEXTS_AT_ONCE)
 
     def classes(self, names: Sequence[str]) -> Embeddings:
-        """Names -> (names, E), the mean over `ProbeConfig.prompts`, of length 1."""
+        """Return names -> (names, E), the mean over `ProbeConfig.prompts`, of length 1."""
         return self._all(TextCache(self.model, templates_of(self.config.prompts)), names)
 
     def texts(self, texts: Sequence[str]) -> Embeddings:
@@ -235,7 +235,7 @@ class Embedder:
 
 
 def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """The share of each cell of a grid that is inside, (masks, rows, columns); the masks have one size."""
+    """Return the share of each cell of a grid that is inside, (masks, rows, columns); the masks have one size."""
     texts = [np.frombuffer(mask.counts.encode("ascii"), np.uint8) for mask in masks]
     offsets = np.cumsum([0, *map(len, texts)])
     size_hw = masks[0].size_hw

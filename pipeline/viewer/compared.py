@@ -53,7 +53,7 @@ def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
 
 
 def pictured(comparison: Comparison) -> list[dict[str, Any]]:
-    """The first question of the first images, with a map by every explainer: values for the template.
+    """Return the first question of the first images, with a map by every explainer: values for the template.
 
     `caption` is the text before, within and after the phrase; `boxes` are (x, y, w, h) in percent of the image's sides;
     `disagreement` is 0 .. 2; `hits` counts the explainers whose peak is on the thing, -1 if its place is not known.

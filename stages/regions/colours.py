@@ -78,11 +78,11 @@ class Canvas:
         return self.size_hw[0] / grid_hw[0]
 
     def holds(self, grid_hw: tuple[int, ...]) -> bool:
-        """Whether a grid's cells are at least a pixel of the canvas wide."""
+        """Return whether a grid's cells are at least a pixel of the canvas wide."""
         return all(pixels >= cells for pixels, cells in zip(self.size_hw, grid_hw, strict=True))
 
     def guide(self, grid_hw: tuple[int, ...]) -> Guide:
-        """The guided filter of its colours for a grid, made once."""
+        """Return the guided filter of its colours for a grid, made once."""
         radius_px = round(RADIUS_PATCHES * self.patch_px(grid_hw))
         if radius_px not in self._guides:
             step = max(1, min(MOST_SHRUNK, radius_px // RADIUS_SHRUNK_PX))

@@ -57,7 +57,7 @@ class Things:
     words: Mapping[str, frozenset[str]]  # List -> its words, such as "colour"; the numbers stand under "1" to "10"
 
     def known(self, lemma: str) -> str:
-        """The lemma as the lists have it, also without a plural's ending and the first part of a compound."""
+        """Return the lemma as the lists have it, also without a plural's ending and the first part of a compound."""
         for form in (lemma, lemma.removesuffix("s"), lemma.removesuffix("es"), f"{lemma}s", lemma.rpartition("-")[2]):
             if form in self.paths:
                 return form
@@ -66,7 +66,7 @@ class Things:
 
 @cache
 def things() -> Things:
-    """The lists of the package."""
+    """Return the lists of the package."""
     return parse_things(files(__package__).joinpath("things.txt").read_text(encoding="utf-8"))
 
 
@@ -248,7 +248,7 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
 
 
 def contradict(one: Wording, other: Wording) -> bool:
-    """Whether two phrases cannot name the same thing.
+    """Return whether two phrases cannot name the same thing.
 
     They cannot if they count otherwise ("two men", "a man", "people"), if one is a man's and one a woman's, if they are
     two kinds of animals or of vehicles (a cat, a dog), or if clothes have no colour in common. Other things may: what

@@ -138,7 +138,7 @@ class Calibration:
         return farthest, shifts[farthest]
 
     def to_json(self) -> str:
-        """The content of a file that `read_calibration` reads."""
+        """Return the content of a file that `read_calibration` reads."""
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n"
 
 

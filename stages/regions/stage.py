@@ -210,7 +210,7 @@ class RegionsStage(Stage):
         return at_share(heat_map.presence, self.calibration.absent_share, self.config.absent_share)
 
     def is_absent(self, presence: float | None) -> bool:
-        """Whether a phrase of this presence gets no region."""
+        """Return whether a phrase of this presence gets no region."""
         least = self.config.min_presence
         return presence is not None and least is not None and presence < least
 

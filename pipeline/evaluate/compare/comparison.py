@@ -122,7 +122,7 @@ def sources_of(
 
 
 def check_contenders(source: Source, explainers: str | None) -> tuple[list[Contender], str]:
-    """The explainers that are compared and the model's name, before any work.
+    """Return the explainers that are compared and the model's name, before any work.
 
     Raises as `contenders_of`, InputError if no explainer is defined on the model, and WeightsError if the model's files
     are missing or damaged.

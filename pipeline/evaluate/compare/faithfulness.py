@@ -109,7 +109,7 @@ def curve_areas(
 
 
 def hot_first(heat: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The place of each pixel of a map (h, w) in the order of heat: 0 for the hottest.
+    """Return the place of each pixel of a map (h, w) in the order of heat: 0 for the hottest.
 
     Pixels of equal heat are in the order of the blurred map; those that are equal there, too, row by row.
     """
@@ -128,7 +128,7 @@ def shown(places: NDArray[np.int64], protocol: CurveProtocol) -> NDArray[np.bool
 
 
 def probability(cosines: Floats, own: int) -> Floats:
-    """The probability of phrase number `own` among several: cosines (points, phrases) -> (points,), 0 .. 1."""
+    """Return the probability of phrase number `own` among several: cosines (points, phrases) -> (points,), 0 .. 1."""
     logits = TEMPERATURE * cosines
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     chosen: Floats = weights[:, own] / weights.sum(axis=1)
@@ -141,7 +141,7 @@ def area_under(shares: Sequence[float], scores: Floats) -> float:
 
 
 def hidden_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Hidden, seed: int) -> NDArray[np.float32]:
-    """The pixels of the hidden parts of an image (height, width, 3), in 0-255.
+    """Return the pixels of the hidden parts of an image (height, width, 3), in 0-255.
 
     Random colours depend on the seed and the size alone.
     """

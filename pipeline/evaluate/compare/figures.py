@@ -144,13 +144,13 @@ def _local(query: Query, heat_map: HeatMap) -> dict[str, float]:
 
 
 def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of samples of an image of that many pixels."""
+    """Return rows and columns of samples of an image of that many pixels."""
     scale = SAMPLES / max(size_hw)
     return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
 
 
 def place_of(query: Query) -> Place:
-    """The place of a query's thing on the samples of its image."""
+    """Return the place of a query's thing on the samples of its image."""
     inside = query.area
     boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
     rows, columns = samples_hw(query.size_hw)
@@ -214,7 +214,7 @@ def pearson(a: Floats, b: Floats) -> float:
 
 
 def numbers_in(rows: Sequence[Mapping[str, Any]], label: str, names: Sequence[str]) -> Numbers:
-    """The rows of a label, of those of sanity checks or curves; NaN for values that a row lacks."""
+    """Return the rows of a label, of those of sanity checks or curves; NaN for values that a row lacks."""
     own = [row for row in rows if row["label"] == label]
     return Numbers(
         values={name: np.array([row.get(name, np.nan) for row in own], np.float64) for name in names},
@@ -231,7 +231,7 @@ def figures_of(parts: Sequence[Numbers]) -> dict[str, Any]:
 
 
 def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> dict[str, Any]:
-    """The same for the differences from another contender, phrase by phrase.
+    """Return the same for the differences from another contender, phrase by phrase.
 
     The interval is None where the values belong to fewer than `FEWEST_IMAGES` images.
     """
@@ -263,7 +263,7 @@ def map_correlations(maps: Sequence[Maps], labels: Sequence[str]) -> dict[str, d
 
 
 def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> dict[str, Any]:
-    """Whether the cosine that was explained is the image tower's own.
+    """Return whether the cosine that was explained is the image tower's own.
 
     Returns:
         `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image

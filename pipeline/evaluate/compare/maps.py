@@ -77,7 +77,7 @@ class Contender:
 
 
 def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Contender]:
-    """The explainers of a comparison on an image tower of a model.
+    """Return the explainers of a comparison on an image tower of a model.
 
     `typed`: kinds with commas between them, each with its settings behind colons; `all`; or None for those that need no
     perturbed images and on which nobody claims a patent. Raises ConfigError if a kind or a setting is unknown, makes no
@@ -140,7 +140,7 @@ class RememberedTrunk:
 
 
 def remembering(model: ClipModel) -> ClipModel:
-    """The same model with a trunk that remembers, where its tower has one."""
+    """Return the same model with a trunk that remembers, where its tower has one."""
     tower = model.tower
     if isinstance(tower, PooledTower | AveragedTower):
         return replace(model, tower=replace(tower, trunk=RememberedTrunk(tower.trunk)))
@@ -158,7 +158,7 @@ class Field:
         self.model = remembering(model)
 
     def mapped(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
-        """The maps of each image, and the cosines of its questions by the image tower alone."""
+        """Return the maps of each image, and the cosines of its questions by the image tower alone."""
         stages = self.stages(self.model)
         step = max(stage.batch_rows() for stage in stages.values())
         found: list[Maps] = []
@@ -238,7 +238,7 @@ class Field:
         return stages
 
     def records(self, contender: Contender, images: Sequence[ComparedImage]) -> list[Record]:
-        """The images at the size that an explainer takes."""
+        """Return the images at the size that an explainer takes."""
         plain = ExplainerConfig(kind="").canvas(self.plain.input)
         canvas = contender.config.canvas(self.plain.input)
         if canvas["mode"] == plain["mode"] and canvas["size_px"] == plain["size_px"]:

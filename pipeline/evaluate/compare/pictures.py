@@ -57,7 +57,7 @@ class ComparedImage:
         return self.record.height_px, self.record.width_px
 
     def asking(self, *phrases: Phrase) -> ComparedImage:
-        """The same image, asked for other phrases."""
+        """Return the same image, asked for other phrases."""
         return replace(self, source=replace(self.source, phrases=phrases), record=replace(self.record, phrases=phrases))
 
 

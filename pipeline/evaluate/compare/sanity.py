@@ -83,7 +83,7 @@ def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def randomised(model: ClipModel, depth: Depth, seed: int) -> ClipModel:
-    """The same model with shuffled weights in its image tower; the model itself stays as it is."""
+    """Return the same model with shuffled weights in its image tower; the model itself stays as it is."""
     return replace(model, tower=_tower(model.tower, depth, torch.Generator().manual_seed(seed)))
 
 

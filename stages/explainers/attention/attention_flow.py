@@ -101,7 +101,7 @@ class _Graph:
         self.end = end
 
     def flow_to(self, token: int) -> float:
-        """The maximum flow to a token before the first block."""
+        """Return the maximum flow to a token before the first block."""
         capacities = np.concatenate([self.capacities, self.into[:, token]])
         graph = csr_array((capacities, self.columns, self.starts), shape=(self.end + 1, self.end + 1))
         return float(maximum_flow(graph, 0, self.end).flow_value) / UNIT

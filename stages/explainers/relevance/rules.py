@@ -119,13 +119,13 @@ def _unbiased(linear: Linear, x: Tensor) -> Tensor:
 
 
 def halved(x: Tensor) -> Tensor:
-    """The same numbers with half of their gradient."""
+    """Return the same numbers with half of their gradient."""
     half = x * 0.5
     return half + half.detach()
 
 
 def gate_held(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same activation, as its input times a gate that has no gradient."""
+    """Return the same activation, as its input times a gate that has no gradient."""
 
     def passing(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -208,7 +208,7 @@ class Rules:
         )
 
     def tower(self, tower: VisionTower) -> VisionTower:
-        """A transformer by its rules, in float32 behind the patches; the attention of its blocks is `attend`."""
+        """Return a transformer by its rules, in float32 behind the patches; the attention of its blocks is `attend`."""
         exact = tower.float_head()
         return replace(
             exact,
@@ -218,7 +218,7 @@ class Rules:
         )
 
     def pool(self, pool: AttentionPool) -> AttentionPool:
-        """A pool by its rules, in float32; its attention is `ask`."""
+        """Return a pool by its rules, in float32; its attention is `ask`."""
         exact = pool.float()
         return replace(
             exact,

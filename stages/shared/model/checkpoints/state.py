@@ -178,7 +178,7 @@ class _ScriptReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it uses {module} {name}")
 
     def persistent_load(self, described: Any) -> Tensor:
-        """All values of a file in `data/`: ("storage", kind, name, device, how many)."""
+        """Return all values of a file in `data/`: ("storage", kind, name, device, how many)."""
         _, dtype, name, _, _ = described
         if name not in self._storages:
             content = bytearray(self._archive.read(f"{self._folder}data/{name}"))

@@ -205,7 +205,7 @@ class _Weights:
 
 
 def obstacle_of(block: Any) -> str:
-    """The part of a residual attention block that changes the formula, or ""."""
+    """Return the part of a residual attention block that changes the formula, or ""."""
     attn = getattr(block, "attn", None)
     if isinstance(block, transformer.ResidualAttentionBlock) and isinstance(attn, nn.MultiheadAttention):
         extra = attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn

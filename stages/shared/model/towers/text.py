@@ -45,7 +45,7 @@ class TextTower:
         return (tokens if self.end is None else (tokens == self.end).int()).argmax(dim=-1)
 
     def head(self, row: Tensor) -> Tensor:
-        """The row behind the last block (..., D) -> embedding (..., E), not normalised."""
+        """Return the row behind the last block (..., D) -> embedding (..., E), not normalised."""
         e = self.ln_post(row)
         e = e if self.output is None else e @ self.output
         return e if self.output_bias is None else e + self.output_bias
