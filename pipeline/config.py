@@ -132,7 +132,7 @@ class RunConfig(BaseModel):
     @field_validator("input", mode="before")
     @classmethod
     def _kind_of_input(cls, values: Any) -> Any:
-        """Without `kind`, the kind follows from the path. Raises InputError for a path of no kind that is read."""
+        """Without `kind`, the kind follows from the path. Raise InputError for a path of no kind that is read."""
         if not isinstance(values, dict) or "kind" in values or not isinstance(values.get("path"), str | list | tuple):
             return values
         return {**guess_kind(values["path"]), **values}
@@ -220,7 +220,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
-    """Apply `KEY=VALUE` settings to plain values, which they change, and check. Raises ConfigError."""
+    """Apply `KEY=VALUE` settings to plain values, which they change, and check. Raise ConfigError."""
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -240,7 +240,7 @@ def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = (), *, ex
     `FinishedConfig`. A setting that names another explainer or variant replaces the stored section, which holds every
     value.
 
-    Raises ConfigError.
+    Raise ConfigError.
     """
     values, settings = copy.deepcopy(dict(stored)), list(settings)
     plain = not explains and not sets_any(settings, ("explain",))
@@ -256,7 +256,7 @@ def sets_any(settings: Iterable[str], sections: Iterable[str]) -> bool:
 
 
 def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
-    """Validate values. Raises ConfigError with one line per problem."""
+    """Validate values. Raise ConfigError with one line per problem."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -81,14 +81,14 @@ class Steps:
 
     @property
     def explains(self) -> ExplainStage:
-        """The stage that computes heat maps. Raises ConfigError if the regions come from another source."""
+        """The stage that computes heat maps. Raise ConfigError if the regions come from another source."""
         if isinstance(self.model, RegionSource):
             raise _without_heat_maps(self.model)
         return self.model
 
     @property
     def cuts(self) -> RegionsStage:
-        """The stage that cuts regions from heat maps. Raises ConfigError if they come from another source."""
+        """The stage that cuts regions from heat maps. Raise ConfigError if they come from another source."""
         (regions,) = self.after
         if isinstance(regions, LinkStage):
             raise _without_heat_maps(self.model)
@@ -192,7 +192,7 @@ def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, Pr
 
 
 def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
-    """The source of regions that takes the model's place, checked. Raises ConfigError for settings of heat maps."""
+    """The source of regions that takes the model's place, checked. Raise ConfigError for settings of heat maps."""
     kind = config.source.kind
     for key, is_set in {
         "regions.calibration": config.regions.calibration not in ("auto", "none"),
@@ -244,7 +244,7 @@ def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, An
 
 
 def presence_in(calibration: Calibration) -> Presence | None:
-    """Return the part of a calibration on presence, if it has one. Raises ConfigError if it is damaged."""
+    """Return the part of a calibration on presence, if it has one. Raise ConfigError if it is damaged."""
     if calibration.presence is None:
         return None
     try:
@@ -254,7 +254,7 @@ def presence_in(calibration: Calibration) -> Presence | None:
 
 
 def _calibration(config: RunConfig, described: Described | None) -> Calibration | None:
-    """The calibration that `regions.calibration` names. Raises ConfigError for one made with other settings."""
+    """The calibration that `regions.calibration` names. Raise ConfigError for one made with other settings."""
     wanted = config.regions.calibration
     if wanted == "none" or described is None:
         return None

@@ -158,7 +158,7 @@ class Locator:
         weights have changed. `phrasebox models` lists the supported image towers of CLIP and CustomTextCLIP. Models
         with CLIP's own vocabulary do not need `tokenizer`, the result of `open_clip.get_tokenizer`.
 
-        Raises ConfigError if the model is not supported, if its tokenizer has to be given, or if a setting cannot be
+        Raise ConfigError if the model is not supported, if its tokenizer has to be given, or if a setting cannot be
         used.
         """
         from stages.shared.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
@@ -172,7 +172,7 @@ class Locator:
         count. A plural ("two dogs") may have several regions. The image is a path or URL, an encoded image, a Pillow
         image, or an array uint8 (height, width, 3) in RGB. EXIF orientation is applied.
 
-        Raises ConfigError if there is no phrase or one is empty, InputError if the image cannot be read or is damaged,
+        Raise ConfigError if there is no phrase or one is empty, InputError if the image cannot be read or is damaged,
         and ResourceError if the GPU's memory does not hold the image and its phrases.
         """
         texts = (phrases,) if isinstance(phrases, str) else tuple(phrases)
@@ -203,7 +203,7 @@ class Locator:
     def words(self, image: ImageLike, captions: Sequence[str]) -> list[CaptionImportance]:
         """Compute how important each word of captions is for an image.
 
-        Raises ConfigError if there is no caption, if one is empty, or if the importance of words is not defined on the
+        Raise ConfigError if there is no caption, if one is empty, or if the importance of words is not defined on the
         model's text tower; InputError if the image cannot be read.
         """
         if not captions or not all(caption.strip() for caption in captions):

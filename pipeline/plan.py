@@ -110,7 +110,7 @@ def texts_in(costs: Costs, images: float) -> float:
 
 
 def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
-    """Return what a number of images takes on a machine. Raises ValueError if the speed of its GPUs is unknown.
+    """Return what a number of images takes on a machine. Raise ValueError if the speed of its GPUs is unknown.
 
     Every worker embeds the phrases that are new to it. Cores are shared between steps.
     """
@@ -172,7 +172,7 @@ def measure(config: RunConfig, samples: int, processes: int) -> Costs:
     machine even if the configuration names a cluster. Nothing is left on the disk. Several processes compute on one
     thread each, all on the same at most `samples` images.
 
-    Raises InputError if the input holds no samples, and PhraseboxError if the run would be rejected.
+    Raise InputError if the input holds no samples, and PhraseboxError if the run would be rejected.
     """
     each = config
     if processes > 1:
@@ -270,7 +270,7 @@ def _texts(records: Sequence[Record]) -> set[str]:
 def _apart(function: Callable[..., Any], *arguments: Any, processes: int = 1) -> list[Any]:
     """Call a function in processes of its own, all at once; return the answers when the processes have ended.
 
-    Raises ResourceError if a process dies, and what the function raises. Ctrl-C ends the processes without a word.
+    Raise ResourceError if a process dies, and what the function raises. Ctrl-C ends the processes without a word.
     """
     spawn = multiprocessing.get_context("spawn")
     try:

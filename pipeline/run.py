@@ -129,7 +129,7 @@ def run(
 
 
 def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:
-    """Say that there is nothing to do. Returns and raises as `run`."""
+    """Say that there is nothing to do. Return and raises as `run`."""
     _say(console, [*folder.notes, *_in_words(changes)])
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over."])
@@ -154,7 +154,7 @@ def _begun(folder: DatasetFolder, found: FormerRun, noted: dict[str, Any], conso
 def _changes(
     folder: DatasetFolder, reader: Reader, shards: Sequence[Shard], console: Console, *, limited: bool
 ) -> Changes:
-    """Compare the input, all of which is read here, with the rows. Raises as `changes_of`."""
+    """Compare the input, all of which is read here, with the rows. Raise as `changes_of`."""
     _say(console, [f"comparing the input with the rows in {folder.path}"])
     return changes_of(folder.shards, reader.samples(shards), limited=limited)
 

@@ -59,7 +59,7 @@ def demo(
 def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> dict[str, Any]:
     """Draw scenes, run the pipeline on them with the embedded model, evaluate against their truth, draw overlays.
 
-    Returns the figures, which are also in `out/evaluation.json`.
+    Return the figures, which are also in `out/evaluation.json`.
     """
     drawn = out / "scenes"
     console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)

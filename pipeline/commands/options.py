@@ -148,7 +148,7 @@ def stopping(message: str) -> Iterator[None]:
 def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
     """Return the input and the configuration of `--config`, where either may be the argument, INPUT or CONFIG.yaml.
 
-    Raises ConfigError if there are two configurations.
+    Raise ConfigError if there are two configurations.
     """
     if source is None or Path(source).suffix not in (".yaml", ".yml"):
         return source, config

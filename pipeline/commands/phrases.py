@@ -48,7 +48,7 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dic
 
     `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`, with half-open character offsets into the
     caption. A caption that a run would reject has no phrases and the additional key "error"; one in another language
-    has "warnings". Raises ConfigError if the spaCy pipeline cannot be used.
+    has "warnings". Raise ConfigError if the spaCy pipeline cannot be used.
     """
     stage = PhrasesStage(config)
     stage.setup()

@@ -88,7 +88,7 @@ class Dataset:
 
         `columns` are names of columns, or dotted paths into them as Parquet knows them
         ("annotations.list.element.score"); by default all columns except the optional ones. `batch_rows` is by default
-        `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read. Raises InputError if a shard is damaged.
+        `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read. Raise InputError if a shard is damaged.
         """
         for path in self.shards:
             with open_shard(path) as file:
@@ -116,7 +116,7 @@ class Dataset:
             columns: Names from `REGION_COLUMNS` (the default), or fields of annotations, such as "segmentation".
             min_score: Only regions with at least this score, 0 .. 1.
 
-        Raises ConfigError for an invalid condition or an unknown column, InputError for a damaged shard.
+        Raise ConfigError for an invalid condition or an unknown column, InputError for a damaged shard.
         """
         selector = Selector(Selection(min_score=min_score, where=where, marks=read_marks(self.path)))
         schema = region_schema(REGION_COLUMNS.names if columns is None else columns)
@@ -185,7 +185,7 @@ def tables_in(
     """Yield the rows of an open shard as Arrow tables, each with the number of its first row. See `Dataset.tables`.
 
     With `group`, only that row group is read, and rows are counted in it. `threads` says whether Arrow may decode in
-    threads, which do not survive a fork. Raises ArrowInvalid if the shard lacks a column.
+    threads, which do not survive a fork. Raise ArrowInvalid if the shard lacks a column.
     """
     names = {name.partition(".")[0] for name in columns}
     if missing := names - set(file.schema_arrow.names):
@@ -218,7 +218,7 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
 def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
     """Open the dataset in a folder, which may be a URL. With `finished`, its run must have come to its end.
 
-    Raises InputError if there is no dataset, or it is damaged or unreadable; SchemaError for another schema version.
+    Raise InputError if there is no dataset, or it is damaged or unreadable; SchemaError for another schema version.
     """
     folder = place_of(path)
     named = folder if isinstance(folder, ObjectPath) else path

@@ -280,7 +280,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     errors             [{reason, count}]
     marks              mark -> samples
 
-    Raises ConfigError if the search's condition is not an SQL condition.
+    Raise ConfigError if the search's condition is not an SQL condition.
     """
     ask = partial(index.ask, search or Search())
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))

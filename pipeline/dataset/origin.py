@@ -184,7 +184,7 @@ class ImageSource:
     def load(self, row: Mapping[str, Any]) -> bytes:
         """Return the encoded image of a row that has `file_name`, and `image` where the dataset has images.
 
-        A name never leaves the root. Raises RowFault: missing_image, bad_location or image_too_large.
+        A name never leaves the root. Raise RowFault: missing_image, bad_location or image_too_large.
         """
         name, url = row["file_name"], None
         embedded = (row.get("image") or {}).get("bytes")

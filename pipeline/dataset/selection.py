@@ -127,7 +127,7 @@ class Selector:
 def region_schema(names: Sequence[str]) -> Any:
     """Return the Arrow schema of regions in rows of their own.
 
-    Raises ConfigError for a name that is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
+    Raise ConfigError for a name that is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
     """
     known = {field.name: field.type for field in (*ANNOTATION, *REGION_COLUMNS)}
     if unknown := [name for name in names if name not in known]:

@@ -174,7 +174,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def shake_hands(code: Code, places: Mapping[str, str]) -> None:
     """Check the code of every node before any work, and that it sees some places, given by configuration key.
 
-    Nodes that join later are checked when their actors start. Raises WorkerCodeMismatch or ConfigError.
+    Nodes that join later are checked when their actors start. Raise WorkerCodeMismatch or ConfigError.
     """
     for node, found in _asked(looker()):
         reject_other_code(code, Code(**found), where=f"the worker on {node}")

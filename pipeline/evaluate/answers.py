@@ -207,7 +207,7 @@ def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
 
 
 def differences_of(answers: Answers, theirs: Answers, min_boxes: int = 1) -> dict[str, Any]:
-    """Return the paired differences from another model's figures. Raises ValueError if it answered other questions."""
+    """Return the paired differences from another model's figures. Raise ValueError if it answered other questions."""
     ours, others = ((each.images, each.classes, set(each.values)) for each in (answers, theirs))
     if ours != others:
         raise ValueError("expected answers to the same questions")
@@ -250,7 +250,7 @@ def stored(answers: Answers) -> dict[str, Any]:
 
 
 def restored(values: Mapping[str, Any]) -> Answers:
-    """Return the reverse of `stored`. Raises TypeError, ValueError, AttributeError or KeyError for anything else."""
+    """Return the reverse of `stored`. Raise TypeError, ValueError, AttributeError or KeyError for anything else."""
     answers = Answers(
         images=[int(image) for image in values["images"]],
         values={str(name): [float(value) for value in numbers] for name, numbers in values["values"].items()},

@@ -70,7 +70,7 @@ def write_calibration(
     thing comes from the other images alone. A path that cannot be written is rejected before any work, if that can be
     known. `presence`: whether to fit presence, too, which takes a forward pass for each image.
 
-    Raises as `judged_dataset`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
+    Raise as `judged_dataset`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
     if `out` cannot be written.
     """
     check_writable("--out", out)
@@ -184,7 +184,7 @@ def _shrunk(images: Iterable[Sequence[float]]) -> float:
 def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> tuple[FittedCut, UsualSizes]:
     """Fit where maps are cut: each is cut at all shares, and the first region of each cut is right or wrong.
 
-    The usual size of a thing comes from other images alone. Raises InputError if no cut is right, or all of them are.
+    The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or all of them are.
     """
     stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
     surfaces: list[NDArray[np.uint8]] = []
@@ -233,7 +233,7 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
         features: (n, cuts, k), of each cut of each map; NaN where nothing lies above a cut.
         right: (n, cuts), whether the region that the cut gives is right.
 
-    Raises ValueError if no cut, or every cut of every map is right.
+    Raise ValueError if no cut, or every cut of every map is right.
     """
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 

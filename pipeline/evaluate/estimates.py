@@ -188,7 +188,7 @@ class LogisticFit:
 
 
 def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
-    """Fit to features (n, k) and right (n,) by Newton's method. Raises ValueError if all are right or all wrong."""
+    """Fit to features (n, k) and right (n,) by Newton's method. Raise ValueError if all are right or all wrong."""
     if right.all() or not right.any():
         raise ValueError("expected both right and wrong regions")
     mean, scale = mean_and_scale(features)

@@ -75,7 +75,7 @@ class JudgedDataset:
 
         pixels: whether the pixels are needed, too; no dataset holds them at the model's size.
 
-        Raises InputError if the dataset's input cannot be read, and ConfigError if a setting cannot be used, if the
+        Raise InputError if the dataset's input cannot be read, and ConfigError if a setting cannot be used, if the
         model that would compute the maps is not the dataset's, or if somebody else's dataset names files that the
         settings do not.
         """
@@ -96,7 +96,7 @@ class JudgedDataset:
     ) -> Iterator[tuple[dict[str, Any], Record]]:
         """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there is a graph.
 
-        Raises InputError if the graph is needed and some of the rows are no longer in the input.
+        Raise InputError if the graph is needed and some of the rows are no longer in the input.
         """
         rows = islice(self.rows(maps=self.has_maps), most)
         if graph is None:
@@ -124,7 +124,7 @@ def judged_dataset(
         settings: KEY=VALUE over the dataset's configuration.
         resized: Whether the images were resized after the ground truth was drawn: it is scaled to them.
 
-    Raises InputError if one of them cannot be read, or if they have no image in common.
+    Raise InputError if one of them cannot be read, or if they have no image in common.
     """
     truth = read_truth(truth_path)
     dataset = open_dataset(path)
@@ -148,7 +148,7 @@ def from_input(
 ) -> Iterator[Record]:
     """The records of the input with some ids, after some stages; with given phrases by id instead of the captions'.
 
-    Raises InputError if the input lacks some of them.
+    Raise InputError if the input lacks some of them.
     """
     missing = set(ids)
     samples = reader.samples(reader.shards())

@@ -114,7 +114,7 @@ class Query:
 
     @property
     def known(self) -> TruthTarget:
-        """The target. Raises ValueError for an absent phrase."""
+        """The target. Raise ValueError for an absent phrase."""
         if self.target is None:
             raise ValueError("expected a query with a target")
         return self.target
@@ -155,7 +155,7 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
     The whole name comes first, then the last part of the path, then both of them without the extension. A name that is
     only similar must be so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the ground truth has "1.jpg".
 
-    Raises InputError if no name matches.
+    Raise InputError if no name matches.
     """
     names = list(dict.fromkeys(file_names))
     found = {name: name for name in names if name in truth.images}
@@ -218,7 +218,7 @@ def queries_of(
         maps: Heat maps by the phrases' texts, if maps were computed.
         plain_maps: The maps before colours guided them; None if they did not.
 
-    Raises InputError if the ground truth is for an image of another size.
+    Raise InputError if the ground truth is for an image of another size.
     """
     size_hw = (row["height"], row["width"])
     true_hw = (image.height_px, image.width_px)

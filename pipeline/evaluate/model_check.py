@@ -178,7 +178,7 @@ def _cautions(points: Matched, centre_hits: int, recall: float, centred: float) 
 def check_model(graph: Graph) -> ModelCheck:
     """Take the photographs through the stages of a run over them (see `photographs.INPUT`), in this process.
 
-    Raises PhraseboxError if the model cannot be loaded, or if its memory does not suffice.
+    Raise PhraseboxError if the model cannot be loaded, or if its memory does not suffice.
     """
     spot, prepare = graph.before
     repeats: list[float] = []

@@ -113,7 +113,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
 def _sampled(
     reader: Reader, shards: Sequence[Shard], truth: GroundTruth | None, exam: Exam, other: Mapping[str, Any] | None
 ) -> tuple[frozenset[int], ImageMatches | None]:
-    """The places of the sample's images in the input, and their ground truth. Raises InputError if there are none."""
+    """The places of the sample's images in the input, and their ground truth. Raise InputError if there are none."""
     names = [sample.image.file_name for sample in reader.samples(shards)]
     if not names:
         raise InputError("the input has no images")
@@ -286,7 +286,7 @@ def arranged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Return the output of `phrasebox score-model --json` in a file. Raises InputError if it is something else."""
+    """Return the output of `phrasebox score-model --json` in a file. Raise InputError if it is something else."""
     try:
         scores: dict[str, Any] = json.loads(path.read_bytes())
         for values in scores["answers"].values():

@@ -53,7 +53,7 @@ def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
 def model_graph(judged: JudgedDataset) -> Graph:
     """Return the dataset's own reader, model and regions, with its calibration if its scores have one.
 
-    Raises as `JudgedDataset.graph`, and InputError where the model is not the dataset's.
+    Raise as `JudgedDataset.graph`, and InputError where the model is not the dataset's.
     """
     dataset, graph = judged.dataset, judged.graph(pixels=True)
     if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
@@ -63,7 +63,7 @@ def model_graph(judged: JudgedDataset) -> Graph:
 
 
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
-    """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raises as `model_graph`."""
+    """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
     asked = asked_of(judged)
     graph = model_graph(judged)
     phrases = {number: [*image.phrases, *image.easy, *image.hard] for number, image in asked.items()}
@@ -142,7 +142,7 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     """Fit presence to phrases that are there, to those of other images, and to those that are known to be absent.
 
     The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
-    of the images are those of all. Raises InputError if there are too few phrases, and as `model_graph`.
+    of the images are those of all. Raise InputError if there are too few phrases, and as `model_graph`.
     """
     asked = asked_of(judged)
     phrases = {}

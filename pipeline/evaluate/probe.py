@@ -91,7 +91,7 @@ def questions_of(
     are cut off at the image's edges. Phrases are those of captions and the sentences of RefCOCO; names of categories
     are asked as classes.
 
-    Raises InputError if the ground truth is for an image of another size, unless it was resized afterwards.
+    Raise InputError if the ground truth is for an image of another size, unless it was resized afterwards.
     """
     if not resized:
         check_size(image.file_name, size_hw, image)

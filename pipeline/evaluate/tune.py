@@ -128,7 +128,7 @@ def tuned(
 def _calibrations_of(judged: JudgedDataset, config: RunConfig) -> list[Calibration]:
     """The dataset's calibration, and with `auto` the others of its model; none if the dataset has none.
 
-    Raises ConfigError if the dataset was made with another calibration than the configuration finds now.
+    Raise ConfigError if the dataset was made with another calibration than the configuration finds now.
     """
     dataset = judged.dataset
     made_with, changes = dataset.manifest["calibration"], sets_any(judged.settings, ("explain", "regions"))
@@ -185,7 +185,7 @@ def figures_of(
 
 
 def write_settings(best: Changes, out: Path) -> None:
-    """Write settings as a configuration file. Raises ConfigError if the file cannot be written."""
+    """Write settings as a configuration file. Raise ConfigError if the file cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, as_yaml(best))

@@ -251,7 +251,7 @@ def shortest(value: float) -> float:
 def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
     """Return the outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
 
-    Raises InputError if the mask is damaged.
+    Raise InputError if the mask is damaged.
     """
     height, width = region["segmentation"]["size"]
     try:

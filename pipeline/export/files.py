@@ -96,7 +96,7 @@ class ExportFolder:
 def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     """Yield a folder that becomes `out` when the block ends and `finish` was called; otherwise it is deleted.
 
-    With `overwrite`, it may replace another export. Raises ConfigError if `out` holds anything else, or cannot be
+    With `overwrite`, it may replace another export. Raise ConfigError if `out` holds anything else, or cannot be
     written, or another export is writing to it.
     """
     path = place_of(out)

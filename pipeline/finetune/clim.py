@@ -62,7 +62,7 @@ class Clim(Recipe[ClimConfig]):
 def mosaics(rgb: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Put images uint8 (B, height, width, 3) together, `side` x `side` in each mosaic, row by row.
 
-    Images that fill no whole mosaic are left out. Returns mosaics of the images' size, and the cells as boxes, float
+    Images that fill no whole mosaic are left out. Return mosaics of the images' size, and the cells as boxes, float
     (cells, 5): mosaic, x0, y0, x1, y1 in px. Where the sides are no multiples, some cells are a pixel larger.
     """
     count, (height, width) = len(rgb) // side**2, rgb.shape[1:3]

@@ -36,7 +36,7 @@ class TrainingFolder:
             raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """Return the latest checkpoint; None if there is none. Raises ResumeError if it is damaged."""
+        """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
         path, before = self.path / LATEST, self.path / PREVIOUS
         path = path if path.exists() else before  # killed between two renames
         if not path.exists():
@@ -52,7 +52,7 @@ class TrainingFolder:
         return found
 
     def write_checkpoint(self, saved: Mapping[str, Any]) -> None:
-        """Replace the latest checkpoint, which becomes the previous one. Raises OutputError, which keeps both."""
+        """Replace the latest checkpoint, which becomes the previous one. Raise OutputError, which keeps both."""
         path = self.path / LATEST
         try:
             with replacing(path) as temporary:
@@ -67,7 +67,7 @@ class TrainingFolder:
             ) from error
 
     def log(self, line: Mapping[str, Any]) -> int:
-        """Append a line to the log and return the log's bytes. Raises OutputError."""
+        """Append a line to the log and return the log's bytes. Raise OutputError."""
         path = self.path / LOG
         try:
             with path.open("a", encoding="utf-8") as file:

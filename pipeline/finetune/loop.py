@@ -58,7 +58,7 @@ def finetune(
     losses are those of one process with the whole batch, up to rounding. `say` takes a message for people before the
     training begins, and `fresh` deletes a training in `config.out` and its model first.
 
-    Raises ConfigError, WeightsError or ResourceError if the model or a setting cannot be used, InputError if the
+    Raise ConfigError, WeightsError or ResourceError if the model or a setting cannot be used, InputError if the
     dataset cannot be read or holds nothing to learn from, ResumeError if the folder holds another training or a damaged
     checkpoint, and OutputError if it cannot be written; the checkpoints before are kept.
     """
@@ -93,7 +93,7 @@ def finetune(
 
 
 def _checked(config: FinetuneConfig, described: Described, device: torch.device) -> tuple[TuningData, Any]:
-    """Return the dataset and the tokenizer of a training that can begin. Raises as `finetune`."""
+    """Return the dataset and the tokenizer of a training that can begin. Raise as `finetune`."""
     if described.tokenizer is not None or described.siglip is not None:
         raise ConfigError(
             f"{described.name} is a SigLIP in transformers' layout, which cannot be written as one of open_clip's: "
@@ -241,7 +241,7 @@ class Tuning(TrainingRun):
         self.optimiser.load_state_dict(saved["optimiser"])
 
     def write_model(self) -> None:
-        """Write configuration, weights, vocabulary and card of the tuned model. Raises OutputError."""
+        """Write configuration, weights, vocabulary and card of the tuned model. Raise OutputError."""
         folder = self.folder.path / TUNED_MODEL
         beside = folder.with_name(f"{TUNED_MODEL}.tmp")
         shutil.rmtree(beside, ignore_errors=True)

@@ -70,7 +70,7 @@ class TuningData:
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
         """Yield this rank's parts of some steps, in order; the parts of a step follow each other in it.
 
-        Raises InputError if no image of a part can be read.
+        Raise InputError if no image of a part can be read.
         """
         parts = [self._part(step, rank, ranks) for step in steps]
         collate = _collate_shuffled if self.config.boxes == "shuffled" else collate_regions

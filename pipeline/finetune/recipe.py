@@ -50,7 +50,7 @@ class Student:
 
     @classmethod
     def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
-        """Take a module apart. Raises ConfigError if its image tower has no dense features."""
+        """Take a module apart. Raise ConfigError if its image tower has no dense features."""
         text_tower = None
         with suppress(ConfigError):
             text_tower = take_text_apart(module)

@@ -71,7 +71,7 @@ class RowGroup:
 
 
 def row_groups_of(dataset: Dataset, options: LoadOptions) -> tuple[list[RowGroup], int]:
-    """Return the row groups that may hold samples, in order, and how many others there are. Raises InputError."""
+    """Return the row groups that may hold samples, in order, and how many others there are. Raise InputError."""
     found, skipped = [], 0
     for path in dataset.shards:
         with open_shard(path) as file:

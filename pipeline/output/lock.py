@@ -38,7 +38,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def acquire(self, wait_s: float) -> None:
-        """Take the lease, after watching an existing one for `wait_s`. Raises ResumeError if that one is renewed."""
+        """Take the lease, after watching an existing one for `wait_s`. Raise ResumeError if that one is renewed."""
         found = self._read()
         deadline = time.monotonic() + wait_s
         while found is not None and time.monotonic() < deadline:
@@ -92,7 +92,7 @@ class Lease:
 
 @contextmanager
 def locked(lock: AnyPath) -> Iterator[Lease | None]:
-    """Hold a lock while the block runs. Raises ResumeError if another run holds it, OSError if it cannot be made."""
+    """Hold a lock while the block runs. Raise ResumeError if another run holds it, OSError if it cannot be made."""
     if isinstance(lock, ObjectPath):
         lease = Lease(lock)
         lease.acquire(LEASE_SECONDS)

@@ -41,7 +41,7 @@ def export_demo(
     The folder is created if it does not exist; None is the catalog's, whose checksums are renewed too. The side is a
     multiple of the patch, None the checkpoint's own: interpolated positions hardly change recognition and give the heat
     maps a finer grid. The model card gets `note`, a sentence on how the run went, and a figure on held-out scenes with
-    one thing. Returns the SHA-256 of each file in hex.
+    one thing. Return the SHA-256 of each file in hex.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     side, tokenizer = side_px or int(saved["side_px"]), load_vocabulary(run)

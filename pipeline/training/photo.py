@@ -140,7 +140,7 @@ def train_photo(config: PhotoConfig, root: Path, out: Path, *, checkpoint_every_
     """Train the photograph model, or resume the training in a folder. Return the last checkpoint.
 
     Features and the teacher's vectors are computed once and kept in the folder. Matrices are multiplied in bf16 on a
-    CPU with instructions for it, else in fp32. Raises InputError if photographs under `root` are missing or damaged,
+    CPU with instructions for it, else in fp32. Raise InputError if photographs under `root` are missing or damaged,
     ConfigError if a package that brings weights is not installed, and WeightsError if it holds others.
     """
     folder = TrainingFolder(out)

@@ -64,7 +64,7 @@ class Photograph:
 def read_lists(root: Path, *, held_out: int) -> list[Photograph]:
     """Return the photographs to train on, in the order of the lists, less the last `held_out` ones of the first.
 
-    A list has a JSON object a line, with `image` and `captions`. Raises InputError if a list or an archive is missing,
+    A list has a JSON object a line, with `image` and `captions`. Raise InputError if a list or an archive is missing,
     or nothing is left to train on.
     """
     photographs: list[Photograph] = []
@@ -82,7 +82,7 @@ def read_lists(root: Path, *, held_out: int) -> list[Photograph]:
 
 
 def read_pixels(photographs: Sequence[Photograph], side_px: int) -> Iterator[Pixels]:
-    """Yield the photographs' pixels in order, squashed. Raises InputError for a damaged photograph."""
+    """Yield the photographs' pixels in order, squashed. Raise InputError for a damaged photograph."""
     for tar, group in groupby(photographs, key=lambda photograph: photograph.tar):
         with tarfile.TarFile(tar) as archive:
             for photograph in group:
@@ -131,7 +131,7 @@ class Texts:
 
 
 def collect(photographs: Sequence[Photograph]) -> Texts:
-    """Find the noun phrases of all captions. Raises ConfigError if the spaCy pipeline is not installed."""
+    """Find the noun phrases of all captions. Raise ConfigError if the spaCy pipeline is not installed."""
     nlp, lists = load_pipeline(SPACY_MODEL), word_lists((), ())
     unique = sorted({caption for photograph in photographs for caption in photograph.captions})
     phrases: dict[str, set[str]] = {}
@@ -261,7 +261,7 @@ class Material:
 def prepare(config: PhotoConfig, root: Path, out: Path, features: nn.Module) -> Material:
     """Read the photographs' lists under `root`, and compute the parts that the run's folder does not hold yet.
 
-    `features` is the ImageNet network, in evaluation mode. Raises InputError if photographs are missing or damaged, and
+    `features` is the ImageNet network, in evaluation mode. Raise InputError if photographs are missing or damaged, and
     ConfigError if a package that brings the teacher or the parser is not installed.
     """
     photographs = read_lists(root, held_out=config.held_out)

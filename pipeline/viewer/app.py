@@ -82,7 +82,7 @@ class Viewer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
-        """Give samples a mark, or take it away with "". Raises OSError, and changes none, if they cannot be saved."""
+        """Give samples a mark, or take it away with "". Raise OSError, and changes none, if they cannot be saved."""
         with self.lock:
             marks = {name: one for name, one in self.pages.marks.items() if name not in set(sample_ids)}
             marks |= dict.fromkeys(sample_ids, mark) if mark else {}
@@ -267,7 +267,7 @@ def serve(
 ) -> None:
     """Serve the viewer of a dataset's folder until it is interrupted, and print the address of a search in it.
 
-    Port 0 takes any free one. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raises InputError if
+    Port 0 takes any free one. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raise InputError if
     the folder is not a dataset, ConfigError if the address cannot be used.
     """
     viewer = make_viewer(path, image_root, settings)

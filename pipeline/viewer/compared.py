@@ -35,7 +35,7 @@ MAP_SIDE_PX: Final = 48
 
 
 def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
-    """Write the page of some comparisons. Raises ConfigError if the file cannot be written."""
+    """Write the page of some comparisons. Raise ConfigError if the file cannot be written."""
     folder = Path(__file__).with_name("templates")
     script, style = ((folder / name).read_text(encoding="utf-8") for name in ("compare.js", "compare.css"))
     text = TEMPLATES.get_template("compare.html").render(

@@ -36,7 +36,7 @@ class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
     def config(self, values: Any = None) -> Any:
         """Return the settings of the kind that plain values name, and of the default kind if they name none.
 
-        Settings that are ready, and values that are not a mapping, are returned as they are. Raises PydanticCustomError
+        Settings that are ready, and values that are not a mapping, are returned as they are. Raise PydanticCustomError
         if the kind is missing or unknown, ValidationError if it rejects a value.
         """
         if values is None:

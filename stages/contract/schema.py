@@ -237,7 +237,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
     """Return the record of a row with `HEAT_MAP_FIELDS`, as it was before its regions were cut.
 
     The maps are in levels, from which the same regions are cut; one without heat is all zeros. Only `annotations`,
-    `absent` and `warnings` are not needed. Raises SchemaError if a map does not fill its grid.
+    `absent` and `warnings` are not needed. Raise SchemaError if a map does not fill its grid.
     """
     sample_id = row["sample_id"]
     image = ImageRef(file_name=row["file_name"])

@@ -64,7 +64,7 @@ def kinds_for(tower: TowerKind) -> list[str]:
 def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
     """Return the settings of an explainer for a kind of tower, see `ExplainerConfig.for_tower`.
 
-    Raises ConfigError, which names `model` and the kinds that fit it, if the explainer or a setting does not.
+    Raise ConfigError, which names `model` and the kinds that fit it, if the explainer or a setting does not.
     """
     explainer = EXPLAINERS[config.kind]
     if tower not in explainer.towers:

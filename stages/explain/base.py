@@ -47,7 +47,7 @@ class Launched:
     def wait(self) -> list[list[HeatMap]]:
         """Wait for this batch, and for none that was started later, and return the heat maps of each image.
 
-        Raises RuntimeError for a fault of the device, which may report it only now.
+        Raise RuntimeError for a fault of the device, which may report it only now.
         """
         if self.results is None:
             return [[] for _ in self.phrases]
@@ -117,7 +117,7 @@ class Explainer(ABC, Generic[ConfigT]):
         """Return one heat map for each of the unique phrase texts of each image.
 
         Values are float32 (height / stride, width / stride), >= 0 and finite, not normalised. The images are whole,
-        uint8 (B, height, width, 3). Raises ValueError if their number is not that of the phrase lists, or a side is not
+        uint8 (B, height, width, 3). Raise ValueError if their number is not that of the phrase lists, or a side is not
         a multiple of the tower's stride.
         """
         return self.started(list(rgb), phrases).wait()
@@ -125,7 +125,7 @@ class Explainer(ABC, Generic[ConfigT]):
     def started(self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]) -> Launched:
         """Let the device compute all that `explain` returns for images of one size, and do not wait for it.
 
-        A CPU computes all of it here. Raises ValueError as `explain` does.
+        A CPU computes all of it here. Raise ValueError as `explain` does.
         """
         if len(images) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")

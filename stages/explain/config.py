@@ -126,7 +126,7 @@ class ExplainerConfig(BaseModel):
     def for_tower(self, kind: TowerKind) -> Self:
         """Return the settings for a kind of tower, with defaults that are wrong there replaced.
 
-        Raises ConfigError if a value that was set, which is never changed, makes no sense for such a tower.
+        Raise ConfigError if a value that was set, which is never changed, makes no sense for such a tower.
         """
         return self
 

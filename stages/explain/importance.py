@@ -104,7 +104,7 @@ class WordImportance:
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
         """Return the importance of the tokens of captions, given the embedding (B, E) of each one's image in any scale.
 
-        Raises ValueError if the numbers differ.
+        Raise ValueError if the numbers differ.
         """
         return self.started(captions, embeddings)()
 
@@ -118,7 +118,7 @@ class WordImportance:
         """Let the device compute the importance of the phrases of records, whose images have these embeddings (B, E).
 
         Each caption that has a phrase is looked at once, as it stands, whatever the templates of the phrases are.
-        Returns a function that waits for it, and returns the records with the importance of each of their phrases.
+        Return a function that waits for it, and returns the records with the importance of each of their phrases.
         """
         asked = [
             (number, index)

@@ -93,7 +93,7 @@ class ImageStatistics:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `plain`. Raises ValueError, KeyError or TypeError for other values."""
+        """Inverse of `plain`. Raise ValueError, KeyError or TypeError for other values."""
         mean = _unpacked(values["mean"])
         directions = _unpacked(values["directions"]).reshape(-1, mean.size)
         rest = float(values["rest"])
@@ -137,7 +137,7 @@ class Presence:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `plain`. Raises ValueError, KeyError or TypeError for other values."""
+        """Inverse of `plain`. Raise ValueError, KeyError or TypeError for other values."""
         unknown = set(values["weight"]) - set(FEATURES)
         if unknown:
             raise ValueError(f"unknown features of presence {', '.join(sorted(unknown))}")

@@ -98,7 +98,7 @@ class ExplainStage(Stage):
         return CUDA_BATCHES if on == "cuda" else 1
 
     def setup(self) -> None:
-        """Load the model. Raises WeightsError, ConfigError or ResourceError."""
+        """Load the model. Raise WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.load import load  # noqa: PLC0415
 
@@ -136,7 +136,7 @@ class ExplainStage(Stage):
     def words(self, record: Record, captions: Sequence[str]) -> list[CaptionImportance]:
         """Return how important the words of captions are for the image of a record, which has pixels.
 
-        Raises ConfigError where that is not defined on the model's text tower.
+        Raise ConfigError where that is not defined on the model's text tower.
         """
         assert record.pixels is not None, "prepare fills the pixels"  # noqa: S101
         return self._word_importance().of_image(record.pixels.rgb, captions)
@@ -180,7 +180,7 @@ class ExplainStage(Stage):
     def _take_less(self, phrases: int, why: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
 
-        Raises ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
+        Raise ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
         """
         import torch  # noqa: PLC0415  as in setup
 

@@ -184,7 +184,7 @@ def _sections() -> dict[str, frozenset[str]]:
 def parse_sections(text: str) -> dict[str, frozenset[str]]:
     """Return the sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
 
-    Raises ValueError for a word before the first section.
+    Raise ValueError for a word before the first section.
     """
     sections: dict[str, set[str]] = {}
     current: set[str] | None = None

@@ -27,7 +27,7 @@ _NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ru
 def load_pipeline(name: str) -> Any:
     """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
 
-    Raises ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its language.
+    Raise ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its language.
     """
     import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
 

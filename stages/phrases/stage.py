@@ -112,7 +112,7 @@ class PhrasesStage(Stage):
         self.config = config
 
     def setup(self) -> None:
-        """Load the spaCy pipeline. Raises ConfigError if it is not installed or lacks a part."""
+        """Load the spaCy pipeline. Raise ConfigError if it is not installed or lacks a part."""
         self._nlp = load_pipeline(self.config.spacy_model)
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
         self._languages = Languages(self._nlp.lang, self.config.languages)

@@ -47,7 +47,7 @@ def make_reader(config: InputConfig) -> Reader:
 def input_fingerprint(config: InputConfig) -> str:
     """Return a text that differs when files of the input were added, removed or written, or the limit is another.
 
-    Images that captions name are not looked at. Raises InputError if there are no such files, or no such image root.
+    Images that captions name are not looked at. Raise InputError if there are no such files, or no such image root.
     """
     reader = READERS[config.kind]
     RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
@@ -58,7 +58,7 @@ def input_fingerprint(config: InputConfig) -> str:
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
     """Return the keys of the `input` section for a path, such as `{"kind": "csv", "path": "captions.tsv"}`.
 
-    The path is as `input.path`. Raises InputError if it does not exist, or is of no kind that is read, or of several.
+    The path is as `input.path`. Raise InputError if it does not exist, or is of no kind that is read, or of several.
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
     kinds = {kind_of(entry, READERS) for entry in paths}

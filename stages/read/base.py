@@ -124,11 +124,11 @@ class Reader(ABC):
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """Yield the rows of one shard, in order; bad rows are samples with an `error`.
 
-        Raises InputError if the shard's file is gone since the input was planned.
+        Raise InputError if the shard's file is gone since the input was planned.
         """
 
     def samples(self, shards: Iterable[Shard]) -> Iterator[Sample]:
-        """Yield all samples of some shards, in order. Raises InputError as `read_shard`."""
+        """Yield all samples of some shards, in order. Raise InputError as `read_shard`."""
         for shard in shards:
             for item in read_shard(self, shard):
                 if isinstance(item, Sample):
@@ -165,7 +165,7 @@ class Limited(Reader):
 def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:
     """Yield the rows of one shard as `Reader.read` does, for runs, which also write.
 
-    Raises InputError if the disk or the network fails: a run would take an OSError for an error of writing, since
+    Raise InputError if the disk or the network fails: a run would take an OSError for an error of writing, since
     object storage does not say which of the two failed.
     """
     try:

@@ -113,7 +113,7 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
 
 
 def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
-    """The lists `images` and `annotations`. Raises InputError if the file is not COCO captions."""
+    """The lists `images` and `annotations`. Raise InputError if the file is not COCO captions."""
     try:
         with open_plain(file.url) as stream:
             content = json_object(stream.read(-1), at_start=True)

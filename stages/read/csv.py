@@ -72,7 +72,7 @@ class CsvReader(Reader):
     def _table(self, file: FoundFile) -> tuple[str, list[str]]:
         """The delimiter and the columns of the file; an empty file has no columns.
 
-        Raises InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
+        Raise InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
         """
         suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
         usual = "\t" if {"tsv", "tab"} & set(suffixes) else ","

@@ -53,7 +53,7 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
     """Return the files that the entries of `input.path` mean, in that order; files of an entry are sorted, none twice.
 
     `suffixes`, in lower case and with the dot, choose files in folders and among the matches of a glob; files that are
-    named one by one may end in any way. Raises InputError if there are no such files, ConfigError without an entry.
+    named one by one may end in any way. Raise InputError if there are no such files, ConfigError without an entry.
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
@@ -84,7 +84,7 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
 
 
 def fingerprint_of(files: Sequence[FoundFile]) -> str:
-    """Return the SHA-256 of names, sizes and times of files, in order; no file is read. Raises InputError."""
+    """Return the SHA-256 of names, sizes and times of files, in order; no file is read. Raise InputError."""
     digest = sha256()
     try:
         for file in files:

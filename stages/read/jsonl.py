@@ -114,7 +114,7 @@ def _is_list(url: str) -> bool:
 
 
 def _list_in(url: str) -> list[Any]:
-    """The elements of a file that is one list. Raises InputError if it is not JSON."""
+    """The elements of a file that is one list. Raise InputError if it is not JSON."""
     try:
         with open_plain(url) as stream:
             elements: list[Any] = json.loads(stream.read(-1).decode("utf-8-sig"))

@@ -159,7 +159,7 @@ class ParquetReader(Reader):
 def _open(url: str) -> Iterator[Any]:
     """A pyarrow ParquetFile that reads column chunks piece by piece and verifies checksums where the writer made any.
 
-    Raises InputError if there is no such file.
+    Raise InputError if there is no such file.
     """
     options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False, "page_checksum_verification": True}
     with closing(InputFile(url)) as stream, pq.ParquetFile(url if is_local(url) else stream, **options) as file:
@@ -178,7 +178,7 @@ def _damage(what: str = "") -> Iterator[None]:
 
 
 def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
-    """The rows of a row group by column name, read `batch_rows` at a time. Raises RowFault for damage."""
+    """The rows of a row group by column name, read `batch_rows` at a time. Raise RowFault for damage."""
     batches = file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
     while True:
         with _damage(f"row group {group} is damaged: "):

@@ -35,7 +35,7 @@ class Columns:
 
     @staticmethod
     def of(schema: Any, config: FieldsConfig, url: str) -> Columns:
-        """Recognise the columns of an Arrow schema. Raises InputError with the columns that are there."""
+        """Recognise the columns of an Arrow schema. Raise InputError with the columns that are there."""
         kinds = {field.name: field.type for field in schema}
         image, form = _image_column(kinds, config.image, url)
         encoded = form == "bytes" and image in _ENCODINGS
@@ -87,7 +87,7 @@ class Columns:
         return {**row, self.image: (row[self.image] or {}).get("path")} if self.form == "struct" else row
 
     def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
-        """Return the row's image if it holds it; None if the path is to be taken. Raises RowFault (missing_image)."""
+        """Return the row's image if it holds it; None if the path is to be taken. Raise RowFault (missing_image)."""
         if self.form == "path":
             return None
         value = {"bytes": row[self.image]} if self.form == "bytes" else row[self.image] or {}

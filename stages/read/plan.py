@@ -207,7 +207,7 @@ def with_unique_ids(shards: Sequence[Shard], hashes: array[int], again: Iterable
 def plan_shards(reader: Reader) -> list[Shard]:
     """Plan an input, and look whether at least one of the first images that it names as files exists.
 
-    Raises InputError as `Reader.shards`, and if none of these images exists.
+    Raise InputError as `Reader.shards`, and if none of these images exists.
     """
     shards = reader.shards()
     images = _first_images(reader, shards)

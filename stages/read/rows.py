@@ -103,7 +103,7 @@ class RowParser:
                 raise InputError(f"{expected} {' or '.join(map(repr, missing))}, found {present}. {advice}")
 
     def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
-        """Return the image whose path the row gives. Raises RowFault (bad_row, bad_location).
+        """Return the image whose path the row gives. Raise RowFault (bad_row, bad_location).
 
         Its `file_name` is relative to the image root, else to the folder that the files of the input have in common,
         so that two rows have the same one only if they name the same image.
@@ -177,7 +177,7 @@ def first_field(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]
 
 
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
+    """Return the id that the row gives, as text; None if it gives none. Raise RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
         return None
@@ -201,7 +201,7 @@ def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
-    """Return the row's captions, untouched, from all the fields or the first that has any. Raises RowFault."""
+    """Return the row's captions, untouched, from all the fields or the first that has any. Raise RowFault."""
     captions: list[str] = []
     for name in names:
         value = row.get(name)
@@ -220,7 +220,7 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
 
 
 def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return the path of the image, as the row gives it. Raises RowFault (bad_row)."""
+    """Return the path of the image, as the row gives it. Raise RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
@@ -234,7 +234,7 @@ def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
 def relative_path(value: str, root: str) -> str:
     """Return the normalised path below the root that an image path means; nothing is looked up on the disk.
 
-    An absolute path is accepted if it lies below a root on this machine. Raises RowFault: bad_row if the path is
+    An absolute path is accepted if it lies below a root on this machine. Raise RowFault: bad_row if the path is
     empty, bad_location if it leaves the root or is a URL.
     """
     if not value.strip():
@@ -259,7 +259,7 @@ def relative_path(value: str, root: str) -> str:
 def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
     """Return the object in a JSON text, which `at_start` of a file may begin with a byte order mark.
 
-    Raises RowFault (bad_row).
+    Raise RowFault (bad_row).
     """
     if at_start and is_utf_16(content):
         raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
@@ -281,7 +281,7 @@ def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Return the text of a file or member. Raises RowFault (bad_caption) unless it is UTF-8."""
+    """Return the text of a file or member. Raise RowFault (bad_caption) unless it is UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -81,7 +81,7 @@ class Forward:
         return self._position
 
     def seek(self, position: int) -> int:
-        """Go to a byte. Raises RowFault if it lies before the last piece."""
+        """Go to a byte. Raise RowFault if it lies before the last piece."""
         if position < self._position:
             back = self._position - position
             if self._back or back > len(self._last):
@@ -108,7 +108,7 @@ def is_compressed(name: str) -> bool:
 
 @contextmanager
 def open_plain(url: str) -> Iterator[Stream]:
-    """Open a file of the input, decompressed as its extension says. Raises InputError."""
+    """Open a file of the input, decompressed as its extension says. Raise InputError."""
     with closing(InputFile(url)) as file:
         yield Forward(_decompressor(file, url.lower().rpartition(".")[2])) if is_compressed(url) else file
 

@@ -201,7 +201,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _json_of(group: _Group) -> dict[str, Any]:
-    """The json member's object, empty if there is none. Raises RowFault (bad_row)."""
+    """The json member's object, empty if there is none. Raise RowFault (bad_row)."""
     if "json" not in group.texts:
         return {}
     try:
@@ -300,7 +300,7 @@ Answer = TypeVar("Answer")
 
 
 def _parsed(step: Callable[[], Answer]) -> Answer:
-    """The answer of a step of tarfile. Raises RowFault for a header that tarfile cannot parse."""
+    """The answer of a step of tarfile. Raise RowFault for a header that tarfile cannot parse."""
     try:
         return step()
     except _HEADER_ERRORS as error:

@@ -71,7 +71,7 @@ def things() -> Things:
 
 
 def parse_things(text: str) -> Things:
-    """Read the lists. Raises ValueError, with the line, for a line that is neither a section nor "name: words"."""
+    """Read the lists. Raise ValueError, with the line, for a line that is neither a section nor "name: words"."""
     paths: dict[str, dict[KindPath, None]] = {}
     traits: dict[str, set[str]] = {}
     words: dict[str, set[str]] = {}

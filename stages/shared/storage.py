@@ -107,7 +107,7 @@ def location_of(filesystem_path: str, like: str) -> str:
 
 
 def open_file(location: str) -> IO[bytes]:
-    """Open for reading. Raises OSError, or InputError for a file system that cannot be used."""
+    """Open for reading. Raise OSError, or InputError for a file system that cannot be used."""
     if is_local(location):
         return open(location, "rb")
     filesystem = filesystem_of(location)

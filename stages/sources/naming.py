@@ -95,7 +95,7 @@ class Concept:
 def read_pool(path: Path) -> list[Concept]:
     """Return the concepts of a file, each once, in its order; empty lines do not count.
 
-    Raises InputError if the file cannot be read, a line is damaged, or there is no concept.
+    Raise InputError if the file cannot be read, a line is damaged, or there is no concept.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -89,7 +89,7 @@ def sources_of(
 
     The photographs take part where the model for photographs is there, or another one is named.
 
-    Raises ConfigError if a setting cannot be used.
+    Raise ConfigError if a setting cannot be used.
     """
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:
@@ -124,7 +124,7 @@ def sources_of(
 def check_contenders(source: Source, explainers: str | None) -> tuple[list[Contender], str]:
     """Return the explainers that are compared and the model's name, before any work.
 
-    Raises as `contenders_of`, InputError if no explainer is defined on the model, and WeightsError if the model's files
+    Raise as `contenders_of`, InputError if no explainer is defined on the model, and WeightsError if the model's files
     are missing or damaged.
     """
     model = usable_model(source.config.model)
@@ -141,7 +141,7 @@ def compared(
 
     resized: whether the images were resized after the ground truth was drawn.
 
-    Raises as `check_contenders`, and InputError if input or ground truth cannot be read or nothing can be asked.
+    Raise as `check_contenders`, and InputError if input or ground truth cannot be read or nothing can be asked.
     """
     contenders, name = check_contenders(source, explainers)
     fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))

@@ -80,7 +80,7 @@ def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Conte
     """Return the explainers of a comparison on an image tower of a model.
 
     `typed`: kinds with commas between them, each with its settings behind colons; `all`; or None for those that need no
-    perturbed images and on which nobody claims a patent. Raises ConfigError if a kind or a setting is unknown, makes no
+    perturbed images and on which nobody claims a patent. Raise ConfigError if a kind or a setting is unknown, makes no
     sense on this tower, or is named twice.
     """
     fitting = kinds_for(tower)

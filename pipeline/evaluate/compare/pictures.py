@@ -78,7 +78,7 @@ def compared_images(
 
     With ground truth, questions are phrases of the captions whose place is known; otherwise any phrases.
 
-    Raises InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
+    Raise InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
     nothing to ask.
     """
     truth = None if truth_path is None else read_truth(truth_path)

@@ -151,7 +151,7 @@ def masked_embeddings(
         baseline: (height, width, 3) in 0-255, see `baseline_image`.
         masks_per_step: Masks in one forward pass.
 
-    Raises ValueError if the masks' cells do not cover the image evenly, or a side does not fit the tower.
+    Raise ValueError if the masks' cells do not cover the image evenly, or a side does not fit the tower.
     """
     hidden = baseline.to(tower.device, torch.float32)
     shown = rgb.to(tower.device, torch.float32) - hidden

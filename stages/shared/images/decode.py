@@ -43,7 +43,7 @@ _FIRST_PAUSE_S: Final = 0.5
 def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
     """Return the encoded image. A symbolic link is followed; a pipe or device is not opened.
 
-    Raises RowFault: missing_image, bad_location, image_too_large, or bad_image if the file is too short.
+    Raise RowFault: missing_image, bad_location, image_too_large, or bad_image if the file is too short.
     """
     if image.content is not None:
         check_bytes(len(image.content), limits)
@@ -136,7 +136,7 @@ class UprightImage:
 
 
 def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
-    """Return uint8 (H, W, 3) of an encoded image in its full size, upright. Raises RowFault as `decode_resized`."""
+    """Return uint8 (H, W, 3) of an encoded image in its full size, upright. Raise RowFault as `decode_resized`."""
     return decode_resized(content, limits, lambda width, height: (width, height)).rgb
 
 
@@ -159,7 +159,7 @@ def decode_resized(
             faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
             colours (measured at 224 x 224).
 
-    Raises RowFault: bad_image or image_too_large.
+    Raise RowFault: bad_image or image_too_large.
     """
     with quiet():
         image = _opened(content, limits)
@@ -189,7 +189,7 @@ def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     """Return an image for readers that know neither EXIF orientation nor GIF; the same bytes if they can read it.
 
     An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. For
-    others only the header is read. Raises RowFault as `decode_resized`.
+    others only the header is read. Raise RowFault as `decode_resized`.
     """
     with quiet():
         image = _opened(content, limits)

@@ -60,7 +60,7 @@ class WeightsFiles:
 def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
     """Find a catalog entry's files in `root` and compare their SHA-256 with the catalog's, once per process.
 
-    Raises WeightsError, which says what to do, if the name is unknown, or a file is missing or has other contents.
+    Raise WeightsError, which says what to do, if the name is unknown, or a file is missing or has other contents.
     """
     entry = CATALOG.get(name)
     if entry is None:

@@ -146,7 +146,7 @@ class TextEncoder:
             self._obstacle = str(error)
 
     def taken_apart(self) -> TextTower:
-        """Return the text tower. Raises ConfigError, with the reason, where it cannot be taken apart."""
+        """Return the text tower. Raise ConfigError, with the reason, where it cannot be taken apart."""
         if self.tower is None:
             raise ConfigError(self._obstacle)
         return self.tower

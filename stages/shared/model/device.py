@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 def pick_device(wanted: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device; `auto` is the GPU where there is one.
 
-    Raises ResourceError, with the reason, if `cuda` is wanted and torch sees no GPU.
+    Raise ResourceError, with the reason, if `cuda` is wanted and torch sees no GPU.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
@@ -121,7 +121,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """Images of one size, uint8 (height, width, 3) each -> uint8 (B, height, width, 3) on the device.
 
-    Raises ValueError if the sizes differ, or there is no image.
+    Raise ValueError if the sizes differ, or there is no image.
     """
     if len(images) == 0:
         raise ValueError("expected one image or more")
@@ -144,7 +144,7 @@ class OnTheWay:
     def wait(self) -> list[NDArray[Any]]:
         """Wait until the device has made and copied these tensors, and for nothing that it was given later.
 
-        Raises RuntimeError if the device reports a fault of something that was started earlier.
+        Raise RuntimeError if the device reports a fault of something that was started earlier.
         """
         if self._arrived is not None:
             self._arrived.synchronize()

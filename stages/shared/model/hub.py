@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
     """Find the weights of one of open_clip's tags in the cache, or download them; `say` announces a download.
 
-    Raises WeightsError, which says what to do, if that fails or the file's SHA-256 is not the hub's.
+    Raise WeightsError, which says what to do, if that fails or the file's SHA-256 is not the hub's.
     """
     repository, _, file = open_clip.get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")
     candidates = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]  # as open_clip looks for them
@@ -55,7 +55,7 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
 def fetch_tokenizer(repository: str, say: Say = _log.info) -> Path | None:
     """Find a SigLIP's `tokenizer.json` in the cache, or download it, with the files beside it that describe it.
 
-    None if the repository has none. Raises WeightsError, which says what to do, if it cannot be downloaded.
+    None if the repository has none. Raise WeightsError, which says what to do, if it cannot be downloaded.
     """
     vocabulary = "tokenizer.json"
     try:

@@ -93,7 +93,7 @@ def _fingerprint(described: Described) -> str:
 
 
 def fetch_files(name: str, tag: str, say: hub.Say) -> None:
-    """Download what the model of a tag needs, so that it can be loaded without a network. Raises WeightsError."""
+    """Download what the model of a tag needs, so that it can be loaded without a network. Raise WeightsError."""
     vocabulary = siglip_vocabulary(open_clip.get_model_config(name)["text_cfg"])
     hub.fetch(name, tag, say)
     if vocabulary is not None:
@@ -103,7 +103,7 @@ def fetch_files(name: str, tag: str, say: hub.Say) -> None:
 def load_tokenizer(config: ModelConfig) -> Any:
     """Load the model's tokenizer, texts -> int64 (texts, context), without its weights, which need not be there.
 
-    Raises ConfigError if the name is unknown, WeightsError if the vocabulary is missing.
+    Raise ConfigError if the name is unknown, WeightsError if the vocabulary is missing.
     """
     return tokenizer_of(recognise(config.model_copy(update={"weights": None})))
 
@@ -143,7 +143,7 @@ def from_open_clip(
 ) -> ClipModel:
     """Wrap a model that is already loaded. It is only read: its mode, hooks, flags and outputs stay as they are.
 
-    Raises ConfigError if the image tower cannot be explained, or the tokenizer has to be given.
+    Raise ConfigError if the image tower cannot be explained, or the tokenizer has to be given.
 
     Args:
         model: An open_clip CLIP or CustomTextCLIP on any device and in any precision.
@@ -192,7 +192,7 @@ def _embed_dim(model: Model) -> int:
 
 
 def _own_tokenizer(model: Model) -> Any:
-    """CLIP's own tokenizer for a model with its vocabulary. Raises ConfigError for a model with another one."""
+    """CLIP's own tokenizer for a model with its vocabulary. Raise ConfigError for a model with another one."""
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=getattr(model, "context_length", None) or 77)
     size = getattr(model, "vocab_size", None)
     if size != tokenizer.vocab_size:
@@ -206,7 +206,7 @@ def _own_tokenizer(model: Model) -> Any:
 def module_of(described: Described) -> Model:
     """Return open_clip's module with its weights, float32, in evaluation mode, even if it cannot be explained.
 
-    Raises ConfigError if open_clip cannot build it, WeightsError for missing, damaged or another model's weights.
+    Raise ConfigError if open_clip cannot build it, WeightsError for missing, damaged or another model's weights.
     """
     if described.pretrained is not None:
         return _downloaded(described.name, described.pretrained, described.architecture)
@@ -283,7 +283,7 @@ def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
 
 
 def _fitting(model: Model, state: State, described: Described) -> State:
-    """Name the tensors as the model does. Raises WeightsError if they are those of another model."""
+    """Name the tensors as the model does. Raise WeightsError if they are those of another model."""
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -39,7 +39,7 @@ _OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "lang
 
 
 def tokenizer_of(described: Described) -> Any:
-    """Return the tokenizer of a model, texts -> int64 (texts, context). Raises WeightsError without a vocabulary."""
+    """Return the tokenizer of a model, texts -> int64 (texts, context). Raise WeightsError without a vocabulary."""
     text = described.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length, named = text.get("context_length", 77), text.get("hf_tokenizer_name")
@@ -69,7 +69,7 @@ def tokenizer_of(described: Described) -> Any:
 
 
 def vocabulary_of(described: Described) -> Path | None:
-    """Return the file of the vocabulary that a model brings, if it brings one. Raises WeightsError if it is missing."""
+    """Return the file of the vocabulary that a model brings, if it brings one. Raise WeightsError if it is missing."""
     options = described.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if described.tokenizer is not None or described.folder is None or "bpe_path" not in options:
         return described.tokenizer

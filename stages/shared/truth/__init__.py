@@ -38,14 +38,14 @@ _EXPECTED: Final = (
 
 
 def read_truth(path: Path) -> GroundTruth:
-    """Return the ground truth at a path, also in an archive. Raises InputError if there is none, or it is damaged."""
+    """Return the ground truth at a path, also in an archive. Raise InputError if there is none, or it is damaged."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
         path = _unpacked(path)
     return TRUTHS[kind_of(path)](path)
 
 
 def kind_of(path: Path) -> str:
-    """Return the key of `TRUTHS` for a path, by its name and the folder's content. Raises InputError if none fits."""
+    """Return the key of `TRUTHS` for a path, by its name and the folder's content. Raise InputError if none fits."""
     if path.is_dir():
         if (path / SENTENCES).is_dir() and (path / ANNOTATIONS).is_dir():
             return "flickr30k"
@@ -61,7 +61,7 @@ def kind_of(path: Path) -> str:
 def _unpacked(archive: Path) -> Path:
     """Unpack an archive into a temporary folder, which is deleted when the process ends.
 
-    Returns the folder, or the one file or folder in it. Raises InputError for an archive that is damaged, or holds
+    Return the folder, or the one file or folder in it. Raise InputError for an archive that is damaged, or holds
     something else than files and folders below it.
     """
     folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))

@@ -42,7 +42,7 @@ class Entry:
     values: Mapping[str, Any]
 
     def get(self, key: str, what: str, is_right: Callable[[Any], Any], default: Any = None) -> Any:
-        """Return a checked value. Raises InputError with the file, the place, and the expectation."""
+        """Return a checked value. Raise InputError with the file, the place, and the expectation."""
         value = self.values.get(key, default)
         if not is_right(value):
             got = repr(value)[:80] if type(value) in (int, float, str) else kind_of_value(value)
@@ -139,7 +139,7 @@ def read_coco(path: Path) -> GroundTruth:
     many annotations the image has, "6+" for more than five), and combination (seen, unseen) where the phrase's
     annotations have `unseen_combination`. Phrases and masks of an image are checked when it is looked up.
 
-    Raises InputError if the file cannot be read or holds no instances, or two images have the same file name.
+    Raise InputError if the file cannot be read or holds no instances, or two images have the same file name.
     """
     return _truth_of(read_instances(path))
 
@@ -150,7 +150,7 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
     Args:
         path: COCO results: a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation.
         instances_path: An instances file with the images and categories that they count. Its annotations do not matter.
-        min_score: Boxes with a lower score are left out. Raises InputError as `read_coco`.
+        min_score: Boxes with a lower score are left out. Raise InputError as `read_coco`.
     """
     boxes = []
     for entry in entries(path, read_json(path), "results"):
@@ -204,7 +204,7 @@ def _truth_of(instances: Instances) -> GroundTruth:
 
 
 def read_instances(path: Path) -> Instances:
-    """Return the entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
+    """Return the entries of an instances file; `categories` may be missing. Raise InputError as `read_coco`."""
     return _instances(path, _read_object(path, "annotations"))
 
 
@@ -235,7 +235,7 @@ def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
 def mask_of(things: Sequence[CocoThing]) -> Rle | None:
     """Return the union of masks of things of one image; None if one has no segmentation, or if the union is empty.
 
-    Raises InputError for a segmentation that is damaged or of another size than the image.
+    Raise InputError for a segmentation that is damaged or of another size than the image.
     """
     masks = [_mask(thing) for thing in things]
     known = [mask for mask in masks if mask is not None]
@@ -265,7 +265,7 @@ def objects_member(things: int) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises InputError if it cannot be read or parsed."""
+    """Return the content of a JSON file. Raise InputError if it cannot be read or parsed."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -282,7 +282,7 @@ def _read_object(path: Path, key: str) -> dict[str, Any]:
 
 
 def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
-    """Yield the entries of a list of objects. Raises InputError for anything else."""
+    """Yield the entries of a list of objects. Raise InputError for anything else."""
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list '{name}', got {kind_of_value(value)}")
     for index, values in enumerate(value):
@@ -292,7 +292,7 @@ def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
 
 
 def by_id(found: Iterable[Entry], kind: str) -> Iterator[tuple[EntryId, Entry]]:
-    """Yield id and entry of each entry. Raises InputError for an id that an earlier entry has."""
+    """Yield id and entry of each entry. Raise InputError for an id that an earlier entry has."""
     known: set[EntryId] = set()
     for entry in found:
         entry_id = entry.id("id")

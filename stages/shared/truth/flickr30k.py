@@ -44,7 +44,7 @@ def read_flickr30k(folder: Path) -> GroundTruth:
     Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
     medium, large by COCO's limits).
 
-    Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raises InputError if there
+    Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raise InputError if there
     are no sentences.
     """
     paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))

@@ -46,7 +46,7 @@ def read_refcoco(folder: Path) -> GroundTruth:
     Groups: split (val, testA, ...) where refs have one, size (small, medium, large by COCO's limits) and objects
     (how many annotations the image has, "6+" for more than five).
 
-    Raises InputError if a file is missing or damaged, or there is more than one `refs*.json`.
+    Raise InputError if a file is missing or damaged, or there is more than one `refs*.json`.
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)

@@ -61,7 +61,7 @@ _EPS: Final = 1e-5  # what open_clip adds to the variance in layer norms by defa
 def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Translate the contents of a `config.json` of transformers; the layout is `CLIP` or `SIGLIP`.
 
-    Returns open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `Described.siglip`. Raises
+    Return open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `Described.siglip`. Raises
     ConfigError if a value makes no sense, or open_clip has no such model.
     """
     vision, text = (_section(settings, name, layout) for name in ("vision_config", "text_config"))
@@ -117,7 +117,7 @@ def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str,
 def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """Translate the contents of a `preprocessor_config.json` to open_clip's `preprocess_cfg`, without the size.
 
-    Without contents the defaults of `transformers` hold. Raises ConfigError if a value cannot be used.
+    Without contents the defaults of `transformers` hold. Raise ConfigError if a value cannot be used.
     """
     mean, std = images.get("image_mean"), images.get("image_std")
     if images.get("do_normalize") is False:
@@ -183,7 +183,7 @@ _SIGLIP_HEADS: Final = {768: 12, 1024: 16, 1152: 16, 1536: 16}
 def sizes_of(shapes: Shapes) -> dict[str, Any]:
     """Return open_clip's `model_cfg` of a CLIP's tensors, which have open_clip's names, but for the activation.
 
-    Raises WeightsError if a tensor that has a size is missing, or the sizes contradict each other.
+    Raise WeightsError if a tensor that has a size is missing, or the sizes contradict each other.
     """
     try:
         text = {name.removeprefix("text."): value for name, value in shapes.items() if not name.startswith("visual.")}
@@ -212,7 +212,7 @@ def sizes_of(shapes: Shapes) -> dict[str, Any]:
 
 
 def siglip_settings(shapes: Shapes) -> dict[str, Any]:
-    """Return the `config.json` of a SigLIP whose tensors have `transformers`' names. Raises WeightsError if unknown."""
+    """Return the `config.json` of a SigLIP whose tensors have `transformers`' names. Raise WeightsError if unknown."""
     try:
         towers = {
             f"{tower}_config": {

@@ -36,7 +36,7 @@ State = dict[str, Tensor]  # Name -> tensor of a checkpoint
 def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:
     """Return all files that hold a checkpoint: the file itself, or an index and the files that it names, in order.
 
-    Raises WeightsError, which begins with `key`, if a file is missing or the index makes no sense.
+    Raise WeightsError, which begins with `key`, if a file is missing or the index makes no sense.
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return (path,)
@@ -106,7 +106,7 @@ def _read_file(path: Path, *, numbers: bool) -> Any:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the keys of a checkpoint's JSON file; empty if it is not there. Raises WeightsError for another file."""
+    """Return the keys of a checkpoint's JSON file; empty if it is not there. Raise WeightsError for another file."""
     try:
         parsed = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

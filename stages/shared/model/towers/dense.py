@@ -40,7 +40,7 @@ class DenseFeatures:
 def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | None = None) -> DenseFeatures:
     """Compute the dense features of images, uint8 (B, height, width, 3), in one forward pass.
 
-    The part behind the trunk computes in float32. Raises ValueError if a side is not a multiple of the stride.
+    The part behind the trunk computes in float32. Raise ValueError if a side is not a multiple of the stride.
 
     Args:
         tower: Of any kind.

@@ -93,7 +93,7 @@ class PhotoTrunk(nn.Module):
 
 
 def phrasebox_photo_trunk(pretrained: bool = False, **_: Any) -> PhotoTrunk:
-    """Build the trunk with random weights, as timm's registry calls it. Raises ValueError for `pretrained`."""
+    """Build the trunk with random weights, as timm's registry calls it. Raise ValueError for `pretrained`."""
     if pretrained:
         raise ValueError(f"expected pretrained=False, got True: {TRUNK_NAME} has no weights in timm")
     return PhotoTrunk()

@@ -48,7 +48,7 @@ class TowerPlan:
 
 
 def plan_of(architecture: dict[str, Any]) -> TowerPlan:
-    """Plan the image tower of an open_clip configuration. Raises ConfigError, with the reason, if it does not fit.
+    """Plan the image tower of an open_clip configuration. Raise ConfigError, with the reason, if it does not fit.
 
     Options of a transformer that change the formulas show when it is built, see `take_apart.check_supported`.
     """
@@ -68,7 +68,7 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
 
 
 def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
-    """Return the sides of images and patches of open_clip's `vision_cfg`. Raises ConfigError if they make no sense."""
+    """Return the sides of images and patches of open_clip's `vision_cfg`. Raise ConfigError if they make no sense."""
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
     if isinstance(size, (list, tuple)):
         if len(set(size)) != 1:

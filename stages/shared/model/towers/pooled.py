@@ -209,7 +209,7 @@ def by_tower(
 ) -> T:
     """Call the function for the kind of a tower, with the part behind its trunk in float32, and return its result.
 
-    A method that is defined on several kinds of towers decides here, once, when it is made. Raises TypeError if there
+    A method that is defined on several kinds of towers decides here, once, when it is made. Raise TypeError if there
     is no function for this kind.
     """
     if blocks is not None and isinstance(tower, VisionTower):

@@ -47,7 +47,7 @@ def check_supported(model: Model, *, importance: bool = False) -> None:
 
 
 def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float]) -> Tower:
-    """Take an image tower apart; it is only read. Raises ConfigError, with the reason, if it cannot be explained.
+    """Take an image tower apart; it is only read. Raise ConfigError, with the reason, if it cannot be explained.
 
     `mean` and `std` are those of the RGB channels in 0-1, as the model was trained. The weights of a transformer get
     the precision of its matrices, except for layer norms, which open_clip's half-precision models leave in float32.
@@ -124,7 +124,7 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
 def take_text_apart(model: Model) -> TextTower:
     """Take the text tower of an open_clip model apart; it is only read.
 
-    Raises ConfigError, with the reason, if words do not act through the one row that makes the embedding.
+    Raise ConfigError, with the reason, if words do not act through the one row that makes the embedding.
     """
     tower: Model = getattr(model, "text", model)
     if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):

@@ -290,7 +290,7 @@ def _scale(block: Module, number: int) -> tuple[layers.Layer, ...]:
 
 
 def _read(*modules: Module) -> tuple[layers.Layer, ...]:
-    """The layers of modules in sequence, for one token, in evaluation mode. Raises ConfigError for unknown ones."""
+    """The layers of modules in sequence, for one token, in evaluation mode. Raise ConfigError for unknown ones."""
     found: list[layers.Layer] = []
     for module in modules:
         made = next((made for kinds, made in _LAYERS if isinstance(module, kinds)), None)

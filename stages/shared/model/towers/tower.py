@@ -31,7 +31,7 @@ class Placement:
         return self.shift_px / self.stride_px
 
     def grid_hw(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Rows and columns of tokens of an image. Raises ValueError if a side is not a multiple of the stride."""
+        """Rows and columns of tokens of an image. Raise ValueError if a side is not a multiple of the stride."""
         if height_px % self.stride_px or width_px % self.stride_px:
             raise ValueError(
                 f"expected sides that are multiples of the {self.stride_px} px patch, got {width_px}x{height_px}"
@@ -67,7 +67,7 @@ class Tower(ABC):
     def embed(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> tokens (B, T, D), as the explained part of the tower takes them.
 
-        Raises ValueError if a side is not a multiple of the stride.
+        Raise ValueError if a side is not a multiple of the stride.
         """
 
     @abstractmethod
