@@ -13,15 +13,15 @@ attention would give if it mixed the values otherwise; the MLPs have no part in 
 
 with A' of the method.
 
-Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens (the class token first), D width, d = D / H, E
-embedding.
+Shapes: B images, P phrases, C background texts, H heads, N patches, T = N + 1 tokens (the class token first), D width,
+d = D / H, E embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -119,14 +119,22 @@ def second_path(tower: VisionTower, blocks: int, kept: int | None, mixing: Mixin
     return features
 
 
+SHARPNESS: Final = 2.0  # Factor of the cosines before CLIP Surgery's softmax over texts; the authors' value
+
+
 class ClipSurgeryConfig(ExplainerConfig):
-    """CLIP Surgery: values attend to values, and what an empty phrase shares with each text is subtracted."""
+    """CLIP Surgery: values attend to values, and the part that all texts share is subtracted."""
 
     kind: Literal["clip_surgery"] = "clip_surgery"
     blocks: Count = Field(
         6,
         description="How many of the last blocks have the second path, at most; 6 in the authors' code. Without "
         "effect where one attention pools the tokens.",
+    )
+    background: tuple[str, ...] = Field(
+        (),
+        description="Texts whose common part with each phrase is subtracted from it. If there are none: the empty "
+        "phrase.",
     )
 
 
@@ -137,15 +145,21 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
 
         A' = softmax(v v' / sqrt(d))
 
-    Feature surgery, as the authors do it for one text, with the unit text embedding t and e_i that of patch i on the
-    second path:
+    Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path, e_0 of the image by the
+    path as ever. With no `background`, as the authors do it for one text:
 
         H_i = e_i . (t - t_empty)                         t_empty: the embedding of an empty phrase
 
-    Deviations: the authors' other form, for a set of texts, makes a phrase's map depend on which others are asked for
-    with it, and is left out; the empty phrase goes through `templates`, as theirs does. A model with fewer blocks has
-    the second path in all of them. Where one attention pools the tokens, the values of the patches attend to each other
-    there; the authors, who have this for CLIP's ResNets, let them also attend to the mean token.
+    With `background`, their form for a set of texts C, which is here the phrase and these texts:
+
+        w_c = p_c / mean p, p = softmax over C of 2 e_0 . t_c
+        H_i = w_t e_i . t - mean over c in C of w_c e_i . t_c
+
+    Deviations: the authors' set of texts is all that is asked for an image, so that a phrase's map depends on which
+    others are asked for with it; here the set is fixed. The empty phrase goes through `templates`, as theirs does. A
+    model with fewer blocks has the second path in all of them. Where one attention pools the tokens, the values of the
+    patches attend to each other there; the authors, who have this for CLIP's ResNets, let them also attend to the mean
+    token.
     """
 
     config_type = ClipSurgeryConfig
@@ -163,7 +177,20 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._answer(self._dense(rgb), texts, texts - self.texts([""]))
+        seen, background = self._dense(rgb), self.config.background
+        if not background:
+            return self._answer(seen, texts, texts - self.texts([""]))
+        whole = F.normalize(seen.embedding, dim=-1)
+        return self._answer(seen, texts, less_shared(whole, texts, self.texts(background)))
+
+
+def less_shared(whole: Tensor, texts: Tensor, others: Tensor) -> Tensor:
+    """Return w_t t - mean of w_c t_c for unit texts (B, P, E), images `whole` (B, E) and background `others` (C, E)."""
+    with_others = (whole @ others.T)[:, None].expand(-1, texts.shape[1], -1)
+    cosines = torch.cat([texts @ whole[..., None], with_others], dim=-1)
+    weights = (SHARPNESS * cosines).softmax(dim=-1) * cosines.shape[-1]
+    own = weights[..., :1] * texts
+    return own - (own + weights[..., 1:] @ others) / cosines.shape[-1]
 
 
 def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

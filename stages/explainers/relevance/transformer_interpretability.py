@@ -19,9 +19,9 @@ of products and sums divide by values near zero, the method is ill-conditioned: 
 relevance of a row of attention changes its sign when weights change by a ten-thousandth.
 
 Deviations from the paper: rows of C_b are divided by their sum, as the authors' evaluation code does it and the paper
-does not; all blocks are multiplied, where that evaluation leaves the first one out; the paper has no CLIP, so that the
-cosine takes the place of a class's logit; the sums in the rule of sums are over the tokens of one image, where the
-authors' code takes them over the batch.
+does not (`rows: plain`); all blocks are multiplied, where that evaluation leaves the first one out (`first_block: 1`);
+the paper has no CLIP, so that the cosine takes the place of a class's logit; the sums in the rule of sums are over the
+tokens of one image, where the authors' code takes them over the batch.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
@@ -37,9 +37,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from stages.contract.errors import ConfigError
 from stages.explain.config import ExplainerConfig, Factor
 from stages.explainers.attention.walk import Walked, Walker, slopes
 from stages.explainers.relevance.rules import CLAIM
+from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 
@@ -51,6 +53,12 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
     """Relevance of attention times its gradient, multiplied through the blocks."""
 
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
+    rows: Literal["unit", "plain"] = Field(
+        "unit", description="Whether rows of each C are divided by their sum (the authors' code) or not (the paper)."
+    )
+    first_block: int = Field(
+        0, ge=0, description="First block that is multiplied, from 0. The authors' evaluation begins with 1."
+    )
     logit_scale: Factor = Field(
         100.0,
         description="Factor of the cosine, CLIP's own is 100: how much products of blocks count beside their sum.",
@@ -58,23 +66,47 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
 
 
 class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
-    """Relevance of each attention times its gradient, rolled out."""
+    """Relevance of each attention times its gradient, rolled out. Raises ConfigError for a `first_block` it lacks."""
 
     config_type = TransformerInterpretabilityConfig
     claim = CLAIM
+
+    def __init__(self, config: TransformerInterpretabilityConfig, model: ClipModel) -> None:
+        super().__init__(config, model)
+        if config.first_block >= len(self.walk.blocks):
+            raise ConfigError(
+                f"explain.first_block: {model.name} has {len(self.walk.blocks)} blocks, so that the last one is "
+                f"{len(self.walk.blocks) - 1}, not {config.first_block}"
+            )
 
     def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
         last = walked.outputs[-1].detach()
         passed = zip(self.walk.blocks, walked.inputs, walked.attention, strict=True)
         blocks = [through_block(block, x.detach(), a.detach()) for block, x, a in passed]
-        found, cosines = slopes(walked.embedding, walked.attention, texts, self.config.logit_scale)
+        first = self.config.first_block
+        found, cosines = slopes(walked.embedding, walked.attention[first:], texts, self.config.logit_scale)
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)
         for number, (text, gradients) in enumerate(zip(texts[0], found, strict=True)):
             if text.any():
                 relevance = torch.zeros_like(last)
                 relevance[:, 0] = self._at_class_token(last[:, 0], walked.embedding.detach(), text)
-                values[:, number] = _rolled(blocks, gradients, relevance)
+                values[:, number] = self._rolled(blocks[first:], gradients, relevance)
         return values, cosines
+
+    def _rolled(
+        self,
+        blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]],
+        gradients: Sequence[Tensor],
+        relevance: Tensor,
+    ) -> Tensor:
+        """Relevance (1, T, D) behind the last block -> H (1, N)."""
+        identity = torch.eye(relevance.shape[1], device=relevance.device)
+        row = identity[None, :1]
+        for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
+            relevance, at_attention = block(relevance)
+            step = (gradient * at_attention).relu().mean(dim=1) + identity
+            row = row @ (step / step.sum(dim=-1, keepdim=True) if self.config.rows == "unit" else step)
+        return row[:, 0, 1:]
 
     def _at_class_token(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         """Class token behind the last block (1, D), embedding (1, E), text (E,) -> relevance (1, D), in total 1."""
@@ -84,19 +116,6 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
         if tower.output is None:
             return relevance
         return adding(Linear(tower.output.T, None), tower.ln_post(token))(relevance)
-
-
-def _rolled(
-    blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]], gradients: Sequence[Tensor], relevance: Tensor
-) -> Tensor:
-    """Relevance (1, T, D) behind the last block -> H (1, N)."""
-    identity = torch.eye(relevance.shape[1], device=relevance.device)
-    row = identity[None, :1]
-    for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
-        relevance, at_attention = block(relevance)
-        step = (gradient * at_attention).relu().mean(dim=1) + identity
-        row = row @ (step / step.sum(dim=-1, keepdim=True))
-    return row[:, 0, 1:]
 
 
 def share(relevance: Tensor, total: Tensor) -> Tensor:

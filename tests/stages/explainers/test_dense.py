@@ -134,15 +134,34 @@ def test_gem(settings: dict[str, Any], blocks: int, iterations: int) -> None:
     compare(explainer, RGB, [dense @ text for text in texts.double().numpy()], [captured.cosine(t) for t in texts])
 
 
+BACKGROUND = ("sky", "grass", "a wall")
+
+
+@pytest.mark.parametrize("background", [(), BACKGROUND])
 @pytest.mark.parametrize(("settings", "blocks"), [({}, 4), ({"blocks": 2}, 2)])
-def test_clip_surgery(settings: dict[str, Any], blocks: int) -> None:
+def test_clip_surgery(settings: dict[str, Any], blocks: int, background: tuple[str, ...]) -> None:
     model = tiny_clip(ls_init_value=0.5)
-    explainer = made("clip_surgery", model, **settings)
+    explainer = made("clip_surgery", model, background=background, **settings)
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: among(v, v, v.shape[1] ** -0.5))
     texts = explainer.texts(PHRASES)
-    empty = dense @ explainer.texts([""])[0].double().numpy()
-    wanted = [dense @ text - empty for text in texts.double().numpy()]
+    if background:
+        whole = unit(captured.embedding.detach().numpy())
+        others = explainer.texts(background).double().numpy()
+        wanted = [by_elements(dense, whole, text, others) for text in texts.double().numpy()]
+    else:
+        empty = dense @ explainer.texts([""])[0].double().numpy()
+        wanted = [dense @ text - empty for text in texts.double().numpy()]
     compare(explainer, RGB, wanted, [captured.cosine(text) for text in texts])
+
+
+def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) -> Floats:
+    """The authors' order of things: products of single elements of the features, less their mean over the texts."""
+    everything = np.concatenate([text[None], background])
+    probability = softmax(2 * everything @ whole)
+    weight = probability / probability.mean()
+    features = np.stack([w * dense * own for w, own in zip(weight, everything, strict=True)])
+    heat: Floats = (features - features.mean(axis=0))[0].sum(axis=1)
+    return heat
 
 
 @pytest.mark.parametrize("name", ["ResNet", "SigLIP"])

@@ -224,23 +224,50 @@ def model() -> ClipModel:
     return clip_of(tiny_clip(layers=2, width=16, head_width=8))
 
 
-def test_clrp_takes_the_others_in_equal_shares(model: ClipModel) -> None:
-    found = made("clrp", model).contrasted(SIGNED, COSINES)
+@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
+def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
+    """For a score of one: r_1 - r_2 and r_2 - r_1."""
+    explainer = made(kind, model, totals="equal")
+    first, second = explainer.contrasted(SIGNED[:2], COSINES[:2])
+    assert torch.allclose(first / COSINES[0], -second / COSINES[1])
+    assert torch.allclose(explainer.contrasted(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
+    first, second = made(kind, model).contrasted(SIGNED[:2], COSINES[:2])
+    assert torch.allclose(first, -second)
+    assert first.tolist() == pytest.approx([0.2, -0.3, 0.13])
+
+
+def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
+    """All other classes start with the same relevance, which is the target's in total."""
+    found = made("clrp", model, totals="equal").contrasted(SIGNED, COSINES)
     for target in range(3):
-        others = [other for other in range(3) if other != target]
-        assert torch.allclose(found[target], SIGNED[target] - SIGNED[others].mean(dim=0))
+        dual = torch.zeros(3, dtype=torch.float64)
+        for other in range(3):
+            if other != target:
+                dual += COSINES[target] / 2 * SIGNED[other] / COSINES[other]
+        assert torch.allclose(found[target], SIGNED[target] - dual)
+    assert torch.allclose(found.sum(dim=1), torch.zeros(3, dtype=torch.float64), atol=1e-12)
 
 
 def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
-    """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n."""
+    """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
     scale = 7.0
-    found = made("sg_lrp", model, logit_scale=scale).contrasted(SIGNED, COSINES)
+    found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrasted(SIGNED, COSINES)
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
     for target in range(3):
         (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
-        factor = y[target].detach() * (1 - y[target].detach())
-        assert torch.allclose(found[target] * factor, starts @ SIGNED)
+        paper = sum(
+            start * relevance / cosine for start, relevance, cosine in zip(starts, SIGNED, COSINES, strict=True)
+        )
+        factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
+        assert torch.allclose(found[target] * factor, torch.as_tensor(paper))
+
+
+def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
+    signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
+    found = made("clrp", model, totals="equal").contrasted(signed, signed.sum(dim=1))
+    assert found.isfinite().all()
+    assert found[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
 
 
 def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:

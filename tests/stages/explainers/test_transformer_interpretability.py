@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.contract.errors import ConfigError
 from stages.explainers.relevance.transformer_interpretability import (
     adding,
     through_block,
@@ -25,8 +26,9 @@ from tests.stages.explainers.explicit import in_float64
 RGB = models.image(rows=3, columns=3, seed=3)
 
 
-def made() -> Any:
-    return models.made("transformer_interpretability", tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5))
+def made(**settings: Any) -> Any:
+    model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
+    return models.made("transformer_interpretability", model, **settings)
 
 
 def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
@@ -74,8 +76,9 @@ def reference_block(block: Block, x: Tensor, relevance: Tensor) -> tuple[Tensor,
     return at_x + linear(block.qkv, z, joined), at_a
 
 
-def test_maps_are_the_papers_with_rules_by_autograd_in_float64() -> None:
-    explainer = made()
+@pytest.mark.parametrize(("rows", "first"), [("unit", 0), ("plain", 1)])
+def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first: int) -> None:
+    explainer = made(rows=rows, first_block=first)
     text = explainer.texts(["dog"])[0]
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
@@ -96,11 +99,11 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64() -> None:
         Linear(tower.output.T, None), tower.ln_post(y[:, 0]).detach(), adding / adding.sum()
     ).detach()
     joint = torch.eye(10, dtype=torch.float64)
-    passed = list(zip(tower.blocks, inputs, gradients, strict=True))
+    passed = list(zip(tower.blocks, inputs, gradients, strict=True))[first:]
     for block, given, gradient in reversed(passed):
         relevance, at_attention = reference_block(block, given, relevance)
         c = torch.eye(10, dtype=torch.float64) + (gradient * at_attention).relu().mean(dim=1)[0]
-        joint = joint @ (c / c.sum(dim=-1, keepdim=True))
+        joint = joint @ (c / c.sum(dim=-1, keepdim=True) if rows == "unit" else c)
     wanted = joint[0, 1:].detach()
     found = explainer.maps(torch.from_numpy(RGB), text[None, None])
     assert wanted.max() > 1e-4
@@ -136,3 +139,8 @@ def test_rules_in_numbers() -> None:
     # 3 = 4 - 1: the shares 4/3 and -1/3 are scaled to 4/5 and 1/5 of the relevance.
     a, b = through_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
     assert (a.item(), b.item()) == (pytest.approx(0.8), pytest.approx(0.2))
+
+
+def test_a_first_block_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"explain\.first_block: .* has 3 blocks, so that the last one is 2, not 3"):
+        made(first_block=3)
