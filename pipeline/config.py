@@ -150,7 +150,7 @@ class RunConfig(BaseModel):
         plain["output"] = self.output.columns
         return with_absolute_paths(plain)
 
-    def toparsed(self, *, docs: bool = False) -> str:
+    def to_yaml(self, *, docs: bool = False) -> str:
         """Return the resolved configuration as YAML; with `docs` each key has its description above it."""
         return "\n".join(documented(self)) + "\n" if docs else dumped(self.model_dump(mode="json"))
 

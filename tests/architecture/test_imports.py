@@ -45,6 +45,7 @@ CONTRACT: dict[str, set[str]] = {
 RUN = (
     "config",
     "config_errors",
+    "config_text",
     "graph",
     "run",
     "preview",
@@ -132,7 +133,7 @@ LIBRARIES: dict[str, set[str]] = {
     "fsspec": {"stages/shared/storage.py"},
     "skimage": {"stages/sources/proposals.py"},
     "scipy": {"stages/explainers/", "pipeline/evaluate/"},
-    "yaml": {"pipeline/config.py", "stages/write.py"},
+    "yaml": {"pipeline/config.py", "pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",
         "stages/read/",

@@ -209,6 +209,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
 
 
+@pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
     """The run without one cuts at the mean, and says so."""
     values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted"}}

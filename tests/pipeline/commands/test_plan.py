@@ -61,6 +61,7 @@ def test_processes_measure_at_once(scenes_folder: Path) -> None:
     assert cluster[1]["rate"] <= 3200
 
 
+@pytest.mark.slow
 def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text("")
     (tmp_path / "images").mkdir()
@@ -70,7 +71,7 @@ def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--set", "explain.blocks=99"), "blocks"),
+        pytest.param(("--set", "explain.blocks=99"), "blocks", marks=pytest.mark.slow),
         (("--gpus", 2), "--cores"),
         (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
     ],

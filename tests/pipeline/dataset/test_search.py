@@ -89,7 +89,7 @@ SEARCHES = st.builds(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @example(search=Search(phrase="man", mark="none", where="w > h"))
 @example(search=Search(head="dog", regions_min=2, where="caption ILIKE '% beside %' -- side by side"))
 @example(search=Search(score_min=0.4, score_max=0.7, where="caption_index = 1 /* the second */", regions_max=9))

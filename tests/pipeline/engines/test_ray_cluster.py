@@ -173,6 +173,7 @@ def test_a_driver_without_the_clusters_token_is_told_of_it(node, tmp_path) -> No
     assert "RAY_AUTH_MODE=token" in line
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_hold_rays_token_is_one_line(tmp_path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     wanted = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out")

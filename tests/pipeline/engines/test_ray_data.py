@@ -23,6 +23,8 @@ pytestmark = pytest.mark.ray
 
 SCENES = 80
 
+SMALL = ("engine.explain_workers=1", "engine.cpu_workers=1")
+
 
 def command(source: Path, out: Path, *settings: str) -> list[str]:
     keys = [
@@ -32,6 +34,7 @@ def command(source: Path, out: Path, *settings: str) -> list[str]:
         "input.shard_size=16",
         "model.name=demo",
         "model.threads=1",
+        "explain.blocks=1",
         "engine.kind=ray",
         f"output.path={out}",
         "output.rows_per_file=16",
@@ -148,10 +151,10 @@ def test_a_worker_to_which_ray_gave_a_gpu_never_computes_on_a_cpu(source, tmp_pa
 def test_a_killed_run_goes_on_where_it_stopped(source, reference, tmp_path) -> None:
     """kill -9 of the driver and of all that it started. tests/soak kills each of them, at other times."""
     out = tmp_path / "out"
-    kill_when(command(source, out, "engine.explain_workers=1"), lambda: bool(committed(out)))
+    kill_when(command(source, out, *SMALL), lambda: bool(committed(out)))
     finished = {path: path.read_bytes() for path in committed(out)}
     assert not (out / "dataset.json").exists()
-    printed = run(source, out, "engine.explain_workers=1")
+    printed = run(source, out, *SMALL)
     assert "resuming the run" in printed
     assert_alike(rows_of(out), reference)
     assert list(validate(out)) == []

@@ -213,6 +213,7 @@ def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Pat
         assert torch.allclose(value, tuned[name], atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(
     whole: Tuned, inline_dataset: Path, tmp_path: Path
 ) -> None:

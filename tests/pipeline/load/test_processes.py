@@ -38,6 +38,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_of_gloo_with_two_workers_each(folder: Path, tmp_path: Path) -> None:
     program = tmp_path / "rank.py"
     program.write_text(RANK)

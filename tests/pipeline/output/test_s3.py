@@ -40,7 +40,7 @@ from tests.pipeline.output.light_runs import RaisingStage, light_config, run_lig
 
 pytestmark = pytest.mark.usefixtures("storage")
 
-SCENES = 24
+SCENES = 12
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,12 @@ def settings(source: AnyPath, out: AnyPath, *others: str) -> list[str]:
         "input.kind=jsonl",
         f"input.path={source / 'captions.jsonl'}",
         f"input.image_root={source / 'images'}",
-        "input.shard_size=8",
+        "input.shard_size=4",
         "model.name=demo",
         "model.threads=1",
         "engine.kind=ray",
         f"output.path={out}",
-        "output.rows_per_file=6",
+        "output.rows_per_file=3",
         *others,
     ]
 
@@ -166,7 +166,7 @@ def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> 
     contents = Contents(square_px=16, masks="full")
     for loader in (RegionStream, RegionDataset):
         batches = [
-            list(DataLoader(loader(place, contents), batch_size=4, num_workers=workers, collate_fn=collate_regions))
+            list(DataLoader(loader(place, contents), batch_size=2, num_workers=workers, collate_fn=collate_regions))
             for place in (str(on_disk), str(stored))
         ]
         assert len(batches[0]) > 3

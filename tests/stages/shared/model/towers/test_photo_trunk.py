@@ -68,6 +68,7 @@ def test_channels_are_dropped_for_all_tokens_of_an_image_at_once() -> None:
     assert not torch.allclose(tokens[0], tokens[1], atol=1e-3)  # and not between images
 
 
+@pytest.mark.slow
 def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
     picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
     found = {}
