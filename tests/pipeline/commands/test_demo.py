@@ -28,6 +28,7 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert sheet.shape[1] > 600
 
 
+@pytest.mark.slow
 def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     """The embedded model stands in for it: what it makes of photographs is not the point here."""
     printed = io.StringIO()

@@ -191,7 +191,9 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     "values",
     [
         pytest.param({}, id="defaults", marks=pytest.mark.slow),
-        pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
+        pytest.param(
+            {"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps", marks=pytest.mark.slow
+        ),
         pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region", marks=pytest.mark.slow),
         pytest.param(
             {"explain": {"kind": "rollout"}, "phrases": {"referring_expressions": True}},

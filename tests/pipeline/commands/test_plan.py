@@ -25,6 +25,7 @@ def call(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, ["plan", *map(str, (*given, *arguments))])
 
 
+@pytest.mark.slow
 def test_a_sample_goes_through_every_step(scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = sorted(os.listdir("."))

@@ -177,6 +177,7 @@ def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> 
                 assert same, key
 
 
+@pytest.mark.slow
 def test_what_fresh_replaces_comes_back_until_there_is_a_new_file(tmp_path) -> None:
     out = place_of(f"s3://bucket/{tmp_path.name}/fresh")
     config = light_config(write_captions(tmp_path, [f"word{n}" for n in range(40)]), out)
