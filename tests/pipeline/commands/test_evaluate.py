@@ -187,6 +187,7 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
