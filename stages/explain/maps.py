@@ -34,7 +34,7 @@ class Maps:
     cosines: Tensor  # (B, P), of image and text embedding
     constant: Tensor | None = None  # bool (B,), True where the method cannot distinguish the patches of an image
     tokens: Tensor | None = None  # of the patches (B, N, D), for `Explainer.affinity`
-    embedding: Tensor | None = None  # of the images (B, E), in any scale; None: they are embedded again if needed
+    embedding: Tensor | None = None  # of the images (B, E), in any scale; `Explainer.signals` requires it
     local: Tensor | None = None  # (B, P)
 
     def checked(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -134,7 +134,7 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cooc", [], "^--format: there is no 'cooc'; one of clipself, coco, fiftyone, grit, hf, mdetr, odvg"),
+        ("cooc", [], f"^--format: there is no 'cooc'; one of {', '.join(sorted(EXPORTERS))}"),
         ("coco", ["--where", "hed = 'dog'"], "^--where: not an SQL condition.*columns: phrase, head"),
         ("coco", ["--split", "../x=1"], "^--split: .*cannot be the name of a split"),
         ("coco", ["--per", "thing"], "^--per: expected phrase or group, got 'thing'"),
