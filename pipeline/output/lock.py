@@ -24,6 +24,7 @@ from stages.shared.storage import AnyPath, ObjectPath, held
 
 LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
 RENEW_SECONDS: Final = 15.0  # How often a lease is renewed
+_TRIES: Final = 10  # How often a lease is read that others are replacing
 
 
 class Lease:
@@ -75,7 +76,7 @@ class Lease:
                     self._lost = True
                     return
                 self._write()
-            except OSError:
+            except (OSError, ResumeError):
                 continue  # a fault of the network: `check` finds out later whether the lease was lost
 
     def _write(self) -> None:
@@ -83,11 +84,16 @@ class Lease:
         self._lock.write_bytes(json.dumps([self._name, self._renewals]).encode())
 
     def _read(self) -> tuple[str, int] | None:
-        try:
-            name, renewals = json.loads(self._lock.read_bytes())
-        except FileNotFoundError:
-            return None
-        return name, renewals
+        for _ in range(_TRIES):
+            try:
+                name, renewals = json.loads(self._lock.read_bytes())
+            except FileNotFoundError:
+                return None
+            except ValueError:  # it was replaced while it was read: the content is new and its length is the old one
+                time.sleep(0.01)
+            else:
+                return name, renewals
+        raise ResumeError(f"{self._lock} is not the lease of a run: delete it if nothing writes to the dataset")
 
 
 @contextmanager
