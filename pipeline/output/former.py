@@ -37,19 +37,14 @@ def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
 class FormerRun:
     """The run that a folder holds.
 
-    Attributes:
-        state: "complete" if every row of the run is there, "started" if some are, else "new".
-        wanted: The plain values that rows of this run depend on.
-        run: The same of the run in the folder, and more that was stored of it; empty if the run is new.
-        manifest: That of a finished dataset, also if it has lost rows since; else empty.
-        replaces: Whether `fresh` replaces a run.
+    `state` is "complete" if every row of the run is there, "started" if some are, else "new".
     """
 
     state: State
-    wanted: dict[str, Any]
-    run: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
-    replaces: bool = False
+    wanted: dict[str, Any]  # the plain values that rows of this run depend on
+    run: dict[str, Any] = field(default_factory=dict)  # those of the run in the folder, and more; empty if it is new
+    manifest: dict[str, Any] = field(default_factory=dict)  # of a finished dataset, also if it has lost rows since
+    replaces: bool = False  # whether `fresh` replaces a run
 
 
 def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | None, written_as: str) -> FormerRun:

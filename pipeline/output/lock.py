@@ -24,7 +24,6 @@ from stages.shared.storage import AnyPath, ObjectPath, held
 
 LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
 RENEW_SECONDS: Final = 15.0  # How often a lease is renewed
-_TRIES: Final = 10  # How often a lease is read that others are replacing
 
 
 class Lease:
@@ -84,7 +83,7 @@ class Lease:
         self._lock.write_bytes(json.dumps([self._name, self._renewals]).encode())
 
     def _read(self) -> tuple[str, int] | None:
-        for _ in range(_TRIES):
+        for _ in range(10):
             try:
                 name, renewals = json.loads(self._lock.read_bytes())
             except FileNotFoundError:

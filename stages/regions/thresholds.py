@@ -132,11 +132,9 @@ class FittedCut:
     usual: Mapping[str, float]
 
     def __call__(self, levels: Levels, usual: float) -> float:
-        """Return the threshold of a map in levels (k + 0.5); the lowest of cuts of equal worth.
+        """Return the threshold of a map in levels (k + 0.5), whose highest is `LEVELS`; usual: see `usual_size`.
 
-        Args:
-            levels: The map, whose highest value is `LEVELS`.
-            usual: See `usual_size`.
+        Of cuts of equal worth the lowest is taken.
         """
         weight, mean, scale = (
             np.array([part[name] for name in CUT_FEATURES]) for part in (self.weight, self.mean, self.scale)
