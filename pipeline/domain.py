@@ -112,7 +112,7 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What the scores of a run mean."""
+    """The meaning of the scores of a run."""
 
     doubt: str | None = None  # why they only rank, and are no probabilities
     misgiving: str | None = None  # why the calibration in use may be wrong here

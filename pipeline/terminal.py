@@ -38,7 +38,7 @@ LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, wh
 
 @contextmanager
 def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """One line that is redrawn on a terminal while the block runs; elsewhere a line now and then.
+    """Show one line that is redrawn on a terminal while the block runs; elsewhere print a line now and then.
 
     The function that it gives takes the number of things done.
     """

@@ -135,7 +135,7 @@ def reading(file: str) -> Iterator[None]:
 
 @contextmanager
 def stopping(message: str) -> Iterator[None]:
-    """A signal in the block prints the message, unless it is empty, and ends with the exit code of the signal."""
+    """End with the exit code of a signal that arrives in the block, after printing the message if there is one."""
     try:
         with stoppable():
             yield

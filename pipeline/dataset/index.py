@@ -252,18 +252,8 @@ AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  #
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
 BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
-BIN_WIDTHS: Final = (
-    1,
-    2,
-    5,
-    10,
-    20,
-    50,
-    100,
-    200,
-    500,
-    1000,
-)  # The smallest with which 99 % of the images fit is taken
+# The smallest with which 99 % of the images fit is taken.
+BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:

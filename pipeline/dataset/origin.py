@@ -169,8 +169,8 @@ class ImageSource:
     @cached_property
     def refused_root(self) -> str | None:
         """The folder that the dataset names and that is not read, because it lies outside of the dataset."""
-        refuses = self._confined and self.root is not None and not may_follow(self._dataset, IMAGE_ROOT, self.root)
-        return self.root if refuses else None
+        is_unread = self._confined and self.root is not None and not may_follow(self._dataset, IMAGE_ROOT, self.root)
+        return self.root if is_unread else None
 
     def check(self) -> None:
         """Raise ConfigError, with what to type, if the rows hold no images and their folder is not read."""

@@ -52,7 +52,7 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedImage:
-    """An image with its captions and phrases, and the phrases that it is asked for.
+    """An image with its captions and phrases, and the phrases to look for in it.
 
     `queries` are the phrases that the ground truth knows, there or absent; `present` names things that it knows to be
     in the image; `easy` and `hard` are absent phrases of other images.

@@ -21,7 +21,7 @@ from pipeline.evaluate.estimates import RESAMPLES, Estimate, Floats, mean_estima
 from pipeline.evaluate.probe import Embedded, Embeddings, Questions
 
 WAYS: Final = ("roi", "mask", "crop")  # the ways to embed a region, see `pipeline.evaluate.probe`
-RETRIEVED: Final = (1, 5, 10)  # the first so many answers of a retrieval that are looked at
+RETRIEVED: Final = (1, 5, 10)  # the image or caption counts as found among so many first answers
 
 _TEXTS_AT_ONCE: Final = 1024
 

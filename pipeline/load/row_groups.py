@@ -29,6 +29,7 @@ from stages.contract.masks import run_ends
 from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
+_MASKS_AT_ONCE: Final = 512  # decoded together: all those of a row group would take hundreds of MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +201,14 @@ def _runs(segmentation: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         raise ValueError(f"{counts.null_count} masks are missing")
     _, offsets_buffer, text_buffer = counts.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[counts.offset : counts.offset + len(counts) + 1].astype(np.int64)
-    text = np.frombuffer(text_buffer, np.uint8)[offsets[0] : offsets[-1]]
-    return run_ends(text, offsets - offsets[0], _rows_of(segmentation.field("size"), 2, np.int64).prod(axis=1))
+    text, pixels = np.frombuffer(text_buffer, np.uint8), _rows_of(segmentation.field("size"), 2, np.int64).prod(axis=1)
+    ends, starts = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
+    for first in range(0, len(pixels), _MASKS_AT_ONCE):
+        own = offsets[first : first + _MASKS_AT_ONCE + 1]
+        found, places = run_ends(text[own[0] : own[-1]], own - own[0], pixels[first : first + _MASKS_AT_ONCE])
+        ends.append(found)
+        starts.append(places[1:] + starts[-1][-1])
+    return np.concatenate(ends), np.concatenate(starts)
 
 
 def grid_shares(

@@ -85,7 +85,7 @@ def sources_of(
     effort: Effort,
     console: Console,
 ) -> Iterator[list[Source]]:
-    """The user's images, or the bundled ones: drawn scenes, which are deleted afterwards, and eight photographs.
+    """Yield the user's images, or the bundled ones: drawn scenes, which are deleted afterwards, and eight photographs.
 
     The photographs take part where the model for photographs is there, or another one is named.
 
