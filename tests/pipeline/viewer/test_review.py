@@ -1,4 +1,4 @@
-"""Review in a real browser: keys, touch, two people, a server that is killed, corrections and the exports after them."""
+"""Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
 
 from __future__ import annotations
 
