@@ -117,6 +117,8 @@ class Calibration:
     @property
     def fitted_to(self) -> str:
         """The images of the fit, for people."""
+        if "reviews" in self.made_from:
+            return f"{self.made_from['reviews']} reviewed regions of the dataset {self.made_from.get('dataset', '')}"
         return (
             f"{self.made_from.get('images', 'some')} images with the boxes of "
             f"{self.made_from.get('truth', 'a ground truth')}"
