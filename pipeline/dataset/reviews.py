@@ -40,6 +40,7 @@ from stages.contract.geometry import Box
 from stages.shared.storage import AnyPath, ObjectPath, found_in
 
 REVIEWS_FILE: Final = "reviews.jsonl"
+FILES: Final = "reviews*.jsonl"
 LONGEST_LINE: Final = 16_384  # bytes
 MOST_BYTES: Final = 256 << 20  # of a file: about a million answers
 MOST_LETTERS: Final = 64  # of a reviewer's name
@@ -73,16 +74,12 @@ class RegionKey(NamedTuple):
         return cls(annotation["id"], annotation["phrase"], (x, y, w, h))
 
 
-class Review(BaseModel):
-    """One line of the file: an answer or an action."""
+class Said(BaseModel):
+    """Somebody's answer about a region, or correction of it: either of the two."""
 
     model_config = ConfigDict(frozen=True)
 
-    annotation_id: int = Field(ge=1, le=2**53)
-    phrase: str = Field(max_length=LONGEST_LINE // 8)
-    bbox: BoxPx
     reviewer: Reviewer
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     answer: Answer | Literal["undone"] | None = None
     seconds: float | None = Field(None, ge=0, le=86_400, description="From when the region was shown to the answer.")
     action: Literal["delete", "box", "undone"] | None = None
@@ -90,11 +87,18 @@ class Review(BaseModel):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
-        if (self.answer is None) == (self.action is None):
-            raise ValueError("expected either an answer or an action")
-        if (self.action == "box") != (self.box_xywh_px is not None):
-            raise ValueError("expected box_xywh_px with the action box alone")
+        if (self.answer is None) == (self.action is None) or (self.action == "box") != (self.box_xywh_px is not None):
+            raise ValueError("expected either an answer or an action, and box_xywh_px with the action box alone")
         return self
+
+
+class Review(Said):
+    """One line of the file."""
+
+    annotation_id: int = Field(ge=1, le=2**53)
+    phrase: str = Field(max_length=LONGEST_LINE // 8)
+    bbox: BoxPx
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def key(self) -> RegionKey:
@@ -147,7 +151,7 @@ def read_reviews(dataset: AnyPath) -> Reviews:
     """Return the reviews in a dataset's folder. Raise InputError for a file that is unreadable, or a link."""
     reviews, lines = Reviews(), []
     try:
-        for path in found_in(dataset, "reviews*.jsonl"):
+        for path in found_in(dataset, FILES):
             latest = datetime.min.replace(tzinfo=UTC)
             for line in _lines(path):
                 try:
@@ -162,6 +166,29 @@ def read_reviews(dataset: AnyPath) -> Reviews:
     for _, review in sorted(lines, key=lambda one: one[0]):
         reviews.add(review)
     return reviews
+
+
+class ReviewLog:
+    """The reviews of a dataset as they are now, also where another process writes them. Threads may share it."""
+
+    def __init__(self, dataset: AnyPath) -> None:
+        self.dataset = dataset
+        self._lock = threading.Lock()
+        self._seen: Any = None
+        self._reviews = Reviews()
+
+    def current(self) -> Reviews:
+        """Return what counts now, which is not to be changed. Raise InputError as `read_reviews`."""
+        with self._lock:
+            files = found_in(self.dataset, FILES)
+            seen = [(path, *path.lstat()[6:9]) for path in files if isinstance(path, Path)]
+            if seen != self._seen or len(seen) < len(files):  # objects are read each time
+                self._seen, self._reviews = seen, read_reviews(self.dataset)
+            return self._reviews
+
+    def append(self, review: Review) -> None:
+        """Add a review, see `append_review`."""
+        append_review(self.dataset, review)
 
 
 class FoundRegion(NamedTuple):

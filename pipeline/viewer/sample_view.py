@@ -7,11 +7,13 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import LOADED, ImageSource, check_named
+from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
 from pipeline.pictures import mask_path
@@ -57,6 +59,8 @@ class RegionView:
     captions: tuple[int, ...]  # numbers of the captions that say it, one for each entry; empty for a pool of concepts
     area_share: float  # of the image, 0 .. 1
     path: str  # SVG path data of the mask, px
+    box_xywh_px: Sequence[float]  # the corrected box, or else the annotation's
+    correction: Literal["delete", "box"] | None
     outline_px: float  # width of the outline on the screen, which grows with the score
     label: str  # text at the box, with a long phrase cut
     group: int  # number of the thing that the phrase names: 0, 1, ... in the order of the captions
@@ -100,7 +104,13 @@ class SampleView:
         return list({entry["phrase"]: entry for entry in self.row["absent"] or ()}.values())
 
 
-def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Collection[int] | None) -> SampleView:
+def sample_view(
+    row: Mapping[str, Any],
+    number: int,
+    mark: str | None,
+    found: Collection[int] | None,
+    corrections: Mapping[RegionKey, Review] = MappingProxyType({}),
+) -> SampleView:
     """Return the view of a row with `COLUMNS`. `found` are ids of the annotations that a search finds; None for all."""
     annotations = row["annotations"]
     # In datasets without groups each phrase names another thing.
@@ -117,13 +127,16 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
     for places in equal.values():
         first, entries = places[0], [annotations[place] for place in places]
         one = entries[0]
+        correction = corrections.get(RegionKey.of(one))
         known = [entry["importance"] for entry in entries if entry["importance"] is not None]
         region = RegionView(
             number=first,
             annotation=one,
             captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
             area_share=one["area"] / max(1, row["width"] * row["height"]),
-            path=_path(one["segmentation"]),
+            path=outline_path(one["segmentation"]),
+            box_xywh_px=(correction and correction.box_xywh_px) or one["bbox"],
+            correction=correction and correction.action,
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
             label=_label(one["phrase"], one["score"]),
             group=groups[things[first]],
@@ -179,12 +192,13 @@ def caption_parts(
     return found
 
 
-def _path(segmentation: Mapping[str, Any]) -> str:
+def outline_path(segmentation: Mapping[str, Any]) -> str:
+    """Return a mask as SVG path data, px; "" if it is damaged."""
     rle = Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
     try:
         return mask_path(rle, _OUTLINE_SIDE_PX)
     except ValueError:
-        return ""  # a damaged mask: the box is shown, and `phrasebox validate` names the row
+        return ""  # the box is shown, and `phrasebox validate` names the row
 
 
 class HeatMaps:
