@@ -20,10 +20,7 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import (
     Floats,
-    LogisticFit,
     calibration_error,
-    fit_logistic,
-    mean_and_scale,
     out_of_fold,
     risk_coverage_area,
     weighted_estimate,
@@ -32,6 +29,7 @@ from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence
 from pipeline.graph import calibration_basis
+from pipeline.logistic import LogisticFit, fit_logistic, mean_and_scale
 from pipeline.paths import check_writable
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record

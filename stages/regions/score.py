@@ -2,7 +2,8 @@
 
 A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
 right. No score is a probability: it ranks. A calibration is a logistic regression on the evidence, for one model and
-one set of settings (`pipeline/evaluate/calibrate.py` fits it).
+one set of settings (`pipeline/evaluate/calibrate.py` fits it). One that knows presence alone has no weights
+(`pipeline/presence_alone.py`): scores then still rank, as the product of a score and presence.
 """
 
 from __future__ import annotations
@@ -115,8 +116,15 @@ class Calibration:
         return float((self.presence or {}).get("absent_share", 0.5))
 
     @property
+    def of_regions(self) -> bool:
+        """Whether it makes probabilities of scores, and does not know presence alone."""
+        return bool(self.weight)
+
+    @property
     def fitted_to(self) -> str:
         """The images of the fit, for people."""
+        if not self.of_regions:
+            return f"the captions of {self.made_from.get('images', 'some')} images, without annotations"
         return (
             f"{self.made_from.get('images', 'some')} images with the boxes of "
             f"{self.made_from.get('truth', 'a ground truth')}"
