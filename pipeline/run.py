@@ -107,15 +107,7 @@ def run(
                     _say(console, [f"resuming the run in {folder.path}"])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-
-                def on_progress(report: Report) -> None:
-                    folder.drop_replaced()
-                    display.update(report)
-
-                fitting = _Fitting(graph, folder, report, display)
-                first = fitting.first_look(config, found)
-                engine(config.engine.kind)(fitting.graph, shards, folder, config, report, on_progress, first)
-                graph = fitting.graph
+                graph = _Computing(graph, folder, report, display).all(shards, config, found)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
@@ -132,13 +124,24 @@ def run(
 
 
 @dataclass(slots=True)
-class _Fitting:
-    """The graph of a run, which may fit presence to its first images before it takes all."""
+class _Computing:
+    """The part of a run in which rows are made, by a graph that may fit presence to the first images before."""
 
     graph: Graph
     folder: DatasetFolder
     report: Report
     display: Display
+
+    def all(self, shards: Sequence[Shard], config: RunConfig, found: FormerRun) -> Graph:
+        """Make the rows; return the graph that made them. Raise as an engine does."""
+        first = self.first_look(config, found)
+        engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
+        return self.graph
+
+    def on_progress(self, report: Report) -> None:
+        """See `pipeline.engines.OnProgress`."""
+        self.folder.drop_replaced()
+        self.display.update(report)
 
     def first_look(self, config: RunConfig, found: FormerRun) -> FirstLook | None:
         """Return the work of the fit; None if there is none to do, or it was done before. Raise as `kept_presence`."""
