@@ -38,7 +38,7 @@ from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals
 from stages.explain.stage import ExplainStage
 from stages.read import Shard
 from stages.regions.groups import relation
-from stages.regions.score import Calibration, read_calibration
+from stages.regions.score import Calibration, calibration_of
 from stages.shared.storage import AnyPath
 
 PRESENCE: Final = "presence"
@@ -144,7 +144,7 @@ def kept_presence(graph: Graph, path: AnyPath, digest: str | None) -> Graph:
         text = b""
     if sha256(text).hexdigest() != digest:
         raise ResumeError(f"{path} is not the file that its rows were made with: put it back, or run with --fresh")
-    return with_presence(graph, read_calibration(path))
+    return with_presence(graph, calibration_of(text.decode(), path))
 
 
 def look_at_first(graph: Graph, shards: Sequence[Shard]) -> Alone:

@@ -10,21 +10,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Finished, MovedImages, OverDataset, Resized, Truth, moved
+from pipeline.commands.options import Finished, MaybeTruth, MovedImages, OverDataset, Resized, moved
 from pipeline.commands.tables import interval, number, print_matched
 from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.presence import write_presence
 from pipeline.terminal import console
+from stages.contract.errors import ConfigError
 
 
 def calibrate(
     dataset: Finished,
-    truth: Truth,
     out: Annotated[
         Path,
         typer.Option(
             "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
         ),
     ],
+    truth: MaybeTruth = None,
     presence: Annotated[
         bool,
         typer.Option(
@@ -36,7 +38,21 @@ def calibrate(
     resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
+    """Fit scores to how often regions are right, for the model and settings that the dataset was made with.
+
+    Without --truth presence alone is fitted, to the captions; the scores of regions then still rank.
+    """
+    if truth is None:
+        if not presence or resized:
+            raise ConfigError(
+                "--truth: without it there is nothing to fit but presence, for which --no-presence and "
+                "--resized mean nothing"
+            )
+        fit = write_presence(dataset, out, console, moved(images, settings))
+        console.print(fit.in_words(), soft_wrap=True)
+        console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
+        _print_place(out, console)
+        return
     figures = write_calibration(
         dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence
     )
@@ -53,4 +69,8 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     print_matched(figures["matched"], console)
     console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)
+    _print_place(out, console)
+
+
+def _print_place(out: Path, console: Console) -> None:
     console.print(f"calibration in {out}; use it with --set regions.calibration={out}", soft_wrap=True)

@@ -73,7 +73,7 @@ MaybeTruth = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE|DIR",
-        help="Where things are in the images, as `phrasebox eval` takes it. Without it, no places are measured.",
+        help="Where things are in the images, as `phrasebox eval` takes it. Without it, nothing is measured that needs places.",
     ),
 ]
 Resized = Annotated[

@@ -153,9 +153,17 @@ class Calibration:
 def read_calibration(path: Path) -> Calibration:
     """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return calibration_of(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise ConfigError(f"regions.calibration: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
+
+
+def calibration_of(text: str, path: object) -> Calibration:
+    """Return the calibration that the text of a file holds. Raise ConfigError, which names the file, for other text."""
+    try:
+        values = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
     try:
