@@ -13,6 +13,7 @@ from rich.table import Table
 from pipeline.commands.options import Finished, MaybeTruth, MovedImages, OverDataset, Resized, moved
 from pipeline.commands.tables import interval, number, print_matched, print_review_counts
 from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import LEAST, write_reviewed_calibration
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError
@@ -46,11 +47,25 @@ def calibrate(
     resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    if reviews == (truth is not None):
-        raise ConfigError("--truth or --reviews: give one of them, to which scores are fitted")
-    if truth is None:
+    """Fit scores to how often regions are right, for the model and settings that the dataset was made with.
+
+    With neither --truth nor --reviews presence alone is fitted, to the captions; scores of regions then still rank.
+    """
+    if reviews:
+        if truth is not None or resized:
+            raise ConfigError("--reviews: leave --truth and --resized out, scores are fitted to what people said")
         print_reviewed(write_reviewed_calibration(dataset, out, console, moved(images, settings)), out, console)
+        return
+    if truth is None:
+        if not presence or resized:
+            raise ConfigError(
+                "--truth: without it there is nothing to fit but presence, for which --no-presence and "
+                "--resized mean nothing"
+            )
+        fit = write_presence(dataset, out, console, moved(images, settings))
+        console.print(fit.in_words(), soft_wrap=True)
+        console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
+        _print_place(out, console)
         return
     figures = write_calibration(
         dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence
@@ -71,7 +86,7 @@ def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> N
     console.print(table)
     if figures["presence"]:
         console.print("presence is fitted for the dataset's regions.absent_share: leave it as it is", soft_wrap=True)
-    console.print(f"calibration in {out}; use it with --set regions.calibration={out}", soft_wrap=True)
+    _print_place(out, console)
 
 
 def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:
@@ -84,4 +99,8 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     print_matched(figures["matched"], console)
     console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)
+    _print_place(out, console)
+
+
+def _print_place(out: Path, console: Console) -> None:
     console.print(f"calibration in {out}; use it with --set regions.calibration={out}", soft_wrap=True)

@@ -23,18 +23,18 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.origin import check_named
-from pipeline.evaluate.estimates import FOLDS, Floats, LogisticFit, mean_and_scale
+from pipeline.evaluate.estimates import FOLDS
 from pipeline.evaluate.judged import JudgedDataset
 from pipeline.evaluate.matching import ImageMatches
+from pipeline.evaluate.presence import model_graph, store
 from pipeline.evaluate.reviewed import Bools, Reviewed, calibration_of, reviewed_regions, share_of
-from pipeline.graph import build_steps, calibration_basis
+from pipeline.graph import calibration_basis
+from pipeline.logistic import Floats, LogisticFit, mean_and_scale
 from pipeline.paths import check_writable
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
-from stages.shared.storage import write_text
 from stages.shared.truth.ground_truth import GroundTruth, TruthImage
 
 FEWEST: Final = 50  # answers
@@ -116,10 +116,15 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     if len(reviewed.said) < FEWEST:
         raise InputError(f"{len(reviewed.said)} answers count: a calibration needs at least {FEWEST}")
     judged = _judged(reviewed, dataset, settings)
-    config = judged.config()
-    known = _known(judged)
-    graph = judged.graph(pixels=config.regions.needs_pixels)
-    evidence = _evidence_of(reviewed, judged.mapped(graph, console), RegionsStage(config.regions, known))
+    graph = model_graph(judged)
+    config, known = graph.settings(judged.config()), graph.cuts.calibration  # which knows presence alone, or nothing
+    if dataset.manifest.get("calibration") not in (None, graph.calibration):
+        raise ConfigError(
+            f"{path}: its scores were made with another calibration than is found now; name that one with "
+            "--set regions.calibration=FILE"
+        )
+    mapped = judged.mapped(judged.graph(pixels=config.regions.needs_pixels), console)
+    evidence = _evidence_of(reviewed, mapped, RegionsStage(config.regions, known))
     features = np.array([[measure(each) for measure in FEATURES.values()] for each in evidence])
     presences = reviewed.field("presence").astype(np.float64)  # NaN where it is not known
     odds = logit(np.clip(presences, _CERTAIN, 1 - _CERTAIN))[:, None]
@@ -131,9 +136,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     calibration = Calibration(
         bias=fit.right.bias,
         **fit.right.by_name(list(FEATURES)),
-        made_with=calibration_basis(
-            config if graph is None else graph.settings(config), dataset.manifest["model_fingerprint"]
-        ),
+        made_with=calibration_basis(config, graph.fingerprint),
         made_from={
             "reviews": len(reviewed.said),
             "dataset": dataset.path.name,
@@ -144,11 +147,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         presence=None if known is None else _corrected(known, fit.there, config.regions.absent_share),
         cut=None if known is None else known.cut,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, calibration.to_json())
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    store(calibration, out)
     return {
         "counts": reviewed.counts,
         "reviewers": reviewed.reviewers,
@@ -165,21 +164,6 @@ def _judged(reviewed: Reviewed, dataset: Dataset, settings: Sequence[str]) -> Ju
     images = {name: TruthImage(file_name=name, width_px=0, height_px=0, targets=()) for name in names}
     matched = ImageMatches(images=images, by_stem=0, ambiguous=0)
     return JudgedDataset(dataset=dataset, settings=settings, truth=GroundTruth(images=images), matched=matched)
-
-
-def _known(judged: JudgedDataset) -> Calibration | None:
-    """The calibration that the dataset's scores were made with; None where they only rank."""
-    made_with = judged.dataset.manifest.get("calibration")
-    if made_with is None:
-        return None
-    check_named(judged.dataset, settings=judged.settings)
-    steps = build_steps(judged.config())
-    if steps.calibration != made_with:
-        raise ConfigError(
-            f"{judged.dataset.path}: its scores were made with another calibration than is found now; name that one "
-            "with --set regions.calibration=FILE"
-        )
-    return steps.cuts.calibration
 
 
 def _evidence_of(

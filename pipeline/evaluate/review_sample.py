@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.selection import REGION
-from pipeline.evaluate.estimates import Floats
+from pipeline.logistic import Floats
 from stages.regions.groups import things
 
 Ints = NDArray[np.int64]

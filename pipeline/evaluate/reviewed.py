@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import FoundRegion, RegionKey, Review, find_regions, read_reviews
-from pipeline.evaluate.estimates import SEED, THRESHOLDS, Estimate, Floats
+from pipeline.evaluate.estimates import SEED, THRESHOLDS, Estimate, wilson
 from pipeline.evaluate.review_sample import population_of
+from pipeline.logistic import Floats
 from stages.contract.errors import InputError
-
-Z: Final = 1.959964  # of a normal distribution, for intervals of 95 %
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
 
@@ -125,9 +124,7 @@ def share_of(chosen: Bools, weights: Floats) -> Estimate:
     if not len(weights):
         return Estimate()
     share, n = float(np.average(chosen, weights=weights)), float(weights.sum() ** 2 / (weights @ weights))
-    middle, width = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    low, high = ((middle + side * width) / (1 + Z**2 / n) for side in (-1, 1))
-    return Estimate(value=share, low=max(0.0, low), high=min(1.0, high), n=len(chosen))
+    return replace(wilson(share, n), n=len(chosen))
 
 
 def _bins(scores: Floats) -> list[NDArray[np.int64]]:

@@ -23,13 +23,14 @@ from rich.console import Console
 from scipy.special import logit
 
 from pipeline.config import load_config
-from pipeline.evaluate.estimates import Floats, calibration_error
+from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_fit import LEAST, fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
 from pipeline.evaluate.reviewed import calibration_of, share_of
 from pipeline.graph import build_steps
+from pipeline.logistic import Floats
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.contract.records import Record, stable_id
