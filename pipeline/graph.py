@@ -51,7 +51,7 @@ class Steps:
         after: Stages on CPUs after it; their records become rows.
         explain: The explainer's settings as they are for the model's tower.
         described: What is known of the model; None if it was given in memory, or if there is none.
-        calibration: SHA-256 of the calibration of the scores; None if they are not calibrated.
+        calibration: SHA-256 of the calibration that the settings name; None without one.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -95,6 +95,13 @@ class Steps:
         return regions
 
     @property
+    def calibrated(self) -> bool:
+        """Whether scores are probabilities."""
+        (regions,) = self.after
+        known = regions.calibration if isinstance(regions, RegionsStage) else None
+        return known is not None and known.of_regions
+
+    @property
     def loads_model(self) -> bool:
         """Whether a model is loaded."""
         return not isinstance(self.model, RegionSource) or self.model.needs_model
@@ -105,6 +112,11 @@ class Steps:
         if isinstance(self.model, RegionSource):
             decided["output"] = config.output.model_copy(update={"heat_maps": False})
         return config.model_copy(update=decided)
+
+    def as_cut(self, config: RunConfig) -> RunConfig:
+        """Return the configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
+        (regions,) = self.after
+        return config.model_copy(update={"regions": regions.config})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,12 +246,13 @@ _AFTER_THE_FIT: Final = {"score", "calibration", "absent_share", "min_presence"}
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """Return the settings and the model that a calibration is made with, and holds for; plain values."""
-    basis = {
-        "model": model_fingerprint,
-        "explain": config.explain.decides_maps(),
-        "regions": config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(basis))
+    regions = config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT)
+    return {**presence_basis(config.explain, model_fingerprint), "regions": regions}
+
+
+def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str, Any]:
+    """Return the same for a calibration that knows presence alone, which does not depend on how maps are cut."""
+    plain: dict[str, Any] = json.loads(json.dumps({"model": model_fingerprint, "explain": explain.decides_maps()}))
     return plain
 
 
@@ -254,15 +267,22 @@ def presence_in(calibration: Calibration) -> Presence | None:
 
 
 def _calibration(config: RunConfig, described: Described | None) -> Calibration | None:
-    """The calibration that `regions.calibration` names. Raise ConfigError for one made with other settings."""
+    """The calibration that `regions.calibration` names; also one for the rule that is used where none has a cut.
+
+    Raise ConfigError for one made with other settings.
+    """
     wanted = config.regions.calibration
     if wanted == "none" or described is None:
         return None
-    basis = calibration_basis(config, described.fingerprint)
+    uncut = config.model_copy(update={"regions": config.regions.without_cut()})
+    bases = [calibration_basis(each, described.fingerprint) for each in (config, uncut)]
     if wanted == "auto":
-        return next((one for one in map(read_calibration, described.calibrations) if one.made_with == basis), None)
+        known = [read_calibration(path) for path in described.calibrations]
+        return next((one for basis in bases for one in known if one.made_with == basis), None)
     calibration = read_calibration(Path(wanted))
-    differing = differences(calibration.made_with, basis)
+    if not calibration.of_regions:
+        bases = [presence_basis(config.explain, described.fingerprint)]
+    differing = min((differences(calibration.made_with, basis) for basis in bases), key=len)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise ConfigError(f"regions.calibration: {wanted} was made with other settings:\n{listed}")

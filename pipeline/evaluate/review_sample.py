@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.selection import REGION
-from pipeline.evaluate.estimates import Floats
+from pipeline.logistic import Floats
 from stages.regions.groups import things
 
 Ints = NDArray[np.int64]
@@ -70,10 +70,23 @@ class Population:
 
     def weights(self, places: Ints) -> Floats:
         """Return how many regions each reviewed one stands for, (m,); those of a stratum stand for all of it."""
-        own, length = self.strata[places], len(SHARES)
-        weights = 1 / np.minimum(1.0, np.bincount(own, minlength=length)[own] * self.chances[places])
-        sizes = np.bincount(self.strata, minlength=length)
-        return np.asarray(weights * (sizes / np.maximum(np.bincount(own, weights, length), 1e-12))[own])
+        weights = np.empty(len(places))
+        for stratum in np.unique(self.strata[places]):
+            own, whole = self.strata[places] == stratum, self.chances[self.strata == stratum]
+            inverse = 1 / _inclusion(self.chances[places[own]], whole, int(own.sum()))
+            weights[own] = inverse * len(whole) / inverse.sum()
+        return weights
+
+
+def _inclusion(chances: Floats, whole: Floats, count: int) -> Floats:
+    """The probabilities with which a sample of `count` from a `whole` stratum has regions with these chances."""
+    times, certain = 0.0, np.zeros(len(whole), np.bool_)
+    while not certain.all():
+        times = (count - certain.sum()) / whole[~certain].sum()
+        if not (more := ~certain & (times * whole >= 1 - 1e-9)).any():
+            break
+        certain |= more
+    return np.minimum(1.0, times * chances) if not certain.all() else np.ones(len(chances))
 
 
 def population_of(dataset: Dataset) -> Population:
