@@ -287,6 +287,6 @@ def test_answers_of_another_dataset_do_not_count(page: Page, served: Served, dat
     key = {**RegionKey.of(one)._asdict(), **other}
     append_review(dataset, Review(**key, reviewer="ann", answer="right"))
     opened(page, served.url)
-    expect(page.locator("#notes")).to_contain_text("1 answers are about regions that are not in this dataset")
+    expect(page.locator("#notes")).to_contain_text("no answers that count (1 elsewhere)")
     expect(page.locator("#progress")).to_contain_text("0 of")
     expect(page.locator("#curve circle")).to_have_count(0)
