@@ -134,9 +134,9 @@ class Reviews:
 
 
 def merged_answer(reviews: Iterable[Review]) -> Answer:
-    """Return what most reviewers of a region say; "unsure" where as many say right as wrong or absent.
+    """Return what most reviewers of a region say, those aside who are unsure.
 
-    Those who are unsure do not count beside others. Between wrong and absent, the more frequent one, else wrong.
+    "unsure" where as many say right as wrong or absent; "wrong" where as many of these say wrong as absent.
     """
     said = Counter(review.answer for review in reviews)
     against = said["wrong"] + said["absent"]
@@ -169,26 +169,19 @@ def read_reviews(dataset: AnyPath) -> Reviews:
 
 
 class ReviewLog:
-    """The reviews of a dataset as they are now, also where another process writes them. Threads may share it."""
+    """The reviews of a dataset, read again when their files have changed. Threads may share it."""
 
     def __init__(self, dataset: AnyPath) -> None:
         self.dataset = dataset
-        self._lock = threading.Lock()
-        self._seen: Any = None
-        self._reviews = Reviews()
+        self._read: tuple[Any, Reviews] = (None, Reviews())
 
     def current(self) -> Reviews:
         """Return what counts now, which is not to be changed. Raise InputError as `read_reviews`."""
-        with self._lock:
-            files = found_in(self.dataset, FILES)
-            seen = [(path, *path.lstat()[6:9]) for path in files if isinstance(path, Path)]
-            if seen != self._seen or len(seen) < len(files):  # objects are read each time
-                self._seen, self._reviews = seen, read_reviews(self.dataset)
-            return self._reviews
-
-    def append(self, review: Review) -> None:
-        """Add a review, see `append_review`."""
-        append_review(self.dataset, review)
+        files = found_in(self.dataset, FILES)
+        seen = [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in files if isinstance(path, Path)]
+        if seen != self._read[0] or len(seen) < len(files):  # objects are read each time
+            self._read = seen, read_reviews(self.dataset)
+        return self._read[1]
 
 
 class FoundRegion(NamedTuple):
@@ -210,12 +203,10 @@ def find_regions(
     found: dict[RegionKey, FoundRegion] = {}
     for table in dataset.tables(columns, batch_rows=8 * BATCH_ROWS) if keys else ():
         annotations = table["annotations"].combine_chunks()
-        regions = annotations.flatten()
-        here = pc.indices_nonzero(pc.is_in(regions.field("id"), wanted))
-        owners = pc.list_parent_indices(annotations).take(here).to_pylist()
-        for owner, one in zip(owners, regions.take(here).to_pylist(), strict=True):
-            if (key := RegionKey.of(one)) in keys:
-                found[key] = FoundRegion(first + owner, one)
+        regions, owners = annotations.flatten(), pc.list_parent_indices(annotations)
+        for place in pc.indices_nonzero(pc.is_in(regions.field("id"), wanted)).to_pylist():
+            if (key := RegionKey.of(one := regions[place].as_py())) in keys:
+                found[key] = FoundRegion(first + owners[place].as_py(), one)
         first += table.num_rows
     return found
 
@@ -242,10 +233,8 @@ def append_review(dataset: AnyPath, review: Review) -> None:
             line = line[file.write(line) :]
         os.fsync(descriptor)
     folder = os.open(dataset, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the file may be new
-    finally:
-        os.close(folder)
+    os.fsync(folder)  # the file may be new
+    os.close(folder)
 
 
 def _lines(path: AnyPath) -> Iterator[bytes]:
@@ -258,9 +247,8 @@ def _lines(path: AnyPath) -> Iterator[bytes]:
     with file:
         if isinstance(path, Path):
             _check_regular(file)
-        total = 0
-        while line := file.readline(LONGEST_LINE):
-            if (total := total + len(line)) > MOST_BYTES:
+        for line in iter(lambda: file.readline(LONGEST_LINE), b""):
+            if file.tell() > MOST_BYTES:
                 raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MB")
             if line.strip():
                 yield line

@@ -33,7 +33,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.dataset.folder import MARKS, MARKS_FILE, write_marks
+from pipeline.dataset.folder import MARKS, write_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
@@ -106,7 +106,6 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Route("/rows/{row:number}/row.json", _row),
         Route("/rows/{row:number}/heat/{region:number}.png", _heat),
         Route("/suggest/{field}", _suggest),
-        Route(f"/{MARKS_FILE}", _marks),
         Route("/marks", _mark, methods=["POST"]),
         Route("/review", _page(lambda *_: viewer.pages.review())),
         Route("/review/state.json", _state),
@@ -222,11 +221,6 @@ def _suggest(request: Request) -> Response:
     if name not in ("phrase", "head"):
         raise HTTPException(404)
     return JSONResponse(index.suggest(name, request.query_params.get("text", ""), 20) if index.ready else [])
-
-
-def _marks(request: Request) -> Response:
-    marks = dict(sorted(_viewer(request).pages.marks.items()))
-    return JSONResponse(marks, headers={"Content-Disposition": f"attachment; filename={MARKS_FILE}"})
 
 
 async def _posted(request: Request, kind: type[Asked], expected: str) -> Asked:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.dataset.folder import Dataset, NumberedRows
-from pipeline.dataset.reviews import RegionKey, Review, ReviewLog, Said, find_regions, merged_answer
+from pipeline.dataset.reviews import RegionKey, Review, ReviewLog, Reviews, Said, append_review
 from pipeline.dataset.selection import REGION
-from pipeline.evaluate.estimates import Estimate, wilson
-from pipeline.evaluate.review_sample import Population, population_of
+from pipeline.evaluate.review_sample import sample_for_review
+from pipeline.evaluate.reviewed import review_figures, reviewed_regions
 from pipeline.viewer.sample_view import outline_path
 from stages.contract.errors import InputError
 
 REGIONS: Final = 200  # to review
-BINS: Final = 5  # of the calibration curve, with as many answers each
-LEAST_IN_BIN: Final = 5
-LEAST_SCORES: Final = (0.0, 0.5)  # for which precision is given
+PAUSE: Final = 5.0  # between two computations of the figures, as a multiple of the time that they take
 
 
 class SaidOf(Said):
@@ -42,99 +38,59 @@ class Reviewing:
     log: ReviewLog
     count: int = REGIONS
     seed: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _foreign: dict[RegionKey, bool] = field(default_factory=dict)  # of the answers: whether it is not in the dataset
+    _told: tuple[Reviews | None, dict[str, Any], float] = (None, {}, 0.0)  # figures, of what, good until when
 
     @cached_property
-    def _population(self) -> Population:
-        return population_of(self.dataset)
-
-    @cached_property
-    def _places(self) -> NDArray[np.int64]:
-        return self._population.drawn(self.count, self.seed)
-
-    @cached_property
-    def _keys(self) -> list[RegionKey]:
-        rows = self._population.rows[self._places].tolist()
-        found = self.rows.rows_at(rows, [REGION + name for name in ("id", "phrase", "bbox")])
-        ids = self._population.ids[self._places].tolist()
-        return [RegionKey.of(_annotation(row, name)) for row, name in zip(found, ids, strict=True)]
+    def sample(self) -> list[tuple[int, RegionKey]]:
+        """The rows and keys of the regions to review, in their order. Raise InputError for a damaged shard."""
+        drawn = sample_for_review(self.dataset, self.count, self.seed)
+        rows = self.rows.rows_at([one.row for one in drawn], [REGION + name for name in ("id", "phrase", "bbox")])
+        return [(one.row, RegionKey.of(_annotation(row, one.id))) for one, row in zip(drawn, rows, strict=True)]
 
     def state(self, reviewer: str) -> dict[str, Any]:
-        """Return the sample in its order, who has answered, the reviewer's own answers, and what all of them say.
+        """Return the sample, who has answered, the reviewer's own answers, and the `review_figures` of all answers.
 
         Raise InputError if the run has not finished, or for a damaged file.
         """
         if not self.dataset.finished:
             raise InputError("the run has not finished; its regions can be reviewed once it has")
-        reviews = self.log.current()
-        with self._lock:
-            rows, ids = (each[self._places].tolist() for each in (self._population.rows, self._population.ids))
-            if unknown := reviews.answers.keys() - self._foreign.keys() - set(self._keys):
-                found = find_regions(self.dataset, unknown)
-                self._foreign |= {key: key not in found for key in unknown}
-        answers = [reviews.answers.get(key, {}) for key in self._keys]
-        return {
-            "regions": [
-                {
-                    "row": row,
-                    "id": name,
-                    "answered": list(said),
-                    "own": said[reviewer].model_dump(mode="json", include={"answer", "seconds", "time"})
-                    if reviewer in said
-                    else None,
-                }
-                for row, name, said in zip(rows, ids, answers, strict=True)
-            ],
-            "calibrated": bool(self.dataset.manifest.get("calibration")),
-            "skipped": reviews.skipped,
-            "foreign": sum(self._foreign.get(key, False) for key in reviews.answers),
-            **self._figures(answers),
-        }
+        reviews, regions = self.log.current(), []
+        for row, key in self.sample:
+            said = reviews.answers.get(key, {})
+            own = said.get(reviewer)
+            mine = own and own.model_dump(mode="json", include={"answer", "seconds", "time"})
+            regions.append({"row": row, "id": key.annotation_id, "answered": list(said), "own": mine})
+        calibrated = bool(self.dataset.manifest.get("calibration"))
+        return {"regions": regions, "calibrated": calibrated, "figures": self._figures(reviews)}
 
-    def _figures(self, answers: Sequence[Mapping[str, Review]]) -> dict[str, Any]:
-        """The calibration curve of the answers, and the precision of the dataset's regions from some scores on."""
-        said = [merged_answer(one.values()) for one in answers]
-        known = [place for place, one in enumerate(said) if one != "unsure"]
-        right = np.array([said[place] == "right" for place in known], np.bool_)
-        places = self._places[known]
-        scores, weights = self._population.scores[places], self._population.weights(places)
-
-        def share(part: NDArray[Any]) -> Estimate:
-            counted = weights[part]
-            return wilson(float(counted @ right[part] / counted.sum()), float(counted.sum() ** 2 / (counted @ counted)))
-
-        bins = np.array_split(np.argsort(scores, kind="stable"), max(1, min(BINS, len(known) // LEAST_IN_BIN)))
-        return {
-            "curve": [
-                {"score": float(scores[part].mean()), **share(part).plain(), "n": len(part)}
-                for part in bins
-                if part.size
-            ],
-            "precision": [
-                {"least": least, **share(part).plain(), "n": len(part)}
-                for least in LEAST_SCORES
-                if (part := np.flatnonzero(scores >= least)).size
-            ],
-        }
+    def _figures(self, reviews: Reviews) -> dict[str, Any]:
+        known, figures, until = self._told
+        if reviews is not known and (start := time.monotonic()) >= until:
+            try:
+                figures = review_figures(reviewed_regions(self.dataset))
+            except InputError as error:  # no answer counts yet
+                figures = {"note": str(error).partition(";")[0]} if reviews.answers or reviews.skipped else {}
+            now = time.monotonic()
+            self._told = reviews, figures, now + PAUSE * (now - start)
+        return figures
 
     def region(self, row: int, annotation_id: int) -> dict[str, Any] | None:
-        """Return what a page shows of a region; None if there is no such region."""
-        columns = ("file_name", "width", "height", "captions", "annotations")
-        for values in self.rows.rows_at([row], columns):
-            if (one := _annotation(values, annotation_id)) is not None:
-                caption, (start, end) = values["captions"][one["caption_index"]], one["span"]
-                correction = self.log.current().corrections.get(RegionKey.of(one))
-                return {
-                    **{name: values[name] for name in ("file_name", "width", "height")},
-                    "phrase": caption[start:end] or one["phrase"],  # a concept of a pool stands in no caption
-                    "caption": [caption[:start], caption[start:end], caption[end:]],
-                    "bbox": one["bbox"],
-                    "path": outline_path(one["segmentation"]),
-                    "deleted": correction is not None and correction.action == "delete",
-                    "corrected": correction and correction.box_xywh_px,
-                }
-        return None
+        """Return what the page shows of a region; None if there is no such region."""
+        rows = self.rows.rows_at([row], ("file_name", "width", "height", "captions", "annotations"))
+        one = _annotation(rows[0], annotation_id) if rows else None
+        if one is None:
+            return None
+        caption, (start, end) = rows[0]["captions"][one["caption_index"]], one["span"]
+        correction = self.log.current().corrections.get(RegionKey.of(one))
+        return {
+            **{name: rows[0][name] for name in ("file_name", "width", "height")},
+            "phrase": caption[start:end] or one["phrase"],  # a concept of a pool stands in no caption
+            "caption": [caption[:start], caption[start:end], caption[end:]],
+            "bbox": one["bbox"],
+            "path": outline_path(one["segmentation"]),
+            "deleted": correction is not None and correction.action == "delete",
+            "corrected": correction and correction.box_xywh_px,
+        }
 
     def record(self, said: SaidOf) -> bool:
         """Store what somebody says of a region; return whether there is one. Raise OSError if it cannot be stored.
@@ -146,16 +102,14 @@ class Reviewing:
         one = _annotation(rows[0], said.annotation_id) if rows else None
         if one is None:
             return False
-        corrections = self.log.current().corrections
-        now = corrections.get(RegionKey.of(one))
-        what = now.action if said.action == "undone" and now else said.action
-        what_is_said = said.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
-        for other in rows[0]["annotations"] if what else (one,):
+        now = self.log.current().corrections.get(RegionKey.of(one))
+        action = now.action if now and said.action == "undone" else said.action
+        for other in rows[0]["annotations"] if action else (one,):
             is_drawn_here = (other["bbox"], other["segmentation"]) == (one["bbox"], one["segmentation"])
-            in_thing = what == "box" and one["group"] is not None and other["group"] == one["group"]
+            in_thing = action == "box" and one["group"] is not None and other["group"] == one["group"]
             if other is one or (is_drawn_here and (in_thing or other["phrase"] == one["phrase"])):
-                key = RegionKey.of(other)
-                self.log.append(Review(**key._asdict(), **what_is_said))
+                values = said.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
+                append_review(self.dataset.path, Review(**RegionKey.of(other)._asdict(), **values))
         return True
 
 

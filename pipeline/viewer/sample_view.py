@@ -69,6 +69,11 @@ class RegionView:
     importance: float | None  # mean importance of its phrase in these captions; None if it is unknown
 
     @property
+    def weight(self) -> float:
+        """The score by which it is folded away; regions that people corrected never are."""
+        return 1.0 if self.correction else float(self.annotation["score"])
+
+    @property
     def colour(self) -> int:
         """Number of the colour, that of the group."""
         return self.group % COLOURS

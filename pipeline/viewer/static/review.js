@@ -146,20 +146,23 @@ function summarise() {
   const together = regions.filter((one) => one.answered.length).length;
   byId("progress").textContent = `${own.length} of ${total} by you${median}`
     + (others.length ? ` · ${together} by all (${others.slice(0, 5).join(", ")})` : "");
+  const { figures } = state;
   byId("precision").replaceChildren();
-  for (const one of state.precision) {
-    const range = `${one.value.toFixed(2)} (${one.low.toFixed(2)}–${one.high.toFixed(2)})`;
-    const title = one.least ? `right from score ${one.least.toFixed(1)}` : "right, of all regions";
+  for (const { low, precision } of (figures.thresholds ?? []).filter((one) => one.low === 0 || one.low === 0.5)) {
+    if (precision.value === null) continue;
+    const range = `${precision.value.toFixed(2)} (${precision.low.toFixed(2)}–${precision.high.toFixed(2)})`;
     byId("precision").append(
-      Object.assign(document.createElement("dt"), { textContent: title }),
-      Object.assign(document.createElement("dd"), { textContent: `${range}, ${one.n} answers` }),
+      Object.assign(document.createElement("dt"), { textContent: low ? `right from score ${low.toFixed(1)}` : "right, of all regions" }),
+      Object.assign(document.createElement("dd"), { textContent: `${range}, ${precision.n} answers` }),
     );
   }
-  drawCurve(state.curve);
+  drawCurve((figures.curve ?? []).filter((one) => one.score !== null && one.precision.value !== null)
+    .map((one) => ({ ...one.precision, score: one.score })));
   const notes = [];
   if (!state.calibrated) notes.push("The scores of this dataset only rank: they claim no share.");
-  if (state.foreign) notes.push(`${state.foreign} answers are about regions that are not in this dataset; they do not count.`);
-  if (state.skipped) notes.push(`${state.skipped} lines of the reviews cannot be read.`);
+  if (figures.note) notes.push(`${figures.note}.`);
+  if (figures.counts?.elsewhere) notes.push(`${figures.counts.elsewhere} answers are about regions that are not in this dataset; they do not count.`);
+  if (figures.counts?.damaged) notes.push(`${figures.counts.damaged} lines of the reviews cannot be read.`);
   byId("notes").textContent = notes.join(" ");
 }
 function drawCurve(points) {

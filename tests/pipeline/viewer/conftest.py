@@ -27,7 +27,7 @@ HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror
 
 SCENES = 14
 
-PATIENCE_MS = 25_000
+PATIENCE_MS = 600_000
 """How long the browser waits for what must come: a bound against hanging, which no busy machine reaches."""
 
 expect.set_options(timeout=PATIENCE_MS)
