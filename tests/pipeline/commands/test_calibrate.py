@@ -212,10 +212,11 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
 @pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
     """The run without one cuts at the mean, and says so."""
-    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted"}}
+    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted", "upsample": "linear"}}
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
-    assert "cut at their mean" in printed.getvalue()
+    assert "Maps are cut by regions.rule=mean" in printed.getvalue()
+    assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "mean"
     write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     cut = json.loads((tmp_path / "c.json").read_text())["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
