@@ -211,12 +211,12 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
 
 @pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
-    """The run without one cuts at the mean, and says so."""
+    """The run without one cuts at a fixed share, and says so."""
     values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted", "upsample": "linear"}}
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
-    assert "Maps are cut by regions.rule=mean" in printed.getvalue()
-    assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "mean"
+    assert "Maps are cut at 0.2 of their highest heat" in printed.getvalue()
+    assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "fixed"
     write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     cut = json.loads((tmp_path / "c.json").read_text())["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
@@ -225,7 +225,7 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     printed = StringIO()
     fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=300))
-    assert "mean" not in printed.getvalue()
+    assert "highest heat" not in printed.getvalue()
     before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
     after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
     assert after["metrics"]["box_recall"]["value"] > before["metrics"]["box_recall"]["value"] + 0.2
