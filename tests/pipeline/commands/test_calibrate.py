@@ -32,6 +32,9 @@ from stages.regions.stage import RegionsStage
 from stages.shared.truth.ground_truth import TruthImage, TruthTarget
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
+CONTOUR = {"rule": "otsu", "upsample": "linear"}
+GRABCUT = {**CONTOUR, "refine": "grabcut"}
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -94,22 +97,20 @@ def test_stored_maps_give_the_calibration_of_computed_ones(
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
-    contour = build_graph(config_of(drawn, tmp_path)).calibration
-    outlined = build_graph(config_of(drawn, tmp_path, regions={"refine": "grabcut"})).calibration
-    assert contour is not None
-    assert outlined is not None
-    assert contour != outlined
+    known = {build_graph(config_of(drawn, tmp_path, regions=each)).calibration for each in ({}, CONTOUR, GRABCUT)}
+    assert None not in known
+    assert len(known) == 3
     assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refine", ["none", "grabcut"])
+@pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
 def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
-    drawn: Path, tmp_path: Path, refine: str
+    drawn: Path, tmp_path: Path, regions: dict[str, Any]
 ) -> None:
-    dataset = run(config_of(drawn, tmp_path / "dataset", regions={"refine": refine}), QUIET)
+    dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
     figures = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
     scores = figures["scores"]
     assert figures["ece"]["value"] < 0.12
