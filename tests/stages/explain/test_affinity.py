@@ -59,7 +59,7 @@ def by_propagation(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> F
 
 @everywhere
 def test_the_formula(kind: str, tower: str) -> None:
-    plain, shared = explainer_of(kind, tower, affinity="none"), explainer_of(kind, tower)
+    plain, shared = explainer_of(kind, tower), explainer_of(kind, tower, affinity="propagation")
     rgb = pixels(tower)
     texts = shared.texts(PHRASES[0] + PHRASES[0][:1] * 5)[None].expand(2, -1, -1)
     tokens = shared.maps(torch.from_numpy(rgb), texts).tokens

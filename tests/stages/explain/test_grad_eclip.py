@@ -122,8 +122,8 @@ def test_class_path_over_blocks_is_the_gradient_with_patches_held() -> None:
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_agree_roughly(precision) -> None:
     model, rgb = tiny_clip(), pixels()
-    exact = made("grad_eclip", model, blocks=4, affinity="none").explain(rgb, [PHRASES])[0]
-    low = made("grad_eclip", clip_of(model, precision=precision), blocks=4, affinity="none")
+    exact = made("grad_eclip", model, blocks=4).explain(rgb, [PHRASES])[0]
+    low = made("grad_eclip", clip_of(model, precision=precision), blocks=4)
     for a, b in zip(low.explain(rgb, [PHRASES])[0], exact, strict=True):
         assert np.corrcoef(a.values.ravel(), b.values.ravel())[0, 1] > 0.98
         assert a.similarity == pytest.approx(b.similarity, abs=0.02)
