@@ -51,7 +51,7 @@ def record_of(number: int, *said: tuple[str, str]) -> Record:
 def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
     records = [
         record_of(1, ("one man", "man"), ("red car", "car")),
-        record_of(2, ("one person", "person"), ("red hat", "hat")),
+        record_of(2, ("tall person", "person"), ("red hat", "hat")),
         record_of(3, ("old boat", "boat"), ("small dog", "dog")),
         record_of(4, ("green tree", "tree")),
     ]
