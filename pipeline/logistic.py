@@ -44,18 +44,22 @@ def fit_logistic(features: Floats, right: NDArray[np.bool_] | Floats) -> Logisti
         raise ValueError("expected both right and wrong regions")
     mean, scale = mean_and_scale(features)
     x = np.column_stack([np.ones(len(features)), (features - mean) / scale])
-    penalty = np.full(x.shape[1], RIDGE)
-    penalty[0] = 0.0
+    weights = most_likely(x, right, np.zeros(x.shape[1]), np.array([0.0, *[RIDGE] * features.shape[1]]))
+    return LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+
+
+def most_likely(x: Floats, right: NDArray[np.bool_] | Floats, prior: Floats, precision: Floats) -> Floats:
+    """Return the weights (k,) of features x (n, k) under normal priors, by Newton's method; right is (n,)."""
     weights = np.zeros(x.shape[1])
     for _ in range(100):
         p = _logistic(x @ weights)
-        slope = x.T @ (right - p) - penalty * weights
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty + 1e-9)
+        slope = x.T @ (right - p) - precision * (weights - prior)
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(precision + 1e-9)
         step = np.linalg.solve(curvature, slope)
         weights += step
         if np.abs(step).max() < 1e-10:
             break
-    return LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+    return weights
 
 
 def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:

@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.domain import first_samples, with_presence
-from pipeline.engines.inline import run_stages, set_up
+from pipeline.engines.inline import set_up
 from pipeline.graph import Graph, presence_basis
 from pipeline.logistic import Floats, LogisticFit, fit_logistic, roc_area
 from stages.contract.errors import ResumeError
@@ -52,8 +52,6 @@ FEWEST_IMAGES: Final = 50
 300, and the estimated share of absent phrases is twice as uncertain with 50."""
 
 FEWEST_PHRASES: Final = 100  # of captions; a fit to fewer says more about chance than about the model
-
-MOST_PHRASES: Final = 16  # of an image that count, beside as many of others: captions may have a hundred
 
 LEAST_AREA: Final = 0.6
 """The least ROC area with which `deviation` has to separate phrases of captions from those of other images. A model
@@ -97,32 +95,17 @@ def drawn(
     return None
 
 
-def _unheard(*_: Any) -> None:
-    """Hear of progress, and say nothing."""
-
-
 def may_be(head: str, named: str) -> bool:
     """Return whether a thing that one head noun names may be called by another."""
     return relation(head, named) in ("same", "equal", "above")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alone:
-    """A fit of presence to captioned images, or why there is none."""
-
-    why: str = ""  # there is none, in words that go on with "the first images"; empty if there is a fit
-    calibration: Calibration | None = None
-    absent_share: float = 0.0  # estimated share of phrases of the captions that are not in their images
-    area: float = 0.0  # ROC area of the fit between phrases of captions and those of other images
-
-    def in_words(self) -> str:
-        """Return a sentence for the log."""
-        if self.calibration is None:
-            return f"presence is not known: {self.why} (phrasebox calibrate fits it to other images)"
-        return (
-            f"presence was fitted to {self.calibration.fitted_to}: {self.absent_share:.1%} of the phrases of these "
-            f"captions seem to be absent (regions.absent_share)"
-        )
+def in_words(found: Calibration | str) -> str:
+    """Return a sentence for the log about the answer of `fit_alone`."""
+    if isinstance(found, str):
+        return f"presence is not known: {found}"
+    share = found.made_from["absent_share"]
+    return f"presence was fitted to {found.fitted_to}, of whose phrases {share:.1%} seem to be absent"
 
 
 def is_wanted(graph: Graph, config: RunConfig) -> bool:
@@ -147,60 +130,50 @@ def kept_presence(graph: Graph, path: AnyPath, digest: str | None) -> Graph:
     return with_presence(graph, calibration_of(text.decode(), path))
 
 
-def look_at_first(graph: Graph, shards: Sequence[Shard]) -> Alone:
-    """Fit presence to the first images of an input, see `first_samples`. Raise PhraseboxError as the stages do."""
-    records = [Record.start(sample) for sample in first_samples(graph.reader, shards, MOST_IMAGES)]
-    return fit_alone(graph, records)
-
-
-def fit_alone(graph: Graph, records: Sequence[Record], advance: Callable[[int], None] = lambda _: None) -> Alone:
-    """Fit presence to the captions of images: records of samples alone.
+def look_at_first(graph: Graph, shards: Sequence[Shard], most: int = MOST_IMAGES) -> Calibration | str:
+    """Fit presence to the captions of the first images, see `first_samples`; return why there is none otherwise.
 
     The model is loaded in this process and let go. Raise PhraseboxError as the stages do.
-
-    advance: Called with the number of images that have been computed.
     """
-    model = graph.explains.judging(None).without_importance()
+    model, (phrases, prepare) = graph.explains.judging(None).without_importance(), graph.before
     with set_up(graph.before):
-        parsed = run_stages(graph.before[:1], list(records), _unheard)
+        parsed = phrases.process([Record.start(sample) for sample in first_samples(graph.reader, shards, most)])
         captioned = [record for record in parsed if record.error is None and record.phrases]
-        own = {record.sample.id: _some(record) for record in captioned}
-        if why := _too_few(len(own), sum(map(len, own.values()))):
-            return Alone(why=why)
-        others = phrases_of_others(captioned, own)
-        asked = (replace(one, phrases=(*own[one.sample.id], *others[one.sample.id])) for one in captioned)
-        prepared = (run_stages(graph.before[1:], [one], _unheard)[0] for one in asked)
+        own = {each.sample.id: list({phrase.text: phrase for phrase in each.phrases}.values()) for each in captioned}
+        pool = [(number, phrase) for number, its in own.items() for phrase in its]
+        if len(own) < FEWEST_IMAGES or len(pool) < FEWEST_PHRASES:
+            return (
+                f"{len(own)} images with {len(pool)} phrases are too few to fit it to, {FEWEST_IMAGES} with "
+                f"{FEWEST_PHRASES} are needed"
+            )
+        others = {each.sample.id: others_for(each, pool, len(own[each.sample.id])) for each in captioned}
+        asked = (replace(each, phrases=(*own[each.sample.id], *others[each.sample.id])) for each in captioned)
         signals: list[Signals] = []
         said: list[bool] = []
-        for number, (record, found) in enumerate(signals_of(model, prepared), 1):
+        for record, found in signals_of(model, (prepare.process([each])[0] for each in asked)):
             if all(np.isfinite(part).all() for part in (found.embedding, found.cosines, found.local)):
                 signals.append(found)
                 said += [place < len(own[record.sample.id]) for place in range(len(found.cosines))]
-            advance(number)
-    labels = np.array(said, np.bool_)
-    why = _too_few(len(signals), int(labels.sum()))
-    if why or labels.all():
-        return Alone(why=why or "no phrase of another image differs enough from their captions")
-    images = ImageStatistics.of(np.stack([each.embedding for each in signals]))
+    if len(signals) < FEWEST_IMAGES:
+        return f"{len(own) - len(signals)} of {len(own)} images cannot be read"
+    labels, images = np.array(said, np.bool_), ImageStatistics.of(np.stack([each.embedding for each in signals]))
     features = features_of(images, signals)
     area = roc_area(features[:, FEATURES.index("deviation")], labels.astype(float), (~labels).astype(float))
     if not area >= LEAST_AREA:
-        return Alone(why=f"their captions fit them hardly better than those of others do (ROC area {area:.2f})")
+        return f"captions fit their images hardly better than those of others (ROC area {area:.2f})"
     fit, there = fit_noisy(features, labels)
     weight, mean, scale = fit.by_name(FEATURES).values()
-    presence = Presence(
-        images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=1.0 - float(there.mean())
-    )
-    calibration = Calibration(
+    share, absent_share = 1.0 - float(there.mean()), 1.0 - float(there[labels].mean())
+    presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=share)
+    return Calibration(
         bias=0.0,
         mean={},
         scale={},
         weight={},
         made_with=presence_basis(graph.explain, graph.fingerprint),
-        made_from={"annotations": "none", "images": len(signals), "phrases": len(labels)},
+        made_from={"annotations": "none", "images": len(signals), "absent_share": round(absent_share, 3)},
         presence=presence.plain(),
     )
-    return Alone(calibration=calibration, absent_share=1.0 - float(there[labels].mean()), area=area)
 
 
 def fit_noisy(features: Floats, said: NDArray[np.bool_]) -> tuple[LogisticFit, Floats]:
@@ -232,35 +205,10 @@ def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple
             yield from zip(batch, model.signals(batch), strict=True)
 
 
-def phrases_of_others(records: Sequence[Record], own: Mapping[int, Sequence[Phrase]]) -> dict[int, list[Phrase]]:
-    """Return phrases of other images for each record, as many as its own of `own`, by the sample's id.
-
-    The same records in the same order give the same phrases.
-    """
-    pool = [(number, phrase) for number, phrases in own.items() for phrase in phrases]
-    found = {}
-    for record in records:
-        number = record.sample.id
-        heads = list(dict.fromkeys(phrase.head for phrase in record.phrases))
-        known = {word for caption in record.sample.captions for word in words_of(caption)} | set(heads)
-        draw = partial(drawn, _random(record), pool, own=number, known=known, taken=set(), named=heads)
-        found[number] = [phrase for phrase in (draw() for _ in own[number]) if phrase is not None]
-    return found
-
-
-def _some(record: Record) -> list[Phrase]:
-    """The phrases of a record with different texts, at most `MOST_PHRASES` that are drawn from them."""
-    own = list({phrase.text: phrase for phrase in reversed(record.phrases)}.values())[::-1]
-    return own if len(own) <= MOST_PHRASES else _random(record).sample(own, MOST_PHRASES)
-
-
-def _random(record: Record) -> random.Random:
-    return random.Random(stable_id(record.sample.sample_id))  # noqa: S311  which phrases are drawn is no secret
-
-
-def _too_few(images: int, phrases: int) -> str:
-    if images < FEWEST_IMAGES:
-        return f"{images} images with phrases are too few to fit it to, {FEWEST_IMAGES} are needed"
-    return (
-        f"{phrases} phrases are too few to fit it to, {FEWEST_PHRASES} are needed" if phrases < FEWEST_PHRASES else ""
-    )
+def others_for(record: Record, pool: Sequence[tuple[int, Phrase]], most: int) -> list[Phrase]:
+    """Draw phrases of other images for a record, which is the same for the same record and pool of ids and phrases."""
+    rng = random.Random(stable_id(record.sample.sample_id))  # noqa: S311  which phrases are drawn is no secret
+    heads = list(dict.fromkeys(phrase.head for phrase in record.phrases))
+    known = {word for caption in record.sample.captions for word in words_of(caption)} | set(heads)
+    draw = partial(drawn, rng, pool, own=record.sample.id, known=known, taken=set(), named=heads)
+    return [phrase for phrase in (draw() for _ in range(most)) if phrase is not None]

@@ -19,10 +19,11 @@ from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
-from pipeline.presence_alone import MOST_IMAGES, PRESENCE, Alone, is_wanted, kept_presence, look_at_first
+from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
+from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
@@ -95,11 +96,7 @@ def run(
             # Decided once: a resumed run may look at other images.
             outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, shards)
             graph, trust = trusted(graph, outside, config, report)
-            asked_rule, config = config.regions.rule, graph.as_cut(config)
-            if config.regions.rule != asked_rule:
-                report.note(
-                    f"Maps are cut by regions.rule={config.regions.rule}: no calibration says where to cut them"
-                )
+            config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}
             with _begun(folder, found, noted, console):
                 _say(console, [*folder.notes, *_in_words(changes)])
@@ -153,14 +150,14 @@ class _Computing:
             return FirstLook(look=look_at_first, decide=self.decided)
         return None
 
-    def decided(self, fit: Alone | None) -> Graph:
+    def decided(self, found: Calibration | str | None) -> Graph:
         """Keep a fit in the folder, and return the graph that judges by it."""
-        fit = fit or Alone(why="the workers that looked at the first images died")
-        self.report.note(fit.in_words())
-        text = None if fit.calibration is None else fit.calibration.to_json()
+        found = found or "the workers that looked at the first images died"
+        self.report.note(in_words(found))
+        text = None if isinstance(found, str) else found.to_json()
         self.folder.keep_presence(text, {PRESENCE: None if text is None else sha256(text.encode()).hexdigest()})
-        if fit.calibration is not None:
-            self.graph = with_presence(self.graph, fit.calibration)
+        if not isinstance(found, str):
+            self.graph = with_presence(self.graph, found)
         self.display.doing("loading the model")
         self.display.update(self.report)
         return self.graph

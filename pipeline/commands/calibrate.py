@@ -15,6 +15,7 @@ from pipeline.commands.tables import interval, number, print_matched, print_revi
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import LEAST, write_reviewed_calibration
+from pipeline.presence_alone import in_words
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError
 
@@ -62,8 +63,7 @@ def calibrate(
                 "--truth: without it there is nothing to fit but presence, for which --no-presence and "
                 "--resized mean nothing"
             )
-        fit = write_presence(dataset, out, console, moved(images, settings))
-        console.print(fit.in_words(), soft_wrap=True)
+        console.print(in_words(write_presence(dataset, out, console, moved(images, settings))), soft_wrap=True)
         console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
         _print_place(out, console)
         return

@@ -119,35 +119,29 @@ def run(
 
 def _looked(first: FirstLook, graph: Graph, shards: Sequence[Shard], chosen: Pools, code: Code) -> Any:
     """The answer of a first look by a worker like those of the model; None if it died again and again."""
-    looking = ray.remote(look).options(
-        num_cpus=1, num_gpus=chosen.gpus, resources=chosen.resources or None, max_calls=1
-    )
-    graph = replace(graph, model=_on(chosen, graph.model))
+    held = {"num_cpus": 1, "num_gpus": chosen.gpus, "resources": chosen.resources or None}
+    graph, environment = replace(graph, model=_on(chosen, graph.model)), _environment(chosen, CPU_MODEL_WORKERS)
     try:
-        return ray.get(looking.remote(first.look, graph, shards, code, _environment(chosen, CPU_MODEL_WORKERS)))
+        return ray.get(
+            ray.remote(look).options(max_calls=1, **held).remote(first.look, graph, shards, code, environment)
+        )
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, PhraseboxError):
-            raise error.cause from None
-        raise
+        raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
         return None
 
 
 def _environment(chosen: Pools, threads: int) -> dict[str, str]:
-    """Variables for a worker with the model.
-
-    Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data calls
-    an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
-    """
-    # Without the second one all workers of a node would take its first GPU.
-    return {"OMP_NUM_THREADS": str(threads), **({} if chosen.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""})}
+    # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data
+    # calls an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
+    found = {"OMP_NUM_THREADS": str(threads)}
+    if chosen.device == "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
+    return found
 
 
 def _on(chosen: Pools, model: Any) -> Any:
-    """The stage of the model, on the device of its workers.
-
-    A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
-    """
+    # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
     return model.on_device("cuda") if chosen.device == "cuda" else model
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config import stored_config
-from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.domain import first_samples, without_calibration
+from pipeline.domain import without_calibration
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
 from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
@@ -24,8 +24,7 @@ from pipeline.graph import Graph, build_graph
 from pipeline.logistic import fit_logistic
 from pipeline.output.replaced import PRESENCE_FILE
 from pipeline.paths import check_writable
-from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, Alone, fit_alone, kept_presence, may_be, signals_of
-from pipeline.terminal import progress_bar
+from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_presence, look_at_first, may_be, signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
@@ -67,8 +66,8 @@ def model_graph(judged: JudgedDataset) -> Graph:
     Raise as `JudgedDataset.graph`, and InputError where the model is not the dataset's.
     """
     dataset, graph = judged.dataset, judged.graph(pixels=True)
-    assert graph is not None  # noqa: S101  it has the pixels
-    reject_other_model(dataset, graph)
+    if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
+        raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
     graph = replace(graph, model=graph.explains.without_importance())
     if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
         return graph
@@ -153,7 +152,7 @@ def _asked_again(answers: Sequence[Answer], before: float | None, now: float | N
     return tuple(replace(answer, score=answer.score * now / before if before else 0.0) for answer in answers)
 
 
-def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> Alone:
+def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> Calibration:
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
     Raise InputError if there are too few, or if they fit their images no better than others do; ConfigError if `out`
@@ -163,15 +162,12 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     opened = open_dataset(dataset)
     check_named(opened, settings=settings)
     graph = build_graph(stored_config(opened.manifest["config"], settings))
-    reject_other_model(opened, graph)
-    samples = first_samples(graph.reader, graph.reader.shards(), CAPTIONED)
-    records = [Record.start(sample) for sample in samples]
-    with progress_bar(console, "images", len(records)) as advance:
-        fit = fit_alone(graph, records, advance)
-    if fit.calibration is None:
-        raise InputError(f"{dataset}: presence cannot be fitted without annotations: {fit.why}")
-    store(fit.calibration, out)
-    return fit
+    with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
+        found = look_at_first(graph, graph.reader.shards(), CAPTIONED)
+    if isinstance(found, str):
+        raise InputError(f"{dataset}: {in_words(found)}")
+    store(found, out)
+    return found
 
 
 def store(calibration: Calibration, out: Path) -> None:
@@ -181,12 +177,6 @@ def store(calibration: Calibration, out: Path) -> None:
         write_text(out, calibration.to_json())
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
-
-
-def reject_other_model(dataset: Dataset, graph: Graph) -> None:
-    """Raise InputError where the model of a graph is not the one that made a dataset."""
-    if graph.fingerprint != dataset.manifest["model_fingerprint"]:
-        raise InputError(f"{dataset.path} was made with another model, so it cannot be asked for absent phrases")
 
 
 def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dict[str, Any]]:

@@ -19,17 +19,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.estimates import FOLDS
 from pipeline.evaluate.judged import JudgedDataset
 from pipeline.evaluate.matching import ImageMatches
 from pipeline.evaluate.presence import model_graph, store
-from pipeline.evaluate.reviewed import Bools, Reviewed, calibration_of, reviewed_regions, share_of
+from pipeline.evaluate.reviewed import Reviewed, calibration_of, reviewed_regions, share_of
 from pipeline.graph import calibration_basis
-from pipeline.logistic import Floats, LogisticFit, mean_and_scale
+from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
@@ -42,6 +41,10 @@ FEWEST: Final = 50  # answers
 CERTAINTY: Final = 10.0
 """Precision of the prior of a standardised weight. On photographs and scenes 3 to 30 are equally good with 200 answers,
 and 1 is worse with 50 (measured)."""
+
+ALIKE: Final = 0.5
+"""Weight of the standardised similarity before any answer where no weight is known; that of the shipped calibrations is
+0.3 to 0.5. With 0 too few regions get a score of 0.5, and these too low ones (measured)."""
 
 VAGUE: Final = 0.01  # the same of the constant, and
 
@@ -72,31 +75,25 @@ def fit_answers(features: Floats, odds: Floats, said: NDArray[np.str_], known: C
     if right[used].all() or not right.any():
         raise ValueError("expected regions that are right and others that are wrong")
     mean, scale = mean_and_scale(features[used])
-    prior = np.zeros(1 + len(mean))
+    prior = np.array([0.0, *(ALIKE if name == "similarity" else 0.0 for name in FEATURES)])
     if known is not None and known.weight:
         slopes = np.array([known.weight.get(name, 0.0) / known.scale.get(name, 1.0) for name in FEATURES])
         prior[0] = known.bias + slopes @ (mean - [known.mean.get(name, 0.0) for name in FEATURES])
         prior[1:] = slopes * scale
-    weights = _most_likely((features[used] - mean) / scale, right[used], prior, VAGUE)
+    x = np.column_stack([np.ones(used.sum()), (features[used] - mean) / scale])
+    weights = most_likely(x, right[used], prior, np.array([VAGUE, *[CERTAINTY] * len(mean)]))
     fit = LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
     if not has_presence:
         return ReviewFit(fit, None)
-    constant, slope = _most_likely(odds, there, np.array([0.0, 1.0]), THERE, least=0.0)
-    return ReviewFit(fit, LogisticFit(bias=constant, weight=np.array([slope]), mean=np.zeros(1), scale=np.ones(1)))
-
-
-def _most_likely(x: Floats, outcomes: Bools, prior: Floats, vague: float, least: float | None = None) -> Floats:
-    """Return the constant, whose prior has the precision `vague`, and the weights (1 + k,) for features (m, k)."""
-    x = np.column_stack([np.ones(len(x)), x])
-    precision = np.r_[vague, np.full(x.shape[1] - 1, CERTAINTY)]
-
-    def loss(values: Floats) -> tuple[float, Floats]:
-        total, away = x @ values, values - prior
-        likelihood = np.sum(outcomes * total - np.logaddexp(0.0, total))
-        return 0.5 * precision @ away**2 - likelihood, x.T @ (expit(total) - outcomes) + precision * away
-
-    bounds = [(None, None), *[(least, None)] * (len(prior) - 1)]
-    return np.asarray(minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=bounds).x)
+    x, prior, precision = (
+        np.column_stack([np.ones(len(odds)), odds]),
+        np.array([0.0, 1.0]),
+        np.array([THERE, CERTAINTY]),
+    )
+    found = most_likely(x, there, prior, precision)
+    if found[1] < 0.0:  # presence must not fall with its odds
+        found = np.array([*most_likely(x[:, :1], there, prior[:1], precision[:1]), 0.0])
+    return ReviewFit(fit, LogisticFit(bias=float(found[0]), weight=found[1:], mean=np.zeros(1), scale=np.ones(1)))
 
 
 def write_reviewed_calibration(path: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pipeline.dataset.validate import validate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.graph import build_graph
 from pipeline.logistic import fit_logistic
-from pipeline.presence_alone import fit_noisy, phrases_of_others, words_of
+from pipeline.presence_alone import fit_noisy, others_for, words_of
 from pipeline.run import _Computing, run
 from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, ResumeError
@@ -50,17 +50,15 @@ def record_of(number: int, *said: tuple[str, str]) -> Record:
 
 def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
     records = [
-        record_of(1, ("a man", "man"), ("red car", "car")),
-        record_of(2, ("a person", "person"), ("red hat", "hat")),
-        record_of(3, ("old boat", "boat"), ("a dog", "dog")),
+        record_of(1, ("one man", "man"), ("red car", "car")),
+        record_of(2, ("tall person", "person"), ("red hat", "hat")),
+        record_of(3, ("old boat", "boat"), ("small dog", "dog")),
         record_of(4, ("green tree", "tree")),
     ]
-    own = {record.sample.id: list(record.phrases) for record in records}
-    found = phrases_of_others(records, own)
-    assert found == phrases_of_others(records, own)
-    texts = [{phrase.text for phrase in found[record.sample.id]} for record in records]
-    assert texts[0] <= {"old boat", "green tree"}, "a person may be the man, and the hat is red, too"
-    assert all(len(texts[place]) == len(own[record.sample.id]) for place, record in enumerate(records))
+    pool = [(record.sample.id, phrase) for record in records for phrase in record.phrases]
+    texts = [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
+    assert texts == [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
+    assert texts[0] == {"old boat", "small dog", "green tree"}, "a person may be the man, and the hat is red, too"
     for record, others in zip(records, texts, strict=True):
         assert not {word for text in others for word in words_of(text)} & set(words_of(record.sample.captions[0]))
 
@@ -154,7 +152,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(
 def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path) -> None:
     """Constants of this process do not reach it: it says that there are too few images."""
     config = uncalibrated(scenes, tmp_path / "out", engine={"kind": "ray", "explain_workers": 1})
-    assert "24 images with phrases are too few" in made(config)
+    assert "presence is not known: 24 images with" in made(config)
     assert [row["absent"] for row in rows_of(tmp_path / "out")] == [[]] * 24
 
 
@@ -168,13 +166,13 @@ def test_a_run_says_why_it_goes_on_without_presence(
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in mixed))
     (tmp_path / "images").symlink_to(scenes / "images")
     printed = made(uncalibrated(tmp_path, tmp_path / "mixed"))
-    assert "presence is not known: their captions fit them hardly better than those of others do" in printed
+    assert "presence is not known: captions fit their images hardly better than those of others" in printed
     none = uncalibrated(tmp_path, tmp_path / "none", regions={"calibration": "none"})
     assert "presence" not in made(none)
     assert rows_of(tmp_path / "mixed") == rows_of(tmp_path / "none")
     assert not (tmp_path / "mixed" / "presence.json").exists()
     monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 25)
-    assert "24 images with phrases are too few" in made(uncalibrated(scenes, tmp_path / "few"))
+    assert "presence is not known: 24 images with" in made(uncalibrated(scenes, tmp_path / "few"))
 
 
 def test_calibrate_without_truth_fits_presence_alone(
@@ -199,5 +197,5 @@ def test_calibrate_without_truth_fits_presence_alone(
     assert "without it there is nothing to fit but presence" in errors
     monkeypatch.setattr(presence_alone, "FEWEST_PHRASES", 100_000)
     _, _, errors = called("calibrate", whole[0], "--out", file)
-    assert "presence cannot be fitted without annotations" in errors
+    assert "presence is not known: 24 images with" in errors
     assert "are too few" in errors

@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {"explain": {"blocks": 3}}  # which no shipped calibr
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    write_scenes(folder, 60, 41)
+    write_scenes(folder, 50, 41)
     return folder
 
 
