@@ -121,10 +121,10 @@ def _looked(first: FirstLook, graph: Graph, shards: Sequence[Shard], chosen: Poo
     """The answer of a first look by a worker like those of the model; None if it died again and again."""
     held = {"num_cpus": 1, "num_gpus": chosen.gpus, "resources": chosen.resources or None}
     graph, environment = replace(graph, model=_on(chosen, graph.model)), _environment(chosen, CPU_MODEL_WORKERS)
+    # One call, so that its process ends and gives the GPU's memory back.
+    looking = ray.remote(max_calls=1, **held)(look)
     try:
-        return ray.get(
-            ray.remote(look).options(max_calls=1, **held).remote(first.look, graph, shards, code, environment)
-        )
+        return ray.get(looking.remote(first.look, graph, shards, code, environment))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
