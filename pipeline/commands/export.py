@@ -38,8 +38,8 @@ def export(
         typer.Option(
             "--push",
             metavar="OWNER/NAME",
-            help="Also upload the format hf as a dataset of the Hugging Face hub, private unless --public. The token is "
-            "that of `hf auth login`, or HF_TOKEN.",
+            help="Also upload the format hf as a dataset of the Hugging Face hub, private unless --public. The token "
+            "is that of `hf auth login`, or HF_TOKEN.",
         ),
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="Let everybody see the dataset of --push.")] = False,
