@@ -20,6 +20,7 @@ from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
+from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
 from stages.sources import HEAT_MAPS, SOURCES, AnySourceConfig
 
@@ -129,6 +130,15 @@ class RunConfig(BaseModel):
     engine: EngineConfig = Field(EngineConfig(), description="The distribution of a run.")
     output: OutputConfig = Field(OutputConfig(), description="The dataset.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_model(cls, values: Any) -> Any:
+        """Take the settings that a bundled model brings where none are given, see `WeightsEntry.settings`."""
+        model = values.get("model") if isinstance(values, dict) else None
+        name = model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
+        brought = CATALOG[name].settings if isinstance(name, str) and name in CATALOG else {}
+        return {**values, **{key: _over(own, values.get(key)) for key, own in brought.items()}} if brought else values
+
     @field_validator("input", mode="before")
     @classmethod
     def _kind_of_input(cls, values: Any) -> Any:
@@ -153,6 +163,17 @@ class RunConfig(BaseModel):
     def to_yaml(self, *, docs: bool = False) -> str:
         """Return the resolved configuration as YAML; with `docs` each key has its description above it."""
         return "\n".join(documented(self)) + "\n" if docs else dumped(self.model_dump(mode="json"))
+
+
+def _over(own: Mapping[str, Any], given: Any) -> Any:
+    """Return a section that a model brings under the one that is given; that alone for another explainer or variant."""
+    values = {} if given is None else given
+    if isinstance(given, BaseModel):
+        values = {**given.model_dump(exclude_unset=True), **given.model_dump(include={"kind"})}
+    default = EXPLAINERS.default
+    if not isinstance(values, dict) or "variant" in values or values.get("kind", default) != default:
+        return given
+    return {**own, **values}
 
 
 class ExplainConfig(RunConfig):

@@ -141,12 +141,10 @@ class Trust:
             return (
                 "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
             )
-        cut = config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and not graph.cuts.fitted
-        mean = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut else ""
         drawn = (
             " demo knows drawn scenes only: photographs need another --model." if config.model.name == "demo" else ""
         )
-        return f"Scores are not calibrated: use them for ranking, not as probabilities. {self.doubt}.{mean}{drawn}"
+        return f"Scores are not calibrated: use them for ranking, not as probabilities. {self.doubt}.{drawn}"
 
 
 def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[Graph, Trust]:

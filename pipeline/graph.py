@@ -106,6 +106,11 @@ class Steps:
             decided["output"] = config.output.model_copy(update={"heat_maps": False})
         return config.model_copy(update=decided)
 
+    def as_cut(self, config: RunConfig) -> RunConfig:
+        """Return the configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
+        (regions,) = self.after
+        return config.model_copy(update={"regions": regions.config})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph(Steps):
@@ -254,15 +259,20 @@ def presence_in(calibration: Calibration) -> Presence | None:
 
 
 def _calibration(config: RunConfig, described: Described | None) -> Calibration | None:
-    """The calibration that `regions.calibration` names. Raise ConfigError for one made with other settings."""
+    """The calibration that `regions.calibration` names; also one for the rule that is used where none has a cut.
+
+    Raise ConfigError for one made with other settings.
+    """
     wanted = config.regions.calibration
     if wanted == "none" or described is None:
         return None
-    basis = calibration_basis(config, described.fingerprint)
+    uncut = config.model_copy(update={"regions": config.regions.without_cut()})
+    bases = [calibration_basis(each, described.fingerprint) for each in (config, uncut)]
     if wanted == "auto":
-        return next((one for one in map(read_calibration, described.calibrations) if one.made_with == basis), None)
+        known = [read_calibration(path) for path in described.calibrations]
+        return next((one for basis in bases for one in known if one.made_with == basis), None)
     calibration = read_calibration(Path(wanted))
-    differing = differences(calibration.made_with, basis)
+    differing = min((differences(calibration.made_with, basis) for basis in bases), key=len)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise ConfigError(f"regions.calibration: {wanted} was made with other settings:\n{listed}")

@@ -18,6 +18,7 @@ from pipeline import terminal
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
 from stages.contract.stage import Forwards
+from stages.shared.model.catalog import CATALOG
 from stages.write import LIKELY, Tally
 
 
@@ -182,6 +183,8 @@ def model_in_words(config: RunConfig, graph: Graph) -> str:
 def first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:
     """Return the model and the engine, and why `auto` chose this one. asked: `engine.kind` as it was given."""
     model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
+    if graph.loads_model and config.model.name in CATALOG and CATALOG[config.model.name].settings:
+        model += ", with its own settings where none are given (--print-config shows them)"
     engine = "one process" if config.engine.kind == "inline" else "Ray"
     if asked == "auto":
         count = "an unknown number of samples" if samples is None else f"{samples:,} samples"

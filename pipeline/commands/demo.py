@@ -26,14 +26,8 @@ from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console
 
-REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "absent_share": 0.05}
-"""The settings of configs/demo.yaml, which is not in the package."""
-
-PHOTO_SETTINGS: Final = {
-    "explain": {"scales": (1.55, 1.27, 1.0), "contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
-    "regions": {"rule": "fitted", "smooth_patches": 1.0, "absent_share": 0.05},
-}
-"""The settings of configs/photos-fine.yaml."""
+SCALES: Final = (1.55, 1.27, 1.0)
+"""The sizes of a photograph in configs/photos-fine.yaml, which is not in the package."""
 
 LIKELY: Final = 0.5  # pictures show regions with at least this score, if the scores are calibrated
 
@@ -65,7 +59,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
     write_scenes(drawn, scenes, seed)
     read = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
-    config = {"input": read, "model": {"name": "demo"}, "regions": REGIONS, "engine": {"kind": engine}}
+    config = {"input": read, "model": {"name": "demo"}, "engine": {"kind": engine}}
     return _run_and_measure(out, config, drawn / "truth.json", "scenes", console)
 
 
@@ -75,7 +69,8 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str
     if missing is not None:
         console.print(missing, soft_wrap=True)
         return None
-    config = {"input": INPUT, "model": {"name": model}, **PHOTO_SETTINGS, "engine": {"kind": "inline"}}
+    explain, engine = {"scales": SCALES}, {"kind": "inline"}
+    config = {"input": INPUT, "model": {"name": model}, "explain": explain, "engine": engine}
     return _run_and_measure(out, config, TRUTH, "eight photographs", console)
 
 

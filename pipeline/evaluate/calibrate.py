@@ -74,7 +74,7 @@ def write_calibration(
     if `out` cannot be written.
     """
     check_writable("--out", out)
-    judged = judged_dataset(dataset, truth_path, settings, resized=resized)
+    judged = judged_dataset(dataset, truth_path, settings, resized=resized).asks_for_cut()
     config = judged.config()
     graph = judged.graph(pixels=config.regions.needs_pixels)
     mapped = [(row, record) for row, record in judged.mapped(graph, console) if record.error is None]

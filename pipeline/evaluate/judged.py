@@ -46,6 +46,15 @@ class JudgedDataset:
     truth: GroundTruth
     matched: ImageMatches
 
+    def asks_for_cut(self) -> JudgedDataset:
+        """Return the same with the rule that the run asked for: without a cut it stored the rule that it used instead.
+
+        A setting of the rule stays.
+        """
+        run = self.dataset.manifest.get("run", {}).get("config", {}).get("regions", {})
+        asked = [f"regions.rule={run['rule']}"] if "rule" in run else []
+        return replace(self, settings=[*asked, *self.settings])
+
     @property
     def has_maps(self) -> bool:
         """Whether heat maps are taken from the shards: the dataset holds them, and no setting changes them."""

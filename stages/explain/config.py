@@ -28,7 +28,9 @@ class ExplainerConfig(BaseModel):
     image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] = Field(
         default="model",
         description="`model`: the network's square input, with the whole image and no crop. `keep`: the aspect ratio "
-        "is kept. A number: a square of that many pixels. Sides are rounded to the patch.",
+        "is kept. A number: a square of that many pixels. Sides are rounded to the patch. Larger images give better "
+        "boxes and cost by their area, so `model` is the default (configs/measured/photographs.md). Methods that "
+        "segment with a ViT of 224 px scale the shorter side to 336 px (SCLIP, arXiv 2312.01597), 2.3 times the work.",
     )
     scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
         default=(1.0,),
@@ -45,26 +47,28 @@ class ExplainerConfig(BaseModel):
     contrast: ShareBelowOne = Field(
         default=0.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
-        "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases.",
+        "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
+        "photographs and 0.25 on drawn scenes (measured; configs/measured/photographs.md, settings.md).",
     )
     affinity: Literal["none", "propagation"] = Field(
-        default="none",
+        default="propagation",
         description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
-        "not from the papers). Pointing gains on photographs, and on drawn scenes where no other step looks at the "
-        "image's colours (measured; configs/measured/settings.md).",
+        "not from the papers). Pointing and boxes gain on photographs, and on drawn scenes where no other step looks "
+        "at the image's colours (measured; configs/measured/photographs.md, settings.md).",
     )
     affinity_reach: float = Field(
-        default=0.65,
+        default=0.8,
         gt=0.0,
         lt=1.0,
-        description="Share of its heat that a token passes on in each step. On photographs 0.8 is best (measured).",
+        description="Share of its heat that a token passes on in each step. 0.8 is best on photographs (measured).",
     )
     affinity_depth: float = Field(
-        default=0.33,
+        default=0.75,
         ge=0.0,
         le=1.0,
-        description="With a class token: the block whose incoming tokens are compared, as a share of all blocks; "
-        "later tokens mix in too much of the whole image (measured). Without effect on other towers.",
+        description="With a class token: the block whose incoming tokens are compared, as a share of all blocks. Not "
+        "measured with pretrained weights: SC-CLIP (arXiv 2411.15869) compares those behind block 9 of 12, and in the "
+        "last three tokens stand less for their places (LHT-CLIP, arXiv 2510.23894). Without effect on other towers.",
     )
     importance: Literal["none", "eos"] = Field(
         default="none",

@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import Explainer
-from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
+from stages.explain.config import Count, ExplainerConfig, Positive
 from stages.explain.maps import Maps, closest_patch, cosine_gradients
 from stages.explainers.attention.walk import OneByOne, Traced, Walk, patches_of, slopes, traced
 from stages.shared.model.clip import ClipModel
@@ -41,7 +41,6 @@ class CamConfig(ExplainerConfig):
     """Class activation maps of towers that average their tokens."""
 
     kind: Literal["cam"] = "cam"
-    contrast: ShareBelowOne = Field(0.25, description="See ExplainerConfig.")
 
 
 class Cam(Explainer[CamConfig]):

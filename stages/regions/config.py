@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,25 +17,24 @@ class RegionsConfig(BaseModel):
     """How heat maps become regions.
 
     Lengths are in patches (cells of the heat map) and areas are shares of the image, so that one configuration fits
-    images of any size. "Measured" refers to drawn scenes and configs/measured/settings.md.
+    images of any size. Defaults were chosen on photographs (configs/measured/photographs.md); the model `demo` brings
+    settings for drawn scenes (configs/measured/settings.md).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Otsu's rule adapts to maps of every sharpness, needs no calibration, and with Grad-ECLIP comes within 0.01 box IoU
-    # of the best fixed share (measured). On photographs `fitted` has the best boxes.
     rule: Rule = Field(
-        "otsu",
+        "fitted",
         description="Rule that says where a map is cut. mean: above its mean (Chefer et al., ICCV 2021). otsu: between "
         "its two classes of values. fixed: above `threshold`. quantile: above its `quantile`. fitted: at the one of "
-        "nine shares whose part is most likely the thing, as a calibration has learned; at the mean without one.",
+        "nine shares whose part is most likely the thing, as a calibration has learned. Where no calibration says so, "
+        "it is `mean`: the run says this, and the dataset stores it.",
     )
     threshold: Share = Field(0.4, description="Share of the highest heat for the rule `fixed`; the best is 0.3 to 0.6.")
     quantile: Share = Field(0.85, description="For the rule `quantile`: 0.85 keeps 15 % of the image.")
-    # 0.5 joins the patchy heat of one thing: box recall is 0.776 instead of 0.754. At 0.7 thin things begin to vanish
-    # (0.761; measured).
+    # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things begin to vanish.
     smooth_patches: float = Field(
-        0.5, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
+        1.0, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
     )
     # Guided, the peak lies on the thing in 0.946 of cases instead of 0.841, and with `threshold` 0.45 the contour is as
     # good as GrabCut's (drawn scenes, whose colours are plain); on photographs it adds a point of pointing.
@@ -72,13 +71,13 @@ class RegionsConfig(BaseModel):
         description="What turns the score into the probability that the region is right: a file of `phrasebox "
         "calibrate`, or the model's own calibration if it has one for these settings (auto).",
     )
-    # 0.5 trusts the image alone. Text that somebody wrote to describe its image has 0.05 or less, and text found beside
-    # an image more; `phrasebox stats` estimates the share of a dataset.
     absent_share: float = Field(
-        0.5,
+        0.05,
         gt=0.0,
         lt=1.0,
-        description="Expected share of phrases that name nothing in their images, for calibrations of presence.",
+        description="Expected share of phrases that name nothing in their images, for calibrations of presence. 0.05 "
+        "suits captions that somebody wrote for the image; 0.5 trusts the image alone and suits text found beside it. "
+        "`phrasebox stats` estimates the share of a dataset.",
     )
     # On 600 photographs 0.1 loses 1.4 % of the phrases that are there and drops 41 % of those of other images; 0.05
     # loses 0.6 and drops 27 %, 0.2 loses 4.2 and drops 59 % (configs/measured/settings.md).
@@ -92,3 +91,10 @@ class RegionsConfig(BaseModel):
     def needs_pixels(self) -> bool:
         """Whether regions also depend on the colours of the image."""
         return self.refine != "none" or self.upsample != "linear"
+
+    def without_cut(self) -> Self:
+        """Return the settings for maps that no calibration cuts: the rule `fitted` is `mean` there.
+
+        On 500 photographs it is the best rule of those that know the map alone (configs/measured/photographs.md).
+        """
+        return self.model_copy(update={"rule": "mean"}) if self.rule == "fitted" else self

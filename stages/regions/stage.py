@@ -45,7 +45,7 @@ class RegionsStage(Stage):
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
         calibration: Turns evidence into the score; without one, the score is `config.score`.
-        fitted: For the rule `fitted`; None takes the calibration's.
+        fitted: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
     """
 
@@ -59,11 +59,11 @@ class RegionsStage(Stage):
         keep_heat_maps: bool = False,
         fitted: FittedCut | None = None,
     ) -> None:
-        self.config = config
         self.calibration = calibration
         self.fitted = fitted
         if fitted is None and calibration is not None and calibration.cut is not None:
             self.fitted = FittedCut.from_plain(calibration.cut)
+        self.config = config.without_cut() if self.fitted is None else config
         self.keep_heat_maps = keep_heat_maps
 
     def setup(self) -> None:

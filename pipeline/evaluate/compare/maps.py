@@ -35,7 +35,7 @@ from stages.explain import EXPLAINERS, fitted, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import TowerKind
+from stages.shared.model.config import OWN_MODELS, TowerKind
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 
 OPTION: Final = "--explainers"
@@ -107,7 +107,8 @@ def _contender(label: str, tower: TowerKind, model: str) -> Contender:
             f"defined: {defined}"
         )
     try:
-        run = override({"explain": {"kind": kind}}, [f"explain.{setting}" for setting in settings], ExplainConfig)
+        values = {"explain": {"kind": kind}, "model": {"name": model} if model in OWN_MODELS else {}}
+        run = override(values, [f"explain.{setting}" for setting in settings], ExplainConfig)
         own: ExplainerConfig = run.explain
         typed = {setting.partition("=")[0] for setting in settings}
         plain = own.model_copy(update={key: value for key, value in PLAIN.items() if key not in typed})

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from stages.contract.errors import WeightsError
 
@@ -29,6 +30,8 @@ class WeightsEntry:
     files: dict[str, str]  # name -> SHA-256 in hex; `model.json` and `model.safetensors` at least
     about: str  # the purpose of the model, for people: the rest of a sentence behind its name
     in_wheel: bool = True  # others are in the repository alone
+    # Section of a run's configuration -> keys that stand for those that the user does not set; plain values.
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 CATALOG: Final[dict[str, WeightsEntry]] = {
@@ -36,6 +39,11 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         files=_CHECKSUMS["demo"],
         about="was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
         "`phrasebox demo` shows; photographs need another model.",
+        # Drawn things are few, with clear edges and plain colours: configs/measured/settings.md.
+        settings={
+            "explain": {"contrast": 0.25, "affinity": "none", "blocks": 4},
+            "regions": {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "smooth_patches": 0.5},
+        },
     ),
     "photo": WeightsEntry(
         files=_CHECKSUMS["photo"],
