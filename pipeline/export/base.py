@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.dataset.folder import Dataset
@@ -251,18 +252,22 @@ def shortest(value: float) -> float:
 def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
     """Return the outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
 
-    Raise InputError if the mask is damaged.
+    Raise InputError as `mask_of`.
     """
+    polygons, holes = mask_outlines(mask_of(region), tolerance_px)
+    report.notes[HOLES] += bool(holes)
+    return polygons
+
+
+def mask_of(region: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return the mask (H, W) of a region. Raise InputError if it is damaged."""
     height, width = region["segmentation"]["size"]
     try:
-        mask = decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
+        return decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
     except ValueError as error:
         raise InputError(
             f"the mask of annotation {region['id']} is damaged ({error}); phrasebox validate shows what else is"
         ) from error
-    polygons, holes = mask_outlines(mask, tolerance_px)
-    report.notes[HOLES] += bool(holes)
-    return polygons
 
 
 def joined_caption(captions: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 from pipeline.dataset.folder import write_marks
+from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.export import EXPORTERS
 from pipeline.export.base import Exporter
+from pipeline.export.corrected import DELETED, MOVED, UNKNOWN
 from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
@@ -116,6 +119,39 @@ def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dat
     assert found(name, out) == expected(name, rows)
     assert 0 < report.regions.total() == sum(len(row["annotations"]) for row in rows) < REGIONS
     assert report.rows == report.samples.total() + report.left_out.total()
+
+
+@formats
+def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Path) -> None:
+    """A deleted region, a smaller box, and one beside the mask; and a correction of a region that is not there."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    boxes = {"beach": (9.6, 15.2, 20.0, 10.4), "kite": (20.0, 2.0, 500.0, 4.0)}  # the latter leaves the image
+    corrected = {"beach": ([10.0, 15.0, 20.0, 11.0], 220), "kite": ([20.0, 2.0, 20.0, 4.0], 80)}
+    rows = chosen(dataset, lambda row, region: region["phrase"] != "dog of the man")
+    for row in chosen(dataset):
+        for region in row["annotations"]:
+            key = {**RegionKey.of(region)._asdict(), "reviewer": "ann"}
+            if region["phrase"] in boxes:
+                append_review(copy, Review(**key, action="box", box_xywh_px=boxes[region["phrase"]]))
+            if region["phrase"] == "dog of the man":
+                append_review(copy, Review(**key, action="delete"))
+                append_review(copy, Review(**{**key, "phrase": "another"}, action="delete"))
+            append_review(copy, Review(**key, answer="wrong"))  # an answer deletes nothing
+    for region in (region for row in rows for region in row["annotations"] if region["phrase"] in boxes):
+        region["bbox"], region["area"] = corrected[region["phrase"]]
+        region["score"] = 1.0
+    out, report = exported(name, copy, tmp_path / "out")
+    assert found(name, out) == expected(name, rows)
+    assert (report.notes[DELETED], report.notes[MOVED], report.notes[UNKNOWN]) == (1, 2, 1)
+    likely = [
+        {**row, "annotations": here}
+        for row in rows
+        if (here := [one for one in row["annotations"] if one["score"] >= 0.999 and one["bbox"][2] == 20])
+    ]
+    out, _ = exported(name, copy, tmp_path / "likely", min_score=1.0, where="w = 20")
+    assert found(name, out) == expected(name, likely)
+    assert len(likely) == 2
+    assert files(copy / "data") == files(dataset / "data")
 
 
 @formats

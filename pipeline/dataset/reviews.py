@@ -1,0 +1,244 @@
+"""People's answers about regions, and their corrections: `reviews.jsonl` beside the shards, which never change.
+
+One JSON object a line, only ever appended, and on disk before `append_review` returns:
+
+    {"annotation_id": 1, "phrase": "a dog", "bbox": [4, 5, 30, 20], "reviewer": "ann",
+     "time": "2026-01-31T12:00:00Z", "answer": "right", "seconds": 2.5}
+    {..., "action": "box", "box_xywh_px": [6, 5, 28, 20]}
+
+A region is named by its `annotation_id`, `phrase` and `bbox` in the dataset together, so a new dataset in the same
+folder inherits only what is the same. The latest answer of a reviewer counts, and the latest action of anybody;
+"undone" takes it back. Lines that cannot be read, such as one torn by a crash, are skipped and counted.
+
+Nothing can be appended to a file in object storage, so each process writes one of its own, `reviews-NAME.jsonl`. All
+`reviews*.jsonl` are read together: answers from elsewhere count once their file lies there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import stat
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Annotated, Any, Final, Literal, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.dataset.folder import BATCH_ROWS, Dataset
+from pipeline.dataset.selection import REGION
+from stages.contract.errors import InputError, one_line
+from stages.contract.geometry import Box
+from stages.shared.storage import AnyPath, ObjectPath, found_in
+
+REVIEWS_FILE: Final = "reviews.jsonl"
+LONGEST_LINE: Final = 16_384  # bytes
+MOST_BYTES: Final = 256 << 20  # of a file: about a million answers
+MOST_LETTERS: Final = 64  # of a reviewer's name
+
+_SAFELY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no link to elsewhere, and no pipe that hangs
+_LOCK: Final = threading.Lock()
+_NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
+_OWN: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
+
+Answer = Literal["right", "wrong", "absent", "unsure"]
+"""What people say of a region: it shows its phrase, it does not, nothing in the image is what the phrase names, or they
+cannot say."""
+
+Coordinate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Side = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+BoxPx = tuple[Coordinate, Coordinate, Side, Side]  # x, y, w, h
+Reviewer = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class RegionKey(NamedTuple):
+    """What names a region of a dataset: all three must agree."""
+
+    annotation_id: int
+    phrase: str
+    bbox: Box  # x, y, w, h in px, as the dataset has it
+
+    @classmethod
+    def of(cls, annotation: Mapping[str, Any]) -> RegionKey:
+        """Return the key of an entry of `annotations`, which needs `id`, `phrase` and `bbox`."""
+        x, y, w, h = annotation["bbox"]
+        return cls(annotation["id"], annotation["phrase"], (x, y, w, h))
+
+
+class Review(BaseModel):
+    """One line of the file: an answer or an action."""
+
+    model_config = ConfigDict(frozen=True)
+
+    annotation_id: int = Field(ge=1, le=2**53)
+    phrase: str = Field(max_length=LONGEST_LINE // 8)
+    bbox: BoxPx
+    reviewer: Reviewer
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    answer: Answer | Literal["undone"] | None = None
+    seconds: float | None = Field(None, ge=0, le=86_400, description="From when the region was shown to the answer.")
+    action: Literal["delete", "box", "undone"] | None = None
+    box_xywh_px: BoxPx | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if (self.answer is None) == (self.action is None):
+            raise ValueError("expected either an answer or an action")
+        if (self.action == "box") != (self.box_xywh_px is not None):
+            raise ValueError("expected box_xywh_px with the action box alone")
+        return self
+
+    @property
+    def key(self) -> RegionKey:
+        """The region."""
+        return RegionKey(self.annotation_id, self.phrase, self.bbox)
+
+
+@dataclass(slots=True)
+class Reviews:
+    """What counts of all lines."""
+
+    answers: dict[RegionKey, dict[str, Review]] = field(default_factory=dict)  # by reviewer
+    corrections: dict[RegionKey, Review] = field(default_factory=dict)
+    skipped: int = 0  # lines that cannot be read
+
+    def add(self, review: Review) -> None:
+        """Take one more line into account."""
+        if review.action is not None:
+            self.corrections.pop(review.key, None)
+            if review.action != "undone":
+                self.corrections[review.key] = review
+            return
+        answers = self.answers.setdefault(review.key, {})
+        answers.pop(review.reviewer, None)
+        if review.answer != "undone":
+            answers[review.reviewer] = review
+        if not answers:
+            del self.answers[review.key]
+
+    def merged(self) -> dict[RegionKey, Answer]:
+        """Return one answer for each region that has any."""
+        return {key: merged_answer(answers.values()) for key, answers in self.answers.items()}
+
+
+def merged_answer(reviews: Iterable[Review]) -> Answer:
+    """Return what most reviewers of a region say; "unsure" where as many say right as wrong or absent.
+
+    Those who are unsure do not count beside others. Between wrong and absent, the more frequent one, else wrong.
+    """
+    said = Counter(review.answer for review in reviews)
+    against = said["wrong"] + said["absent"]
+    if said["right"] == against:
+        return "unsure"
+    if said["right"] > against:
+        return "right"
+    return "absent" if said["absent"] > said["wrong"] else "wrong"
+
+
+def read_reviews(dataset: AnyPath) -> Reviews:
+    """Return the reviews in a dataset's folder. Raise InputError for a file that is unreadable, or a link."""
+    reviews, lines = Reviews(), []
+    try:
+        for path in found_in(dataset, "reviews*.jsonl"):
+            latest = datetime.min.replace(tzinfo=UTC)
+            for line in _lines(path):
+                try:
+                    review = Review.model_validate_json(line)
+                except ValidationError:
+                    reviews.skipped += 1
+                    continue
+                latest = max(latest, review.time)  # clocks are set back, so the lines of a file keep their order
+                lines.append((latest, review))
+    except OSError as error:
+        raise InputError(f"the reviews of {dataset} cannot be read: {one_line(error)}") from error
+    for _, review in sorted(lines, key=lambda one: one[0]):
+        reviews.add(review)
+    return reviews
+
+
+class FoundRegion(NamedTuple):
+    """A region of a dataset that a key names."""
+
+    row: int  # number of its row in the dataset
+    annotation: dict[str, Any]  # with `id`, `phrase`, `bbox` and the fields that were asked for
+
+
+def find_regions(
+    dataset: Dataset, keys: Collection[RegionKey], fields: Sequence[str] = ("score",)
+) -> dict[RegionKey, FoundRegion]:
+    """Return the regions of a dataset that keys name, with fields of `annotations`; the others are not in it.
+
+    All rows are read, but only these fields. Raise InputError for a damaged shard.
+    """
+    wanted, first = pa.array(sorted({key.annotation_id for key in keys}), pa.int64()), 0
+    columns = [REGION + name for name in dict.fromkeys(("id", "phrase", "bbox", *fields))]
+    found: dict[RegionKey, FoundRegion] = {}
+    for table in dataset.tables(columns, batch_rows=8 * BATCH_ROWS) if keys else ():
+        annotations = table["annotations"].combine_chunks()
+        regions = annotations.flatten()
+        here = pc.indices_nonzero(pc.is_in(regions.field("id"), wanted))
+        owners = pc.list_parent_indices(annotations).take(here).to_pylist()
+        for owner, one in zip(owners, regions.take(here).to_pylist(), strict=True):
+            if (key := RegionKey.of(one)) in keys:
+                found[key] = FoundRegion(first + owner, one)
+        first += table.num_rows
+    return found
+
+
+def append_review(dataset: AnyPath, review: Review) -> None:
+    """Add a line to a dataset's reviews. It is on disk when this returns. Raise OSError if it cannot be written."""
+    line = review.model_dump_json(exclude_none=True).encode() + b"\n"
+    if isinstance(dataset, ObjectPath):
+        with _LOCK:
+            key = str(dataset)
+            content = _OWN.get(key, b"") + line
+            (dataset / f"reviews-{_NAME}.jsonl").write_bytes(content)
+            _OWN[key] = content
+        return
+    path = dataset / REVIEWS_FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFELY, 0o666)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        _check_regular(file)
+        fcntl.flock(file, fcntl.LOCK_EX)  # several servers may write
+        end = file.seek(0, os.SEEK_END)
+        if end and os.pread(descriptor, 1, end - 1) != b"\n":
+            line = b"\n" + line  # behind a line that a crash has torn
+        while line:
+            line = line[file.write(line) :]
+        os.fsync(descriptor)
+    folder = os.open(dataset, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the file may be new
+    finally:
+        os.close(folder)
+
+
+def _lines(path: AnyPath) -> Iterator[bytes]:
+    """Yield the lines that are not empty. One that is too long comes in parts, none of which can be read."""
+    if isinstance(path, ObjectPath):
+        with path.open() as stream:
+            file: IO[bytes] = io.BytesIO(stream.read(MOST_BYTES + 1))
+    else:
+        file = os.fdopen(os.open(path, os.O_RDONLY | _SAFELY), "rb")
+    with file:
+        if isinstance(path, Path):
+            _check_regular(file)
+        total = 0
+        while line := file.readline(LONGEST_LINE):
+            if (total := total + len(line)) > MOST_BYTES:
+                raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MB")
+            if line.strip():
+                yield line
+
+
+def _check_regular(file: IO[bytes]) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise OSError("not a regular file")

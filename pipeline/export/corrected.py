@@ -1,0 +1,78 @@
+"""Corrections by people (`pipeline.dataset.reviews`), applied to an export's tables before regions are chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.reviews import RegionKey, read_reviews
+from pipeline.dataset.selection import REGION
+from pipeline.export.base import mask_of
+from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
+from stages.contract.masks import encode_mask
+
+DELETED: Final = "regions that people deleted: left out"
+MOVED: Final = "regions whose box people corrected: their mask is cut to it"
+UNKNOWN: Final = "corrections of regions that are not in the dataset: not applied"
+
+_NEEDED: Final = ("id", "phrase", "bbox", "area", "segmentation", "score")
+
+
+class Corrections:
+    """The corrections of a dataset. Raise InputError if they cannot be read."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._by_key = read_reviews(dataset.path).corrections
+        self._ids = pa.array(sorted({key.annotation_id for key in self._by_key}), pa.int64())
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._by_key)
+
+    def columns(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns of a table, and those that `apply` needs of it."""
+        needed = () if not self._by_key or "annotations" in columns else (REGION + name for name in _NEEDED)
+        return list(dict.fromkeys([*columns, *needed]))
+
+    def apply(self, table: Any, notes: Counter[str]) -> Any:
+        """Return a table without the deleted regions and with the corrected boxes, which `notes` count."""
+        annotations = table["annotations"].combine_chunks()
+        if not self._by_key or not pc.any(pc.is_in(annotations.flatten().field("id"), self._ids)).as_py():
+            return table
+        rows = [
+            [one for region in regions if (one := self._corrected(region, notes)) is not None]
+            for regions in annotations.to_pylist()
+        ]
+        place, name = table.column_names.index("annotations"), table.schema.field("annotations")
+        return table.set_column(place, name, pa.array(rows, annotations.type))
+
+    def _corrected(self, region: dict[str, Any], notes: Counter[str]) -> dict[str, Any] | None:
+        correction = self._by_key.get(RegionKey.of(region))
+        if correction is None:
+            return region
+        notes[UNKNOWN] -= 1
+        notes[MOVED if correction.box_xywh_px else DELETED] += 1
+        return moved(region, correction.box_xywh_px) if correction.box_xywh_px else None
+
+
+def moved(region: dict[str, Any], box_xywh_px: Box) -> dict[str, Any]:
+    """Return a region with another box, in whole pixels within the image, and a score of 1: a person drew it.
+
+    The mask is cut to the box; where nothing is left, the mask is the box. Raise InputError if the mask is damaged.
+    """
+    mask = mask_of(region)
+    height, width = mask.shape
+    x0, y0, x1, y1 = map(round, xywh_to_xyxy(box_xywh_px))
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    x1, y1 = max(x0 + 1, min(x1, width)), max(y0 + 1, min(y1, height))
+    inside = np.zeros_like(mask)
+    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1] if mask[y0:y1, x0:x1].any() else True
+    segmentation = {"size": [height, width], "counts": encode_mask(inside).counts}
+    box = [float(edge) for edge in xyxy_to_xywh((x0, y0, x1, y1))]
+    return {**region, "bbox": box, "area": int(inside.sum()), "segmentation": segmentation, "score": 1.0}

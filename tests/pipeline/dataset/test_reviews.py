@@ -1,0 +1,188 @@
+"""The file of people's answers: what counts, what a crash leaves, and what somebody else's file cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.reviews import (
+    LONGEST_LINE,
+    RegionKey,
+    Review,
+    append_review,
+    find_regions,
+    merged_answer,
+    read_reviews,
+)
+from stages.contract.errors import InputError
+from tests.object_storage import object_storage
+
+DOG = RegionKey(7, "a dog", (1.0, 2.0, 30.5, 4.0))
+CAT = RegionKey(8, "a cat", (0.0, 0.0, 5.0, 5.0))
+
+
+def said(key: RegionKey, reviewer: str = "ann", **what: Any) -> Review:
+    return Review.model_validate({**key._asdict(), "reviewer": reviewer, **what})
+
+
+def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
+    for review in (
+        said(DOG, answer="wrong", seconds=2.5),
+        said(DOG, "bob", answer="right"),
+        said(DOG, answer="right"),
+        said(CAT, answer="absent"),
+        said(CAT, answer="undone"),
+    ):
+        append_review(tmp_path, review)
+    reviews = read_reviews(tmp_path)
+    assert {key: {who: one.answer for who, one in answers.items()} for key, answers in reviews.answers.items()} == {
+        DOG: {"ann": "right", "bob": "right"}
+    }
+    assert reviews.merged() == {DOG: "right"}
+    assert reviews.skipped == 0
+    lines = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
+    assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], "nothing is deleted"
+
+
+def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
+    for review in (
+        said(DOG, action="delete"),
+        said(DOG, "bob", action="box", box_xywh_px=(0, 0, 9, 9)),
+        said(CAT, action="delete"),
+        said(CAT, "bob", action="undone"),
+    ):
+        append_review(tmp_path, review)
+    corrections = read_reviews(tmp_path).corrections
+    assert {key: one.box_xywh_px for key, one in corrections.items()} == {DOG: (0, 0, 9, 9)}
+
+
+@pytest.mark.parametrize(
+    ("answers", "merged"),
+    [
+        (["right"], "right"),
+        (["right", "wrong"], "unsure"),
+        (["right", "right", "absent"], "right"),
+        (["right", "wrong", "absent"], "wrong"),
+        (["wrong", "absent"], "wrong"),
+        (["wrong", "absent", "absent"], "absent"),
+        (["unsure", "unsure", "right"], "right"),
+        (["unsure"], "unsure"),
+    ],
+)
+def test_several_reviewers_make_one_answer(answers: list[str], merged: str) -> None:
+    assert merged_answer(said(DOG, f"{n}", answer=one) for n, one in enumerate(answers)) == merged
+
+
+def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
+    append_review(tmp_path, said(DOG, answer="right"))
+    file = tmp_path / "reviews.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"annotation_id": 8, "phr')  # as a power cut leaves it
+    assert (len(read_reviews(tmp_path).answers), read_reviews(tmp_path).skipped) == (1, 1)
+    append_review(tmp_path, said(CAT, answer="wrong"))
+    reviews = read_reviews(tmp_path)
+    assert reviews.merged() == {DOG: "right", CAT: "wrong"}
+    assert reviews.skipped == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"annotation_id": 0},
+        {"annotation_id": "DROP"},
+        {"bbox": [1, 2, 3]},
+        {"bbox": [1, 2, float("inf"), 4]},
+        {"reviewer": ""},
+        {"reviewer": "a\nb"},
+        {"reviewer": "a" * 65},
+        {"answer": "great"},
+        {"action": "delete"},  # beside an answer
+        {"answer": None},  # neither
+        {"answer": None, "action": "box"},
+        {"answer": None, "action": "box", "box_xywh_px": [0, 0, 0, 5]},
+        {"box_xywh_px": [0, 0, 5, 5]},
+        {"time": "yesterday"},
+        {"time": "2026-01-31T12:00:00"},  # in which zone?
+        {"seconds": -1},
+        {"phrase": "x" * (LONGEST_LINE // 8 + 1)},
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_what_is_not_a_review_is_skipped(tmp_path: Path, change: dict[str, Any]) -> None:
+    line = {**said(DOG, answer="right").model_dump(mode="json", exclude_none=True), **change}
+    text = json.dumps(line).replace("Infinity", "1e999")
+    (tmp_path / "reviews.jsonl").write_text(f"{text}\n[]\n\n\0\xff\n", encoding="latin-1")
+    reviews = read_reviews(tmp_path)
+    assert (reviews.answers, reviews.corrections, reviews.skipped) == ({}, {}, 3)
+
+
+def test_no_link_and_no_pipe_is_written_or_read(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "dataset"
+    victim.write_text("mine\n")
+    folder.mkdir()
+    file = folder / "reviews.jsonl"
+    for make in (lambda: file.symlink_to(victim), lambda: os.mkfifo(file), file.mkdir):
+        make()
+        with pytest.raises(OSError):  # noqa: PT011  its number differs
+            append_review(folder, said(DOG, answer="right"))
+        with pytest.raises(InputError, match=r"reviews of .* cannot be read"):
+            read_reviews(folder)
+        file.rmdir() if file.is_dir() else file.unlink()
+    assert victim.read_text() == "mine\n"
+
+
+def _append(folder: Path, reviewer: str) -> None:
+    for _ in range(25):
+        append_review(folder, said(DOG, reviewer, answer="right"))
+
+
+def test_writers_do_not_tear_each_others_lines(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:  # each opens the file on its own, as processes do
+        list(pool.map(_append, [tmp_path] * 4, "abcd"))
+    reviews = read_reviews(tmp_path)
+    assert len((tmp_path / "reviews.jsonl").read_text().splitlines()) == 100
+    assert (set(reviews.answers[DOG]), reviews.skipped) == (set("abcd"), 0)
+
+
+def test_files_of_several_places_count_together(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, answer in ((there, "wrong"), (here, "right")):
+        folder.mkdir()
+        append_review(folder, said(DOG, answer=answer))
+    (there / "reviews.jsonl").rename(here / "reviews-there.jsonl")
+    assert read_reviews(here).merged() == {DOG: "right"}, "the later one, whatever the name of its file"
+
+
+def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
+    dataset = open_dataset(inline_dataset)
+    rows = list(dataset.rows())
+    number, row = next((number, row) for number, row in enumerate(rows) if row["annotations"] and number > 3)
+    one = row["annotations"][-1]
+    key = RegionKey.of(one)
+    moved, renamed = key._replace(bbox=(0.0, 0.0, 1.0, 1.0)), key._replace(phrase="another")
+    found = find_regions(dataset, {key, moved, renamed, DOG}, ["score", "head"])
+    assert {name: (place.row, place.annotation) for name, place in found.items()} == {
+        key: (number, {field: one[field] for field in ("id", "phrase", "bbox", "score", "head")})
+    }
+    assert find_regions(dataset, set()) == {}
+    line = json.loads(said(key, answer="right").model_dump_json(exclude_none=True))
+    assert Review.model_validate(line).key == key, "boxes are the same numbers again"
+
+
+@pytest.mark.slow
+def test_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.shared.storage import place_of
+
+    with object_storage() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        folder = place_of("s3://bucket/reviewed")
+        assert read_reviews(folder).answers == {}
+        append_review(folder, said(DOG, answer="wrong"))
+        append_review(folder, said(DOG, answer="right"))
+        assert read_reviews(folder).merged() == {DOG: "right"}
