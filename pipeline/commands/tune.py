@@ -80,28 +80,28 @@ def tune(
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
     """Return the table for people: a line for each try with what it brings, and the settings that stay."""
     shown, by = [name for name in FIGURES if figures["start"][name] is not None], figures["by"]
-    table = compact_table("", [*map(heading, shown), "gain", "95 % interval"])
+    table = compact_table("", [*map(heading, shown), "gain", "from", "to"])
 
     def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
         cells = ["-" if values[each] is None else f"{values[each]:.3f}" for each in shown]
-        table.add_row(name, *cells, *(gain or ("", "")), end_section=ends)
+        table.add_row(name, *cells, *(gain or ("",) * 3), end_section=ends)
 
     add("the dataset", figures["start"])
     add("without its calibration", figures["base"], ends=True)
     steps = figures["steps"]
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        values, gain = " ".join(str(value) for value in step["changes"].values()), step["gain"]
-        known = (
-            ("-", "-")
-            if gain["value"] is None
-            else (f"{gain['value']:+.3f}", "{low:+.3f} to {high:+.3f}".format(**gain))
-        )
-        ends = following is None or following["group"] != step["group"]
+    for number, step in enumerate(steps, start=1):
+        values = " ".join(str(value) for value in step["changes"].values())
+        known = [
+            "-" if step["gain"][each] is None else f"{step['gain'][each]:+.3f}" for each in ("value", "low", "high")
+        ]
+        ends = number == len(steps) or steps[number]["group"] != step["group"]
         add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *known, ends=ends)
     add("the best", figures["figures"])
     console.print(f"{figures['images']:,} images, {figures['known']:,} phrases with a known answer", soft_wrap=True)
     console.print(table)
     console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)
+    for reason in figures["skipped"]:
+        console.print(f"not tried: {reason}", soft_wrap=True)
     if figures["left_out"]:
         console.print(f"--minutes left out {figures['left_out']} tries", soft_wrap=True)
     if not figures["best"]:

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from rich.console import Console
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, sets_any
 from pipeline.config_text import dumped
 from pipeline.evaluate.calibrate import fitted_cut
 from pipeline.evaluate.estimates import RESAMPLES, Estimate, Floats, weighted_estimate
@@ -29,7 +29,7 @@ from pipeline.evaluate.judged import JudgedDataset, from_input
 from pipeline.evaluate.metrics import correct, is_right, value_of
 from pipeline.graph import build_steps, presence_in
 from pipeline.terminal import progress_bar
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, one_line
 from stages.contract.geometry import Box
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
@@ -132,9 +132,13 @@ class Tuning:
         """Compute the dataset's own maps for `most` images, and measure its settings, with its calibration."""
         uncontrasted = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]  # keep the pixels
         judged = replace(self.judged, settings=[*self.judged.settings, *uncontrasted])
-        own = build_steps(self.config({})).cuts.calibration
         graph = judged.graph(pixels=True)
         assert graph is not None, "pixels are needed"  # noqa: S101
+        steps, dataset = build_steps(self.config({})), self.judged.dataset
+        changed = sets_any(self.judged.settings, ("explain", "regions"))
+        if steps.calibration != dataset.manifest["calibration"] and not changed:
+            raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
+        own = steps.cuts.calibration
         if own is not None and own.presence is not None:
             graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(own)))
         self._reader = graph.reader
@@ -254,8 +258,8 @@ def tuned(
     Returns:
         `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, those without its
         calibration; `steps`, one for each try: `group`, `changes`, `kept`, `figures`, and `gain`, the difference from
-        what stays above it; `left_out`, the number of tries that the budget left out; `best`, all changes that stay;
-        `figures`, theirs; `settings`, the sections explain and regions with them.
+        what stays above it; `left_out`, the number of tries that the budget left out; `skipped`, why others could not
+        be made; `best`, all changes that stay; `figures`, theirs; `settings`, the sections explain and regions.
 
     Raises:
         InputError: No phrase of the dataset is known to the ground truth, or images are no longer in the input.
@@ -274,6 +278,7 @@ def tuned(
         best["regions.rule"] = "mean"
     base = now = work.measured(work.config(best))
     steps: list[dict[str, Any]] = []
+    skipped: list[str] = []
     left_out, groups = 0, {**maps, **cuts}
     with progress_bar(console, "settings", sum(map(len, groups.values()))) as advance:
         for group, candidates in groups.items():
@@ -289,8 +294,8 @@ def tuned(
                     continue
                 try:
                     found = work.measured(work.config(tried))
-                except InputError as error:  # too few images to fit a cut to
-                    console.print(f"{group}: {error}", soft_wrap=True)
+                except (ConfigError, InputError) as error:  # the model is too small, or the images are too few
+                    skipped.append(f"{group}: {one_line(error)}")
                     continue
                 gain = found.better_than(now)
                 steps.append({"group": group, "changes": dict(changes), "kept": False, "figures": found.figures})
@@ -314,6 +319,7 @@ def tuned(
         "base": base.figures,
         "steps": steps,
         "left_out": left_out,
+        "skipped": skipped,
         "best": best,
         "figures": now.figures,
         "settings": {name: getattr(final, name).model_dump(mode="json") for name in ("explain", "regions")},

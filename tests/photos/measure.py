@@ -26,6 +26,7 @@ from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.compare.comparison import Source, compared
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.tune import tuned
 from pipeline.run import run
 from stages.contract.errors import PhraseboxError, WeightsError
@@ -148,7 +149,8 @@ def measure(photographs: Photographs, presets: Sequence[Path], tries: int, expla
         return [table("dev", rows)]
     rows["photograph model, defaults"] = photographs.figures(dev, plain)["metrics"]
     known = photographs.dataset(train, "photo", "defaults")
-    print_tuning(tuned(known, photographs.truth(train), console, most=tries, resized=True), console)
+    judged = judged_dataset(known, photographs.truth(train), resized=True)
+    print_tuning(tuned(judged, console, most=tries, maps={}), console)
     masks = {"defaults": photographs.figures(coco, photographs.dataset(coco, "photo", "defaults"))["metrics"]}
     for preset in presets:
         calibration = photographs.calibrated(preset)
