@@ -96,7 +96,7 @@ class Located:
         Raise ConfigError if supervision is not installed.
         """
         names = [self.phrases[at] for at in self.phrase_indices]
-        return detections(self.boxes_xyxy_px, self.masks, self.scores, self.phrase_indices.tolist(), names)
+        return detections(self.boxes_xyxy_px, self.masks, self.scores, self.phrase_indices.tolist(), class_name=names)
 
     def __repr__(self) -> str:
         height, width = self.size_hw

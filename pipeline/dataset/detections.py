@@ -18,18 +18,11 @@ def detections(
     masks: NDArray[np.bool_],
     scores: NDArray[np.float32],
     class_ids: Sequence[int],
-    class_names: Sequence[str],
     **data: Sequence[Any],
 ) -> Any:
-    """Return `supervision.Detections` of n regions; `data` stands beside the names of the classes in its `data`.
+    """Return `supervision.Detections` of n regions: half-open boxes (n, 4), masks (n, H, W), scores (n,) 0 .. 1.
 
-    Args:
-        boxes_xyxy_px: (n, 4), half open.
-        masks: (n, H, W).
-        scores: (n,), 0 .. 1, the confidence.
-        class_ids: n.
-        class_names: n, for the key "class_name".
-        **data: n values each.
+    `data` has n values for each key; `class_name` is the one that supervision shows.
 
     Raise ConfigError if supervision is not installed.
     """
@@ -42,7 +35,7 @@ def detections(
         mask=masks,
         confidence=scores,
         class_id=np.array(class_ids, np.int64),
-        data={name: np.array(values) for name, values in {"class_name": class_names, **data}.items()},
+        data={name: np.array(values) for name, values in data.items()},
     )
 
 
@@ -65,7 +58,7 @@ def row_detections(row: Mapping[str, Any]) -> Any:
         np.array(masks, np.bool_).reshape(len(masks), row["height"], row["width"]),
         np.array(each("score"), np.float32),
         each("category_id"),
-        each("phrase"),
+        class_name=each("phrase"),
         head=each("head"),
         region_id=each("id"),
     )

@@ -46,20 +46,16 @@ def reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[JudgedDa
     names = {name for name, _ in [*right, *wrong]} | set(absent)
     if not names:
         raise InputError(f"{path} has no reviewed regions; phrasebox inspect {path} --review asks for them")
-    truth = {
-        row["file_name"]: TruthImage(
-            file_name=row["file_name"],
-            width_px=row["width"],
-            height_px=row["height"],
-            targets=tuple(
+    truth = {}
+    for row in images:
+        name = row["file_name"]
+        if name in names:
+            targets = (
                 TruthTarget(phrase=phrase, boxes_xywh_px=tuple(boxes), match="phrase")
-                for (name, phrase), boxes in right.items()
-                if name == row["file_name"]
-            ),
-            absent=frozenset(absent[row["file_name"]]),
-        )
-        for row in images
-        if row["file_name"] in names
-    }
+                for (own, phrase), boxes in right.items()
+                if own == name
+            )
+            size = {"width_px": row["width"], "height_px": row["height"]}
+            truth[name] = TruthImage(file_name=name, targets=tuple(targets), absent=frozenset(absent[name]), **size)
     matched = ImageMatches(images=truth, by_stem=0, ambiguous=0)
     return JudgedDataset(dataset=dataset, settings=settings, truth=GroundTruth(images=truth), matched=matched), wrong

@@ -135,10 +135,10 @@ class Tuning:
         graph = judged.graph(pixels=True)
         assert graph is not None, "pixels are needed"  # noqa: S101
         steps, dataset = build_steps(self.config({})), self.judged.dataset
-        changed = sets_any(self.judged.settings, ("explain", "regions"))
-        if steps.calibration != dataset.manifest["calibration"] and not changed:
+        made_with, changed = dataset.manifest["calibration"], sets_any(self.judged.settings, ("explain", "regions"))
+        if made_with not in (None, steps.calibration) and not changed:
             raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
-        own = steps.cuts.calibration
+        own = steps.cuts.calibration if made_with or changed else None
         if own is not None and own.presence is not None:
             graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(own)))
         self._reader = graph.reader
@@ -179,17 +179,17 @@ class Tuning:
             stage, record = stages[number % len(stages)], _contrasted(plain, config)
             (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
             own: dict[str, list[float]] = {name: [] for name in FIGURES}
+            best = {one["phrase"]: one for one in sorted(row["annotations"], key=lambda one: one["score"])}
             for query in self.judged.queries(row, record.phrases, stage.surfaces_of(record)):
                 right = [float(each) for each in correct(query)]
                 own["precision"] += right
                 if self.wrong is not None:
                     own["agreement"] += right[:1] or [0.0] * (query.target is not None)
+                best.pop(query.phrase, None)
                 for name in FIGURES[:-2] if query.target is not None else ():
                     own[name].append(value_of(name, query))
-            for phrase in dict.fromkeys(each.text for each in record.phrases):
-                boxes = (self.wrong or {}).get((row["file_name"], phrase), ())
-                answers = [region for region in row["annotations"] if region["phrase"] == phrase]
-                if answers and is_right(max(answers, key=lambda region: region["score"])["bbox"], boxes):
+            for phrase, region in best.items():
+                if is_right(region["bbox"], (self.wrong or {}).get((row["file_name"], phrase), ())):
                     own["agreement"].append(0.0)
             for name, found in own.items():
                 values[name].append([value for value in found if not math.isnan(value)])
@@ -202,9 +202,7 @@ class Tuning:
     def makes_sense(self, config: RunConfig, group: str, changes: Changes) -> bool:
         """Return whether a try differs from the configuration that stays, and suits the model's tower and the truth."""
         plain, explain = config.model_dump(mode="json"), config.explain
-        if all(
-            plain[section].get(name) == changes[key] for key in changes for section, _, name in [key.partition(".")]
-        ):
+        if all(plain[key.split(".")[0]].get(key.split(".")[1]) == value for key, value in changes.items()):
             return False
         tower = self.model.tower.kind
         conditions = {
@@ -216,10 +214,9 @@ class Tuning:
         }
         return conditions.get(group, True)
 
-    def forget_all_but(self, config: RunConfig) -> None:
+    def keep_maps(self, *changes: Changes) -> None:
         """Let the maps of other settings go."""
-        key = self._key(config)
-        self._maps = {key: self._maps[key]}
+        self._maps = {key: self._maps[key] for key in {self._key(self.config(each)) for each in changes}}
 
     def _maps_of(self, config: RunConfig) -> list[Record]:
         key = self._key(config)
@@ -273,20 +270,16 @@ def tuned(
     if start.figures[by] is None:
         raise ConfigError(f"--by {by}: there is no such figure with this ground truth and the dataset's settings")
     best: dict[str, Any] = {"regions.calibration": "none"}
-    first = work.config(best).regions.rule
-    if first == "fitted":
-        best["regions.rule"] = "mean"
+    best["regions.rule"] = work.config(best).regions.without_cut().rule
     base = now = work.measured(work.config(best))
-    steps: list[dict[str, Any]] = []
-    skipped: list[str] = []
+    steps, skipped = list[dict[str, Any]](), list[str]()
     left_out, groups = 0, {**maps, **cuts}
     with progress_bar(console, "settings", sum(map(len, groups.values()))) as advance:
         for group, candidates in groups.items():
-            took, of_group = None, now
+            config, took, of_group = work.config(best), None, now
             for changes in candidates:
                 advance(len(steps) + left_out + 1)
-                tried = {**best, **_carried(work.config(best).explain, changes), **changes}
-                config = work.config(best)
+                tried = {**best, **_carried(config.explain, changes), **changes}
                 if not work.makes_sense(config, group, changes):
                     continue
                 if time.monotonic() - begun > 60 * minutes * (FOR_MAPS if group in maps else 1.0):
@@ -302,9 +295,9 @@ def tuned(
                 steps[-1]["gain"] = gain.plain()
                 if gain.low > 0 and found.figures[by] > of_group.figures[by]:
                     took, of_group = (steps[-1], tried), found
+                work.keep_maps(best, tried if took is None else took[1])
             if took is not None:
                 took[0]["kept"], best, now = True, took[1], of_group
-            work.forget_all_but(work.config(best))
     if start.figures[by] >= now.figures[by] or not any(step["kept"] for step in steps):
         best, now = {}, start  # the dataset's calibration is worth more than all that was found
     else:
