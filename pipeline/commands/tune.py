@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, moved
 from pipeline.commands.tables import compact_table, heading
 from pipeline.evaluate.judged import judged_dataset
-from pipeline.evaluate.reviewed import reviewed_dataset
+from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError

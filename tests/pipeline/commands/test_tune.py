@@ -21,7 +21,7 @@ from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviewed import reviewed_dataset
+from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Measured, tuned, write_settings
 from pipeline.run import run
 from pipeline.scenes import write_scenes
