@@ -54,6 +54,7 @@ pictures: $(VENV)/.installed-dev browser ## make the README's picture
 PHOTOS ?= ../shared/photos
 photos: $(VENV)/.installed-dev ## make every table about photographs; PHOTOS= names their folder
 	$(BIN)/python -m tests.photos.measure --photos $(PHOTOS) --out out/photos
+	$(BIN)/python -m tests.photos.reviews --photos $(PHOTOS) --out out/photos
 
 # Models that learn from the regions of several sources; what it needs of photographs says configs/proof/photos.yaml.
 proof: $(VENV)/.installed-dev ## train models on the regions of several sources

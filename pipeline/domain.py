@@ -15,18 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import run_stages, set_up
-from pipeline.graph import Graph
+from pipeline.graph import Graph, presence_in
 from pipeline.summary import Report
 from stages.contract.records import Record, Sample
 from stages.explain.stage import ExplainStage
 from stages.read import Reader, Shard
+from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.sources.base import RegionSource
 
@@ -73,9 +74,9 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     if graph.calibration is None:
         return None
     regions = graph.cuts
-    if regions.calibration is None or not regions.calibration.weight:
+    if regions.calibration is None or not regions.calibration.of_regions:
         return None
-    records = [Record.start(sample) for sample in _first_samples(graph.reader, shards)]
+    records = [Record.start(sample) for sample in first_samples(graph.reader, shards, SAMPLES)]
     config = graph.explains.config
     model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})}))
     model.embeddings = []
@@ -124,6 +125,8 @@ class Trust:
             return cls(doubt=f"A score is {graph.model.score_means}")
         if graph.calibration is None:
             return cls(doubt="No calibration fits this model with these settings; phrasebox calibrate fits one")
+        if not graph.calibrated:
+            return cls(doubt=f"{config.regions.calibration} knows presence alone")
         if outside is None:
             return cls()
         if outside.in_regions and config.regions.calibration == "auto":
@@ -144,7 +147,10 @@ class Trust:
         drawn = (
             " demo knows drawn scenes only: photographs need another --model." if config.model.name == "demo" else ""
         )
-        return f"Scores are not calibrated: use them for ranking, not as probabilities. {self.doubt}.{drawn}"
+        known = graph.cuts.calibration if isinstance(graph.after[0], RegionsStage) else None
+        presence = "" if known is None else f" Presence, by which they are multiplied, was fitted to {known.fitted_to}."
+        ranking = "Scores are not calibrated: use them for ranking, not as probabilities."
+        return f"{ranking} {self.doubt}.{presence}{drawn}"
 
 
 def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[Graph, Trust]:
@@ -155,7 +161,7 @@ def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
     trust = Trust.of(graph, outside, config)
     if outside is not None:
         report.note(outside.what)
-    if trust.doubt is not None and graph.calibration is not None:
+    if trust.doubt is not None and graph.calibrated:
         graph = without_calibration(graph)
     cut = graph.as_cut(config).regions
     if cut != config.regions:
@@ -166,12 +172,19 @@ def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
 
 def without_calibration(graph: Graph) -> Graph:
     """Return the same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
-    regions = graph.cuts
-    ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps)
-    return replace(graph, model=graph.explains.without_presence(), after=(ranking,), calibration=None)
+    ranking = RegionsStage(graph.cuts.config, keep_heat_maps=graph.cuts.keep_heat_maps)
+    return replace(graph, model=graph.explains.judging(None), after=(ranking,), calibration=None)
 
 
-def _first_samples(reader: Reader, shards: Sequence[Shard]) -> Iterator[Sample]:
-    chosen = shards[:: max(1, len(shards) // SHARDS)][:SHARDS]
-    for shard in chosen:
-        yield from islice(reader.samples([shard]), SAMPLES // len(chosen))
+def with_presence(graph: Graph, calibration: Calibration) -> Graph:
+    """Return the same graph with the presence of a calibration that knows nothing else. Raise as `presence_in`."""
+    judging = RegionsStage(graph.cuts.config, calibration, keep_heat_maps=graph.cuts.keep_heat_maps)
+    return replace(graph, model=graph.explains.judging(presence_in(calibration)), after=(judging,), calibration=None)
+
+
+def first_samples(reader: Reader, shards: Sequence[Shard], most: int) -> Iterator[Sample]:
+    """Yield the first samples of `SHARDS` shards that lie evenly in the input, and of others if they have too few."""
+    chosen = range(0, len(shards), max(1, len(shards) // SHARDS))[:SHARDS]
+    first = (islice(reader.samples([shards[place]]), most // len(chosen)) for place in chosen)
+    others = reader.samples([shard for place, shard in enumerate(shards) if place not in chosen])
+    yield from islice(chain(chain.from_iterable(first), others), most)

@@ -51,7 +51,7 @@ class Steps:
         after: Stages on CPUs after it; their records become rows.
         explain: The explainer's settings as they are for the model's tower.
         described: What is known of the model; None if it was given in memory, or if there is none.
-        calibration: SHA-256 of the calibration of the scores; None if they are not calibrated.
+        calibration: SHA-256 of the calibration that the settings name; None without one.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -93,6 +93,13 @@ class Steps:
         if isinstance(regions, LinkStage):
             raise _without_heat_maps(self.model)
         return regions
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether scores are probabilities."""
+        (regions,) = self.after
+        known = regions.calibration if isinstance(regions, RegionsStage) else None
+        return known is not None and known.of_regions
 
     @property
     def loads_model(self) -> bool:
@@ -243,12 +250,13 @@ _RULE_OF: Final = {"threshold": "fixed", "quantile": "quantile"}
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """Return the settings and the model that a calibration is made with, and holds for; plain values."""
     unused = {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
-    basis = {
-        "model": model_fingerprint,
-        "explain": config.explain.decides_maps(),
-        "regions": config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT | unused),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(basis))
+    regions = config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT | unused)
+    return {**presence_basis(config.explain, model_fingerprint), "regions": regions}
+
+
+def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str, Any]:
+    """Return the same for a calibration that knows presence alone, which does not depend on how maps are cut."""
+    plain: dict[str, Any] = json.loads(json.dumps({"model": model_fingerprint, "explain": explain.decides_maps()}))
     return plain
 
 
@@ -276,6 +284,8 @@ def _calibration(config: RunConfig, described: Described | None) -> Calibration 
         known = [read_calibration(path) for path in described.calibrations]
         return next((one for basis in bases for one in known if one.made_with == basis), None)
     calibration = read_calibration(Path(wanted))
+    if not calibration.of_regions:
+        bases = [presence_basis(config.explain, described.fingerprint)]
     differing = min((differences(calibration.made_with, basis) for basis in bases), key=len)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)

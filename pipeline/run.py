@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.domain import Outside, outside_domain, trusted
-from pipeline.engines import chosen, engine
+from pipeline.domain import Outside, outside_domain, trusted, with_presence
+from pipeline.engines import FirstLook, chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
+from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
+from stages.regions.score import Calibration
+from stages.regions.stage import RegionsStage
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
 
@@ -100,22 +104,9 @@ def run(
                     _say(console, [f"resuming the run in {folder.path}"])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-
-                def on_progress(report: Report) -> None:
-                    folder.drop_replaced()
-                    display.update(report)
-
-                engine(config.engine.kind)(graph, shards, folder, config, report, on_progress)
+                graph = _Computing(graph, folder, report, display).all(shards, config, found)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
-        calibration = None if graph.calibration is None else graph.cuts.calibration
-        total = folder.finish(
-            config,
-            report,
-            model=model,
-            calibration=graph.calibration,
-            fitted_to=None if calibration is None else calibration.fitted_to,
-            doubt=trust.misgiving,
-        )
+        total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
         console,
         total,
@@ -127,6 +118,61 @@ def run(
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+@dataclass(slots=True)
+class _Computing:
+    """The part of a run in which rows are made, by a graph that may fit presence to the first images before."""
+
+    graph: Graph
+    folder: DatasetFolder
+    report: Report
+    display: Display
+
+    def all(self, shards: Sequence[Shard], config: RunConfig, found: FormerRun) -> Graph:
+        """Make the rows; return the graph that made them. Raise as an engine does."""
+        first = self.first_look(config, found)
+        engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
+        return self.graph
+
+    def on_progress(self, report: Report) -> None:
+        """See `pipeline.engines.OnProgress`."""
+        self.folder.drop_replaced()
+        self.display.update(report)
+
+    def first_look(self, config: RunConfig, found: FormerRun) -> FirstLook | None:
+        """Return the work of the fit; None if there is none to do, or it was done before. Raise as `kept_presence`."""
+        if PRESENCE in found.run:
+            self.graph = kept_presence(self.graph, self.folder.presence, found.run[PRESENCE])
+        elif is_wanted(self.graph, config) and not self.folder.shards:
+            self.display.doing(f"fitting presence to the captions of the first {MOST_IMAGES} images")
+            self.display.update(self.report)
+            return FirstLook(look=look_at_first, decide=self.decided)
+        return None
+
+    def decided(self, found: Calibration | str | None) -> Graph:
+        """Keep a fit in the folder, and return the graph that judges by it."""
+        found = found or "the workers that looked at the first images died"
+        self.report.note(in_words(found))
+        text = None if isinstance(found, str) else found.to_json()
+        self.folder.keep_presence(text, {PRESENCE: None if text is None else sha256(text.encode()).hexdigest()})
+        if not isinstance(found, str):
+            self.graph = with_presence(self.graph, found)
+        self.display.doing("loading the model")
+        self.display.update(self.report)
+        return self.graph
+
+
+def _calibrated_by(graph: Graph) -> dict[str, str | None]:
+    """The arguments of `DatasetFolder.finish` that say which calibration made scores and presence."""
+    known = graph.cuts.calibration if isinstance(graph.after[0], RegionsStage) else None
+    if known is None:
+        return {}
+    return (
+        {"calibration": graph.calibration, "fitted_to": known.fitted_to}
+        if known.of_regions
+        else {"presence": known.fitted_to}
+    )
 
 
 def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:

@@ -233,12 +233,14 @@ def dataset_card(
     explainer: str,
     fitted_to: str | None,
     doubt: str | None = None,
+    presence: str | None = None,
     source: tuple[str, str] | None = None,
 ) -> str:
     """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
-    `fitted_to` says which images a calibration holds for, `doubt` how those of the dataset differ from them, and
-    `source` where regions come from if not from heat maps, and the meaning of their score; all in words.
+    `fitted_to` says which images a calibration holds for, `doubt` how those of the dataset differ from them, `presence`
+    where `presence` comes from if a calibration knows it alone, and `source` where regions come from if not from heat
+    maps, and the meaning of their score; all in words.
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""
@@ -251,6 +253,8 @@ def dataset_card(
         if source is not None
         else "It only ranks: it is not the probability of being right."
     )
+    if presence is not None:
+        score += f"\n`presence`, by which it is multiplied, was fitted to {presence}."
     header = {
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["phrase-grounding", "grad-eclip", "phrasebox"],

@@ -10,21 +10,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Finished, MovedImages, OverDataset, Resized, Truth, moved
-from pipeline.commands.tables import interval, number, print_matched
+from pipeline.commands.options import Finished, MaybeTruth, MovedImages, OverDataset, Resized, moved
+from pipeline.commands.tables import interval, number, print_matched, print_review_counts
 from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.presence import write_presence
+from pipeline.evaluate.review_fit import LEAST, write_reviewed_calibration
+from pipeline.presence_alone import in_words
 from pipeline.terminal import console
+from stages.contract.errors import ConfigError
 
 
 def calibrate(
     dataset: Finished,
-    truth: Truth,
     out: Annotated[
         Path,
         typer.Option(
             "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
         ),
     ],
+    truth: MaybeTruth = None,
+    reviews: Annotated[
+        bool,
+        typer.Option(
+            "--reviews",
+            help="Fit to what people said of the dataset's regions (phrasebox inspect DATASET --review), not to a "
+            "ground truth. 200 answers suffice.",
+        ),
+    ] = False,
     presence: Annotated[
         bool,
         typer.Option(
@@ -36,11 +48,45 @@ def calibrate(
     resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
+    """Fit scores to how often regions are right, for the model and settings that the dataset was made with.
+
+    With neither --truth nor --reviews presence alone is fitted, to the captions; scores of regions then still rank.
+    """
+    if reviews:
+        if truth is not None or resized:
+            raise ConfigError("--reviews: leave --truth and --resized out, scores are fitted to what people said")
+        print_reviewed(write_reviewed_calibration(dataset, out, console, moved(images, settings)), out, console)
+        return
+    if truth is None:
+        if not presence or resized:
+            raise ConfigError(
+                "--truth: without it there is nothing to fit but presence, for which --no-presence and "
+                "--resized mean nothing"
+            )
+        console.print(in_words(write_presence(dataset, out, console, moved(images, settings))), soft_wrap=True)
+        console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
+        _print_place(out, console)
+        return
     figures = write_calibration(
         dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence
     )
     print_calibration(figures, out, console)
+
+
+def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> None:
+    """Print how well scores agree with the answers, before and after."""
+    table = Table("scores against answers", "before", "after, on images not fitted to")
+    both = figures["before"], figures["after"]
+    table.add_row("calibration error", *(f"{each['value']:.3f}" for each in both))
+    table.add_row("  of exact scores, by chance", *(f"{each['by_chance']:.3f}" for each in both))
+    claimed = ["-" if each["claimed"] is None else f"{each['claimed']:.3f}" for each in both]
+    table.add_row(f"mean score of those of {LEAST} or more", *claimed)
+    table.add_row("  right of them", *(f"{number(each['precision'])} {interval(each['precision'])}" for each in both))
+    print_review_counts(figures, console)
+    console.print(table)
+    if figures["presence"]:
+        console.print("presence is fitted for the dataset's regions.absent_share: leave it as it is", soft_wrap=True)
+    _print_place(out, console)
 
 
 def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:
@@ -53,4 +99,8 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     print_matched(figures["matched"], console)
     console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)
+    _print_place(out, console)
+
+
+def _print_place(out: Path, console: Console) -> None:
     console.print(f"calibration in {out}; use it with --set regions.calibration={out}", soft_wrap=True)

@@ -12,6 +12,7 @@ from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import serve
 from pipeline.viewer.pages import write_gallery
+from pipeline.viewer.review import REGIONS
 from stages.contract.errors import ConfigError
 
 
@@ -37,7 +38,17 @@ def inspect(
             "--samples", metavar="N", min=1, help="With --html: number of samples, drawn at random. [default: 96]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples.")] = 0,
+    review: Annotated[
+        bool,
+        typer.Option("--review", help="Open with the review: people say of one region after another if it is right."),
+    ] = False,
+    reviews: Annotated[
+        int | None,
+        typer.Option("--reviews", metavar="N", min=1, max=5000, help="Review N regions of the dataset. [default: 200]"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples and regions.")
+    ] = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
     image_root: MovedImages = None,
@@ -52,18 +63,21 @@ def inspect(
     ] = None,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Look at a dataset in the browser: pictures with regions, filters, figures, marks.
+    """Look at a dataset in the browser: pictures with regions, filters, figures, marks, review.
 
     \b
     phrasebox inspect out/
     phrasebox inspect out/ --where "head = 'dog'" --open
     phrasebox inspect out/ --html gallery/
+    phrasebox inspect out/ --review
     """
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None and (model or settings):
         raise ConfigError("--model and --set are about heat maps, and --html writes none")
     if html is None and samples is not None:
         raise ConfigError("--samples goes with --html; the server shows all samples")
+    if (review or reviews) and (html is not None or where or min_score):
+        raise ConfigError("--review draws from all regions; it goes without --html, --where and --min-score")
     if model is not None:
         settings = [f"model.name={model}", "model.pretrained=null", "model.checkpoint=null", *settings]
     with naming_options():
@@ -79,4 +93,5 @@ def inspect(
             open_browser=open_browser,
             image_root=image_root,
             settings=settings,
+            review=reviews or REGIONS if review or reviews else None,
         )

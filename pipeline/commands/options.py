@@ -73,7 +73,8 @@ MaybeTruth = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE|DIR",
-        help="Where things are in the images, as `phrasebox eval` takes it. Without it, no places are measured.",
+        help="Where things are in the images, as `phrasebox eval` takes it. Without it, nothing that needs places is "
+        "measured.",
     ),
 ]
 Resized = Annotated[

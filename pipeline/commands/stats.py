@@ -11,10 +11,13 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, naming_options
+from pipeline.commands.tables import print_reviews
 from pipeline.dataset.folder import open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.selection import Search
+from pipeline.evaluate.reviewed import review_figures, reviewed_regions
 from pipeline.terminal import console, errors, print_json, progress_bar
+from stages.contract.errors import ConfigError
 
 _BAR: Final = 30  # characters of the longest bar
 
@@ -35,9 +38,21 @@ def stats(
         int,
         typer.Option("--top", metavar="N", min=1, max=10_000, help="Number of frequent phrases and heads to list."),
     ] = 15,
+    reviews: Annotated[
+        bool,
+        typer.Option(
+            "--reviews", help="Estimate how good the dataset is from what people said of its regions, and nothing else."
+        ),
+    ] = False,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
     opened = open_dataset(dataset, finished=False)
+    if reviews:
+        if where or min_score:
+            raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
+        found = {"dataset": str(opened.path), **review_figures(reviewed_regions(opened))}
+        print_json(found, ensure_ascii=False) if as_json else print_reviews(found, console)
+        return
     search = Search(where=where, score_min=min_score or None)
     with closing(Index(opened, read_marks(opened.path))) as index, naming_options():
         index.check(search)

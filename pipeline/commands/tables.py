@@ -290,3 +290,49 @@ def _add_scores(
             lines += [f"{difference['value']:+.3f}{sign}", f"{difference['low']:+.3f} {difference['high']:+.3f}"]
         cells.append("\n".join(filter(None, lines)))
     table.add_row(title, *cells, f"{figures['n']:,}")
+
+
+def print_review_counts(figures: Mapping[str, Any], console: Console) -> None:
+    """Say who answered, and what."""
+    counts = figures["counts"]
+    names = {"absent": "not there", "unsure": "nobody can say", "elsewhere": "about other regions than the dataset's"}
+    said = (f"{count:,} {names.get(name, name)}" for name, count in counts.items() if count and name != "damaged")
+    reviewers = ", ".join(f"{name} {count:,}" for name, count in figures["reviewers"].items())
+    console.print(f"answers: {', '.join(said)}; by {reviewers}", soft_wrap=True, markup=False)
+    if counts["damaged"]:
+        console.print(f"{counts['damaged']:,} lines of the reviews cannot be read and are left out", soft_wrap=True)
+
+
+def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
+    """Return the tables of `stats --reviews` for people."""
+    print_review_counts(figures, console)
+    agreed, error = figures["agreement"], figures["calibration_error"]
+    if agreed["share"] is not None:
+        alpha = "" if agreed["alpha"] is None else f", Krippendorff's alpha {agreed['alpha']:.2f}"
+        console.print(
+            f"{agreed['regions']:,} regions answered by several: they agree in {agreed['share']:.0%} of pairs{alpha}",
+            soft_wrap=True,
+        )
+    if figures["seconds"] is not None:
+        console.print(f"an answer took {figures['seconds']:.1f} s (median)")
+    table = _table(f"of all {figures['regions']:,} regions", "", "share", "95 % interval", "answers")
+    rows = {"right": figures["precision"], "phrase not in the image": figures["absent"]}
+    rows |= {f"right of {kind}": figure for kind, figure in figures["by_kind"].items()}
+    for name, figure in rows.items():
+        _add(table, name, figure, f"{figure['n']:,}")
+    console.print(table)
+    for title, key in (("filtering by score", "thresholds"), ("by score", "curve")):
+        table = _table(title, "score", "regions", "mean score", "right", "95 % interval", "answers")
+        for line in figures[key]:
+            score = "-" if line["score"] is None else f"{line['score']:.3f}"
+            named = f"{line['low']:g} or more" if key == "thresholds" else f"{line['low']:.2f} to {line['high']:.2f}"
+            precision = line["precision"]
+            table.add_row(
+                named, f"{line['kept']:.1%}", score, number(precision), interval(precision), str(precision["n"])
+            )
+        console.print(table)
+    console.print(
+        f"calibration error of the score: {error['value']:.3f}, or {error['debiased']:.3f} without what chance "
+        f"alone gives with so few answers, {error['by_chance']:.3f}",
+        soft_wrap=True,
+    )

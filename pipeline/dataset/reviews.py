@@ -40,6 +40,7 @@ from stages.contract.geometry import Box
 from stages.shared.storage import AnyPath, ObjectPath, found_in
 
 REVIEWS_FILE: Final = "reviews.jsonl"
+FILES: Final = "reviews*.jsonl"
 LONGEST_LINE: Final = 16_384  # bytes
 MOST_BYTES: Final = 256 << 20  # of a file: about a million answers
 MOST_LETTERS: Final = 64  # of a reviewer's name
@@ -73,16 +74,12 @@ class RegionKey(NamedTuple):
         return cls(annotation["id"], annotation["phrase"], (x, y, w, h))
 
 
-class Review(BaseModel):
-    """One line of the file: an answer or an action."""
+class Said(BaseModel):
+    """Somebody's answer about a region, or correction of it: either of the two."""
 
     model_config = ConfigDict(frozen=True)
 
-    annotation_id: int = Field(ge=1, le=2**53)
-    phrase: str = Field(max_length=LONGEST_LINE // 8)
-    bbox: BoxPx
     reviewer: Reviewer
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     answer: Answer | Literal["undone"] | None = None
     seconds: float | None = Field(None, ge=0, le=86_400, description="From when the region was shown to the answer.")
     action: Literal["delete", "box", "undone"] | None = None
@@ -90,11 +87,18 @@ class Review(BaseModel):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
-        if (self.answer is None) == (self.action is None):
-            raise ValueError("expected either an answer or an action")
-        if (self.action == "box") != (self.box_xywh_px is not None):
-            raise ValueError("expected box_xywh_px with the action box alone")
+        if (self.answer is None) == (self.action is None) or (self.action == "box") != (self.box_xywh_px is not None):
+            raise ValueError("expected either an answer or an action, and box_xywh_px with the action box alone")
         return self
+
+
+class Review(Said):
+    """One line of the file."""
+
+    annotation_id: int = Field(ge=1, le=2**53)
+    phrase: str = Field(max_length=LONGEST_LINE // 8)
+    bbox: BoxPx
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def key(self) -> RegionKey:
@@ -130,9 +134,9 @@ class Reviews:
 
 
 def merged_answer(reviews: Iterable[Review]) -> Answer:
-    """Return what most reviewers of a region say; "unsure" where as many say right as wrong or absent.
+    """Return what most reviewers of a region say, those aside who are unsure.
 
-    Those who are unsure do not count beside others. Between wrong and absent, the more frequent one, else wrong.
+    "unsure" where as many say right as wrong or absent; "wrong" where as many of these say wrong as absent.
     """
     said = Counter(review.answer for review in reviews)
     against = said["wrong"] + said["absent"]
@@ -147,7 +151,7 @@ def read_reviews(dataset: AnyPath) -> Reviews:
     """Return the reviews in a dataset's folder. Raise InputError for a file that is unreadable, or a link."""
     reviews, lines = Reviews(), []
     try:
-        for path in found_in(dataset, "reviews*.jsonl"):
+        for path in found_in(dataset, FILES):
             latest = datetime.min.replace(tzinfo=UTC)
             for line in _lines(path):
                 try:
@@ -162,6 +166,22 @@ def read_reviews(dataset: AnyPath) -> Reviews:
     for _, review in sorted(lines, key=lambda one: one[0]):
         reviews.add(review)
     return reviews
+
+
+class ReviewLog:
+    """The reviews of a dataset, read again when their files have changed. Threads may share it."""
+
+    def __init__(self, dataset: AnyPath) -> None:
+        self.dataset = dataset
+        self._read: tuple[Any, Reviews] = (None, Reviews())
+
+    def current(self) -> Reviews:
+        """Return what counts now, which is not to be changed. Raise InputError as `read_reviews`."""
+        files = found_in(self.dataset, FILES)
+        seen = [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in files if isinstance(path, Path)]
+        if seen != self._read[0] or len(seen) < len(files):  # objects are read each time
+            self._read = seen, read_reviews(self.dataset)
+        return self._read[1]
 
 
 class FoundRegion(NamedTuple):
@@ -183,12 +203,10 @@ def find_regions(
     found: dict[RegionKey, FoundRegion] = {}
     for table in dataset.tables(columns, batch_rows=8 * BATCH_ROWS) if keys else ():
         annotations = table["annotations"].combine_chunks()
-        regions = annotations.flatten()
-        here = pc.indices_nonzero(pc.is_in(regions.field("id"), wanted))
-        owners = pc.list_parent_indices(annotations).take(here).to_pylist()
-        for owner, one in zip(owners, regions.take(here).to_pylist(), strict=True):
-            if (key := RegionKey.of(one)) in keys:
-                found[key] = FoundRegion(first + owner, one)
+        regions, owners = annotations.flatten(), pc.list_parent_indices(annotations)
+        for place in pc.indices_nonzero(pc.is_in(regions.field("id"), wanted)).to_pylist():
+            if (key := RegionKey.of(one := regions[place].as_py())) in keys:
+                found[key] = FoundRegion(first + owners[place].as_py(), one)
         first += table.num_rows
     return found
 
@@ -215,10 +233,8 @@ def append_review(dataset: AnyPath, review: Review) -> None:
             line = line[file.write(line) :]
         os.fsync(descriptor)
     folder = os.open(dataset, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the file may be new
-    finally:
-        os.close(folder)
+    os.fsync(folder)  # the file may be new
+    os.close(folder)
 
 
 def _lines(path: AnyPath) -> Iterator[bytes]:
@@ -231,9 +247,8 @@ def _lines(path: AnyPath) -> Iterator[bytes]:
     with file:
         if isinstance(path, Path):
             _check_regular(file)
-        total = 0
-        while line := file.readline(LONGEST_LINE):
-            if (total := total + len(line)) > MOST_BYTES:
+        for line in iter(lambda: file.readline(LONGEST_LINE), b""):
+            if file.tell() > MOST_BYTES:
                 raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MB")
             if line.strip():
                 yield line

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import RunConfig
@@ -16,8 +17,24 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
 
 OnProgress: TypeAlias = "Callable[[Report], None]"  # Called by an engine now and then, and after the last row
 
-Engine: TypeAlias = "Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress], None]"
+Engine: TypeAlias = (
+    "Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress, FirstLook | None], None]"
+)
 """Reads the samples of the shards that the folder does not hold yet, runs the stages and writes shards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLook:
+    """Work on the first images before all others, whose answer decides the graph.
+
+    Attributes:
+        look: A function of a module, which an engine calls where its model worker would be.
+        decide: Called in the driver with the answer, or with None if workers died over it; returns the graph to run.
+    """
+
+    look: Callable[[Graph, Sequence[Shard]], Any]
+    decide: Callable[[Any], Graph]
+
 
 ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
 

@@ -18,7 +18,7 @@ from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
     from pipeline.config import RunConfig
-    from pipeline.engines import OnProgress
+    from pipeline.engines import FirstLook, OnProgress
     from pipeline.graph import Graph
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
@@ -92,8 +92,11 @@ def run(
     config: RunConfig,
     report: Report,
     on_progress: OnProgress,
+    first: FirstLook | None = None,
 ) -> None:
     """See `pipeline.engines.Engine`."""
+    if first is not None:
+        graph = first.decide(first.look(graph, shards))
     report.expected = samples_in(shards)
     written = folder.ids_written()
     report.already = len(written)

@@ -29,6 +29,7 @@ import functools
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import ray
@@ -38,15 +39,16 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
 from pipeline.config import RunConfig
-from pipeline.engines import OnProgress
+from pipeline.engines import FirstLook, OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
-from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
+from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS, Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish
+from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish, look
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.shards import noted_ids
 from pipeline.summary import Report
+from stages.contract.errors import PhraseboxError
 from stages.read import Shard
 from stages.shared.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write import PARQUET_SETTINGS, row_group_rows
@@ -78,6 +80,7 @@ def run(
     config: RunConfig,
     report: Report,
     on_progress: OnProgress,
+    first: FirstLook | None = None,
 ) -> None:
     """See `pipeline.engines.Engine`.
 
@@ -99,6 +102,8 @@ def run(
             report.note(chosen.note)
             on_progress(report)
         drop_claims_of_dead_drivers()
+        if first is not None:
+            graph = first.decide(_looked(first, graph, shards, chosen, code))
         with watching(ledger, report, on_progress, len(shards)):
             ids = noted_ids(folder.checkpoint)
             report.already = len(ids)
@@ -110,6 +115,34 @@ def run(
         counted = ray.get([ray.remote(count).remote(graph.reader, shards[number]) for number in missing])
         for number, (samples, skipped) in zip(missing, counted, strict=True):
             report.read(number, samples, skipped)
+
+
+def _looked(first: FirstLook, graph: Graph, shards: Sequence[Shard], chosen: Pools, code: Code) -> Any:
+    """The answer of a first look by a worker like those of the model; None if it died again and again."""
+    held = {"num_cpus": 1, "num_gpus": chosen.gpus, "resources": chosen.resources or None}
+    graph, environment = replace(graph, model=_on(chosen, graph.model)), _environment(chosen, CPU_MODEL_WORKERS)
+    try:
+        return ray.get(
+            ray.remote(look).options(max_calls=1, **held).remote(first.look, graph, shards, code, environment)
+        )
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        return None
+
+
+def _environment(chosen: Pools, threads: int) -> dict[str, str]:
+    # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data
+    # calls an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
+    found = {"OMP_NUM_THREADS": str(threads)}
+    if chosen.device == "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
+    return found
+
+
+def _on(chosen: Pools, model: Any) -> Any:
+    # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
+    return model.on_device("cuda") if chosen.device == "cuda" else model
 
 
 def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Shard]) -> dict[str, str]:
@@ -128,13 +161,6 @@ def _execute(
 ) -> None:
     batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
     per_file, columns = config.output.rows_per_file, config.output.columns
-    # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data
-    # calls an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
-    environment = {"OMP_NUM_THREADS": str(chosen.threads)}
-    if chosen.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
-    # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
-    model = graph.model.on_device("cuda") if chosen.device == "cuda" else graph.model
     with DataContext.current(_context(folder, call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
@@ -151,7 +177,12 @@ def _execute(
         rows = rows.repartition(target_num_rows_per_block=call, strict=True)
         rows = rows.map_batches(
             ModelWorker,
-            fn_constructor_args=(ray.put((model,)), ledger, code, environment),
+            fn_constructor_args=(
+                ray.put((_on(chosen, graph.model),)),
+                ledger,
+                code,
+                _environment(chosen, chosen.threads),
+            ),
             batch_size=call,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=chosen.fewest, max_size=chosen.most),

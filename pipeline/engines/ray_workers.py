@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.engines import cores_here
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_ledger import Event
 from stages.contract.errors import InputError, PhraseboxError, RowError, WorkerCodeMismatch
@@ -103,6 +104,17 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def look(
+    work: Callable[..., Any], graph: Any, shards: Sequence[Shard], code: Code, environment: Mapping[str, str]
+) -> Any:
+    """Do the work of a `FirstLook` in a process of its own, with as many of its threads as there are cores."""
+    leave_at_exit()
+    reject_other_code(code)
+    threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
+    os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
+    return work(graph, shards)
 
 
 class CaptionWorker(StageWorker):

@@ -8,6 +8,7 @@ evaluation.py   `eval`
 absent.py       phrases that are not there: which to ask for, and whether they are recognised
 presence.py     the same phrases asked of a model, and the fit of presence
 calibrate.py    `calibrate`; tune.py, `tune`
+review_sample.py  which regions people review; reviewed.py, what their answers say; review_fit.py, scores from them
 compare/        `compare`
 model_check.py  `models check`
 model_score.py  `score-model`: probe.py embeds, answers.py counts

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.estimates import Floats, calibration_error, presence_area, weighted_estimate
 from pipeline.evaluate.matching import Answer, Query
 from pipeline.evaluate.metrics import is_right
+from pipeline.presence_alone import drawn, words_of
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
 
@@ -44,10 +44,6 @@ THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Values of `regions.min_presence` for which the figures say how much is kept."""
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
-
-_TRIES: Final = 200  # draws for one phrase; an image that shares words with nearly all others gets fewer phrases
-
-_WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,30 +89,14 @@ def absent_phrases(images: Sequence[AskedImage]) -> dict[int, tuple[list[Phrase]
     found = {}
     for image in images:
         rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
-        known = {word for caption in image.captions for word in _words(caption)} | set(image.present)
+        known = {word for caption in image.captions for word in words_of(caption)} | set(image.present)
         known |= {phrase.head for phrase in image.phrases}
         taken: set[str] = set()
-        draw = partial(_drawn, rng, own=image.number, known=known, taken=taken)
+        draw = partial(drawn, rng, own=image.number, known=known, taken=taken)
         easy = [draw(pool) for _ in image.there]
         hard = [draw(by_type[kind]) for kind in image.there.values() if kind]
         found[image.number] = [one for one in easy if one is not None], [one for one in hard if one is not None]
     return found
-
-
-def _drawn(
-    rng: random.Random, pool: Sequence[tuple[int, Phrase]], *, own: int, known: set[str], taken: set[str]
-) -> Phrase | None:
-    """A phrase of another image that shares no word with this one and was not taken yet."""
-    for _ in range(_TRIES):
-        image, phrase = pool[rng.randrange(len(pool))]
-        if image != own and phrase.text not in taken and known.isdisjoint({*_words(phrase.text), phrase.head}):
-            taken.add(phrase.text)
-            return phrase
-    return None
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

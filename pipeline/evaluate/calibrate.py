@@ -20,26 +20,23 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import (
     Floats,
-    LogisticFit,
     calibration_error,
-    fit_logistic,
-    mean_and_scale,
     out_of_fold,
     risk_coverage_area,
     weighted_estimate,
 )
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import fit_presence
+from pipeline.evaluate.presence import fit_presence, store
 from pipeline.graph import calibration_basis
+from pipeline.logistic import LogisticFit, fit_logistic, mean_and_scale
 from pipeline.paths import check_writable
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import SHARES, FittedCut, cut_features
-from stages.shared.storage import write_text
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 
@@ -101,11 +98,7 @@ def write_calibration(
         presence=None if fitted is None else fitted.plain(),
         cut=None if cut is None else cut.plain(),
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, calibration.to_json())
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    store(calibration, out)
     unseen = out_of_fold(features, labels, owners)
     return {
         "matched": judged.matched.counts,

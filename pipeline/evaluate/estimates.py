@@ -1,4 +1,4 @@
-"""Figures with 95 % intervals, statistics of scores, and the logistic regression that makes scores probabilities.
+"""Figures with 95 % intervals, and statistics of scores.
 
 Intervals are a percentile bootstrap over images: phrases of one image are not independent, so whole images are drawn.
 Statistics of scores take scores (n,), right (n,) bool and weights (n,), >= 0, which the bootstrap draws.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.logistic import fit_logistic, roc_area
 
 Floats = NDArray[np.float64]
 
@@ -27,10 +30,6 @@ BINS: Final = 15
 
 THRESHOLDS: Final = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Scores for which the report says how many regions a filter keeps."""
-
-RIDGE: Final = 1.0
-"""Penalty on the squared weights of standardised features. As a prior it has standard deviation 1: weak beside
-hundreds of regions, but it keeps weights finite where a feature separates right from wrong without exception."""
 
 FOLDS: Final = 5  # parts of the images; each is judged by a fit on the others
 
@@ -61,6 +60,14 @@ def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resample
     counts = np.bincount(owner).astype(np.float64)
     means = np.array([[each @ drawn / (counts @ drawn) for each in sums] for drawn in _draws(counts.size, resamples)])
     return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means.T, strict=True)]
+
+
+def wilson(share: float, n: float) -> Estimate:
+    """Return a share of n independent cases with Wilson's interval; n may be an effective number."""
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Estimate(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), n=round(n))
 
 
 def weighted_estimate(
@@ -142,17 +149,6 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     return float(np.abs(expected - found).sum() / total)
 
 
-def roc_area(scores: Floats, positive: Floats, negative: Floats) -> float:
-    """Area under the ROC curve of scores (n,), each of which is positive and negative with some weight >= 0.
-
-    Equal scores count half. NaN where all weights of one kind are 0.
-    """
-    _, rank = np.unique(scores, return_inverse=True)
-    above, below = np.bincount(rank, positive), np.bincount(rank, negative)
-    total = above.sum() * below.sum()
-    return float(above @ (np.cumsum(below) - below / 2) / total) if total > 0 else float("nan")
-
-
 def presence_area(scores: Floats, there: NDArray[np.bool_], weights: Floats) -> float:
     """`roc_area` of scores as a detector of the phrases that are there."""
     return roc_area(scores, weights * there, weights * ~there)
@@ -168,52 +164,6 @@ def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float |
     return lines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogisticFit:
-    """A logistic regression: bias, and weight, mean and scale of each feature (k,)."""
-
-    bias: float
-    weight: Floats
-    mean: Floats
-    scale: Floats
-
-    def probability(self, features: Floats) -> Floats:
-        """Features (n, k) -> probabilities (n,), 0 .. 1."""
-        return _logistic(self.bias + ((features - self.mean) / self.scale) @ self.weight)
-
-    def by_name(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Weight, mean and scale, each by the names of the features."""
-        parts = {"weight": self.weight, "mean": self.mean, "scale": self.scale}
-        return {part: dict(zip(names, values.tolist(), strict=True)) for part, values in parts.items()}
-
-
-def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
-    """Fit to features (n, k) and right (n,) by Newton's method. Raise ValueError if all are right or all wrong."""
-    if right.all() or not right.any():
-        raise ValueError("expected both right and wrong regions")
-    mean, scale = mean_and_scale(features)
-    x = np.column_stack([np.ones(len(features)), (features - mean) / scale])
-    penalty = np.full(x.shape[1], RIDGE)
-    penalty[0] = 0.0
-    weights = np.zeros(x.shape[1])
-    for _ in range(100):
-        p = _logistic(x @ weights)
-        slope = x.T @ (right - p) - penalty * weights
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty + 1e-9)
-        step = np.linalg.solve(curvature, slope)
-        weights += step
-        if np.abs(step).max() < 1e-10:
-            break
-    return LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
-
-
-def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of features (n, k), the latter 1 where a feature is always the same."""
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    # A constant feature may differ by the rounding of its mean, and must not count as a difference.
-    return mean, np.where(scale > 1e-9 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
-
-
 def out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:
     """The probability (n,) of each region by a fit on the other folds; all regions of an image are in one fold."""
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
@@ -223,7 +173,3 @@ def out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.i
         if here.any():
             probability[here] = fit_logistic(features[~here], right[~here]).probability(features[here])
     return probability
-
-
-def _logistic(values: Floats) -> Floats:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(values, -60.0, 60.0))))

@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.inline import run_stages, set_up
-from pipeline.evaluate.estimates import roc_area
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import METRICS
 from pipeline.graph import Graph
+from pipeline.logistic import roc_area
 from pipeline.photographs import TRUTH
 from pipeline.pictures import shrunk
 from stages.contract.records import Phrase, Record

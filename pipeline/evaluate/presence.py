@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
 
+from pipeline.config import stored_config
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.origin import check_named
 from pipeline.domain import without_calibration
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
-from pipeline.evaluate.estimates import fit_logistic, out_of_fold, presence_area, weighted_estimate
+from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
 from pipeline.evaluate.matching import Answer, Query
-from pipeline.graph import Graph
-from stages.contract.errors import InputError
-from stages.contract.records import Phrase, Record
+from pipeline.graph import Graph, build_graph
+from pipeline.logistic import fit_logistic
+from pipeline.output.replaced import PRESENCE_FILE
+from pipeline.paths import check_writable
+from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_presence, look_at_first, may_be, signals_of
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
-from stages.regions.groups import relation
+from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
+from stages.shared.storage import write_text
 
-FEWEST_PHRASES: Final = 100  # a fit of presence from fewer phrases says more about chance than about the model
+CAPTIONED: Final = 1000
+"""The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
 
 def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
@@ -59,7 +69,11 @@ def model_graph(judged: JudgedDataset) -> Graph:
     if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
     graph = replace(graph, model=graph.explains.without_importance())
-    return graph if dataset.manifest.get("calibration") is not None else without_calibration(graph)
+    if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
+        return graph
+    return kept_presence(
+        without_calibration(graph), dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)
+    )
 
 
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
@@ -88,7 +102,7 @@ def _pairs(image: AskedImage, record: Record, own: RegionsStage) -> Iterator[Pai
     named = {phrase.head for phrase in image.phrases}
 
     def may_be_there(text: str) -> bool:
-        return any(relation(heads[text], head) in ("same", "equal", "above") for head in named)
+        return any(may_be(heads[text], head) for head in named)
 
     for text, queries in known.items():
         there = queries[0].target is not None
@@ -138,6 +152,33 @@ def _asked_again(answers: Sequence[Answer], before: float | None, now: float | N
     return tuple(replace(answer, score=answer.score * now / before if before else 0.0) for answer in answers)
 
 
+def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> Calibration:
+    """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
+
+    Raise InputError if there are too few, or if they fit their images no better than others do; ConfigError if `out`
+    cannot be written or a setting cannot be used; and as `JudgedDataset.graph`.
+    """
+    check_writable("--out", out)
+    opened = open_dataset(dataset)
+    check_named(opened, settings=settings)
+    graph = build_graph(stored_config(opened.manifest["config"], settings))
+    with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
+        found = look_at_first(graph, graph.reader.shards(), CAPTIONED)
+    if isinstance(found, str):
+        raise InputError(f"{dataset}: {in_words(found)}")
+    store(found, out)
+    return found
+
+
+def store(calibration: Calibration, out: Path) -> None:
+    """Write a calibration to a file. Raise ConfigError if that fails."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, calibration.to_json())
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+
+
 def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dict[str, Any]]:
     """Fit presence to phrases that are there, to those of other images, and to those that are known to be absent.
 
@@ -154,7 +195,9 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     signals: list[Signals] = []
     there: list[bool] = []
     owners: list[int] = []
-    for record, found in _signals(model_graph(judged), phrases, console):
+    graph = model_graph(judged)
+    prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    for record, found in signals_of(graph.explains, prepared):
         signals.append(found)
         texts, placed = dict.fromkeys(phrase.text for phrase in record.phrases), asked[record.sample.id].there
         there += [text in placed for text in texts]
@@ -174,19 +217,3 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
             for name, each in scores.items()
         },
     }
-
-
-def _signals(
-    graph: Graph, phrases: Mapping[int, Sequence[Phrase]], console: Console
-) -> Iterator[tuple[Record, Signals]]:
-    """Each record that can be opened and is asked for something, with the signals of its phrases."""
-    prepared = (
-        record
-        for record in from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-        if record.error is None and record.pixels is not None and record.phrases
-    )
-    model = graph.explains
-    model.setup()
-    while batch := list(islice(prepared, model.batch_rows())):
-        yield from zip(batch, model.signals(batch), strict=True)
-    model.teardown()

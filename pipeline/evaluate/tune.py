@@ -4,7 +4,7 @@ Greedy, group by group: of a group's tries the best stays, if it is better beyon
 paired difference excludes 0. The maps of a try are computed once, and all cuts are tried on those that stay.
 
 No calibration fits the tries, so all of them, and what they are compared with, are without one: instead of `fitted`
-the rule is `mean`, until the last group fits a cut to one half of the images and judges it on the other.
+the rule is a fixed share, until the last group fits a cut to one half of the images and judges it on the other.
 """
 
 from __future__ import annotations
@@ -269,8 +269,8 @@ def tuned(
         raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")
     if start.figures[by] is None:
         raise ConfigError(f"--by {by}: there is no such figure with this ground truth and the dataset's settings")
-    best: dict[str, Any] = {"regions.calibration": "none"}
-    best["regions.rule"] = work.config(best).regions.without_cut().rule
+    uncut = work.config({}).regions.without_cut()
+    best: dict[str, Any] = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
     base = now = work.measured(work.config(best))
     steps, skipped = list[dict[str, Any]](), list[str]()
     left_out, groups = 0, {**maps, **cuts}

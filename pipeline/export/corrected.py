@@ -46,7 +46,7 @@ class Corrections:
         if not self._by_key or not pc.any(pc.is_in(annotations.flatten().field("id"), self._ids)).as_py():
             return table
         rows = [
-            [one for region in regions if (one := self._corrected(region, notes)) is not None]
+            [one for region in regions or () if (one := self._corrected(region, notes)) is not None]
             for regions in annotations.to_pylist()
         ]
         place, name = table.column_names.index("annotations"), table.schema.field("annotations")

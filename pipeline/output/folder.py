@@ -3,6 +3,7 @@
 OUT/data/*.parquet        the shards
 OUT/categories.parquet    phrases with their counts
 OUT/README.md             dataset card
+OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also run.json, which says what the rows depend on, and
                           Ray Data's checkpoint. damaged/ holds shards that could not be read and were made again,
@@ -58,6 +59,7 @@ class DatasetFolder:
         self.data = self.path / "data"
         self.checkpoint: AnyPath = self.path / ".phrasebox" / "checkpoint-0001"
         self.notes: list[str] = []
+        self.presence = self.path / replaced.PRESENCE_FILE
         self._own = self.path / ".phrasebox"
         self._run = self._own / "run.json"
         self._manifest = self.path / "dataset.json"
@@ -156,6 +158,13 @@ class DatasetFolder:
         manifest = {**found.manifest, "run": {**found.manifest["run"], **noted}}
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
+    def keep_presence(self, calibration: str | None, noted: Mapping[str, Any]) -> None:
+        """Store the calibration of presence that a run has fitted, if it has, and what is to be noted about it."""
+        if calibration is not None:
+            write_text(self.presence, calibration)
+        run = json.loads(self._run.read_text(encoding="utf-8"))
+        write_text(self._run, json.dumps({**run, **noted}, indent=2))
+
     def drop_replaced(self) -> None:
         """Delete the run to replace, once this one has written a file."""
         if self._replaces and replaced.drop(self.path):
@@ -192,6 +201,7 @@ class DatasetFolder:
         """Delete the mark of a run that was rejected before its first row: once fixed, it is another run."""
         if not self.checkpoint.exists() and not self.shards:
             self._run.unlink(missing_ok=True)
+            self.presence.unlink(missing_ok=True)
 
     def ids_written(self) -> set[int]:
         """Return the ids of the rows in the shards. Raise ResumeError for a shard that cannot be read."""
@@ -212,6 +222,7 @@ class DatasetFolder:
         calibration: str | None = None,
         fitted_to: str | None = None,
         doubt: str | None = None,
+        presence: str | None = None,
     ) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
@@ -219,8 +230,8 @@ class DatasetFolder:
             config: The run's configuration.
             report: The engine's counts.
             model: Its `name`, for the card, and what was recognised of it, see `Graph`.
-            calibration: Identifies the calibration of the scores, also None if the images are outside its domain.
-            fitted_to, doubt: See `dataset_card`.
+            calibration: Identifies the calibration of the scores; None if they are no probabilities.
+            fitted_to, doubt, presence: See `dataset_card`.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -250,6 +261,7 @@ class DatasetFolder:
             explainer=config.explain.kind,
             fitted_to=fitted_to,
             doubt=doubt,
+            presence=presence,
             source=None if source is None else (source.regions_come_from, source.score_means),
         )
         write_text(self.path / "README.md", card)

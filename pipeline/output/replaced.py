@@ -16,7 +16,10 @@ from stages.shared.storage import AnyPath, found_in, move, remove_tree
 
 REPLACES: Final = "replaces"  # The key of run.json
 
-BESIDE: Final = ("dataset.json", "README.md", "categories.parquet")  # Files of a finished dataset beside its shards
+PRESENCE_FILE: Final = "presence.json"  # The calibration of presence that a run has fitted to its first images
+
+BESIDE: Final = ("dataset.json", "README.md", "categories.parquet", PRESENCE_FILE)
+"""Files of a finished dataset beside its shards."""
 
 
 def set_aside(folder: AnyPath) -> None:

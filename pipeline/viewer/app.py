@@ -1,7 +1,7 @@
 """The viewer as a web application, and its server on this machine.
 
-It serves the dataset and `static/`, and writes one file, the dataset's `marks.json`. The templates escape the dataset's
-texts, and a content security policy lets nothing run that is not in `static/`.
+It serves the dataset and `static/`, and writes two files of the dataset, `marks.json` and `reviews.jsonl`. Templates
+escape the dataset's texts, and a content security policy lets nothing run that is not in `static/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import uvicorn
 from pydantic import BaseModel, Field, ValidationError
@@ -33,11 +33,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.dataset.folder import MARKS, MARKS_FILE, write_marks
+from pipeline.dataset.folder import MARKS, write_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
 from pipeline.viewer.pages import Pages, open_pages
+from pipeline.viewer.review import REGIONS, Reviewing, SaidOf
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
 
@@ -66,6 +67,9 @@ class _NumberConvertor(IntegerConvertor):  # `{name:number}` in a route
 register_url_convertor("number", _NumberConvertor())
 
 
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
 class Marked(BaseModel):
     """A request to give samples a mark."""
 
@@ -79,6 +83,7 @@ class Viewer:
 
     pages: Pages
     heat: HeatMaps
+    reviewing: Reviewing
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
@@ -101,15 +106,19 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Route("/rows/{row:number}/row.json", _row),
         Route("/rows/{row:number}/heat/{region:number}.png", _heat),
         Route("/suggest/{field}", _suggest),
-        Route(f"/{MARKS_FILE}", _marks),
         Route("/marks", _mark, methods=["POST"]),
+        Route("/review", _page(lambda *_: viewer.pages.review())),
+        Route("/review/state.json", _state),
+        Route("/review/{row:number}/{annotation:number}.json", _region),
+        Route("/review", _review, methods=["POST"]),
         Mount("/static", StaticFiles(packages=[("pipeline.viewer", "static")])),
     ]
     middleware = [
         Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
     ]
-    app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _not_found})
+    handlers: Any = {HTTPException: _not_found, PhraseboxError: _rejected}
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
     app.state.viewer = viewer
     return app
 
@@ -193,12 +202,9 @@ def _heat(request: Request) -> Response:
     row, region = _row_at(request, [*COLUMNS, *heat.columns]), request.path_params["region"]
     if region >= len(row["annotations"]):
         raise HTTPException(404)
-    try:
-        heat_map = heat.of(row).get(row["annotations"][region]["phrase"])
-        if heat_map is None:
-            raise InputError("the captions no longer hold the phrase")
-    except PhraseboxError as error:
-        return JSONResponse({"error": str(error)}, 409)
+    heat_map = heat.of(row).get(row["annotations"][region]["phrase"])
+    if heat_map is None:
+        raise InputError("the captions no longer hold the phrase")
     png = heat_map_png(heat_map.values, shift_cells=heat_map.shift_cells)
     return Response(png, media_type="image/png", headers=_CACHED)
 
@@ -217,25 +223,23 @@ def _suggest(request: Request) -> Response:
     return JSONResponse(index.suggest(name, request.query_params.get("text", ""), 20) if index.ready else [])
 
 
-def _marks(request: Request) -> Response:
-    marks = dict(sorted(_viewer(request).pages.marks.items()))
-    return JSONResponse(marks, headers={"Content-Disposition": f"attachment; filename={MARKS_FILE}"})
+async def _posted(request: Request, kind: type[Asked], expected: str) -> Asked:
+    """Return the object of a request. Raise HTTPException for one from another origin, or of another form."""
+    # Pages of other origins cannot send this type without asking first, and nobody answers them.
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "expected JSON")
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise HTTPException(403, "the request comes from another origin")
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise HTTPException(400, f"expected {expected}") from error
 
 
 async def _mark(request: Request) -> Response:
-    # Pages of other origins cannot send this type without asking first, and nobody answers them.
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return JSONResponse({"error": "expected JSON"}, 415)
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-        return JSONResponse({"error": "the request comes from another origin"}, 403)
-    try:
-        wanted = Marked.model_validate_json(await request.body())
-    except ValidationError:
-        text = (
-            f"expected {{sample_ids, mark}}: at most {MOST_MARKED} ids, and one of {', '.join(MARKS)}, or an empty mark"
-        )
-        return JSONResponse({"error": text}, 400)
+    expected = f"{{sample_ids, mark}}: at most {MOST_MARKED} ids, and one of {', '.join(MARKS)}, or an empty mark"
+    wanted = await _posted(request, Marked, expected)
     try:
         await asyncio.to_thread(_viewer(request).mark, wanted.sample_ids, wanted.mark)
     except OSError as error:
@@ -243,15 +247,44 @@ async def _mark(request: Request) -> Response:
     return JSONResponse({"marks": len(_viewer(request).pages.marks)})
 
 
+async def _review(request: Request) -> Response:
+    said = await _posted(request, SaidOf, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
+    try:
+        found = await asyncio.to_thread(_viewer(request).reviewing.record, said)
+    except OSError as error:
+        return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
+    return JSONResponse({"saved": True} if found else {"error": "there is no such region"}, 200 if found else 404)
+
+
+def _state(request: Request) -> Response:
+    return JSONResponse(_viewer(request).reviewing.state(request.query_params.get("reviewer", "")))
+
+
+def _region(request: Request) -> Response:
+    found = _viewer(request).reviewing.region(request.path_params["row"], request.path_params["annotation"])
+    if found is None:
+        raise HTTPException(404)
+    return JSONResponse(found)
+
+
+def _rejected(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 409)
+
+
 def _not_found(request: Request, error: Exception) -> Response:
     code = error.status_code if isinstance(error, HTTPException) else 500
+    if request.method == "POST" and isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, code)
     return HTMLResponse(_viewer(request).pages.message("There is no such page", request.url.path), code)
 
 
-def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:
+def make_viewer(
+    path: Path, image_root: str | None = None, settings: Sequence[str] = (), *, regions: int = REGIONS, seed: int = 0
+) -> Viewer:
     """Return the viewer of a dataset, with an empty index; see `serve`. Raise InputError."""
     pages = open_pages(path, image_root, live=True)
-    return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings))
+    reviewing = Reviewing(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=regions, seed=seed)
+    return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings), reviewing=reviewing)
 
 
 def serve(
@@ -264,13 +297,15 @@ def serve(
     open_browser: bool,
     image_root: str | None = None,
     settings: Sequence[str] = (),
+    review: int | None = None,
 ) -> None:
     """Serve the viewer of a dataset's folder until it is interrupted, and print the address of a search in it.
 
-    Port 0 takes any free one. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raise InputError if
+    With `review`, the address is that of the review of so many regions, drawn with the seed of the search. Port 0 takes
+    any free one. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raise InputError if
     the folder is not a dataset, ConfigError if the address cannot be used.
     """
-    viewer = make_viewer(path, image_root, settings)
+    viewer = make_viewer(path, image_root, settings, regions=review or REGIONS, seed=search.seed)
     try:
         viewer.pages.index.check(search)
         listening = _listen(host, port)
@@ -278,14 +313,18 @@ def serve(
         viewer.pages.index.close()
         raise
     name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}{viewer.pages.links.page(search, 1)}"
+    page = "/review" if review else viewer.pages.links.page(search, 1)
+    address = f"http://{name}:{listening.getsockname()[1]}{page}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
     threading.Thread(target=_build, args=(viewer.pages.index,), daemon=True).start()
     console.print(f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)", soft_wrap=True)
     if not loopback:
-        console.print("everyone who can reach this machine can look at the dataset and mark samples", soft_wrap=True)
+        console.print(
+            "everyone who can reach this machine can look at the dataset, mark samples and review regions",
+            soft_wrap=True,
+        )
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     with suppress(KeyboardInterrupt):  # uvicorn has ended orderly and passes it on

@@ -19,6 +19,7 @@ from rich.console import Console
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.origin import ImageSource
+from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search, Selection, Selector
 from pipeline.pictures import thumbnail
 from pipeline.terminal import progress_bar
@@ -95,6 +96,7 @@ class Pages:
     index: Index
     rows: NumberedRows
     marks: dict[str, str]
+    log: ReviewLog
     links: Links
     only: Sequence[int] | None = None  # the rows of a gallery, in order, instead of those that a search finds
 
@@ -117,8 +119,11 @@ class Pages:
             selector = Selector(Selection(where=condition, marks=self.marks))
             chosen = selector.choose(pa.Table.from_pylist(rows, schema))["annotations"].to_pylist()
             found = {region["id"] for regions in chosen for region in regions}
-        marks = (self.marks.get(row["sample_id"]) for row in rows)
-        return [sample_view(row, number, mark, found) for number, row, mark in zip(numbers, rows, marks, strict=False)]
+        corrections = self.log.current().corrections
+        return [
+            sample_view(row, number, self.marks.get(row["sample_id"]), found, corrections)
+            for number, row in zip(numbers, rows, strict=False)
+        ]
 
     def grid(self, search: Search, page: int) -> str:
         """Render a page of the grid of images, counted from 1."""
@@ -178,6 +183,11 @@ class Pages:
             back=self.links.page(search, page),
         )
 
+    def review(self) -> str:
+        """Render the page of review, which asks the server for everything else."""
+        path = shlex.quote(str(self.dataset.path))
+        return self._render("review.html", Search(), most_letters=MOST_LETTERS, path=path)
+
     def stats(self, search: Search) -> str:
         """Render the page of figures."""
         return self._render("stats.html", search, figures=statistics(self.index, search))
@@ -216,7 +226,8 @@ def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
     dataset = open_dataset(path, finished=False)
     images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
     index, rows = Index(dataset, marks), NumberedRows(dataset)
-    return Pages(dataset=dataset, images=images, index=index, rows=rows, marks=marks, links=Links(live=live))
+    log, links = ReviewLog(dataset.path), Links(live=live)
+    return Pages(dataset=dataset, images=images, index=index, rows=rows, marks=marks, log=log, links=links)
 
 
 def write_gallery(

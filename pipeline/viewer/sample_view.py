@@ -7,11 +7,13 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import LOADED, ImageSource, check_named
+from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
 from pipeline.pictures import mask_path
@@ -57,12 +59,19 @@ class RegionView:
     captions: tuple[int, ...]  # numbers of the captions that say it, one for each entry; empty for a pool of concepts
     area_share: float  # of the image, 0 .. 1
     path: str  # SVG path data of the mask, px
+    box_xywh_px: Sequence[float]  # the corrected box, or else the annotation's
+    correction: str | None  # "delete" or "box"
     outline_px: float  # width of the outline on the screen, which grows with the score
     label: str  # text at the box, with a long phrase cut
     group: int  # number of the thing that the phrase names: 0, 1, ... in the order of the captions
     leads: bool  # its phrase has the highest score of the group, which is drawn with the regions of that one
     found: bool | None  # the search finds this region, in any of its captions; None if it looks for none in particular
     importance: float | None  # mean importance of its phrase in these captions; None if it is unknown
+
+    @property
+    def weight(self) -> float:
+        """The score by which it is folded away; regions that people corrected never are."""
+        return 1.0 if self.correction else float(self.annotation["score"])
 
     @property
     def colour(self) -> int:
@@ -100,7 +109,13 @@ class SampleView:
         return list({entry["phrase"]: entry for entry in self.row["absent"] or ()}.values())
 
 
-def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Collection[int] | None) -> SampleView:
+def sample_view(
+    row: Mapping[str, Any],
+    number: int,
+    mark: str | None,
+    found: Collection[int] | None,
+    corrections: Mapping[RegionKey, Review] = MappingProxyType({}),
+) -> SampleView:
     """Return the view of a row with `COLUMNS`. `found` are ids of the annotations that a search finds; None for all."""
     annotations = row["annotations"]
     # In datasets without groups each phrase names another thing.
@@ -117,13 +132,16 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
     for places in equal.values():
         first, entries = places[0], [annotations[place] for place in places]
         one = entries[0]
+        correction = corrections.get(RegionKey.of(one))
         known = [entry["importance"] for entry in entries if entry["importance"] is not None]
         region = RegionView(
             number=first,
             annotation=one,
             captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
             area_share=one["area"] / max(1, row["width"] * row["height"]),
-            path=_path(one["segmentation"]),
+            path=outline_path(one["segmentation"]),
+            box_xywh_px=(correction.box_xywh_px if correction else None) or one["bbox"],
+            correction=correction.action if correction else None,
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
             label=_label(one["phrase"], one["score"]),
             group=groups[things[first]],
@@ -179,12 +197,13 @@ def caption_parts(
     return found
 
 
-def _path(segmentation: Mapping[str, Any]) -> str:
+def outline_path(segmentation: Mapping[str, Any]) -> str:
+    """Return a mask as SVG path data, px; "" if it is damaged."""
     rle = Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
     try:
         return mask_path(rle, _OUTLINE_SIDE_PX)
     except ValueError:
-        return ""  # a damaged mask: the box is shown, and `phrasebox validate` names the row
+        return ""  # the box is shown, and `phrasebox validate` names the row
 
 
 class HeatMaps:

@@ -141,9 +141,9 @@ class ExplainStage(Stage):
         assert record.pixels is not None, "prepare fills the pixels"  # noqa: S101
         return self._word_importance().of_image(record.pixels.rgb, captions)
 
-    def without_presence(self) -> ExplainStage:
-        """Return the same stage, not set up, that does not judge whether phrases are in their images."""
-        return ExplainStage(self.config, self._loaded)
+    def judging(self, presence: Presence | None) -> ExplainStage:
+        """Return the same stage, not set up, that judges so whether phrases are in their images; None: not at all."""
+        return ExplainStage(self.config, self._loaded, presence)
 
     def on_device(self, device: Device) -> ExplainStage:
         """Return the same stage, not set up, that computes on a device or raises."""
@@ -158,8 +158,16 @@ class ExplainStage(Stage):
 
     def signals(self, batch: Sequence[Record]) -> list[Signals]:
         """Return what presence is judged by, for records with pixels of one size and at least one phrase each."""
+        from stages.shared.model.device import is_out_of_memory  # noqa: PLC0415  as in setup
+
         pixels = np.stack([record.pixels.rgb for record in batch if record.pixels is not None])
-        return self._explainer.signals(pixels, _texts_of(batch))
+        try:
+            return self._explainer.signals(pixels, _texts_of(batch))
+        except RuntimeError as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        half = len(batch) // 2  # outside the handler, as in `process`
+        return [*self.signals(batch[:half]), *self.signals(batch[half:])]
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""

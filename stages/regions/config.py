@@ -65,11 +65,16 @@ class RegionsConfig(BaseModel):
         description="Whether phrases that name the same thing are linked. phrases: they have the same `group` and each "
         "its own regions. things: they also share their regions, cut from the mean of their maps.",
     )
-    score: Score = Field("product", description="Score of a region without a calibration; it is no probability.")
+    score: Score = Field(
+        "product",
+        description="Score of a region without a calibration; it is no probability. If presence is known alone, the "
+        "score is multiplied by it.",
+    )
     calibration: Path | Literal["auto", "none"] = Field(
         "auto",
         description="What turns the score into the probability that the region is right: a file of `phrasebox "
-        "calibrate`, or the model's own calibration if it has one for these settings (auto).",
+        "calibrate`, or the model's own calibration if it has one for these settings (auto). If it has none, auto fits "
+        "presence alone to the captions of the run's first images, without annotations; none does not.",
     )
     absent_share: float = Field(
         0.05,

@@ -2,7 +2,8 @@
 
 A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
 right. No score is a probability: it ranks. A calibration is a logistic regression on the evidence, for one model and
-one set of settings (`pipeline/evaluate/calibrate.py` fits it).
+one set of settings (`pipeline/evaluate/calibrate.py` fits it). One that knows presence alone has no weights
+(`pipeline/presence_alone.py`): scores then still rank, as the product of a score and presence.
 """
 
 from __future__ import annotations
@@ -115,8 +116,17 @@ class Calibration:
         return float((self.presence or {}).get("absent_share", 0.5))
 
     @property
+    def of_regions(self) -> bool:
+        """Whether it makes probabilities of scores, and does not know presence alone."""
+        return bool(self.weight)
+
+    @property
     def fitted_to(self) -> str:
         """The images of the fit, for people."""
+        if "reviews" in self.made_from:
+            return f"{self.made_from['reviews']} reviewed regions of the dataset {self.made_from.get('dataset', '')}"
+        if not self.of_regions:
+            return f"the captions of {self.made_from.get('images', 'some')} images, without annotations"
         return (
             f"{self.made_from.get('images', 'some')} images with the boxes of "
             f"{self.made_from.get('truth', 'a ground truth')}"
@@ -145,9 +155,17 @@ class Calibration:
 def read_calibration(path: Path) -> Calibration:
     """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return calibration_of(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise ConfigError(f"regions.calibration: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
+
+
+def calibration_of(text: str, path: object) -> Calibration:
+    """Return the calibration that the text of a file holds. Raise ConfigError, which names the file, for other text."""
+    try:
+        values = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
     try:

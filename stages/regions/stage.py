@@ -44,7 +44,8 @@ class RegionsStage(Stage):
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
-        calibration: Turns evidence into the score; without one, the score is `config.score`.
+        calibration: Turns evidence into the score; without one, the score is `config.score`, times presence if a
+            calibration knows that alone.
         fitted: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
     """
@@ -216,9 +217,10 @@ class RegionsStage(Stage):
 
     def _score(self, evidence: Evidence, presence: float | None) -> float:
         """The score of a region of a phrase that is in the image with this probability; None if that is unknown."""
-        if self.calibration is None:
-            return rounded_score(self.config.score, evidence)
-        right = self.calibration.probability(evidence)
+        if self.calibration is None or not self.calibration.of_regions:
+            right = rounded_score(self.config.score, evidence)
+        else:
+            right = self.calibration.probability(evidence)
         return right if presence is None else round(right * presence, 6)
 
 

@@ -50,6 +50,8 @@ RUN = (
     "run",
     "preview",
     "domain",
+    "logistic",
+    "presence_alone",
     "paths",
     "summary",
     "terminal",

@@ -53,7 +53,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 
     Without presence, so that the scores are about phrases that are there, as all are here.
     """
-    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none"}}
+    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none", "calibration": "none"}}
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
     assert "Scores are not calibrated" in printed.getvalue()
@@ -213,7 +213,10 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
 @pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
     """The run without one cuts at a fixed share, and says so."""
-    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted", "upsample": "linear"}}
+    values: dict[str, Any] = {
+        "explain": {"blocks": 3},
+        "regions": {"rule": "fitted", "upsample": "linear", "calibration": "none"},
+    }
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
     assert "Maps are cut at 0.2 of their highest heat" in printed.getvalue()

@@ -13,13 +13,13 @@ from pipeline.evaluate.estimates import (
     Estimate,
     calibration_error,
     filtered,
-    fit_logistic,
     mean_estimates,
     out_of_fold,
     presence_area,
     risk_coverage_area,
     weighted_estimate,
 )
+from pipeline.logistic import fit_logistic
 
 
 def area(scores: list[float], right: list[bool], weights: list[float] | None = None) -> float:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.pipeline.viewer.conftest import Served, serving
+from tests.pipeline.viewer.conftest import Served, rows_of, serving
 
 DIGITS = "9" * 5000
 JSON = {"Content-Type": "application/json"}
@@ -57,6 +57,9 @@ def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
         f"/rows/{DIGITS}/image.jpg",
         f"/rows/0/image.jpg?side={DIGITS}",
         f"/rows/0/heat/{DIGITS}.png",
+        "/reviews.jsonl",
+        "/review/0/1.json",
+        f"/review/{DIGITS}/1.json",
     ):
         status, content = ask(shared, path)
         assert status == 404, path[:99]
@@ -126,6 +129,46 @@ def test_marks_from_elsewhere_or_of_another_form_are_rejected(
 ) -> None:
     assert ask(shared, "/marks", "POST", json.dumps(body), {**JSON, **headers})[0] == status
     assert not (viewed / "marks.json").exists()
+
+
+REVIEW = {"row": 0, "annotation_id": 1, "reviewer": "ann", "answer": "right"}
+
+
+@pytest.mark.parametrize(
+    ("change", "headers", "status"),
+    [
+        ({}, {"Content-Type": "text/plain"}, 415),
+        ({}, {"Origin": "http://evil.example"}, 403),
+        ({}, {"Host": "evil.example"}, 400),
+        ({"answer": "great"}, {}, 400),
+        ({"answer": None}, {}, 400),
+        ({"action": "delete"}, {}, 400),
+        ({"reviewer": "a\nb"}, {}, 400),
+        ({"reviewer": "a" * 65}, {}, 400),
+        ({"answer": None, "action": "box"}, {}, 400),
+        ({"answer": None, "action": "box", "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
+        ({"row": -1}, {}, 400),
+        ({"row": 10**40}, {}, 400),
+        ({}, {}, 404),  # there is no such region
+        ({"row": 99999}, {}, 404),
+    ],
+    ids=str,
+)
+def test_reviews_from_elsewhere_or_of_another_form_are_rejected(
+    shared: Served, viewed: Path, change: dict[str, object], headers: dict[str, str], status: int
+) -> None:
+    assert ask(shared, "/review", "POST", json.dumps({**REVIEW, **change}), {**JSON, **headers})[0] == status
+    assert not (viewed / "reviews.jsonl").exists()
+
+
+def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:
+    (row, one), *_ = ((k, one) for k, row in enumerate(rows_of(dataset)) for one in row["annotations"])
+    (dataset / "reviews.jsonl").symlink_to(dataset / "dataset.json")  # as a stranger's dataset may have it
+    body = json.dumps({**REVIEW, "row": row, "annotation_id": one["id"]})
+    status, content = ask(served, "/review", "POST", body, JSON)
+    assert status in (409, 507)
+    assert b"cannot be" in content
+    assert json.loads((dataset / "dataset.json").read_text())
 
 
 def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:

@@ -1,0 +1,211 @@
+"""`phrasebox calibrate --reviews`: scores fitted to what people say of some 200 regions of a dataset.
+
+So few answers only correct what is known before: the calibration of the dataset's scores, or nothing where they only
+rank. The fit is the most likely one a posteriori; a standardised weight has a normal prior around the known one.
+
+right      the regression on a region's evidence, fitted to "right" and "wrong"
+presence   its log odds, constant + slope * log odds with slope >= 0, fitted to "there" (right or wrong) and "not there"
+
+Where presence is not known, "not there" counts as wrong. Where maps are cut stays as it is: an answer is about the one
+cut that was shown, and a wrong box does not say whether another cut of its map would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.special import logit
+
+from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.evaluate.estimates import FOLDS
+from pipeline.evaluate.judged import JudgedDataset
+from pipeline.evaluate.matching import ImageMatches
+from pipeline.evaluate.presence import model_graph, store
+from pipeline.evaluate.reviewed import Reviewed, calibration_of, reviewed_regions, share_of
+from pipeline.graph import calibration_basis
+from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
+from pipeline.paths import check_writable
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import Record
+from stages.regions.score import FEATURES, Calibration, Evidence
+from stages.regions.stage import RegionsStage
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage
+
+FEWEST: Final = 50  # answers
+
+CERTAINTY: Final = 10.0
+"""Precision of the prior of a standardised weight. On photographs and scenes 3 to 30 are equally good with 200 answers,
+and 1 is worse with 50 (measured)."""
+
+ALIKE: Final = 0.5
+"""Weight of the standardised similarity before any answer where no weight is known; that of the shipped calibrations is
+0.3 to 0.5. With 0 too few regions get a score of 0.5, and these too low ones (measured)."""
+
+VAGUE: Final = 0.01  # the same of the constant, and
+
+THERE: Final = 0.3  # of that of presence, which must not become certain where nobody says "not there"
+
+_CERTAIN: Final = 1e-6  # presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds
+
+LEAST: Final = 0.5  # the score from which on regions are compared with what their scores claim
+
+
+class ReviewFit(NamedTuple):
+    """The probability of being right from the evidence, and of being there from the log odds of presence, if known."""
+
+    right: LogisticFit
+    there: LogisticFit | None
+
+    def scores(self, features: Floats, odds: Floats) -> Floats:
+        """Features (m, k), log odds of presence (m, 1) -> scores (m,)."""
+        right = self.right.probability(features)
+        return right if self.there is None else right * self.there.probability(odds)
+
+
+def fit_answers(features: Floats, odds: Floats, said: NDArray[np.str_], known: Calibration | None) -> ReviewFit:
+    """Fit to answers (m,); `known` made the dataset's scores. Raise ValueError if all or none is right."""
+    there, right = said != "absent", said == "right"
+    has_presence = known is not None and known.presence is not None
+    used = there if has_presence else np.ones_like(there)
+    if right[used].all() or not right.any():
+        raise ValueError("expected regions that are right and others that are wrong")
+    mean, scale = mean_and_scale(features[used])
+    prior = np.array([0.0, *(ALIKE if name == "similarity" else 0.0 for name in FEATURES)])
+    if known is not None and known.weight:
+        slopes = np.array([known.weight.get(name, 0.0) / known.scale.get(name, 1.0) for name in FEATURES])
+        prior[0] = known.bias + slopes @ (mean - [known.mean.get(name, 0.0) for name in FEATURES])
+        prior[1:] = slopes * scale
+    x = np.column_stack([np.ones(used.sum()), (features[used] - mean) / scale])
+    weights = most_likely(x, right[used], prior, np.array([VAGUE, *[CERTAINTY] * len(mean)]))
+    fit = LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+    if not has_presence:
+        return ReviewFit(fit, None)
+    x, prior, precision = (
+        np.column_stack([np.ones(len(odds)), odds]),
+        np.array([0.0, 1.0]),
+        np.array([THERE, CERTAINTY]),
+    )
+    found = most_likely(x, there, prior, precision)
+    if found[1] < 0.0:  # presence must not fall with its odds
+        found = np.array([*most_likely(x[:, :1], there, prior[:1], precision[:1]), 0.0])
+    return ReviewFit(fit, LogisticFit(bias=float(found[0]), weight=found[1:], mean=np.zeros(1), scale=np.ones(1)))
+
+
+def write_reviewed_calibration(path: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Fit a calibration to the answers beside a dataset, write it to `out`, and return how good it is.
+
+    Heat maps of the reviewed images come from the shards, or are computed again. `before` and `after` have
+    `calibration_of` the scores, and, for those of at least `LEAST`, their mean (`claimed`) and their `precision`;
+    `after` is of five folds, each by a fit that has not seen its images.
+
+    Raise InputError for fewer than `FEWEST` answers, for only right or only wrong ones, and for a dataset that cannot
+    be read or is now cut otherwise; ConfigError if a setting cannot be used, if the calibration of the dataset's scores
+    is not found, or if `out` cannot be written.
+    """
+    check_writable("--out", out)
+    dataset = open_dataset(path)
+    reviewed = reviewed_regions(dataset)
+    if len(reviewed.said) < FEWEST:
+        raise InputError(f"{len(reviewed.said)} answers count: a calibration needs at least {FEWEST}")
+    judged = _judged(reviewed, dataset, settings)
+    graph = model_graph(judged)
+    config, known = graph.settings(judged.config()), graph.cuts.calibration  # which knows presence alone, or nothing
+    if dataset.manifest.get("calibration") not in (None, graph.calibration):
+        raise ConfigError(
+            f"{path}: its scores were made with another calibration than is found now; name that one with "
+            "--set regions.calibration=FILE"
+        )
+    mapped = judged.mapped(judged.graph(pixels=config.regions.needs_pixels), console)
+    evidence = _evidence_of(reviewed, mapped, RegionsStage(config.regions, known))
+    features = np.array([[measure(each) for measure in FEATURES.values()] for each in evidence])
+    presences = reviewed.field("presence").astype(np.float64)  # NaN where it is not known
+    odds = logit(np.clip(presences, _CERTAIN, 1 - _CERTAIN))[:, None]
+    try:
+        fit = fit_answers(features, odds, reviewed.said, known)
+        unseen = _out_of_fold(features, odds, reviewed, known)
+    except ValueError as error:
+        raise InputError(f"{len(reviewed.said)} answers count: {error}, in each fifth of the images, too") from error
+    calibration = Calibration(
+        bias=fit.right.bias,
+        **fit.right.by_name(list(FEATURES)),
+        made_with=calibration_basis(config, graph.fingerprint),
+        made_from={
+            "reviews": len(reviewed.said),
+            "dataset": dataset.path.name,
+            "answers": reviewed.counts,
+            "reviewers": reviewed.reviewers,
+            "images": 0 if known is None else known.made_from.get("images", 0),  # that presence is from
+        },
+        presence=None if known is None else _corrected(known, fit.there, config.regions.absent_share),
+        cut=None if known is None else known.cut,
+    )
+    store(calibration, out)
+    return {
+        "counts": reviewed.counts,
+        "reviewers": reviewed.reviewers,
+        "presence": fit.there is not None,
+        "before": _worth(reviewed.field("score").astype(np.float64), reviewed),
+        "after": _worth(unseen, reviewed),
+    }
+
+
+def _judged(reviewed: Reviewed, dataset: Dataset, settings: Sequence[str]) -> JudgedDataset:
+    """The reviewed images of a dataset, with no other ground truth than the answers."""
+    wanted = set(reviewed.field("image_id").tolist())
+    names = {row["file_name"] for row in dataset.rows(["id", "file_name"]) if row["id"] in wanted}
+    images = {name: TruthImage(file_name=name, width_px=0, height_px=0, targets=()) for name in names}
+    matched = ImageMatches(images=images, by_stem=0, ambiguous=0)
+    return JudgedDataset(dataset=dataset, settings=settings, truth=GroundTruth(images=images), matched=matched)
+
+
+def _evidence_of(
+    reviewed: Reviewed, mapped: Iterable[tuple[Mapping[str, Any], Record]], stage: RegionsStage
+) -> list[Evidence]:
+    """The evidence of each reviewed region, cut from its heat map again."""
+    found = {
+        (row["id"], phrase.text, tuple(np.float32(painted.box_xywh_px).tolist())): evidence
+        for row, record in mapped
+        if record.error is None
+        for phrase, own in zip(record.phrases, stage.regions_of(record), strict=True)
+        for painted, evidence in own
+    }
+    keys = [(each.annotation["image_id"], key.phrase, key.bbox) for key, each in reviewed.regions.items()]
+    if missing := [key for key in keys if key not in found]:
+        raise InputError(
+            f"{len(missing)} of {len(keys)} reviewed regions are cut otherwise with these settings, such as that of "
+            f"{missing[0][1]!r}"
+        )
+    return [found[key] for key in keys]
+
+
+def _out_of_fold(features: Floats, odds: Floats, reviewed: Reviewed, known: Calibration | None) -> Floats:
+    """The score (m,) of each reviewed region by a fit to other images."""
+    fold = np.unique(reviewed.field("image_id"), return_inverse=True)[1] % FOLDS
+    scores = np.empty(len(fold))
+    for own in (fold == number for number in np.unique(fold)):
+        fit = fit_answers(features[~own], odds[~own], reviewed.said[~own], known)
+        scores[own] = fit.scores(features[own], odds[own])
+    return scores
+
+
+def _corrected(known: Calibration, there: LogisticFit | None, expected: float) -> Mapping[str, Any] | None:
+    """Presence as corrected, for the share of absent phrases that the dataset's run expected."""
+    if known.presence is None or there is None:
+        return None
+    slope = float(there.weight[0])
+    shift = float(logit(known.absent_share) - logit(expected))  # `at_share` in log odds
+    weight = {name: slope * each for name, each in known.presence["weight"].items()}
+    bias = there.bias + slope * (known.presence["bias"] + shift)
+    return {**known.presence, "bias": bias, "weight": weight, "absent_share": expected}
+
+
+def _worth(scores: Floats, reviewed: Reviewed) -> dict[str, Any]:
+    right, weights, kept = reviewed.said == "right", reviewed.weights, scores >= LEAST
+    claimed = float(np.average(scores[kept], weights=weights[kept])) if kept.any() else None
+    precision = share_of(right[kept], weights[kept]).plain()
+    return {**calibration_of(scores, right, weights), "claimed": claimed, "precision": precision}

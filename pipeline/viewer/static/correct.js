@@ -1,0 +1,176 @@
+// Corrections: delete a region, or drag its box. The page of review and the page of a sample share the editor.
+"use strict";
+
+function reviewerName() {
+  const kept = read("phrasebox-reviewer");
+  if (kept) return kept;
+  const name = `reviewer-${Math.random().toString(36).slice(2, 6)}`;
+  write("phrasebox-reviewer", name);
+  return name;
+}
+function read(name) { try { return localStorage.getItem(name); } catch { return read[name] ?? null; } }
+function write(name, value) { read[name] = value; try { localStorage.setItem(name, value); } catch { /* private windows */ } }
+
+// Resolves when the server has the line on disk, and throws the reason otherwise.
+async function sendReview(body) {
+  let answer;
+  try {
+    answer = await fetch("/review", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+    });
+  } catch { throw new Error("The server does not answer, so this is not saved"); }
+  if (answer.ok) return;
+  const problem = await answer.json().catch(() => ({ error: answer.statusText }));
+  throw new Error(`Not saved: ${problem.error}`);
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function draw(parent, name, attributes, text) {
+  const made = parent.appendChild(document.createElementNS(SVG, name));
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+// A box in an SVG whose viewBox is the image in pixels. Eight handles resize it, its inside moves it.
+class BoxEditor {
+  constructor(svg, box) {
+    this.svg = svg;
+    this.box = [...box];
+    this.group = draw(svg, "g", { class: "editor" });
+    this.shade = draw(this.group, "path", { class: "shade", "fill-rule": "evenodd" });
+    this.halo = draw(this.group, "rect", { class: "edge halo" });
+    this.edge = draw(this.group, "rect", { class: "edge" });
+    this.handles = [];
+    for (const [x, y] of [[0, 0], [1, 0], [2, 0], [2, 1], [2, 2], [1, 2], [0, 2], [0, 1]]) {
+      const hold = draw(this.group, "circle", { class: "hold" });
+      const dot = draw(this.group, "circle", { class: `dot at-${x}${y}` });
+      this.handles.push({ x, y, dot, hold });
+      this.#drag(hold, x, y);
+    }
+    this.#drag(this.edge, 1, 1);
+    svg.classList.add("editing");
+    this.redraw = () => this.#place();
+    addEventListener("resize", this.redraw);
+    this.#place();
+  }
+  close() {
+    removeEventListener("resize", this.redraw);
+    this.svg.classList.remove("editing");
+    this.group.remove();
+  }
+  nudge(dx, dy, corner) {
+    const { width, height } = this.svg.viewBox.baseVal;
+    const step = Math.max(1, Math.round(Math.max(width, height) / 200));
+    this.#change(this.box, corner ? 2 : 1, corner ? 2 : 1, dx * step, dy * step);
+  }
+  // A side that is dragged is that of column x and row y, 0 or 2; 1 and 1 moves the whole box.
+  #change([left, top, w, h], x, y, dx, dy) {
+    const { width, height } = this.svg.viewBox.baseVal;
+    const limit = (value, low, high) => Math.max(low, Math.min(high, value));
+    let [right, bottom] = [left + w, top + h];
+    if (x === 1 && y === 1) {
+      [dx, dy] = [limit(dx, -left, width - right), limit(dy, -top, height - bottom)];
+      [left, right, top, bottom] = [left + dx, right + dx, top + dy, bottom + dy];
+    }
+    if (x === 0) left = limit(left + dx, 0, right - 1);
+    if (x === 2) right = limit(right + dx, left + 1, width);
+    if (y === 0) top = limit(top + dy, 0, bottom - 1);
+    if (y === 2) bottom = limit(bottom + dy, top + 1, height);
+    [left, top, right, bottom] = [left, top, right, bottom].map(Math.round);
+    this.box = [left, top, Math.max(1, right - left), Math.max(1, bottom - top)];
+    this.#place();
+  }
+  #drag(part, x, y) {
+    part.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      const matrix = this.svg.getScreenCTM().inverse();
+      const at = (one) => new DOMPoint(one.clientX, one.clientY).matrixTransform(matrix);
+      const start = at(event);
+      const first = [...this.box];
+      const move = (moved) => { const now = at(moved); this.#change(first, x, y, now.x - start.x, now.y - start.y); };
+      part.setPointerCapture(event.pointerId);
+      part.addEventListener("pointermove", move);
+      for (const end of ["pointerup", "pointercancel"]) {
+        part.addEventListener(end, () => part.removeEventListener("pointermove", move), { once: true });
+      }
+    });
+  }
+  #place() {
+    const [left, top, w, h] = this.box;
+    const { width, height } = this.svg.viewBox.baseVal;
+    const px = 1 / this.svg.getScreenCTM().a; // of the screen, in those of the image
+    for (const one of [this.edge, this.halo]) {
+      for (const [name, value] of Object.entries({ x: left, y: top, width: w, height: h })) one.setAttribute(name, value);
+    }
+    this.shade.setAttribute("d", `M0 0H${width}V${height}H0ZM${left} ${top}H${left + w}V${top + h}H${left}Z`);
+    for (const { x, y, dot, hold } of this.handles) {
+      // The middles of short sides would lie upon the corners.
+      const crowded = (x === 1 && w < 60 * px) || (y === 1 && h < 60 * px);
+      for (const [circle, radius] of [[dot, 6], [hold, 20]]) {
+        circle.setAttribute("cx", left + (w * x) / 2);
+        circle.setAttribute("cy", top + (h * y) / 2);
+        circle.setAttribute("r", radius * px);
+        circle.style.display = crowded ? "none" : "";
+      }
+    }
+  }
+}
+
+// The page of a sample: what is pinned is corrected. `pinned`, `pins` and `say` are those of the other scripts.
+if (document.querySelector(".correcting")) {
+  const byId = (id) => document.getElementById(id);
+  const sample = document.querySelector(".sample.full");
+  const buttons = { delete: byId("delete"), move: byId("move") };
+  let editor = null;
+  const chosen = () => {
+    const number = pins(sample).drawn[0];
+    return number === undefined ? null : sample.querySelector(`.region[data-region="${number}"]`);
+  };
+  const show = () => {
+    const region = chosen();
+    for (const button of Object.values(buttons)) { button.disabled = !region; button.hidden = editor !== null; }
+    byId("save").hidden = byId("cancel").hidden = editor === null;
+    byId("correction").hidden = editor !== null || region !== null;
+    buttons.delete.querySelector("span").textContent = region?.matches(".deleted, .corrected") ? "restore region" : "delete region";
+  };
+  const send = async (what) => {
+    const region = chosen();
+    try {
+      await sendReview({
+        row: Number(sample.dataset.row), annotation_id: Number(region.dataset.annotation), reviewer: reviewerName(), ...what,
+      });
+    } catch (error) { return say(error.message); }
+    location.reload(); // other phrases may share the region
+  };
+  const stop = () => { editor?.close(); editor = null; show(); };
+  const acts = {
+    d: () => chosen() && !editor && send({ action: chosen().matches(".deleted, .corrected") ? "undone" : "delete" }),
+    m: () => {
+      if (!chosen() || editor) return;
+      const box = chosen().querySelector(".box");
+      editor = new BoxEditor(sample.querySelector(".picture svg"), ["x", "y", "width", "height"].map((name) => Number(box.getAttribute(name))));
+      show();
+    },
+    Enter: () => editor && send({ action: "box", box_xywh_px: editor.box }),
+    Escape: () => stop(),
+  };
+  buttons.delete.addEventListener("click", () => acts.d());
+  buttons.move.addEventListener("click", () => acts.m());
+  byId("save").addEventListener("click", () => acts.Enter());
+  byId("cancel").addEventListener("click", () => acts.Escape());
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog[open]")) return;
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (editor && way) editor.nudge(...way, event.shiftKey);
+    else if (editor && ["Enter", "Escape"].includes(event.key)) acts[event.key]();
+    else if (!editor && ["d", "m"].includes(event.key)) acts[event.key]();
+    else if (!editor) return;
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+  for (const kind of ["click", "keyup"]) document.addEventListener(kind, show);
+  sample.querySelector(".picture").addEventListener("click", (event) => { if (editor) event.stopPropagation(); }, true);
+  show();
+}

@@ -1,0 +1,243 @@
+"""How many answers make scores probabilities: `phrasebox calibrate --reviews` with human boxes as the reviewer.
+
+A region is right if its box has IoU 0.5 with a true one, and "not there" if its phrase stands in a caption of another
+image (`exchanged`) and names nothing that the image's own captions name. Regions whose truth is not known are left out.
+Answers are drawn as the review draws them, and at random; the scores are judged on all other regions.
+
+    python -m tests.photos.reviews --photos DIR --out out/photos
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.special import logit
+
+from pipeline.config import load_config
+from pipeline.evaluate.estimates import calibration_error
+from pipeline.evaluate.judged import JudgedDataset, judged_dataset
+from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.review_fit import LEAST, fit_answers
+from pipeline.evaluate.review_sample import Population, kind_of
+from pipeline.evaluate.reviewed import calibration_of, share_of
+from pipeline.graph import build_steps
+from pipeline.logistic import Floats
+from pipeline.run import run
+from pipeline.scenes import write_scenes
+from stages.contract.records import Record, stable_id
+from stages.regions.groups import relation, things
+from stages.regions.score import FEATURES, Calibration
+from stages.regions.stage import RegionsStage
+from tests.photos.measure import Photographs
+
+COUNTS: Final = (50, 100, 200, 400)
+DRAWS: Final = 20
+CLOSE: Final = 0.05  # between the precision from `LEAST` on and the mean score there
+
+COLUMNS: Final = (
+    "answers",
+    "drawn",
+    "calibration error",
+    "precision off by",
+    "within 0.05",
+    "precision of all off by",
+    "its interval holds",
+    "error before, by the answers / debiased",
+)
+
+console = Console()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """All regions whose truth is known, (n,), and the calibration that made their scores."""
+
+    population: Population
+    features: Floats
+    odds: Floats  # log odds of presence (n, 1); NaN where it is not known
+    said: NDArray[np.str_]
+    calibration: Calibration | None
+
+
+def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = None) -> Known:
+    """Cut all regions from a dataset's maps again, with the settings of `judged`, and judge them.
+
+    own: Name -> own captions of each image, where some were exchanged.
+    """
+    steps = build_steps(judged.config())
+    stage = RegionsStage(steps.cuts.config, steps.cuts.calibration, keep_heat_maps=True)
+    found: list[tuple[int, float, str, list[float], float, str]] = []
+    for row, record in judged.mapped(judged.graph(pixels=stage.config.needs_pixels), console):
+        if record.error is not None:
+            continue
+        said = _answers(judged, row, record, own)
+        evidence = {
+            (index, painted.box_xywh_px): each
+            for index, regions in enumerate(stage.regions_of(record))
+            for painted, each in regions
+        }
+        for region in stage.process([record])[0].regions:
+            if region.phrase_index in said:
+                boxes = said[region.phrase_index]
+                answer = "absent" if boxes is None else "right" if is_right(region.box_xywh_px, boxes) else "wrong"
+                features = [measure(evidence[region.phrase_index, region.box_xywh_px]) for measure in FEATURES.values()]
+                presence = float("nan") if region.presence is None else region.presence
+                head = record.phrases[region.phrase_index].head
+                found.append((row["id"], region.score, kind_of(head), features, presence, answer))
+    images, scores, kinds, features, presences, answers = zip(*found, strict=True)
+    population = Population(
+        rows=np.array(images, np.int64),
+        ids=np.array([stable_id(f"{number}") for number in range(len(found))], np.int64),
+        scores=np.array(scores),
+        kinds=np.array(kinds, np.str_),
+    )
+    odds = logit(np.clip(np.array(presences), 1e-6, 1 - 1e-6))[:, None]
+    return Known(
+        population=population,
+        features=np.array(features),
+        odds=odds,
+        said=np.array(answers, np.str_),
+        calibration=steps.cuts.calibration,
+    )
+
+
+def _answers(
+    judged: JudgedDataset, row: Mapping[str, Any], record: Record, own: Mapping[str, list[str]] | None
+) -> dict[int, list[Any] | None]:
+    """Phrase -> its true boxes, of the phrases whose truth is known; None for those that are not there."""
+    known: dict[int, list[Any] | None] = {}
+    for query in judged.queries(row, record.phrases):
+        if query.phrase_index is not None:
+            boxes = [] if query.target is None else query.target.boxes_xywh_px
+            known[query.phrase_index] = [*(known.get(query.phrase_index) or []), *boxes]
+    if own is None:
+        return known
+    mine = set(own[row["file_name"]])
+    named = {things().known(target.phrase.split()[-1]) for target in judged.image_of(row).targets}
+    named |= {phrase.head for phrase in record.phrases if row["captions"][phrase.caption_index] in mine}
+    for index, phrase in enumerate(record.phrases):
+        if row["captions"][phrase.caption_index] not in mine:
+            known.pop(index, None)
+            if all(relation(phrase.head, head) not in ("same", "equal", "above") for head in named):
+                known[index] = None
+    return known
+
+
+def exchanged(captions: Path, out: Path, most: int) -> dict[str, list[str]]:
+    """Write the first images with a third of their captions from other images; return the own captions by name."""
+    rows = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
+    rng = random.Random(0)
+    mixed = []
+    for row in rows[:most]:
+        others = [rng.choice([one for one in rng.sample(rows, 2) if one is not row]) for _ in row["captions"]]
+        strange = [rng.choice(other["captions"]) for other in others]
+        said = [one if rng.random() < 1 / 3 else text for text, one in zip(row["captions"], strange, strict=True)]
+        mixed.append(json.dumps({**row, "captions": said}) + "\n")
+    out.write_text("".join(mixed), encoding="utf-8")
+    return {row["image"]: row["captions"] for row in rows[:most]}
+
+
+def judgement(scores: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
+    """The calibration error, and how far the mean score of those from `LEAST` on is above their precision."""
+    kept = scores >= LEAST
+    gap = float(scores[kept].mean() - right[kept].mean()) if kept.any() else float("nan")
+    return calibration_error(scores, right, np.ones(len(scores))), gap
+
+
+def simulated(known: Known, count: int, draw: int, *, at_random: bool) -> dict[str, float]:
+    """Fit to some answers and judge on all other regions; and judge what the answers alone say of the dataset."""
+    population, everything = known.population, np.arange(len(known.said))
+    places = np.random.default_rng(draw).permutation(everything)[:count] if at_random else population.drawn(count, draw)
+    weights = np.ones(len(places)) if at_random else population.weights(places)
+    fit = fit_answers(known.features[places], known.odds[places], known.said[places], known.calibration)
+    rest = np.setdiff1d(everything, places)
+    right = known.said == "right"
+    error, gap = judgement(fit.scores(known.features[rest], known.odds[rest]), right[rest])
+    precision = share_of(right[places], weights)
+    before = calibration_of(population.scores[places], right[places], weights)
+    return {
+        "error": error,
+        "gap": gap,
+        "precision_off": precision.value - right.mean(),
+        "covered": float(precision.low <= right.mean() <= precision.high),
+        "error_before": before["value"],
+        "error_before_debiased": before["debiased"],
+    }
+
+
+def table(name: str, known: Known) -> str:
+    """Lines of Markdown: for each number of answers, what the fit gives, with the worst of all draws in brackets."""
+    right = known.said == "right"
+    error, gap = judgement(known.population.scores, right)
+    lines = [
+        f"**{name}**: {len(right):,} regions, {right.mean():.3f} right, {(known.said == 'absent').mean():.3f} not "
+        f"there. Before: calibration error {error:.3f}, mean score from {LEAST} on minus precision {gap:+.3f}",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+    ]
+    for count in COUNTS:
+        for at_random in (False, True):
+            draws = [simulated(known, count, draw, at_random=at_random) for draw in range(DRAWS)]
+            column = {key: np.array([draw[key] for draw in draws]) for key in draws[0]}
+            off = np.abs(column["gap"])
+            lines.append(
+                f"| {count} | {'at random' if at_random else 'by score and kind'} "
+                f"| {column['error'].mean():.3f} ({column['error'].max():.3f}) "
+                f"| {np.nanmean(off):.3f} ({np.nanmax(off):.3f}) | {np.mean(off <= CLOSE):.0%} "
+                f"| {np.abs(column['precision_off']).mean():.3f} | {column['covered'].mean():.0%} "
+                f"| {column['error_before'].mean():.3f} / {column['error_before_debiased'].mean():.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def starts(title: str, dataset: Path, truth: Path, own: Mapping[str, list[str]] | None = None) -> list[str]:
+    """Return a table each for scores that are not calibrated, and for the calibration that fits the settings."""
+    tables = []
+    for name, setting in (("not calibrated", "none"), ("shipped calibration", "auto")):
+        judged = judged_dataset(dataset, truth, [f"regions.calibration={setting}"])
+        tables.append(table(f"{title}, {name}", known_regions(judged, own)))
+        console.print(tables[-1], soft_wrap=True, markup=False)
+    return tables
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mixed", type=int, default=400, help="photographs of dev whose captions are exchanged")
+    parser.add_argument("--scenes", type=int, default=400, help="how many scenes are drawn")
+    given = parser.parse_args()
+    photographs = Photographs(given.photos, given.out, 500)
+    dev, settings = "flickr8k/dev", Path("configs/photos.yaml")
+    truth, strange = photographs.truth(dev), given.out / "exchanged.jsonl"
+    made = photographs.dataset(dev, "photo", settings.stem, file=settings)
+    own = exchanged(photographs.captions(dev), strange, given.mixed)
+    mixed = photographs.dataset(dev, "photo", "exchanged", f"input.path={strange}", file=settings)
+    scenes = given.out / "scenes"
+    if not scenes.is_dir():
+        write_scenes(scenes, given.scenes, 77)
+    places = {"input.path": scenes / "captions.jsonl", "input.image_root": scenes / "images"}
+    drawn = [*(f"{key}={value}" for key, value in places.items()), "output.heat_maps=true", "engine.kind=inline"]
+    output = f"output.path={given.out / 'datasets' / 'scenes'}"
+    demo = Path(run(load_config(Path("configs/demo.yaml"), [*drawn, output]), console))
+    tables = [
+        *starts("photographs", made, truth),
+        *starts("photographs, a third of the captions exchanged", mixed, truth, own),
+        *starts("drawn scenes", demo, scenes / "truth.json"),
+    ]
+    (given.out / "reviews.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

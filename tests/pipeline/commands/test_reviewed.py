@@ -1,0 +1,152 @@
+"""`phrasebox calibrate --reviews` and `stats --reviews`, from a run over drawn scenes to the next one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset.reviews import REVIEWS_FILE
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.run import run
+from pipeline.scenes import write_scenes
+from tests.pipeline.commands.evaluated import QUIET, called, config_of
+from tests.pipeline.reviewer import review
+
+SETTINGS: dict[str, Any] = {"explain": {"blocks": 3}}  # which no shipped calibration is for
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder, 50, 41)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answered(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose scores only rank, with answers about most of its regions by two people."""
+    plain = {**SETTINGS, "regions": {"calibration": "none"}}
+    dataset = Path(str(run(config_of(drawn, tmp_path_factory.mktemp("run") / "plain", **plain), QUIET)))
+    assert review(dataset, drawn / "truth.json", 120) > 100
+    assert review(dataset, drawn / "truth.json", 30, reviewer="bob") > 20
+    return dataset
+
+
+@pytest.fixture
+def copy(answered: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(answered, tmp_path / "copy"))
+
+
+def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(
+    drawn: Path, answered: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.json"
+    code, out, _ = called("calibrate", answered, "--reviews", "--out", file)
+    assert code == 0
+    assert "right" in out
+    assert "bob" in out
+    write_scenes(tmp_path / "others", 40, 42)
+    errors = {}
+    for name, calibration in (("plain", "none"), ("fitted", str(file))):
+        values = {**SETTINGS, "regions": {"calibration": calibration}}
+        dataset = run(config_of(tmp_path / "others", tmp_path / name, **values), QUIET)
+        figures = evaluation_of(dataset, tmp_path / "others" / "truth.json", QUIET, maps=False)
+        errors[name] = figures["calibration_error"]["value"]
+    assert errors["fitted"] < 0.15 < errors["plain"]
+    made_from = json.loads(file.read_text())["made_from"]
+    assert made_from["answers"]["right"] + made_from["answers"]["wrong"] == made_from["reviews"] > 100
+    assert set(made_from["reviewers"]) == {"ann", "bob"}
+    card = (tmp_path / "fitted" / "README.md").read_text()
+    assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
+
+
+def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn: Path, tmp_path: Path) -> None:
+    dataset = Path(str(run(config_of(drawn, tmp_path / "own"), QUIET)))
+    before = json.loads((dataset / "dataset.json").read_text())["calibration"]
+    assert before is not None
+    review(dataset, drawn / "truth.json", 120)
+    file = tmp_path / "c.json"
+    code, out, _ = called("calibrate", dataset, "--reviews", "--out", file)
+    assert code == 0
+    assert "absent_share" in out, "presence was fitted"
+    fitted = json.loads(file.read_text())
+    assert fitted["presence"]["images"]
+    again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
+    figures = evaluation_of(again, drawn / "truth.json", QUIET, maps=False)
+    assert figures["calibration_error"]["value"] < 0.12
+    # The next answers correct the fitted calibration; without its file nothing can.
+    review(again, drawn / "truth.json", 120)
+    assert called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")[0] == 0
+    code, _, err = called(
+        "calibrate", again, "--reviews", "--out", tmp_path / "e.json", "--set", "regions.calibration=auto"
+    )
+    assert code != 0
+    assert "another calibration" in err
+
+
+def test_statistics(drawn: Path, answered: Path) -> None:
+    code, out, _ = called("stats", answered, "--reviews", "--json")
+    assert code == 0
+    figures = json.loads(out)
+    true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False)["thresholds"][0]["precision"]
+    assert figures["precision"]["low"] <= true <= figures["precision"]["high"]
+    assert figures["precision"]["high"] - figures["precision"]["low"] < 0.25
+    assert figures["agreement"]["share"] == 1.0
+    assert figures["agreement"]["regions"] > 20
+    assert figures["seconds"] == 3.0
+    assert sum(line["kept"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
+    assert figures["thresholds"][0]["precision"] == figures["precision"]
+    code, out, _ = called("stats", answered, "--reviews")
+    assert code == 0
+    assert f"{figures['precision']['value']:.3f}" in out
+    assert "calibration error" in out
+
+
+def emptied(file: Path) -> None:
+    file.unlink()
+
+
+def shortened(file: Path) -> None:
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:30]))
+
+
+def replaced(old: str, new: str) -> Callable[[Path], None]:
+    return lambda file: file.write_text(file.read_text().replace(old, new)) and None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (emptied, "no answers that count"),
+        (shortened, "at least 50"),
+        (replaced('"right"', '"unsure"'), "right and others that are wrong|at least 50"),
+        (replaced('"annotation_id":', '"annotation_id":1'), "no answers that count"),
+        (replaced('"wrong"', '"right"'), "right and others that are wrong"),
+        (replaced("{", "("), "damaged"),
+    ],
+)
+def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callable[[Path], None], expected: str) -> None:
+    change(copy / REVIEWS_FILE)
+    code, out, err = called("calibrate", copy, "--reviews", "--out", tmp_path / "c.json")
+    assert code != 0
+    assert any(each in out + err for each in expected.split("|")), err
+    assert "Traceback" not in err
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--reviews", "--truth", "truth.json")])
+def test_one_of_truth_and_reviews_is_needed(copy: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    code, _, err = called("calibrate", copy, "--out", tmp_path / "c.json", *arguments)
+    assert code != 0
+    assert "--reviews" in err
+
+
+def test_conditions_are_not_for_reviews(copy: Path) -> None:
+    code, _, err = called("stats", copy, "--reviews", "--min-score", "0.5")
+    assert code != 0
+    assert "--min-score" in err

@@ -1,0 +1,72 @@
+"""Regions for review: every beginning is a sample, and weighed answers estimate the whole dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.evaluate.review_sample import SHARES, Population, kind_of, population_of, sample_for_review
+
+
+def population(count: int) -> Population:
+    rng = np.random.default_rng(3)
+    return Population(
+        rows=np.arange(count),
+        ids=rng.integers(1, 2**53, count),
+        scores=rng.random(count) ** 2,
+        kinds=np.array(["people", "animals", "vehicles"])[rng.choice(3, count, p=[0.8, 0.19, 0.01])],
+    )
+
+
+def test_a_larger_sample_continues_a_smaller_one_and_each_has_all_strata() -> None:
+    regions = population(3000)
+    places = regions.drawn(400, 0)
+    assert len(set(places.tolist())) == 400
+    for count in (50, 100, 203):
+        assert (regions.drawn(count, 0) == places[:count]).all()
+        in_strata = np.bincount(regions.strata[places[:count]], minlength=len(SHARES))
+        assert in_strata.max() - in_strata.min() <= 1
+    assert not np.isin(places, regions.drawn(400, 1)).all()
+
+
+def test_weighed_answers_estimate_the_dataset_and_unweighed_ones_do_not() -> None:
+    """Over 100 samples; high scores are right, and drawn more often, and vehicles are rare and wrong."""
+    regions = population(3000)
+    right = (np.random.default_rng(4).random(3000) < regions.scores) & (regions.kinds != "vehicles")
+    samples = [regions.drawn(200, seed) for seed in range(100)]
+    weights = [regions.weights(places) for places in samples]
+    weighed = [np.average(right[places], weights=each) for places, each in zip(samples, weights, strict=True)]
+    assert np.mean(weighed) == pytest.approx(right.mean(), abs=0.01)
+    assert np.mean([right[places].mean() for places in samples]) > right.mean() + 0.015
+    rare = regions.kinds == "vehicles"
+    assert np.mean([rare[places].mean() for places in samples]) > 2 * rare.mean()
+    shares = [np.average(rare[places], weights=each) for places, each in zip(samples, weights, strict=True)]
+    assert np.mean(shares) == pytest.approx(rare.mean(), abs=0.002)
+    assert all(each.sum() == pytest.approx(3000) for each in weights)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 40])
+def test_of_few_regions_all_are_drawn_and_each_stands_for_itself(count: int) -> None:
+    regions = population(count)
+    places = regions.drawn(200, 0)
+    assert sorted(places.tolist()) == list(range(count))
+    assert regions.weights(places) == pytest.approx(np.ones(count))
+
+
+def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
+    dataset = open_dataset(synthetic_dataset)
+    regions, rows = population_of(dataset), list(dataset.rows())
+    known = [(number, each) for number, row in enumerate(rows) for each in row["annotations"]]
+    assert regions.ids.tolist() == [each["id"] for _, each in known]
+    assert regions.rows.tolist() == [number for number, _ in known]
+    assert regions.scores == pytest.approx([each["score"] for _, each in known])
+    assert regions.kinds.tolist() == [kind_of(each["head"]) for _, each in known]
+    for region in sample_for_review(dataset, 20, seed=4):
+        assert region.id in {each["id"] for each in rows[region.row]["annotations"]}
+
+
+def test_kinds() -> None:
+    assert [kind_of(head) for head in ("girl", "dogs", "zyzzyva")] == ["people", "animals", "other"]

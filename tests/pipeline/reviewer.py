@@ -1,0 +1,33 @@
+"""A reviewer who knows the ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.dataset.folder import NumberedRows
+from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
+from pipeline.evaluate.judged import judged_dataset, phrases_of
+from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.review_sample import sample_for_review
+
+
+def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", seed: int = 0) -> int:
+    """Answer for a sample of regions, as far as the ground truth knows them; return the number of answers."""
+    judged = judged_dataset(dataset, truth)
+    rows = NumberedRows(judged.dataset)
+    lines = []
+    for region in sample_for_review(judged.dataset, count, seed):
+        (row,) = rows.rows_at([region.row], judged.dataset.columns)
+        (annotation,) = [each for each in row["annotations"] if each["id"] == region.id]
+        queries = judged.queries(row, phrases_of(row["annotations"]))
+        known = [query for query in queries if query.phrase == annotation["phrase"]]
+        if not known:
+            continue
+        boxes = [box for query in known if query.target is not None for box in query.target.boxes_xywh_px]
+        x, y, w, h = annotation["bbox"]
+        answer = "absent" if not boxes else "right" if is_right((x, y, w, h), boxes) else "wrong"
+        line = {**RegionKey.of(annotation)._asdict(), "reviewer": reviewer, "answer": answer, "seconds": 3.0}
+        lines.append(Review.model_validate(line).model_dump_json(exclude_none=True) + "\n")
+    with (dataset / REVIEWS_FILE).open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+    return len(lines)

@@ -1,0 +1,201 @@
+"""Presence that is fitted to captions alone: the fit, and runs that fit it to their first images."""
+
+from __future__ import annotations
+
+import json
+import random
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from pipeline import presence_alone
+from pipeline.config import RunConfig
+from pipeline.dataset.validate import validate
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.graph import build_graph
+from pipeline.logistic import fit_logistic
+from pipeline.presence_alone import fit_noisy, others_for, words_of
+from pipeline.run import _Computing, run
+from pipeline.scenes import write_scenes
+from stages.contract.errors import ConfigError, ResumeError
+from stages.contract.records import Phrase, Record, Sample
+from tests.pipeline.commands.evaluated import QUIET, called, config_of
+
+
+@pytest.mark.parametrize(("lies", "fits"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.1), (0.6, 0.05)])
+def test_the_fit_finds_the_share_of_captions_that_lie_and_the_regression_beneath(lies: float, fits: float) -> None:
+    """lies: phrases of captions that are absent; fits: phrases of other images that are there."""
+    rng = np.random.default_rng(3)
+    said = np.arange(8000) < 4000
+    there = np.where(said, rng.random(8000) >= lies, rng.random(8000) < fits)
+    features = rng.normal(size=(8000, 2)) + np.column_stack([2.2 * there, np.zeros(8000)])
+    fit, likely = fit_noisy(features, said)
+    assert 1 - likely[said].mean() == pytest.approx(lies, abs=0.03)
+    assert likely[~said].mean() == pytest.approx(fits, abs=0.03)
+    clean = fit_logistic(features, there)
+    assert np.abs(fit.probability(features) - clean.probability(features)).mean() < 0.02
+
+
+def record_of(number: int, *said: tuple[str, str]) -> Record:
+    """An image whose caption is its phrases, each with its head."""
+    phrases = [Phrase(text=text, head=head, caption_index=0, start=0, end=1) for text, head in said]
+    sample = Sample(sample_id=str(number), source="", captions=(" and ".join(text for text, _ in said),))
+    return Record(sample=sample, phrases=tuple(phrases))
+
+
+def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
+    records = [
+        record_of(1, ("one man", "man"), ("red car", "car")),
+        record_of(2, ("tall person", "person"), ("red hat", "hat")),
+        record_of(3, ("old boat", "boat"), ("small dog", "dog")),
+        record_of(4, ("green tree", "tree")),
+    ]
+    pool = [(record.sample.id, phrase) for record in records for phrase in record.phrases]
+    texts = [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
+    assert texts == [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
+    assert texts[0] == {"old boat", "small dog", "green tree"}, "a person may be the man, and the hat is red, too"
+    for record, others in zip(records, texts, strict=True):
+        assert not {word for text in others for word in words_of(text)} & set(words_of(record.sample.captions[0]))
+
+
+@pytest.fixture(scope="module")
+def few() -> Any:
+    """As if fewer images sufficed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presence_alone, "FEWEST_IMAGES", 10)
+        patch.setattr(presence_alone, "FEWEST_PHRASES", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 24, 43, absent=True)
+    return folder
+
+
+def uncalibrated(scenes: Path, out: Path, **more: Any) -> RunConfig:
+    """Settings that the model has no calibration for."""
+    output = {"path": str(out), "rows_per_file": 8}
+    return config_of(scenes, **{"explain": {"blocks": 1}, "output": output, **more})
+
+
+def made(config: RunConfig) -> str:
+    """Run; return what was printed."""
+    printed = StringIO()
+    run(config, Console(file=printed, width=1000))
+    return printed.getvalue()
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    rows = [row for path in (out / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: str(row["sample_id"]))
+
+
+@pytest.fixture(scope="module")
+def whole(few: None, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return out, made(uncalibrated(scenes, out))
+
+
+def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
+    whole: tuple[Path, str], scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, printed = whole
+    assert "presence was fitted to the captions of 24 images, without annotations" in printed
+    assert "Scores are not calibrated" in printed
+    assert "Presence, by which they are multiplied, was fitted to the captions of 24 images" in printed
+    card = (out / "README.md").read_text()
+    assert "was fitted to the captions of 24 images, without annotations" in card
+    assert "only ranks" in card
+    manifest = json.loads((out / "dataset.json").read_text())
+    assert manifest["calibration"] is None
+    assert list(validate(out)) == []
+    regions = [region for row in rows_of(out) for region in row["annotations"]]
+    assert all(region["score"] <= region["presence"] for region in regions)
+    figures = evaluation_of(out, scenes / "truth.json", QUIET, maps=False, absent=True)
+    assert figures["presence_auc"]["value"] > 0.85
+    code, stats, _ = called("stats", out)
+    assert code == 0
+    assert "phrases that name nothing in their image" in stats
+
+
+def test_a_run_that_was_killed_goes_on_with_its_fit(
+    few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = uncalibrated(scenes, tmp_path / "out")
+
+    def stop(self: _Computing, _: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Computing, "on_progress", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, QUIET)
+    kept = (tmp_path / "out" / "presence.json").read_bytes()
+    monkeypatch.setattr("pipeline.run.look_at_first", None)  # the fit is not repeated
+    (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
+    with pytest.raises(ResumeError, match=r"presence\.json is not the file that its rows were made with"):
+        run(config, QUIET)
+    (tmp_path / "out" / "presence.json").write_bytes(kept)
+    run(config, QUIET)
+    assert kept == (whole[0] / "presence.json").read_bytes()
+    assert rows_of(tmp_path / "out") == rows_of(whole[0])
+
+
+@pytest.mark.slow
+def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path) -> None:
+    """Constants of this process do not reach it: it says that there are too few images."""
+    config = uncalibrated(scenes, tmp_path / "out", engine={"kind": "ray", "explain_workers": 1})
+    assert "presence is not known: 24 images with" in made(config)
+    assert [row["absent"] for row in rows_of(tmp_path / "out")] == [[]] * 24
+
+
+def test_a_run_says_why_it_goes_on_without_presence(
+    few: None, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in (scenes / "captions.jsonl").read_text().splitlines()]
+    captions = [line["captions"] for line in lines]
+    random.Random(1).shuffle(captions)
+    mixed = [{**line, "captions": said} for line, said in zip(lines, captions, strict=True)]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in mixed))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    printed = made(uncalibrated(tmp_path, tmp_path / "mixed"))
+    assert "presence is not known: captions fit their images hardly better than those of others" in printed
+    none = uncalibrated(tmp_path, tmp_path / "none", regions={"calibration": "none"})
+    assert "presence" not in made(none)
+    assert rows_of(tmp_path / "mixed") == rows_of(tmp_path / "none")
+    assert not (tmp_path / "mixed" / "presence.json").exists()
+    monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 25)
+    assert "presence is not known: 24 images with" in made(uncalibrated(scenes, tmp_path / "few"))
+
+
+def test_calibrate_without_truth_fits_presence_alone(
+    few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "c.json"
+    code, printed, _ = called("calibrate", whole[0], "--out", file)
+    assert code == 0
+    assert "The calibration knows presence alone: scores of regions still rank" in printed
+    known = json.loads(file.read_text())
+    assert known["made_from"]["annotations"] == "none"
+    assert known["made_from"]["images"] == 24
+    assert known["weight"] == {}
+    # Where maps are cut does not matter for it, and which maps are made does.
+    other = {"calibration": str(file), "rule": "mean"}
+    graph = build_graph(uncalibrated(scenes, tmp_path / "out", regions=other))
+    assert not graph.calibrated
+    assert graph.explains.presence is not None
+    with pytest.raises(ConfigError, match=r"explain\.blocks: 1 there, 2 now"):
+        build_graph(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
+    _, _, errors = called("calibrate", whole[0], "--out", file, "--no-presence")
+    assert "without it there is nothing to fit but presence" in errors
+    monkeypatch.setattr(presence_alone, "FEWEST_PHRASES", 100_000)
+    _, _, errors = called("calibrate", whole[0], "--out", file)
+    assert "presence is not known: 24 images with" in errors
+    assert "are too few" in errors

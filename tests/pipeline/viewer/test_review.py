@@ -1,0 +1,292 @@
+"""Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from tests.pipeline.viewer.conftest import HOSTILE, PATIENCE_MS, Served, rows_of, serving
+from tests.pipeline.viewer.test_serve import started
+
+
+def lines(dataset: Path) -> list[dict[str, Any]]:
+    file = dataset / "reviews.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def regions_of(dataset: Path) -> dict[int, dict[str, Any]]:
+    return {one["id"]: {**one, "row": row} for row in rows_of(dataset) for one in row["annotations"]}
+
+
+def opened(page: Page, url: str, name: str = "ann") -> Page:
+    """The review, by somebody of this name."""
+    page.add_init_script(f"localStorage.setItem('phrasebox-reviewer', {json.dumps(name)})")
+    page.goto(f"{url}/review")
+    expect(page.locator("#asking")).to_be_visible()
+    return page
+
+
+def shown(page: Page) -> tuple[str, str]:
+    return page.locator("#phrase").inner_text(), page.locator("#drawing .shown .box").last.get_attribute("x") or ""
+
+
+def press(page: Page, key: str, dataset: Path) -> dict[str, Any]:
+    """What a key has written, once the page has gone on."""
+    before = len(lines(dataset))
+    progress = page.locator("#progress").inner_text()
+    page.keyboard.press(key)
+    expect(page.locator("#progress")).not_to_have_text(progress)
+    written = lines(dataset)
+    assert len(written) == before + 1
+    return written[-1]
+
+
+@contextmanager
+def another(browser: Browser, **options: Any) -> Iterator[Page]:
+    """A browser of somebody else."""
+    with browser.new_context(viewport={"width": 1300, "height": 900}, **options) as context:
+        context.set_default_timeout(PATIENCE_MS)
+        yield context.new_page()
+
+
+def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, dataset: Path) -> None:
+    regions = regions_of(dataset)
+    opened(page, served.url)
+    expect(page.locator("#undo")).to_be_disabled()
+    seen: list[int] = []
+    for key, value in (("r", "right"), ("w", "wrong"), ("n", "absent"), ("c", "unsure"), ("1", "right")):
+        phrase, x = shown(page)
+        line = press(page, key, dataset)
+        one = regions[line["annotation_id"]]
+        assert (line["answer"], line["reviewer"], line["phrase"]) == (value, "ann", one["phrase"])
+        assert (line["bbox"], float(x)) == (one["bbox"], one["bbox"][0])
+        assert phrase.casefold() == one["row"]["captions"][one["caption_index"]][slice(*one["span"])].casefold()
+        assert 0 <= line["seconds"] < 300
+        seen.append(line["annotation_id"])
+    assert len(set(seen)) == 5
+    expect(page.locator("#precision")).to_contain_text("right, of all regions")
+    expect(page.locator("#curve circle")).to_have_count(1)
+    for name in reversed(seen[-2:]):
+        undone = press(page, "u", dataset)
+        assert (undone["annotation_id"], undone["answer"]) == (name, "undone")
+        assert shown(page)[0].casefold() in regions[name]["row"]["captions"][regions[name]["caption_index"]].casefold()
+    assert [one for said in read_reviews(dataset).answers.values() for one in said] == ["ann"] * 3
+    again = press(page, "w", dataset)
+    assert (again["annotation_id"], again["answer"]) == (seen[3], "wrong")
+    page.reload()  # what was said is there, and so is the way back
+    expect(page.locator("#progress")).to_contain_text(f"4 of {len(regions)} by you")
+    assert press(page, "Backspace", dataset)["annotation_id"] == seen[3]
+
+
+def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -> None:
+    """On a phone: targets for a thumb, nothing beside the screen, and an end."""
+    with another(browser, has_touch=True, is_mobile=True) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        opened(page, served.url)
+        buttons = page.locator(".answers button")
+        for box in (one.bounding_box() for one in buttons.all()):
+            assert box is not None
+            assert box["height"] >= 48
+            assert box["width"] >= 150
+            assert box["y"] + box["height"] <= 844
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        total = len(regions_of(dataset))
+        for number in range(1, total + 1):
+            buttons.nth(number % 4).tap()
+            expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
+        expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
+        expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews")
+        assert len(read_reviews(dataset).answers) == total == len(lines(dataset))
+        expect(page.locator("#curve circle")).not_to_have_count(0)
+        page.get_by_role("button", name="Look at my answers again").tap()
+        expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
+
+
+def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, dataset: Path) -> None:
+    total = len(regions_of(dataset))
+    opened(page, served.url, "ann")
+    with another(browser) as other:
+        opened(other, served.url, "bob <b>")
+        for _ in range(3):
+            press(page, "r", dataset)
+            press(other, "w", dataset)
+        page.reload()
+        expect(page.locator("#progress")).to_contain_text("3 of")
+        expect(page.locator("#progress")).to_contain_text("bob <b> 3")
+        assert len(read_reviews(dataset).answers) == 6, "nobody answers what the other has answered"
+        while not page.locator("#done").is_visible():
+            page.keyboard.press("r")
+            page.wait_for_timeout(20)
+        reviews = read_reviews(dataset)
+        assert len(reviews.answers) == total
+        both = [said for said in reviews.answers.values() if len(said) == 2]
+        assert len(both) == 3
+        assert list(reviews.merged().values()).count("unsure") == 3
+
+
+def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Path) -> None:
+    with another(browser) as page, started(str(dataset), "--review") as (process, address):
+        assert address.endswith("/review")
+        url = address.removesuffix("/review")
+        opened(page, url)
+        page.keyboard.press("r")
+        expect(page.locator("#progress")).to_contain_text("1 of")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert [line["answer"] for line in lines(dataset)] == ["right"]
+        page.keyboard.press("w")
+        expect(page.locator("#problem")).to_contain_text("not saved")
+        expect(page.locator("#progress")).to_contain_text("1 of")
+    file = dataset / "reviews.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"annotation_id": 12')  # it might have died within a line
+    with another(browser) as page, serving(dataset) as again:
+        opened(page, again.url)
+        expect(page.locator("#progress")).to_contain_text("1 of")
+        expect(page.locator("#notes")).to_contain_text("1 lines of the reviews cannot be read")
+        page.keyboard.press("w")
+        expect(page.locator("#progress")).to_contain_text("2 of")
+        assert len(read_reviews(dataset).answers) == 2
+
+
+def drag(page: Page, part: str, dx: float, dy: float) -> None:
+    box = page.locator(part).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx / 2, y + dy / 2)
+    page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+
+
+def exported_boxes(dataset: Path, out: Path) -> dict[int, list[float]]:
+    """Box by annotation id, as COCO has it."""
+    export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=out))
+    entries = json.loads((out / "annotations" / "instances_train.json").read_text())["annotations"]
+    return {one["id"]: one["bbox"] for one in entries}
+
+
+def shards(dataset: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((dataset / "data").iterdir())]
+
+
+def test_a_region_is_deleted_and_a_box_dragged_in_the_review(
+    page: Page, served: Served, dataset: Path, tmp_path: Path
+) -> None:
+    before, own = exported_boxes(dataset, tmp_path / "before"), shards(dataset)
+    opened(page, served.url)
+    page.keyboard.press("d")
+    expect(page.locator("#correction")).to_have_text("Deleted: exports leave it out.")
+    deleted = lines(dataset)[-1]["annotation_id"]
+    assert "answer" not in lines(dataset)[-1]
+    press(page, "w", dataset)
+    page.keyboard.press("m")  # and nothing is stored
+    expect(page.locator(".answers button").first).to_be_disabled()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Escape")
+    expect(page.locator(".editor")).to_have_count(0)
+    assert len(lines(dataset)) == 2
+    page.keyboard.press("m")
+    drag(page, ".editor .dot.at-22", -4, -9)
+    page.keyboard.press("Enter")
+    expect(page.locator("#correction")).to_have_text("Exports take the dashed box.")
+    line = lines(dataset)[-1]
+    x, y, w, h = line["bbox"]
+    scale = page.locator("#drawing").evaluate("one => one.getScreenCTM().a")
+    assert line["box_xywh_px"] == pytest.approx([x, y, w - 4 / scale, h - 9 / scale], abs=1.01)
+    moved = {one["annotation_id"]: line["box_xywh_px"] for one in lines(dataset) if one.get("action") == "box"}
+    assert len(moved) < len(before) - 1
+    after = exported_boxes(dataset, tmp_path / "after")
+    assert after == {name: moved.get(name, box) for name, box in before.items() if name != deleted}
+    page.keyboard.press("d")  # and back again
+    expect(page.locator("#correction")).to_have_text("")
+    restored = exported_boxes(dataset, tmp_path / "restored")
+    assert restored == {name: box for name, box in before.items() if name != deleted}
+    assert shards(dataset) == own
+
+
+def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:
+    """Two captions say the same phrase: its region is drawn once, so both go."""
+    before = exported_boxes(dataset, tmp_path / "before")
+    rows = rows_of(dataset)
+    number, row = next(
+        (k, one) for k, one in enumerate(rows) if len({part["phrase"] for part in one["annotations"]}) > 1
+    )
+    page.goto(f"{served.url}/sample/{row['id']}?row={number}")
+    for button in ("#delete", "#move"):
+        expect(page.locator(button)).to_be_disabled()
+    page.locator(".phrase").first.click()
+    place = int(page.locator(".phrase").first.get_attribute("data-regions") or "")
+    one = row["annotations"][place]
+    with page.expect_navigation():
+        page.locator("#delete").click()
+    expect(page.locator("tr.deleted")).to_have_count(1)
+    expect(page.locator("tr.deleted")).to_contain_text(one["phrase"])
+    same = {
+        other["id"] for other in row["annotations"] if (other["phrase"], other["bbox"]) == (one["phrase"], one["bbox"])
+    }
+    after = exported_boxes(dataset, tmp_path / "after")
+    assert before.keys() - after.keys() == same
+    page.locator(".phrase").first.click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="restore region").click()
+    expect(page.locator("tr.deleted")).to_have_count(0)
+    page.locator(".phrase").last.click()
+    page.keyboard.press("m")
+    drag(page, ".editor .edge:not(.halo)", 5, 7)
+    drag(page, ".editor .edge:not(.halo)", -5000, -5000)  # it stays in the image
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    corrected = page.locator(".region.corrected").first
+    last = [row["annotations"][int(corrected.get_attribute("data-region") or "")]]
+    x, y, w, h = last[0]["bbox"]
+    after = exported_boxes(dataset, tmp_path / "moved")
+    assert after[last[0]["id"]] == [0, 0, w, h] != [x, y, w, h]
+    assert after.keys() == before.keys()
+    expect(page.locator("tr", has_text="box corrected").first).to_be_visible()
+    page.goto(f"{served.url}/?where=w>0")  # in the grid, too
+    expect(page.locator(".region.corrected").first).to_be_attached()
+
+
+def test_hostile_words_are_words(page: Page, dataset: Path) -> None:
+    for path in (dataset / "data").glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row in rows:
+            row["captions"] = [HOSTILE] * len(row["captions"])
+            for one in row["annotations"]:
+                one["span"], one["phrase"] = [0, len(HOSTILE)], HOSTILE.casefold()
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    with serving(dataset) as served:
+        opened(page, served.url, "<img src=x onerror='window.hacked = 3'>")
+        while not page.locator("#done").is_visible():
+            assert (page.locator("#phrase").inner_text(), page.locator("#caption").inner_text()) == (HOSTILE, HOSTILE)
+            progress = page.locator("#progress").inner_text()
+            page.keyboard.press("r")
+            expect(page.locator("#progress")).not_to_have_text(progress)
+        assert page.evaluate("window.hacked") is None
+    assert all(line["reviewer"].startswith("<img") for line in lines(dataset))
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "twice"])
+def test_answers_of_another_dataset_do_not_count(page: Page, served: Served, dataset: Path, where: str) -> None:
+    one = next(iter(regions_of(dataset).values()))
+    other = {"bbox": (1, 1, 3, 3)} if where == "elsewhere" else {"annotation_id": 5}
+    key = {**RegionKey.of(one)._asdict(), **other}
+    append_review(dataset, Review(**key, reviewer="ann", answer="right"))
+    opened(page, served.url)
+    expect(page.locator("#notes")).to_contain_text("no answers that count (1 elsewhere)")
+    expect(page.locator("#progress")).to_contain_text("0 of")
+    expect(page.locator("#curve circle")).to_have_count(0)
