@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.config import ExplainConfig, RunConfig, check
+from pipeline.dataset.detections import detections
 from pipeline.graph import build_steps
 from pipeline.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
 from stages.contract.errors import ConfigError, InputError
@@ -88,6 +89,14 @@ class Located:
         texts = [f"{phrase} {title}".strip() for phrase in self.phrases]
         overlays = [heat_map_overlay(rgb, values, self.shift_cells) for values in self.heat_maps]
         return Image.fromarray(row(overlays, texts))
+
+    def to_supervision(self) -> Any:
+        """Return the regions as `supervision.Detections`; the class is the phrase, its id the place in `phrases`.
+
+        Raise ConfigError if supervision is not installed.
+        """
+        names = [self.phrases[at] for at in self.phrase_indices]
+        return detections(self.boxes_xyxy_px, self.masks, self.scores, self.phrase_indices.tolist(), class_name=names)
 
     def __repr__(self) -> str:
         height, width = self.size_hw

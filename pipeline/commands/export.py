@@ -13,6 +13,7 @@ from pipeline.config import load_config
 from pipeline.dataset import open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.base import ExportReport
+from pipeline.export.push import open_repository, push
 from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
 
@@ -25,8 +26,23 @@ def export(
         str, typer.Option("--format", metavar="NAME", help="What to write; --list describes the formats.  [required]")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="New folder to write to.  [required]")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="New folder to write to; with --push NAME by default.  [required without --push]",
+        ),
     ] = None,
+    push_to: Annotated[
+        str,
+        typer.Option(
+            "--push",
+            metavar="OWNER/NAME",
+            help="Also upload the format hf as a dataset of the Hugging Face hub, private unless --public. The token "
+            "is that of `hf auth login`, or HF_TOKEN.",
+        ),
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see the dataset of --push.")] = False,
     min_score: MinScore = 0.0,
     where: Where = "",
     per: Annotated[
@@ -54,7 +70,8 @@ def export(
     ] = False,
     image_root: MovedImages = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the export in --out; files of nothing else are deleted.")
+        bool,
+        typer.Option("--overwrite", help="Replace the export in --out and --push; files of nothing else are deleted."),
     ] = False,
     as_json: Json = False,
     list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
@@ -64,12 +81,15 @@ def export(
     \b
     phrasebox export --list
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
+    phrasebox export out/ --format hf --push me/regions --min-score 0.5
     """
     if list_formats:
         console.print(
             "\n".join(exporter.described() for exporter in EXPORTERS.values()), soft_wrap=True, highlight=False
         )
         return
+    if push_to and out is None:
+        out = Path(push_to.rpartition("/")[2])
     if dataset is None or out is None or not name:
         given = {"DATASET": dataset, "--format": name, "--out": out}
         missing = ", ".join(option for option, value in given.items() if not value)
@@ -78,6 +98,8 @@ def export(
         raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
     if per not in ("phrase", "group"):
         raise ConfigError(f"--per: expected phrase or group, got {per!r}")
+    if push_to and name != "hf":
+        raise ConfigError("--push: the hub shows the format hf; add --format hf")
     exporter = EXPORTERS[name]
     request = ExportRequest(
         exporter=exporter,
@@ -92,15 +114,20 @@ def export(
         overwrite=overwrite,
     )
     opened = open_dataset(dataset)
+    if push_to:
+        open_repository(push_to, public=public, overwrite=overwrite)
     total = opened.manifest.get("counts", {}).get("written")
     bar = progress_bar(errors if as_json else console, "rows", total)
     with stopping("stopped. Nothing was written."), naming_options(), bar as advance:
         report = export_dataset(opened, request, advance)
+    pushed = push(out, push_to) if push_to else None
     if as_json:
-        written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults}
+        written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults, "pushed": pushed}
         print_json(written, ensure_ascii=False)
     else:
         _print(report, exporter.masks, out)
+        if pushed:
+            console.print(f"uploaded to {pushed}", soft_wrap=True)
 
 
 def _print(report: ExportReport, masks: str, out: Path) -> None:

@@ -1,7 +1,8 @@
-"""`phrasebox tune`: try settings of explain and regions on images with ground truth."""
+"""`phrasebox tune`: try settings of explain and regions on images whose things are known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,41 +10,65 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, Truth, moved
+from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, moved
 from pipeline.commands.tables import compact_table, heading
+from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
 from pipeline.terminal import console, errors, print_json
+from stages.contract.errors import ConfigError
 
 
 def tune(
     dataset: Finished,
-    truth: Truth,
-    by: Annotated[Figure, typer.Option("--by", help="The figure that decides.")] = "box_recall",
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="FILE|DIR", help="Where things are, as `phrasebox eval` takes it."),
+    ] = None,
+    reviews: Annotated[
+        bool, typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead.")
+    ] = False,
+    by: Annotated[
+        Figure | None,
+        typer.Option("--by", help="The figure that decides: box_recall by default, agreement with --reviews."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE.yaml", help="Write the best settings, for `phrasebox run --config`."),
     ] = None,
     most: Annotated[
         int,
-        typer.Option("--most", metavar="N", min=1, help="Try the settings on the first N images with ground truth."),
+        typer.Option("--most", metavar="N", min=1, help="Try the settings on the first N images that are known."),
     ] = 500,
+    minutes: Annotated[
+        float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")
+    ] = math.inf,
     as_json: Json = False,
     images: MovedImages = None,
     resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Try settings of explain and regions on images with ground truth, one after the other, and keep the better ones.
+    """Try explainers, sizes of the image, affinity and cuts one after the other, and keep what is better beyond chance.
 
-    Heat maps are computed once. Each setting is measured with the calibration that a run with it finds: one that was
-    fitted to other settings is not used (regions.rule=fitted then is a fixed share). Choose on some images, and report
+    All tries are measured without a calibration: fit one for the settings that stay. Choose on some images, and report
     `phrasebox eval` on others.
-    """
 
-    figures = tuned(
-        dataset, truth, errors if as_json else console, moved(images, settings), by=by, most=most, resized=resized
+    \b
+    phrasebox tune out/ --truth instances.json --minutes 60 --out tuned.yaml
+    phrasebox tune out/ --reviews --out tuned.yaml
+    """
+    if (truth is not None) == reviews:
+        raise ConfigError("tune needs --truth FILE or --reviews, and not both")
+    changed = moved(images, settings)
+    judged, wrong = (
+        reviewed_dataset(dataset, changed)
+        if truth is None
+        else (judged_dataset(dataset, truth, changed, resized=resized), None)
     )
+    decides: Figure = by or ("agreement" if reviews else "box_recall")
+    figures = tuned(judged, errors if as_json else console, wrong=wrong, by=decides, most=most, minutes=minutes)
     if out is not None:
-        write_settings(figures["best"], out)
+        write_settings(figures["settings"], out)
     if as_json:
         print_json(figures)
         return
@@ -53,21 +78,36 @@ def tune(
 
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
-    """Return the table for people: a line for each try, and the settings that stay."""
-    table = compact_table("", [heading(name) for name in FIGURES])
-    table.add_row("the dataset's settings", *_cells(figures["start"]), end_section=True)
+    """Return the table for people: a line for each try with what it brings, and the settings that stay."""
+    shown, by = [name for name in FIGURES if figures["start"][name] is not None], figures["by"]
+    table = compact_table("", [*map(heading, shown), "gain", "from", "to"])
+
+    def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
+        cells = ["-" if values[each] is None else f"{values[each]:.3f}" for each in shown]
+        table.add_row(name, *cells, *(gain or ("",) * 3), end_section=ends)
+
+    add("the dataset", figures["start"])
+    add("without its calibration", figures["base"], ends=True)
     steps = figures["steps"]
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
+    for number, step in enumerate(steps, start=1):
         values = " ".join(str(value) for value in step["changes"].values())
-        ends = following is None or following["group"] != step["group"]
-        name = f"{step['group']}: {values}{' *' if step['kept'] else ''}"
-        table.add_row(name, *_cells(step["figures"]), end_section=ends)
-    console.print(f"{figures['images']:,} images, {figures['targets']:,} phrases with known boxes", soft_wrap=True)
+        known = [
+            "-" if step["gain"][each] is None else f"{step['gain'][each]:+.3f}" for each in ("value", "low", "high")
+        ]
+        ends = number == len(steps) or steps[number]["group"] != step["group"]
+        add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *known, ends=ends)
+    add("the best", figures["figures"])
+    console.print(f"{figures['images']:,} images, {figures['known']:,} phrases with a known answer", soft_wrap=True)
     console.print(table)
-    console.print(
-        f"* stays, by {figures['by']}; each group is tried with the settings that stay above it", soft_wrap=True
-    )
-
-
-def _cells(figures: Mapping[str, Any]) -> list[str]:
-    return ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in FIGURES]
+    console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)
+    for reason in figures["skipped"]:
+        console.print(f"not tried: {reason}", soft_wrap=True)
+    if figures["left_out"]:
+        console.print(f"--minutes left out {figures['left_out']} tries", soft_wrap=True)
+    if not figures["best"]:
+        console.print("no settings were found that are better than the dataset's own", soft_wrap=True)
+    elif figures["settings"]["regions"]["rule"] == "fitted":
+        console.print(
+            "regions.rule=fitted needs a calibration: run with these settings, then fit it with phrasebox calibrate",
+            soft_wrap=True,
+        )

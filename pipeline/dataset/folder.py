@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.detections import row_detections
 from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
@@ -107,6 +108,14 @@ class Dataset:
                     if (place := pc.index(table["sample_id"], sample_id).as_py()) >= 0:
                         return rows_of_shard(path, [first + place], self.columns)[0]
         raise InputError(f"{self.path} has no sample {sample_id!r}")
+
+    def to_supervision(self, sample: str | Mapping[str, Any]) -> Any:
+        """Return the regions of a sample, a sample id or a row, as `supervision.Detections`.
+
+        The class is the phrase, its id the `category_id`; see `row_detections`. Raise InputError if there is no such
+        sample, and ConfigError if supervision is not installed.
+        """
+        return row_detections(self.sample(sample) if isinstance(sample, str) else sample)
 
     def regions(self, where: str = "", columns: Sequence[str] | None = None, *, min_score: float = 0.0) -> Any:
         """Return the chosen regions as one Arrow table with a row for each region.

@@ -26,6 +26,7 @@ from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.compare.comparison import Source, compared
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.tune import tuned
 from pipeline.run import run
 from stages.contract.errors import PhraseboxError, WeightsError
@@ -151,7 +152,8 @@ def measure(photographs: Photographs, presets: Sequence[Path], tries: int, expla
         return [table("dev", rows)]
     rows["photograph model, without a calibration"] = photographs.figures(dev, plain)["metrics"]
     known = photographs.dataset(train, "photo", "mean", *WITHOUT)
-    print_tuning(tuned(known, photographs.truth(train), console, most=tries, resized=True), console)
+    judged = judged_dataset(known, photographs.truth(train), resized=True)
+    print_tuning(tuned(judged, console, most=tries, maps={}), console)
     on_coco = photographs.dataset(coco, "photo", "mean", *WITHOUT)
     masks = {"without a calibration": photographs.figures(coco, on_coco)["metrics"]}
     for preset in presets:

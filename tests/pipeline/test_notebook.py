@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import open_clip
 import pyarrow.parquet as pq
 import pytest
+import supervision
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.config import ExplainConfig, check
+from pipeline.dataset import open_dataset
 from pipeline.notebook import Located, Locator
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
@@ -139,6 +142,31 @@ def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
     assert other.masks.sum() < default.masks.sum()
     with pytest.raises(ConfigError, match=r"explain\.block: no such key; did you mean explain\.blocks\?"):
         Locator("demo", explain={"block": 1})
+
+
+def test_regions_as_detections_of_supervision(
+    found: Located, inline_dataset: Path, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one image and those of its row are the same, and supervision draws and merges them."""
+    dataset = open_dataset(inline_dataset)
+    here, by_id, by_row = found.to_supervision(), dataset.to_supervision(row["sample_id"]), dataset.to_supervision(row)
+    assert by_id == by_row
+    for one in (here, by_id):
+        np.testing.assert_array_equal(one.xyxy, found.boxes_xyxy_px)
+        np.testing.assert_array_equal(one.mask, found.masks)
+        assert one.confidence == pytest.approx(found.scores, abs=1e-4)
+        assert one.data["class_name"].tolist() == [found.phrases[at] for at in found.phrase_indices]
+    assert here.class_id.tolist() == found.phrase_indices.tolist()
+    assert by_id.class_id.tolist() == [entry["category_id"] for entry in row["annotations"]]
+    assert by_id.data["head"].tolist() == [entry["head"] for entry in row["annotations"]]
+    nothing = dataset.to_supervision({**row, "annotations": []})
+    assert supervision.Detections.merge([nothing, by_id, by_id[:1]]).confidence.size == len(found.scores) + 1
+    plain = np.zeros((*found.size_hw, 3), np.uint8)
+    drawn = supervision.MaskAnnotator().annotate(plain.copy(), by_id)
+    assert np.array_equal(drawn.any(axis=2), found.masks.any(axis=0))
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ConfigError, match=r'to_supervision needs supervision: pip install "phrasebox\[supervision\]"'):
+        found.to_supervision()
 
 
 def test_a_picture_is_shown_by_a_notebook(found: Located) -> None:

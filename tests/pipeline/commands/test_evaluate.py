@@ -245,7 +245,7 @@ def test_a_strangers_dataset_decides_neither_input_nor_model(
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
-        lambda *settings: tuned(dataset, truth, QUIET, settings, by="box_recall", most=4),
+        lambda *settings: tuned(judged_dataset(dataset, truth, settings), QUIET, by="box_recall", most=4),
     ]
     monkeypatch.setattr("pipeline.evaluate.judged.build_graph", lambda config: pytest.fail("something was built"))
     for verb in verbs:

@@ -1,24 +1,34 @@
-"""`phrasebox tune`: its figures are those of `eval`, and what is better stays."""
+"""`phrasebox tune`: its figures are those of `eval`, and what is better beyond chance stays."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from pipeline.commands.tune import print_tuning
 from pipeline.config import RunConfig, load_config, override
+from pipeline.dataset import open_dataset
+from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.tune import FIGURES, MARGIN, TRIED, tuned, write_settings
+from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.review_truth import reviewed_dataset
+from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Measured, tuned, write_settings
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, InputError
-from tests.pipeline.commands.evaluated import QUIET, config_of
+from tests.pipeline.commands.evaluated import QUIET, called, config_of
+
+METRICS = FIGURES[:-2]
 
 
 @pytest.fixture(scope="module")
@@ -30,121 +40,174 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(run(config_of(drawn, tmp_path_factory.mktemp("made"), regions={"calibration": "none"})))
+    """With an explainer whose map is the same for all phrases, and a bad cut."""
+    regions = {"calibration": "none", "rule": "quantile", "quantile": 0.95, "upsample": "linear"}
+    out = tmp_path_factory.mktemp("made")
+    return Path(run(config_of(drawn, out, explain={"kind": "raw_attention", "affinity": "none"}, regions=regions)))
 
 
-SOME = {
-    "contrast": TRIED["contrast"][:2],
+SOME_MAPS = {
+    "explainer": ({"explain.kind": "raw_attention"}, {"explain.kind": "grad_eclip"}),
+    "affinity": MAPS["affinity"][:2],
+    "blocks": ({"explain.blocks": 2},),
+}
+SOME_CUTS = {
+    "contrast": CUTS["contrast"],
     "rule": ({"regions.rule": "quantile", "regions.quantile": 0.98}, {"regions.rule": "otsu"}),
-    "edges": ({"regions.upsample": "guided", "regions.rule": "fixed", "regions.threshold": 0.45},),
+    "edges": CUTS["edges"],
 }
 
 
 @pytest.fixture(scope="module")
 def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
-    return tuned(dataset, drawn / "truth.json", QUIET, tried=SOME)
+    return tuned(judged_dataset(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
 
 
 def test_the_start_and_the_best_are_what_eval_measures(
     figures: dict[str, Any], dataset: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    write_settings(figures["best"], tmp_path / "best.yaml")
+    write_settings(figures["settings"], tmp_path / "best.yaml")
     made = json.loads((dataset / "dataset.json").read_text())["config"]
-    changed = override({**made, "output": {"path": str(tmp_path / "again")}}, [])
     again = load_config(tmp_path / "best.yaml", [
         f"input={json.dumps(made['input'])}", f"output.path={tmp_path / 'again'}", "engine.kind=inline",
         "model.name=demo", "regions.calibration=none",
     ])  # fmt: skip
-    assert again.regions != changed.regions
+    assert again.explain.kind == figures["best"]["explain.kind"] == "grad_eclip"
     for measured, path in ((figures["start"], dataset), (figures["figures"], Path(run(again)))):
         wanted = evaluation_of(path, drawn / "truth.json", QUIET)["metrics"]
-        for name in FIGURES[:-1]:
+        for name in METRICS:
             assert measured[name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
 
 
-def test_the_start_has_the_dataset_s_calibration_and_a_setting_without_one_is_measured_without(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(figures: dict[str, Any]) -> None:
+    now = figures["base"]["box_recall"]
+    assert figures["base"] == figures["start"], "there was no calibration"
+    groups = list(dict.fromkeys(step["group"] for step in figures["steps"]))
+    assert groups == ["explainer", "blocks", "contrast", "rule", "edges"], (
+        "four blocks and an affinity behind them do not go together"
+    )
+    for group in groups:
+        own = [step for step in figures["steps"] if step["group"] == group]
+        for step in own:
+            gain = step["gain"]
+            assert gain["value"] == pytest.approx(step["figures"]["box_recall"] - now)
+            assert gain["low"] <= gain["value"] <= gain["high"]
+            assert not step["kept"] or gain["low"] > 0
+        beyond = [step for step in own if step["gain"]["low"] > 0]
+        best = max(beyond, key=lambda step: step["figures"]["box_recall"], default=None)
+        assert [step for step in own if step["kept"]] == ([] if best is None else [best])
+        now = now if best is None else best["figures"]["box_recall"]
+    assert figures["figures"]["box_recall"] == now
+    changes = [step["changes"] for step in figures["steps"]]
+    assert {"explain.kind": "raw_attention"} not in changes, "it is the dataset's"
+    assert figures["settings"]["explain"]["contrast"] == figures["best"].get("explain.contrast", 0.0)
+
+
+def test_the_interval_is_over_images_of_both() -> None:
+    """The gain in every image is the same, so that its interval is narrow, however much the images differ."""
+    hits = np.arange(20.0)
+    before, after = (Measured(figures={}, parts=np.stack([hits + more, np.full(20, 40.0)], 1)) for more in (0, 2))
+    gain = after.better_than(before)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
+
+
+def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dataset's figures are with it, the others without; its settings stay if nothing is better than it."""
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
     truth, file = drawn / "truth.json", tmp_path / "c.json"
     plain = run(config_of(drawn, tmp_path / "plain", regions={"rule": "fitted"}))
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={"rule": "fitted", "calibration": str(file)})))
-    rules = ({"regions.rule": "fitted"}, {"regions.rule": "mean"}, {"regions.smooth_patches": 1.0})
-    found = tuned(fitted, truth, QUIET, tried={"rule": rules})
+    nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
+    found = tuned(judged_dataset(fitted, truth), QUIET, maps={}, cuts=nothing)
     wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
-    start, same, mean, _ = (found["start"], *(step["figures"] for step in found["steps"]))
-    for name in FIGURES[:-1]:
-        assert start[name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
-    assert start == same
-    assert start["box_recall"] > mean["box_recall"]
-    assert found["best"] == {}
+    for name in METRICS:
+        assert found["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+    quantile, halves = (step["figures"] for step in found["steps"])
+    assert (quantile["box_recall"], quantile["precision"]) == (0, None)
+    assert found["base"]["box_recall"] < halves["box_recall"] < found["start"]["box_recall"]
+    assert (found["best"], found["settings"]["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
-    with pytest.raises(ConfigError, match=r"c\.json is no longer the one that .*fitted was made with"):
-        tuned(fitted, truth, QUIET, tried={})
+    with pytest.raises(ConfigError, match="made with another"):
+        tuned(judged_dataset(fitted, truth), QUIET, maps={}, cuts={})
 
 
-def test_a_setting_without_regions_has_no_precision_and_is_not_kept(dataset: Path, drawn: Path) -> None:
-    nothing = {"regions.rule": "quantile", "regions.quantile": 1.0, "regions.upsample": "linear"}
-    found = tuned(dataset, drawn / "truth.json", QUIET, by="precision", tried={"rule": (nothing,)})
-    assert found["steps"][0]["figures"]["precision"] is None
-    assert found["best"] == {}
+def test_the_budget(dataset: Path, drawn: Path) -> None:
+    found = tuned(
+        judged_dataset(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4
+    )
+    assert (found["steps"], found["best"], found["images"]) == ([], {}, 4)
+    assert found["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
+    assert found["settings"]["explain"]["kind"] == "raw_attention"
 
 
-def test_what_is_better_stays_and_is_tried_with_what_stays(figures: dict[str, Any]) -> None:
-    assert [step["changes"] for step in figures["steps"]] == [dict(each) for group in SOME.values() for each in group]
-    best = figures["start"]["box_recall"]
-    for group in SOME:
-        for step in figures["steps"]:
-            if step["group"] == group and step["kept"]:
-                best = max(best, step["figures"]["box_recall"])
-    assert best == figures["figures"]["box_recall"] >= figures["start"]["box_recall"] + MARGIN
-    quantile, otsu, guided = figures["steps"][2:]
-    assert quantile["figures"]["box_recall"] < otsu["figures"]["box_recall"]
-    assert (quantile["kept"], guided["kept"]) == (False, True)
-    assert figures["best"]["regions.upsample"] == "guided"
+def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+    """The same answers as the truth's where there are any; regions elsewhere than a wrong one are not counted."""
+    made = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    with pytest.raises(InputError, match="no reviewed regions"):
+        reviewed_dataset(made)
+    known, right, asked = judged_dataset(made, drawn / "truth.json"), 0, 0
+    absent = ""
+    for row in open_dataset(made).rows():
+        targets = {target.phrase: target.boxes_xywh_px for target in known.image_of(row).targets}
+        for region in row["annotations"]:
+            is_true = is_right(region["bbox"], targets.get(region["phrase"], ()))
+            answer = "right" if is_true else "wrong"
+            if not is_true and not absent:
+                answer = absent = "absent"
+            key = RegionKey.of(region)
+            append_review(made, Review(**key._asdict(), reviewer="ann", answer=answer))
+            right, asked = right + is_true, asked + 1
+            break
+    judged, wrong = reviewed_dataset(made)
+    found = tuned(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
+    assert found["start"]["reviewed"] == asked
+    assert found["start"]["agreement"] == pytest.approx(right / asked)
+    assert found["start"]["targets"] == right
+    assert found["steps"][0]["figures"]["agreement"] is not None
+    assert "fitted" not in {step["group"] for step in found["steps"]}
+    moved = [step["figures"]["reviewed"] for step in found["steps"]]
+    assert min(moved) < asked, "some regions left the wrong places"
+    code, out, _ = called("tune", made, "--reviews", "--minutes", 0, "--out", tmp_path / "t.yaml")
+    assert code == 0
+    assert "agreement" in out
+    assert yaml.safe_load((tmp_path / "t.yaml").read_text()).keys() == {"explain", "regions"}
 
 
 def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
     printed = StringIO()
-    print_tuning(figures, Console(file=printed, width=100))
+    print_tuning(figures, Console(file=printed, width=120))
     text = printed.getvalue()
-    for words in ("the dataset's settings", "contrast: 0.25", "rule: quantile 0.98", "edges: guided fixed 0.45 *"):
+    for words in (
+        "the dataset",
+        "explainer: grad_eclip *",
+        "rule: quantile 0.98",
+        "blocks: 2",
+        "contrast: 0.25",
+        "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6",
+    ):
         assert words in text
     assert f"{figures['start']['box_recall']:.3f}" in text
+    assert "agreement" not in text
 
 
-def test_a_truth_that_was_drawn_before_the_images_were_resized(dataset: Path, drawn: Path, tmp_path: Path) -> None:
-    """Twice as wide and three times as high: the same figures, once the truth is scaled."""
-    truth = json.loads((drawn / "truth.json").read_text())
-    for image in truth["images"]:
-        image["width"], image["height"] = 2 * image["width"], 3 * image["height"]
-    for thing in truth["annotations"]:
-        x, y, w, h = thing["bbox"]
-        thing["bbox"] = [2 * x, 3 * y, 2 * w, 3 * h]
-        thing.pop("segmentation", None)
-    (tmp_path / "large.json").write_text(json.dumps(truth))
-    with pytest.raises(InputError, match=r"the ground truth is for 720x1080.*--resized"):
-        evaluation_of(dataset, tmp_path / "large.json", QUIET, maps=False)
-    scaled = evaluation_of(dataset, tmp_path / "large.json", QUIET, maps=False, resized=True)["metrics"]
-    plain = evaluation_of(dataset, drawn / "truth.json", QUIET, maps=False)["metrics"]
-    assert scaled["box_recall"] == plain["box_recall"]
-    assert scaled["box_iou"]["value"] == pytest.approx(plain["box_iou"]["value"])
-
-
-def test_a_figure_that_the_truth_does_not_have_is_refused(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path: Path) -> None:
     truth = json.loads((drawn / "truth.json").read_text())
     for thing in truth["annotations"]:
         thing.pop("segmentation", None)
     (tmp_path / "boxes.json").write_text(json.dumps(truth))
     with pytest.raises(ConfigError, match="--by mask_iou"):
-        tuned(dataset, tmp_path / "boxes.json", QUIET, by="mask_iou", tried={})
+        tuned(judged_dataset(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
+    for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
+        code, _, said = called("tune", dataset, *options)
+        assert (code, "--truth FILE or --reviews" in said) == (2, True)
 
 
 def test_every_value_that_is_tried_is_one_of_the_configuration(drawn: Path, tmp_path: Path) -> None:
     values = config_of(drawn, tmp_path).model_dump(mode="json")
-    for candidates in TRIED.values():
-        for changes in candidates:
-            changed = override(json.loads(json.dumps(values)), [f"{key}={value}" for key, value in changes.items()])
-            assert isinstance(changed, RunConfig)
+    for changes in [each for group in (*MAPS.values(), *CUTS.values()) for each in group]:
+        section = {} if "explain.kind" in changes else values["explain"]
+        plain = {**json.loads(json.dumps(values)), "explain": json.loads(json.dumps(section))}
+        changed = override(plain, [f"{key}={value}" for key, value in changes.items()])
+        assert isinstance(changed, RunConfig)

@@ -1,0 +1,64 @@
+"""Regions of one image as `supervision.Detections`, for its annotators, metrics and trackers (extra `supervision`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.errors import ConfigError
+from stages.contract.masks import decode_mask
+from stages.contract.records import Rle
+
+
+def detections(
+    boxes_xyxy_px: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    class_ids: Sequence[int],
+    **data: Sequence[Any],
+) -> Any:
+    """Return `supervision.Detections` of n regions: half-open boxes (n, 4), masks (n, H, W), scores (n,) 0 .. 1.
+
+    `data` has n values for each key; `class_name` is the one that supervision shows.
+
+    Raise ConfigError if supervision is not installed.
+    """
+    try:
+        import supervision  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise ConfigError('to_supervision needs supervision: pip install "phrasebox[supervision]"') from error
+    return supervision.Detections(
+        xyxy=boxes_xyxy_px,
+        mask=masks,
+        confidence=scores,
+        class_id=np.array(class_ids, np.int64),
+        data={name: np.array(values) for name, values in data.items()},
+    )
+
+
+def row_detections(row: Mapping[str, Any]) -> Any:
+    """Return the regions of a dataset's row as `supervision.Detections`. Raise ConfigError as `detections`.
+
+    The class is the phrase, whose id is the category of the dataset; `data` also has the `head` and the `region_id` of
+    each region.
+    """
+    regions = row["annotations"]
+
+    def each(name: str) -> list[Any]:
+        return [region[name] for region in regions]
+
+    boxes = np.array(each("bbox"), np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    masks = [decode_mask(Rle(size_hw=tuple(rle["size"]), counts=rle["counts"])) for rle in each("segmentation")]
+    return detections(
+        boxes,
+        np.array(masks, np.bool_).reshape(len(masks), row["height"], row["width"]),
+        np.array(each("score"), np.float32),
+        each("category_id"),
+        class_name=each("phrase"),
+        head=each("head"),
+        region_id=each("id"),
+    )

@@ -1,0 +1,79 @@
+"""An export of the format `hf` as a dataset repository of the Hugging Face hub, by the hub's own client.
+
+`HF_ENDPOINT` and `HF_TOKEN` mean what they mean to the client, and the token is its own (`hf auth login`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import HfApi, constants, errors
+
+from pipeline.export.files import MARK
+from stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
+
+OF_THE_HUB: Final = frozenset({".gitattributes", "README.md"})  # what a new repository may hold
+KIND: Final = "dataset"
+
+
+def open_repository(name: str, *, public: bool, overwrite: bool) -> None:
+    """Create the dataset repository OWNER/NAME, or check that an export may go to the existing one.
+
+    It is private unless `public`. An existing one may hold nothing, or another export with `overwrite`; nothing in it
+    is changed.
+
+    Raise ConfigError if the name cannot be one, if the repository holds anything else, or if it is public without
+    `public`; OutputError if the hub cannot be reached or does not let this user write.
+    """
+    if name.count("/") != 1:
+        raise ConfigError(f"--push: expected OWNER/NAME, got {name!r}")
+    with _asking_the_hub(name):
+        api = HfApi(library_name="phrasebox")
+        api.create_repo(name, repo_type=KIND, private=not public, exist_ok=True)
+        found = api.dataset_info(name)
+    files = {file.rfilename for file in found.siblings or ()} - OF_THE_HUB
+    if files and MARK not in files:
+        raise ConfigError(f"--push: {name} holds files that no export wrote ({min(files)}): give another name")
+    if files and not overwrite:
+        raise ConfigError(f"--push: {name} holds an export; give another name, or --overwrite to replace it")
+    if not (found.private or public):
+        raise ConfigError(f"--push: {name} is public, and everybody could see the images: add --public if they may")
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload an export into its repository, in place of the export that is there, and return its URL.
+
+    Raise OutputError if the upload fails; the export stays, and can be uploaded again.
+    """
+    try:
+        with _asking_the_hub(name):
+            HfApi(library_name="phrasebox").upload_folder(
+                repo_id=name,
+                repo_type=KIND,
+                folder_path=folder,
+                delete_patterns="data/*.parquet",
+                commit_message="phrasebox export",
+            )
+    except OutputError as error:
+        again = f"hf upload {name} {folder} --repo-type dataset"
+        raise OutputError(f"{error}. The export is in {folder}; upload it with: {again}") from error
+    return f"{constants.ENDPOINT}/datasets/{name}"
+
+
+@contextmanager
+def _asking_the_hub(name: str) -> Iterator[None]:
+    try:
+        yield
+    except PhraseboxError:
+        raise
+    except errors.HFValidationError as error:
+        raise ConfigError(f"--push: {one_line(error)}") from error
+    except Exception as error:  # which kind depends on the client's version and its HTTP library's
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        advice = "log in with a token that may write (hf auth login, or HF_TOKEN): " if status in (401, 403) else ""
+        cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
+        what = f"{advice}{one_line(error).rstrip('.')}{cause}"
+        raise OutputError(f"--push: cannot write {name} at {constants.ENDPOINT}: {what}") from error

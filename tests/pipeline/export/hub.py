@@ -1,0 +1,145 @@
+"""A server of the protocol by which the Hugging Face hub takes datasets: create, preupload, LFS batch and commit."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import yaml
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Repository:
+    private: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Hub:
+    """Repositories by OWNER/NAME, and the requests that came."""
+
+    token: str = "hf_right"
+    broken: str = ""  # requests whose path holds this fail
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    large: dict[str, bytes] = field(default_factory=dict)  # by SHA-256
+    requests: list[str] = field(default_factory=list)
+    endpoint: str = ""
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Return the status and the content of the answer."""
+        path = path.partition("?")[0]
+        if self.broken and self.broken in path:
+            return 400, {"error": "the disk is full"}
+        if method == "PUT":
+            oid = path.removeprefix("/large/")
+            assert hashlib.sha256(body).hexdigest() == oid
+            self.large[oid] = body
+            return 200, {}
+        if path.endswith(".git/info/lfs/objects/batch"):
+            asked = json.loads(body)
+            assert asked["operation"] == "upload"
+            upload = [
+                {**each, "actions": {"upload": {"href": f"{self.endpoint}/large/{each['oid']}"}}}
+                for each in asked["objects"]
+            ]
+            return 200, {"transfer": "basic", "objects": upload}
+        if path == "/api/validate-yaml":
+            front = json.loads(body)["content"].split("---")[1]
+            return 200, {"errors": [] if yaml.safe_load(front)["configs"] else [{"message": "no data"}], "warnings": []}
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            assert asked["type"] == "dataset"
+            name = f"{asked['organization']}/{asked['name']}"
+            url = {"url": f"{self.endpoint}/datasets/{name}"}
+            if name in self.repositories:
+                return 409, url
+            private = asked.get("private", asked.get("visibility") == "private")
+            self.repositories[name] = Repository(private, {".gitattributes": b""})
+            return 200, url
+        owner, name, *rest = path.removeprefix("/api/datasets/").split("/")
+        return self.of_repository(self.repositories[f"{owner}/{name}"], f"{owner}/{name}", rest, body)
+
+    def of_repository(self, own: Repository, name: str, rest: list[str], body: bytes) -> tuple[int, Any]:
+        if rest[:1] == ["preupload"]:
+            files = [
+                {"path": each["path"], "uploadMode": "lfs" if each["path"].endswith(".parquet") else "regular",
+                 "shouldIgnore": False}
+                for each in json.loads(body)["files"]
+            ]  # fmt: skip
+            return 200, {"files": files}
+        if rest[:1] == ["commit"]:
+            for line in body.splitlines():
+                operation = json.loads(line)
+                value = operation["value"]
+                if operation["key"] == "header":
+                    own.commits.append(value["summary"])
+                elif operation["key"] == "file":
+                    assert value["encoding"] == "base64"
+                    own.files[value["path"]] = base64.b64decode(value["content"])
+                elif operation["key"] == "lfsFile":
+                    own.files[value["path"]] = self.large[value["oid"]]
+                else:
+                    assert operation["key"] == "deletedFile"
+                    del own.files[value["path"]]
+            return 200, {"commitUrl": f"{self.endpoint}/datasets/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+        if rest[:1] == ["tree"]:
+            return 200, [{"type": "file", "path": path, "size": 1, "oid": COMMIT} for path in own.files]
+        assert rest in ([], ["revision", "main"]), rest
+        siblings = [{"rfilename": path} for path in own.files]
+        return 200, {"id": name, "sha": COMMIT, "private": own.private, "siblings": siblings}
+
+
+@contextmanager
+def running(hub: Hub) -> Iterator[Hub]:
+    """Serve it on a port of this machine."""
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def answer(self) -> None:
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+            else:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            hub.requests.append(f"{self.command} {self.path}")
+            # The large files go to a signed place, without the token.
+            is_known = self.command == "PUT" or self.headers.get("Authorization") == f"Bearer {hub.token}"
+            status, content = (
+                hub.answer(self.command, self.path, body) if is_known else (401, {"error": "who are you?"})
+            )
+            encoded = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(encoded)))
+            self.end_headers()
+            self.wfile.write(encoded)
+
+        do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that http.server calls
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

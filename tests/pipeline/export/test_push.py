@@ -1,0 +1,111 @@
+"""`phrasebox export --push`: the hub's own client uploads the export to a server of the hub's protocol."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.export.files import MARK
+from stages.contract.errors import ConfigError, OutputError
+from tests.pipeline.export.datasets import write_dataset
+from tests.pipeline.export.hub import Hub, Repository, running
+
+NAME = "house/regions"
+
+# The client itself calls its HTTP library so.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("push") / "dataset")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with running(Hub()) as hub:
+        for name, value in {"ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False}.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        monkeypatch.chdir(tmp_path)
+        yield hub
+
+
+def pushed(dataset: Path, *options: object, name: str = NAME) -> Any:
+    arguments = ["export", dataset, "--format", "hf", "--push", name, *options]
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, list(map(str, arguments)))
+
+
+def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub, tmp_path: Path) -> None:
+    """Under the repository's name it stays here, too; another export takes its place, with no file of the old one."""
+    answer = pushed(dataset, "--set", "rows_per_file=5")
+    assert answer.exit_code == 0, answer.exception
+    assert f"uploaded to {hub.endpoint}/datasets/{NAME}" in answer.stdout
+    own = hub.repositories[NAME]
+    here = {path.relative_to(tmp_path / "regions").as_posix(): path.read_bytes()
+            for path in (tmp_path / "regions").rglob("*") if path.is_file()}  # fmt: skip
+    assert own.private
+    assert own.files == {".gitattributes": b"", **here}
+    assert sorted(here)[-1] == "data/train-00002-of-00003.parquet"
+    assert b"task_categories" in own.files["README.md"]
+    assert own.commits == ["phrasebox export"]
+    assert any(request.startswith("PUT /large/") for request in hub.requests)
+
+    before = dict(own.files)
+    again = pushed(dataset, "--out", tmp_path / "other")
+    assert isinstance(again.exception, ConfigError)
+    assert "--push: house/regions holds an export; give another name, or --overwrite" in str(again.exception)
+    assert own.files == before
+    assert not (tmp_path / "other").exists(), "nothing is exported if it cannot be pushed"
+    answer = pushed(dataset, "--out", tmp_path / "other", "--overwrite", "--json")
+    assert json.loads(answer.stdout)["pushed"] == f"{hub.endpoint}/datasets/{NAME}"
+    assert [name for name in own.files if name.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
+    assert pq.read_table(io.BytesIO(own.files["data/train-00000-of-00001.parquet"])).num_rows == 12
+
+
+@pytest.mark.parametrize(
+    ("repository", "options", "message"),
+    [
+        (Repository(True, {"model.bin": b"1"}), ["--overwrite"], "holds files that no export wrote .model.bin."),
+        (Repository(False, {}), [], "is public, and everybody could see the images: add --public"),
+        (Repository(False, {MARK: b"{}"}), ["--overwrite"], "is public"),
+    ],
+)
+def test_other_repositories_stay_as_they_are(
+    repository: Repository, options: list[str], message: str, dataset: Path, hub: Hub, tmp_path: Path
+) -> None:
+    hub.repositories[NAME] = repository
+    before = dict(repository.files)
+    with pytest.raises(ConfigError, match=message):
+        raise pushed(dataset, *options).exception
+    assert (repository.files, repository.commits, list(tmp_path.iterdir())) == (before, [], [])
+
+
+def test_a_public_one_is_asked_for(dataset: Path, hub: Hub) -> None:
+    assert pushed(dataset, "--public").exit_code == 0
+    assert not hub.repositories[NAME].private
+
+
+def test_faults_say_what_to_do(dataset: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("regions", "a/b/c", "house/two words"):
+        assert isinstance(pushed(dataset, name=name).exception, ConfigError), name
+    with pytest.raises(ConfigError, match="add --format hf"):
+        raise pushed(dataset, "--format", "coco").exception
+    hub.broken = "/commit/"
+    with pytest.raises(OutputError, match=r"the disk is full.*hf upload house/regions regions --repo-type dataset"):
+        raise pushed(dataset).exception
+    assert (tmp_path / "regions" / MARK).is_file(), "the export is kept"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(OutputError, match=r"cannot write house/x at http.*log in with a token that may write"):
+        raise pushed(dataset, name="house/x").exception
+    assert not (tmp_path / "x").exists()
