@@ -83,7 +83,8 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     with set_up(stages):
         records = run_stages(stages, records, lambda *_: None)
     seen = [record for record in records if record.error is None and record.phrases]
-    evidence = [known for record in seen for found in regions.regions_of(record) for _, known in found]
+    with set_up([cuts := regions.on_device("auto")]):
+        evidence = [known for record in seen for found in cuts.regions_of(record) for _, known in found]
     if not evidence:
         return None
     feature, shift = regions.calibration.shift(evidence)

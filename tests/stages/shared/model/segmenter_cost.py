@@ -1,0 +1,80 @@
+"""What a segmenter costs: `python -m tests.stages.shared.model.segmenter_cost`, in real sizes with random weights.
+
+Milliseconds of a CPU for an image and for each prompt, and the same as multiples of what the image trunk of a ViT-B-16
+takes for an image of 224 px, measured in turns with it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import transformers as hf
+from transformers.utils import logging
+
+from stages.shared.model.segmenter import Prompt, Segmenter
+
+ROUNDS, PROMPTS = 5, 8
+
+
+def models() -> dict[str, tuple[Callable[[], Any], Any]]:
+    """Name -> the model, and its image processor, with the sizes of the published ones."""
+    repvit = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+
+    def edgetam() -> Any:
+        backbone = hf.TimmWrapperConfig(architecture="repvit_m1", model_args=repvit)
+        return hf.EdgeTamModel(hf.EdgeTamConfig(vision_config={"backbone_config": backbone}))
+
+    return {
+        "SAM, ViT-B": (lambda: hf.SamModel(hf.SamConfig()), hf.SamImageProcessor()),
+        "SAM 2, tiny": (lambda: hf.Sam2Model(hf.Sam2Config()), hf.Sam2ImageProcessor()),
+        "EdgeTAM": (edgetam, hf.Sam2ImageProcessor()),
+    }
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def main() -> None:
+    logging.disable_progress_bar()
+    trunk = open_clip.create_model("ViT-B-16").visual.eval()
+    square = torch.rand(1, 3, 224, 224)
+    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    print(f"{torch.get_num_threads()} threads; fewest milliseconds of {ROUNDS} rounds")
+    for name, (make, processor) in models().items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        segmenter = Segmenter(make().eval(), processor)
+        box = Prompt(point_xy_px=(200.0, 200.0), box_xyxy_px=(100.0, 100.0, 300.0, 300.0))
+        rows = []
+        for _ in range(ROUNDS):
+            own = milliseconds(lambda: trunk(square))
+            resize = milliseconds(lambda: segmenter.prepare(rgb))
+            image = segmenter.prepare(rgb)
+            encode = milliseconds(lambda i=image: segmenter.encode([i]))
+            encoded = segmenter.encode([image])
+            times = [
+                milliseconds(lambda i=image, e=encoded, n=n: segmenter.masks(e, [i], [[box] * n]))
+                for n in (1, 1 + PROMPTS)
+            ]
+            rows.append((own, resize, encode, (times[1] - times[0]) / PROMPTS))
+        own, resize, encode, prompt = np.min(rows, axis=0)
+        print(
+            f"{name}: trunk {own:.0f}, resize {resize:.0f}, encode {encode:.0f} ({encode / own:.0f} trunks), "
+            f"a prompt {prompt:.0f} ({prompt / own:.1f} trunks)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
