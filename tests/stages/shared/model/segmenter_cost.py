@@ -45,35 +45,35 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def main() -> None:
-    logging.disable_progress_bar()
-    trunk = open_clip.create_model("ViT-B-16").visual.eval()
+def measured(segmenter: Segmenter, trunk: Any) -> tuple[float, ...]:
+    """Milliseconds of the trunk, of resizing an image, of encoding it, and of a prompt."""
     square = torch.rand(1, 3, 224, 224)
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    prompt = Prompt(point_xy_px=(200.0, 200.0), box_xyxy_px=(100.0, 100.0, 300.0, 300.0))
+    own = milliseconds(lambda: trunk(square))
+    resize = milliseconds(lambda: segmenter.prepare(rgb))
+    image = segmenter.prepare(rgb)
+    encode = milliseconds(lambda: segmenter.encode([image]))
+    encoded = segmenter.encode([image])
+    one = milliseconds(lambda: segmenter.masks(encoded, [image], [[prompt]]))
+    more = milliseconds(lambda: segmenter.masks(encoded, [image], [[prompt] * (1 + PROMPTS)]))
+    return own, resize, encode, (more - one) / PROMPTS
+
+
+def main() -> None:
+    """Print a line for each model, or for those that are named."""
+    logging.disable_progress_bar()
+    trunk = open_clip.create_model("ViT-B-16").visual.eval()
     print(f"{torch.get_num_threads()} threads; fewest milliseconds of {ROUNDS} rounds")
     for name, (make, processor) in models().items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
-        segmenter = Segmenter(make().eval(), processor)
-        box = Prompt(point_xy_px=(200.0, 200.0), box_xyxy_px=(100.0, 100.0, 300.0, 300.0))
-        rows = []
-        for _ in range(ROUNDS):
-            own = milliseconds(lambda: trunk(square))
-            resize = milliseconds(lambda: segmenter.prepare(rgb))
-            image = segmenter.prepare(rgb)
-            encode = milliseconds(lambda i=image: segmenter.encode([i]))
-            encoded = segmenter.encode([image])
-            times = [
-                milliseconds(lambda i=image, e=encoded, n=n: segmenter.masks(e, [i], [[box] * n]))
-                for n in (1, 1 + PROMPTS)
-            ]
-            rows.append((own, resize, encode, (times[1] - times[0]) / PROMPTS))
-        own, resize, encode, prompt = np.min(rows, axis=0)
-        print(
-            f"{name}: trunk {own:.0f}, resize {resize:.0f}, encode {encode:.0f} ({encode / own:.0f} trunks), "
-            f"a prompt {prompt:.0f} ({prompt / own:.1f} trunks)",
-            flush=True,
-        )
+        if name in (sys.argv[1:] or [name]):
+            segmenter = Segmenter(make().eval(), processor)
+            own, resize, encode, prompt = np.min([measured(segmenter, trunk) for _ in range(ROUNDS)], axis=0)
+            print(
+                f"{name}: trunk {own:.0f}, resize {resize:.0f}, encode {encode:.0f} ({encode / own:.0f} trunks), "
+                f"a prompt {prompt:.0f} ({prompt / own:.1f} trunks)",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
