@@ -2,7 +2,7 @@
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
-Regions that hold a segmenter (`Stage.holds_model`) are actors, too.
+Regions that hold a segmenter are actors, too.
 
 Batches travel as Arrow tables (`stages.contract.schema`). Ray Data's checkpoint knows which rows are done: it holds
 the ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
@@ -100,7 +100,7 @@ def run(
     """
     engine = config.engine
     report.expected = samples_in(shards)
-    segments = any(stage.holds_model for stage in graph.after)
+    segments = graph.segmenter is not None
     with connected(engine, folder.path, segments=segments) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here()

@@ -36,11 +36,6 @@ class Stage(ABC):
 
     name: ClassVar[str]  # of the room under `stages/`; shown in logs, progress and `dataset.json`
 
-    @property
-    def holds_model(self) -> bool:
-        """Whether a stage after the model's holds one too, and needs workers of its own."""
-        return False
-
     def setup(self) -> None:
         """Load what `process` needs. Called once per worker, before the first batch."""
 

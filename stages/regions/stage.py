@@ -73,16 +73,11 @@ class RegionsStage(Stage):
         self.device = device
         self._outliner: Outliner | None = None
 
-    @property
-    def holds_model(self) -> bool:
-        """See `Stage.holds_model`."""
-        return self.config.refine == "sam"
-
     def setup(self) -> None:
         """Give OpenCV one thread, as there is one worker per core: it would split even a small map among all cores."""
         self._threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
-        if self.holds_model:
+        if self.config.refine == "sam":
             self._outlines()
 
     def teardown(self) -> None:
@@ -112,7 +107,7 @@ class RegionsStage(Stage):
         """Yield the regions of each phrase of each record, which stands beside its groups."""
         cuts = [self._to_cut(record, groups) for record, groups in asked]
         things: Iterable[Mapping[int, Found]]
-        if self.holds_model:
+        if self.config.refine == "sam":
             drawings = [(record.sample, to_cut) for (record, _), (_, to_cut) in zip(asked, cuts, strict=True)]
             things = self._outlines().regions_of(drawings)
         else:
