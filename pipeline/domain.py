@@ -163,7 +163,7 @@ def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
 def without_calibration(graph: Graph) -> Graph:
     """Return the same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
     regions = graph.cuts
-    ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps)
+    ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps, device=regions.device)
     return replace(graph, model=graph.explains.without_presence(), after=(ranking,), calibration=None)
 
 

@@ -48,10 +48,7 @@ def regions_of_map(
     """
     refined = _refined(each, config, fitted) if config.refine == "grabcut" else None
     pieces = pieces_of(refined or cut_map(each, config, fitted), each, config)
-    by, fallback = (
-        config.refine if refined else "none",
-        "colours" if config.refine == "grabcut" and not refined else None,
-    )
+    by, fallback = ("grabcut", None) if refined else ("none", "colours" if config.refine == "grabcut" else None)
     return [(replace(painted, refined=by, fallback=fallback), part.evidence) for part, painted in pieces]
 
 

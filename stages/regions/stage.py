@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
@@ -105,13 +106,13 @@ class RegionsStage(Stage):
 
     def _regions(self, asked: Sequence[tuple[Record, Sequence[int] | None]]) -> Iterator[list[Found]]:
         """Yield the regions of each phrase of each record, which stands beside its groups."""
-        cuts = [self._to_cut(record, groups) for record, groups in asked]
-        things: Iterable[Mapping[int, Found]]
+        # One after the other, where nothing has to be drawn together: a canvas takes megabytes.
+        cuts, drawn = tee(self._to_cut(record, groups) for record, groups in asked)
         if self.config.refine == "sam":
-            drawings = [(record.sample, to_cut) for (record, _), (_, to_cut) in zip(asked, cuts, strict=True)]
+            drawings = [(record.sample, to_cut) for (record, _), (_, to_cut) in zip(asked, drawn, strict=True)]
             things = self._outlines().regions_of(drawings)
         else:
-            things = ({n: regions_of_map(one, self.config, self.fitted) for n, one in cut.items()} for _, cut in cuts)
+            things = ({n: regions_of_map(one, self.config, self.fitted) for n, one in cut.items()} for _, cut in drawn)
         for (maps, _), found in zip(cuts, things, strict=True):
             yield [
                 [(painted, replace(evidence, similarity=heat_map.similarity)) for painted, evidence in found[number]]

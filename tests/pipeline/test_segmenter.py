@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipeline.engines.ray_cluster import pools
 from pipeline.graph import build_graph, calibration_basis
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResumeError
-from tests.pipeline.light import assert_alike, rows_of
+from tests.pipeline.light import assert_alike, ended, rows_of
 from tests.stages.shared.model.segmenters import saved
 
 QUIET = Console(quiet=True)
@@ -121,5 +122,8 @@ def test_ray_gives_the_rows_of_one_process(
     dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
 ) -> None:
     engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1}
-    path = run(config_of(scenes_config, sam, tmp_path / "out", engine=engine), QUIET)
-    assert_alike(rows_of(path), rows_of(dataset))
+    config = config_of(scenes_config, sam, tmp_path / "out", engine=engine)
+    (tmp_path / "run.yaml").write_text(config.to_yaml())
+    done = ended([sys.executable, "-m", "pipeline", "run", tmp_path / "run.yaml"])
+    assert done.returncode == 0, done.stderr
+    assert_alike(rows_of(tmp_path / "out"), rows_of(dataset))
