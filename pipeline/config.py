@@ -54,7 +54,8 @@ class EngineConfig(BaseModel):
     gpus_per_worker: float | None = Field(
         None,
         ge=0,
-        description="GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu.",
+        description="GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu. "
+        "With regions.refine=sam there are as many workers of the segmenter, each with the same share: then 0.5.",
     )
     cpu_workers: int | None = Field(
         None,
@@ -155,6 +156,7 @@ class RunConfig(BaseModel):
         plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
         for key in ("device", "threads"):
             plain["model"].pop(key)
+        plain["regions"] = self.regions.decides()
         plain["images"].pop("fetch_threads")
         plain["input"].pop("limit")
         plain["output"] = self.output.columns

@@ -84,7 +84,8 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     with set_up(stages):
         records = run_stages(stages, records, lambda *_: None)
     seen = [record for record in records if record.error is None and record.phrases]
-    evidence = [known for record in seen for found in regions.regions_of(record) for _, known in found]
+    with set_up([cuts := regions.on_device("auto")]):
+        evidence = [known for record in seen for found in cuts.regions_of(record) for _, known in found]
     if not evidence:
         return None
     feature, shift = regions.calibration.shift(evidence)
@@ -172,13 +173,15 @@ def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
 
 def without_calibration(graph: Graph) -> Graph:
     """Return the same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
-    ranking = RegionsStage(graph.cuts.config, keep_heat_maps=graph.cuts.keep_heat_maps)
+    regions = graph.cuts
+    ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps, device=regions.device)
     return replace(graph, model=graph.explains.judging(None), after=(ranking,), calibration=None)
 
 
 def with_presence(graph: Graph, calibration: Calibration) -> Graph:
     """Return the same graph with the presence of a calibration that knows nothing else. Raise as `presence_in`."""
-    judging = RegionsStage(graph.cuts.config, calibration, keep_heat_maps=graph.cuts.keep_heat_maps)
+    regions = graph.cuts
+    judging = RegionsStage(regions.config, calibration, keep_heat_maps=regions.keep_heat_maps, device=regions.device)
     return replace(graph, model=graph.explains.judging(presence_in(calibration)), after=(judging,), calibration=None)
 
 

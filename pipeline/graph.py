@@ -2,6 +2,8 @@
 
 read -> phrases -> prepare -> explain -> regions -> write
 
+With `regions.refine: sam` the regions stage holds a second model, and has workers of its own.
+
 With another `source.kind` than heat_maps, its stage takes the place of explain and makes the regions, and the regions
 stage only links them.
 """
@@ -25,6 +27,7 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
+from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import ModelConfig
@@ -52,6 +55,7 @@ class Steps:
         explain: The explainer's settings as they are for the model's tower.
         described: What is known of the model; None if it was given in memory, or if there is none.
         calibration: SHA-256 of the calibration that the settings name; None without one.
+        segmenter: What identifies the segmenter of the outlines; None without one.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -60,6 +64,7 @@ class Steps:
     explain: ExplainerConfig
     described: Described | None
     calibration: str | None
+    segmenter: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -191,15 +196,17 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         before=_before(config, config.explain.canvas(spec)),
         model=ExplainStage(explain, loaded, presence),
         # Kept, because a row says why a map is empty.
-        after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
+        after=(RegionsStage(config.regions, calibration, keep_heat_maps=True, device=config.model.device),),
         explain=config.explain,
         described=described,
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
+        segmenter=_segmenter(config),
     )
 
 
 def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:
-    prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
+    keep = config.output.embed_images or config.regions.refine == "sam"
+    prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=keep)
     return PhrasesStage(config.phrases), PrepareStage(prepare)
 
 
@@ -211,6 +218,7 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
         "output.heat_maps": config.output.heat_maps and "heat_maps" in config.output.model_fields_set,
         "explain.importance": config.explain.importance != "none",
         "phrases.min_importance": config.phrases.min_importance > 0,
+        "regions.refine": config.regions.refine == "sam",
     }.items():
         if is_set:
             raise ConfigError(f"{key}: it concerns heat maps, and source.kind={kind} makes none: leave it out")
@@ -219,8 +227,8 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
     return source
 
 
-def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
-    """Download the weights of a tag, if they are not in this machine's cache, and say so.
+def fetch_weights(model: ModelConfig, say: Callable[[str], None], regions: RegionsConfig | None = None) -> None:
+    """Download the weights of a tag, and a segmenter's, if they are not in this machine's cache, and say so.
 
     Raises:
         WeightsError: They cannot be found or loaded.
@@ -230,6 +238,19 @@ def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
         from stages.shared.model.load import fetch_files  # noqa: PLC0415
 
         fetch_files(model.name, model.pretrained, say)
+    if regions is not None and regions.refine == "sam" and not Path(regions.sam.model or "").is_absolute():
+        from stages.shared.model.hub import fetch_segmenter  # noqa: PLC0415
+
+        fetch_segmenter(regions.sam.model or "", say)
+
+
+def _segmenter(config: RunConfig) -> str | None:
+    """What identifies the segmenter, None without one. Raise ConfigError or WeightsError."""
+    if config.regions.refine != "sam":
+        return None
+    from stages.shared.model.segmenter import usable_segmenter  # noqa: PLC0415  it imports torch
+
+    return usable_segmenter(config.regions.sam)
 
 
 def _absolute(model: ModelConfig) -> ModelConfig:
@@ -249,9 +270,10 @@ _RULE_OF: Final = {"threshold": "fixed", "quantile": "quantile"}
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """Return the settings and the model that a calibration is made with, and holds for; plain values."""
-    unused = {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
-    regions = config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT | unused)
-    return {**presence_basis(config.explain, model_fingerprint), "regions": regions}
+    unused = _AFTER_THE_FIT | {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
+    basis = presence_basis(config.explain, model_fingerprint)
+    basis["regions"] = {key: value for key, value in config.regions.decides().items() if key not in unused}
+    return basis | ({"segmenter": _segmenter(config)} if config.regions.refine == "sam" else {})
 
 
 def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str, Any]:

@@ -67,7 +67,12 @@ def run(
     with folder.locked(), folder.writing():
         fingerprint = input_fingerprint(config.input)
         found = folder.look(
-            config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
+            config,
+            graph.fingerprint,
+            calibration=graph.calibration,
+            segmenter=graph.segmenter,
+            fresh=fresh,
+            may_delete=may_delete,
         )
         report, display, changes = report or Report(), Display(console), Changes()
         is_same_input = found.run.get(INPUT) == fingerprint
@@ -88,7 +93,7 @@ def run(
         _say(console, [first_line(config, graph, samples, asked)])
         elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
-            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
+            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True), config.regions)
         if (grouped := grouped_rows(shards)) is not None:
             report.note(grouped)
         with display.shown():

@@ -37,7 +37,7 @@ IMAGE_ROOT: Final = "input.image_root"
 MODEL: Final = {
     "model.name": (None, *OWN_MODELS),
     "model.pretrained": (None,),
-    **dict.fromkeys(MODEL_FILES, (None,)),
+    **dict.fromkeys((*MODEL_FILES, "regions.sam.model"), (None,)),
 }
 """Keys that name a model, which may be downloaded -> the values that name a bundled one."""
 

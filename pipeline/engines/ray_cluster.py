@@ -38,8 +38,10 @@ _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
 
 
 @contextlib.contextmanager
-def connected(engine: EngineConfig, output: AnyPath) -> Iterator[int | None]:
+def connected(engine: EngineConfig, output: AnyPath, *, segments: bool = False) -> Iterator[int | None]:
     """Start or join Ray within the block, unless it is connected already, and raise its errors in our words.
+
+    segments: Whether there are workers of a segmenter, too.
 
     Yields:
         This machine's cores if Ray was started here, with more logical CPUs than that; None on a cluster.
@@ -51,7 +53,7 @@ def connected(engine: EngineConfig, output: AnyPath) -> Iterator[int | None]:
     """
     started_here = not ray.is_initialized()
     if started_here:
-        _start(engine)
+        _start(engine, 2 if segments else 1)
     try:
         yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
@@ -61,10 +63,10 @@ def connected(engine: EngineConfig, output: AnyPath) -> Iterator[int | None]:
             ray.shutdown()
 
 
-def _start(engine: EngineConfig) -> None:
+def _start(engine: EngineConfig, kinds: int) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
-        workers = engine.most_explain_workers or min(cores_here(), CPU_MODEL_WORKERS)
+        workers = kinds * (engine.most_explain_workers or min(cores_here(), CPU_MODEL_WORKERS))
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
             "num_cpus": engine.num_cpus or max(cores_here(), workers + OTHER_WORKERS),
@@ -205,6 +207,7 @@ class Pools:
     threads: int  # CPU threads of a model worker
     captions: int  # Maximum number of workers that parse captions and decode images
     resources: Mapping[str, float]  # Ray's custom resources that a model worker holds
+    segmenters: int = 0  # Workers of the segmenter, which are like model workers
     note: str = ""  # Advice for the user about the choice, else empty
 
     @property
@@ -219,6 +222,8 @@ def pools(
     threads: int | None,
     nodes: Sequence[Mapping[str, Any]],
     cores: int | None = None,
+    *,
+    segments: bool = False,
 ) -> Pools:
     """Choose the sizes of the pools of workers.
 
@@ -233,6 +238,7 @@ def pools(
         threads: `model.threads`.
         nodes: `ray.nodes()`.
         cores: See `connected`.
+        segments: Whether there are workers of a segmenter, which share GPUs and CPUs with the model's.
 
     Raises:
         ConfigError: The settings contradict each other.
@@ -241,9 +247,9 @@ def pools(
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     up = sum(node.get("GPU", 0.0) for node in alive)
     cpus = int(sum(node.get("CPU", 0.0) for node in alive))
-    gpus = engine.gpus_per_worker
+    gpus, kinds = engine.gpus_per_worker, 2 if segments else 1
     if gpus is None:
-        gpus = 0.0 if device == "cpu" else min(1.0, up)
+        gpus = 0.0 if device == "cpu" else min(1.0 / kinds, up)
     if gpus == 0 and device == "cuda" and engine.gpus_per_worker == 0:
         raise ConfigError("engine.gpus_per_worker: 0 leaves model workers without a GPU, but model.device is cuda")
     note = ""
@@ -256,12 +262,12 @@ def pools(
     elif gpus == 0 and device == "auto" and engine.address is not None:
         note = "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
     if gpus > 0:
-        workers = max(1, int(up / gpus))
+        workers = max(1, int(up / gpus / kinds))
     elif cores is not None:
         workers = min(cores, CPU_MODEL_WORKERS)
     else:
         each = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in alive)
-        workers = max(1, min(each, cpus - OTHER_WORKERS))
+        workers = max(1, min(each, cpus - OTHER_WORKERS) // kinds)
     most = engine.most_explain_workers or workers
     largest = cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     return Pools(
@@ -269,7 +275,8 @@ def pools(
         most=most,
         gpus=gpus,
         threads=threads or max(1, min(largest, (cores or cpus) // most)),
-        captions=engine.cpu_workers or max(1, cpus - most - 4),
+        captions=engine.cpu_workers or max(1, cpus - most * kinds - 4),
+        segmenters=most if segments else 0,
         resources=engine.model_resources,
         note=note,
     )

@@ -2,6 +2,8 @@
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
+Regions that hold a segmenter are actors, too.
+
 Batches travel as Arrow tables (`stages.contract.schema`). Ray Data's checkpoint knows which rows are done: it holds
 the ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
 restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
@@ -43,12 +45,23 @@ from pipeline.engines import FirstLook, OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS, Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish, look
+from pipeline.engines.ray_workers import (
+    CaptionWorker,
+    Code,
+    ModelWorker,
+    SegmenterWorker,
+    ShardSource,
+    code_here,
+    count,
+    finish,
+    look,
+)
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.shards import noted_ids
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
+from stages.contract.stage import Stage
 from stages.read import Shard
 from stages.shared.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write import PARQUET_SETTINGS, row_group_rows
@@ -91,13 +104,15 @@ def run(
     """
     engine = config.engine
     report.expected = samples_in(shards)
-    with connected(engine, folder.path) as cores:
+    segments = graph.segmenter is not None
+    with connected(engine, folder.path, segments=segments) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here()
         shake_hands(code, _shared_places(config, folder, shards))
         if not shards:
             return
-        chosen = pools(engine, config.model.device, config.model.threads, ray.nodes(), cores)
+        device = config.model.device
+        chosen = pools(engine, device, config.model.threads, ray.nodes(), cores, segments=segments)
         if chosen.note:
             report.note(chosen.note)
             on_progress(report)
@@ -190,10 +205,23 @@ def _execute(
             num_gpus=chosen.gpus,
             resources=chosen.resources or None,
         )
+        after: tuple[Stage, ...] = graph.after
+        if chosen.segmenters:
+            rows = rows.map_batches(
+                SegmenterWorker,
+                fn_constructor_args=(ray.put((graph.cuts.on_device(chosen.device),)), ledger, code, environment),
+                batch_size=call,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=chosen.segmenters),
+                num_cpus=1,
+                num_gpus=chosen.gpus,
+                resources=chosen.resources or None,
+            )
+            after = ()
         # The size of a call decides how many rows a file has: `write_parquet` follows `row_group_size` only without
         # `min_rows_per_file`.
         rows = rows.map_batches(
-            functools.partial(finish, graph.after, ledger, batch, columns=columns),
+            functools.partial(finish, after, ledger, batch, columns=columns),
             batch_size=max(batch, per_file // batch * batch),
             batch_format="pyarrow",
         )

@@ -125,8 +125,12 @@ class ModelWorker(StageWorker):
     """The stage that holds the model."""
 
 
+class SegmenterWorker(StageWorker):
+    """The regions stage, where it holds a segmenter."""
+
+
 def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, columns: dict[str, bool]) -> Iterator[Any]:
-    """Run the stages after the model over a table, `rows` at a time, and make dataset rows."""
+    """Run the stages that are left, if any, over a table, `rows` at a time, and make dataset rows."""
     leave_at_exit()
     for stage in stages:
         stage.setup()
@@ -147,7 +151,7 @@ def run_with_retries(
     def on_progress(*arguments: Any) -> None:
         events.append(("stage", arguments))
 
-    work = f"{stages[0].name}:{records[0].sample.id if records else ''}+{len(records)}"
+    work = f"{_name_of(stages)}:{records[0].sample.id if records else ''}+{len(records)}"
     if ray.get(ledger.begin.remote(work)):
         answers = [_run_alone(stages, record, on_progress, ledger) for record in records]
     else:
@@ -158,16 +162,20 @@ def run_with_retries(
     return answers
 
 
+def _name_of(stages: Sequence[Stage]) -> str:
+    return stages[0].name if stages else "rows"
+
+
 def _run_alone(stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any) -> Record:
-    work = f"{stages[0].name}:{record.sample.id}"
+    work = f"{_name_of(stages)}:{record.sample.id}"
     while (deaths := ray.get(ledger.begin.remote(work, alone=True))) is None:
         time.sleep(WAIT_SECONDS)
     if deaths < MOST_DEATHS or record.error is not None:
         (answer,) = run_stages(stages, [record], on_progress)
     else:
         detail = (
-            f"{record.sample.source}: {deaths} workers died at it in {stages[0].name}, out of memory or by a fault in "
-            "a library; look at its image, or where many samples say so give workers more memory: fewer of them by "
+            f"{record.sample.source}: {deaths} workers died at it in {_name_of(stages)}, out of memory or by a fault "
+            "in a library; look at its image, or where many samples say so give workers more memory: fewer of them by "
             "engine.cpu_workers or engine.explain_workers"
         )
         error = RowError(reason="worker_died", detail=detail)

@@ -73,7 +73,7 @@ def write_calibration(
     check_writable("--out", out)
     judged = judged_dataset(dataset, truth_path, settings, resized=resized).asks_for_cut()
     config = judged.config()
-    graph = judged.graph(pixels=config.regions.needs_pixels)
+    graph = judged.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
     mapped = [(row, record) for row, record in judged.mapped(graph, console) if record.error is None]
     cut, sizes = fitted_cut(config.regions, mapped, judged) if config.regions.rule == "fitted" else (None, None)
     seen = _seen_regions(config.regions, mapped, judged, cut, sizes, has_absent=not presence)
@@ -179,7 +179,10 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
 
     The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or all of them are.
     """
-    stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
+    # A segmenter is prompted with the cut: the best prompt is the best contour.
+    refine = "none" if config.refine == "sam" else config.refine
+    config = config.model_copy(update={"rule": "fixed", "refine": refine})
+    stages = [RegionsStage(config.model_copy(update={"threshold": share})) for share in SHARES]
     surfaces: list[NDArray[np.uint8]] = []
     heads_of: list[tuple[str, ...]] = []
     seen: list[SeenThing] = []

@@ -98,6 +98,7 @@ class DatasetFolder:
         fingerprint: str,
         *,
         calibration: str | None = None,
+        segmenter: str | None = None,
         fresh: bool = False,
         may_delete: MayDelete = delete_what_runs_wrote,
     ) -> FormerRun:
@@ -110,6 +111,7 @@ class DatasetFolder:
             config: The run's configuration.
             fingerprint: The model's, see `Graph`.
             calibration: Identifies the calibration of the scores, see `Graph`.
+            segmenter: Identifies the segmenter of the outlines, see `Graph`.
             fresh: Replace the run that is there, if `may_delete` agrees or there is nothing to ask for.
             may_delete: Asked if there are rows, or files that phrasebox did not write.
 
@@ -123,6 +125,7 @@ class DatasetFolder:
             "schema_version": SCHEMA_VERSION,
             "model_fingerprint": fingerprint,
             "calibration": calibration,
+            "segmenter": segmenter,
             "config": config.rows_depend_on(),
         }
         asked = may_delete if fresh else None

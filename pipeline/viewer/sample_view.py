@@ -273,5 +273,5 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
     check_named(dataset, LOADED, settings, then=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
     # Whatever the regions come from, and whatever files that names: heat maps are the explainer's.
     stored = {section: values for section, values in stored.items() if section != "source"}
-    fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none")
+    fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none", "regions.refine=none")
     return stored_config(stored, [*settings, *fixed])

@@ -150,6 +150,8 @@ class Region:
     similarity: float  # of the heat map, as presence
     presence: float | None = None
     group: int | None = None  # number of the thing within the image, the same for phrases that name one thing
+    refined: str = "none"  # what drew the outline: "none" for the contour of the heat, "grabcut" or "sam"
+    fallback: str | None = None  # why it is the contour although `regions.refine` asked for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

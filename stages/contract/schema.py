@@ -21,7 +21,7 @@ from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
 from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Sample, stable_id
 
-SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
+SCHEMA_VERSION: Final = 2  # Goes up when a column is added, goes away, or changes its type or its meaning
 
 
 def check_version(place: object, version: object) -> None:
@@ -122,6 +122,7 @@ _GROUP: Final = "number of the thing within the image, the same for phrases that
 _WEIGHT: Final = "share of its caption's importance for the image; null if unknown"
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
+_FALLBACK: Final = "null, or why the contour was kept: colours, not_finite, empty, beside (the heat), size"
 _WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (
@@ -149,6 +150,10 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the
         _PRESENCE,
         Column("group", _INT, "", _GROUP, "about.group", True),
         _IMPORTANCE,
+        Column(
+            "refined", _TEXT, "", "what drew the outline: none (the heat's contour), grabcut or sam", "about.refined"
+        ),
+        Column("fallback", _TEXT, "", _FALLBACK, "about.fallback", True),
     ),
     "absent": (*_PHRASE, Column("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY, _IMPORTANCE),
     "phrases": (

@@ -112,25 +112,18 @@ class ExplainStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
-        from stages.shared.model.device import is_out_of_memory  # noqa: PLC0415  as in setup
+        from stages.shared.model.device import in_less_memory  # noqa: PLC0415  as in setup
 
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
-        todo = deque(i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels)
-        while todo:
-            try:
-                for answer in self._answers([batch[place] for place in todo]):
-                    place = todo.popleft()
-                    out[place] = replace(answer, pixels=out[place].pixels)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                why = str(error).partition("\n")[0]
-            else:
-                break
-            # Outside the handler: the error holds the frames, and they hold the tensors. A batch that is under way may
-            # be what fills the memory, and what fails when it is waited for may be the next one's fault.
-            self._take_less(len(batch[todo[0]].phrases), why)
+        todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
+        answers = in_less_memory(
+            todo,
+            lambda places: self._answers([batch[place] for place in places]),
+            lambda place, why: self._take_less(len(batch[place].phrases), why),
+        )
+        for place, answer in answers:
+            out[place] = replace(answer, pixels=out[place].pixels)
         return out
 
     def words(self, record: Record, captions: Sequence[str]) -> list[CaptionImportance]:
@@ -190,9 +183,6 @@ class ExplainStage(Stage):
 
         Raise ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
         """
-        import torch  # noqa: PLC0415  as in setup
-
-        torch.cuda.empty_cache()
         if self._batch_size > 1:
             self._batch_size //= 2
             _log.warning("GPU memory is full: going on with batches of %d images", self._batch_size)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from stages.shared.model.config import SegmenterConfig
 
 Rule = Literal["mean", "otsu", "fixed", "quantile", "fitted"]
 Score = Literal["contrast", "energy", "mean_heat", "peak", "product", "similarity"]
@@ -45,11 +47,13 @@ class RegionsConfig(BaseModel):
     )
     # GrabCut raises box IoU from 0.635 to 0.769 and mask IoU from 0.537 to 0.744 on drawn scenes, whose colours are
     # plain; it takes 10 to 25 ms a map, many times what the rest of the stage takes.
-    refine: Literal["none", "grabcut"] = Field(
+    refine: Literal["none", "grabcut", "sam"] = Field(
         "none",
-        description="What draws the outline of a part: the contour of the heat map, or GrabCut on the colours of the "
-        "image as the model sees it (the contour where the colours say nothing).",
+        description="What draws the outline of a part: the contour of the heat map, GrabCut on the colours of the "
+        "image as the model sees it, or the segmenter of `regions.sam` on the image itself, whose quality we could not "
+        "measure. Where that fails it is the contour; each region says so (`refined`, `fallback`).",
     )
+    sam: SegmenterConfig = Field(SegmenterConfig(), description="The segmenter for `refine: sam`; else unused.")
     # A single hot cell of a 14 x 14 map gives about 0.003 of the image.
     min_area_share: Share = Field(0.001, description="Smallest share of the image that a region may cover.")
     # Below 4 x 4 pixels nobody can see whether a region is right.
@@ -95,7 +99,7 @@ class RegionsConfig(BaseModel):
     @property
     def needs_pixels(self) -> bool:
         """Whether regions also depend on the colours of the image."""
-        return self.refine != "none" or self.upsample != "linear"
+        return self.refine == "grabcut" or self.upsample != "linear"
 
     def without_cut(self) -> Self:
         """Return the settings for maps that no calibration cuts: `fitted` is a fixed share of 0.2 there.
@@ -104,3 +108,8 @@ class RegionsConfig(BaseModel):
         (configs/measured/photographs.md).
         """
         return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
+
+    def decides(self) -> dict[str, Any]:
+        """Return the settings that decide regions and scores, as plain values."""
+        unused = {"batch_size"} if self.refine == "sam" else True
+        return self.model_dump(mode="json", exclude={"sam": unused})

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ class CutMap:
 def regions_of_map(
     each: MapToCut, config: RegionsConfig, fitted: FittedCut | None = None
 ) -> list[tuple[Painted, Evidence]]:
-    """Return the regions of a map.
+    """Return the regions of a map; `outlines.Outliner` makes those of `refine: sam`, whose contours these are.
 
     Args:
         each: The map.
@@ -46,18 +46,24 @@ def regions_of_map(
     Raises:
         ValueError: A canvas is needed and missing.
     """
-    refined = None if config.refine == "none" else _refined(each, config, fitted)
-    found = refined or cut_map(each, config, fitted)
-    regions: list[tuple[Painted, Evidence]] = []
+    refined = _refined(each, config, fitted) if config.refine == "grabcut" else None
+    pieces = pieces_of(refined or cut_map(each, config, fitted), each, config)
+    by, fallback = ("grabcut", None) if refined else ("none", "colours" if config.refine == "grabcut" else None)
+    return [(replace(painted, refined=by, fallback=fallback), part.evidence) for part, painted in pieces]
+
+
+def pieces_of(found: CutMap | None, each: MapToCut, config: RegionsConfig) -> list[tuple[HeatPart, Painted]]:
+    """Return the wanted parts of a cut map with their contours, best first."""
+    pieces: list[tuple[HeatPart, Painted]] = []
     if found is None:
-        return regions
+        return pieces
     for part in found.parts:
-        if len(regions) == each.limit:
+        if len(pieces) == each.limit:
             break
         painted = paint(field_of(part, found.fine, found.threshold), each.size_hw)
         if painted is not None and painted.area_px >= config.min_area_px:  # else the next best takes its place
-            regions.append((painted, part.evidence))
-    return regions
+            pieces.append((part, painted))
+    return pieces
 
 
 def surface_of(each: MapToCut, config: RegionsConfig) -> Levels | None:

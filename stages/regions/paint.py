@@ -54,6 +54,8 @@ class Painted:
     mask: Rle
     box_xywh_px: Box
     area_px: int
+    refined: str = "none"  # see `Region`
+    fallback: str | None = None
 
 
 def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | None:

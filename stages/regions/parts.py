@@ -116,12 +116,12 @@ def parts_of(
         if samples >= least:
             own = drawn.view(np.bool_)
             heat = fine[top : top + h, left : left + w][own]
-            evidence = _measure(heat, total_heat, inside.size, threshold, each.similarity)
+            evidence = measure(heat, total_heat, inside.size, threshold, each.similarity)
             found.append(HeatPart(inside=own, top=top, left=left, samples=samples, evidence=evidence))
     return _ranked(found, config)
 
 
-def _measure(
+def measure(
     heat: NDArray[np.float32], total_heat: float, samples: int, threshold: float, similarity: float
 ) -> Evidence:
     """Measure a part with these values, in levels, of a map of `samples` values that sum to `total_heat`."""

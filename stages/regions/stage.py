@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from statistics import fmean
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
-from stages.contract.stage import Stage
+from stages.contract.stage import Device, Stage
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import regions_of_map, surface_of
@@ -23,6 +24,9 @@ from stages.regions.paint import Painted
 from stages.regions.parts import MapToCut
 from stages.regions.score import Calibration, Evidence, at_share, rounded_score
 from stages.regions.thresholds import FittedCut, Levels
+
+if TYPE_CHECKING:
+    from stages.regions.outlines import Outliner
 
 Found = list[tuple[Painted, Evidence]]  # The regions of a phrase, best first
 
@@ -40,13 +44,14 @@ class RegionsStage(Stage):
     Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases that name the same
     thing have the same regions; unless `config.group` links things, these are phrases with the same text. A phrase
     whose map is empty has no region. One that is less likely in the image than `config.min_presence` has none either,
-    and is listed in `absent`.
+    and is listed in `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
         calibration: Turns evidence into the score; without one, the score is `config.score`, times presence if a
             calibration knows that alone.
         fitted: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
+        device: Of the segmenter, for `config.refine: sam`.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
     """
 
@@ -59,6 +64,7 @@ class RegionsStage(Stage):
         *,
         keep_heat_maps: bool = False,
         fitted: FittedCut | None = None,
+        device: Device | Literal["auto"] = "auto",
     ) -> None:
         self.calibration = calibration
         self.fitted = fitted
@@ -66,33 +72,63 @@ class RegionsStage(Stage):
             self.fitted = FittedCut.from_plain(calibration.cut)
         self.config = config.without_cut() if self.fitted is None else config
         self.keep_heat_maps = keep_heat_maps
+        self.device = device
+        self._outliner: Outliner | None = None
 
     def setup(self) -> None:
         """Give OpenCV one thread, as there is one worker per core: it would split even a small map among all cores."""
         self._threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
+        if self.config.refine == "sam":
+            self._outlines()
 
     def teardown(self) -> None:
-        """Give OpenCV its threads back."""
+        """Give OpenCV its threads back, and let the segmenter go."""
         cv2.setNumThreads(self._threads)
+        if self._outliner is not None:
+            self._outliner.close()
+            self._outliner = None
+
+    def on_device(self, device: Device | Literal["auto"]) -> RegionsStage:
+        """Return the same stage, not set up, whose segmenter computes on a device or raises."""
+        keep, fitted = self.keep_heat_maps, self.fitted
+        return RegionsStage(self.config, self.calibration, keep_heat_maps=keep, fitted=fitted, device=device)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Raise ValueError where an earlier stage broke its contract."""
-        return [self._with_regions(record) if record.error is None else record for record in batch]
+        asked = [(record, self.groups_of(record)) for record in batch if record.error is None]
+        answers = (self._with_regions(*one, found) for one, found in zip(asked, self._regions(asked), strict=True))
+        return [next(answers) if record.error is None else record for record in batch]
 
     def regions_of(self, record: Record) -> list[Found]:
         """Return the regions of each phrase of a record. Raise ValueError where an earlier stage broke its contract."""
-        return self._regions(record, self.groups_of(record))
+        [found] = self._regions([(record, self.groups_of(record))])
+        return found
 
-    def _regions(self, record: Record, groups: Sequence[int] | None) -> list[Found]:
-        maps, to_cut = self._to_cut(record, groups)
-        found = {number: regions_of_map(each, self.config, self.fitted) for number, each in to_cut.items()}
-        return [
-            [(painted, replace(evidence, similarity=heat_map.similarity)) for painted, evidence in found[number]]
-            if levels is not None
-            else []
-            for heat_map, levels, number in maps
-        ]
+    def _regions(self, asked: Sequence[tuple[Record, Sequence[int] | None]]) -> Iterator[list[Found]]:
+        """Yield the regions of each phrase of each record, which stands beside its groups."""
+        # One after the other, where nothing has to be drawn together: a canvas takes megabytes.
+        cuts, drawn = tee(self._to_cut(record, groups) for record, groups in asked)
+        if self.config.refine == "sam":
+            drawings = [(record.sample, to_cut) for (record, _), (_, to_cut) in zip(asked, drawn, strict=True)]
+            things = self._outlines().regions_of(drawings)
+        else:
+            things = ({n: regions_of_map(one, self.config, self.fitted) for n, one in cut.items()} for _, cut in drawn)
+        for (maps, _), found in zip(cuts, things, strict=True):
+            yield [
+                [(painted, replace(evidence, similarity=heat_map.similarity)) for painted, evidence in found[number]]
+                if levels is not None
+                else []
+                for heat_map, levels, number in maps
+            ]
+
+    def _outlines(self) -> Outliner:
+        if self._outliner is None:
+            # torch and transformers take seconds to import; only a run with a segmenter pays for it.
+            from stages.regions.outlines import Outliner  # noqa: PLC0415
+
+            self._outliner = Outliner(self.config, self.fitted, self.device)
+        return self._outliner
 
     def surface_of_each(self, record: Record) -> list[HeatMap | None]:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
@@ -172,9 +208,7 @@ class RegionsStage(Stage):
         things = things_of(record.phrases, numbers)
         return [tuple(things[number].heads.values()) for number in numbers]
 
-    def _with_regions(self, record: Record) -> Record:
-        groups = self.groups_of(record)
-        found = self._regions(record, groups)
+    def _with_regions(self, record: Record, groups: Sequence[int] | None, found: Sequence[Found]) -> Record:
         presences = self.presences_of(record, groups)
         similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
         regions: list[Region] = []
@@ -193,6 +227,8 @@ class RegionsStage(Stage):
                     similarity=evidence.similarity,
                     presence=presence,
                     group=None if groups is None else groups[index],
+                    refined=painted.refined,
+                    fallback=painted.fallback,
                 )
                 for painted, evidence in found[index]
             ]

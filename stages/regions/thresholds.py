@@ -138,12 +138,17 @@ class FittedCut:
 
         Of cuts of equal worth the lowest is taken.
         """
+        worth = self.worth(cut_features(levels, usual))
+        return fixed_cut(SHARES[int(np.where(np.isfinite(worth), worth, -np.inf).argmax())])
+
+    def worth(self, features: Floats) -> Floats:
+        """Return the worth of parts (parts,) from their `features_of` (parts, len(CUT_FEATURES))."""
         weight, mean, scale = (
             np.array([part[name] for name in CUT_FEATURES]) for part in (self.weight, self.mean, self.scale)
         )
         # Rounded, so that the last bits of a product decide nothing.
-        worth = np.round((cut_features(levels, usual) - mean) / scale @ weight, 9)
-        return fixed_cut(SHARES[int(np.where(np.isfinite(worth), worth, -np.inf).argmax())])
+        worth: Floats = np.round((features - mean) / scale @ weight, 9)
+        return worth
 
     def usual_size(self, heads: Collection[str]) -> float:
         """Return the mean of the usual sizes of what one map is of, by the head nouns of its phrases."""
@@ -201,15 +206,24 @@ def cut_features(levels: Levels, usual: float) -> Floats:
     main = order[first]
     samples, box = area[main].astype(np.float64), (width[main] * height[main]).astype(np.float64)
     inside, total = energy[main], levels.sum(dtype=np.float64)
-    share, part = _SHARES[cuts], inside / total
     mean_inside = inside / samples / LEVELS
     mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS
-    ratio = mean_outside / mean_inside
-    log_area, log_box = np.log(samples / (h * w)), np.log(box / (h * w))
-    columns = (
-        share, share**2, part, part**2, mean_inside, mean_outside, log_area, log_area**2, log_box, log_box**2,
-        ratio, ratio**2, share * log_box, part * log_box, mean_inside * log_box, usual * log_box,
-    )  # fmt: skip
     found = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
-    found[cuts] = np.stack(columns, axis=-1)
+    known = (_SHARES[cuts], inside / total, mean_inside, mean_outside, samples / (h * w), box / (h * w))
+    found[cuts] = features_of(np.stack(known), usual)
     return found
+
+
+def features_of(known: Floats, usual: float) -> Floats:
+    """Return the features (parts, len(CUT_FEATURES)) of parts.
+
+    known: (6, parts), the share that a part was cut at, its share of all heat, the mean heat in it and outside, and the
+        shares of the image that it and its box cover.
+    """
+    share, energy, mean_inside, mean_outside, area, box = known
+    ratio, log_area, log_box = mean_outside / mean_inside, np.log(area), np.log(box)
+    columns = (
+        share, share**2, energy, energy**2, mean_inside, mean_outside, log_area, log_area**2, log_box, log_box**2,
+        ratio, ratio**2, share * log_box, energy * log_box, mean_inside * log_box, usual * log_box,
+    )  # fmt: skip
+    return np.stack(columns, axis=-1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
 NO_MODEL: Final = "none"  # in cards and manifests where no model was loaded
@@ -119,6 +119,35 @@ class ModelConfig(BaseModel):
                 f"{self.config} needs weights: set model.weights=FILE" if self.name is None else _what_lacks(self.name)
             )
         return self
+
+
+class SegmenterConfig(BaseModel):
+    """The segmenter of `regions.refine: sam`: SAM, or one of its relatives. It computes on `model.device`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(
+        default=None,
+        description="A folder as transformers writes it, with safetensors, or such a repository of the Hugging Face "
+        "hub, as facebook/sam-vit-base: SAM, HQ-SAM, SAM 2 and 2.1, EdgeTAM or SAM 3's tracker.",
+    )
+    # Boxes: Grounded SAM (arXiv 2401.14159), MedCLIP-SAM (2403.20253); points: CLIP Surgery (2304.05653). A box from
+    # heat is rough, and a point alone may mean a part of the thing (SAM, 2304.02643).
+    prompt: Literal["point", "box", "both"] = Field(
+        default="both",
+        description="What a part of a cut map prompts with: its hottest point, its box, or both at once. Published "
+        "pipelines from CLIP to SAM use boxes or points; we could not measure which is better.",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Precision of the image encoder.")
+    batch_size: int | None = Field(
+        default=None, ge=1, le=256, description="Images that are encoded together. None: 1 on a CPU, 8 on a GPU."
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _absolute(cls, model: str | None) -> str | None:
+        """Workers have another current folder."""
+        return str(Path(model).expanduser().absolute()) if model and _is_path(model) else model
 
 
 def unknown_name(name: str) -> str:

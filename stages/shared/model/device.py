@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import resource
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import ResourceError, one_line
+
+Answer = TypeVar("Answer")
 
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,6 +113,31 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_ERRORS)
     )
+
+
+def in_less_memory(
+    places: Sequence[int], answers: Callable[[Sequence[int]], Iterator[Answer]], take_less: Callable[[int, str], None]
+) -> Iterator[tuple[int, Answer]]:
+    """Yield each place with its answer, in order; where a GPU's memory is full, go on with the places that are left.
+
+    take_less: Called before with the first of these, and with torch's words. It makes the batches of `answers`
+        smaller, or raises ResourceError where they cannot be.
+    """
+    left = list(places)
+    while left:
+        try:
+            for answer in answers(tuple(left)):
+                yield left.pop(0), answer
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            why = str(error).partition("\n")[0]
+        else:
+            return
+        # Outside the handler: the error holds the frames, and they hold the tensors. A batch that is under way may be
+        # what fills the memory, and what fails when it is waited for may be the next one's fault.
+        torch.cuda.empty_cache()
+        take_less(left[0], why)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -142,8 +142,9 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
         ),
         ("model", {"name": None, "checkpoint": "FOLDER/clip"}, "--set model.checkpoint=FOLDER/clip"),
         ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
+        ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
     ],
-    ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package"],
+    ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package", "a segmenter"],
 )
 @pytest.mark.usefixtures("nothing_is_built")
 def test_what_a_stranger_names_is_not_loaded(
@@ -155,7 +156,7 @@ def test_what_a_stranger_names_is_not_loaded(
     monkeypatch.syspath_prepend(package.parent)
     text = {"tokenizer_kwargs": {"trust_remote_code": True}, "hf_tokenizer_name": "evil/tokenizer"}
     (tmp_path / "model.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}))
-    filled = {key: value and value.replace("FOLDER", str(tmp_path)) for key, value in values.items()}
+    filled = json.loads(json.dumps(values).replace("FOLDER", str(tmp_path)))
     with serving(made_by_a_stranger(images=True, **{section: filled}), build=False) as served:
         status, content = heat_of(served)
     assert status == 409

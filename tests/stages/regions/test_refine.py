@@ -87,7 +87,9 @@ def test_the_contour_stays_where_colours_say_nothing(rgb: np.ndarray) -> None:
     heat_map = blurry(SQUARE)
     contour = regions_of(heat_map, (SIDE, SIDE), 1, CONTOUR)
     assert len(contour) == 1
-    assert regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb)) == contour
+    ((kept, evidence),) = regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb))
+    assert (kept.refined, kept.fallback) == ("none", "colours")
+    assert [(replace(kept, fallback=None), evidence)] == contour
 
 
 def test_degenerate_cuts_have_no_outline() -> None:

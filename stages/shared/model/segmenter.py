@@ -1,0 +1,188 @@
+"""SAM and its relatives in `transformers` (the extra `sam`): masks for prompts, several images and prompts at a time.
+
+MobileSAM and EdgeSAM have image towers that transformers does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.geometry import Box
+from stages.shared.model import hub
+from stages.shared.model.catalog import sha256_of
+from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
+from stages.shared.model.config import SegmenterConfig
+from stages.shared.model.device import PRECISIONS, pick_device, to_device
+
+KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
+"""The `model_type` of a `config.json`. Of a video model the image's part is used."""
+
+PROMPTS_AT_ONCE: Final = 32  # Decoded together: each takes about 60 MB where an image has 64 x 64 tokens
+
+_KEY: Final = "regions.sam.model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Where a thing is, in pixels of the image: a point on it, a box around it, or both; all prompts alike."""
+
+    point_xy_px: tuple[float, float] | None
+    box_xyxy_px: Box | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An image as the encoder takes it."""
+
+    pixels: Tensor  # float32 (3, height, width), normalised
+    size_hw: tuple[int, int]  # of the image
+    drawn_hw: tuple[int, int]  # the part of `pixels` that the image fills, from the upper left corner
+    padded: bool  # whether the model's images are padded: its masks then are, too
+
+    def cells(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return those logits (masks, cells_h, cells_w) that the image touches."""
+        sides = zip(self.drawn_hw, logits.shape[1:], self.pixels.shape[1:], strict=True)
+        h, w = (-(-drawn * cells // side) for drawn, cells, side in sides)
+        return logits[:, :h, :w]
+
+    def field(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (cells_h, cells_w) of a mask as a field over the image alone, as transformers draws it."""
+        if not self.padded:
+            return logits
+        full = F.interpolate(torch.from_numpy(logits)[None, None], tuple(self.pixels.shape[1:]), mode="bilinear")
+        field: NDArray[np.float32] = full[0, 0, : self.drawn_hw[0], : self.drawn_hw[1]].numpy()
+        return field
+
+
+class Segmenter:
+    """One of transformers' models for mask generation, in evaluation mode, with its image processor.
+
+    The image encoder computes in `precision`, all else in fp32.
+    """
+
+    def __init__(self, model: Any, processor: Any, precision: torch.dtype = torch.float32) -> None:
+        self._model, self._processor, self._precision = model, processor, precision
+        self.device: torch.device = model.device
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
+        """Resize and normalise an image, uint8 (H, W, 3), on the host."""
+        made = self._processor([rgb], return_tensors="pt")
+        pixels: Tensor = made["pixel_values"][0]
+        padded = "reshaped_input_sizes" in made
+        h, w = made["reshaped_input_sizes"][0].tolist() if padded else pixels.shape[1:]
+        return Prepared(pixels=pixels, size_hw=(rgb.shape[0], rgb.shape[1]), drawn_hw=(h, w), padded=padded)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Prepared]) -> dict[str, Any]:
+        """Start encoding a batch of images. A GPU computes while the caller goes on, until `masks` waits for it."""
+        pixels = to_device(torch.stack([image.pixels for image in images]), self.device)
+        with torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32):
+            found = self._model.get_image_embeddings(pixels)
+        # HQ-SAM's decoder looks at earlier features, too.
+        names = ("image_embeddings", "intermediate_embeddings")
+        return dict(zip(names, found if isinstance(found, tuple) else (found,), strict=False))
+
+    @torch.no_grad()
+    def masks(
+        self, encoded: Mapping[str, Any], images: Sequence[Prepared], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[NDArray[np.float32]]]:
+        """Return the logits (masks, cells_h, cells_w) for each prompt of each image that `encode` was given.
+
+        They are above 0 inside, and those of transformers for one prompt at a time, up to rounding.
+        """
+        asked = [(number, prompt) for number, own in enumerate(prompts) for prompt in own]
+        found: list[list[NDArray[np.float32]]] = [[] for _ in images]
+        for start in range(0, len(asked), PROMPTS_AT_ONCE):
+            some = asked[start : start + PROMPTS_AT_ONCE]
+            owners = torch.tensor([number for number, _ in some], device=self.device)
+            points = [_scaled(each.point_xy_px, images[number]) for number, each in some if each.point_xy_px]
+            boxes = [_scaled(each.box_xyxy_px, images[number]) for number, each in some if each.box_xyxy_px]
+            answer = self._model(
+                **{name: _of(value, owners) for name, value in encoded.items()},
+                input_points=torch.tensor(points, device=self.device)[:, None, None] if points else None,
+                input_boxes=torch.tensor(boxes, device=self.device)[:, None] if boxes else None,
+                multimask_output=True,
+            )
+            for (number, _), logits in zip(some, answer.pred_masks[:, 0].float().cpu().numpy(), strict=True):
+                found[number].append(logits)
+        return found
+
+
+def _scaled(places_px: Sequence[float], image: Prepared) -> list[float]:
+    """The places (x, y, ...) in pixels of the encoder's input."""
+    down, across = (drawn / size for drawn, size in zip(image.drawn_hw, image.size_hw, strict=True))
+    return [place * (down if number % 2 else across) for number, place in enumerate(places_px)]
+
+
+def _of(value: Any, owners: Tensor) -> Any:
+    """The embeddings of the image of each prompt; a list has them at several sizes."""
+    return value[owners].float() if isinstance(value, Tensor) else [_of(each, owners) for each in value]
+
+
+def usable_segmenter(config: SegmenterConfig) -> str:
+    """Check before any work that a segmenter can be loaded, and return what identifies its weights.
+
+    A repository is identified by its name, because its files need not be there yet. Raise ConfigError for what is no
+    segmenter, WeightsError for missing or pickled weights.
+    """
+    if find_spec("transformers") is None:
+        raise ConfigError("regions.refine=sam requires transformers: pip install 'phrasebox[sam]'")
+    if config.model is None or not (Path(config.model).is_absolute() or re.fullmatch(r"[\w.-]+/[\w.-]+", config.model)):
+        raise ConfigError(f"{_KEY}: regions.refine=sam needs a folder, or a repository as facebook/sam-vit-base")
+    folder = Path(config.model)
+    return "-".join(sha256_of(file)[:16] for file in _files(folder)) if folder.is_absolute() else config.model
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a segmenter that decide its masks. Raise as `usable_segmenter`."""
+    settings = [folder / name for name in ("config.json", *hub.PROCESSORS) if (folder / name).is_file()]
+    if read_json(folder / "config.json").get("model_type") not in KINDS or len(settings) < 2:
+        raise ConfigError(
+            f"{_KEY}: {folder} is no folder of transformers' with a {hub.PROCESSORS[0]} and the config.json of SAM, "
+            "HQ-SAM, SAM 2, EdgeTAM or SAM 3's tracker"
+        )
+    for name in ("model.safetensors", f"model.safetensors{INDEX_SUFFIX}"):
+        if (folder / name).is_file():
+            return [*settings, *weight_files(folder / name, _KEY)]
+    raise WeightsError(f"{_KEY}: {folder} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
+
+
+@lru_cache(maxsize=1)
+def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
+    """Load a segmenter onto a device, see `pick_device`; the same one again for the same settings.
+
+    Raise as `usable_segmenter`, WeightsError for damaged or other weights, and ResourceError without the device.
+    """
+    # An extra that takes seconds to import.
+    import transformers  # noqa: PLC0415
+
+    name = usable_segmenter(config)
+    folder = hub.fetch_segmenter(name) if name == config.model else Path(config.model or "")
+    _files(folder)
+    library: Any = transformers  # which is partly typed
+    library.utils.logging.disable_progress_bar()  # which would run through ours
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        processor = library.AutoImageProcessor.from_pretrained(folder, **safe)
+        model, found = library.AutoModelForMaskGeneration.from_pretrained(
+            folder, **safe, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds
+        raise WeightsError(f"{_KEY}: cannot load {folder}: {type(error).__name__}: {first_line(error)}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise WeightsError(f"{_KEY}: {folder} lacks {len(missing)} tensors, such as {missing[0]}")
+    model.eval().requires_grad_(False).to(pick_device(device))
+    return Segmenter(model, processor, PRECISIONS[config.precision])

@@ -1,0 +1,129 @@
+"""A run with `regions.refine: sam`, on a real SAM 2 with random weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.config import RunConfig, load_config
+from pipeline.engines.ray_cluster import pools
+from pipeline.graph import build_graph, calibration_basis
+from pipeline.run import run
+from stages.contract.errors import ConfigError, ResumeError
+from tests.pipeline.light import assert_alike, ended, rows_of
+from tests.stages.shared.model.segmenters import saved
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sam")
+    saved("sam2", folder)
+    return folder
+
+
+def config_of(values: dict[str, Any], sam: Path, out: Path, **changed: Any) -> RunConfig:
+    regions = {"refine": "sam", "sam": {"model": str(sam)}}
+    return RunConfig.model_validate({**values, "regions": regions, "output": {"path": str(out)}, **changed})
+
+
+@pytest.fixture(scope="module")
+def dataset(scenes_config: dict[str, Any], sam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(config_of(scenes_config, sam, tmp_path_factory.mktemp("run") / "out"), QUIET)
+
+
+def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> None:
+    rows, contours = rows_of(dataset), rows_of(inline_dataset)
+    regions = [region for row in rows for region in row["annotations"]]
+    drawn = [region["refined"] for region in regions]
+    assert set(drawn) == {"sam", "none"}
+    assert all((region["refined"] == "sam") == (region["fallback"] is None) for region in regions)
+    assert {region["refined"] for row in contours for region in row["annotations"]} == {"none"}
+    assert {region["fallback"] for row in contours for region in row["annotations"]} == {None}
+    assert [row["phrase_count"] for row in rows] == [row["phrase_count"] for row in contours]
+
+
+def test_the_segmenters_weights_decide_rows(
+    dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
+) -> None:
+    assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
+    saved("sam2", tmp_path, seed=1)
+    other = config_of(scenes_config, tmp_path, dataset)
+    with pytest.raises(ResumeError, match="\n  segmenter: "):
+        run(other, QUIET)
+    bases = [calibration_basis(each, "model") for each in (config_of(scenes_config, sam, dataset), other)]
+    assert bases[0]["segmenter"] != bases[1]["segmenter"]
+
+
+def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    plain = RunConfig.model_validate({**scenes_config, "output": {"path": str(tmp_path)}})
+    named = plain.model_copy(
+        update={
+            "regions": plain.regions.model_copy(update={"sam": plain.regions.sam.model_copy(update={"model": "a/b"})})
+        }
+    )
+    assert named.rows_depend_on() == plain.rows_depend_on()
+    assert calibration_basis(named, "model") == calibration_basis(plain, "model")
+    assert build_graph(named).segmenter is None
+    used, larger = (
+        load_config(None, ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b", *more])
+        for more in ([], ["regions.sam.batch_size=3"])
+    )
+    assert used.rows_depend_on() == larger.rows_depend_on() != plain.rows_depend_on()
+
+
+def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sam.parent)
+    settings = ["input.path=a", "input.kind=jsonl", f"regions.sam.model=./{sam.name}"]
+    config: RunConfig = load_config(None, settings)
+    assert config.regions.sam.model == str(sam)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"regions": {"refine": "sam"}}, r"^regions\.sam\.model: regions\.refine=sam needs a folder"),
+        ({"source": {"kind": "grid"}}, r"^regions\.refine: it concerns heat maps, and source\.kind=grid makes none"),
+    ],
+)
+def test_what_cannot_be_meant_is_rejected_before_any_work(
+    changed: dict[str, Any], message: str, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_graph(config_of(scenes_config, sam, tmp_path / "out", **changed))
+
+
+@pytest.mark.parametrize(
+    ("resources", "given", "expected"),
+    [
+        ({"CPU": 16.0, "GPU": 2.0}, {}, (2, 2, 0.5)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_worker": 0.25}, (4, 4, 0.25)),
+        ({"CPU": 30.0}, {}, (4, 4, 0.0)),
+    ],
+)
+def test_both_models_share_the_gpus(
+    resources: dict[str, float], given: dict[str, Any], expected: tuple[int, int, float]
+) -> None:
+    engine = load_config(None, ["input.path=a", "input.kind=jsonl"], assigned=None).engine.model_copy(
+        update={"address": "head:6379", **given}
+    )
+    both = pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], segments=True)
+    assert (both.most, both.segmenters, both.gpus) == expected
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_the_rows_of_one_process(
+    dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
+) -> None:
+    engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1}
+    config = config_of(scenes_config, sam, tmp_path / "out", engine=engine)
+    (tmp_path / "run.yaml").write_text(config.to_yaml())
+    done = ended([sys.executable, "-m", "pipeline", "run", tmp_path / "run.yaml"])
+    assert done.returncode == 0, done.stderr
+    assert_alike(rows_of(tmp_path / "out"), rows_of(dataset))

@@ -1,0 +1,231 @@
+"""Outlines by a segmenter: which mask is taken, what is believed of it, and the stage around a real SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.contract.errors import ResourceError
+from stages.contract.geometry import cell_to_px
+from stages.contract.masks import decode_mask, rle_box_xywh_px
+from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
+from stages.regions.config import RegionsConfig
+from stages.regions.outlines import Outliner
+from stages.regions.score import Evidence
+from stages.regions.stage import Found, RegionsStage
+from stages.regions.thresholds import CUT_FEATURES, FittedCut
+from stages.shared.model.segmenter import Prepared, Segmenter
+from tests.stages.regions.cutting import to_cut
+from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
+from tests.stages.shared.model.segmenters import saved
+
+CELLS = 64  # Of a mask, a side
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("sam")
+    saved("sam2", folder)
+    return str(folder)
+
+
+def config_of(sam: str, **settings: Any) -> RegionsConfig:
+    prompt = settings.pop("prompt", "both")
+    return RegionsConfig(refine="sam", sam={"model": sam, "prompt": prompt, "batch_size": 2}, **settings)
+
+
+def logits_of(*parts: tuple[slice, slice], sign: float = 1.0) -> np.ndarray:
+    """Logits of a mask of some parts of the 200 px image, on its cells."""
+    at = [int(cell_to_px(float(cell), side_px=SIDE, cells=CELLS)) for cell in range(CELLS)]
+    full = np.full((SIDE, SIDE), -4.0, np.float32)
+    for part in parts:
+        full[part] = 4.0
+    return sign * full[np.ix_(at, at)]
+
+
+IMAGE = Prepared(pixels=torch.zeros(3, SIDE, SIDE), size_hw=(SIDE, SIDE), drawn_hw=(SIDE, SIDE), padded=False)
+WHOLE = (slice(0, SIDE), slice(0, SIDE))
+SPOT = (slice(85, 95), slice(105, 115))
+BESIDE = (slice(10, 64), slice(10, 64))
+DOT = (slice(150, 154), slice(180, 184))
+
+
+def outlined(
+    sam: str, *masks: Sequence[np.ndarray], squares: Sequence[tuple[slice, slice]] = (SQUARE,), **settings: Any
+) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
+    """What the parts of a map become where the segmenter offers these masks for each."""
+    fitted = settings.pop("fitted", None)
+    outliner = Outliner(config_of(sam, **settings), fitted, "cpu")
+    cut = outliner._cut(to_cut(blurry(*squares), (SIDE, SIDE), len(squares)))
+    assert len(cut[2]) == len(squares)
+    found = outliner._outlined(cut, IMAGE, [np.stack(one) for one in masks])
+    for painted, _ in found:
+        assert painted.box_xywh_px == rle_box_xywh_px(painted.mask)
+    return [(one.refined, one.fallback, decode_mask(one.mask), evidence) for one, evidence in found]
+
+
+def share(mask: np.ndarray, part: tuple[slice, slice]) -> float:
+    """IoU with a part of the image."""
+    truth = np.zeros((SIDE, SIDE), bool)
+    truth[part] = True
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
+    """Among the whole image, a spot in the thing, the thing, and something beside it; in any order."""
+    masks = [logits_of(part) for part in (WHOLE, SPOT, SQUARE, BESIDE)]
+    for order in (masks, masks[::-1]):
+        [(refined, fallback, mask, evidence)] = outlined(sam, order)
+        assert (refined, fallback) == ("sam", None)
+        assert share(mask, SQUARE) > 0.9
+        assert evidence.area == pytest.approx(mask.mean(), rel=0.05), "the score is that of the mask's heat"
+
+
+def weighing_size(weight: float) -> FittedCut:
+    """A fitted cut that knows only this of things: their usual boxes are large, or small."""
+    zeros = dict.fromkeys(CUT_FEATURES, 0.0)
+    return FittedCut(
+        weight={**zeros, "log_box_area": weight}, mean=zeros, scale=dict.fromkeys(CUT_FEATURES, 1.0), usual={}
+    )
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1.0, 0), (-1.0, 1)])
+def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam: str) -> None:
+    parts = ((slice(45, 135), slice(65, 155)), (slice(68, 112), slice(90, 132)))
+    [(refined, _, mask, _)] = outlined(sam, [logits_of(part) for part in parts], fitted=weighing_size(weight))
+    assert refined == "sam"
+    assert share(mask, parts[expected]) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("masks", "reason"),
+    [
+        ([np.full((CELLS, CELLS), np.nan, np.float32)], "not_finite"),
+        ([logits_of()], "empty"),
+        ([logits_of(BESIDE)], "beside"),
+        ([logits_of(WHOLE)], "size"),
+        ([logits_of(), logits_of(WHOLE), logits_of(BESIDE)], "size"),
+    ],
+)
+def test_where_no_mask_will_do_the_contour_stays_and_says_why(masks: list[np.ndarray], reason: str, sam: str) -> None:
+    [(refined, fallback, mask, evidence)] = outlined(sam, masks)
+    ((contour, expected),) = RegionsStage(RegionsConfig()).regions_of(record(0))[0]
+    assert (refined, fallback) == ("none", reason)
+    assert np.array_equal(mask, decode_mask(contour.mask))
+    assert evidence == replace(expected, similarity=evidence.similarity)
+
+
+def test_islands_do_not_stretch_the_box(sam: str) -> None:
+    [(_, _, mask, _)] = outlined(sam, [logits_of(SQUARE, DOT)])
+    assert not mask[DOT].any()
+    assert share(mask, SQUARE) > 0.9
+
+
+TWO = ((slice(20, 80), slice(20, 80)), (slice(120, 180), slice(120, 180)))
+
+
+def test_parts_of_one_map_do_not_overlap(sam: str) -> None:
+    large = (slice(60, 180), slice(60, 180))
+    for masks in ((TWO[0], large), (large, TWO[1])):
+        found = outlined(sam, *([logits_of(mask)] for mask in masks), squares=TWO)
+        assert not np.logical_and.reduce([mask for *_, mask, _ in found]).any() or len(found) == 1
+    first, second = outlined(sam, [logits_of(TWO[0])], [logits_of(large)], squares=TWO)
+    assert not (first[2] & second[2]).any()
+    assert share(second[2], large) > 0.9
+
+
+def test_two_parts_with_the_same_mask_are_one_region(sam: str) -> None:
+    both = logits_of(*TWO)
+    found = outlined(sam, [both], [both], squares=TWO)
+    assert [refined for refined, *_ in found] == ["sam"]
+    [(*_, mask, _)] = found
+    assert mask[TWO[0]].any()
+    assert mask[TWO[1]].any()
+
+
+def record(number: int, *, content: bytes | None = None) -> Record:
+    if content is None:
+        file = BytesIO()
+        Image.fromarray(picture(SQUARE, noise=40, seed=number)).save(file, "PNG")
+        content = file.getvalue()
+    name = Phrase(text="red square", caption_index=0, start=0, end=10, head="square")
+    return Record(
+        sample=Sample(sample_id=str(number), source=f"test:{number}", image=ImageRef(content=content)),
+        width_px=SIDE,
+        height_px=SIDE,
+        phrases=(name,),
+        heat_maps=(blurry(SQUARE, shift=3 * number),),
+    )
+
+
+@pytest.fixture
+def stage(sam: str) -> Iterator[RegionsStage]:
+    made = RegionsStage(config_of(sam))
+    made.setup()
+    yield made
+    made.teardown()
+
+
+def test_a_batch_is_what_its_records_are_alone(stage: RegionsStage) -> None:
+    """With one that has no map to draw, and one whose image is gone since its heat maps were made."""
+    records = [record(number) for number in range(5)]
+    records[1] = replace(records[1], phrases=(), heat_maps=())
+    records[3] = record(3, content=b"no image")
+    together = stage.process(records)
+    assert together == [stage.process([one])[0] for one in records]
+    assert [len(one.regions) for one in together] == [1, 0, 1, 1, 1]
+    contour, kept = RegionsStage(RegionsConfig()).process([records[3]])[0].regions[0], together[3].regions[0]
+    assert kept == replace(contour, fallback="image")
+    for one in (together[0], together[2], together[4]):
+        [region] = one.regions
+        assert (region.refined == "sam") == (region.fallback is None)
+
+
+def test_the_regions_of_a_record_are_those_of_the_stage(stage: RegionsStage) -> None:
+    [answer] = stage.process([record(0)])
+    found: list[Found] = stage.regions_of(record(0))
+    assert [region.mask for region in answer.regions] == [painted.mask for painted, _ in found[0]]
+
+
+@pytest.mark.parametrize("prompt", ["point", "box", "both"])
+def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
+    outliner = Outliner(config_of(sam, prompt=prompt), None, "cpu")
+    heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
+    heat_map.values[2:6, 12:16] = 0.6
+    heat_map.values[4, 14] = 1.0
+    cut = outliner._cut(to_cut(heat_map, (100, 400), 1))
+    asked = outliner._prompt(cut, *cut[2][0])
+    assert (asked.point_xy_px is None, asked.box_xyxy_px is None) == (prompt == "box", prompt == "point")
+    if asked.point_xy_px is not None:
+        assert asked.point_xy_px == pytest.approx((290, 45), abs=12)
+    if asked.box_xyxy_px is not None:
+        assert asked.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
+
+
+def test_a_full_gpu_gets_half_as_many_images(
+    stage: RegionsStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    records, encode, sizes = [record(number) for number in range(4)], Segmenter.encode, []
+    expected = stage.process(records)
+
+    def narrow(self: Segmenter, images: Sequence[Prepared]) -> dict[str, Any]:
+        sizes.append(len(images))
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nGPU 0")
+        return encode(self, images)
+
+    monkeypatch.setattr(Segmenter, "encode", narrow)
+    most = 1
+    assert stage.process(records) == expected
+    assert sizes == [2, 1, 1, 1, 1]
+    assert "going on with 1 images at a time in the segmenter" in caplog.text
+    most = 0
+    with pytest.raises(ResourceError, match=r"use a smaller regions\.sam\.model \(CUDA out of memory\.\)"):
+        stage.process(records)

@@ -1,0 +1,161 @@
+"""Segmenters: the masks of transformers' own pipeline, and folders of something else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.masks import decode_mask
+from stages.regions.paint import paint
+from stages.shared.model.config import SegmenterConfig
+from stages.shared.model.segmenter import KINDS as READ
+from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
+from tests.stages.shared.model.segmenters import KINDS, saved
+
+SIZES = ((90, 150), (150, 90), (200, 200))  # height, width
+PROMPTS = [
+    [Prompt(point_xy_px=(30.0, 40.0), box_xyxy_px=(10.0, 5.0, 80.0, 60.0))] * (number + 1)
+    + [Prompt(point_xy_px=(70.5, 60.5), box_xyxy_px=(50.0, 20.0, 85.0, 89.0))]
+    for number in range(len(SIZES))
+]
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sam")
+    saved("sam", folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "form"), [("sam", "point"), ("sam", "box"), *((kind, "both") for kind in KINDS)])
+def test_masks_are_those_of_transformers_prompt_by_prompt(
+    kind: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of several sizes in one batch, more prompts than are decoded together."""
+    monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
+    model, processor = saved(kind, tmp_path)
+    segmenter = load_segmenter(SegmenterConfig(model=str(tmp_path)), "cpu")
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+    prompts = [
+        [
+            Prompt(
+                point_xy_px=None if form == "box" else one.point_xy_px,
+                box_xyxy_px=None if form == "point" else one.box_xyxy_px,
+            )
+            for one in own
+        ]
+        for own in PROMPTS
+    ]
+    prepared = [segmenter.prepare(rgb) for rgb in images]
+    other = segmenter.prepare(images[0][::-1].copy())
+    assert not np.allclose(
+        *(segmenter.masks(segmenter.encode([one]), [one], prompts[:1])[0][0] for one in (prepared[0], other)), atol=0.1
+    )
+    found = segmenter.masks(segmenter.encode(prepared), prepared, prompts)
+    load_segmenter.cache_clear()
+    areas = []
+    for rgb, image, own, answers in zip(images, prepared, prompts, found, strict=True):
+        for prompt, logits in zip(own, answers, strict=True):
+            points = {} if prompt.point_xy_px is None else {"input_points": [[[list(prompt.point_xy_px)]]]}
+            boxes = {} if prompt.box_xyxy_px is None else {"input_boxes": [[list(prompt.box_xyxy_px)]]}
+            inputs = processor(images=rgb, **points, **boxes, return_tensors="pt")
+            with torch.no_grad():
+                expected = model(
+                    **{k: v for k, v in inputs.items() if k not in ("original_sizes", "reshaped_input_sizes")},
+                    multimask_output=True,
+                ).pred_masks
+            scale = float(expected.std())
+            assert scale > 1e-3, "masks of noise would prove nothing"
+            np.testing.assert_allclose(logits, expected[0, 0].numpy(), atol=1e-3 * scale)
+            sizes = [inputs[key] for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
+            drawn = processor.post_process_masks(expected, *sizes)[0][0].numpy()
+            for number, mask in enumerate(drawn):
+                painted = paint(image.field(logits[number]), rgb.shape[:2])
+                ours = np.zeros_like(mask) if painted is None else decode_mask(painted.mask)
+                assert (ours != mask).mean() < 2e-3
+                areas.append(mask.mean())
+    assert 0.02 < np.mean(areas) < 0.98
+
+
+def test_half_precision_is_the_encoders(sam: Path) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    found = []
+    for precision in ("fp32", "bf16"):
+        segmenter = load_segmenter(SegmenterConfig(model=str(sam), precision=precision), "cpu")
+        image = segmenter.prepare(rgb)
+        [[logits]] = segmenter.masks(segmenter.encode([image]), [image], [PROMPTS[0][:1]])
+        found.append(logits)
+    load_segmenter.cache_clear()
+    assert found[0].dtype == found[1].dtype == np.float32
+    assert 0 < np.abs(found[0] - found[1]).max() < 0.3 * found[0].std()
+
+
+def test_weights_are_identified(sam: Path, tmp_path: Path) -> None:
+    saved("sam", tmp_path, seed=1)
+    first, copy, other = (
+        usable_segmenter(SegmenterConfig(model=str(folder)))
+        for folder in (sam, shutil.copytree(sam, tmp_path / "copy"), tmp_path)
+    )
+    assert first == copy != other
+    assert usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base")) == "facebook/sam-vit-base"
+
+
+def change(folder: Path, what: str) -> None:
+    weights = folder / "model.safetensors"
+    if what == "pickle":
+        torch.save({}, folder / "pytorch_model.bin")
+        weights.unlink()
+    elif what == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif what in ("clip", "other"):
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "clip"} if what == "clip" else {"mask_decoder_config": {"hidden_size": 64}}
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        (folder / what).unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "match"),
+    [
+        ("pickle", WeightsError, "has no model.safetensors; pickles"),
+        ("cut", WeightsError, "cannot load"),
+        ("other", WeightsError, "cannot load"),
+        ("clip", ConfigError, "is no folder of transformers"),
+        ("config.json", ConfigError, "is no folder of transformers"),
+        ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
+    ],
+)
+def test_what_is_no_segmenter_is_rejected(
+    what: str, error: type[Exception], match: str, sam: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sam, tmp_path / "copy")
+    change(folder, what)
+    with pytest.raises(error, match=rf"^regions\.sam\.model: .*{match}"):
+        load_segmenter(SegmenterConfig(model=str(folder)), "cpu")
+
+
+@pytest.mark.parametrize("model", [None, "sam", "a b/c"])
+def test_a_segmenter_has_to_be_named(model: str | None) -> None:
+    with pytest.raises(ConfigError, match="needs a folder, or a repository as facebook/sam-vit-base"):
+        usable_segmenter(SegmenterConfig(model=model))
+
+
+def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.shared.model.segmenter.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'phrasebox\[sam\]'"):
+        usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base"))
+
+
+def test_video_models_and_image_models_are_read() -> None:
+    """By the names that transformers gives to the checkpoints of each."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES
+
+    assert set(READ) == set(MODEL_FOR_MASK_GENERATION_MAPPING_NAMES)
