@@ -21,8 +21,8 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load_tokenizer
 from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
 from tests.stages.explain.models import text_architecture
@@ -217,7 +217,7 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give its tokenizer too, tokenizer=open_clip.get_tokenizer\(NAME\)"):
         Locator.from_open_clip(model)
     phrases = ["red car", "two dogs"]
-    mine = Locator.from_open_clip(model, load_tokenizer(ModelConfig(name="demo")))(path, phrases)
+    mine = Locator.from_open_clip(model, tokenizer_of(recognise(ModelConfig(name="demo"))))(path, phrases)
     named = Locator("demo", regions={"calibration": "none"})(path, phrases)
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
     assert np.allclose(mine.similarities, named.similarities, atol=1e-5)

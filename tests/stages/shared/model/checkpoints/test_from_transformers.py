@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load, load_tokenizer, module_of, usable_model
+from stages.shared.model.load import load, module_of, usable_model
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.stages.shared.model.hugging_face import (
@@ -128,7 +128,7 @@ def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: P
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
     tokens = tokenizer_of(recognise(config_of(folder)))(TEXTS)
-    assert torch.equal(tokens, load_tokenizer(config_of(siglip_folder))(TEXTS))
+    assert torch.equal(tokens, tokenizer_of(recognise(config_of(siglip_folder)))(TEXTS))
     pixels = torch.randn(1, 3, 224, 224)
     loaded = module_of(recognise(config_of(folder)))
     with torch.no_grad():
