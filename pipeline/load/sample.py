@@ -260,10 +260,13 @@ def stretched(masks: Sequence[Rle], size_hw: tuple[int, int]) -> NDArray[np.bool
     """Return masks as pixels, bool (masks, height, width), stretched: each pixel takes the value at its centre."""
     found = np.zeros((len(masks), *size_hw), np.bool_)
     for mask, pixels in zip(masks, found, strict=True):
-        y, x = (
-            ((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(size_hw, mask.size_hw, strict=True)
-        )
-        pixels[:] = decode_mask(mask)[np.ix_(y, x)]
+        whole = decode_mask(mask)
+        if whole.shape != size_hw:
+            y, x = (
+                ((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(size_hw, whole.shape, strict=True)
+            )
+            whole = whole[y][:, x]
+        pixels[:] = whole
     return found
 
 
