@@ -99,16 +99,42 @@ def samples_of(table: Any, options: LoadOptions, selector: Selector) -> tuple[An
     return (table if len(numbers) == table.num_rows else table.filter(pa.array(kept))), numbers
 
 
-def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the share of each cell of a grid that is inside, (masks, grid_h, grid_w); the masks have one size.
+def runs_of(masks: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the runs of one image's masks, of which there is one at least, see `run_ends`.
 
     Raise ValueError for a damaged mask.
     """
+    texts = [np.frombuffer(mask.counts.encode(), np.uint8) for mask in masks]
+    pixels = np.array([mask.size_hw for mask in masks], np.int64).prod(axis=1)
+    return run_ends(np.concatenate(texts), np.cumsum([0, *map(len, texts)]), pixels)
+
+
+def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the share of each cell of a grid that is inside, (masks, grid_h, grid_w); the masks have one size."""
     if not masks:
         return np.zeros((0, *grid_hw), np.float32)
-    texts, size_hw = [np.frombuffer(mask.counts.encode(), np.uint8) for mask in masks], masks[0].size_hw
-    offsets, pixels = np.cumsum([0, *map(len, texts)]), np.full(len(masks), size_hw[0] * size_hw[1], np.int64)
-    return grid_shares(*run_ends(np.concatenate(texts), offsets, pixels), size_hw, grid_hw)
+    return grid_shares(*runs_of(masks), masks[0].size_hw, grid_hw)
+
+
+def pixels_of(masks: Sequence[Rle], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return masks of one size as pixels, bool (masks, height, width).
+
+    They are stretched to `size_hw`; each pixel takes the value at its centre.
+    """
+    if not masks:
+        return np.zeros((0, *size_hw), np.bool_)
+    ends, starts = runs_of(masks)
+    lengths = np.diff(ends, prepend=0)
+    lengths[starts[1:-1]] = ends[starts[1:-1]]
+    inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
+    height, width = masks[0].size_hw
+    columns = np.repeat(inside, lengths).reshape(len(masks), width, height)
+    if size_hw != (height, width):
+        y, x = (
+            ((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(size_hw, (height, width), strict=True)
+        )
+        columns = columns[:, x][:, :, y]
+    return np.ascontiguousarray(columns.transpose(0, 2, 1))
 
 
 def grid_shares(

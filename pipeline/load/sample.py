@@ -43,18 +43,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selection, Selector
-from pipeline.load.row_groups import LoadOptions, samples_of, shares_of
+from pipeline.load.row_groups import LoadOptions, pixels_of, samples_of, shares_of
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
-from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
@@ -237,7 +234,7 @@ class SampleMaker:
             coded = [region["segmentation"] for region in regions]
             masks = [Rle(size_hw=tuple(code["size"]), counts=code["counts"]) for code in coded]
             if contents.masks == "full":
-                sample["masks"] = torch.from_numpy(stretched(masks, (h, w)))
+                sample["masks"] = torch.from_numpy(pixels_of(masks, (h, w)))
             if contents.grid_hw is not None:
                 # The square's grid has the same cells as the original's: both are stretched alike.
                 sample["grid_masks"] = torch.from_numpy(shares_of(masks, contents.grid_hw))
@@ -254,20 +251,6 @@ class SampleMaker:
             size, found_in = f"{decoded.width_px} x {decoded.height_px}", f"{row['width']} x {row['height']}"
             raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {found_in}")
         return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
-
-
-def stretched(masks: Sequence[Rle], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return masks as pixels, bool (masks, height, width), stretched: each pixel takes the value at its centre."""
-    found = np.zeros((len(masks), *size_hw), np.bool_)
-    for mask, pixels in zip(masks, found, strict=True):
-        whole = decode_mask(mask)
-        if whole.shape != size_hw:
-            y, x = (
-                ((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(size_hw, whole.shape, strict=True)
-            )
-            whole = whole[y][:, x]
-        pixels[:] = whole
-    return found
 
 
 def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

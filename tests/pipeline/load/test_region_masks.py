@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.load.row_groups import shares_of
-from pipeline.load.sample import stretched
+from pipeline.load.row_groups import pixels_of, shares_of
 from stages.contract.masks import decode_mask, encode_mask
 from tests.synthetic import _stock
 
@@ -36,7 +35,7 @@ def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int,
     coded = [encode_mask(mask) for mask in masks]
     found = shares_of(coded, grid_hw)
     assert found.shape == (len(masks), *grid_hw)
-    assert stretched(coded, (8, 8)).shape == (len(masks), 8, 8)
+    assert pixels_of(coded, (8, 8)).shape == (len(masks), 8, 8)
     assert found.dtype == np.float32
     for mask, shares in zip(masks, found, strict=True):
         np.testing.assert_allclose(shares, shares_by_pixels(mask, grid_hw), atol=1e-5)
@@ -58,6 +57,6 @@ def test_stretched_masks_take_what_lies_at_the_pixels_centres() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 1]], bool)
     coded = [encode_mask(mask), encode_mask(~mask)]
     doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
-    np.testing.assert_array_equal(stretched(coded, (2, 3)), [mask, ~mask])
-    np.testing.assert_array_equal(stretched(coded, (4, 6)), [doubled, ~doubled])
-    np.testing.assert_array_equal(stretched(coded, (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
+    np.testing.assert_array_equal(pixels_of(coded, (2, 3)), [mask, ~mask])
+    np.testing.assert_array_equal(pixels_of(coded, (4, 6)), [doubled, ~doubled])
+    np.testing.assert_array_equal(pixels_of(coded, (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
