@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipeline.evaluate.matching import check_size
-from pipeline.load.row_groups import shares_of
+from pipeline.load.row_groups import grid_shares, runs_of
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Rle
@@ -213,7 +213,8 @@ class Embedder:
         known = [number for number, mask in enumerate(masks) if mask is not None]
         found = np.zeros((len(masks), self.model.embed_dim), np.float32)
         if known:
-            shares = torch.from_numpy(shares_of([mask for mask in masks if mask is not None], grid_hw))
+            given = [mask for mask in masks if mask is not None]
+            shares = torch.from_numpy(grid_shares(*runs_of(given), given[0].size_hw, grid_hw))
             found[known] = _numpy(by_masks(patches.expand(len(known), -1, -1), shares.to(patches.device)))
         return found
 

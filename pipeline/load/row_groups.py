@@ -26,6 +26,7 @@ from stages.contract.records import Rle
 from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
+_ROWS_AT_ONCE: Final = 32  # whose masks are decoded together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,42 +100,32 @@ def samples_of(table: Any, options: LoadOptions, selector: Selector) -> tuple[An
     return (table if len(numbers) == table.num_rows else table.filter(pa.array(kept))), numbers
 
 
-def runs_of(masks: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the runs of one image's masks, of which there is one at least, see `run_ends`.
+Runs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Ends and starts of the runs of several masks, see `stages.contract.masks.run_ends`."""
 
-    Raise ValueError for a damaged mask.
-    """
+
+def runs_of(masks: Sequence[Rle]) -> Runs:
+    """Return the runs of masks, of whatever sizes. Raise ValueError for a damaged one."""
+    if not masks:
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
     texts = [np.frombuffer(mask.counts.encode(), np.uint8) for mask in masks]
     pixels = np.array([mask.size_hw for mask in masks], np.int64).prod(axis=1)
     return run_ends(np.concatenate(texts), np.cumsum([0, *map(len, texts)]), pixels)
 
 
-def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the share of each cell of a grid that is inside, (masks, grid_h, grid_w); the masks have one size."""
-    if not masks:
-        return np.zeros((0, *grid_hw), np.float32)
-    return grid_shares(*runs_of(masks), masks[0].size_hw, grid_hw)
+def add_runs(rows: Sequence[dict[str, Any]]) -> None:
+    """Give each row the runs of its masks as `runs`: decoding many at once is faster, and all would fill the memory.
 
-
-def pixels_of(masks: Sequence[Rle], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return masks of one size as pixels, bool (masks, height, width).
-
-    They are stretched to `size_hw`; each pixel takes the value at its centre.
+    Raise ValueError for a damaged mask.
     """
-    if not masks:
-        return np.zeros((0, *size_hw), np.bool_)
-    ends, starts = runs_of(masks)
-    lengths = np.diff(ends, prepend=0)
-    lengths[starts[1:-1]] = ends[starts[1:-1]]
-    inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
-    height, width = masks[0].size_hw
-    columns = np.repeat(inside, lengths).reshape(len(masks), width, height)
-    if size_hw != (height, width):
-        y, x = (
-            ((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(size_hw, (height, width), strict=True)
-        )
-        columns = columns[:, x][:, :, y]
-    return np.ascontiguousarray(columns.transpose(0, 2, 1))
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[first : first + _ROWS_AT_ONCE]
+        codes = [region["segmentation"] for row in part for region in row["annotations"] or ()]
+        ends, starts = runs_of([Rle(size_hw=tuple(code["size"]), counts=code["counts"]) for code in codes])
+        for row in part:
+            count = len(row["annotations"] or ())
+            own, starts = starts[: count + 1], starts[count:]
+            row["runs"] = ends[own[0] : own[-1]], own - own[0]
 
 
 def grid_shares(
@@ -163,6 +154,26 @@ def grid_shares(
             shares[number] += above.take(y1, axis=0).T @ (at.take(x1, axis=0) - at.take(x0, axis=0))
             shares[number] += (left.take(x1, axis=0) - left.take(x0, axis=0)).sum(axis=0)
     return shares.clip(0, 1, out=shares)
+
+
+def pixels_of(
+    ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], wanted_hw: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return masks, see `grid_shares`, as pixels: bool (masks, height, width).
+
+    They are stretched to the size `wanted_hw`; each pixel takes the value at its centre.
+    """
+    (h, w), number = size_hw, len(starts) - 1
+    if not number:
+        return np.zeros((0, *wanted_hw), np.bool_)
+    lengths = np.diff(ends, prepend=0)
+    lengths[starts[1:-1]] = ends[starts[1:-1]]
+    inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
+    columns = np.repeat(inside, lengths).reshape(number, w, h)
+    if wanted_hw != size_hw:
+        y, x = (((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(wanted_hw, size_hw, strict=True))
+        columns = columns[:, x][:, :, y]
+    return np.ascontiguousarray(columns.transpose(0, 2, 1))
 
 
 @lru_cache(maxsize=64)

@@ -50,9 +50,8 @@ from torch.utils.data import get_worker_info
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selection, Selector
-from pipeline.load.row_groups import LoadOptions, pixels_of, samples_of, shares_of
+from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, samples_of
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
-from stages.contract.records import Rle
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
@@ -181,7 +180,14 @@ class SampleMaker:
     def rows(self, table: Any) -> tuple[list[dict[str, Any]], Any]:
         """Return the rows of a table that are samples, as plain values, and their numbers in it."""
         table, numbers = samples_of(table, self.options, self.selector)
-        return table.to_pylist(), numbers
+        rows = table.to_pylist()
+        if self._has_masks:
+            try:
+                add_runs(rows)
+            except (TypeError, ValueError, AttributeError) as error:
+                places = f"samples {rows[0]['sample_id']!r} to {rows[-1]['sample_id']!r}"
+                raise SchemaError(f"{self.dataset.path}: {places}: a mask is damaged: {one_line(error)}") from error
+        return rows, numbers
 
     def where(self, row: Mapping[str, Any]) -> str:
         """Name a sample in a message."""
@@ -196,7 +202,7 @@ class SampleMaker:
         contents = self.contents
         try:
             sample = self._annotations(row)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # torch raises several for a null
+        except (TypeError, ValueError, RuntimeError, LookupError) as error:  # torch raises several kinds for a null
             raise SchemaError(f"{self.where(row)}: the row is damaged: {one_line(error)}") from error
         if contents.tokenizer is not None:
             if self._tokens is None:
@@ -231,13 +237,11 @@ class SampleMaker:
             "region_ids": numbers("id", torch.int64),
         }
         if self._has_masks:
-            coded = [region["segmentation"] for region in regions]
-            masks = [Rle(size_hw=tuple(code["size"]), counts=code["counts"]) for code in coded]
             if contents.masks == "full":
-                sample["masks"] = torch.from_numpy(pixels_of(masks, (h, w)))
+                sample["masks"] = torch.from_numpy(pixels_of(*row["runs"], (height, width), (h, w)))
             if contents.grid_hw is not None:
                 # The square's grid has the same cells as the original's: both are stretched alike.
-                sample["grid_masks"] = torch.from_numpy(shares_of(masks, contents.grid_hw))
+                sample["grid_masks"] = torch.from_numpy(grid_shares(*row["runs"], (height, width), contents.grid_hw))
         return sample
 
     def _image(self, row: Mapping[str, Any]) -> Any:

@@ -171,7 +171,7 @@ def test_a_damaged_row_is_named(damage: dict[str, Any], folder: Path, tmp_path: 
             region.update(damage)
 
     damaged = changed(Path(shutil.copytree(folder, tmp_path / "dataset")), change)
-    with pytest.raises(SchemaError, match=r"dataset: sample 's0.*: the row is damaged"):
+    with pytest.raises(SchemaError, match=r"dataset: samples? 's0.* is damaged: "):
         list(RegionStream(damaged, Contents(images=False, grid_hw=(2, 2)), shuffle=False, keep_empty=True))
 
 
