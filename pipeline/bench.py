@@ -1,8 +1,7 @@
 """`make bench`: one JSON line for each figure, measured against a baseline in the same process; minutes on 2 cores.
 
 Models have the real architectures and random weights: the time does not depend on what a model knows. Timings of two
-sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes, or photographs
-with `--photos FOLDER`, which holds captions.jsonl, with five captions a row, and images/.
+sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def speed_of(items: Callable[[], Iterable[Any]]) -> float:
     return count / min(seconds_of(lambda: [*items()], time.process_time) for _ in passes)
 
 
-def heat_maps(_: Path | None) -> Figures:
+def heat_maps() -> Figures:
     """Time of heat maps for a batch over the time of `encode_image` for the same batch, on the GPU if there is one.
 
     Text embeddings are cached, as in a run after its first batches. The row of bf16 is measured where that is fast.
@@ -105,7 +104,7 @@ def heat_maps(_: Path | None) -> Figures:
             yield line(name, ratio_of(lambda e=explainer, t=texts: e.explain(rgb, t), encode), "ratio", against)  # type: ignore[misc]
 
 
-def regions(_: Path | None, images: int = 12, count: int = 8) -> Figures:
+def regions(images: int = 12, count: int = 8) -> Figures:
     """Regions per CPU second, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels."""
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
@@ -135,7 +134,7 @@ def regions(_: Path | None, images: int = 12, count: int = 8) -> Figures:
         yield line(f"{name}regions_per_second", speed, "maps/s", "one core, 640x480, RLE included")
 
 
-def phrases(_: Path | None, captions: int = 320) -> Figures:
+def phrases(captions: int = 320) -> Figures:
     """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
     texts = [
         f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."
@@ -153,7 +152,7 @@ def phrases(_: Path | None, captions: int = 320) -> Figures:
     yield line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")
 
 
-def engines(_: Path | None, scenes: int = 256) -> Figures:
+def engines(scenes: int = 256) -> Figures:
     """Images per second of both engines with the embedded model; and of the loaders, which read the dataset.
 
     The clock starts when the first model batch is done and stops with the last row. Only images that the model had not
@@ -188,7 +187,7 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
     yield line("loader_decoding_vs_bare_loop", speed_of(lambda: decoding) / bare, "of its speed", against)
 
 
-def whole_run(photos: Path | None) -> Figures:
+def whole_run() -> Figures:
     """CPU time of a whole run, one thread, over that of a loop that decodes the images and calls `encode_image`.
 
     The cost of a run is the CPU time of a long run less that of a short one, by the images that it has more: start-up
@@ -197,12 +196,12 @@ def whole_run(photos: Path | None) -> Figures:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures, captions = _samples(folder, photos)
+        pictures, captions = _samples(folder)
         for each, count in product((1, 5), (SHORT, IMAGES)):
             rows = zip(map(str, pictures[:count]), captions, strict=False)
             text = "\n".join(json.dumps({"image": picture, "captions": own[:each]}) for picture, own in rows)
             (folder / f"{each}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
-        where = f"{IMAGES} {'drawn scenes' if photos is None else 'photographs'}, one thread, {processor()}"
+        where = f"{IMAGES} drawn scenes, one thread, {processor()}"
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
         for model in ("ViT-B-16", "ViT-B-32"):
             network, weights = open_clip.create_model(model).eval(), folder / f"{model}.safetensors"
@@ -216,11 +215,8 @@ def whole_run(photos: Path | None) -> Figures:
                 yield line(f"run_vs_encode_{each}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
 
 
-def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[str]]]:
+def _samples(folder: Path) -> tuple[list[Path], list[list[str]]]:
     """Return image files, and five captions of each."""
-    if photos is not None:
-        rows = [json.loads(row) for row in (photos / "captions.jsonl").read_text("utf-8").splitlines()[:IMAGES]]
-        return [photos.absolute() / "images" / row["image"] for row in rows], [row["captions"] for row in rows]
     scenes = [make_scene(0, number, side_px=500, extra_captions=4) for number in range(IMAGES)]
     pictures = [folder / f"{number}.jpg" for number in range(IMAGES)]
     for scene, picture in zip(scenes, pictures, strict=True):
@@ -275,10 +271,9 @@ def main() -> None:
     """Parse the command line; measure all figures, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(FIGURES), help="repeatable; by default all")
-    parser.add_argument("--photos", type=Path, help="photographs for whole_run instead of drawn scenes")
     given = parser.parse_args()
     for name in given.only or FIGURES:
-        for each in FIGURES[name](given.photos):
+        for each in FIGURES[name]():
             print(json.dumps(each), flush=True)
 
 

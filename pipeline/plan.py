@@ -77,8 +77,6 @@ class Machine:
     gpu_rate: float | None = None  # images a second of one GPU
     own_cores: float = 0.0  # cores that the engine's own processes keep busy
     own_s: float = 0.0  # seconds of a core that they take for each image
-    core_price: float | None = None  # of a core for an hour
-    gpu_price: float | None = None  # of a GPU for an hour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +93,6 @@ class Forecast:
     disk_bytes: float  # of the dataset
     memory_bytes: float  # of all model workers, each with the other stages beside it
     texts: float  # different phrases to expect
-    price: float | None  # in the currency of the given prices
 
 
 def texts_in(costs: Costs, images: float) -> float:
@@ -125,21 +122,17 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
         limits = {"cores": cores / (beside + explain), "model workers": machine.workers / explain}
     limit = min(limits, key=lambda name: limits[name])
     seconds = costs.ready_s + max(0, images - costs.first) / limits[limit] + costs.end_s
-    core_hours, gpu_hours = (count * seconds / 3600 for count in (machine.cores, machine.gpus))
-    priced = ((machine.core_price, core_hours), (machine.gpu_price, gpu_hours))
-    prices = [price * hours for price, hours in priced if price is not None]
     return Forecast(
         images=images,
         seconds=seconds,
         rate=limits[limit],
         limit=limit,
-        core_hours=core_hours,
-        gpu_hours=gpu_hours,
+        core_hours=machine.cores * seconds / 3600,
+        gpu_hours=machine.gpus * seconds / 3600,
         cores_per_gpu=machine.gpu_rate * beside if machine.gpus and machine.gpu_rate is not None else None,
         disk_bytes=costs.bytes * images,
         memory_bytes=float(costs.memory_bytes * (machine.gpus or machine.workers)),
         texts=texts_in(costs, images),
-        price=sum(prices) if prices else None,
     )
 
 

@@ -55,12 +55,6 @@ def plan(
             help="Images a second of one of its GPUs; by default that of this machine's GPU.",
         ),
     ] = None,
-    core_price: Annotated[
-        float | None, typer.Option("--core-price", metavar="PRICE", min=0, help="Price of one core-hour.")
-    ] = None,
-    gpu_price: Annotated[
-        float | None, typer.Option("--gpu-price", metavar="PRICE", min=0, help="Price of one GPU-hour.")
-    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate time, memory and disk for a run, here and on a cluster that you describe.
@@ -70,7 +64,7 @@ def plan(
 
     \b
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
-    phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500 --core-price 0.04 --gpu-price 2.5
+    phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500
     """
     # It imports torch.
     from stages.shared.model.device import pick_device  # noqa: PLC0415
@@ -97,11 +91,11 @@ def plan(
     forecasts = []
     for where, machine in machines.items():
         rate = rate_here if where == "here" else gpu_rate or rate_here
-        priced = replace(machine, gpu_rate=rate, core_price=core_price, gpu_price=gpu_price)
+        rated = replace(machine, gpu_rate=rate)
         if resolved.engine.kind == "ray":
             rows = call_rows(graph.model, "cuda" if machine.gpus else "cpu")
-            priced = replace(priced, own_cores=RAY_CORES, own_s=RAY_BATCH_S / rows)
-        forecasts += [(where, forecast(costs, count, priced)) for count in counts]
+            rated = replace(rated, own_cores=RAY_CORES, own_s=RAY_BATCH_S / rows)
+        forecasts += [(where, forecast(costs, count, rated)) for count in counts]
     if as_json:
         plain = [{"where": where, **asdict(each)} for where, each in forecasts]
         print_json({"costs": asdict(costs), "forecasts": plain})
@@ -142,7 +136,6 @@ def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console:
         "dataset": lambda each: decimal(round(each.disk_bytes)),
         "memory of model workers": lambda each: decimal(round(each.memory_bytes)),
         "different phrases": lambda each: f"{each.texts:,.0f}",
-        "price": lambda each: "-" if each.price is None else f"{each.price:,.2f}",
     }
     for name, shown in rows.items():
         cells = [shown(each) for _, each in forecasts]

@@ -209,7 +209,12 @@ def _execute(
         if chosen.segmenters:
             rows = rows.map_batches(
                 SegmenterWorker,
-                fn_constructor_args=(ray.put((graph.cuts.on_device(chosen.device),)), ledger, code, environment),
+                fn_constructor_args=(
+                    ray.put((graph.cuts.on_device(chosen.device),)),
+                    ledger,
+                    code,
+                    _environment(chosen, chosen.threads),
+                ),
                 batch_size=call,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(min_size=1, max_size=chosen.segmenters),

@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipeline.evaluate.matching import check_size
-from pipeline.load.row_groups import grid_shares
+from pipeline.load.row_groups import grid_shares, runs_of
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
-from stages.contract.masks import run_ends
 from stages.contract.records import Rle
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
@@ -214,7 +213,8 @@ class Embedder:
         known = [number for number, mask in enumerate(masks) if mask is not None]
         found = np.zeros((len(masks), self.model.embed_dim), np.float32)
         if known:
-            shares = torch.from_numpy(shares_of([mask for mask in masks if mask is not None], grid_hw))
+            given = [mask for mask in masks if mask is not None]
+            shares = torch.from_numpy(grid_shares(*runs_of(given), given[0].size_hw, grid_hw))
             found[known] = _numpy(by_masks(patches.expand(len(known), -1, -1), shares.to(patches.device)))
         return found
 
@@ -232,16 +232,6 @@ class Embedder:
             embeddings = self.model.tower.encode(torch.from_numpy(rgb)).float()
             parts.append(_numpy(F.normalize(embeddings, dim=-1))[: len(batch)])
         return self._joined(parts)
-
-
-def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the share of each cell of a grid that is inside, (masks, rows, columns); the masks have one size."""
-    texts = [np.frombuffer(mask.counts.encode("ascii"), np.uint8) for mask in masks]
-    offsets = np.cumsum([0, *map(len, texts)])
-    size_hw = masks[0].size_hw
-    pixels = np.full(len(masks), size_hw[0] * size_hw[1], np.int64)
-    ends, starts = run_ends(np.concatenate(texts), offsets, pixels)
-    return grid_shares(ends, starts, size_hw, grid_hw)
 
 
 def _numpy(values: torch.Tensor) -> Embeddings:

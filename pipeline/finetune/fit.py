@@ -110,8 +110,8 @@ class TrainingRun(ABC):
         self._is_half_done = False
 
     @abstractmethod
-    def begin(self, phase: int, *, is_new: bool) -> None:
-        """Prepare the steps of a phase that are left; `is_new` unless the training resumes within the phase."""
+    def begin(self, phase: int) -> None:
+        """Prepare the steps of a phase that are left."""
 
     @abstractmethod
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ class TrainingRun(ABC):
             for phase, steps in enumerate(self.phases):
                 last = first + steps
                 if self.step < last:
-                    self.begin(phase, is_new=self.step == first)
+                    self.begin(phase)
                 while self.step < last:
                     self._unlogged.append(self.take_step(phase, self.step - first))
                     self.step += 1

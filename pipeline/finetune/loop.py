@@ -194,7 +194,7 @@ class Tuning(TrainingRun):
             f"products in {config.model.precision} on {self.device}"
         )
 
-    def begin(self, phase: int, *, is_new: bool) -> None:
+    def begin(self, phase: int) -> None:
         """See `TrainingRun.begin`."""
         self._batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
 

@@ -62,10 +62,8 @@ class TuningData:
 
     def phrases(self) -> list[str]:
         """Return the different phrases of the chosen regions, sorted. Reads the dataset once, without images."""
-        rows = RegionDataset(
-            self.config.path, Contents(images=False), min_score=self.config.min_score, where=self.config.where
-        )
-        return sorted({phrase for number in range(len(rows)) for phrase in rows[number]["phrases"]})
+        regions = self._rows.dataset.regions(self.config.where, ["phrase"], min_score=self.config.min_score)
+        return sorted(set(regions["phrase"].to_pylist()))
 
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
         """Yield this rank's parts of some steps, in order; the parts of a step follow each other in it.

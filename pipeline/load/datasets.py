@@ -20,13 +20,13 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.load.row_groups import LoadOptions, RowBlock, RowGroup, counted, row_groups_of
+from pipeline.load.row_groups import LoadOptions, RowGroup, counted, row_groups_of
 from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str
-Entry = tuple[RowBlock, int] | None  # A row of the sequence: its block and its number there, or None if it is no sample
+Row = dict[str, Any]  # a row of the dataset, with its chosen regions as `annotations`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,9 @@ class StreamOptions(LoadOptions):
     Each worker holds `shuffle_rows` rows with their encoded images. Rows of a row group stay neighbours, so use several
     row groups for a sorted dataset.
 
-    `even` gives each rank the same number of samples: in an epoch, up to `world_size - 1` samples are left out, other
-    ones in each epoch ("drop"), or come twice ("repeat"). The rows are counted first, which reads their errors and
-    scores. A bad image that is skipped is replaced by a neighbour.
+    `even` gives each rank the same number of samples: with "drop" up to `world_size - 1` samples are left out, other
+    ones in each epoch. The rows are counted first, which reads their errors and scores. A bad image that is skipped is
+    replaced by a neighbour.
 
     `rank` and `world_size` are by default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE,
     else 0 of 1. They are found out when the stream is made, not later in the workers.
@@ -47,7 +47,7 @@ class StreamOptions(LoadOptions):
     shuffle: bool = True  # False for the order of the shards
     shuffle_rows: int = 1000
     seed: int = 0
-    even: Literal["no", "drop", "repeat"] = "no"
+    even: Literal["no", "drop"] = "no"
     count: bool = False  # count the rows, for `len`
     rank: int | None = None
     world_size: int | None = None
@@ -55,18 +55,18 @@ class StreamOptions(LoadOptions):
     def __post_init__(self) -> None:
         if self.shuffle_rows < 1 or self.seed < 0:
             raise ConfigError(f"expected shuffle_rows >= 1 and seed >= 0, got {self.shuffle_rows} and {self.seed}")
-        if self.even not in ("no", "drop", "repeat"):
-            raise ConfigError(f"even: expected 'no', 'drop' or 'repeat', got {self.even!r}")
+        if self.even not in ("no", "drop"):
+            raise ConfigError(f"even: expected 'no' or 'drop', got {self.even!r}")
 
 
 class _Images:
-    """The parts of both loaders: the dataset, the maker of samples, and the row groups that may hold some."""
+    """The parts of both loaders: the dataset, the maker of samples, and the row groups."""
 
     def __init__(self, dataset: AnyDataset, contents: Contents | None, options: LoadOptions, *, count: bool) -> None:
         self.bad_images = BadImages(options.on_bad_image)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self._maker = SampleMaker(self.dataset, contents or Contents(), options)
-        self._groups, self.skipped_row_groups = row_groups_of(self.dataset, options)
+        self._groups = row_groups_of(self.dataset)
         if count:
             self._groups = counted(self._groups, options, self._maker.selector)
         self.read_row_groups = 0
@@ -83,9 +83,10 @@ class RegionStream(_Images, IterableDataset[Any]):
     DistributedDataParallel hangs. `even` prevents it.
 
     Options are the fields of `LoadOptions` and `StreamOptions`. `bad_images.count` is the number of images that were
-    skipped, `skipped_row_groups` that of row groups that cannot hold a sample by their statistics, `read_row_groups`
-    that of those that this process has read. Raises InputError if the dataset is missing or damaged, ConfigError for an
-    invalid option, TypeError for an unknown one.
+    skipped, `read_row_groups` that of row groups that this process has read.
+
+    Raises InputError if the dataset is missing or damaged, ConfigError for an invalid option, TypeError for an unknown
+    one.
     """
 
     def __init__(self, dataset: AnyDataset, contents: Contents | None = None, **options: Any) -> None:
@@ -130,38 +131,32 @@ class RegionStream(_Images, IterableDataset[Any]):
         for first in range(start, stop, self._options.shuffle_rows):
             window = list(islice(entries, self._options.shuffle_rows))
             for index in self._order(len(window), epoch, first):
-                entry, window[index] = window[index], None
-                if entry is not None:
-                    yield from self._sample(*entry)
+                row, window[index] = window[index], None
+                if row is not None:
+                    yield from self._sample(row)
 
-    def _sample(self, block: RowBlock, row: int) -> Iterator[Any]:
+    def _sample(self, row: Row) -> Iterator[Any]:
         try:
-            sample = self._maker.sample(block, row)
+            yield self._maker.sample(row)
         except RowFault as fault:
-            self.bad_images.met(self._maker.where(block, row), fault)
+            self.bad_images.met(self._maker.where(row), fault)
             if self._is_even:
                 yield None
-        else:
-            yield sample
-        finally:
-            block.images[row] = None  # other rows keep the block alive
 
-    def _entries(self, groups: list[RowGroup], start: int, stop: int) -> Iterator[Entry]:
-        """Yield the rows of a part of the epoch's sequence, one by one."""
+    def _entries(self, groups: list[RowGroup], start: int, stop: int) -> Iterator[Row | None]:
+        """Yield the rows of a part of the epoch's sequence, one by one; None for one that is no sample."""
         for number, first, last in cut([group.size for group in groups], start, stop):
             self.read_row_groups += 1
             for table in groups[number].stretch(self._maker.columns, first, last):
-                block, kept = self._maker.block(table)
-                entries: list[Entry] = [None] * table.num_rows
-                for row, place in enumerate(kept.tolist()):
-                    entries[place] = (block, row)
-                yield from entries
+                rows, kept = self._maker.rows(table)
+                found = dict(zip(kept.tolist(), rows, strict=True))
+                yield from (found.get(place) for place in range(table.num_rows))
 
     def _rank_stretch(self) -> tuple[int, int]:
         total = sum(group.size for group in self._groups)
         if not self._is_even:
             return stretch(0, total, self.world_size, self.rank)
-        each = total // self.world_size if self._options.even == "drop" else -(-total // self.world_size)
+        each = total // self.world_size
         return self.rank * each, (self.rank + 1) * each
 
     def _check_place(self) -> None:
@@ -191,7 +186,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
         super().__init__(dataset, contents, LoadOptions(**options), count=True)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_rows = cached_rows
-        self._cache: dict[int, list[tuple[RowBlock, int]]] = {}  # the last used at the end
+        self._cache: dict[int, list[Row]] = {}  # the last used at the end
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
@@ -202,24 +197,24 @@ class RegionDataset(_Images, TorchDataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Return the sample with a number; negative ones count from the end. Raise InputError for a bad image."""
-        block, row = self._place(index)
+        row = self._row(index)
         try:
-            return self._maker.sample(block, row)
+            return self._maker.sample(row)
         except RowFault as fault:
-            raise InputError(f"{self._maker.where(block, row)}: {fault}") from fault
+            raise InputError(f"{self._maker.where(row)}: {fault}") from fault
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the samples with these numbers, in their order; under "skip" without those of bad images."""
         found = {}
         for index in sorted(set(indices)):  # neighbours share a row group
-            block, row = self._place(index)
+            row = self._row(index)
             try:
-                found[index] = self._maker.sample(block, row)
+                found[index] = self._maker.sample(row)
             except RowFault as fault:
-                self.bad_images.met(self._maker.where(block, row), fault)
+                self.bad_images.met(self._maker.where(row), fault)
         return [found[index] for index in indices if index in found]
 
-    def _place(self, index: int) -> tuple[RowBlock, int]:
+    def _row(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
             raise IndexError(f"expected a number below {len(self)}, got {index}")
         index %= len(self)
@@ -229,13 +224,12 @@ class RegionDataset(_Images, TorchDataset[Any]):
             del self._cache[next(iter(self._cache))]
         return rows[index - int(self._starts[number])]
 
-    def _rows(self, group: RowGroup) -> list[tuple[RowBlock, int]]:
+    def _rows(self, group: RowGroup) -> list[Row]:
         """Read the samples of a row group."""
         self.read_row_groups += 1
-        rows: list[tuple[RowBlock, int]] = []
+        rows: list[Row] = []
         for table in group.stretch(self._maker.columns, 0, group.size):
-            block, _ = self._maker.block(table)
-            rows += [(block, row) for row in range(len(block))]
+            rows += self._maker.rows(table)[0]
         if len(rows) != group.size:
             raise ConfigError(f"{group.path} has changed since the dataset was opened: open it again")
         return rows
@@ -282,15 +276,10 @@ def stretch(start: int, stop: int, parts: int, part: int) -> tuple[int, int]:
 
 
 def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (group, first, last), which make positions `start` to `stop` of a sequence of groups with `sizes` rows.
-
-    Beyond its end the sequence begins anew.
-    """
-    total = sum(sizes)
-    offset = start // total * total if total else 0
-    while total and offset < stop:
-        for number, size in enumerate(sizes):
-            first, last = max(0, start - offset), min(size, stop - offset)
-            if first < last:
-                yield number, first, last
-            offset += size
+    """Yield (group, first, last), which make positions `start` to `stop` of a sequence of groups with `sizes` rows."""
+    offset = 0
+    for number, size in enumerate(sizes):
+        first, last = max(0, start - offset), min(size, stop - offset)
+        if first < last:
+            yield number, first, last
+        offset += size

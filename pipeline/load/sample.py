@@ -4,7 +4,7 @@
     captions         list[str], untouched
     original_hw      (height, width) of the original image, px
     size_hw          (height, width) that boxes and masks refer to, px: the original's or the square's
-    image            uint8 (3, H, W), or what `image_transform` made of the (H, W, 3) array
+    image            uint8 (3, H, W)
     boxes_xyxy_px    float32 (n, 4), half open, px of `size_hw`
     phrases, heads   list[str], n of each
     spans            int64 (n, 2), [start, end): `captions[caption_indices[i]][start:end]` are the phrase's words;
@@ -16,7 +16,6 @@
     masks            bool (n, H, W), with `masks="full"`
     grid_masks       float32 (n, grid_h, grid_w), share of each cell inside, with `grid_hw`
     tokens           int64 (n, context), with `tokenizer`
-    error, error_detail        str or None, if failed rows are kept
 
 Boxes, masks and the rest are in the order of the row's annotations. All tensors own their memory.
 
@@ -39,30 +38,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import MODEL, ImageSource, unnamed
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selection, Selector
-from pipeline.load.row_groups import LoadOptions, RowBlock, block_of, full_masks, grid_shares, samples_of
-from stages.contract.errors import ConfigError, InputError, RowFault, WeightsError
+from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, samples_of
+from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.model.config import ModelConfig
 
 Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
 MAX_PHRASES: Final = 200_000  # Phrases whose tokens are kept, those used last: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
-_ERROR_KEYS: Final = ("error", "error_detail")
-_COLUMNS: Final = (*_ROW_KEYS, "width", "height", *_ERROR_KEYS)
+_COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error")
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
 
@@ -84,18 +80,16 @@ class Contents:
     """Contents of a sample beside its annotations; nothing else is read or computed.
 
     With `square_px`, images are stretched to squares of this side, as CLIP's training sees them without cropping; boxes
-    and masks follow. `image_transform` turns the uint8 array (H, W, 3) into the sample's image, for example
-    `PIL.Image.fromarray`; it must not change the geometry, since nothing else follows. See above for `transform`.
+    and masks follow. See above for `transform`.
     """
 
     images: bool = True  # load and decode the images: uint8 RGB, upright
     image_root: str | None = None  # what `file_name` is relative to, if the shards hold no images; None: the run's own
     square_px: int | None = None
     shrink_jpeg: bool = False  # with `square_px`, let the JPEG decoder halve large images, see `decode_resized`
-    image_transform: Callable[[Any], Any] | None = None
     masks: Literal["none", "full"] = "none"  # "full": bool masks in the size of the image
     grid_hw: tuple[int, int] | None = None  # masks on a feature grid: the share of each cell that is inside
-    tokenizer: Tokenize | Literal["dataset"] | None = None  # "dataset": that of the model that made the dataset
+    tokenizer: Tokenize | None = None
     transform: Callable[[dict[str, Any]], Any] | None = None  # sample -> what is yielded
     limits: DecodeLimits = field(default_factory=DecodeLimits)  # the largest images that are decoded
 
@@ -106,10 +100,10 @@ class Contents:
             raise ConfigError(f"grid_hw: expected a height and a width >= 1, got {self.grid_hw}")
         if self.masks not in ("none", "full"):
             raise ConfigError(f"masks: expected 'none' or 'full', got {self.masks!r}")
-        if isinstance(self.tokenizer, str) and self.tokenizer != "dataset":
-            raise ConfigError(f"tokenizer: expected 'dataset' or a function, got {self.tokenizer!r}")
-        if not self.images and (self.image_transform is not None or self.image_root is not None):
-            raise ConfigError("image_transform and image_root are given, but images is False")
+        if self.tokenizer is not None and not callable(self.tokenizer):
+            raise ConfigError(f"tokenizer: expected a function, got {self.tokenizer!r}")
+        if not self.images and self.image_root is not None:
+            raise ConfigError("image_root is given, but images is False")
 
 
 class BadImages:
@@ -153,32 +147,10 @@ def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
     return tokens_of
 
 
-def tokenizer_of(dataset: Dataset) -> Tokenize:
-    """Return the tokenizer of the dataset's model, without its weights. Raise ConfigError if it is unknown here, or is
-    not followed: see `pipeline.dataset.origin`.
-    """
-    from stages.shared.model.load import load_tokenizer  # noqa: PLC0415  it loads open_clip, for tokens alone
-
-    if strange := unnamed(dataset, MODEL):
-        raise ConfigError(
-            f"tokenizer: {dataset.path} was not made by you on this machine, so the tokenizer of the model that it "
-            f"names ({', '.join(map(str, strange.values()))}) is not looked for; if it is right, give it as a function"
-        )
-    try:
-        tokenize: Tokenize = load_tokenizer(ModelConfig.model_validate(dataset.manifest.get("config", {}).get("model")))
-    except (ConfigError, WeightsError, ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        text = f"the tokenizer of the dataset's model cannot be loaded ({reason}): give a function as tokenizer"
-        raise ConfigError(f"{dataset.path}: {text}") from error
-    return tokenize
-
-
 class SampleMaker:
-    """Tables of rows -> blocks -> samples. Each process that uses it makes its own selector and tokenizer."""
+    """Tables of rows -> samples. Each process that uses it makes its own selector."""
 
     def __init__(self, dataset: Dataset, contents: Contents, options: LoadOptions) -> None:
-        if options.keep_failed and contents.images:
-            raise ConfigError("keep_failed: rows with an error have no image; give Contents(images=False)")
         self.dataset, self.contents, self.options = dataset, contents, options
         self._selection: Selection = dataset.selection(options.where, min_score=options.min_score)
         Selector(self._selection)  # checks the condition
@@ -205,63 +177,83 @@ class SampleMaker:
             self._selector, self._process = Selector(self._selection), os.getpid()
         return self._selector
 
-    def block(self, table: Any) -> tuple[RowBlock, Any]:
-        """Return the samples of a table, and the numbers of their rows in it."""
+    def rows(self, table: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Return the rows of a table that are samples, as plain values, and their numbers in it."""
         table, numbers = samples_of(table, self.options, self.selector)
-        return block_of(table), numbers
-
-    def where(self, block: RowBlock, row: int) -> str:
-        """Name a sample in a message."""
-        return f"{self.dataset.path}: sample {block.rows['sample_id'][row]!r}, image {block.rows['file_name'][row]!r}"
-
-    def sample(self, block: RowBlock, row: int) -> Any:
-        """Return a sample, as the transform leaves it. Raise RowFault for an image that is missing or broken."""
-        contents = self.contents
-        first, last = int(block.starts[row]), int(block.starts[row + 1])
-        width, height = block.size_wh[row].tolist()
-        h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
-        sample: dict[str, Any] = {name: block.rows[name][row] for name in _ROW_KEYS}
-        sample |= {"original_hw": (height, width), "size_hw": (h, w)}
-        for name, values in block.regions.items():
-            own = values[first:last]
-            sample[name] = own if isinstance(own, list) else torch.from_numpy(own.copy())
-        sample["boxes_xyxy_px"] *= torch.tensor([w / max(width, 1), h / max(height, 1)] * 2)
-        if self.options.keep_failed:
-            sample |= {name: block.rows[name][row] for name in _ERROR_KEYS}
+        rows = table.to_pylist()
         if self._has_masks:
-            self._add_masks(sample, block, first, last)
-        if (given := contents.tokenizer) is not None:
+            try:
+                add_runs(rows)
+            except (TypeError, ValueError, AttributeError) as error:
+                places = f"samples {rows[0]['sample_id']!r} to {rows[-1]['sample_id']!r}"
+                raise SchemaError(f"{self.dataset.path}: {places}: a mask is damaged: {one_line(error)}") from error
+        return rows, numbers
+
+    def where(self, row: Mapping[str, Any]) -> str:
+        """Name a sample in a message."""
+        return f"{self.dataset.path}: sample {row['sample_id']!r}, image {row['file_name']!r}"
+
+    def sample(self, row: Mapping[str, Any]) -> Any:
+        """Return a row as a sample, as the transform leaves it.
+
+        Raise RowFault for an image that is missing or broken, SchemaError for values that the dataset contract does not
+        allow.
+        """
+        contents = self.contents
+        try:
+            sample = self._annotations(row)
+        except (TypeError, ValueError, RuntimeError, LookupError) as error:  # torch raises several kinds for a null
+            raise SchemaError(f"{self.where(row)}: the row is damaged: {one_line(error)}") from error
+        if contents.tokenizer is not None:
             if self._tokens is None:
-                self._tokens = phrase_tokens(tokenizer_of(self.dataset) if isinstance(given, str) else given)
+                self._tokens = phrase_tokens(contents.tokenizer)
             phrases = sample["phrases"]
             sample["tokens"] = torch.stack([self._tokens(phrase) for phrase in phrases or [""]])[: len(phrases)]
         if contents.images:
-            sample["image"] = self._image(block, row)
+            sample["image"] = self._image(row)
         return sample if contents.transform is None else contents.transform(sample)
 
-    def _add_masks(self, sample: dict[str, Any], block: RowBlock, first: int, last: int) -> None:
-        starts = block.run_starts[first : last + 1]
-        ends, starts = block.run_ends[starts[0] : starts[-1]], starts - starts[0]
-        if self.contents.masks == "full":
-            sample["masks"] = torch.from_numpy(full_masks(ends, starts, sample["original_hw"], sample["size_hw"]))
-        if self.contents.grid_hw is not None:
-            # The square's grid has the same cells as the original's: both are stretched alike.
-            shares = grid_shares(ends, starts, sample["original_hw"], self.contents.grid_hw)
-            sample["grid_masks"] = torch.from_numpy(shares)
+    def _annotations(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        contents, regions = self.contents, row["annotations"] or []
+        height, width = row["height"], row["width"]
+        h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
 
-    def _image(self, block: RowBlock, row: int) -> Any:
+        def numbers(name: str, kind: torch.dtype, *shape: int) -> Tensor:
+            return torch.tensor([region[name] for region in regions], dtype=kind).reshape(len(regions), *shape)
+
+        boxes = numbers("bbox", torch.float32, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        sample: dict[str, Any] = {name: row[name] for name in _ROW_KEYS}
+        sample |= {
+            "original_hw": (height, width),
+            "size_hw": (h, w),
+            "boxes_xyxy_px": boxes * torch.tensor([w / max(width, 1), h / max(height, 1)] * 2),
+            "phrases": [region["phrase"] for region in regions],
+            "heads": [region["head"] for region in regions],
+            "spans": numbers("span", torch.int64, 2),
+            "caption_indices": numbers("caption_index", torch.int64),
+            "scores": numbers("score", torch.float32),
+            "similarities": numbers("similarity", torch.float32),
+            "region_ids": numbers("id", torch.int64),
+        }
+        if self._has_masks:
+            if contents.masks == "full":
+                sample["masks"] = torch.from_numpy(pixels_of(*row["runs"], (height, width), (h, w)))
+            if contents.grid_hw is not None:
+                # The square's grid has the same cells as the original's: both are stretched alike.
+                sample["grid_masks"] = torch.from_numpy(grid_shares(*row["runs"], (height, width), contents.grid_hw))
+        return sample
+
+    def _image(self, row: Mapping[str, Any]) -> Any:
         contents, side = self.contents, self.contents.square_px
-        content = self.source.load({"file_name": block.rows["file_name"][row], "image": {"bytes": block.images[row]}})
+        content = self.source.load(row)
         shrink = contents.shrink_jpeg and side is not None
         decoded = decode_resized(
             content, contents.limits, lambda w, h: (w, h) if side is None else (side, side), shrink_jpeg=shrink
         )
-        width, height = block.size_wh[row].tolist()
-        if (decoded.width_px, decoded.height_px) != (width, height):
-            size = f"{decoded.width_px} x {decoded.height_px}"
-            raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {width} x {height}")
-        if contents.image_transform is not None:
-            return contents.image_transform(decoded.rgb)
+        if (decoded.width_px, decoded.height_px) != (row["width"], row["height"]):
+            size, found_in = f"{decoded.width_px} x {decoded.height_px}", f"{row['width']} x {row['height']}"
+            raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {found_in}")
         return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
 
 
@@ -287,7 +279,6 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         tokens            int64 (U, context), if the samples have them
         grid_masks        float32 (R, grid_h, grid_w), 0 .. 1, if the samples have them
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
-        errors, error_details              lists of B, if failed rows are kept
 
     `phrases` holds each phrase once, so that a contrastive loss can distinguish them.
     """
@@ -329,8 +320,6 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     joins: dict[str, Any] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
     for name in [name for name in joins if name in held]:
         batch["images" if name == "image" else name] = _if_alike(listed(name), joins[name])
-    if "error" in held:
-        batch |= {"errors": listed("error"), "error_details": listed("error_detail")}
     return batch
 
 

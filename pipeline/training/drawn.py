@@ -141,7 +141,7 @@ class SceneTraining(TrainingRun):
                 visual.image_size = (side_px, side_px)
                 self.optimisers.forget(positions)
 
-    def begin(self, phase: int, *, is_new: bool) -> None:
+    def begin(self, phase: int) -> None:
         """See `TrainingRun.begin`."""
         settings = self.config.phases[phase]
         self._resize(settings.side_px)

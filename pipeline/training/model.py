@@ -1,4 +1,4 @@
-"""The shared parts of both trainings: forward passes on some of the patches and on cut texts, optimisers, an average.
+"""Parts of the training: forward passes on some of the patches and on cut texts, optimisers, an average.
 
 The forward passes give the numbers of open_clip's `encode_image` and `encode_text`.
 """
@@ -19,7 +19,7 @@ from stages.shared.model.towers.take_apart import take_text_apart
 from stages.shared.model.towers.vision import resize_positions
 
 CONTEXT_LENGTH: Final = 32
-"""Tokens of a text. The longest caption in the training photographs has some 40, and one in 300 is cut."""
+"""Tokens of a text, which the longest captions of scenes do not fill."""
 
 
 class Settings(BaseModel):
@@ -90,11 +90,6 @@ class Optimisers:
     def _groups(self) -> list[dict[str, Any]]:
         # Asked for each time, as an optimiser has other groups once it has loaded a state.
         return [group for optimiser in self._optimisers for group in optimiser.param_groups]
-
-    @property
-    def groups(self) -> list[list[nn.Parameter]]:
-        """The parameters by group."""
-        return [group["params"] for group in self._groups]
 
     def back(self, loss: Tensor) -> None:
         """Compute the gradients of a loss."""

@@ -53,11 +53,6 @@ class ParquetInput(SourceConfig, FieldsConfig):
         "of `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else "
         "the only such struct, else a column of paths as in jsonl.",
     )
-    check_ids: bool = Field(
-        True,
-        description="Look for ids that are given twice: planning reads the id column and keeps 8 bytes for each row. "
-        "Switch it off for inputs of hundreds of millions of rows whose ids are known to be unique.",
-    )
     shard_size: int = Field(
         1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."
     )
@@ -140,7 +135,7 @@ class ParquetReader(Reader):
                 metadata = opened.metadata
                 group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
                 hashes = None
-                if self.config.check_ids and columns.id_columns:
+                if columns.id_columns:
                     hashes = array("q", (stable_id(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
         except RowFault as fault:
             return _Footer(damage=fault.error.detail)

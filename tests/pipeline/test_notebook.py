@@ -25,8 +25,8 @@ from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load_tokenizer
 from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
 from tests.stages.explain.models import text_architecture
@@ -247,7 +247,8 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
         Locator.from_open_clip(model)
     phrases = ["red car", "two dogs"]
     brought: Any = CATALOG["demo"].settings
-    mine = Locator.from_open_clip(model, load_tokenizer(ModelConfig(name="demo")), **brought)(path, phrases)
+    tokenize = tokenizer_of(recognise(ModelConfig(name="demo")))
+    mine = Locator.from_open_clip(model, tokenize, **brought)(path, phrases)
     named = Locator("demo", regions={"calibration": "none"})(path, phrases)
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
     assert np.allclose(mine.similarities, named.similarities, atol=1e-5)

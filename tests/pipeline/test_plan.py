@@ -45,11 +45,9 @@ def test_the_scarcest_resource_limits_the_rate(machine: Machine, limit: str, rat
     assert found.memory_bytes == (machine.gpus or machine.workers) * 10**9
 
 
-def test_gpus_have_a_price_and_need_cores_and_a_known_speed() -> None:
-    found = forecast(COSTS, 1_000_000, Machine(cores=16, workers=1, gpus=2, gpu_rate=500, core_price=0.5, gpu_price=3))
+def test_gpus_need_cores_and_a_known_speed() -> None:
+    found = forecast(COSTS, 1_000_000, Machine(cores=16, workers=1, gpus=2, gpu_rate=500))
     assert found.cores_per_gpu == pytest.approx(5.0)
-    assert found.price == pytest.approx((16 * 0.5 + 2 * 3.0) * 1000 / 3600)
-    assert forecast(COSTS, 10, Machine(cores=2, workers=2)).price is None
     with pytest.raises(ValueError, match="of a GPU"):
         forecast(COSTS, 10, Machine(cores=4, workers=1, gpus=1))
 

@@ -100,14 +100,6 @@ def fetch_files(name: str, tag: str, say: hub.Say) -> None:
         hub.fetch_tokenizer(vocabulary, say)
 
 
-def load_tokenizer(config: ModelConfig) -> Any:
-    """Load the model's tokenizer, texts -> int64 (texts, context), without its weights, which need not be there.
-
-    Raise ConfigError if the name is unknown, WeightsError if the vocabulary is missing.
-    """
-    return tokenizer_of(recognise(config.model_copy(update={"weights": None})))
-
-
 def load(config: ModelConfig) -> ClipModel:
     """Load a model, in evaluation mode on the configured device.
 

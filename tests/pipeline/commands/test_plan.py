@@ -96,7 +96,7 @@ def _dies(*_: object) -> None:
 
 def test_the_table_for_people() -> None:
     text = StringIO()
-    machine = Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0, core_price=0.5, gpu_price=3.0)
+    machine = Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0)
     columns = [("here", forecast(COSTS, images, machine)) for images in (2_000_000, 1000)]
     print_plan(COSTS, columns, Console(file=text, width=160))
     shown = text.getvalue()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate.probe import Embedded, Embedder, Picture, ProbeConfig, Questions, questions_of, shares_of
+from pipeline.evaluate.probe import Embedded, Embedder, Picture, ProbeConfig, Questions, questions_of
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask
 from stages.shared.model.config import ModelConfig
@@ -74,15 +74,6 @@ def test_masks_and_boxes_of_the_same_place_agree() -> None:
     found = embedder_of("class token").pictures([picture(rgb, HALF, (0.5, 0.5, 1, 1))])[0]
     cosines: np.ndarray = (found.roi * found.mask).sum(axis=1)
     assert cosines.min() > 0.9
-
-
-def test_shares_of_cells() -> None:
-    mask = np.zeros((4, 8), np.bool_)
-    mask[:2, :2] = True
-    assert shares_of([encode_mask(mask), encode_mask(~mask)], (2, 2)).tolist() == [
-        [[0.5, 0], [0, 0]],
-        [[0.5, 1], [1, 1]],
-    ]
 
 
 def test_texts_and_classes() -> None:

@@ -6,19 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.load.row_groups import full_masks, grid_shares
-from stages.contract.masks import decode_mask, encode_mask, run_ends
-from stages.contract.records import Rle
+from pipeline.load.row_groups import grid_shares, pixels_of, runs_of
+from stages.contract.masks import decode_mask, encode_mask
 from tests.synthetic import _stock
 
 sides = st.integers(1, 9)
 grids = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-def runs(rles: list[Rle]) -> tuple[np.ndarray, np.ndarray]:
-    text = np.frombuffer("".join(rle.counts for rle in rles).encode(), np.uint8)
-    offsets = np.cumsum([0, *(len(rle.counts) for rle in rles)])
-    return run_ends(text, offsets, np.array([rle.size_hw[0] * rle.size_hw[1] for rle in rles], np.int64))
 
 
 def shares_by_pixels(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
@@ -39,10 +32,10 @@ def shares_by_pixels(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
 def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int, int]) -> None:
     size_hw = data.draw(st.tuples(sides, sides))
     masks = data.draw(st.lists(arrays.arrays(np.bool_, size_hw), max_size=3))
-    ends, starts = runs([encode_mask(mask) for mask in masks]) if masks else (np.zeros(0, int), np.zeros(1, int))
-    found = grid_shares(ends, starts, size_hw, grid_hw)
+    runs = runs_of([encode_mask(mask) for mask in masks])
+    found = grid_shares(*runs, size_hw, grid_hw)
     assert found.shape == (len(masks), *grid_hw)
-    assert full_masks(ends, starts, size_hw, (8, 8)).shape == (len(masks), 8, 8)
+    assert pixels_of(*runs, size_hw, (8, 8)).shape == (len(masks), 8, 8)
     assert found.dtype == np.float32
     for mask, shares in zip(masks, found, strict=True):
         np.testing.assert_allclose(shares, shares_by_pixels(mask, grid_hw), atol=1e-5)
@@ -57,19 +50,13 @@ def test_shares_of_large_masks(grid_hw: tuple[int, int]) -> None:
             for side, cells in zip(rle.size_hw, grid_hw, strict=True)
         )
         wanted = down.T @ decode_mask(rle) @ right
-        np.testing.assert_allclose(grid_shares(*runs([rle]), rle.size_hw, grid_hw)[0], wanted, atol=2e-5)
-
-
-@given(st.data())
-def test_full_masks_are_the_decoded_ones(data: st.DataObject) -> None:
-    size_hw = data.draw(st.tuples(sides, sides))
-    masks = data.draw(st.lists(arrays.arrays(np.bool_, size_hw), min_size=1, max_size=3))
-    np.testing.assert_array_equal(full_masks(*runs([encode_mask(m) for m in masks]), size_hw, size_hw), masks)
+        np.testing.assert_allclose(grid_shares(*runs_of([rle]), rle.size_hw, grid_hw)[0], wanted, atol=2e-5)
 
 
 def test_stretched_masks_take_what_lies_at_the_pixels_centres() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 1]], bool)
-    ends, starts = runs([encode_mask(mask), encode_mask(~mask)])
+    runs = runs_of([encode_mask(mask), encode_mask(~mask)])
     doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
-    np.testing.assert_array_equal(full_masks(ends, starts, (2, 3), (4, 6)), [doubled, ~doubled])
-    np.testing.assert_array_equal(full_masks(ends, starts, (2, 3), (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
+    np.testing.assert_array_equal(pixels_of(*runs, (2, 3), (2, 3)), [mask, ~mask])
+    np.testing.assert_array_equal(pixels_of(*runs, (2, 3), (4, 6)), [doubled, ~doubled])
+    np.testing.assert_array_equal(pixels_of(*runs, (2, 3), (1, 1))[:, 0, 0], [True, False])  # row 1, column 1

@@ -18,12 +18,10 @@ from torchvision.transforms import v2
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.load import Contents, RegionDataset, RegionStream
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load_tokenizer
-from tests.pipeline.load.conftest import NO_IMAGES, expected, letters
+from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, expected, letters
 
 
 def pairs(folder: Path, contents: Contents, **options: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -93,12 +91,6 @@ def test_boxes_and_masks_follow_the_square(with_images: Path) -> None:
             np.testing.assert_allclose(sample["grid_masks"][number], np.asarray(stretched), atol=0.02)
 
 
-def test_tokens_are_those_of_the_datasets_model(folder: Path) -> None:
-    tokenizer = load_tokenizer(ModelConfig(name="demo"))
-    for sample in RegionStream(folder, Contents(images=False, tokenizer="dataset")):
-        assert torch.equal(sample["tokens"], tokenizer(sample["phrases"]))
-
-
 def test_each_phrase_is_tokenised_once(folder: Path) -> None:
     asked: list[str] = []
 
@@ -116,12 +108,11 @@ def test_each_phrase_is_tokenised_once(folder: Path) -> None:
         next(iter(stream))
 
 
-def test_transforms(with_images: Path) -> None:
+def test_a_transform_decides_what_is_given(with_images: Path) -> None:
     def named(sample: dict[str, Any]) -> str:
-        assert isinstance(sample["image"], Image.Image)
         return str(sample["sample_id"])
 
-    contents = Contents(square_px=16, image_transform=Image.fromarray, transform=named)
+    contents = Contents(square_px=16, transform=named)
     assert set(RegionStream(with_images, contents)) == set(expected(with_images))
 
 
@@ -158,9 +149,7 @@ def test_images_from_the_image_root(inline_dataset: Path, scenes_folder: Path, t
         RegionStream(inline_dataset, Contents(image_root=str(tmp_path / "nowhere")))
 
 
-def test_a_strangers_dataset_decides_neither_folder_nor_tokenizer(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
-) -> None:
+def test_a_strangers_dataset_decides_no_folder(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     manifest = json.loads((dataset / "dataset.json").read_text())
     manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
@@ -171,8 +160,19 @@ def test_a_strangers_dataset_decides_neither_folder_nor_tokenizer(
             loader(dataset, on_bad_image="skip")
         sample = next(iter(loader(dataset, Contents(image_root=root))))
         assert sample["image"].shape[0] == 3
-    with pytest.raises(ConfigError, match=r"^tokenizer: .*hf-hub:evil/model"):
-        RegionDataset(dataset, Contents(images=False, tokenizer="dataset"))[0]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"score": None}, {"bbox": [1.0, 2.0, 3.0]}, {"span": None}, {"segmentation": None}], ids=str
+)
+def test_a_damaged_row_is_named(damage: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    def change(number: int, row: Row) -> None:
+        for region in row["annotations"][:1]:
+            region.update(damage)
+
+    damaged = changed(Path(shutil.copytree(folder, tmp_path / "dataset")), change)
+    with pytest.raises(SchemaError, match=r"dataset: samples? 's0.* is damaged: "):
+        list(RegionStream(damaged, Contents(images=False, grid_hw=(2, 2)), shuffle=False, keep_empty=True))
 
 
 def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Path) -> None:

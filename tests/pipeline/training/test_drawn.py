@@ -138,12 +138,19 @@ def test_the_checksums_of_the_catalogs_own_folder_are_renewed(
     assert (tmp_path / "demo" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("verb", "more"), [("run", []), ("photo", ["--photos", "nowhere"])])
-def test_unknown_settings_are_rejected(verb: str, more: list[str], tmp_path: Path) -> None:
+def test_unknown_settings_are_rejected(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"phasen": []}')
     with pytest.raises(ValueError, match="phasen"):
-        main([verb, str(tmp_path / "out"), "--config", str(config), "--threads", "1", *more])
+        main(["run", str(tmp_path / "out"), "--config", str(config), "--threads", "1"])
+
+
+def test_what_is_missing_is_one_line_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert main(["run", str(tmp_path / "out"), "--threads", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: cannot make the folder")
+    assert said.count("\n") == 1
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ from pipeline.run import run
 from stages.contract.errors import WeightsError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.hub import fetch
-from stages.shared.model.load import fetch_files, load, load_tokenizer
+from stages.shared.model.load import fetch_files, load
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hub_server import Hub, running
 
@@ -204,7 +206,7 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     text["hf_tokenizer_name"] = "house/words"
     architecture = {**tiny_architecture(), "init_logit_bias": -10, "text_cfg": text}
     factory._MODEL_CONFIGS["tiny"] = architecture
-    tokenizer = load_tokenizer(ModelConfig(name="tiny/one"))
+    tokenizer = tokenizer_of(recognise(ModelConfig(name="tiny/one")))
     texts = ["a red dog", "Dear, dear!", "", "a dog " * 9]
     theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
     assert torch.equal(tokenizer(texts), theirs(texts))
@@ -216,7 +218,7 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     assert len(said) == 1
     architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
     with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others: .* has no repository house/oth"):
-        load_tokenizer(ModelConfig(name="tiny/one"))
+        tokenizer_of(recognise(ModelConfig(name="tiny/one")))
 
 
 def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_announces_the_download(

@@ -6,11 +6,10 @@ from typing import Any
 
 import open_clip
 import pytest
-import torch
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load_tokenizer, usable_model
+from stages.shared.model.load import usable_model
 from stages.shared.model.recognise import Described, recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture
@@ -104,19 +103,6 @@ def test_a_tag_decides_about_the_fingerprint_which_needs_no_file_and_the_activat
     found = [usable_model(ModelConfig(name=name, pretrained=tag)) for name, tag in tags]
     assert len({each.fingerprint for each in found}) == 3
     assert [each.architecture.get("quick_gelu", False) for each in found] == [True, False, True]
-
-
-def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
-    _, config = save_model(tmp_path)
-    assert config.weights is not None
-    config.weights.unlink()
-    texts = ["a red car", "two dogs"]
-    assert torch.equal(load_tokenizer(config)(texts), open_clip.get_tokenizer("ViT-B-16")(texts))
-    tag = ModelConfig(name="ViT-B-32", pretrained="openai")  # not downloaded
-    assert load_tokenizer(tag)(texts).shape == (2, 77)
-    assert load_tokenizer(ModelConfig(name="demo"))(texts).shape == (2, 32)
-    with pytest.raises(ConfigError, match="cannot read"):
-        load_tokenizer(ModelConfig(config=tmp_path / "gone.json", weights=tmp_path / "gone"))
 
 
 @pytest.mark.parametrize(

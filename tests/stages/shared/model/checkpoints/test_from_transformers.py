@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load, load_tokenizer, module_of, usable_model
+from stages.shared.model.load import load, module_of, usable_model
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.stages.shared.model.hugging_face import (
@@ -24,7 +24,6 @@ from tests.stages.shared.model.hugging_face import (
     config_of,
     embeddings,
     features,
-    save_images,
     save_sentencepiece,
     siglip_tokens,
     transformers_clip,
@@ -103,23 +102,6 @@ def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any
         assert_same(embeddings(siglip_folder), other, siglip_tokens(tokenizer))
 
 
-def test_sizes_of_a_released_siglip_need_no_config_json(tmp_path: Path) -> None:
-    """Width 768 has 12 heads; two layers suffice to see it."""
-    from transformers import SiglipConfig, SiglipModel
-
-    text = {"num_hidden_layers": 1, "vocab_size": 60, "bos_token_id": 0, "eos_token_id": 1, "intermediate_size": 96}
-    vision = {"num_hidden_layers": 1, "image_size": 32, "intermediate_size": 96}
-    torch.manual_seed(0)
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
-    model.save_pretrained(tmp_path)
-    save_images(tmp_path)
-    tokenizer = save_sentencepiece(tmp_path)
-    (tmp_path / "config.json").unlink()
-    description = recognise(config_of(tmp_path))
-    assert description.described_by.startswith("its tensors")
-    assert_same(embeddings(tmp_path), model, siglip_tokens(tokenizer, length=64))
-
-
 def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
     """The architecture is open_clip's or one's own, the tensors are transformers'."""
     described = recognise(config_of(clip_folder))
@@ -146,7 +128,7 @@ def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: P
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
     tokens = tokenizer_of(recognise(config_of(folder)))(TEXTS)
-    assert torch.equal(tokens, load_tokenizer(config_of(siglip_folder))(TEXTS))
+    assert torch.equal(tokens, tokenizer_of(recognise(config_of(siglip_folder)))(TEXTS))
     pixels = torch.randn(1, 3, 224, 224)
     loaded = module_of(recognise(config_of(folder)))
     with torch.no_grad():
