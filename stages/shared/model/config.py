@@ -45,7 +45,7 @@ class ModelConfig(BaseModel):
     checkpoint: Path | None = Field(
         default=None,
         description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a "
-        "file: one of these, or one of open_clip's trainer. The files beside it say what model it is.",
+        "file: one of these, OpenAI's, or one of open_clip's trainer. Its tensors and the files beside it identify it.",
     )
     weights: Path | None = Field(
         default=None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."

@@ -1,7 +1,7 @@
 """One answer to "which model is this?": architecture, input, tokenizer and weights of any model that can be named.
 
-`recognise` reads no weights, but for the names of a checkpoint's tensors. A model is named in one of the ways of
-`ModelConfig`. These files beside the weights of a checkpoint describe it, all of them data and no code:
+`recognise` reads no weights, but for the shapes of a checkpoint that nothing else describes. A model is named in one of
+the ways of `ModelConfig`. These files beside the weights of a checkpoint describe it, all of them data and no code:
 
     file                          written by                          describes
     open_clip_config.json         open_clip's push_to_hf_hub          architecture, images, tokenizer
@@ -11,8 +11,7 @@
         processor_config.json
     tokenizer.json, ...           transformers' save_pretrained       tokenizer of a SigLIP, see `tokenizer`
 
-`_DESCRIBED_BY` has a row for each of these cases. Tensors alone do not show the activation, so a checkpoint with none
-of these files is rejected.
+Without any of these the tensors alone have to identify it; `_DESCRIBED_BY` has a row for each of these cases.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model import tokenizer
 from stages.shared.model.catalog import CATALOG, is_here, resolve
 from stages.shared.model.checkpoints import settings
-from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, SIGLIP, layout_of
-from stages.shared.model.checkpoints.state import INDEX_SUFFIX, read_json, read_state
+from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, arranged, layout_of
+from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_state
 from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, unknown_name
 from stages.shared.model.towers.plan import sides_px
 
@@ -173,6 +172,7 @@ class _Found:
 
     folder: Path
     weights: Path
+    state: State  # without numbers
     layout: str
     ours: dict[str, Any]  # `open_clip_config.json`
     trained: dict[str, str]  # `params.txt`
@@ -197,10 +197,10 @@ def _checkpoint(path: Path) -> Described:
             f"{' or '.join(_MODEL_TYPES)}, as transformers' CLIPModel and SiglipModel have"
         )
     weights = _weights_in(path, ours=bool(ours)) if path.is_dir() else path
-    layout = layout_of(read_state(weights, _KEY, numbers=False), weights, _KEY)
-    common: dict[str, Any] = {"folder": folder, "weights": weights, "layout": layout}
+    state = read_state(weights, _KEY, numbers=False)
+    common: dict[str, Any] = {"folder": folder, "weights": weights, "layout": layout_of(state, weights, _KEY)}
     theirs = theirs if kind in _MODEL_TYPES else {}
-    found = _Found(**common, ours=ours, trained=_params(folder), theirs=theirs)
+    found = _Found(**common, state=state, ours=ours, trained=_params(folder), theirs=theirs)
     try:
         says, preprocess = next(read(found) for fits, read in _DESCRIBED_BY if fits(found))
         tokenizer.check_options(folder, says["architecture"]["text_cfg"].get("tokenizer_kwargs") or {})
@@ -279,13 +279,19 @@ def _by_trainer(found: _Found) -> _Says:
     return {"described_by": f"params.txt, which names {name}", "architecture": architecture}, preprocess
 
 
+def _by_tensors_of_openai(found: _Found) -> _Says:
+    # All of OpenAI's models were trained with QuickGELU.
+    architecture = {**settings.sizes_of(arranged(found.state, OPENAI)), "quick_gelu": True}
+    return {"described_by": "its tensors", "architecture": architecture}, {}
+
+
 def _by_transformers(found: _Found) -> _Says:
-    layout = _MODEL_TYPES[found.theirs["model_type"]]
+    layout = _MODEL_TYPES[found.theirs["model_type"]] if found.theirs else SIGLIP
     # The same sizes, whoever's names the tensors have.
     if layout != found.layout and not (found.layout == OPEN_CLIP and layout == CLIP):
         raise WeightsError(f"its config.json says {layout}, and its tensors are those of {found.layout}")
-    described_by = ["config.json"]
-    architecture, siglip = settings.architecture_of(found.theirs, layout)
+    described_by = ["config.json" if found.theirs else "its tensors"]
+    architecture, siglip = settings.architecture_of(found.theirs or settings.siglip_settings(found.state), layout)
     alone, inside = (read_json(found.folder / name) for name in _IMAGES)
     images = alone.get("image_processor", alone) or inside.get("image_processor", {})
     described_by += [_IMAGES[0 if alone else 1]] if images else []
@@ -304,17 +310,31 @@ def _by_transformers(found: _Found) -> _Says:
     return says, settings.preprocess_of(images, layout)
 
 
-def _by_nothing(found: _Found) -> _Says:
+def _by_sizes(found: _Found) -> _Says:
+    sizes = settings.sizes_of(arranged(found.state, found.layout))
+    names = settings.names_of(sizes)
+    if len(names) == 1:
+        described_by = f"its tensors, which have the sizes of {names[0]}"
+        return {"described_by": described_by, "architecture": open_clip.get_model_config(names[0])}, {}
+    if names:
+        raise WeightsError(
+            f"its tensors fit {' and '.join(names)}, which differ in the activation, which tensors do not show: give "
+            f"it by name, model.name={names[0]} with model.weights={found.weights}"
+        )
+    vision = sizes["vision_cfg"]
     raise WeightsError(
-        f"nothing says what model this is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside it): give its name "
-        f"in open_clip too, --model NAME --weights {found.weights}, or describe it, model.config=FILE.json"
+        f"nothing says what model this is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside it), and its "
+        f"sizes are of none of open_clip's models: {vision['image_size']} px, patches of {vision['patch_size']}, width "
+        f"{vision['width']}, {vision['layers']} layers, {sizes['embed_dim']} numbers an embedding. Describe it, "
+        f"model.config=FILE.json with model.weights={found.weights}"
     )
 
 
 _DESCRIBED_BY: Final[tuple[tuple[Callable[[_Found], bool], Callable[[_Found], _Says]], ...]] = (
     (lambda found: found.layout == OPEN_CLIP and bool(found.ours), _by_open_clip),
     (lambda found: found.layout == OPEN_CLIP and bool(found.trained), _by_trainer),
-    (lambda found: bool(found.theirs), _by_transformers),
-    (lambda found: True, _by_nothing),
+    (lambda found: found.layout == OPENAI, _by_tensors_of_openai),
+    (lambda found: bool(found.theirs) or found.layout == SIGLIP, _by_transformers),
+    (lambda found: True, _by_sizes),
 )
 """Condition -> the function that reads such a checkpoint; the first that fits counts."""

@@ -1,13 +1,24 @@
-"""Architecture and images of a model in open_clip's words, from the settings of `transformers`."""
+"""Architecture and images of a model in open_clip's words, from the settings of `transformers` or from tensors alone.
+
+Sizes and counts follow from the shapes of tensors. The number of heads does not, which share a width by 64 numbers each
+in all of OpenAI's and most of open_clip's models, and neither does the activation: QuickGELU in OpenAI's, either in
+open_clip's.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from stages.contract.errors import ConfigError
+import open_clip
+from torch import Tensor
+
+from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.checkpoints.layouts import CLIP, SIGLIP
+
+Shapes = Mapping[str, Tensor]  # only the shapes count
 
 _BLOCK = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -160,3 +171,104 @@ def _mlp_ratio(section: Mapping[str, Any]) -> float:
     """The ratio for which `int(width * ratio)` is the width inside the MLP, although a product may be a bit less."""
     inside, width = section["intermediate_size"], section["hidden_size"]
     return float(inside / width if int(width * (inside / width)) == inside else (inside + 0.5) / width)
+
+
+# --- tensors alone
+
+_HEAD_WIDTH: Final = 64
+_SIGLIP_HEADS: Final = {768: 12, 1024: 16, 1152: 16, 1536: 16}
+"""Width of a tower -> heads, of all SigLIP and SigLIP 2 models that Google released."""
+
+
+def sizes_of(shapes: Shapes) -> dict[str, Any]:
+    """Return open_clip's `model_cfg` of a CLIP's tensors, which have open_clip's names, but for the activation.
+
+    Raise WeightsError if a tensor that has a size is missing, or the sizes contradict each other.
+    """
+    try:
+        text = {name.removeprefix("text."): value for name, value in shapes.items() if not name.startswith("visual.")}
+        width = text["ln_final.weight"].shape[0]
+        if "visual.proj" in shapes:
+            vision, _, patch, _ = shapes["visual.conv1.weight"].shape
+            layers: Any = _count(shapes, r"visual\.transformer\.resblocks\.(\d+)\.")
+            side = patch * _side(len(shapes["visual.positional_embedding"]) - 1)
+        else:
+            vision, patch = len(shapes["visual.layer1.0.conv1.weight"]), None
+            layers = [_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+            side = 32 * _side(len(shapes["visual.attnpool.positional_embedding"]) - 1)
+        return {
+            "embed_dim": text["text_projection"].shape[1],
+            "vision_cfg": {"image_size": side, "patch_size": patch, "width": vision, "layers": layers},
+            "text_cfg": {
+                "context_length": len(text["positional_embedding"]),
+                "vocab_size": len(text["token_embedding.weight"]),
+                "width": width,
+                "heads": max(1, width // _HEAD_WIDTH),
+                "layers": _count(text, r"transformer\.resblocks\.(\d+)\."),
+            },
+        }
+    except (LookupError, ArithmeticError, ValueError) as error:
+        raise WeightsError(f"the tensors do not show the architecture: {type(error).__name__}: {error}") from error
+
+
+def siglip_settings(shapes: Shapes) -> dict[str, Any]:
+    """Return the `config.json` of a SigLIP whose tensors have `transformers`' names. Raise WeightsError if unknown."""
+    try:
+        towers = {
+            f"{tower}_config": {
+                "hidden_size": len(shapes[f"{tower}_model.{layer}.weight"]),
+                "intermediate_size": len(shapes[f"{tower}_model.encoder.layers.0.mlp.fc1.weight"]),
+                "num_hidden_layers": _count(shapes, rf"{tower}_model\.encoder\.layers\.(\d+)\."),
+                "num_attention_heads": _SIGLIP_HEADS[len(shapes[f"{tower}_model.{layer}.weight"])],
+            }
+            for tower, layer in (("vision", "post_layernorm"), ("text", "final_layer_norm"))
+        }
+        patch = shapes["vision_model.embeddings.patch_embedding.weight"].shape[-1]
+        side = _side(len(shapes["vision_model.embeddings.position_embedding.weight"]))
+        towers["vision_config"] |= {"patch_size": patch, "image_size": patch * side}
+        towers["text_config"] |= {
+            "vocab_size": len(shapes["text_model.embeddings.token_embedding.weight"]),
+            "max_position_embeddings": len(shapes["text_model.embeddings.position_embedding.weight"]),
+            "projection_size": len(shapes["text_model.head.weight"]),
+        }
+    except (LookupError, ArithmeticError) as error:
+        raise WeightsError(
+            f"the tensors are of no SigLIP that is known ({type(error).__name__}: {error}): put its config.json beside "
+            "them"
+        ) from error
+    return towers
+
+
+def names_of(sizes: Mapping[str, Any]) -> list[str]:
+    """Return the names of open_clip's models that have the sizes of `sizes_of`; their activations can differ."""
+    wanted = _compared(sizes)
+
+    def fits(other: Mapping[str, Any]) -> bool:
+        plain = "timm_model_name" not in other["vision_cfg"] and "hf_model_name" not in other["text_cfg"]
+        return plain and "multimodal_cfg" not in other and _compared(other) == wanted
+
+    return [name for name in open_clip.list_models() if fits(open_clip.get_model_config(name))]
+
+
+def _compared(architecture: Mapping[str, Any]) -> tuple[Any, ...]:
+    vision = {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224, **architecture["vision_cfg"]}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 512, "layers": 12, **architecture["text_cfg"]}
+    if isinstance(vision["layers"], list):
+        vision["patch_size"] = None
+    of_images = [vision[key] for key in ("image_size", "patch_size", "width", "layers")]
+    of_texts = [text[key] for key in ("context_length", "vocab_size", "width", "layers")]
+    return architecture["embed_dim"], *of_images, *of_texts
+
+
+def _side(places: int) -> int:
+    side = math.isqrt(max(places, 0))
+    if side < 1 or side**2 != places:
+        raise ArithmeticError(f"{places} places make no square grid")
+    return side
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """The number of different numbers at a place in names."""
+    if numbers := {match[1] for name in shapes if (match := re.match(pattern, name))}:
+        return len(numbers)
+    raise LookupError(pattern.replace("\\", ""))

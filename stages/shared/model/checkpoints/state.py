@@ -1,9 +1,18 @@
-"""Tensors of a checkpoint, in safetensors or in the formats of torch, in one file or several. Nothing in them runs."""
+"""Tensors of a checkpoint, in safetensors or in the formats of torch, in one file or several. Nothing in them runs.
+
+OpenAI published CLIP as TorchScript. `torch.jit.load` runs code of such an archive, and its tensors need none of it:
+`data.pkl` says which attribute of which module is which part of which file in `data/`. `_ScriptReader` unpickles it and
+finds nothing by name but what builds tensors and attributes.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -13,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import WeightsError, one_line
+from stages.shared.model.checkpoints.layouts import OPENAI_ONLY
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
@@ -55,21 +65,21 @@ def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) 
             for which only the heads of safetensors are read.
 
     Raises:
-        WeightsError: A file is missing or damaged, is a TorchScript archive, or holds something else.
+        WeightsError: A file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds
+            something else.
     """
     state: State = {}
     for file in weight_files(path, key):
         if file.name.endswith(INDEX_SUFFIX):
             continue
-        if file.suffix != ".safetensors" and _is_torchscript(file):
-            raise WeightsError(
-                f"{key}: {file} is a TorchScript archive, as OpenAI published its models, and loading it could run "
-                "code. Take the model by its name and tag, as in ViT-B-16/openai, or where you trust the file save "
-                "torch.jit.load(FILE).state_dict() with torch.save and give --model NAME --weights FILE"
-            )
         try:
             found = _read_file(file, numbers=numbers)
         except Exception as error:
+            if isinstance(error, pickle.UnpicklingError) and _is_torchscript(file):
+                raise WeightsError(
+                    f"{key}: {file} is a TorchScript archive that holds more than tensors ({error}), and loading it "
+                    "could run code. Save its state dict with torch.save or as safetensors where you trust it"
+                ) from error
             raise WeightsError(
                 f"{key}: cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? "
                 f"{type(error).__name__}: {first_line(error)}"
@@ -89,6 +99,8 @@ def _read_file(path: Path, *, numbers: bool) -> Any:
         with safe_open(path, framework="pt") as opened:
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
         return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if _is_torchscript(path):
+        return _read_torchscript(path)
     mapped = not numbers and zipfile.is_zipfile(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
@@ -118,8 +130,83 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+# --- TorchScript
+
+_DTYPES: Final = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+
+class _Module:
+    """A module of an archive, whatever its class: its attributes."""
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError("a module in it is filled by code of its own (__setstate__)")
+        self.__dict__.update(state)
+
+
+class _ScriptReader(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        self._archive, self._folder = archive, folder
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Functions are new each time, because an archive can set attributes on what it is given.
+        def rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+            if not isinstance(storage, Tensor):
+                raise pickle.UnpicklingError(f"it has a {type(storage).__name__} where a Tensor should be")
+            return storage.as_strided(size, stride, offset)
+
+        if module.partition(".")[0] == "__torch__":
+            return _Module
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if module == "torch.jit._pickle" and name.startswith("build_") and name.endswith("list"):
+            return lambda values: values  # torch's own only says which kind of numbers a list holds
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return rebuilt
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise pickle.UnpicklingError(f"it uses {module} {name}")
+
+    def persistent_load(self, described: Any) -> Tensor:
+        """Return all values of a file in `data/`: ("storage", kind, name, device, how many)."""
+        _, dtype, name, _, _ = described
+        if name not in self._storages:
+            content = bytearray(self._archive.read(f"{self._folder}data/{name}"))
+            self._storages[name] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        return self._storages[name]
+
+
 def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> State:
+    with zipfile.ZipFile(path) as archive:
+        (place,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+        root = _ScriptReader(archive, place.removesuffix("data.pkl")).load()
+    if not isinstance(root, _Module):
+        raise pickle.UnpicklingError(f"it holds a {type(root).__name__} and no module")
+    return dict(_tensors(root, ""))
+
+
+def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vars(module).items():
+        if isinstance(value, _Module):
+            yield from _tensors(value, f"{prefix}{name}.")
+        elif isinstance(value, Tensor) and name != "attn_mask":  # of constants, kept because a script refers to it
+            yield f"{prefix}{name}", value
+        elif not prefix and name in OPENAI_ONLY and isinstance(value, int):
+            yield name, torch.tensor(value)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.shared.model.load import usable_model
+from stages.shared.model.load import module_of, usable_model
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
@@ -99,6 +100,48 @@ def on_meta(name: str, **options: Any) -> dict[str, Tensor]:
     return {name: torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
 
 
+@pytest.mark.parametrize("form", ["state dict", "torchscript"])
+def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) -> None:
+    """In 16 bits; as a state dict, and as an archive with code in it, of which none is run."""
+    architecture = tiny_architecture(width=128, head_width=64)
+    architecture["text_cfg"] |= {"width": 64, "heads": 1}
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
+    state = {name: value.half() for name, value in model.state_dict().items()}
+    model.load_state_dict({name: value.float() for name, value in state.items()})
+    extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    if form == "torchscript":
+        archived = open_clip.CLIP(**architecture, quick_gelu=True).eval().half()
+        archived.load_state_dict(state)
+        archived.input_resolution = 32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(archived), str(tmp_path / "ViT.pt"))
+    else:
+        torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
+    assert_embeds_as(tmp_path / "ViT.pt", model)
+    found = recognise(config_of(tmp_path / "ViT.pt"))
+    assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
+    assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
+
+
+def test_openai_s_resnet_is_known_by_its_tensors(tmp_path: Path) -> None:
+    architecture = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None, "head_width": 64},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+    }
+    model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
+    extra = {"input_resolution": torch.tensor(64)}
+    torch.save({**model.state_dict(), **extra}, tmp_path / "RN.pt")
+    found = recognise(config_of(tmp_path / "RN.pt")).architecture
+    assert {**found["vision_cfg"], "head_width": 64} == architecture["vision_cfg"]
+    loaded = module_of(recognise(config_of(tmp_path / "RN.pt")))
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
+
+
 @pytest.fixture
 def open_clip_folder(tmp_path: Path) -> tuple[Path, Any]:
     """A folder as open_clip's push_to_hf_hub leaves it, with transformers' config.json of another model in it."""
@@ -145,12 +188,13 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     assert usable_model(config_of(folder / "epoch_5.pt")).layout == "open_clip"
 
 
-def test_tensors_alone_are_not_guessed_at(tmp_path: Path) -> None:
-    """They do not show the activation, with which everything would be a little wrong and nothing would fail."""
-    torch.save(on_meta("ViT-B-32"), tmp_path / "epoch_5.pt")
-    expected = r"nothing says what model this is .*--model NAME --weights .*epoch_5\.pt, or describe it"
-    with pytest.raises(WeightsError, match=expected):
-        recognise(config_of(tmp_path / "epoch_5.pt"))
+def test_tensors_that_fit_two_architectures_are_not_guessed_at(tmp_path: Path) -> None:
+    """They do not tell the activation, with which everything would be a little wrong and nothing would fail."""
+    for name, fitting in (("ViT-B-32", "ViT-B-32 and ViT-B-32-quickgelu"), ("RN50", "RN50 and RN50-quickgelu")):
+        torch.save(on_meta(name), tmp_path / "epoch_5.pt")
+        expected = rf"epoch_5\.pt: its tensors fit {fitting}.*model\.name={name} with model\.weights=.*epoch_5\.pt"
+        with pytest.raises(WeightsError, match=expected):
+            recognise(config_of(tmp_path / "epoch_5.pt"))
 
 
 def drop(name: str) -> Callable[[Path], Any]:
@@ -218,7 +262,7 @@ def index_that_leads_elsewhere(folder: Path) -> None:
         (change_json("config.json", vision__num_hidden_layers=4), r"does not fit .*12 tensors are missing"),
         (change_json("config.json", text__num_hidden_layers=1), r"does not fit .*12 tensors are not the model's"),
         (change_json("config.json", text__vocab_size=1000), r"vocabulary has 1000 tokens: expected CLIP's own"),
-        (drop("config.json"), r"nothing says what model this is \(no config\.json, .*--model NAME --weights"),
+        (drop("config.json"), r"nothing says what model this is .* none of open_clip's models: 32 px, patches of 8"),
         (change_json("preprocessor_config.json", resample=1), r"resample is 1: expected 2 \(bilinear\) or 3"),
         (change_json("preprocessor_config.json", rescale_factor=1.0), r"scaled by 1\.0: expected colours from 0 to 1"),
         (change_json("preprocessor_config.json", image_mean=[0.5]), r"image_mean must be three numbers, got \[0\.5\]"),
@@ -244,7 +288,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
     ("change", "message"),
     [
         (drop("spiece.model"), r"no tokenizer\.json or spiece\.model in .*my-siglip: save the model's tokenizer"),
-        (drop("config.json"), r"nothing says what model this is"),
+        (drop("config.json"), r"tensors are of no SigLIP that is known .*64.*put its config\.json beside them"),
         (change_json("config.json", vision__vision_use_head=False), r"vision_use_head is false"),
         (change_json("config.json", text__projection_size=32), r"texts have embeddings of 32 numbers and images of 64"),
         (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"cannot read the tokenizer .*spiece\.model"),
