@@ -44,9 +44,7 @@ def inspect(
     ] = False,
     reviews: Annotated[
         int | None,
-        typer.Option(
-            "--reviews", metavar="N", min=1, max=100_000, help="Review N regions of the dataset. [default: 200]"
-        ),
+        typer.Option("--reviews", metavar="N", min=1, max=5000, help="Review N regions of the dataset. [default: 200]"),
     ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples and regions.")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
@@ -60,7 +60,7 @@ class RegionView:
     area_share: float  # of the image, 0 .. 1
     path: str  # SVG path data of the mask, px
     box_xywh_px: Sequence[float]  # the corrected box, or else the annotation's
-    correction: Literal["delete", "box"] | None
+    correction: str | None  # "delete" or "box"
     outline_px: float  # width of the outline on the screen, which grows with the score
     label: str  # text at the box, with a long phrase cut
     group: int  # number of the thing that the phrase names: 0, 1, ... in the order of the captions
@@ -140,8 +140,8 @@ def sample_view(
             captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
             area_share=one["area"] / max(1, row["width"] * row["height"]),
             path=outline_path(one["segmentation"]),
-            box_xywh_px=(correction and correction.box_xywh_px) or one["bbox"],
-            correction=correction and correction.action,
+            box_xywh_px=(correction.box_xywh_px if correction else None) or one["bbox"],
+            correction=correction.action if correction else None,
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
             label=_label(one["phrase"], one["score"]),
             group=groups[things[first]],

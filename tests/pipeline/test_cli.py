@@ -251,6 +251,13 @@ def test_a_host_that_is_none(inline_dataset: Path) -> None:
     assert_refused_in_one_line(answer, "--host: no address none.invalid: ")
 
 
+@pytest.mark.parametrize("more", [("--html", "pages"), ("--where", "w > 9"), ("--min-score", "0.5")], ids=str)
+def test_a_review_is_of_all_regions(more: tuple[str, str], inline_dataset: Path) -> None:
+    for review in (("--review",), ("--reviews", "9")):
+        answer = phrasebox("inspect", inline_dataset, *review, *more)
+        assert_refused_in_one_line(answer, "--review draws from all regions")
+
+
 def test_the_columns_of_conditions_are_in_the_help() -> None:
     for verb in ("stats", "inspect", "export"):
         _, out, _ = phrasebox(verb, "--help")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -54,6 +55,20 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert process.wait() == 0
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
+
+
+def test_a_review_of_so_many_regions(viewed: Path) -> None:
+    seen = []
+    for seed in ("0", "0", "1"):
+        with started(str(viewed), "--reviews", "3", "--seed", seed) as (_, address):
+            assert address.endswith("/review")
+            with urllib.request.urlopen(f"{address}/state.json?reviewer=ann") as answer:
+                state = json.load(answer)
+        seen.append([(one["row"], one["id"]) for one in state["regions"]])
+        assert state["figures"] == {}
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1] != seen[2]
+    assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
 
 
 def test_it_listens_elsewhere_when_asked_to_and_says_so(
