@@ -107,7 +107,7 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
             buttons.nth(number % 4).tap()
             expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
         expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
-        expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews")
+        expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews --out")
         assert len(read_reviews(dataset).answers) == total == len(lines(dataset))
         expect(page.locator("#curve circle")).not_to_have_count(0)
         page.get_by_role("button", name="Look at my answers again").tap()
