@@ -44,16 +44,7 @@ from pipeline.engines import OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_workers import (
-    CaptionWorker,
-    Code,
-    ModelWorker,
-    SegmenterWorker,
-    ShardSource,
-    code_here,
-    count,
-    finish,
-)
+from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.shards import noted_ids
@@ -176,7 +167,7 @@ def _execute(
         after: tuple[Stage, ...] = graph.after
         if chosen.segmenters:
             rows = rows.map_batches(
-                SegmenterWorker,
+                ModelWorker,
                 fn_constructor_args=(ray.put((graph.cuts.on_device(chosen.device),)), ledger, code, environment),
                 batch_size=call,
                 batch_format="pyarrow",
