@@ -41,7 +41,7 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
         console.print("the input holds no samples")
         return []
     if graph.loads_model:
-        fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True), config.regions)
+        fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
     report = Report()
     with set_up(graph.stages):
         start = time.perf_counter()
