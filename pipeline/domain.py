@@ -154,12 +154,19 @@ class Trust:
 
 
 def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[Graph, Trust]:
-    """Return the graph, without its calibration where that means nothing, and the trust in its scores; note why."""
+    """Return the graph, without its calibration where that means nothing, and the trust in its scores.
+
+    Note why, and where maps are cut if no calibration says that.
+    """
     trust = Trust.of(graph, outside, config)
     if outside is not None:
         report.note(outside.what)
     if trust.doubt is not None and graph.calibrated:
         graph = without_calibration(graph)
+    cut = graph.as_cut(config).regions
+    if cut != config.regions:
+        share = f"{cut.threshold} of their highest heat (regions.rule={cut.rule})"
+        report.note(f"Maps are cut at {share}: no calibration says where to cut them")
     return graph, trust
 
 

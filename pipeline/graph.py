@@ -243,10 +243,14 @@ def _absolute(model: ModelConfig) -> ModelConfig:
 _AFTER_THE_FIT: Final = {"score", "calibration", "absent_share", "min_presence"}
 """Settings of regions that a calibration does not depend on."""
 
+_RULE_OF: Final = {"threshold": "fixed", "quantile": "quantile"}
+"""Setting -> the rule without which it has no effect."""
+
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """Return the settings and the model that a calibration is made with, and holds for; plain values."""
-    regions = config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT)
+    unused = {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
+    regions = config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT | unused)
     return {**presence_basis(config.explain, model_fingerprint), "regions": regions}
 
 

@@ -100,7 +100,7 @@ class Located:
 class Locator:
     """Finds phrases in images with one CLIP model, which is loaded once.
 
-    The phrases of one call compete for the heat (`explain.contrast`), as those of one caption do.
+    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do.
 
     Args:
         model: "demo" for the embedded model, which knows drawn scenes only; "NAME/TAG" for open_clip's pretrained

@@ -96,11 +96,7 @@ def run(
             # Decided once: a resumed run may look at other images.
             outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, shards)
             graph, trust = trusted(graph, outside, config, report)
-            asked_rule, config = config.regions.rule, graph.as_cut(config)
-            if config.regions.rule != asked_rule:
-                report.note(
-                    f"Maps are cut by regions.rule={config.regions.rule}: no calibration says where to cut them"
-                )
+            config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}
             with _begun(folder, found, noted, console):
                 _say(console, [*folder.notes, *_in_words(changes)])

@@ -35,7 +35,7 @@ def tune(
     """Try settings of explain and regions on images with ground truth, one after the other, and keep the better ones.
 
     Heat maps are computed once. Each setting is measured with the calibration that a run with it finds: one that was
-    fitted to other settings is not used (regions.rule=fitted then cuts at the mean). Choose on some images, and report
+    fitted to other settings is not used (regions.rule=fitted then is a fixed share). Choose on some images, and report
     `phrasebox eval` on others.
     """
 

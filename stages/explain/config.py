@@ -136,5 +136,6 @@ class ExplainerConfig(BaseModel):
 
     def decides_maps(self) -> dict[str, Any]:
         """Return the settings that a calibration of scores depends on, as plain values."""
-        words = {name for name in type(self).model_fields if name.startswith("importance")}
-        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | words)
+        unused = ("importance", "affinity_") if self.affinity == "none" else ("importance",)
+        without = {name for name in type(self).model_fields if name.startswith(unused)}
+        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without)

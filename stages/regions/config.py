@@ -28,7 +28,7 @@ class RegionsConfig(BaseModel):
         description="Rule that says where a map is cut. mean: above its mean (Chefer et al., ICCV 2021). otsu: between "
         "its two classes of values. fixed: above `threshold`. quantile: above its `quantile`. fitted: at the one of "
         "nine shares whose part is most likely the thing, as a calibration has learned. Where no calibration says so, "
-        "it is `mean`: the run says this, and the dataset stores it.",
+        "maps are cut at 0.2 of their highest heat: the run says this, and the dataset stores it as `fixed`.",
     )
     threshold: Share = Field(0.4, description="Share of the highest heat for the rule `fixed`; the best is 0.3 to 0.6.")
     quantile: Share = Field(0.85, description="For the rule `quantile`: 0.85 keeps 15 % of the image.")
@@ -98,8 +98,9 @@ class RegionsConfig(BaseModel):
         return self.refine != "none" or self.upsample != "linear"
 
     def without_cut(self) -> Self:
-        """Return the settings for maps that no calibration cuts: the rule `fitted` is `mean` there.
+        """Return the settings for maps that no calibration cuts: `fitted` is a fixed share of 0.2 there.
 
-        On 500 photographs it is the best rule of those that know the map alone (configs/measured/photographs.md).
+        That is the share of Zhou et al. (CVPR 2016), and on photographs the best rule of those that know the map alone
+        (configs/measured/photographs.md).
         """
-        return self.model_copy(update={"rule": "mean"}) if self.rule == "fitted" else self
+        return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self

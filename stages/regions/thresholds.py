@@ -33,9 +33,11 @@ def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None
     Args:
         levels: The map.
         config: The rule and its setting.
-        fitted: For the rule `fitted`, which is `mean` without it.
+        fitted: For the rule `fitted`, see `RegionsConfig.without_cut`.
         usual: For the rule `fitted`: the usual size of the thing, see `FittedCut.usual_size`.
     """
+    if fitted is None:
+        config = config.without_cut()
     match config.rule:
         case "otsu":
             return otsu_cut(levels)

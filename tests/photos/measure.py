@@ -39,6 +39,9 @@ FILES: Final = (
 SHOWN: Final = ("pointing", "pointing_off_centre", "box_recall", "centre", "centred_box")
 """Metrics of a table."""
 
+WITHOUT: Final = ("regions.calibration=none",)
+"""The settings of a run with a model that no calibration fits."""
+
 console = Console()
 
 
@@ -107,7 +110,7 @@ class Photographs:
     def calibrated(self, settings: Path) -> tuple[str, ...]:
         """Fit a calibration for the settings of a file on train; the settings that name it."""
         label = settings.stem
-        fitted = self.dataset("flickr8k/train", "photo", label, "regions.calibration=none", file=settings)
+        fitted = self.dataset("flickr8k/train", "photo", label, *WITHOUT, file=settings)
         calibration = self.out / f"calibration-{label}.json"
         known = write_calibration(fitted, self.truth("flickr8k/train"), calibration, console, resized=True)
         console.print(f"{known['regions']:,} regions of train, {known['right']:,} of them right")
@@ -142,14 +145,15 @@ def measure(photographs: Photographs, presets: Sequence[Path], tries: int, expla
     rows = {"drawn model, defaults": photographs.figures(dev, photographs.dataset(dev, "demo", "demo"))["metrics"]}
     tables: list[str] = []
     try:
-        plain = photographs.dataset(dev, "photo", "defaults")
+        plain = photographs.dataset(dev, "photo", "mean", *WITHOUT)
     except WeightsError as error:
         console.print(f"without the photograph model: {error}", soft_wrap=True)
         return [table("dev", rows)]
-    rows["photograph model, defaults"] = photographs.figures(dev, plain)["metrics"]
-    known = photographs.dataset(train, "photo", "defaults")
+    rows["photograph model, without a calibration"] = photographs.figures(dev, plain)["metrics"]
+    known = photographs.dataset(train, "photo", "mean", *WITHOUT)
     print_tuning(tuned(known, photographs.truth(train), console, most=tries, resized=True), console)
-    masks = {"defaults": photographs.figures(coco, photographs.dataset(coco, "photo", "defaults"))["metrics"]}
+    on_coco = photographs.dataset(coco, "photo", "mean", *WITHOUT)
+    masks = {"without a calibration": photographs.figures(coco, on_coco)["metrics"]}
     for preset in presets:
         calibration = photographs.calibrated(preset)
         made = photographs.dataset(dev, "photo", preset.stem, *calibration, file=preset)

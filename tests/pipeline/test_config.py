@@ -98,7 +98,41 @@ def test_input_and_model_of_the_command_line_replace_those_of_any_preset(
     assert config.input == bare.input
     assert config.input.kind == "folder"
     assert [getattr(config.model, key) for key in IDENTITY] == [getattr(bare.model, key) for key in IDENTITY]
-    assert config.regions == load_config(preset, []).regions
+    # Those that `demo` brings go with it.
+    assert config.regions == load_config(preset, [], assigned={"model.name": "photo"}).regions
+
+
+BROUGHT = ("grad_eclip", 0.25, "none", 4)
+DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "maps", "cut"),
+    [
+        ({}, DEFAULT, ("fitted", "linear", 1.0)),
+        ({"model": {"name": "photo"}}, DEFAULT, ("fitted", "linear", 1.0)),
+        ({"model": {"name": "demo"}}, BROUGHT, ("fixed", "guided", 0.5)),
+        ({"model": ModelConfig(name="demo")}, BROUGHT, ("fixed", "guided", 0.5)),
+        ({"model": {"name": "demo"}, "regions": {"rule": "otsu"}}, BROUGHT, ("otsu", "guided", 0.5)),
+        ({"model": {"name": "demo"}, "regions": RegionsConfig(rule="otsu")}, BROUGHT, ("otsu", "guided", 0.5)),
+        (
+            {"model": {"name": "demo"}, "explain": {"contrast": 0}},
+            ("grad_eclip", 0, "none", 4),
+            ("fixed", "guided", 0.5),
+        ),
+        ({"model": {"name": "demo"}, "explain": {"kind": "legrad"}}, ("legrad", 0, "propagation", 2), None),
+        ({"model": {"name": "demo"}, "explain": {"variant": "authors"}}, ("grad_eclip", 0, "none", 1), None),
+    ],
+)
+def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(
+    values: dict[str, Any], maps: tuple[Any, ...], cut: tuple[Any, ...] | None
+) -> None:
+    config: Any = RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, **values})
+    explain, regions = config.explain, config.regions
+    assert (explain.kind, explain.contrast, explain.affinity, explain.blocks) == maps
+    assert cut is None or (regions.rule, regions.upsample, regions.smooth_patches) == cut
+    stored = config.model_dump(mode="json")
+    assert RunConfig.model_validate(stored).model_dump(mode="json") == stored
 
 
 def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
@@ -253,7 +287,7 @@ def changed(setting: str) -> Any:
 def test_what_rows_depend_on() -> None:
     plain = load_config(None, INPUT).rows_depend_on()
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
-    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=1", "regions.rule=mean"):
+    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=2", "regions.rule=mean"):
         assert changed(setting) != plain
     for setting in ("output.embed_images=true", "output.heat_maps=false"):
         assert changed(setting) != plain

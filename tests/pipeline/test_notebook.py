@@ -20,6 +20,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
+from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load_tokenizer
 from stages.shared.model.recognise import recognise
@@ -71,9 +72,9 @@ def test_what_is_found_equals_the_row_of_a_run(found: Located, row: dict[str, An
 def test_a_phrase_is_embedded_as_it_is_typed(phrase: str) -> None:
     """The authors' code takes the words as they are, articles included."""
     model, double = model_pair()
-    config = GradEclipConfig(heads="single", blocks=1, path="class")
+    config = GradEclipConfig(heads="single", affinity="none")
     rgb = pixels(seed=3)[0]
-    locator = Locator.from_open_clip(model, explain={"heads": "single", "blocks": 1, "contrast": 0})
+    locator = Locator.from_open_clip(model, explain={"heads": "single", "affinity": "none"})
     wanted = expected(double, rgb, phrase, config)
     for typed in (phrase, f" {phrase.replace(' ', chr(10) + chr(0) + ' ')}\u200b"):
         found = locator(rgb, typed)
@@ -124,8 +125,8 @@ def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None
     assert len(several.scores) > 1
 
 
-def test_two_names_asked_for_are_two_things(locator: Locator, path: Path) -> None:
-    both = locator(path, ["a car", "a vehicle"])
+def test_two_names_asked_for_are_two_things(path: Path) -> None:
+    both = Locator("demo", regions={"min_presence": None})(path, ["a car", "a vehicle"])
     assert [region.group for region in both.regions] == both.phrase_indices.tolist() == [0, 1]
 
 
@@ -217,7 +218,8 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give its tokenizer too, tokenizer=open_clip.get_tokenizer\(NAME\)"):
         Locator.from_open_clip(model)
     phrases = ["red car", "two dogs"]
-    mine = Locator.from_open_clip(model, load_tokenizer(ModelConfig(name="demo")))(path, phrases)
+    brought: Any = CATALOG["demo"].settings
+    mine = Locator.from_open_clip(model, load_tokenizer(ModelConfig(name="demo")), **brought)(path, phrases)
     named = Locator("demo", regions={"calibration": "none"})(path, phrases)
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
     assert np.allclose(mine.similarities, named.similarities, atol=1e-5)

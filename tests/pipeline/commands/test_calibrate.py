@@ -32,6 +32,9 @@ from stages.regions.stage import RegionsStage
 from stages.shared.truth.ground_truth import TruthImage, TruthTarget
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
+CONTOUR = {"rule": "otsu", "upsample": "linear"}
+GRABCUT = {**CONTOUR, "refine": "grabcut"}
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -94,22 +97,20 @@ def test_stored_maps_give_the_calibration_of_computed_ones(
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
-    contour = build_graph(config_of(drawn, tmp_path)).calibration
-    outlined = build_graph(config_of(drawn, tmp_path, regions={"refine": "grabcut"})).calibration
-    assert contour is not None
-    assert outlined is not None
-    assert contour != outlined
+    known = {build_graph(config_of(drawn, tmp_path, regions=each)).calibration for each in ({}, CONTOUR, GRABCUT)}
+    assert None not in known
+    assert len(known) == 3
     assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refine", ["none", "grabcut"])
+@pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
 def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
-    drawn: Path, tmp_path: Path, refine: str
+    drawn: Path, tmp_path: Path, regions: dict[str, Any]
 ) -> None:
-    dataset = run(config_of(drawn, tmp_path / "dataset", regions={"refine": refine}), QUIET)
+    dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
     figures = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
     scores = figures["scores"]
     assert figures["ece"]["value"] < 0.12
@@ -211,11 +212,15 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
 
 @pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
-    """The run without one cuts at the mean, and says so."""
-    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted", "calibration": "none"}}
+    """The run without one cuts at a fixed share, and says so."""
+    values: dict[str, Any] = {
+        "explain": {"blocks": 3},
+        "regions": {"rule": "fitted", "upsample": "linear", "calibration": "none"},
+    }
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
-    assert "cut at their mean" in printed.getvalue()
+    assert "Maps are cut at 0.2 of their highest heat" in printed.getvalue()
+    assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "fixed"
     write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     cut = json.loads((tmp_path / "c.json").read_text())["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
@@ -224,7 +229,7 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     printed = StringIO()
     fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=300))
-    assert "mean" not in printed.getvalue()
+    assert "highest heat" not in printed.getvalue()
     before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
     after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
     assert after["metrics"]["box_recall"]["value"] > before["metrics"]["box_recall"]["value"] + 0.2

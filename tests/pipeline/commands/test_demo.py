@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.commands.demo import PHOTO_SETTINGS, REGIONS, run_demo, run_photographs
+from pipeline.commands.demo import SCALES, run_demo, run_photographs
 from pipeline.config import RunConfig, load_config
 from pipeline.dataset.validate import validate
 from stages.contract.errors import WeightsError
@@ -56,9 +56,11 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_presets_have_the_settings_of_the_demo() -> None:
+def test_the_demo_and_the_presets_have_the_same_settings() -> None:
     presets = Path(__file__).parents[3] / "configs"
-    for name, sections in (("demo", {"regions": REGIONS}), ("photos-fine", PHOTO_SETTINGS)):
-        preset = load_config(presets / f"{name}.yaml", [], RunConfig)
-        for section, settings in sections.items():
-            assert getattr(preset, section).model_dump(include=set(settings)) == settings
+    drawings, photographs = (load_config(presets / f"{name}.yaml", []) for name in ("demo", "photos-fine"))
+    source = {"input": drawings.input, "model": {"name": "demo"}}
+    assert RunConfig(**source).model_dump(include={"explain", "regions"}) == drawings.model_dump(
+        include={"explain", "regions"}
+    )
+    assert photographs.explain.scales == SCALES

@@ -180,7 +180,7 @@ def test_the_hottest_of_the_others_counts(count: int) -> None:
 
 def test_maps_are_contrasted_with_the_others_of_their_image(stage: ExplainStage, model: ModelConfig) -> None:
     records = [make_record(0, ["dog", "red car"]), make_record(1)]
-    plain, against = set_up(model, contrast=0.0).process(records), stage.process(records)
+    plain, against = stage.process(records), set_up(model, contrast=0.25).process(records)
     assert_close(against, [replace(each, heat_maps=tuple(contrasted(each.heat_maps, 0.25))) for each in plain])
     assert against[0].heat_maps[0].values.sum() < plain[0].heat_maps[0].values.sum()
 

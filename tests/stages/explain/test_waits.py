@@ -157,7 +157,8 @@ def test_launches_follow_the_phrases_of_one_image_and_not_the_images(waited: Cou
     model, side_px = on_meta()
     found: dict[tuple[int, int], int] = {}
     for size in (2, 8):
-        stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=size), explainer=GradEclipConfig()), model)
+        explainer = GradEclipConfig(blocks=4, affinity="none")
+        stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=size), explainer=explainer), model)
         stage.setup()
         stage._explainer.learn([TEXTS])
         for phrases in (1, 8, 16, 24):

@@ -14,7 +14,7 @@ from stages.regions.cut import CutMap, cut_map, surface_of
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of, to_cut
 
-GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45)
+GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
 SIDE, GRID = 200, 20
 THING = (slice(63, 117), slice(84, 104))  # rows, columns; on no cell's border

@@ -151,7 +151,7 @@ def test_regions_are_drawn_where_the_values_lie(upsample):
     """A round spot on a 14 x 14 grid over 224 px whose values lie 7.5 px right of and below their cells' centres."""
     y, x = np.mgrid[:14, :14]
     spot = np.exp(-((x - 6) ** 2 + (y - 5) ** 2) / 6).astype(np.float32)
-    config = RegionsConfig(upsample=upsample, smooth_patches=0)
+    config = RegionsConfig(rule="otsu", upsample=upsample, smooth_patches=0)
     canvas = Canvas(np.full((224, 224, 3), 120, np.uint8))
     for shift in (0.0, 7.5 / 16):
         heat_map = HeatMap(text="dog", values=spot, similarity=0.3, shift_cells=shift)

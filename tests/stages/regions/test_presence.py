@@ -9,7 +9,10 @@ import pytest
 from stages.contract.records import Absent, Phrase, Record
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage, shared_presences
-from tests.stages.regions.test_stage import FIXED, heat_map, phrase, record, spots
+from tests.stages.regions.test_stage import FIXED as PLAIN
+from tests.stages.regions.test_stage import heat_map, phrase, record, spots
+
+FIXED = PLAIN.model_copy(update={"absent_share": 0.5})
 
 EVEN = Calibration(bias=0.0, mean={}, scale={}, weight={}, made_with={}, made_from={}, presence={"any": 1})
 """Every region is right with a probability of one half."""

@@ -15,8 +15,8 @@ from stages.regions.paint import Painted
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of
 
-GRABCUT = RegionsConfig(refine="grabcut")
-CONTOUR = RegionsConfig(refine="none")
+CONTOUR = RegionsConfig(rule="otsu", smooth_patches=0.5)
+GRABCUT = CONTOUR.model_copy(update={"refine": "grabcut"})
 SIDE, PATCH = 200, 10
 SQUARE = (slice(63, 117), slice(84, 138))  # rows, columns; on no cell's border
 

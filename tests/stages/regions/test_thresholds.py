@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from stages.contract.levels import LEVELS, quantise
 from stages.regions.config import RegionsConfig
+from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import (
     CUT_FEATURES,
     SHARES,
@@ -106,9 +107,9 @@ def test_every_rule_cuts_between_two_levels(levels, rule, value):
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("mean", 30.5), ("otsu", 24.5), ("fixed", 127.5), ("quantile", 40.5), ("fitted", 30.5)]
+    ("rule", "expected"), [("mean", 30.5), ("otsu", 24.5), ("fixed", 127.5), ("quantile", 40.5), ("fitted", 51.5)]
 )
-def test_each_rule_uses_its_own_setting_and_a_rule_without_weights_is_the_mean(rule, expected):
+def test_each_rule_uses_its_own_setting_and_a_rule_without_weights_is_a_fixed_share(rule, expected):
     config = RegionsConfig(rule=rule, threshold=0.5, quantile=0.75)
     assert threshold_of(levels_of(30, 10, 50, 20, 40), config) == expected
 
@@ -121,6 +122,12 @@ def chooses(**weight: float) -> FittedCut:
         scale=dict.fromkeys(CUT_FEATURES, 1.0),
         usual={"field": 1.5, "hat": -2.0},
     )
+
+
+def test_a_stage_knows_the_rule_that_it_cuts_by() -> None:
+    assert RegionsStage(RegionsConfig()).config == RegionsConfig(rule="fixed", threshold=0.2)
+    assert RegionsStage(RegionsConfig(rule="otsu")).config == RegionsConfig(rule="otsu")
+    assert RegionsStage(RegionsConfig(), fitted=chooses(share=1)).config == RegionsConfig()
 
 
 def sizes_of(maps: np.ndarray) -> list[float]:

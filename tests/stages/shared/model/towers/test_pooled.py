@@ -76,7 +76,7 @@ def test_a_private_tower_embeds_as_open_clip_and_shares_its_weights(name: str) -
 def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
     """Gradients of the whole cosine with respect to every token, averaged over the tokens, times N: their sum."""
     model, rgb = only_read(name), pixels(name, count=1)
-    explainer = Cam(CamConfig(), from_open_clip(model, tokenizer, TOWERS[name][1]))
+    explainer = Cam(CamConfig(affinity="none"), from_open_clip(model, tokenizer, TOWERS[name][1]))
     [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
     tokens = tower.embed(rgb)[0].requires_grad_()
@@ -96,7 +96,7 @@ def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
 def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similarity: str) -> None:
     """The paper's equations with loops over the patches, and autograd over the pool and all behind it."""
     model, rgb = only_read(name), pixels(name, count=1)
-    config = GradEclipConfig(heads=heads, similarity=similarity, blocks=1)
+    config = GradEclipConfig(heads=heads, similarity=similarity, affinity="none")
     explainer = GradEclip(config, from_open_clip(model, tokenizer, TOWERS[name][1]))
     [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
