@@ -107,7 +107,7 @@ class Measured:
 
 
 @dataclass(kw_only=True)
-class Tuning:
+class TuningImages:
     """The images and their maps, and what judges the regions that are cut from them."""
 
     judged: JudgedDataset
@@ -263,7 +263,7 @@ def tuned(
         ConfigError: A setting cannot be used.
     """
     begun = time.monotonic()
-    work = Tuning(judged=judged, wrong=wrong, by=by, console=console)
+    work = TuningImages(judged=judged, wrong=wrong, by=by, console=console)
     start = work.start(most)
     if not start.figures["targets"] + start.figures["reviewed"]:
         raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")
