@@ -265,16 +265,10 @@ _RULE_OF: Final = {"threshold": "fixed", "quantile": "quantile"}
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """Return the settings and the model that a calibration is made with, and holds for; plain values."""
-<<<<<<< HEAD
     unused = _AFTER_THE_FIT | {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
     basis = presence_basis(config.explain, model_fingerprint)
     basis["regions"] = {key: value for key, value in config.regions.decides().items() if key not in unused}
     return basis | ({"segmenter": _segmenter(config)} if config.regions.refine == "sam" else {})
-=======
-    unused = {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
-    regions = config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT | unused)
-    return {**presence_basis(config.explain, model_fingerprint), "regions": regions}
->>>>>>> h2
 
 
 def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str, Any]:
