@@ -270,7 +270,11 @@ def tuned(
     if start.figures[by] is None:
         raise ConfigError(f"--by {by}: there is no such figure with this ground truth and the dataset's settings")
     uncut = work.config({}).regions.without_cut()
-    best: dict[str, Any] = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
+    best: dict[str, Any] = {
+        "regions.calibration": "none",
+        "regions.rule": uncut.rule,
+        "regions.threshold": uncut.threshold,
+    }
     base = now = work.measured(work.config(best))
     steps, skipped = list[dict[str, Any]](), list[str]()
     left_out, groups = 0, {**maps, **cuts}
