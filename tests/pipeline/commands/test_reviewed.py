@@ -65,6 +65,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
 
 
+@pytest.mark.slow
 def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn: Path, tmp_path: Path) -> None:
     dataset = Path(str(run(config_of(drawn, tmp_path / "own"), QUIET)))
     before = json.loads((dataset / "dataset.json").read_text())["calibration"]
