@@ -239,13 +239,12 @@ def append_review(dataset: AnyPath, review: Review) -> None:
 
 def _lines(path: AnyPath) -> Iterator[bytes]:
     """Yield the lines that are not empty. One that is too long comes in parts, none of which can be read."""
-    local = isinstance(path, Path)
-    with (
-        os.fdopen(os.open(path, os.O_RDONLY | _SAFELY), "rb")
-        if local
-        else io.BytesIO(path.open().read(MOST_BYTES + 1)) as file
-    ):
-        if local:
+    if isinstance(path, ObjectPath):
+        file: IO[bytes] = io.BytesIO(path.open().read(MOST_BYTES + 1))
+    else:
+        file = os.fdopen(os.open(path, os.O_RDONLY | _SAFELY), "rb")
+    with file:
+        if isinstance(path, Path):
             _check_regular(file)
         for line in iter(lambda: file.readline(LONGEST_LINE), b""):
             if file.tell() > MOST_BYTES:
