@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from huggingface_hub import HfApi, constants, errors
 
@@ -51,7 +51,8 @@ def push(folder: Path, name: str) -> str:
     """
     try:
         with _asking_the_hub(name):
-            api, to = HfApi(library_name="phrasebox"), {"repo_id": name, "repo_type": KIND}
+            api = HfApi(library_name="phrasebox")
+            to: dict[str, Any] = {"repo_id": name, "repo_type": KIND}
             api.upload_folder(folder_path=folder, commit_message="phrasebox export", **to)
             # Last: the client may delete in the first of several commits, of which a later one may fail.
             there = [file for file in api.list_repo_files(**to) if fnmatch(file, "data/*.parquet")]
