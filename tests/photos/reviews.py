@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--mixed", type=int, default=400, help="photographs of dev whose captions are exchanged")
+    parser.add_argument("--mixed", type=int, default=80, help="photographs of dev whose captions are exchanged")
     parser.add_argument("--scenes", type=int, default=200, help="how many scenes are drawn")
     given = parser.parse_args()
     photographs = Photographs(given.photos, given.out, 500)

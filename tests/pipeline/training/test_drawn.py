@@ -57,6 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_log_has_a_line_of_every_phase(run: Path) -> None:
     log = TrainingFolder(run).lines()
     assert [(line["phase"], line["step"]) for line in log] == [("crops", 4), ("scenes", 6)]
@@ -66,6 +67,7 @@ def test_the_log_has_a_line_of_every_phase(run: Path) -> None:
         assert 0 <= line["top1"] <= 1
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_with_the_weights_and_the_log_of_a_whole_one(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_stopped_training_ends_with_the_weights_and_the_log_of_a_whole_one(
     assert lines[0] == [(step, pytest.approx(loss, abs=1e-3)) for step, loss in lines[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("instructions", "precision"), [({}, "fp32"), ({"avx512_bf16": True}, "bf16")])
 def test_the_processor_decides_the_precision_and_the_card_says_it(
     instructions: dict[str, bool], precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +114,7 @@ def test_the_processor_decides_the_precision_and_the_card_says_it(
     assert f"torch {torch.__version__}, {precision}." in card
 
 
+@pytest.mark.slow
 def test_the_export_loads_in_stock_open_clip_and_may_have_a_finer_grid(run: Path, tmp_path: Path) -> None:
     checksums = export.export_demo(run, tmp_path, side_px=120, evaluation_scenes=4)
     assert checksums == {name: sha256_of(tmp_path / name) for name in CATALOG["demo"].files}
@@ -128,6 +132,7 @@ def test_the_export_loads_in_stock_open_clip_and_may_have_a_finer_grid(run: Path
     assert torch.isfinite(images).all()
 
 
+@pytest.mark.slow
 def test_the_checksums_of_the_catalogs_own_folder_are_renewed(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
