@@ -102,10 +102,7 @@ class WordImportance:
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
 
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
-        """Return the importance of the tokens of captions, given the embedding (B, E) of each one's image in any scale.
-
-        Raise ValueError if the numbers differ.
-        """
+        """Return the importance of the tokens of captions, given each one's image as an embedding (B, E)."""
         return self.started(captions, embeddings)()
 
     @torch.no_grad()
@@ -146,8 +143,6 @@ class WordImportance:
     @torch.no_grad()
     def started(self, captions: Sequence[str], embeddings: Tensor) -> Callable[[], list[CaptionImportance]]:
         """Let the device compute all that `__call__` returns, and return a function that waits for it alone."""
-        if len(captions) != len(embeddings):
-            raise ValueError(f"expected an image embedding for each caption, got {len(embeddings)} for {len(captions)}")
         tower, tokenizer = self.side.tower, self.side.tokenizer
         tokens: Tensor = tokenizer(list(captions))
         images = F.normalize(embeddings.to(tower.device, self.precision), dim=-1)

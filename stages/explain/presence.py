@@ -1,7 +1,7 @@
 """Is the phrase in the image at all? A logistic regression on what the one forward pass has already computed.
 
-A heat map always has a peak, and a cosine alone says little: CLIP's cosines depend on the phrase ("man" is near every
-photograph) as much as on the image. So the cosine is looked at beside the usual one for the phrase:
+A cosine depends on the phrase ("man" is near every photograph) as much as on the image, and so is looked at beside the
+usual one for the phrase (stages/README.md):
 
     similarity   c = cos(image, phrase)
     usual        m = t . mu, the phrase's mean cosine over other images

@@ -168,20 +168,15 @@ def with_unique_ids(shards: Sequence[Shard], hashes: array[int], again: Iterable
     takes 8 bytes of memory for each row. A second look at the rows separates equal ids from ids that share a hash.
 
     Args:
-        shards: The input.
+        shards: The input, all of which say how many `samples` they hold.
         hashes: `stable_id` of the id of every row, in order.
         again: (id, place) of every row. They are read only if two hashes are equal.
-
-    Raises:
-        ValueError: A shard does not say how many `samples` it holds.
     """
     every = np.frombuffer(hashes, dtype=np.int64)
     ordered = np.sort(every)
     shared = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(shared):
         return list(shards)
-    if any(shard.samples is None for shard in shards):
-        raise ValueError("expected shards that say how many samples they hold")
     ends = np.cumsum([shard.samples or 0 for shard in shards])
     is_shared = np.isin(every, shared)
     owners: dict[int, tuple[int, str]] = {}

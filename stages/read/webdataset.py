@@ -7,11 +7,9 @@ are identified as "TAR/KEY".
 Nothing is extracted. For a tar on this machine, a sample says where its image lies in the file. From compressed tars
 and tars behind a URL, which are read once from front to back, it carries the bytes.
 
-img2dataset lists failed downloads only in the Parquet file beside the tar, which is not read. If a `json` member says
-that its sample failed, the sample is skipped and counted.
-
-Headers are parsed by Python's tarfile, which ends silently at a damaged or missing header. Here every end other than
-the format's own end mark gives a member with an `error`.
+If a `json` member says that its download failed, the sample is skipped and counted. Python's tarfile parses headers,
+but ends silently at a damaged or missing one: here every end other than the format's own end mark gives a member with
+an `error`.
 """
 
 from __future__ import annotations

@@ -93,18 +93,15 @@ class Canvas:
 class Guide:
     """Fills heat in between the cells of the grid along the edges of the image.
 
-    Interpolation lets the heat of a thin or small thing run over its edges, and the peak end up beside it. The guided
-    filter (He, Sun and Tang, "Guided Image Filtering", IEEE TPAMI 35, 2013) takes the interpolated heat q in each
-    window w of the image as a linear function of the colours I there, and averages what all windows around a pixel say
-    about it:
+    Interpolation lets the heat of a thin or small thing run over its edges. The guided filter (He, Sun and Tang,
+    "Guided Image Filtering", IEEE TPAMI 35, 2013) takes the interpolated heat q in each window w of the image as a
+    linear function of the colours I there, and averages what all windows around a pixel say about it:
 
         a_w = (cov_w(I) + EPSILON)^-1 cov_w(I, q)      b_w = mean_w(q) - a_w . mean_w(I)
         guided_i = mean(a_w) . I_i + mean(b_w)         over all w that hold i
 
-    so that heat goes up and down where colours do. What the colours of the surroundings do not explain is blurred over
-    the window. All of it is box means, whose cost does not depend on the window. The means of a and b change slowly, so
-    they are computed on a shrunk image and interpolated; only the colours I of the last line have all pixels (He and
-    Sun, "Fast Guided Filter", arXiv 1505.00996).
+    Its cost does not depend on the window. a and b change slowly, so they are computed on a shrunk image and
+    interpolated (He and Sun, "Fast Guided Filter", arXiv 1505.00996).
 
     Args:
         rgb: uint8 (H, W, 3).

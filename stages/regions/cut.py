@@ -42,9 +42,6 @@ def regions_of_map(
     Returns:
         Masks and what is known of each, best first by `config.rank`, without those that fall behind the best
         (`keep_share`) or are too small. Regions of one map do not overlap.
-
-    Raises:
-        ValueError: A canvas is needed and missing.
     """
     refined = _refined(each, config, fitted) if config.refine == "grabcut" else None
     pieces = pieces_of(refined or cut_map(each, config, fitted), each, config)
@@ -73,9 +70,6 @@ def surface_of(each: MapToCut, config: RegionsConfig) -> Levels | None:
 
     Returns:
         uint8 (grid_h, grid_w), or (H, W) of the canvas if the map is guided. None if the blur leaves nothing to see.
-
-    Raises:
-        ValueError: A canvas is needed and missing.
     """
     levels: Levels | None = each.levels
     if config.smooth_patches:
@@ -83,7 +77,7 @@ def surface_of(each: MapToCut, config: RegionsConfig) -> Levels | None:
         levels = quantise(
             cv2.GaussianBlur(each.levels.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
         )
-    if levels is None or config.upsample == "linear" or not (canvas := _canvas(each, config)).holds(levels.shape):
+    if levels is None or config.upsample == "linear" or not (canvas := _canvas(each)).holds(levels.shape):
         return levels
     guide = canvas.guide(levels.shape)
     guided = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, each.shift_cells)), 0))
@@ -115,7 +109,7 @@ def _refined(each: MapToCut, config: RegionsConfig, fitted: FittedCut | None) ->
 
     None if nothing is cut, and where the colours say nothing, see `colours.grabcut`.
     """
-    canvas = _canvas(each, config)
+    canvas = _canvas(each)
     found = cut_map(each, config, fitted, on_canvas=True) if canvas.holds(each.levels.shape) else None
     if found is None or not found.parts:
         return None
@@ -132,9 +126,6 @@ def _refined(each: MapToCut, config: RegionsConfig, fitted: FittedCut | None) ->
     return CutMap(fine=np.ones_like(found.fine), threshold=0.0, parts=parts) if parts else None
 
 
-def _canvas(each: MapToCut, config: RegionsConfig) -> Canvas:
-    if each.canvas is None:
-        raise ValueError(
-            f"expected the image's pixels for refine={config.refine!r} and upsample={config.upsample!r}, got none"
-        )
+def _canvas(each: MapToCut) -> Canvas:
+    assert each.canvas is not None, "the records still have their pixels"  # noqa: S101
     return each.canvas

@@ -1,10 +1,6 @@
 """Links the phrases of an image that name one thing: "a boy", "young child" and "kid in a blue top" in three captions.
 
-Every two phrases of different captions get log odds that they name the same thing: a logistic model on what can be read
-from their words and their places in the captions (`pair_features`, `groups.json`). Phrases are then joined from the
-most likely pair on, by the mean log odds between two groups: average linkage with constraints (Davidson & Ravi, PKDD
-2005). Two phrases of one caption ("a boy and another boy"), or that contradict each other ("a boy", "a girl"; see
-`contradict`), are never joined, nor groups that hold them.
+stages/README.md says how. Average linkage with constraints is that of Davidson & Ravi (PKDD 2005).
 """
 
 from __future__ import annotations

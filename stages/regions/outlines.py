@@ -1,7 +1,6 @@
 """Outlines by a segmenter (`regions.refine: sam`): the heat says where a thing is, and SAM draws its edge.
 
-Each part of a cut map prompts the segmenter with its hottest point, the box of its contour, or both. Of the masks that
-answer, the one is taken that is worth most by its heat and size; box, area and score are those of that mask.
+stages/README.md says which mask is taken, and when the contour stays.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """From whole levels on the grid to a finer map of the same surface, and to its parts once it is cut.
 
-A heat map has few cells (14 x 14 for a 224 px ViT-B/16) and an image has many pixels. Between the centres of the cells
-the map is bilinear, beyond the outermost centres it is constant. This is the convention of `cv2.resize` (half-pixel
-centres, `align_corners=False`), in which a cell covers its exact share of the image. The surface is never drawn at the
-size of the image. Parts are found on a *fine map* with an odd number of samples per cell and direction: the centres of
-the cells are then among the samples, and bilinear interpolation between the samples is exactly the surface again, at
-any image size.
+Between the centres of the cells the map is bilinear, beyond the outermost ones constant, as in `cv2.resize`. The
+surface is never drawn at the size of the image. Parts are found on a *fine map* with an odd number of samples per cell
+and direction: the centres of the cells are then among the samples, and bilinear interpolation between them is exactly
+the surface again, at any image size.
 """
 
 from __future__ import annotations

@@ -95,13 +95,13 @@ class RegionsStage(Stage):
         return RegionsStage(self.config, self.calibration, keep_heat_maps=keep, fitted=fitted, device=device)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. Raise ValueError where an earlier stage broke its contract."""
+        """See `Stage.process`."""
         asked = [(record, self.groups_of(record)) for record in batch if record.error is None]
         answers = (self._with_regions(*one, found) for one, found in zip(asked, self._regions(asked), strict=True))
         return [next(answers) if record.error is None else record for record in batch]
 
     def regions_of(self, record: Record) -> list[Found]:
-        """Return the regions of each phrase of a record. Raise ValueError where an earlier stage broke its contract."""
+        """Return the regions of each phrase of a record."""
         [found] = self._regions([(record, self.groups_of(record))])
         return found
 
@@ -158,16 +158,7 @@ class RegionsStage(Stage):
     ) -> tuple[list[tuple[HeatMap, Levels | None, int]], dict[int, MapToCut]]:
         """Return each phrase's own map, its levels and the number of its thing; and the shared map of each thing."""
         size_hw = (record.height_px, record.width_px)
-        if record.phrases and min(size_hw) < 1:
-            raise ValueError(
-                f"expected an image size for {record.sample.sample_id!r}, got {record.width_px} x {record.height_px}"
-            )
         by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
-        for phrase in record.phrases:
-            if phrase.text not in by_text:
-                raise ValueError(
-                    f"expected a heat map for each phrase of {record.sample.sample_id!r}, got none for {phrase.text!r}"
-                )
         levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
         numbers = self._things(record.phrases, groups)
         canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None

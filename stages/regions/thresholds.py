@@ -117,10 +117,8 @@ class FittedCut:
 
         worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
 
-    A share that is right for a sharp map is wrong for a broad one, and no rule that looks at the histogram alone knows
-    how large things are: a "beach" mostly fills its image, a "hat" never does. Weights and usual sizes are fitted to
-    images with known boxes (`phrasebox calibrate`) and hold for the model and settings of the fit: those of photographs
-    and `photo` cut drawn scenes and `demo` worse than any other rule (configs/measured/photographs.md).
+    Weights and usual sizes are fitted to images with known boxes (`phrasebox calibrate`) and hold for the model and
+    settings of the fit (stages/README.md).
 
     Attributes:
         weight: By name of `CUT_FEATURES`, as `mean` and `scale`, in which no value is 0.

@@ -6,8 +6,8 @@ protocol is fsspec's, and can only be read. fsspec's chained URLs (`zip://a::s3:
 name that is read from a caption file must never be able to choose a file system.
 
 Inputs and images are locations, plain text that travels in rows. A dataset lies in an `AnyPath`: a local `Path`, or an
-`ObjectPath` with the same methods. An object appears whole or not at all, so one put does what a rename does on a local
-disk. A folder of objects is only the beginning of their names: renaming it copies what is in it, and is not atomic.
+`ObjectPath` with the same methods. An object appears whole or not at all, as a renamed file does; renaming a folder of
+objects copies what is in it, and is not atomic.
 """
 
 from __future__ import annotations

@@ -45,9 +45,7 @@ class BoxSourceConfig(RegionSourceConfig):
 class BoxSource(RegionSource[BoxSourceConfig]):
     """Gives each phrase the boxes of the things that it names, as `eval` matches phrases with a ground truth.
 
-    A phrase of Flickr30k Entities gets its boxes in that caption, one of a scene wherever it occurs, a sentence of
-    RefCOCO the box that it means; a box with a category is named by every phrase with that text or head noun. Boxes
-    that no phrase names are left out, and no model is loaded: `similarity` is 0, not measured.
+    Boxes that no phrase names are left out, and no model is loaded: `similarity` is 0, not measured.
 
     The mask of a thing is its outline, if that is known: where several things share one mask, the part within each box.
     The others' masks are their boxes, rounded to whole pixels. A region's box is the one around its mask, which may be

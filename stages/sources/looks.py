@@ -17,7 +17,7 @@ from stages.contract.errors import ResourceError
 from stages.contract.stage import Forwards
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import is_out_of_memory
+from stages.shared.model.device import in_less_memory
 from stages.shared.model.towers.dense import by_boxes, dense
 
 BoxXyxy = tuple[int, int, int, int]
@@ -43,21 +43,18 @@ class Look(ABC):
     @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
-        while True:
-            try:
-                return self._embedded(images)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                why = str(error).partition("\n")[0]
-            # Outside the handler: the error holds the frames, and they hold the tensors.
-            torch.cuda.empty_cache()
-            if self.at_once == 1:
-                raise ResourceError(
-                    f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({why})"
-                )
-            self.at_once //= 2
-            _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)
+        answers = in_less_memory(
+            range(len(images)), lambda places: iter(self._embedded([images[n] for n in places])), self._take_less
+        )
+        return [answer for _, answer in answers]
+
+    def _take_less(self, _: int, why: str) -> None:
+        if self.at_once == 1:
+            raise ResourceError(
+                f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({why})"
+            )
+        self.at_once //= 2
+        _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)
 
     @abstractmethod
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]: ...

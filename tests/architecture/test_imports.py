@@ -100,8 +100,6 @@ LIBRARIES: dict[str, set[str]] = {
     "huggingface_hub": {"stages/shared/model/hub.py", "pipeline/export/push.py"},
     "safetensors": {"stages/shared/model/", "pipeline/finetune/", "pipeline/training/", "pipeline/bench.py"},
     "timm": {"stages/shared/model/"},
-    "tokenizers": {"stages/shared/model/tokenizer.py"},
-    "sentencepiece": {"stages/shared/model/tokenizer.py"},
     "open_clip": {
         "stages/shared/model/",
         "pipeline/finetune/",

@@ -60,12 +60,6 @@ class DecodeLimits:
     max_pixels: int = 128_000_000  # width x height: the picture of a 100-megapixel camera, 384 MB as RGB
     max_bytes: int = 256 * 1024 * 1024  # of the encoded image
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= MAX_PIXELS_CEILING:
-            raise ValueError(f"expected max_pixels in 1 .. {MAX_PIXELS_CEILING}, got {self.max_pixels}")
-        if self.max_bytes < 1:
-            raise ValueError(f"expected max_bytes >= 1, got {self.max_bytes}")
-
 
 _QUIET: Final = ContextVar("quiet", default=False)
 

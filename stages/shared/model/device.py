@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.errors import ResourceError, one_line
+from stages.contract.errors import ResourceError
 
 Answer = TypeVar("Answer")
 
@@ -49,18 +49,10 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def _without_gpu() -> str:
-    reason = "nothing"
-    try:
-        torch.cuda.init()
-    except (AssertionError, RuntimeError) as error:
-        reason = one_line(error)
-    build, advice = "built without CUDA", "install a torch that is built for CUDA"
-    if torch.version.cuda is not None:
-        build = f"built for CUDA {torch.version.cuda}"
-        advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     return (
-        f"model.device is cuda, but this worker sees no GPU. torch {torch.__version__}, {build}, says: {reason}. "
-        f"To use the GPU, {advice}; to compute without it, set model.device=cpu"
+        f"model.device is cuda, but this worker sees no GPU. torch {torch.__version__} is {build}: install a torch "
+        "and a driver that fit each other, or set model.device=cpu"
     )
 
 
@@ -146,12 +138,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    """Images of one size, uint8 (height, width, 3) each -> uint8 (B, height, width, 3) on the device.
-
-    Raise ValueError if the sizes differ, or there is no image.
-    """
-    if len(images) == 0:
-        raise ValueError("expected one image or more")
+    """Images of one size, uint8 (height, width, 3) each, at least one -> uint8 (B, height, width, 3) on the device."""
     pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
     np.stack(images, out=pixels.numpy())
     return pixels.to(device, non_blocking=True)

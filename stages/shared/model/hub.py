@@ -22,9 +22,6 @@ from stages.shared.model.catalog import sha256_of
 
 Say = Callable[[str], None]  # takes a line for the user
 
-TOKENIZER_SETTINGS: Final = ("special_tokens_map.json", "tokenizer_config.json")
-"""Files beside a vocabulary that name its special tokens; the last decides."""
-
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
@@ -50,20 +47,6 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
             f"could not get {name}/{tag}: {_said(error)}, or download the file where you can, and "
             f"use --model {name} --weights FILE"
         ) from error
-
-
-def fetch_tokenizer(repository: str, say: Say = _log.info) -> Path | None:
-    """Find a SigLIP's `tokenizer.json` in the cache, or download it, with the files beside it that describe it.
-
-    None if the repository has none. Raise WeightsError, which says what to do, if it cannot be downloaded.
-    """
-    vocabulary = "tokenizer.json"
-    try:
-        # The vocabulary comes last: where it is in the cache, the others have been asked for.
-        files = [vocabulary] if _cached(repository, vocabulary) else [*TOKENIZER_SETTINGS, vocabulary]
-        return [_fetch(repository, [file], say) for file in files][-1]
-    except Exception as error:
-        raise WeightsError(f"could not get the tokenizer {repository}: {_said(error)}") from error
 
 
 def _cached(repository: str, file: str) -> Path | None:
@@ -92,14 +75,6 @@ def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
             )
         return path
     return None
-
-
-def damage_of(path: Path) -> str:
-    """Return the fault of a cached file that cannot be loaded, and what to do."""
-    blob = path.resolve()  # the cache calls a large file by its SHA-256
-    differs = _SHA256.fullmatch(blob.name) is not None and sha256_of(blob) != blob.name
-    what = "it is not what was downloaded (its SHA-256 differs)" if differs else "it holds something else"
-    return f"{what}: delete {blob}, and it is downloaded again"
 
 
 def _said(error: Exception) -> str:

@@ -23,7 +23,7 @@ from stages.shared.model.clip import ClipModel, TextEncoder, TextSide
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.shared.model.recognise import Described, recognise
-from stages.shared.model.tokenizer import siglip_vocabulary, tokenizer_of, vocabulary_of
+from stages.shared.model.tokenizer import tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
 from stages.shared.model.towers.take_apart import Model, check_supported, check_tokenizer, take_apart
 from stages.shared.model.towers.trunk import private_copy
@@ -94,10 +94,8 @@ def _fingerprint(described: Described) -> str:
 
 def fetch_files(name: str, tag: str, say: hub.Say) -> None:
     """Download what the model of a tag needs, so that it can be loaded without a network. Raise WeightsError."""
-    vocabulary = siglip_vocabulary(open_clip.get_model_config(name)["text_cfg"])
     hub.fetch(name, tag, say)
-    if vocabulary is not None:
-        hub.fetch_tokenizer(vocabulary, say)
+    tokenizer_of(recognise(ModelConfig(name=name, pretrained=tag)))
 
 
 def load(config: ModelConfig) -> ClipModel:
@@ -221,7 +219,7 @@ def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise WeightsError(
             f"{path}, which was downloaded for {name}/{tag}, cannot be loaded "
-            f"({type(error).__name__}: {first_line(error)}): {hub.damage_of(path)}"
+            f"({type(error).__name__}: {first_line(error)}): delete {path.resolve()}, and it is downloaded again"
         ) from error
     check_supported(model)
     return model.eval()

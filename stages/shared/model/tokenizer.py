@@ -1,16 +1,13 @@
 """The tokenizer that a model was trained with, and which characters of a caption its tokens stand for.
 
-It is read, never fetched, but for the vocabulary of a SigLIP's tag.
-
-A SigLIP brings `tokenizer.json`, or a sentencepiece model. A text is cleaned, cut into pieces of the vocabulary, ended
-by one token and filled up to the full length, as the model was trained: no token begins it, and nothing is masked
-(big_vision; `transformers`' SiglipTokenizer).
+CLIP's own is open_clip's. Others, as that of a SigLIP, are read by transformers, from the folder of a checkpoint or
+from the repository that open_clip names.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.util import find_spec
@@ -18,11 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import open_clip
-import torch
-from torch import Tensor
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
-from stages.shared.model import hub
 from stages.shared.model.checkpoints.state import read_json
 
 if TYPE_CHECKING:
@@ -43,17 +37,14 @@ def tokenizer_of(described: Described) -> Any:
     text = described.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length, named = text.get("context_length", 77), text.get("hf_tokenizer_name")
-    own = described.tokenizer
-    if own is None and (repository := siglip_vocabulary(text)) is not None:
-        own = hub.fetch_tokenizer(repository)
-    if own is not None:
-        return OwnTokenizer(own, length, options.get("clean", "canonicalize"))
+    source = named if described.tokenizer is None else str(described.tokenizer.parent)
+    what = source or described.name
     try:
         if described.folder is None:
             return open_clip.get_tokenizer(described.name)
-        if named:
+        if source:
             return open_clip.tokenizer.HFTokenizer(
-                named,
+                source,
                 context_length=length,
                 tokenizer_mode=text.get("tokenizer_mode"),
                 trust_remote_code=False,  # without a word transformers would ask at the terminal
@@ -61,7 +52,7 @@ def tokenizer_of(described: Described) -> Any:
             )
     except Exception as error:  # of transformers, which reads vocabularies that are not CLIP's
         needs = "" if find_spec("transformers") else ": pip install transformers"
-        raise WeightsError(f"could not get the tokenizer {named}{needs} ({one_line(error)})") from error
+        raise WeightsError(f"{described.key}: could not get the tokenizer {what}{needs} ({one_line(error)})") from error
     vocabulary = vocabulary_of(described)
     if vocabulary is not None:
         options["bpe_path"] = str(vocabulary)
@@ -77,12 +68,6 @@ def vocabulary_of(described: Described) -> Path | None:
     if not path.is_file():
         raise WeightsError(f"model.config: no vocabulary file {path}")
     return path
-
-
-def siglip_vocabulary(text: Mapping[str, Any]) -> str | None:
-    """Return the repository of the hub that open_clip's `text_cfg` of a SigLIP names; None for other models."""
-    repository = text.get("hf_tokenizer_name") if takes_texts_of_siglip(text) else None
-    return None if repository is None else str(repository)
 
 
 def takes_texts_of_siglip(text: Mapping[str, Any]) -> bool:
@@ -114,7 +99,7 @@ def tokenizer_file(folder: Path) -> Path | None:
 
 def cleaning(file: Path) -> str:
     """Return how texts are cleaned: "canonicalize" drops capitals and punctuation, "lower" capitals."""
-    kind = str(_settings(file.parent).get("tokenizer_class") or "")
+    kind = str(read_json(file.parent / "tokenizer_config.json").get("tokenizer_class") or "")
     return "lower" if kind.startswith(_LOWER_ONLY) else "canonicalize"
 
 
@@ -135,83 +120,6 @@ def check_vocabulary(folder: Path, size: int) -> None:
         merges = [tuple(m.split() if isinstance(m, str) else m) for m in listed]
     if merges != list(own.bpe_ranks):
         raise WeightsError(f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read")
-
-
-class OwnTokenizer:
-    """Texts -> int64 (texts, context), by a vocabulary that a checkpoint brings.
-
-    Args:
-        file: The vocabulary, with `tokenizer_config.json` or `special_tokens_map.json` beside it, if there are any.
-        context_length: Tokens of every text.
-        clean: An argument of `open_clip.tokenizer.get_clean_fn`.
-
-    Raises:
-        ConfigError: The package that reads such a file is not installed.
-        WeightsError: The file is damaged, or lacks the tokens that end and fill up a text.
-    """
-
-    def __init__(self, file: Path, context_length: int, clean: str) -> None:
-        self.context_length = context_length
-        self._clean: Callable[[str], str] = open_clip.tokenizer.get_clean_fn(clean)
-        try:
-            self._cut, number_of = _vocabulary_in(file)
-        except ConfigError:
-            raise
-        except Exception as error:  # the tokenizers package raises Exception itself
-            raise WeightsError(f"model.checkpoint: cannot read the tokenizer {file}: {one_line(error)}") from error
-        settings = _settings(file.parent)
-        self.fills_left = settings.get("padding_side") == "left"  # no released model is, but the file can say so
-        self.eos = self._special(file, settings.get("eos_token"), ("</s>", "<eos>"), number_of)
-        self.pad = self._special(file, settings.get("pad_token"), ("<pad>", "</s>"), number_of)
-
-    def __call__(self, texts: Sequence[str] | str) -> Tensor:
-        """Tokenize; a text that is too long loses its last pieces."""
-        texts = [texts] if isinstance(texts, str) else texts
-        tokens = torch.full((len(texts), self.context_length), self.pad, dtype=torch.long)
-        for row, text in zip(tokens, texts, strict=True):
-            pieces = [*self._cut(self._clean(text))[: self.context_length - 1], self.eos]
-            start = self.context_length - len(pieces) if self.fills_left else 0
-            row[start : start + len(pieces)] = torch.tensor(pieces)
-        return tokens
-
-    @staticmethod
-    def _special(file: Path, named: Any, usual: Sequence[str], number_of: Callable[[str], int | None]) -> int:
-        text = named.get("content") if isinstance(named, dict) else named
-        for token in (text,) if isinstance(text, str) else usual:
-            if (number := number_of(token)) is not None:
-                return number
-        raise WeightsError(f"model.checkpoint: the tokenizer {file} has no token {text or ' or '.join(usual)}")
-
-
-def _vocabulary_in(file: Path) -> tuple[Callable[[str], list[int]], Callable[[str], int | None]]:
-    """A function that cuts a text, and one from a token to its number."""
-    package = "tokenizers" if file.suffix == ".json" else "sentencepiece"
-    if find_spec(package) is None:
-        raise ConfigError(f"reading the tokenizer {file} takes a package: pip install {package}")
-    if package == "tokenizers":
-        from tokenizers import Tokenizer  # noqa: PLC0415 - it is optional
-
-        tokenizer = Tokenizer.from_file(str(file))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), tokenizer.token_to_id
-
-    from sentencepiece import SentencePieceProcessor  # noqa: PLC0415 - it is optional
-
-    model = SentencePieceProcessor(model_file=str(file))
-
-    def number_of(token: str) -> int | None:
-        number = int(model.piece_to_id(token))
-        return number if model.id_to_piece(number) == token else None
-
-    return lambda text: list(model.encode(text)), number_of
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in hub.TOKENIZER_SETTINGS:
-        found |= read_json(folder / name)
-    return found
 
 
 # --- places in a caption: CLIP's tokenizer cleans it (repairs broken characters, resolves HTML entities, joins white

@@ -45,10 +45,6 @@ class TruthTarget:
     groups: Mapping[str, str] = field(default_factory=dict)  # group -> member, for the report: {"number": "plural"}
     scores: tuple[float, ...] = ()  # of each box, 0 .. 1, if a detector found it; empty if people drew the boxes
 
-    def __post_init__(self) -> None:
-        if not self.boxes_xywh_px:
-            raise ValueError(f"expected at least one box for {self.phrase!r}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthThing:

@@ -164,8 +164,6 @@ def test_the_model_is_only_read() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
-    with pytest.raises(ValueError, match="expected an image embedding for each caption, got 1 for 2"):
-        WordImportance(config(), clip_of(model))(CAPTIONS[:2], images(1))
 
 
 # Through the stage

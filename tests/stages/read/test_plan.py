@@ -36,8 +36,6 @@ def test_all_but_the_first_are_renamed_each_in_its_shard() -> None:
     assert renamed(["a", "a", "a#p1", "a#p1#"]) == [{1: ("a#p1##", True)}]
     assert renamed(["a#p2", "a", "a", "a#p2"]) == [{2: ("a#p2#", True), 3: ("a#p2#p3", True)}]
     assert renamed(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [{1: ("a#p1", True)}, {}, {}, {0: ("a#p4", True)}]
-    with pytest.raises(ValueError, match="how many samples"):
-        with_unique_ids([Shard(url="u", name="n")], array("q", [1, 1]), [])
 
 
 def test_different_ids_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,8 +170,6 @@ def test_a_canvas_of_fewer_pixels_than_cells_guides_nothing() -> None:
 
 
 def test_pixels_are_needed_to_guide() -> None:
-    with pytest.raises(ValueError, match="pixels for refine='none' and upsample='guided'"):
-        regions_of(blurry(), (SIDE, SIDE), 1, GUIDED)
     assert GUIDED.needs_pixels
     assert not LINEAR.needs_pixels
 

@@ -109,8 +109,6 @@ def test_degenerate_cuts_have_no_outline() -> None:
 
 
 def test_pixels_are_needed_only_to_refine() -> None:
-    with pytest.raises(ValueError, match="pixels for refine='grabcut'"):
-        regions_of(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT)
     plain = regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR)
     assert regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR, Canvas(picture(SQUARE))) == plain
 

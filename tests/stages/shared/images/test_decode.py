@@ -185,9 +185,6 @@ def test_limits() -> None:
     assert decode_rgb(content, DecodeLimits(max_pixels=2400)).shape == (40, 60, 3)
     assert "60 x 40 pixels, the limit is 2399" in fault(content, DecodeLimits(max_pixels=2399))
     assert "bytes, the limit is 10" in fault(content, DecodeLimits(max_bytes=10))
-    for wrong in ({"max_pixels": 0}, {"max_pixels": 200_000_000}, {"max_bytes": 0}):
-        with pytest.raises(ValueError, match="expected max_"):
-            DecodeLimits(**wrong)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (1, 30_000), (2, 3)])

@@ -53,6 +53,9 @@ def running(hub: Hub) -> Iterator[Hub]:
             if self.path.startswith("/large/"):
                 self.large(self.path.removeprefix("/large/"))
                 return
+            if self.path.startswith("/api/models/"):  # a folder of more templates, for which transformers asks
+                self.head(404, 0, **{"X-Error-Code": "EntryNotFound"})
+                return
             repository, _, file = self.path.removeprefix("/").partition("/resolve/main/")
             refusal = hub.refusals.get(repository)
             if refusal is None and hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":

@@ -125,7 +125,7 @@ def test_what_arrives_damaged_is_not_kept(hub: Hub, weights: bytes) -> None:
 @pytest.mark.parametrize("content", [b"no weights", save({"a": torch.ones(2)})], ids=["text", "another architecture"])
 def test_a_file_that_holds_no_such_weights(content: bytes, hub: Hub) -> None:
     hub.files = {SAFE: content}
-    with pytest.raises(WeightsError, match=r"downloaded for tiny/one, cannot be loaded .* it holds something el") as e:
+    with pytest.raises(WeightsError, match=r"downloaded for tiny/one, cannot be loaded .*: delete ") as e:
         load(ModelConfig(name="tiny/one", device="cpu"))
     assert "\n" not in str(e.value)
 
@@ -133,7 +133,7 @@ def test_a_file_that_holds_no_such_weights(content: bytes, hub: Hub) -> None:
 def test_a_file_that_the_cache_has_lost_a_part_of(hub: Hub, weights: bytes) -> None:
     blob = fetch("tiny", "one").resolve()
     blob.write_bytes(weights[:-1000])
-    with pytest.raises(WeightsError, match=rf"its SHA-256 differs\): delete {blob}, and it is downloaded again"):
+    with pytest.raises(WeightsError, match=rf"cannot be loaded .*: delete {blob}, and it is downloaded again"):
         load(ModelConfig(name="tiny/one", device="cpu"))
     blob.unlink()
     assert fetch("tiny", "one").read_bytes() == weights
@@ -189,7 +189,6 @@ def test_no_hub_can_be_reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights: bytes, tmp_path: Path) -> None:
-    """As open_clip's wrapper of transformers reads it, which is not needed; what is missing is asked for once."""
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁adegor"]
     made = Siglip2Tokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, padding_side="right")
     template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
@@ -206,13 +205,11 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
     assert torch.equal(tokenizer(texts), theirs(texts))
     said: list[str] = []
-    fetch_files("tiny", "one", said.append)
-    asked = len(hub.requests)
-    fetch_files("tiny", "one", said.append)
-    assert len(hub.requests) == asked
+    for _ in range(2):
+        fetch_files("tiny", "one", said.append)
     assert len(said) == 1
     architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
-    with pytest.raises(WeightsError, match="could not get the tokenizer house/others: Repo"):
+    with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others \("):
         tokenizer_of(recognise(ModelConfig(name="tiny/one")))
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from stages.contract.errors import ConfigError
 from stages.shared.model.load import usable_model
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import pieces_of, tokenizer_of
@@ -71,17 +70,6 @@ def test_a_siglip_s_vocabulary_belongs_to_its_fingerprint(siglip_folder: Path) -
     vocabulary = siglip_folder / "spiece.model"
     vocabulary.write_bytes(vocabulary.read_bytes() + b"\x00")
     assert usable_model(config_of(siglip_folder)).fingerprint != before
-
-
-@pytest.mark.parametrize("package", ["sentencepiece", "tokenizers"])
-def test_a_tokenizer_says_which_package_it_takes(
-    package: str, siglip_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if package == "tokenizers":
-        (siglip_folder / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr("stages.shared.model.tokenizer.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=f"pip install {package}"):
-        tokenizer_of(recognise(config_of(siglip_folder)))
 
 
 # Places of tokens in a caption
