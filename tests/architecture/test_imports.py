@@ -48,7 +48,6 @@ RUN = (
     "config_text",
     "graph",
     "run",
-    "preview",
     "domain",
     "logistic",
     "presence_alone",

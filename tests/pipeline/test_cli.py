@@ -110,19 +110,6 @@ def test_errors_name_what_was_typed(tmp_path: Path) -> None:
     assert_refused_in_one_line(phrasebox(*both), "error: --config: ")
 
 
-def test_a_dry_run_shows_and_writes_nothing(scenes_folder: Path, tmp_path: Path) -> None:
-    captions = scenes_folder / "captions.jsonl"
-    command = ["run", captions, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--dry-run", *DEMO]
-    code, out, err = phrasebox(*command, "--set", "model.threads=1")
-    assert (code, err) == (0, "")
-    first = json.loads(captions.read_text().splitlines()[0])
-    assert "the first 10 samples" in out
-    assert f" {first['id']} " in out
-    for words in ("model: demo", "device: cpu, ", "images/s in one process", f"would write to {tmp_path / 'out'}: "):
-        assert words in out
-    assert not (tmp_path / "out").exists()
-
-
 def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None:
     """With a folder whose name looks like markup."""
     out_folder, lines = tmp_path / "[red] out", (scenes_folder / "captions.jsonl").read_text().splitlines()
@@ -291,7 +278,6 @@ def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, im
     captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
     for command in (
         ["run", captions, "--images", images, "--out", tmp_path / "out"],
-        ["run", captions, "--images", images, "--dry-run"],
         ["plan", captions, "--images", images],
         ["explain", image, "--phrase", "dog"],
     ):
