@@ -49,13 +49,6 @@ def score_model(
     crops: Annotated[
         bool, typer.Option("--crops/--no-crops", help="Whether every region is embedded as an image of its own, too.")
     ] = True,
-    crop_scale: Annotated[
-        float,
-        typer.Option("--crop-scale", metavar="X", min=1.0, max=10.0, help="Sides of a crop, in sides of its box."),
-    ] = 1.0,
-    min_boxes: Annotated[
-        int, typer.Option("--min-boxes", metavar="N", min=1, help="Leave rarer classes out of the mean over classes.")
-    ] = 1,
     pool: Annotated[
         int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
     ] = 50,
@@ -102,9 +95,7 @@ def score_model(
     named: dict[str, Any] = {}
     if prompts:
         named["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
-    probe = ProbeConfig(
-        residual=residual, crops=crops, crop_scale=crop_scale, min_boxes=min_boxes, pool_images=pool, **named
-    )
+    probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **named)
     theirs = None if other is None else read_scores(other)
     exam = Exam(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
     scores = scored(exam, errors if as_json else console, theirs)
