@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.options import ModelName, Settings
+from pipeline.commands.options import ConfigFile, ModelName, Settings
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, visible
@@ -44,14 +44,7 @@ def explain(
         ),
     ] = None,
     model: ModelName = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.yaml",
-            help="Configuration in YAML, of which the sections model, images and explain are used.",
-        ),
-    ] = None,
+    config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     overlay: Annotated[
         Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture of the maps over the image to write.")

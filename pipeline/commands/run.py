@@ -9,7 +9,15 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config, stopping
+from pipeline.commands.options import (
+    ConfigFile,
+    EngineKind,
+    InputImages,
+    ModelName,
+    Settings,
+    input_or_config,
+    stopping,
+)
 from pipeline.config import RunConfig, load_config
 from pipeline.output.former import delete_what_runs_wrote
 from pipeline.run import run as run_pipeline
@@ -48,15 +56,7 @@ def run(
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="auto|ray|inline",
-            help="Run on Ray, or inline in one process; auto, the default, chooses by the number of samples "
-            "(engine.kind).",
-        ),
-    ] = None,
+    engine: EngineKind = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),

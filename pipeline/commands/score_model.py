@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized
+from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized, Seed, Settings
 from pipeline.commands.tables import print_scores
 from pipeline.config import load_config
 from pipeline.terminal import console, errors, print_json
@@ -55,7 +55,7 @@ def score_model(
     most: Annotated[
         int | None, typer.Option("--most", metavar="N", min=1, help="Images of the sample; all by default.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")] = 0,
+    seed: Seed = 0,
     other: Annotated[
         Path | None,
         typer.Option(
@@ -66,12 +66,7 @@ def score_model(
     ] = None,
     as_json: Json = False,
     resized: Resized = False,
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Set a key of input, model or images, as `run` does. Repeatable."
-        ),
-    ] = [],  # noqa: B006  typer copies it
+    settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure how well a model knows regions, and whether it still retrieves; before and after it is fine-tuned.
 
