@@ -46,7 +46,8 @@ def documented(config: BaseModel, indent: str = "") -> list[str]:
         value = getattr(config, name)
         comment = textwrap.wrap(field.description or "", 118 - len(indent))
         if isinstance(value, BaseModel):
-            lines += ["", *(f"# {line}" for line in comment), f"{name}:", *documented(value, indent + "  ")]
+            title = [f"{indent}{line}" for line in (*(f"# {line}" for line in comment), f"{name}:")]
+            lines += [*([] if indent else [""]), *title, *documented(value, indent + "  ")]
         else:
             plain = config.model_dump(mode="json", include={name})
             lines += [f"{indent}# {line}" for line in comment]

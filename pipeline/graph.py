@@ -27,7 +27,6 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
-from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import ModelConfig
@@ -227,8 +226,8 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
     return source
 
 
-def fetch_weights(model: ModelConfig, say: Callable[[str], None], regions: RegionsConfig | None = None) -> None:
-    """Download the weights of a tag, and a segmenter's, if they are not in this machine's cache, and say so.
+def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
+    """Download the weights of a tag, if they are not in this machine's cache, and say so.
 
     Raises:
         WeightsError: They cannot be found or loaded.
@@ -238,10 +237,6 @@ def fetch_weights(model: ModelConfig, say: Callable[[str], None], regions: Regio
         from stages.shared.model.load import fetch_files  # noqa: PLC0415
 
         fetch_files(model.name, model.pretrained, say)
-    if regions is not None and regions.refine == "sam" and not Path(regions.sam.model or "").is_absolute():
-        from stages.shared.model.hub import fetch_segmenter  # noqa: PLC0415
-
-        fetch_segmenter(regions.sam.model or "", say)
 
 
 def _segmenter(config: RunConfig) -> str | None:

@@ -93,7 +93,7 @@ def run(
         _say(console, [first_line(config, graph, samples, asked)])
         elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
-            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True), config.regions)
+            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
         if (grouped := grouped_rows(shards)) is not None:
             report.note(grouped)
         with display.shown():

@@ -78,7 +78,7 @@ def plan(
     said = errors if as_json else console
     graph = build_graph(resolved)
     if graph.loads_model:
-        fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True), resolved.regions)
+        fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
     counts = dict.fromkeys((total or samples_in(plan_shards(graph.reader)) or MILLION, MILLION))
     resolved = chosen(resolved, None)  # the table always has a column for a million images
     machines = {"here": machine_here(resolved, on_gpu=on_gpu)}

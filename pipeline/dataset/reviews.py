@@ -240,8 +240,7 @@ def append_review(dataset: AnyPath, review: Review) -> None:
 def _lines(path: AnyPath) -> Iterator[bytes]:
     """Yield the lines that are not empty. One that is too long comes in parts, none of which can be read."""
     if isinstance(path, ObjectPath):
-        with path.open() as stream:
-            file: IO[bytes] = io.BytesIO(stream.read(MOST_BYTES + 1))
+        file: IO[bytes] = io.BytesIO(path.open().read(MOST_BYTES + 1))
     else:
         file = os.fdopen(os.open(path, os.O_RDONLY | _SAFELY), "rb")
     with file:

@@ -45,17 +45,7 @@ from pipeline.engines import FirstLook, OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS, Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_workers import (
-    CaptionWorker,
-    Code,
-    ModelWorker,
-    SegmenterWorker,
-    ShardSource,
-    code_here,
-    count,
-    finish,
-    look,
-)
+from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish, look
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.shards import noted_ids
@@ -208,7 +198,7 @@ def _execute(
         after: tuple[Stage, ...] = graph.after
         if chosen.segmenters:
             rows = rows.map_batches(
-                SegmenterWorker,
+                ModelWorker,
                 fn_constructor_args=(
                     ray.put((graph.cuts.on_device(chosen.device),)),
                     ledger,

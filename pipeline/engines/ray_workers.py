@@ -122,11 +122,7 @@ class CaptionWorker(StageWorker):
 
 
 class ModelWorker(StageWorker):
-    """The stage that holds the model."""
-
-
-class SegmenterWorker(StageWorker):
-    """The regions stage, where it holds a segmenter."""
+    """The stage that holds the model, or the regions stage where it holds a segmenter."""
 
 
 def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, columns: dict[str, bool]) -> Iterator[Any]:

@@ -155,8 +155,8 @@ def _evidence_of(
     reviewed: Reviewed, mapped: Iterable[tuple[Mapping[str, Any], Record]], stage: RegionsStage
 ) -> list[Evidence]:
     """The evidence of each reviewed region, cut from its heat map again."""
-    found = {
-        (row["id"], phrase.text, tuple(np.float32(painted.box_xywh_px).tolist())): evidence
+    found: dict[tuple[Any, ...], Evidence] = {
+        (row["id"], phrase.text, tuple(np.array(painted.box_xywh_px, np.float32).tolist())): evidence
         for row, record in mapped
         if record.error is None
         for phrase, own in zip(record.phrases, stage.regions_of(record), strict=True)

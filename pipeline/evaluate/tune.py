@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from rich.console import Console
@@ -40,9 +40,10 @@ from stages.read import Reader
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import FittedCut
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.load import load
 from stages.shared.storage import write_text
+
+if TYPE_CHECKING:
+    from stages.shared.model.clip import ClipModel
 
 Changes = Mapping[str, Any]  # keys of the configuration with their values
 
@@ -107,7 +108,7 @@ class Measured:
 
 
 @dataclass(kw_only=True)
-class Tuning:
+class Trials:
     """The images and their maps, and what judges the regions that are cut from them."""
 
     judged: JudgedDataset
@@ -121,6 +122,8 @@ class Tuning:
     @cached_property
     def model(self) -> ClipModel:
         """The model, loaded once."""
+        from stages.shared.model.load import load  # noqa: PLC0415  torch takes seconds to import, and verbs import this
+
         return load(self.config({}).model)
 
     def config(self, changes: Changes) -> RunConfig:
@@ -263,7 +266,7 @@ def tuned(
         ConfigError: A setting cannot be used.
     """
     begun = time.monotonic()
-    work = Tuning(judged=judged, wrong=wrong, by=by, console=console)
+    work = Trials(judged=judged, wrong=wrong, by=by, console=console)
     start = work.start(most)
     if not start.figures["targets"] + start.figures["reviewed"]:
         raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")

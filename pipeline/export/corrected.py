@@ -1,9 +1,9 @@
-"""Corrections by people (`pipeline.dataset.reviews`), applied to an export's tables before regions are chosen."""
+"""Corrections by people (`pipeline.dataset.reviews`), applied before an export chooses regions."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,33 +24,28 @@ UNKNOWN: Final = "corrections of regions that are not in the dataset: not applie
 _NEEDED: Final = ("id", "phrase", "bbox", "area", "segmentation", "score")
 
 
-class Corrections:
-    """The corrections of a dataset. Raise InputError if they cannot be read."""
+class Corrected:
+    """A dataset as people have corrected it. Raise InputError if their reviews cannot be read."""
 
     def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
         self._by_key = read_reviews(dataset.path).corrections
-        self._ids = pa.array(sorted({key.annotation_id for key in self._by_key}), pa.int64())
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._by_key)
-
-    def columns(self, columns: Sequence[str]) -> list[str]:
-        """Return the columns of a table, and those that `apply` needs of it."""
+    def tables(self, columns: Sequence[str], notes: Counter[str]) -> Iterator[Any]:
+        """Yield `Dataset.tables` without the deleted regions and with the corrected boxes, which `notes` count."""
         needed = () if not self._by_key or "annotations" in columns else (REGION + name for name in _NEEDED)
-        return list(dict.fromkeys([*columns, *needed]))
-
-    def apply(self, table: Any, notes: Counter[str]) -> Any:
-        """Return a table without the deleted regions and with the corrected boxes, which `notes` count."""
-        annotations = table["annotations"].combine_chunks()
-        if not self._by_key or not pc.any(pc.is_in(annotations.flatten().field("id"), self._ids)).as_py():
-            return table
-        rows = [
-            [one for region in regions or () if (one := self._corrected(region, notes)) is not None]
-            for regions in annotations.to_pylist()
-        ]
-        place, name = table.column_names.index("annotations"), table.schema.field("annotations")
-        return table.set_column(place, name, pa.array(rows, annotations.type))
+        ids = pa.array(sorted({key.annotation_id for key in self._by_key}), pa.int64())
+        notes[UNKNOWN] += len(self._by_key)
+        for table in self.dataset.tables(list(dict.fromkeys([*columns, *needed]))):
+            annotations = table["annotations"].combine_chunks()
+            if self._by_key and pc.any(pc.is_in(annotations.flatten().field("id"), ids)).as_py():
+                rows = [
+                    [one for region in regions or () if (one := self._corrected(region, notes)) is not None]
+                    for regions in annotations.to_pylist()
+                ]
+                place, name = table.column_names.index("annotations"), table.schema.field("annotations")
+                table = table.set_column(place, name, pa.array(rows, annotations.type))  # noqa: PLW2901
+            yield table
 
     def _corrected(self, region: dict[str, Any], notes: Counter[str]) -> dict[str, Any] | None:
         correction = self._by_key.get(RegionKey.of(region))

@@ -26,7 +26,7 @@ from pipeline.export.base import (
     Per,
     merged,
 )
-from pipeline.export.corrected import UNKNOWN, Corrections
+from pipeline.export.corrected import Corrected
 from pipeline.export.files import export_folder
 from stages.contract.errors import ConfigError, RowFault
 from stages.contract.records import stable_id
@@ -79,21 +79,21 @@ def export_dataset(
         raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each thing")
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
-    corrections = Corrections(dataset)
+    corrected = Corrected(dataset)
     source = _source(dataset, request) if format_.takes_images(config) else None
-    report = ExportReport(format=name, notes=Counter({UNKNOWN: len(corrections)}))
+    report = ExportReport(format=name)
     if request.min_score == 0 and dataset.manifest.get("calibration") is not None:
         report.doubtful = 0
     for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
         naming: Naming | None = getattr(config, "classes", None)
-        counts = _categories(dataset, corrections, selector, naming, per_group=per_group) if naming else Counter()
+        counts = _categories(corrected, selector, naming, per_group=per_group) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
         report.categories = len(categories.names)
         job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
-        for row in _rows(dataset, corrections, selector, report, on_progress, with_images=source is not None):
+        for row in _rows(corrected, selector, report, on_progress, with_images=source is not None):
             if not _is_exported(row, request, config, report):
                 continue
             try:
@@ -126,8 +126,7 @@ def export_dataset(
 
 
 def _rows(
-    dataset: Dataset,
-    corrections: Corrections,
+    corrected: Corrected,
     selector: Selector,
     report: ExportReport,
     on_progress: Callable[[int], None],
@@ -135,9 +134,9 @@ def _rows(
     with_images: bool,
 ) -> Iterator[dict[str, Any]]:
     """Yield and count all rows, with their chosen regions."""
-    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and dataset.has_images else [])]
-    for table in dataset.tables(columns):
-        for row in selector.choose(corrections.apply(table, report.notes)).to_pylist():
+    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrected.dataset.has_images else [])]
+    for table in corrected.tables(columns, report.notes):
+        for row in selector.choose(table).to_pylist():
             report.rows += 1
             yield row
         on_progress(report.rows)
@@ -185,15 +184,13 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
     return image
 
 
-def _categories(
-    dataset: Dataset, corrections: Corrections, selector: Selector, naming: str, *, per_group: bool
-) -> Counter[tuple[str, str]]:
+def _categories(corrected: Corrected, selector: Selector, naming: str, *, per_group: bool) -> Counter[tuple[str, str]]:
     """Count the chosen regions by (category, head), from the columns that the choice needs and no others."""
     needed = (*PHRASE_KEYS, "group", "score") if per_group else ("phrase", "head")
     columns = dict.fromkeys([*(REGION + name for name in needed), *selector.selection.columns])
     counts: Counter[tuple[str, str]] = Counter()
-    for table in dataset.tables(corrections.columns(list(columns))):
-        for regions in selector.choose(corrections.apply(table, Counter()))["annotations"].to_pylist():
+    for table in corrected.tables(list(columns), Counter()):
+        for regions in selector.choose(table)["annotations"].to_pylist():
             found = merged(regions or ()) if per_group else regions or ()
             counts.update((region[naming], region["head"]) for region in found)
     return counts

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from huggingface_hub import HfApi, constants, errors
 
@@ -50,13 +51,13 @@ def push(folder: Path, name: str) -> str:
     """
     try:
         with _asking_the_hub(name):
-            HfApi(library_name="phrasebox").upload_folder(
-                repo_id=name,
-                repo_type=KIND,
-                folder_path=folder,
-                delete_patterns="data/*.parquet",
-                commit_message="phrasebox export",
-            )
+            api = HfApi(library_name="phrasebox")
+            to: dict[str, Any] = {"repo_id": name, "repo_type": KIND}
+            api.upload_folder(folder_path=folder, commit_message="phrasebox export", **to)
+            # Last: the client may delete in the first of several commits, of which a later one may fail.
+            there = [file for file in api.list_repo_files(**to) if fnmatch(file, "data/*.parquet")]
+            if stale := [file for file in there if not (folder / file).exists()]:
+                api.delete_files(delete_patterns=stale, commit_message="phrasebox export: the one before", **to)
     except OutputError as error:
         again = f"hf upload {name} {folder} --repo-type dataset"
         raise OutputError(f"{error}. The export is in {folder}; upload it with: {again}") from error

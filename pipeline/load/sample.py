@@ -236,11 +236,12 @@ class SampleMaker:
             "region_ids": numbers("id", torch.int64),
         }
         if self._has_masks:
+            ends, starts = row["runs"]
             if contents.masks == "full":
-                sample["masks"] = torch.from_numpy(pixels_of(*row["runs"], (height, width), (h, w)))
+                sample["masks"] = torch.from_numpy(pixels_of(ends, starts, (height, width), (h, w)))
             if contents.grid_hw is not None:
                 # The square's grid has the same cells as the original's: both are stretched alike.
-                sample["grid_masks"] = torch.from_numpy(grid_shares(*row["runs"], (height, width), contents.grid_hw))
+                sample["grid_masks"] = torch.from_numpy(grid_shares(ends, starts, (height, width), contents.grid_hw))
         return sample
 
     def _image(self, row: Mapping[str, Any]) -> Any:

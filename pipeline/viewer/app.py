@@ -253,6 +253,8 @@ async def _review(request: Request) -> Response:
         found = await asyncio.to_thread(_viewer(request).reviewing.record, said)
     except OSError as error:
         return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
+    except ValidationError:
+        return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
     return JSONResponse({"saved": True} if found else {"error": "there is no such region"}, 200 if found else 404)
 
 

@@ -33,7 +33,7 @@ for name in EXPORTERS:
 EVALUATE = """
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.terminal import errors
-figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors)
+figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors, ["regions.upsample=linear"])
 assert figures["maps"] == "stored"
 """
 

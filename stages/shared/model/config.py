@@ -135,7 +135,7 @@ class SegmenterConfig(BaseModel):
     # heat is rough, and a point alone may mean a part of the thing (SAM, 2304.02643).
     prompt: Literal["point", "box", "both"] = Field(
         default="both",
-        description="What a part of a cut map prompts with: its hottest point, its box, or both at once. Published "
+        description="Prompt that a part of a cut map gives: its hottest point, its box, or both at once. Published "
         "pipelines from CLIP to SAM use boxes or points; we could not measure which is better.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Precision of the image encoder.")

@@ -25,8 +25,6 @@ Say = Callable[[str], None]  # takes a line for the user
 TOKENIZER_SETTINGS: Final = ("special_tokens_map.json", "tokenizer_config.json")
 """Files beside a vocabulary that name its special tokens; the last decides."""
 
-PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")  # Say what images a model takes
-
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
@@ -66,20 +64,6 @@ def fetch_tokenizer(repository: str, say: Say = _log.info) -> Path | None:
         return [_fetch(repository, [file], say) for file in files][-1]
     except Exception as error:
         raise WeightsError(f"could not get the tokenizer {repository}: {_what_happened(error, repository)}") from error
-
-
-def fetch_segmenter(repository: str, say: Say = _log.info) -> Path:
-    """Find a segmenter's settings and safetensors in the cache, or download them; return their folder.
-
-    Raise WeightsError, which says what to do, if that fails.
-    """
-    try:
-        found = [_fetch(repository, names, say) for names in (["config.json"], PROCESSORS, ["model.safetensors"])][-1]
-        if found is None:
-            raise WeightsError("it holds no model.safetensors")
-        return found.parent
-    except Exception as error:
-        raise WeightsError(f"could not get {repository}: {_what_happened(error, repository)}") from error
 
 
 def _cached(repository: str, file: str) -> Path | None:

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.geometry import Box
-from stages.shared.model import hub
 from stages.shared.model.catalog import sha256_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
 from stages.shared.model.config import SegmenterConfig
@@ -33,6 +32,7 @@ KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video
 PROMPTS_AT_ONCE: Final = 32  # Decoded together: each takes about 60 MB where an image has 64 x 64 tokens
 
 _KEY: Final = "regions.sam.model"
+_SETTINGS: Final = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,29 +135,26 @@ def _of(value: Any, owners: Tensor) -> Any:
 def usable_segmenter(config: SegmenterConfig) -> str:
     """Check before any work that a segmenter can be loaded, and return what identifies its weights.
 
-    A repository is identified by its name, because its files need not be there yet. Raise ConfigError for what is no
-    segmenter, WeightsError for missing or pickled weights.
+    A repository is identified by its name: transformers downloads its files when they are needed. Raise ConfigError for
+    a folder of something else, WeightsError for missing or pickled weights.
     """
+    name = config.model or ""
     if find_spec("transformers") is None:
         raise ConfigError("regions.refine=sam requires transformers: pip install 'phrasebox[sam]'")
-    if config.model is None or not (Path(config.model).is_absolute() or re.fullmatch(r"[\w.-]+/[\w.-]+", config.model)):
-        raise ConfigError(f"{_KEY}: regions.refine=sam needs a folder, or a repository as facebook/sam-vit-base")
-    folder = Path(config.model)
-    return "-".join(sha256_of(file)[:16] for file in _files(folder)) if folder.is_absolute() else config.model
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files of a segmenter that decide its masks. Raise as `usable_segmenter`."""
-    settings = [folder / name for name in ("config.json", *hub.PROCESSORS) if (folder / name).is_file()]
-    if read_json(folder / "config.json").get("model_type") not in KINDS or len(settings) < 2:
+    if not Path(name).is_absolute():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise ConfigError(f"{_KEY}: regions.refine=sam needs a folder, or a repository as facebook/sam-vit-base")
+        return name
+    settings = [path for path in (Path(name, file) for file in _SETTINGS) if path.is_file()]
+    if read_json(Path(name, "config.json")).get("model_type") not in KINDS or len(settings) < 2:
         raise ConfigError(
-            f"{_KEY}: {folder} is no folder of transformers' with a {hub.PROCESSORS[0]} and the config.json of SAM, "
-            "HQ-SAM, SAM 2, EdgeTAM or SAM 3's tracker"
+            f"{_KEY}: {name} is no folder of transformers' with a {_SETTINGS[1]} and the config.json of SAM, HQ-SAM, "
+            "SAM 2, EdgeTAM or SAM 3's tracker"
         )
-    for name in ("model.safetensors", f"model.safetensors{INDEX_SUFFIX}"):
-        if (folder / name).is_file():
-            return [*settings, *weight_files(folder / name, _KEY)]
-    raise WeightsError(f"{_KEY}: {folder} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
+    for weights in (Path(name, f"model.safetensors{end}") for end in ("", INDEX_SUFFIX)):
+        if weights.is_file():
+            return "-".join(sha256_of(file)[:16] for file in (*settings, *weight_files(weights, _KEY)))
+    raise WeightsError(f"{_KEY}: {name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
 
 
 @lru_cache(maxsize=1)
@@ -169,20 +166,20 @@ def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
     # An extra that takes seconds to import.
     import transformers  # noqa: PLC0415
 
-    name = usable_segmenter(config)
-    folder = hub.fetch_segmenter(name) if name == config.model else Path(config.model or "")
-    _files(folder)
+    usable_segmenter(config)
     library: Any = transformers  # which is partly typed
     library.utils.logging.disable_progress_bar()  # which would run through ours
-    safe = {"local_files_only": True, "trust_remote_code": False}
+    safe = {"use_safetensors": True, "trust_remote_code": False}
     try:
-        processor = library.AutoImageProcessor.from_pretrained(folder, **safe)
+        processor = library.AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False)
         model, found = library.AutoModelForMaskGeneration.from_pretrained(
-            folder, **safe, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            config.model, **safe, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # transformers and safetensors raise many kinds
-        raise WeightsError(f"{_KEY}: cannot load {folder}: {type(error).__name__}: {first_line(error)}") from error
+        raise WeightsError(
+            f"{_KEY}: cannot load {config.model}: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if missing := sorted(found["missing_keys"]):
-        raise WeightsError(f"{_KEY}: {folder} lacks {len(missing)} tensors, such as {missing[0]}")
+        raise WeightsError(f"{_KEY}: {config.model} lacks {len(missing)} tensors, such as {missing[0]}")
     model.eval().requires_grad_(False).to(pick_device(device))
     return Segmenter(model, processor, PRECISIONS[config.precision])

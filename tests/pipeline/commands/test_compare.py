@@ -43,7 +43,8 @@ def rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def test_peaks_are_those_of_eval(rows: dict[str, dict[str, Any]], drawn: Path, tmp_path: Path) -> None:
-    explain, regions = {"contrast": 0.0}, {"smooth_patches": 0.0, "group": "none", "calibration": "none"}
+    explain = {"contrast": 0.0, "affinity": "none"}
+    regions = {"smooth_patches": 0.0, "upsample": "linear", "group": "none", "calibration": "none"}
     config = config_of(drawn, tmp_path / "dataset", model=MODEL, explain=explain, regions=regions)
     measured = evaluation_of(Path(run(config, QUIET)), drawn / "truth.json", QUIET)
     assert measured["counts"]["targets_not_among_phrases"] == 0

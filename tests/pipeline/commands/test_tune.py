@@ -116,9 +116,10 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
     truth, file = drawn / "truth.json", tmp_path / "c.json"
-    plain = run(config_of(drawn, tmp_path / "plain", regions={"rule": "fitted"}))
+    regions = {"rule": "fitted", "upsample": "linear"}
+    plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
-    fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={"rule": "fitted", "calibration": str(file)})))
+    fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
     found = tuned(judged_dataset(fitted, truth), QUIET, maps={}, cuts=nothing)
     wanted = evaluation_of(fitted, truth, QUIET)["metrics"]

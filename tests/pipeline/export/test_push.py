@@ -67,7 +67,12 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     assert "--push: house/regions holds an export; give another name, or --overwrite" in str(again.exception)
     assert own.files == before
     assert not (tmp_path / "other").exists(), "nothing is exported if it cannot be pushed"
+    hub.broken = "/commit/"
+    assert isinstance(pushed(dataset, "--out", tmp_path / "other", "--overwrite").exception, OutputError)
+    assert own.files == before, "nothing is deleted before the new files are there"
+    hub.broken = ""
     answer = pushed(dataset, "--out", tmp_path / "other", "--overwrite", "--json")
+    assert own.commits[1:] == ["phrasebox export", "phrasebox export: the one before"]
     assert json.loads(answer.stdout)["pushed"] == f"{hub.endpoint}/datasets/{NAME}"
     assert [name for name in own.files if name.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
     assert pq.read_table(io.BytesIO(own.files["data/train-00000-of-00001.parquet"])).num_rows == 12

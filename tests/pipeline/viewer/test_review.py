@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.viewer.review import SaidOf
 from tests.pipeline.viewer.conftest import HOSTILE, PATIENCE_MS, Served, rows_of, serving
 from tests.pipeline.viewer.test_serve import started
 
@@ -107,7 +108,7 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
             buttons.nth(number % 4).tap()
             expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
         expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
-        expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews")
+        expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews --out")
         assert len(read_reviews(dataset).answers) == total == len(lines(dataset))
         expect(page.locator("#curve circle")).not_to_have_count(0)
         page.get_by_role("button", name="Look at my answers again").tap()
@@ -278,6 +279,27 @@ def test_hostile_words_are_words(page: Page, dataset: Path) -> None:
             expect(page.locator("#progress")).not_to_have_text(progress)
         assert page.evaluate("window.hacked") is None
     assert all(line["reviewer"].startswith("<img") for line in lines(dataset))
+
+
+def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset: Path) -> None:
+    path = next(path for path in sorted((dataset / "data").glob("*.parquet")))
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    number, row = next((k, row) for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1)
+    first, second, *_ = {one["phrase"]: one for one in row["annotations"]}.values()
+    second.update({name: first[name] for name in ("bbox", "segmentation", "group")})  # another name of the same thing
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    phrases = {first["phrase"], second["phrase"]}
+    with serving(dataset, build=False) as served:
+        for what, left in (
+            ({"action": "box", "box_xywh_px": (1, 1, 9, 9)}, phrases),
+            ({"action": "undone"}, set()),
+            ({"action": "delete"}, {first["phrase"]}),
+            ({"action": "undone"}, set()),
+        ):
+            said = SaidOf.model_validate({"row": number, "annotation_id": first["id"], "reviewer": "ann", **what})
+            assert served.viewer.reviewing.record(said)
+            assert {key.phrase for key in read_reviews(dataset).corrections} == left
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "twice"])

@@ -168,6 +168,8 @@ def test_the_row_of_an_annotated_image() -> None:
                 "presence": None,
                 "group": None,
                 "importance": None,
+                "refined": "none",
+                "fallback": None,
             }
         ],
         "absent": [],

@@ -26,16 +26,16 @@ def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
 
 def test_settings_stand_behind_colons() -> None:
     plain, single, own, authors = contenders_of(
-        "grad_eclip, grad_eclip:heads=single:blocks=1, grad_eclip:contrast=0.5, grad_eclip:variant=authors",
+        "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors",
         "class_token",
         "m",
     )
-    assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 4)  # type: ignore[attr-defined]
-    assert (single.config.heads, single.config.blocks) == ("single", 1)  # type: ignore[attr-defined]
+    assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 1)  # type: ignore[attr-defined]
+    assert (single.config.heads, single.config.blocks) == ("single", 2)  # type: ignore[attr-defined]
     assert own.config.contrast == 0.5, "what was typed stays"
     assert authors.config.image_size == "keep"
-    (pool,) = contenders_of("grad_eclip", "attention_pool", "m")
-    assert pool.config.blocks == 1, "the tower decides"  # type: ignore[attr-defined]
+    (demo,) = contenders_of("grad_eclip", "class_token", "demo")
+    assert demo.config.blocks == 4, "the model brings it"  # type: ignore[attr-defined]
 
 
 REFUSED = {
