@@ -211,12 +211,6 @@ def _place(rng: np.random.Generator) -> float:
     return even - _OUTWARDS / (2 * np.pi) * float(np.sin(2 * np.pi * even))
 
 
-def resize_image(image: ImageU8, side_px: int) -> ImageU8:
-    """Return an area-averaged copy at (side_px, side_px), RGB uint8."""
-    resized: ImageU8 = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
-    return resized
-
-
 def write_scenes(
     out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
 ) -> None:
