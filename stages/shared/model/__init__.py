@@ -24,15 +24,13 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.CLIP and TextTransformer: token_embedding,              take_apart        wrong text embeddings and
         positional_embedding, transformer.get_cast_dtype, attn_mask,                    importance of words
         ln_final, text_projection, text_pool_type, cls_emb, eos_id
-    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...),       load, training    own model files are rejected
+    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...),       load              own model files are rejected
         open_clip.model.convert_to_custom_text_state_dict
     open_clip.get_pretrained_cfg: mean, std, interpolation,           recognise, hub    images wrongly normalised,
         quick_gelu, hf_hub                                                              tags cannot be downloaded
-    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   tokenizer,        another vocabulary
-        its encoder and bpe_ranks, get_pairs; HFTokenizer,            training
-        get_clean_fn
+    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   tokenizer         another vocabulary
+        its encoder and bpe_ranks; HFTokenizer, get_clean_fn
     open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          tokenizer         words at wrong places
         byte_encoder, reduction_fn
     open_clip.timm_model.TimmModel: trunk and an empty head           load              SigLIP checkpoints are rejected
-    torch._foreach_lerp_                                              training          training stops
 """
