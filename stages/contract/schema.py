@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from functools import cache
+from dataclasses import dataclass
 from operator import attrgetter
-from types import UnionType
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -281,65 +280,18 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
     )
 
 
-_KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
-_ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.binary())])
-
-
-def _kind(hint: Any) -> Any:
-    """The Arrow type of values with a type hint of the records."""
-    if is_dataclass(hint):
-        return pa.struct([(name, _kind(inner)) for name, inner in get_type_hints(hint).items()])
-    if isinstance(hint, UnionType):  # X | None
-        return _kind(get_args(hint)[0])
-    origin = get_origin(hint)
-    if origin is tuple:
-        return pa.list_(_kind(get_args(hint)[0]))
-    return _ARRAY if origin is np.ndarray else _KINDS[hint]
-
-
-def _plain(value: Any) -> Any:
-    """A value of the records as Arrow takes it."""
-    if names := getattr(value, "__slots__", ()):  # of a record
-        return {name: _plain(getattr(value, name)) for name in names}
-    if isinstance(value, tuple):
-        return [_plain(inner) for inner in value]
-    return {"shape": value.shape, "data": value.tobytes()} if isinstance(value, np.ndarray) else value
-
-
-@cache
-def _back(hint: Any) -> Callable[[Any], Any] | None:
-    """Return the inverse of `_plain` for values with a type hint; None if there is nothing to do."""
-    if is_dataclass(hint):
-        made: Any = hint
-        inner = {name: back for name, part in get_type_hints(hint).items() if (back := _back(part)) is not None}
-        return lambda row: made(**{**row, **{name: back(row[name]) for name, back in inner.items()}})
-    if isinstance(hint, UnionType):
-        some = _back(get_args(hint)[0])
-        return None if some is None else lambda value: None if value is None else some(value)
-    origin = get_origin(hint)
-    if origin is tuple:
-        each = _back(get_args(hint)[0])
-        return tuple if each is None else lambda values: tuple(map(each, values))
-    if origin is np.ndarray:
-        dtype = get_args(get_args(hint)[1])[0]
-        return lambda packed: np.frombuffer(packed["data"], dtype).reshape(packed["shape"])
-    return None
-
-
-RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), *_kind(Record)])
-"""A record on its way between workers: the fields of `Record`, and the sample's id."""
+RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), ("record", pa.binary())])
+"""A record on its way between the workers of a run: the sample's id, and the record, pickled as Ray does with the rest.
+"""
 
 
 def records_to_table(records: Sequence[Record]) -> Any:
     """Return records as a table of `RECORD_SCHEMA`, one row each, in order."""
-    return pa.Table.from_pylist([{"id": one.sample.id, **_plain(one)} for one in records], schema=RECORD_SCHEMA)
+    return pa.Table.from_pylist(
+        [{"id": one.sample.id, "record": pickle.dumps(one)} for one in records], schema=RECORD_SCHEMA
+    )
 
 
 def table_to_records(table: Any) -> list[Record]:
-    """Return the records of a table as `records_to_table` makes it. Raise SchemaError if columns are missing."""
-    missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"a batch between stages lacks the columns {missing}")
-    back = _back(Record)
-    assert back is not None, "a record is a dataclass"  # noqa: S101
-    return [back(row) for row in table.select(RECORD_SCHEMA.names[1:]).to_pylist()]
+    """Return the records of a table that `records_to_table` made in this run, and never of a file."""
+    return [pickle.loads(content) for content in table["record"].to_pylist()]  # noqa: S301 - our own

@@ -16,7 +16,6 @@ the format's own end mark gives a member with an `error`.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from pydantic import Field
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
-from stages.read.find import FoundFile, find_files
+from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.shared.storage import is_local
@@ -79,7 +78,7 @@ class WebdatasetReader(Reader):
     def shards(self) -> list[Shard]:
         """List the tars; a damaged one is found when it is read."""
         files = find_files(self.config.path, self.suffixes)
-        return [Shard(url=file.url, name=file.name, samples=_count_beside(file)) for file in files]
+        return [Shard(url=file.url, name=file.name) for file in files]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """Yield the rows of a shard. Where a tar breaks off, one sample with the error bad_row ends it."""
@@ -208,20 +207,6 @@ def _json_of(group: _Group) -> dict[str, Any]:
         return json_object(group.texts["json"], at_start=True)
     except RowFault as fault:
         raise RowFault("bad_row", f"the json member cannot be read: {fault.error.detail}") from fault
-
-
-def _count_beside(file: FoundFile) -> int | None:
-    """Samples in the tar, as img2dataset's statistics beside it say; None without them."""
-    if not is_local(file.url):
-        return None
-    suffix = next((suffix for suffix in WebdatasetReader.suffixes if file.url.lower().endswith(suffix)), "")
-    stem = file.url[: len(file.url) - len(suffix)]
-    try:
-        with open(f"{stem}_stats.json", "rb") as statistics:
-            successes = json.loads(statistics.read(MAX_TEXT_BYTES)).get("successes")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return successes if isinstance(successes, int) and successes >= 0 else None
 
 
 _READ_BYTES: Final = 1024 * 1024

@@ -11,7 +11,7 @@ the ways of `ModelConfig`. These files beside the weights of a checkpoint descri
         processor_config.json
     tokenizer.json, ...           transformers' save_pretrained       tokenizer of a SigLIP, see `tokenizer`
 
-Without any of these the tensors alone have to identify it; `_DESCRIBED_BY` has a row for each of these cases.
+Without any of these OpenAI's own tensors alone identify it; `_DESCRIBED_BY` has a row for each of these cases.
 """
 
 from __future__ import annotations
@@ -286,12 +286,12 @@ def _by_tensors_of_openai(found: _Found) -> _Says:
 
 
 def _by_transformers(found: _Found) -> _Says:
-    layout = _MODEL_TYPES[found.theirs["model_type"]] if found.theirs else SIGLIP
+    layout = _MODEL_TYPES[found.theirs["model_type"]]
     # The same sizes, whoever's names the tensors have.
     if layout != found.layout and not (found.layout == OPEN_CLIP and layout == CLIP):
         raise WeightsError(f"its config.json says {layout}, and its tensors are those of {found.layout}")
-    described_by = ["config.json" if found.theirs else "its tensors"]
-    architecture, siglip = settings.architecture_of(found.theirs or settings.siglip_settings(found.state), layout)
+    described_by = ["config.json"]
+    architecture, siglip = settings.architecture_of(found.theirs, layout)
     alone, inside = (read_json(found.folder / name) for name in _IMAGES)
     images = alone.get("image_processor", alone) or inside.get("image_processor", {})
     described_by += [_IMAGES[0 if alone else 1]] if images else []
@@ -310,23 +310,11 @@ def _by_transformers(found: _Found) -> _Says:
     return says, settings.preprocess_of(images, layout)
 
 
-def _by_sizes(found: _Found) -> _Says:
-    sizes = settings.sizes_of(arranged(found.state, found.layout))
-    names = settings.names_of(sizes)
-    if len(names) == 1:
-        described_by = f"its tensors, which have the sizes of {names[0]}"
-        return {"described_by": described_by, "architecture": open_clip.get_model_config(names[0])}, {}
-    if names:
-        raise WeightsError(
-            f"its tensors fit {' and '.join(names)}, which differ in the activation, which tensors do not show: give "
-            f"it by name, model.name={names[0]} with model.weights={found.weights}"
-        )
-    vision = sizes["vision_cfg"]
+def _by_nothing(found: _Found) -> _Says:
     raise WeightsError(
-        f"nothing says what model this is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside it), and its "
-        f"sizes are of none of open_clip's models: {vision['image_size']} px, patches of {vision['patch_size']}, width "
-        f"{vision['width']}, {vision['layers']} layers, {sizes['embed_dim']} numbers an embedding. Describe it, "
-        f"model.config=FILE.json with model.weights={found.weights}"
+        f"nothing says what model this is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside it), and tensors do "
+        f"not show the activation: give its name in open_clip, model.name=NAME with model.weights={found.weights}, or "
+        "describe it, model.config=FILE.json"
     )
 
 
@@ -334,7 +322,7 @@ _DESCRIBED_BY: Final[tuple[tuple[Callable[[_Found], bool], Callable[[_Found], _S
     (lambda found: found.layout == OPEN_CLIP and bool(found.ours), _by_open_clip),
     (lambda found: found.layout == OPEN_CLIP and bool(found.trained), _by_trainer),
     (lambda found: found.layout == OPENAI, _by_tensors_of_openai),
-    (lambda found: bool(found.theirs) or found.layout == SIGLIP, _by_transformers),
-    (lambda found: True, _by_sizes),
+    (lambda found: bool(found.theirs), _by_transformers),
+    (lambda found: True, _by_nothing),
 )
 """Condition -> the function that reads such a checkpoint; the first that fits counts."""

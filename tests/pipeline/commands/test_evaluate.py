@@ -196,11 +196,7 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             {"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps", marks=pytest.mark.slow
         ),
         pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region", marks=pytest.mark.slow),
-        pytest.param(
-            {"explain": {"kind": "rollout"}, "phrases": {"referring_expressions": True}},
-            id="rollout",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param({"explain": {"kind": "rollout"}}, id="rollout", marks=pytest.mark.slow),
     ],
 )
 def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:

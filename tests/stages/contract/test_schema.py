@@ -99,15 +99,6 @@ def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     assert [plain(record) for record in table_to_records(table)] == [plain(record) for record in batch]
 
 
-def test_columns_between_workers() -> None:
-    """They may be in any order, and others beside them; missing ones are named."""
-    record = make_record(regions=())
-    table = records_to_table([record]).append_column("more", pa.array([1]))
-    assert [plain(r) for r in table_to_records(table.select(table.column_names[::-1]))] == [plain(record)]
-    with pytest.raises(SchemaError, match=r"lacks the columns \['phrases', 'error'\]"):
-        table_to_records(table.drop_columns(["phrases", "error"]))
-
-
 def make_record(**changes: Any) -> Record:
     """A 10x8 image with a region for "red car", none for "sky", and a caption each."""
     captions = ("A red car.", "a car under the Sky")

@@ -162,16 +162,6 @@ def test_a_tar_that_breaks_off_anywhere(tmp_path: Path, packed: bool) -> None:
         assert len(samples_of(kind="webdataset", path=str(tmp_path / "t.tar"))) == 3, length
 
 
-def test_samples_are_estimated_from_the_statistics_beside(tmp_path: Path) -> None:
-    for number, statistics in enumerate(['{"successes": 7}', "{", "[]", '{"successes": "7"}']):
-        write_tar(tmp_path / f"{number}.tar", tar_sample("a"))
-        (tmp_path / f"{number}_stats.json").write_text(statistics)
-    write_tar(tmp_path / "4.tgz", tar_sample("a"), "w:gz")
-    (tmp_path / "4_stats.json").write_text('{"successes": 0}')
-    shards = reader_of(kind="webdataset", path=str(tmp_path)).shards()
-    assert [shard.samples for shard in shards] == [7, None, None, None, 0]
-
-
 def test_ranges_as_webdataset_writes_them(tmp_path: Path) -> None:
     for number in (8, 9, 10):
         write_tar(tmp_path / f"{number:03d}.tar", tar_sample("a"))

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import open_clip
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, WeightsError
@@ -176,8 +175,6 @@ def _mlp_ratio(section: Mapping[str, Any]) -> float:
 # --- tensors alone
 
 _HEAD_WIDTH: Final = 64
-_SIGLIP_HEADS: Final = {768: 12, 1024: 16, 1152: 16, 1536: 16}
-"""Width of a tower -> heads, of all SigLIP and SigLIP 2 models that Google released."""
 
 
 def sizes_of(shapes: Shapes) -> dict[str, Any]:
@@ -209,55 +206,6 @@ def sizes_of(shapes: Shapes) -> dict[str, Any]:
         }
     except (LookupError, ArithmeticError, ValueError) as error:
         raise WeightsError(f"the tensors do not show the architecture: {type(error).__name__}: {error}") from error
-
-
-def siglip_settings(shapes: Shapes) -> dict[str, Any]:
-    """Return the `config.json` of a SigLIP whose tensors have `transformers`' names. Raise WeightsError if unknown."""
-    try:
-        towers = {
-            f"{tower}_config": {
-                "hidden_size": len(shapes[f"{tower}_model.{layer}.weight"]),
-                "intermediate_size": len(shapes[f"{tower}_model.encoder.layers.0.mlp.fc1.weight"]),
-                "num_hidden_layers": _count(shapes, rf"{tower}_model\.encoder\.layers\.(\d+)\."),
-                "num_attention_heads": _SIGLIP_HEADS[len(shapes[f"{tower}_model.{layer}.weight"])],
-            }
-            for tower, layer in (("vision", "post_layernorm"), ("text", "final_layer_norm"))
-        }
-        patch = shapes["vision_model.embeddings.patch_embedding.weight"].shape[-1]
-        side = _side(len(shapes["vision_model.embeddings.position_embedding.weight"]))
-        towers["vision_config"] |= {"patch_size": patch, "image_size": patch * side}
-        towers["text_config"] |= {
-            "vocab_size": len(shapes["text_model.embeddings.token_embedding.weight"]),
-            "max_position_embeddings": len(shapes["text_model.embeddings.position_embedding.weight"]),
-            "projection_size": len(shapes["text_model.head.weight"]),
-        }
-    except (LookupError, ArithmeticError) as error:
-        raise WeightsError(
-            f"the tensors are of no SigLIP that is known ({type(error).__name__}: {error}): put its config.json beside "
-            "them"
-        ) from error
-    return towers
-
-
-def names_of(sizes: Mapping[str, Any]) -> list[str]:
-    """Return the names of open_clip's models that have the sizes of `sizes_of`; their activations can differ."""
-    wanted = _compared(sizes)
-
-    def fits(other: Mapping[str, Any]) -> bool:
-        plain = "timm_model_name" not in other["vision_cfg"] and "hf_model_name" not in other["text_cfg"]
-        return plain and "multimodal_cfg" not in other and _compared(other) == wanted
-
-    return [name for name in open_clip.list_models() if fits(open_clip.get_model_config(name))]
-
-
-def _compared(architecture: Mapping[str, Any]) -> tuple[Any, ...]:
-    vision = {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224, **architecture["vision_cfg"]}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 512, "layers": 12, **architecture["text_cfg"]}
-    if isinstance(vision["layers"], list):
-        vision["patch_size"] = None
-    of_images = [vision[key] for key in ("image_size", "patch_size", "width", "layers")]
-    of_texts = [text[key] for key in ("context_length", "vocab_size", "width", "layers")]
-    return architecture["embed_dim"], *of_images, *of_texts
 
 
 def _side(places: int) -> int:

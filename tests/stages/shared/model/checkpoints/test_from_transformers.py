@@ -24,7 +24,6 @@ from tests.stages.shared.model.hugging_face import (
     config_of,
     embeddings,
     features,
-    save_images,
     save_sentencepiece,
     siglip_tokens,
     transformers_clip,
@@ -101,23 +100,6 @@ def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any
         other = transformers_siglip(act, layer_norm_eps=1e-5, projection_size=64)
         other.save_pretrained(siglip_folder)
         assert_same(embeddings(siglip_folder), other, siglip_tokens(tokenizer))
-
-
-def test_sizes_of_a_released_siglip_need_no_config_json(tmp_path: Path) -> None:
-    """Width 768 has 12 heads; two layers suffice to see it."""
-    from transformers import SiglipConfig, SiglipModel
-
-    text = {"num_hidden_layers": 1, "vocab_size": 60, "bos_token_id": 0, "eos_token_id": 1, "intermediate_size": 96}
-    vision = {"num_hidden_layers": 1, "image_size": 32, "intermediate_size": 96}
-    torch.manual_seed(0)
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
-    model.save_pretrained(tmp_path)
-    save_images(tmp_path)
-    tokenizer = save_sentencepiece(tmp_path)
-    (tmp_path / "config.json").unlink()
-    description = recognise(config_of(tmp_path))
-    assert description.described_by.startswith("its tensors")
-    assert_same(embeddings(tmp_path), model, siglip_tokens(tokenizer, length=64))
 
 
 def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
