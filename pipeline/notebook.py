@@ -83,12 +83,11 @@ class Located:
             [f"{self.phrases[at]} {score:.2f}" for at, score in zip(self.phrase_indices, self.scores, strict=True)],
         )
 
-    def heat_picture(self, side_px: int = 360, *, title: str = "") -> Image.Image:
-        """Draw the heat maps over the image, side by side, each with a longer side of `side_px` and a text below."""
+    def heat_picture(self, side_px: int = 360) -> Image.Image:
+        """Draw the heat maps over the image, side by side, each `side_px` on its longer side, its phrase below."""
         rgb = scaled(self._content, side_px, self._limits, enlarge=True)
-        texts = [f"{phrase} {title}".strip() for phrase in self.phrases]
         overlays = [heat_map_overlay(rgb, values, self.shift_cells) for values in self.heat_maps]
-        return Image.fromarray(row(overlays, texts))
+        return Image.fromarray(row(overlays, self.phrases))
 
     def to_supervision(self) -> Any:
         """Return the regions as `supervision.Detections`; the class is the phrase, its id the place in `phrases`.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import InputImages, Json, MaybeTruth, ModelName, Resized
+from pipeline.commands.options import ConfigFile, InputImages, Json, MaybeTruth, ModelName, Resized, Seed, Settings
 from pipeline.commands.tables import print_comparison
 from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json
@@ -47,33 +47,20 @@ def compare(
             "each image and explainer.",
         ),
     ] = 8,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")] = 0,
+    seed: Seed = 0,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE.html", help="Write a page with the maps side by side, in one file."),
     ] = None,
     as_json: Json = False,
     resized: Resized = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.yaml",
-            help="Configuration in YAML; its sections input, model, phrases and images are used.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set a key of input, model, phrases or images, as `run` does. Repeatable.",
-        ),
-    ] = [],  # noqa: B006  typer copies it
+    config: ConfigFile = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure explainers on the same images and phrases: places, insertion and deletion, sanity, cost.
 
-    Maps are compared as the methods give them: no contrast, no affinity, no blur. Intervals are 95 %, over images.
+    Maps are compared as the methods give them: no contrast, no affinity, no blur. Intervals are 95 %, over images. Of a
+    configuration the sections input, model, phrases and images are used.
 
     \b
     phrasebox compare

@@ -19,7 +19,7 @@ def evaluate(
         bool,
         typer.Option(
             "--maps/--no-maps",
-            help="Whether to measure heat maps: pointing, energy and pixel AP. They are computed again from the input "
+            help="Whether to measure heat maps: pointing and energy. They are computed again from the input "
             "if the dataset does not hold them (output.heat_maps), or if --set names a key of model, phrases, images "
             "or explain.",
         ),

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.options import ModelName, Settings
+from pipeline.commands.options import ConfigFile, ModelName, Settings
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, visible
@@ -44,22 +44,11 @@ def explain(
         ),
     ] = None,
     model: ModelName = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.yaml",
-            help="Configuration in YAML, of which the sections model, images and explain are used.",
-        ),
-    ] = None,
+    config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     overlay: Annotated[
         Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture of the maps over the image to write.")
     ] = None,
-    versus: Annotated[
-        list[str],
-        typer.Option("--versus", metavar="KEY=VALUE", help="Compute again with this key set and compare. Repeatable."),
-    ] = [],  # noqa: B006  typer copies it
 ) -> None:
     """Compute heat maps of phrases in one image, as arrays and as a picture, and the importance of words.
 
@@ -79,22 +68,18 @@ def explain(
         raise ConfigError("--phrase: expected words, got nothing")
     if not all(caption.strip() for caption in captions):
         raise ConfigError("--text: expected words, got nothing")
-    if not phrases and (overlay is not None or versus):
-        raise ConfigError("--overlay and --versus are about heat maps: name a --phrase")
+    if not phrases and overlay is not None:
+        raise ConfigError("--overlay: it is about heat maps: name a --phrase")
     if out is not None:
         check_writable("--out", out)
     if overlay is not None:
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
-    named = {"model.name": model}
-    locator = Locator(run=load_config(config, settings, ExplainConfig, assigned=named))
+    locator = Locator(run=load_config(config, settings, ExplainConfig, assigned={"model.name": model}))
     arrays: dict[str, Any] = {}
     if phrases:
-        changed = (
-            Locator(run=load_config(config, [*settings, *versus], ExplainConfig, assigned=named)) if versus else None
-        )
-        arrays |= _explain_phrases(locator, changed, ", ".join(versus), image, phrases, overlay)
+        arrays |= _explain_phrases(locator, image, phrases, overlay)
     if captions:
         arrays |= _explain_words(locator, image, captions)
     if out is not None:
@@ -104,30 +89,18 @@ def explain(
         console.print(f"{'maps' if phrases else 'importance'} in {out}", soft_wrap=True)
 
 
-def _explain_phrases(
-    locator: Locator, changed: Locator | None, title: str, image: Path, phrases: list[str], overlay: Path | None
-) -> dict[str, Any]:
-    """Print the table of phrases and write the picture; the arrays. `changed` is a locator to compare with."""
+def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> dict[str, Any]:
+    """Print the table of phrases and write the picture; the arrays."""
     found = locator(image, phrases)
-    other = found if changed is None else changed(image, phrases)
-    arrays = {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
-    pictures = [np.asarray(found.heat_picture())]
-    columns = ["phrase", "cosine", "peak x, y (0 .. 1)"]
-    if changed is not None:
-        arrays |= {"versus_maps": other.heat_maps, "versus_scores": other.similarities}
-        pictures.append(np.asarray(other.heat_picture(title=title)))
-        columns.append(f"correlation with {title}")
-    table = Table(*columns, title=image.name, title_justify="left")
-    for row in zip(phrases, found.similarities, found.faults, found.heat_maps, other.heat_maps, strict=True):
-        text, similarity, fault, values, others = row
-        cells = [text, f"{similarity:.3f}", fault or _peak(values, found.shift_cells), _correlation(values, others)]
-        table.add_row(*cells[: len(columns)])
+    table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")
+    for text, similarity, fault, values in zip(phrases, found.similarities, found.faults, found.heat_maps, strict=True):
+        table.add_row(text, f"{similarity:.3f}", fault or _peak(values, found.shift_cells))
     console.print(table)
     if overlay is not None:
         overlay.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(pictures)).save(overlay)
+        found.heat_picture().save(overlay)
         console.print(f"picture in {overlay}", soft_wrap=True)
-    return arrays
+    return {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
 
 
 def _explain_words(locator: Locator, image: Path, captions: list[str]) -> dict[str, Any]:
@@ -165,9 +138,3 @@ def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
     height, width = values.shape
     y, x = divmod(int(values.argmax()), width)
     return f"{(x + 0.5 + shift_cells) / width:.2f}, {(y + 0.5 + shift_cells) / height:.2f}"
-
-
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
-    if a.shape != b.shape or a.std() == 0 or b.std() == 0:
-        return "-"
-    return f"{np.corrcoef(a.ravel(), b.ravel())[0, 1]:.4f}"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Settings, Where, naming_options, stopping
+from pipeline.commands.options import ConfigFile, Json, Settings, Where, naming_options, stopping
 from pipeline.config import load_config
 from pipeline.config_text import as_yaml
 from pipeline.finetune import RECIPES
@@ -57,9 +57,7 @@ def finetune(
         str | None,
         typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they moved (data.image_root)."),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.yaml", help="Settings in YAML; options override it.")
-    ] = None,
+    config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the training in --out and begin anew.")] = False,
     print_config: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import MaybeUnfinished, MinScore, MovedImages, OverDataset, Where, naming_options
+from pipeline.commands.options import MaybeUnfinished, MinScore, MovedImages, OverDataset, Seed, Where, naming_options
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import serve
@@ -46,9 +46,7 @@ def inspect(
         int | None,
         typer.Option("--reviews", metavar="N", min=1, max=5000, help="Review N regions of the dataset. [default: 200]"),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples and regions.")
-    ] = 0,
+    seed: Seed = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
     image_root: MovedImages = None,

@@ -16,7 +16,7 @@ from stages.contract.errors import ConfigError, InputError
 Settings = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a key of the configuration, e.g. --set explain.blocks=1. Repeatable."
+        "--set", metavar="KEY=VALUE", help="Set a key of the configuration, e.g. --set model.device=cpu. Repeatable."
     ),
 ]
 ModelName = Annotated[
@@ -36,7 +36,15 @@ InputImages = Annotated[
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML, beside an INPUT.")
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML; options override it.")
+]
+EngineKind = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="auto|ray|inline",
+        help="Run on Ray, or inline in one process; auto, the default, chooses by the number of samples (engine.kind).",
+    ),
 ]
 
 Where = Annotated[
@@ -97,7 +105,7 @@ OverDataset = Annotated[
     ),
 ]
 Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How many to draw.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other scenes.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
 
 _PLAIN: Final = ("out", "split", "where", "min_score", "per", "keep_empty")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.commands.options import ConfigFile, InputImages, Json, ModelName, Settings, input_or_config
+from pipeline.commands.options import ConfigFile, EngineKind, InputImages, Json, ModelName, Settings, input_or_config
 from pipeline.config import load_config
 from pipeline.engines import chosen
 from pipeline.engines.inline import call_rows, samples_in
@@ -32,9 +32,7 @@ def plan(
     ] = None,
     images: InputImages = None,
     model: ModelName = None,
-    engine: Annotated[
-        str | None, typer.Option("--engine", metavar="auto|ray|inline", help="As `phrasebox run` takes it.")
-    ] = None,
+    engine: EngineKind = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     samples: Annotated[int, typer.Option("--samples", metavar="N", min=2, help="Samples to measure with.")] = 96,

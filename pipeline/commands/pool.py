@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import Settings, reading
+from pipeline.commands.options import Json, Settings, reading
 from pipeline.config import load_config
 from pipeline.terminal import console, print_json
 from stages.contract.errors import ConfigError, InputError
@@ -40,7 +40,7 @@ def pool(
         Path | None,
         typer.Option("--covered-by", metavar="FILE", help="Report how many of the captions' phrases this pool has."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Json = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Write the phrases of captions as a pool of concepts, the most frequent first, or measure what a pool can name.

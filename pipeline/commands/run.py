@@ -9,10 +9,17 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config, stopping
+from pipeline.commands.options import (
+    ConfigFile,
+    EngineKind,
+    InputImages,
+    ModelName,
+    Settings,
+    input_or_config,
+    stopping,
+)
 from pipeline.config import RunConfig, load_config
 from pipeline.output.former import delete_what_runs_wrote
-from pipeline.preview import preview
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import console
 from stages.contract.errors import PhraseboxError
@@ -49,15 +56,7 @@ def run(
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="auto|ray|inline",
-            help="Run on Ray, or inline in one process; auto, the default, chooses by the number of samples "
-            "(engine.kind).",
-        ),
-    ] = None,
+    engine: EngineKind = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),
@@ -82,14 +81,6 @@ def run(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Take ten samples through all stages, show their phrases, the model, the device, the estimated time "
-            "and what would be written, and write nothing.",
-        ),
-    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
@@ -104,7 +95,7 @@ def run(
 
     \b
     phrasebox run captions.jsonl --images photos/ --out out/ --model ViT-B-16/laion2b_s34b_b88k
-    phrasebox run photos/ --model photo --dry-run    pairs of name.jpg and name.txt, or tars, or Parquet files
+    phrasebox run photos/ --model photo --limit 10    pairs of name.jpg and name.txt, or tars, or Parquet files
     phrasebox run my.yaml --set explain.blocks=1
     phrasebox run my.yaml --print-config --docs    all keys, their meaning and their values
     """
@@ -124,9 +115,6 @@ def run(
         resolved = load_config(config, settings, assigned=given)
         if print_config:
             sys.stdout.write(resolved.to_yaml(docs=docs))
-            return
-        if dry_run:
-            preview(resolved, console)
             return
         _run(resolved, fresh=fresh, yes=yes)
     except PhraseboxError as error:

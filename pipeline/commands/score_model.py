@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized
+from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized, Seed, Settings
 from pipeline.commands.tables import print_scores
 from pipeline.config import load_config
 from pipeline.terminal import console, errors, print_json
@@ -49,20 +49,13 @@ def score_model(
     crops: Annotated[
         bool, typer.Option("--crops/--no-crops", help="Whether every region is embedded as an image of its own, too.")
     ] = True,
-    crop_scale: Annotated[
-        float,
-        typer.Option("--crop-scale", metavar="X", min=1.0, max=10.0, help="Sides of a crop, in sides of its box."),
-    ] = 1.0,
-    min_boxes: Annotated[
-        int, typer.Option("--min-boxes", metavar="N", min=1, help="Leave rarer classes out of the mean over classes.")
-    ] = 1,
     pool: Annotated[
         int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
     ] = 50,
     most: Annotated[
         int | None, typer.Option("--most", metavar="N", min=1, help="Images of the sample; all by default.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")] = 0,
+    seed: Seed = 0,
     other: Annotated[
         Path | None,
         typer.Option(
@@ -73,12 +66,7 @@ def score_model(
     ] = None,
     as_json: Json = False,
     resized: Resized = False,
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Set a key of input, model or images, as `run` does. Repeatable."
-        ),
-    ] = [],  # noqa: B006  typer copies it
+    settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure how well a model knows regions, and whether it still retrieves; before and after it is fine-tuned.
 
@@ -102,9 +90,7 @@ def score_model(
     named: dict[str, Any] = {}
     if prompts:
         named["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
-    probe = ProbeConfig(
-        residual=residual, crops=crops, crop_scale=crop_scale, min_boxes=min_boxes, pool_images=pool, **named
-    )
+    probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **named)
     theirs = None if other is None else read_scores(other)
     exam = Exam(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
     scores = scored(exam, errors if as_json else console, theirs)

@@ -33,6 +33,8 @@ FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "mrr": "mrr", "c
 WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
 SEARCHES: Final = {"phrases": "in the image, RoI", "phrases_crop": "in the image, crop", "phrases_pool": "in many, RoI"}
 
+FEW: Final = 10  # regions of a class, which says little of it
+
 
 def number(figure: Figure) -> str:
     """Return the value of a figure."""
@@ -265,16 +267,10 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
 
 def _print_rare(scores: Mapping[str, Any], console: Console) -> None:
     """Say how many classes of the mean over classes have few regions."""
-    least = scores["probe"]["min_boxes"]
     for classes in list(scores["classes"].values())[:1]:
-        rare = sum(1 for each in classes.values() if each["n"] < max(10, least))
-        left = sum(1 for each in classes.values() if each["n"] < least)
-        if rare:
-            tail = f"; {left:,} with fewer than {least} are left out of the mean over classes" if left else ""
-            console.print(
-                f"{rare:,} of {len(classes):,} classes that occur have fewer than {max(10, least)} regions{tail}",
-                soft_wrap=True,
-            )
+        if rare := sum(1 for each in classes.values() if each["n"] < FEW):
+            said = f"{rare:,} of {len(classes):,} classes that occur have fewer than {FEW} regions"
+            console.print(said, soft_wrap=True)
 
 
 def _add_scores(

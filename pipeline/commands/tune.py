@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, moved
+from pipeline.commands.options import Finished, Json, MaybeTruth, MovedImages, OverDataset, Resized, moved
 from pipeline.commands.tables import compact_table, heading
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.review_truth import reviewed_dataset
@@ -21,10 +21,7 @@ from stages.contract.errors import ConfigError
 
 def tune(
     dataset: Finished,
-    truth: Annotated[
-        Path | None,
-        typer.Option("--truth", metavar="FILE|DIR", help="Where things are, as `phrasebox eval` takes it."),
-    ] = None,
+    truth: MaybeTruth = None,
     reviews: Annotated[
         bool, typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead.")
     ] = False,

@@ -192,21 +192,20 @@ def _marked(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
     return marks
 
 
-def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
+def figures_of(answers: Answers) -> dict[str, Any]:
     """Return the mean of every kind of value, {value, low, high, n} each, and `n`, the questions.
 
-    For regions also `mean_per_class`, the mean over classes of their top-1; its n counts classes. Classes with fewer
-    than `min_boxes` regions are left out.
+    For regions also `mean_per_class`, the mean over classes of their top-1; its n counts classes.
     """
     images = np.array(answers.images, np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in answers.values.items()}
     found = dict(zip(values, mean_estimates(list(values.values()), images), strict=True))
     if answers.classes:
-        found["mean_per_class"] = _over_classes(answers, images, values["top1"], min_boxes)
+        found["mean_per_class"] = _over_classes(answers, images, values["top1"])
     return {**{name: estimate.plain() for name, estimate in found.items()}, "n": len(images)}
 
 
-def differences_of(answers: Answers, theirs: Answers, min_boxes: int = 1) -> dict[str, Any]:
+def differences_of(answers: Answers, theirs: Answers) -> dict[str, Any]:
     """Return the paired differences from another model's figures. Raise ValueError if it answered other questions."""
     ours, others = ((each.images, each.classes, set(each.values)) for each in (answers, theirs))
     if ours != others:
@@ -216,7 +215,7 @@ def differences_of(answers: Answers, theirs: Answers, min_boxes: int = 1) -> dic
         for name, own in answers.values.items()
         if name != "chance_1"
     }
-    return figures_of(replace(answers, values=less), min_boxes)
+    return figures_of(replace(answers, values=less))
 
 
 def by_class(answers: Answers) -> dict[str, dict[str, Any]]:
@@ -227,20 +226,17 @@ def by_class(answers: Answers) -> dict[str, dict[str, Any]]:
     return {name: {"n": len(totals[name]), "top1": float(np.mean(totals[name]))} for name in sorted(totals)}
 
 
-def _over_classes(answers: Answers, images: NDArray[np.int64], hits: Floats, min_boxes: int) -> Estimate:
-    names, owner, counts = np.unique(answers.classes, return_inverse=True, return_counts=True)
-    kept = counts >= min_boxes
-    if not kept.any():
-        return Estimate()
+def _over_classes(answers: Answers, images: NDArray[np.int64], hits: Floats) -> Estimate:
+    names, owner = np.unique(answers.classes, return_inverse=True)
 
     def mean(weights: Floats) -> float:
         # A resample may lack a class: the mean is then over the others.
         boxes = np.bincount(owner, weights, len(names))
         right = np.bincount(owner, weights * hits, len(names))
-        there = kept & (boxes > 0)
+        there = boxes > 0
         return float((right[there] / boxes[there]).mean()) if there.any() else math.nan
 
-    return replace(weighted_estimate(mean, images, RESAMPLES), n=int(kept.sum()))
+    return replace(weighted_estimate(mean, images, RESAMPLES), n=len(names))
 
 
 def stored(answers: Answers) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, splitext
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,8 +39,6 @@ from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
 from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
-
-LEVELS: Final = 256  # heat levels that `metrics.pixel_ap` distinguishes
 
 
 def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
@@ -77,13 +75,6 @@ class ImageHeat:
     def top(self) -> float:
         """The highest heat."""
         return float(self.px.max())
-
-    @cached_property
-    def levels(self) -> NDArray[np.uint8]:
-        """The heat in whole levels, uint8 (h, w): 0 where it is 0, and `LEVELS` - 1 where it is highest."""
-        scale = (LEVELS - 1) / self.top if self.top > 0 else 0.0
-        levels: NDArray[np.uint8] = np.rint(self.px * scale).astype(np.uint8)
-        return levels
 
     @cached_property
     def peak(self) -> tuple[int, int]:

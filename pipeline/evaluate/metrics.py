@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.matching import LEVELS, ImageHeat, Query
+from pipeline.evaluate.matching import ImageHeat, Query
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
 from stages.shared.truth.ground_truth import TruthImage, bare, spelled
@@ -69,19 +69,6 @@ def _energy(query: Query) -> float:
     if query.heat is None or total <= 0:
         return 0.0
     return float(query.heat.px[query.area].sum(dtype=np.float64)) / total
-
-
-def _pixel_ap(query: Query) -> float | None:
-    """Average precision of the map's pixels as a ranking of the true mask's, over `LEVELS` levels of heat."""
-    if query.known.mask is None:
-        return None
-    if query.heat is None or not query.area.any():
-        return 0.0
-    all_at = np.bincount(query.heat.levels.ravel(), minlength=LEVELS)[::-1]
-    true_at = np.bincount(query.heat.levels[query.area], minlength=LEVELS)[::-1]
-    kept, true = np.cumsum(all_at), np.cumsum(true_at)
-    precision = np.divide(true, kept, out=np.zeros(LEVELS), where=kept > 0)
-    return float((precision * true_at).sum() / true[-1])
 
 
 def _box_recall_merged(query: Query) -> float:
@@ -134,13 +121,7 @@ METRICS: Final[dict[str, Metric]] = {
     "pointing_off_centre": Metric(
         "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True
     ),
-    "pointing_box": Metric(
-        "peak in a true box",
-        lambda query: 0.0 if query.heat is None else float(_is_in_a_box(query, query.heat.peak)),
-        needs_maps=True,
-    ),
     "energy": Metric("share of the heat on the true mask", _energy, needs_maps=True),
-    "pixel_ap": Metric("average precision of the heat's pixels", _pixel_ap, needs_maps=True),
     "box_recall": Metric(
         "best region's box, IoU >= 0.5 with any true box", lambda query: float(_box_iou(query) >= IOU)
     ),
@@ -173,12 +154,8 @@ def correct(query: Query) -> list[bool]:
 
 def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
     if query.known.mask is None:
-        return _is_in_a_box(query, pixel)
+        return any(_distance_px(pixel, box) == 0 for box in query.known.boxes_xywh_px)
     return bool(query.area[pixel])
-
-
-def _is_in_a_box(query: Query, pixel: tuple[int, int]) -> bool:
-    return any(_distance_px(pixel, box) == 0 for box in query.known.boxes_xywh_px)
 
 
 def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:

@@ -245,7 +245,7 @@ def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
         },
         "faults": dict(marks.faults),
         "fault_examples": marks.examples,
-        **arranged({name: figures_of(own, probe.min_boxes) for name, own in answers.items()}),
+        **arranged({name: figures_of(own) for name, own in answers.items()}),
         "classes": {
             name.removeprefix("regions."): by_class(own) for name, own in answers.items() if name.startswith("regions.")
         },
@@ -254,7 +254,7 @@ def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
         # Both as they are stored, so that rounding is no difference.
         both = {name: (restored(kept[name]), restored(own)) for name, own in other["answers"].items() if name in kept}
         try:
-            differences = {name: differences_of(*both[name], probe.min_boxes) for name in kept if name in both}
+            differences = {name: differences_of(*both[name]) for name in kept if name in both}
         except ValueError as error:
             raise InputError("--compare: its figures are of other regions, phrases or captions") from error
         report |= {

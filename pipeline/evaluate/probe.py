@@ -47,17 +47,12 @@ class ProbeConfig:
         prompts: Sentences for the name of a class, with `{}` for the name; the class is the mean of their embeddings.
             `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases are embedded as they are.
         crops: Whether every region is also embedded as an image, for CLIPSelf the ceiling of dense features.
-        crop_scale: Sides of a crop in sides of its box; 1 as in CLIPSelf. A model that knows whole scenes only needs
-            the surroundings: of the things of 200 drawn scenes `demo` names 0.164 at 1, and 0.475 at 2.
-        min_boxes: Classes with fewer boxes are left out of the mean over classes; 1 as in CLIPSelf.
         pool_images: The most images whose regions together are searched in the harder search of phrases.
     """
 
     residual: bool = False
     prompts: tuple[str, ...] | Literal["openai_imagenet"] = ("a photo of a {}.",)
     crops: bool = True
-    crop_scale: float = 1.0
-    min_boxes: int = 1
     pool_images: int = 50
 
     def __post_init__(self) -> None:
@@ -221,14 +216,14 @@ class Embedder:
     def _crops(self, pictures: Sequence[Picture]) -> Embeddings:
         """(all regions, E), the regions of all images one after the other."""
         side, parts = self.model.input.size_px, []
-        scale, interpolation = self.config.crop_scale, self.model.input.interpolation
+        interpolation = self.model.input.interpolation
         boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.asked.boxes_rel.tolist())]
         for start in range(0, len(boxes), self.batch_images):
             batch = boxes[start : start + self.batch_images]
             rgb = np.zeros((self.batch_images, side, side, 3), np.uint8)
             for place, (picture, box) in enumerate(batch):
                 assert picture.full is not None, "images whose regions are cut out come in full"  # noqa: S101
-                rgb[place] = cut_out(picture.full, [box], side, interpolation, scale)[0]
+                rgb[place] = cut_out(picture.full, [box], side, interpolation)[0]
             embeddings = self.model.tower.encode(torch.from_numpy(rgb)).float()
             parts.append(_numpy(F.normalize(embeddings, dim=-1))[: len(batch)])
         return self._joined(parts)

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import logit
 
-from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.estimates import FOLDS
-from pipeline.evaluate.judged import JudgedDataset
-from pipeline.evaluate.matching import ImageMatches
 from pipeline.evaluate.presence import model_graph, store
+from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.reviewed import Reviewed, calibration_of, reviewed_regions, share_of
 from pipeline.graph import calibration_basis
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
@@ -34,7 +33,6 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage
 
 FEWEST: Final = 50  # answers
 
@@ -108,12 +106,11 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     is not found, or if `out` cannot be written.
     """
     check_writable("--out", out)
-    dataset = open_dataset(path)
-    reviewed = reviewed_regions(dataset)
+    reviewed = reviewed_regions(open_dataset(path))
     if len(reviewed.said) < FEWEST:
         raise InputError(f"{len(reviewed.said)} answers count: a calibration needs at least {FEWEST}")
-    judged = _judged(reviewed, dataset, settings)
-    graph = model_graph(judged)
+    judged, _ = reviewed_dataset(path, settings)
+    graph, dataset = model_graph(judged), judged.dataset
     config, known = graph.settings(judged.config()), graph.cuts.calibration  # which knows presence alone, or nothing
     if dataset.manifest.get("calibration") not in (None, graph.calibration):
         raise ConfigError(
@@ -152,15 +149,6 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         "before": _worth(reviewed.field("score").astype(np.float64), reviewed),
         "after": _worth(unseen, reviewed),
     }
-
-
-def _judged(reviewed: Reviewed, dataset: Dataset, settings: Sequence[str]) -> JudgedDataset:
-    """The reviewed images of a dataset, with no other ground truth than the answers."""
-    wanted = set(reviewed.field("image_id").tolist())
-    names = {row["file_name"] for row in dataset.rows(["id", "file_name"]) if row["id"] in wanted}
-    images = {name: TruthImage(file_name=name, width_px=0, height_px=0, targets=()) for name in names}
-    matched = ImageMatches(images=images, by_stem=0, ambiguous=0)
-    return JudgedDataset(dataset=dataset, settings=settings, truth=GroundTruth(images=images), matched=matched)
 
 
 def _evidence_of(

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.finetune.fit import OnStep, TrainingFolder, TrainingRun
+from pipeline.finetune.folder import TrainingFolder
 from pipeline.finetune.material import TrainingBatch, TuningData, reject_long_phrases
 from pipeline.finetune.ranks import RankGroup, joined
 from pipeline.finetune.recipe import Student
@@ -28,6 +28,11 @@ from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_pre
 from stages.shared.model.load import fetch_files, from_open_clip, module_of, usable_model
 from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL, Described
 from stages.shared.model.tokenizer import tokenizer_of
+
+OnStep = Callable[[int, int], None]
+"""Called on the leading rank after each step, with the number of steps that are done and of all."""
+
+LOG_EVERY: Final = 10  # steps of a line of the log; the last step ends a line, too
 
 _WEIGHTS: Final = "open_clip_model.safetensors"
 _VOCABULARY: Final = "bpe_vocab.txt.gz"
@@ -74,7 +79,7 @@ def finetune(
             saved = _former(config.out, fresh=fresh) if ranks.leads else None
         saved = ranks.broadcast(saved)
         with ranks.together():
-            training = Tuning(config, described, tokenizer, device, ranks, material, saved)
+            training = FineTuning(config, described, tokenizer, device, ranks, material, saved)
         if say is not None and ranks.leads:
             say(training.described())
         begun = time.monotonic()
@@ -131,7 +136,7 @@ def _former(out: Path, *, fresh: bool) -> dict[str, Any] | None:
     return None
 
 
-class Tuning(TrainingRun):
+class FineTuning:
     """A fine-tuning on one rank. Raises ResumeError if `saved`, the checkpoint to resume, is another training's."""
 
     def __init__(
@@ -144,9 +149,14 @@ class Tuning(TrainingRun):
         material: TuningData,
         saved: dict[str, Any] | None,
     ) -> None:
-        steps = max(1, round(config.epochs * material.steps_per_epoch))
-        super().__init__(TrainingFolder(config.out), [steps], config.checkpoint_every_s, ranks)
         self.config, self.model, self.material, self.device = config, described, material, device
+        self.folder, self.ranks = TrainingFolder(config.out), ranks
+        self.steps, self.step = max(1, round(config.epochs * material.steps_per_epoch)), 0  # all, and those taken
+        self.means: dict[str, float] = {}  # losses of the last line of the log
+        self._saved_s = time.monotonic()
+        self._unlogged: list[dict[str, Tensor]] = []
+        self._log_bytes = 0
+        self._is_half_done = False  # weights have changed, and the step has not ended
         self._decides = {**config.decides(), "images": material.images}
         if saved is not None and saved["decides"] != self._decides:
             former = saved["decides"]
@@ -179,9 +189,8 @@ class Tuning(TrainingRun):
             {"params": [each for each in self._learning if each.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-        self._batches: Iterator[TrainingBatch] = iter(())
         if saved is not None:
-            self.resume(saved)
+            self._resume(saved)
 
     def described(self) -> str:
         """Return one sentence about the training that is about to begin or to resume."""
@@ -194,18 +203,33 @@ class Tuning(TrainingRun):
             f"products in {config.model.precision} on {self.device}"
         )
 
-    def begin(self, phase: int) -> None:
-        """See `TrainingRun.begin`."""
-        self._batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
+    def run(self, on_step: OnStep | None = None) -> None:
+        """Take the steps that are left. A stop by KeyboardInterrupt between two steps writes a checkpoint first."""
+        batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
+        try:
+            while self.step < self.steps:
+                with self.ranks.together():
+                    batch = next(batches)
+                self._unlogged.append(self._take_step(batch))
+                self.step += 1
+                self._is_half_done = False
+                if self.step % LOG_EVERY == 0 or self.step == self.steps:
+                    self._log()
+                if on_step is not None and self.ranks.leads:
+                    on_step(self.step, self.steps)
+                if self.step == self.steps or time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
+                    self._save()
+        except KeyboardInterrupt:
+            if not self._is_half_done:
+                self._save()
+            raise
 
-    def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
-        """See `TrainingRun.take_step`."""
+    def _take_step(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Take a step and return its losses."""
         config = self.config
-        with self.ranks.together():
-            batch = next(self._batches)
-        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         precision = PRECISIONS[config.model.precision]
         with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
             terms = self.recipe.terms(batch, self.ranks)
@@ -214,31 +238,43 @@ class Tuning(TrainingRun):
         loss.backward()
         self.ranks.sum_gradients(self._learning)
         nn.utils.clip_grad_norm_(self._learning, config.clip_norm)
-        self.changing()
+        self._is_half_done = True
         self.optimiser.step()
         with torch.no_grad():
             self.student.module.logit_scale.clamp_(max=self._most_scale)
         return {"loss": loss.detach(), **{name: term.detach() for name, (_, term) in terms.items()}}
 
-    def line(self, phase: int, step: int) -> dict[str, Any]:
-        """See `TrainingRun.line`."""
-        return {"step": self.step, "learning_rate": self.optimiser.param_groups[0]["lr"]}
+    def _log(self) -> None:
+        losses, self._unlogged = self._unlogged, []
+        means = {name: torch.stack([each[name].cpu() for each in losses]).mean() for name in losses[0]}
+        self.means = {name: round(float(mean), 5) for name, mean in means.items()}
+        if self.ranks.leads:
+            line = {"step": self.step, "learning_rate": self.optimiser.param_groups[0]["lr"], **self.means}
+            self._log_bytes = self.folder.log(line)
 
-    def state(self) -> dict[str, Any]:
-        """See `TrainingRun.state`."""
-        return {
-            "decides": self._decides,
-            "model": self.student.module.state_dict(),
-            "recipe": {name: value.detach() for name, value in self.recipe.own_parameters()},
-            "optimiser": self.optimiser.state_dict(),
-        }
+    def _save(self) -> None:
+        self._saved_s = time.monotonic()
+        if self.ranks.leads:
+            saved = {
+                "step": self.step,
+                "log_bytes": self._log_bytes,
+                "unlogged": self._unlogged,
+                "decides": self._decides,
+                "model": self.student.module.state_dict(),
+                "recipe": {name: value.detach() for name, value in self.recipe.own_parameters()},
+                "optimiser": self.optimiser.state_dict(),
+            }
+            self.folder.write_checkpoint(saved)
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """See `TrainingRun.restore`."""
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
         self.student.module.load_state_dict(saved["model"])
         for name, parameter in self.recipe.own_parameters():
             parameter.data.copy_(saved["recipe"][name])
         self.optimiser.load_state_dict(saved["optimiser"])
+        self.step, self._log_bytes, self._unlogged = saved["step"], saved["log_bytes"], saved["unlogged"]
+        if self.ranks.leads:
+            self.folder.cut_log(self._log_bytes)
 
     def write_model(self) -> None:
         """Write configuration, weights, vocabulary and card of the tuned model. Raise OutputError."""

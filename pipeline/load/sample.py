@@ -86,7 +86,6 @@ class Contents:
     images: bool = True  # load and decode the images: uint8 RGB, upright
     image_root: str | None = None  # what `file_name` is relative to, if the shards hold no images; None: the run's own
     square_px: int | None = None
-    shrink_jpeg: bool = False  # with `square_px`, let the JPEG decoder halve large images, see `decode_resized`
     masks: Literal["none", "full"] = "none"  # "full": bool masks in the size of the image
     grid_hw: tuple[int, int] | None = None  # masks on a feature grid: the share of each cell that is inside
     tokenizer: Tokenize | None = None
@@ -248,10 +247,7 @@ class SampleMaker:
     def _image(self, row: Mapping[str, Any]) -> Any:
         contents, side = self.contents, self.contents.square_px
         content = self.source.load(row)
-        shrink = contents.shrink_jpeg and side is not None
-        decoded = decode_resized(
-            content, contents.limits, lambda w, h: (w, h) if side is None else (side, side), shrink_jpeg=shrink
-        )
+        decoded = decode_resized(content, contents.limits, lambda w, h: (w, h) if side is None else (side, side))
         if (decoded.width_px, decoded.height_px) != (row["width"], row["height"]):
             size, found_in = f"{decoded.width_px} x {decoded.height_px}", f"{row['width']} x {row['height']}"
             raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {found_in}")

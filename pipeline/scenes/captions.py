@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
-
-Split = Literal["train", "heldout"]
 
 COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "red": (214, 34, 36),
@@ -50,7 +48,7 @@ LARGE_WORDS: Final[tuple[str, ...]] = ("big", "large", "huge")
 HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
     (KINDS[i], COLOUR_NAMES[(i * 7 + 3) % len(COLOUR_NAMES)]) for i in range(0, len(KINDS), 3)
 ) | frozenset((KINDS[i], COLOUR_NAMES[(i * 3 + 1) % len(COLOUR_NAMES)]) for i in range(1, len(KINDS), 3))
-"""(kind, colour) pairs that no scene of the split "train" shows or names: 24 of the 360."""
+"""(kind, colour) pairs that `demo` never saw in its training: 24 of the 360."""
 
 PLACE_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "left": ("to the left of", "on the left of", "to the left of"),
@@ -83,36 +81,12 @@ PLAIN_TEMPLATES: Final[dict[int, tuple[str, ...]]] = {
         *("We see {0}, {1}, {2}, and {3}.",),
     ),
 }
-"""Number of phrases -> sentences that name only what is there. "{0}", "{1}", ... are phrases, "{where}" is a phrase of
+"""Number of phrases -> sentences. "{0}", "{1}", ... are phrases, "{where}" is a phrase of
 place."""
-
-VAGUE_TEMPLATES: Final = ("{0}", "a picture of {0}", "there is {0}", "we see {0} here", "a photo of {0}")
-"""Sentences around a name that gives only a colour."""
-
-ABSENCE_TEMPLATES: Final[tuple[str, ...]] = (
-    *("{0} but no {1}", "{0} without a {1}", "{0}, and no {1}", "a picture of {0} without a {1}"),
-    *("there is {0} but there is no {1}", "no {0}", "there is no {0} here", "a picture without a {0}"),
-)
-"""Sentences whose last phrase is a thing that is not there."""
-
-COUNT_TEMPLATES: Final = (
-    *("{n} things", "{n} objects", "a picture of {n} things", "there are {n} things in the picture"),
-    "a photo with {n} objects",
-)
-"""Sentences that only count; "{n}" is a number word."""
 
 DETERMINERS: Final = ("a", "an", "the", "some")  # Words before a phrase that its normalised form leaves out
 _SMALL_REL: Final = 0.22
 _LARGE_REL: Final = 0.42
-_FORMS: Final[dict[str, float]] = {"plain": 0.78, "vague": 0.10, "absence": 0.08, "count": 0.04}
-"""How often a training caption takes each form."""
-
-
-def all_templates() -> tuple[str, ...]:
-    """Return every sentence and phrase of place, in a fixed order."""
-    plain = tuple(template for templates in PLAIN_TEMPLATES.values() for template in templates)
-    places = tuple(words for choices in PLACE_WORDS.values() for words in choices)
-    return plain + places + VAGUE_TEMPLATES + ABSENCE_TEMPLATES + COUNT_TEMPLATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +103,7 @@ class DrawnThing:
 class Mention:
     """One phrase of a caption; its characters are [start, end), determiner included."""
 
-    kind: str | None  # None: "something red"
+    kind: str
     colour: str | None  # None: "a car"
     objects: tuple[int, ...]  # positions of the objects it denotes, back to front
     absent: bool = False  # the caption says that it is not there
@@ -148,20 +122,9 @@ class Caption:
 Name = tuple[str, Mention]  # words of a mention that has no place in a text yet, and the mention
 
 
-def write_captions(
-    rng: np.random.Generator, things: Sequence[DrawnThing], split: Split, *, extra: int
-) -> tuple[Caption, ...]:
-    """Return an unambiguous caption of at least one thing, then `extra` captions for training.
-
-    The split "train" never names an absent pair of `HELDOUT_PAIRS`.
-    """
-    return (_plain_caption(rng, things, exact=True), *(_training_caption(rng, things, split) for _ in range(extra)))
-
-
 def absent_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Caption:
     """Return a caption that names a thing which is not there: "There is a blue car." """
-    name, mention = _absent_name(rng, things, "heldout")
-    return _fill("There is a {0}.", [(name, mention)])
+    return _fill("There is a {0}.", [_absent_name(rng, things)])
 
 
 def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
@@ -176,24 +139,8 @@ def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bo
     return f"{thing.colour} {thing.kind}", False
 
 
-def _training_caption(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> Caption:
-    names, shares = zip(*_FORMS.items(), strict=True)
-    name = names[int(np.searchsorted(np.cumsum(shares)[:-1], rng.random(), side="right"))]
-    if name == "vague":
-        return _fill(_pick(rng, VAGUE_TEMPLATES), [_vague_name(rng, things)])
-    if name == "absence":
-        present = _name_group(rng, things, _pick(rng, _groups(things)), exact=False)
-        template = _pick(rng, ABSENCE_TEMPLATES)
-        absent = _absent_name(rng, things, split)
-        return _fill(template, [absent] if "{1}" not in template else [present, absent])
-    if name == "count" and len(things) in NUMBER_WORDS:
-        template = _pick(rng, COUNT_TEMPLATES).replace("{n}", NUMBER_WORDS[len(things)])
-        return _fill(template, [])
-    return _plain_caption(rng, things, exact=False)
-
-
-def _plain_caption(rng: np.random.Generator, things: Sequence[DrawnThing], *, exact: bool) -> Caption:
-    """Name one to four groups of things; sometimes leave others out."""
+def write_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Caption:
+    """Return an unambiguous caption of one to four groups of things; sometimes others are left out."""
     groups = _groups(things)
     order = rng.permutation(len(groups))
     most = min(len(groups), 4)
@@ -204,9 +151,9 @@ def _plain_caption(rng: np.random.Generator, things: Sequence[DrawnThing], *, ex
     for group in chosen:
         if used.intersection(group):
             continue
-        name = _name_group(rng, things, group, exact=exact)
+        name = _name_group(rng, things, group)
         if used.intersection(name[1].objects):
-            name = _name_group(rng, things, group, exact=exact, kind_only=False)
+            name = _name_group(rng, things, group, kind_only=False)
         used.update(name[1].objects)
         names.append(name)
     templates = PLAIN_TEMPLATES[len(names)]
@@ -227,13 +174,13 @@ def _groups(things: Sequence[DrawnThing]) -> list[tuple[int, ...]]:
 
 
 def _name_group(
-    rng: np.random.Generator, things: Sequence[DrawnThing], group: Sequence[int], *, exact: bool, kind_only: bool = True
+    rng: np.random.Generator, things: Sequence[DrawnThing], group: Sequence[int], *, kind_only: bool = True
 ) -> Name:
     """Name things of one kind and colour; sometimes every thing of the kind, without a colour: more than the group."""
     kind, colour = things[group[0]].kind, things[group[0]].colour
     objects = tuple(group)
     named_colour: str | None = colour
-    if kind_only and rng.random() < (0.16 if exact else 0.22):
+    if kind_only and rng.random() < 0.16:
         named_colour, objects = None, tuple(k for k, thing in enumerate(things) if thing.kind == kind)
     words = [colour] if named_colour else []
     sizes = [things[k].size_rel for k in objects]
@@ -252,19 +199,7 @@ def _name_group(
     return text, Mention(kind, named_colour, objects)
 
 
-def _vague_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name:
-    """Name only a colour: "something red"."""
-    colour = _pick(rng, things).colour
-    objects = tuple(k for k, thing in enumerate(things) if thing.colour == colour)
-    article = "an" if colour[0] in "aeiou" else "a"
-    texts = [f"something {colour}", f"{article} {colour} thing", f"{article} {colour} object"]
-    if len(objects) > 1:
-        number = NUMBER_WORDS[len(objects)]
-        texts = [f"{number} {colour} things", f"{number} {colour} objects", f"some {colour} things"]
-    return _pick(rng, texts), Mention(None, colour, objects)
-
-
-def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> Name:
+def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name:
     """Name a thing that is not in the scene, preferably one that is nearly there: its kind or its colour is."""
     kinds = {thing.kind for thing in things}
     pairs = {(thing.kind, thing.colour) for thing in things}
@@ -278,7 +213,7 @@ def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: 
             colour = like.colour
         if chance > 0.75 and kind not in kinds:
             return kind, Mention(kind, None, (), absent=True)
-        if (kind, colour) not in pairs and (split == "heldout" or (kind, colour) not in HELDOUT_PAIRS):
+        if (kind, colour) not in pairs:
             return f"{colour} {kind}", Mention(kind, colour, (), absent=True)
 
 

@@ -21,10 +21,9 @@ from pipeline.scenes.captions import (
     KINDS,
     Caption,
     DrawnThing,
-    Split,
     absent_caption,
     phrase_of,
-    write_captions,
+    write_caption,
 )
 from pipeline.scenes.drawing import (
     ImageU8,
@@ -47,7 +46,7 @@ hardly leave the middle free, and a thing at the image's centre would be found w
 _ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent things apart from those of the scene
 _TRIES: Final = 14
 _HELDOUT_RATE: Final = 0.15
-_SPLIT_CODES: Final[dict[Split, int]] = {"train": 1, "heldout": 2}
+_STREAM: Final = 2  # Keeps the random numbers of scenes apart from those that `demo` was trained on
 _TRAIN_PAIRS: Final = tuple((k, c) for k in KINDS for c in COLOUR_NAMES if (k, c) not in HELDOUT_PAIRS)
 _UNSEEN_PAIRS: Final = tuple(sorted(HELDOUT_PAIRS))
 
@@ -74,7 +73,7 @@ class SceneObject:
 
     @property
     def unseen_combination(self) -> bool:
-        """Whether scenes of the split "train" never show this kind in this colour."""
+        """Whether `demo` never saw this kind in this colour in its training."""
         return (self.kind, self.colour) in HELDOUT_PAIRS
 
 
@@ -82,8 +81,7 @@ class SceneObject:
 class Scene:
     """An image, what is in it, and captions for it.
 
-    The first caption is unambiguous: each of its phrases denotes exactly the objects that it is about, and nothing
-    absent is named. The others, for training, may be vague, name only a kind or a colour, or an absent thing.
+    Captions are unambiguous: each phrase denotes exactly the objects that it is about, and nothing absent is named.
     """
 
     image: ImageU8  # RGB (side, side, 3)
@@ -96,22 +94,17 @@ def make_scene(
     index: int,
     *,
     side_px: int = 360,
-    split: Split = "heldout",
     min_objects: int = 1,
     max_objects: int = 5,
-    extra_captions: int = 1,
-    size_range_rel: tuple[float, float] = (MIN_SIZE_REL, MAX_SIZE_REL),
+    extra_captions: int = 0,
 ) -> Scene:
     """Draw scene number `index` >= 0 of the series `seed` >= 0, with at least one object.
 
     Args:
         side_px: Side of the square image in pixels, >= 64.
-        split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers for the same seed and
-            draws about every seventh object from those pairs.
         min_objects: Least number of things, >= 1. Fewer are drawn only where no free place is found.
         max_objects: Greatest number of things, <= 6.
-        extra_captions: Number of training captions behind the unambiguous first one.
-        size_range_rel: Least and greatest longer side of a thing relative to the image's side, within (0, 1].
+        extra_captions: Number of captions behind the first one.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -120,17 +113,17 @@ def make_scene(
         raise ValueError(f"side_px: expected >= 64, got {side_px}")
     if not 1 <= min_objects <= max_objects <= 6:
         raise ValueError(f"expected 1 <= min_objects <= max_objects <= 6, got {min_objects} and {max_objects}")
-    rng = np.random.default_rng([_SPLIT_CODES[split], seed, index])
+    rng = np.random.default_rng([_STREAM, seed, index])
     count = int(rng.integers(min_objects, max_objects + 1))
-    pairs = _choose_pairs(rng, count, split)
-    image, labels, placed = _compose(rng, pairs, side_px, size_range_rel)
+    pairs = _choose_pairs(rng, count)
+    image, labels, placed = _compose(rng, pairs, side_px)
     image = finish(rng, image)
     masks = [labels == label for label in range(1, len(placed) + 1)]
     things = []
     for each, mask in zip(placed, masks, strict=True):
         x, y, width, height = mask_box_xywh_px(mask)
         things.append(DrawnThing(*each, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
-    captions = write_captions(rng, things, split, extra=extra_captions)
+    captions = tuple(write_caption(rng, things) for _ in range(1 + extra_captions))
     objects = tuple(
         SceneObject(thing.kind, thing.colour, mask, thing.size_rel, *phrase_of(captions[0], number, thing))
         for number, (thing, mask) in enumerate(zip(things, masks, strict=True))
@@ -138,49 +131,49 @@ def make_scene(
     return Scene(image=image, objects=objects, captions=captions)
 
 
-def _choose_pairs(rng: np.random.Generator, count: int, split: Split) -> list[tuple[str, str]]:
+def _choose_pairs(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     """Choose kinds and colours: most scenes repeat a kind or a colour (distractors), some both (plurals)."""
-    pairs = [_random_pair(rng, split)]
+    pairs = [_random_pair(rng)]
     if count > 1 and rng.random() < 0.28:
         pairs *= 1 + (int(rng.integers(1, 3)) if count > 2 else 1)
     while len(pairs) < count:
         chance = rng.random()
         like_kind, like_colour = pairs[int(rng.integers(len(pairs)))]
         for _ in range(20):
-            kind, colour = _random_pair(rng, split)
+            kind, colour = _random_pair(rng)
             if chance < 0.30:
                 kind = like_kind
             elif chance < 0.58:
                 colour = like_colour
-            if (kind, colour) not in pairs and (split == "heldout" or (kind, colour) not in HELDOUT_PAIRS):
+            if (kind, colour) not in pairs:
                 break
         else:
-            kind, colour = _random_pair(rng, split)
+            kind, colour = _random_pair(rng)
         pairs.append((kind, colour))
     order = rng.permutation(len(pairs))
     return [pairs[int(k)] for k in order]
 
 
-def _random_pair(rng: np.random.Generator, split: Split) -> tuple[str, str]:
-    if split == "heldout" and rng.random() < _HELDOUT_RATE:
+def _random_pair(rng: np.random.Generator) -> tuple[str, str]:
+    """Draw about every seventh of the pairs that `demo` never saw."""
+    if rng.random() < _HELDOUT_RATE:
         return _UNSEEN_PAIRS[int(rng.integers(len(_UNSEEN_PAIRS)))]
     return _TRAIN_PAIRS[int(rng.integers(len(_TRAIN_PAIRS)))]
 
 
 def _compose(
-    rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int, size_range_rel: tuple[float, float]
+    rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int
 ) -> tuple[ImageU8, ImageU8, list[tuple[str, str, float]]]:
     """Place and paint the pairs, but those that would hide another too much."""
     image = paint_background(rng, side_px)
     labels = np.zeros((side_px, side_px), np.uint8)
     areas = [0]
-    smallest, largest = size_range_rel
     placed: list[tuple[str, str, float]] = []
     crowding = 1.0 - 0.07 * (len(pairs) - 1)
     for kind, colour in pairs:
         for attempt in range(_TRIES):
             shrink = crowding * (1.0 - 0.03 * attempt)
-            size_rel = smallest + (largest - smallest) * shrink * float(rng.random())
+            size_rel = MIN_SIZE_REL + (MAX_SIZE_REL - MIN_SIZE_REL) * shrink * float(rng.random())
             matrix = _placement(rng, kind, size_rel, side_px)
             label = len(placed) + 1
             trial = labels.copy()
@@ -218,12 +211,6 @@ def _place(rng: np.random.Generator) -> float:
     return even - _OUTWARDS / (2 * np.pi) * float(np.sin(2 * np.pi * even))
 
 
-def resize_image(image: ImageU8, side_px: int) -> ImageU8:
-    """Return an area-averaged copy at (side_px, side_px), RGB uint8."""
-    resized: ImageU8 = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
-    return resized
-
-
 def write_scenes(
     out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
 ) -> None:
@@ -251,7 +238,7 @@ def write_scenes(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(scenes):
-        scene = make_scene(seed, index, side_px=side_px, min_objects=2, extra_captions=0)
+        scene = make_scene(seed, index, side_px=side_px, min_objects=2)
         name = f"{index:06d}.{image_format}"
         (out / "images" / name).write_bytes(_encode(scene.image, image_format))
         row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}

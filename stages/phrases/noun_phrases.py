@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
@@ -15,6 +15,10 @@ _NUMBERS: Final = ("two", "three", "four", "five", "six", "seven", "eight", "nin
 _SEVERAL: Final = frozenset((*_NUMBERS, "many", "several", "few"))
 _MAX_WORDS: Final = 30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
+
+_OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"})
+_LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
+"""Relations whose words do not belong to the head's referring expression, and words that it has inside only."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]
@@ -54,6 +58,7 @@ class FoundPhrase:
     end: int
     head: str  # lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group
     plural: bool  # whether it names several things
+    head_token: int  # position of the head noun in the Doc
 
 
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
@@ -148,4 +153,47 @@ def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
         end=sentence.doc[last].idx + len(sentence.doc[last]),
         head=head,
         plural=(phrase.plural and not in_pairs) or several or collective,
+        head_token=phrase.head,
     )
+
+
+def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[FoundPhrase]:
+    """Return the phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
+
+    The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
+    children are joined to the phrase recursively, conjuncts are not, and an expression inside another one is left out.
+    Two deviations: an apposition is not joined either (it names the thing again), and an expression equal to its phrase
+    is left out, because the phrase is already there. Head and number are those of the phrase.
+    """
+    expanded = [(phrase, _expanded(doc, phrase)) for phrase in phrases]
+    longer = [_whole(each, phrases) for phrase, each in expanded if each != phrase]
+    longer.sort(key=lambda expression: (expression.start, -expression.end))
+    kept: list[FoundPhrase] = []
+    for expression in longer:
+        if not kept or expression.end > kept[-1].end:
+            kept.append(expression)
+    return kept
+
+
+def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
+    belonging, waiting = set(), [doc[phrase.head_token]]
+    for token in waiting:
+        belonging.add(token.i)
+        waiting += [child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS]
+    span = doc.char_span(phrase.start, phrase.end)
+    begin, end = first, last = span.start, span.end - 1
+    while begin - 1 in belonging:
+        begin -= 1
+    while end + 1 in belonging or (end + 2 in belonging and doc[end + 1].dep_ == "punct"):
+        end += 1
+    while begin < first and doc[begin].tag_ in _LOOSE_TAGS:
+        begin += 1
+    while end > last and doc[end].tag_ in _LOOSE_TAGS:
+        end -= 1
+    return replace(phrase, start=doc[begin].idx, end=doc[end].idx + len(doc[end].text))
+
+
+def _whole(expression: FoundPhrase, phrases: Sequence[FoundPhrase]) -> FoundPhrase:
+    """The expression up to the end of a phrase that it would cut in two."""
+    cut = (phrase.end for phrase in phrases if phrase.start < expression.end < phrase.end)
+    return replace(expression, end=next(cut, expression.end))

@@ -14,7 +14,7 @@ from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, normalise, readable, word_lists
-from stages.phrases.noun_phrases import extract, load_pipeline
+from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""
@@ -64,6 +64,11 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=None,
         description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. The row's "
         "`warnings` name captions plainly in another language than the parser's; one or two words are seldom plain.",
+    )
+    referring_expressions: bool = Field(
+        default=False,
+        description='Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: '
+        "one more `Phrase` for each expression, with the head of its phrase and a span that includes it.",
     )
     keep_parts: bool = Field(
         default=False,
@@ -147,8 +152,11 @@ class PhrasesStage(Stage):
             yield self._of_doc(index, caption, text, doc)
 
     def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
+        found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
+        if self.config.referring_expressions:
+            found = sorted([*found, *referring_expressions(doc, found)], key=lambda phrase: (phrase.start, phrase.end))
         phrases = []
-        for each in extract(doc, self._lists, keep_parts=self.config.keep_parts):
+        for each in found:
             start, end = text.span(each.start, each.end)
             if words := normalise(caption[start:end]):
                 plain = each.head.isascii() and each.head.isalpha()

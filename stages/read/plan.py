@@ -167,10 +167,8 @@ def with_unique_ids(shards: Sequence[Shard], hashes: array[int], again: Iterable
     Rows are compared by the 53-bit hash that becomes the image id of the dataset, so that this id is unique too; that
     takes 8 bytes of memory for each row. A second look at the rows separates equal ids from ids that share a hash.
 
-    Args:
-        shards: The input, all of which say how many `samples` they hold.
-        hashes: `stable_id` of the id of every row, in order.
-        again: (id, place) of every row. They are read only if two hashes are equal.
+    All shards say how many `samples` they hold, `hashes` are the `stable_id` of every row's id, in order, and `again`
+    has id and place of every row.
     """
     every = np.frombuffer(hashes, dtype=np.int64)
     ordered = np.sort(every)

@@ -131,12 +131,8 @@ class RowParser:
     ) -> Sample:
         """Return the sample of one row, with the first of its faults.
 
-        Args:
-            row: The fields.
-            place: The row's place, for people, and its id unless it gives one or has a `default_id`.
-            shard: The part of the input that holds the row.
-            default_id: The id of a row that gives none.
-            image: Gives the image where the row itself holds it, else None; may raise RowFault.
+        Its id is the row's own, else `default_id`, else its place. `image` gives the image where the row itself holds
+        it, else None; it may raise RowFault.
         """
         error: RowError | None = None
 

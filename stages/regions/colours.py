@@ -155,15 +155,9 @@ def grabcut(
         within REACH_PATCHES around them                          probably not
         farther away                                              surely not
 
-    Args:
-        rgb: uint8 (H, W, 3).
-        inside: bool (H, W), the chosen parts of the cut map, at least one pixel.
-        sure: bool (H, W), what of it is beyond doubt.
-        patch_px: Side of a cell of the heat map in pixels of `rgb`.
-
-    Returns:
-        bool (H, W), or None where colours cannot say anything: one side has too few pixels to fit them, or the area
-        changes by more than `MOST_CHANGE`.
+    `inside`, bool (H, W), are the chosen parts of the cut map, `sure` is what of it is beyond doubt, and a cell of the
+    heat map has `patch_px` pixels of the image a side. None where colours cannot say anything: one side has too few
+    pixels to fit them, or the area changes by more than `MOST_CHANGE`.
     """
     reach, margin = round(REACH_PATCHES * patch_px), round(FRAME_PATCHES * patch_px)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))

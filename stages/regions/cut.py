@@ -34,14 +34,8 @@ def regions_of_map(
 ) -> list[tuple[Painted, Evidence]]:
     """Return the regions of a map; `outlines.Outliner` makes those of `refine: sam`, whose contours these are.
 
-    Args:
-        each: The map.
-        config: How to cut.
-        fitted: For the rule `fitted`.
-
-    Returns:
-        Masks and what is known of each, best first by `config.rank`, without those that fall behind the best
-        (`keep_share`) or are too small. Regions of one map do not overlap.
+    They are best first by `config.rank`, without parts that fall behind the best (`keep_share`) or are too small, and
+    do not overlap.
     """
     refined = _refined(each, config, fitted) if config.refine == "grabcut" else None
     pieces = pieces_of(refined or cut_map(each, config, fitted), each, config)
@@ -68,8 +62,7 @@ def surface_of(each: MapToCut, config: RegionsConfig) -> Levels | None:
 
     A map on a canvas with fewer pixels than the map has cells is not guided.
 
-    Returns:
-        uint8 (grid_h, grid_w), or (H, W) of the canvas if the map is guided. None if the blur leaves nothing to see.
+    It is uint8 (grid_h, grid_w), or (H, W) of the canvas if it is guided; None if the blur leaves nothing to see.
     """
     levels: Levels | None = each.levels
     if config.smooth_patches:

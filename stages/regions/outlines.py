@@ -57,10 +57,7 @@ Cut = tuple[MapToCut, CutMap, list[tuple[HeatPart, Painted]]]  # A map, its cut,
 class Outliner:
     """Draws outlines. Where a GPU's memory does not hold a batch of images, the batch is halved for good.
 
-    Args:
-        config: The settings of the cut, the prompts and the segmenter, which is loaded here. Raise as `load_segmenter`.
-        fitted: For the rule `fitted`; it also says which mask is worth most.
-        device: See `pick_device`.
+    The rule `fitted` also says which mask is worth most. Raise as `load_segmenter`, which loads the segmenter here.
     """
 
     def __init__(self, config: RegionsConfig, fitted: FittedCut | None, device: str) -> None:

@@ -32,13 +32,7 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDA
     runs between the samples, and halfway if the map is constant. The fields of two parts are never positive at the
     same point, so their masks do not overlap.
 
-    Args:
-        part: A part of the map.
-        fine: float32 (fine_h, fine_w), same unit as `threshold`.
-        threshold: Where the map was cut.
-
-    Returns:
-        float32 (fine_h, fine_w), nowhere 0.
+    The map is `fine`, float32 (fine_h, fine_w), and so is the field, in the unit of the threshold and nowhere 0.
     """
     h, w = part.inside.shape
     field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(threshold)), _ON_THRESHOLD)

@@ -40,17 +40,13 @@ def samples_per_cell(grid_hw: tuple[int, int]) -> int:
 def refine_grid(
     levels: Levels, fine_hw: tuple[int, int] | None = None, shift_cells: float = 0.0
 ) -> NDArray[np.float32]:
-    """Return the fine map, in levels.
+    """Return the fine map, float32 of `fine_hw`, in levels.
 
     Args:
         levels: uint8 (grid_h, grid_w).
-        fine_hw: Samples, at least as many as cells; `samples_per_cell` in each by default. With another number the map
-            between the samples is no longer exactly the surface.
+        fine_hw: Samples, at least as many as cells. None: `samples_per_cell` in each; with others the map between the
+            samples is not exactly the surface.
         shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is drawn where the values lie.
-            With a shift the centres of the cells are no longer among the samples.
-
-    Returns:
-        float32 of `fine_hw`.
     """
     h, w = levels.shape
     samples = samples_per_cell((h, w))
@@ -93,12 +89,7 @@ def parts_of(
     A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
     have holes.
 
-    Args:
-        each: The map.
-        fine: The fine map (fine_h, fine_w), in levels.
-        inside: bool (fine_h, fine_w), what lies above the threshold.
-        threshold: In levels.
-        config: Which parts to keep.
+    `fine` is the fine map (fine_h, fine_w) and `inside` what lies above the threshold; both are in levels.
     """
     total_heat = float(np.add.reduce(fine, axis=None, dtype=np.float64))
     least = config.min_area_share * inside.size

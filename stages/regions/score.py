@@ -69,15 +69,7 @@ def at_share(presence: float, fitted: float, expected: float) -> float:
     """Return the probability that a phrase is there if another share of such phrases is absent: Bayes' rule.
 
     The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker, Neural Computation 14,
-    2002).
-
-    Args:
-        presence: The probability, 0 .. 1, where the share `fitted` of the phrases is absent.
-        fitted: Between 0 and 1.
-        expected: Between 0 and 1, the share of absent phrases to expect.
-
-    Returns:
-        0 .. 1, with six decimals.
+    2002). `fitted` and `expected` are the shares, between 0 and 1, of the fit and of these phrases; all are 0 .. 1.
     """
     there = presence * (1.0 - expected) / (1.0 - fitted)
     absent = (1.0 - presence) * expected / fitted

@@ -48,10 +48,9 @@ class RegionsStage(Stage):
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
-        calibration: Turns evidence into the score; without one, the score is `config.score`, times presence if a
-            calibration knows that alone.
+        calibration: Turns evidence into the score; without one, the score is `config.score`, times presence if known.
         fitted: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
-        device: Of the segmenter, for `config.refine: sam`.
+        device: Of the segmenter.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
     """
 

@@ -30,11 +30,8 @@ ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 
 def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None = None, usual: float = 0.0) -> float:
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
-    Args:
-        levels: The map.
-        config: The rule and its setting.
-        fitted: For the rule `fitted`, see `RegionsConfig.without_cut`.
-        usual: For the rule `fitted`: the usual size of the thing, see `FittedCut.usual_size`.
+    The rule `fitted` needs `fitted`, see `RegionsConfig.without_cut`, and the `usual` size of the thing, see
+    `FittedCut.usual_size`.
     """
     if fitted is None:
         config = config.without_cut()
@@ -183,12 +180,8 @@ def cut_features(levels: Levels, usual: float) -> Floats:
 
     All cuts are one image, in which an empty row divides them: OpenCV finds their parts in one call.
 
-    Args:
-        levels: The map, whose highest value is `LEVELS`.
-        usual: The usual size of what it is of, see `FittedCut.usual_size`.
-
-    Returns:
-        float64 (len(SHARES), len(CUT_FEATURES)); NaN where nothing lies above a cut.
+    The highest level of the map is `LEVELS`; for `usual` see `FittedCut.usual_size`. The features are float64
+    (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
     """
     h, w = levels.shape
     sheet = np.zeros((len(SHARES), h + 1, w), np.uint8)

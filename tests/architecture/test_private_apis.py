@@ -17,16 +17,15 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.CLIP and TextTransformer: token_embedding,              take_apart        wrong text embeddings and
         positional_embedding, transformer.get_cast_dtype, attn_mask,                    importance of words
         ln_final, text_projection, text_pool_type, cls_emb, eos_id
-    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...),       load, training    own model files are rejected
+    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...),       load              own model files are rejected
         open_clip.model.convert_to_custom_text_state_dict
     open_clip.get_pretrained_cfg: mean, std, interpolation,           recognise, hub    images wrongly normalised,
         quick_gelu, hf_hub                                                              tags cannot be downloaded
-    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   tokenizer,        another vocabulary
-        its encoder and bpe_ranks, get_pairs; HFTokenizer             training
+    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   tokenizer         another vocabulary
+        its encoder and bpe_ranks; HFTokenizer
     open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          tokenizer         words at wrong places
         byte_encoder, reduction_fn
     open_clip.timm_model.TimmModel: trunk and an empty head           load              SigLIP checkpoints are rejected
-    torch._foreach_lerp_                                              training          training stops
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ import pytest
 import timm
 import torch
 from open_clip import transformer
-from open_clip.tokenizer import SimpleTokenizer, get_pairs
+from open_clip.tokenizer import SimpleTokenizer
 
 from pipeline.engines import RAY_ENVIRONMENT
 from pipeline.output.former import OWN_SHARD
@@ -121,7 +120,6 @@ def test_open_clip_s_tokenizers_take_our_options() -> None:
     pieces = tokenizer.bpe("".join(tokenizer.byte_encoder[byte] for byte in words[1].encode())).split(" ")
     assert "".join(pieces) == "dachshund</w>"
     assert [tokenizer.encoder[piece] for piece in pieces] == tokenizer.encode(words[1])
-    assert get_pairs(("r", "e", "d</w>")) == {("r", "e"), ("e", "d</w>")}
     options = inspect.signature(open_clip.tokenizer.HFTokenizer.__init__).parameters
     assert {"tokenizer_name", "context_length", "clean", "strip_sep_token", "language", "tokenizer_mode"} <= set(
         options
@@ -153,12 +151,6 @@ def test_timm_s_transformers_have_the_switches_for_images_of_other_sizes() -> No
         swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
     assert swin.patch_embed.strict_img_size is True
     assert swin.layers[0].blocks[0].dynamic_mask is False
-
-
-def test_torch_averages_weights_in_place() -> None:
-    average = [torch.zeros(2)]
-    torch._foreach_lerp_(average, [torch.ones(2)], 0.25)
-    assert average[0].tolist() == [0.25, 0.25]
 
 
 def source_of(name: str) -> str:

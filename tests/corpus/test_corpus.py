@@ -56,6 +56,7 @@ def finished(given: Input, folder: Path) -> Finished:
         "input": given.config,
         "model": {"name": "demo", "threads": 1},
         "explain": {"kind": "grad_eclip", "blocks": 1, "image_size": 64},
+        "regions": {"calibration": "none"},  # presence would be fitted to what else is in the input
         "engine": {"kind": "inline"},
         "output": {"path": str(folder / "out")},
     }

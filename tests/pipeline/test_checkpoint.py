@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.preview import preview
 from pipeline.run import run
 from tests.pipeline.commands.evaluated import called
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
@@ -42,10 +41,9 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
     }
     config = RunConfig.model_validate(values)
     printed = StringIO()
-    preview(config, Console(file=printed, width=200))
     run(config, Console(file=printed, width=200))
     found = "(transformers CLIPModel by config.json, preprocessor_config.json)"
-    assert printed.getvalue().count(f"model: {folder} {found}") == 3
+    assert printed.getvalue().count(f"model: {folder} {found}") == 2
     manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
     described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
     assert manifest["model"] == {"name": str(folder), **described}

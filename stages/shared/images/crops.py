@@ -15,38 +15,27 @@ from stages.shared.images.faults import quiet
 
 
 def cut_out(
-    rgb: NDArray[np.uint8],
-    boxes_rel: Sequence[Box],
-    size_px: int,
-    interpolation: Interpolation = "bicubic",
-    scale: float = 1.0,
+    rgb: NDArray[np.uint8], boxes_rel: Sequence[Box], size_px: int, interpolation: Interpolation = "bicubic"
 ) -> NDArray[np.uint8]:
     """Return each region stretched to a square, antialiased as whole images are: uint8 (R, size_px, size_px, 3).
 
-    A box is widened to whole pixels, so that it shows one at least.
-
-    Args:
-        rgb: uint8 (H, W, 3), best in the image's own size.
-        boxes_rel: x0, y0, x1, y1 as shares of its sides, within it.
-        size_px: Side of the squares.
-        interpolation: Pillow's filter.
-        scale: Factor by which the box's sides grow about its centre first; they are cut off at the image's edges.
+    Boxes are x0, y0, x1, y1 as shares of the image's sides, within it. They are widened to whole pixels, so that each
+    shows one at least.
     """
     height, width = rgb.shape[:2]
     cut = np.empty((len(boxes_rel), size_px, size_px, 3), np.uint8)
     with quiet():
         image = Image.fromarray(rgb)
         for number, (x0, y0, x1, y1) in enumerate(boxes_rel):
-            left, right = _whole(x0 * width, x1 * width, scale, width)
-            top, bottom = _whole(y0 * height, y1 * height, scale, height)
+            left, right = _whole(x0 * width, x1 * width, width)
+            top, bottom = _whole(y0 * height, y1 * height, height)
             # First cut, then resized: Pillow's own `box` mixes what lies around it into the edges.
             part = image.crop((left, top, right, bottom)).resize((size_px, size_px), RESAMPLING[interpolation])
             cut[number] = np.asarray(part)
     return cut
 
 
-def _whole(start: float, stop: float, scale: float, side: int) -> tuple[int, int]:
-    """The whole pixels that a scaled stretch of an image touches, one or more."""
-    more = (scale - 1.0) * (stop - start) / 2
-    first = min(max(math.floor(start - more + 1e-6), 0), side - 1)
-    return first, min(max(math.ceil(stop + more - 1e-6), first + 1), side)
+def _whole(start: float, stop: float, side: int) -> tuple[int, int]:
+    """The whole pixels that a stretch of an image touches, one or more."""
+    first = min(max(math.floor(start + 1e-6), 0), side - 1)
+    return first, min(max(math.ceil(stop - 1e-6), first + 1), side)

@@ -151,14 +151,11 @@ def decode_resized(
 
     Args:
         content: The encoded image.
-        limits: Larger images are faults.
+        limits: Larger images are faults. Raise RowFault: bad_image or image_too_large.
         target: (width, height) in pixels of the upright original -> (width, height) wanted.
         interpolation: Pillow's filter.
-        shrink_jpeg: Let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times
-            faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
-            colours (measured at 224 x 224).
-
-    Raise RowFault: bad_image or image_too_large.
+        shrink_jpeg: Let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times faster
+            from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated colours.
     """
     with quiet():
         image = _opened(content, limits)

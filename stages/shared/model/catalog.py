@@ -52,7 +52,7 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
     ),
 }
 """Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT`, their checksums into `CHECKSUMS_FILE`, and
-an entry here. The export of `pipeline.training` writes the checksums of `demo`."""
+an entry here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

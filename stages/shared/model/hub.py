@@ -44,7 +44,7 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
         raise WeightsError(f"the repository {repository} holds neither {neither}: update open_clip_torch")
     except Exception as error:  # which kind depends on the client's version and its HTTP library's
         raise WeightsError(
-            f"could not get {name}/{tag}: {_said(error)}, or download the file where you can, and "
+            f"could not get {name}/{tag}: {_what_happened(error, repository)}, or download the file where you can, and "
             f"use --model {name} --weights FILE"
         ) from error
 
@@ -77,6 +77,45 @@ def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
     return None
 
 
-def _said(error: Exception) -> str:
-    """The client's own words, which say what to do about a gated or missing repository and a hub that is not there."""
-    return str(error) if isinstance(error, WeightsError) else f"{type(error).__name__}: {one_line(error)}"
+def damage_of(path: Path) -> str:
+    """Return the fault of a cached file that cannot be loaded, and what to do."""
+    blob = path.resolve()  # the cache calls a large file by its SHA-256
+    differs = _SHA256.fullmatch(blob.name) is not None and sha256_of(blob) != blob.name
+    what = "it is not what was downloaded (its SHA-256 differs)" if differs else "it holds something else"
+    return f"{what}: delete {blob}, and it is downloaded again"
+
+
+_LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
+
+_NOT_THERE: Final = f"{{hub}} has no repository {{repository}}, or not for you: update open_clip_torch, {_LOG_IN}"
+
+_ADVICE: Final[dict[type[Exception], str]] = {
+    errors.GatedRepoError: (
+        f"the repository {{repository}} is gated: accept its terms on {{hub}}/{{repository}} and {_LOG_IN}"
+    ),
+    errors.OfflineModeIsEnabled: "it is not in {cache}, and HF_HUB_OFFLINE forbids to download it: unset that",
+    errors.RepositoryNotFoundError: _NOT_THERE,
+    errors.RevisionNotFoundError: _NOT_THERE,
+    errors.HfHubHTTPError: "{hub} rejects {repository} ({error}): look at your token, or try again later",
+    errors.FileMetadataError: "{hub} answers as no hub does: look at HF_ENDPOINT and at proxies",
+}
+"""Error of the client -> what happened and what to do about it. The first that fits counts."""
+
+
+def _what_happened(error: BaseException, repository: str) -> str:
+    if isinstance(error, WeightsError):
+        return str(error)
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    named = {"hub": constants.ENDPOINT, "cache": constants.HF_HUB_CACHE, "repository": repository}
+    for kind, advice in _ADVICE.items():
+        for each in chain:
+            if isinstance(each, kind):
+                return advice.format(**named, error=one_line(each))
+    # The innermost error speaks of sockets; that of the HTTP library says in its name that it could not connect.
+    if any("Connect" in type(each).__name__ or isinstance(each, ConnectionError | TimeoutError) for each in chain):
+        return f"no connection to {constants.ENDPOINT} ({one_line(chain[-1])}): try again with a network"
+    return f"the download to {constants.HF_HUB_CACHE} failed ({type(error).__name__}: {one_line(error)})"

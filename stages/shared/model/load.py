@@ -46,9 +46,8 @@ def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
     The model is built without memory and compared with the shapes in its weights file. The bundled models are known to
     fit. The file of a tag need not be there yet. With `importance` that of words has to be defined on it, too.
 
-    Raises:
-        ConfigError: The model is unknown, or cannot be explained, and why.
-        WeightsError: The weights are missing, damaged or another model's.
+    Raise ConfigError, with the reason, for a model that is unknown or cannot be explained, and WeightsError for weights
+    that are missing, damaged or another model's.
     """
     described = recognise(config)
     tower, layout = plan_of(described.architecture).kind, described.layout
@@ -101,10 +100,7 @@ def fetch_files(name: str, tag: str, say: hub.Say) -> None:
 def load(config: ModelConfig) -> ClipModel:
     """Load a model, in evaluation mode on the configured device.
 
-    Raises:
-        ConfigError: The model is unknown or cannot be explained.
-        WeightsError: The weights are missing, damaged or another model's.
-        ResourceError: The device is not there.
+    Raise as `usable_model`, and ResourceError if the device is not there.
     """
     described = recognise(config)
     plan_of(described.architecture)
@@ -219,7 +215,7 @@ def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise WeightsError(
             f"{path}, which was downloaded for {name}/{tag}, cannot be loaded "
-            f"({type(error).__name__}: {first_line(error)}): delete {path.resolve()}, and it is downloaded again"
+            f"({type(error).__name__}: {first_line(error)}): {hub.damage_of(path)}"
         ) from error
     check_supported(model)
     return model.eval()

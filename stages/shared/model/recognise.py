@@ -88,9 +88,8 @@ class Described:
 def recognise(config: ModelConfig) -> Described:
     """Look up architecture, input, tokenizer and weights file of a model.
 
-    Raises:
-        ConfigError: The name is unknown, or the model file is unusable.
-        WeightsError: Files are missing or damaged, or nothing identifies the architecture.
+    Raise ConfigError for an unknown name or an unusable model file, and WeightsError for files that are missing or
+    damaged, or where nothing identifies the architecture.
     """
     if config.checkpoint is not None:
         return _checkpoint(config.checkpoint.expanduser())

@@ -147,10 +147,9 @@ def read_coco(path: Path) -> GroundTruth:
 def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
     """Read a detector's results as if they were ground truth: each box has a score, and nothing is known absent.
 
-    Args:
-        path: COCO results: a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation.
-        instances_path: An instances file with the images and categories that they count. Its annotations do not matter.
-        min_score: Boxes with a lower score are left out. Raise InputError as `read_coco`.
+    The results are a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation; boxes with
+    a lower score than `min_score` are left out. The instances file has the images and categories that they count, and
+    its annotations do not matter. Raise InputError as `read_coco`.
     """
     boxes = []
     for entry in entries(path, read_json(path), "results"):

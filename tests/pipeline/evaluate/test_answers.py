@@ -58,9 +58,6 @@ def test_the_mean_over_classes_counts_each_class_once() -> None:
     figures = figures_of(answers)
     assert (figures["top1"]["value"], figures["top1"]["n"], figures["n"]) == (0.25, 4, 4)
     assert (figures["mean_per_class"]["value"], figures["mean_per_class"]["n"]) == (0.5, 2)
-    frequent = figures_of(answers, min_boxes=2)["mean_per_class"]
-    assert (frequent["value"], frequent["low"], frequent["high"], frequent["n"]) == (0.0, 0.0, 0.0, 1)
-    assert figures_of(answers, min_boxes=9)["mean_per_class"] == {"value": None, "low": None, "high": None, "n": 0}
 
 
 def test_phrases_are_looked_for_in_an_image_and_in_several() -> None:

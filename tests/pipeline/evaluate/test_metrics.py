@@ -31,15 +31,6 @@ def test_pointing_asks_for_the_mask_at_the_peak(cell: tuple[int, int], hit: floa
     heat = map_of(one_hot(*cell))
     assert value("pointing", target_of(TOP_LEFT), heat=heat) == hit
     assert value("pointing", target_of(TOP_LEFT, masked=False), heat=heat) == hit
-    assert value("pointing_box", target_of(TOP_LEFT), heat=heat) == hit
-
-
-def test_pointing_differs_from_its_box_form_where_the_thing_does_not_fill_its_box() -> None:
-    hollow = target_of((0.0, 0.0, 1.0, 8.0), (7.0, 0.0, 1.0, 8.0))
-    around = target_of((0.0, 0.0, 8.0, 8.0), mask=hollow.mask)
-    heat = map_of(one_hot(4, 4))
-    assert value("pointing", around, heat=heat) == 0.0
-    assert value("pointing_box", around, heat=heat) == 1.0
 
 
 def test_plain_pointing_looks_at_the_map_before_it_was_guided() -> None:
@@ -63,14 +54,6 @@ def test_energy_is_the_share_of_the_heat_on_the_thing() -> None:
     heat = map_of(np.kron([[3.0, 1.0], [0.0, 0.0]], np.ones((4, 4))))
     assert value("energy", target_of(TOP_LEFT), heat=heat) == pytest.approx(0.75)
     assert value("energy", target_of(TOP_RIGHT, masked=False), heat=heat) == pytest.approx(0.25)
-
-
-def test_pixel_ap_by_hand() -> None:
-    """Ranks: 16 pixels at 1.0 of which 16 are true, 16 at 0.6 of which none, 32 at 0 of which 16."""
-    heat = map_of(np.kron([[1.0, 0.6], [0.0, 0.0]], np.ones((4, 4))))
-    target = target_of(TOP_LEFT, (0.0, 4.0, 4.0, 4.0))
-    assert value("pixel_ap", target, heat=heat) == pytest.approx(0.5 * 1.0 + 0.5 * 32 / 64)
-    assert value("pixel_ap", target_of(TOP_LEFT, masked=False), heat=heat) is None
 
 
 TWO = target_of(TOP_LEFT, TOP_RIGHT)

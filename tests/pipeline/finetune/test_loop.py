@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.finetune.fit import LATEST, LOG, PREVIOUS
+from pipeline.finetune.folder import LATEST, LOG, PREVIOUS
 from pipeline.finetune.loop import Tuned, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError
 from stages.shared.model.config import ModelConfig

@@ -36,7 +36,7 @@ def test_one_row_and_one_image_a_scene_with_its_exact_pixels(folder: Path) -> No
     for row, image in zip(rows, truth["images"], strict=True):
         assert row["image"] == image["file_name"]
     for k in range(3):
-        scene = make_scene(4, k, side_px=96, min_objects=2, max_objects=5, extra_captions=0)
+        scene = make_scene(4, k, side_px=96, min_objects=2, max_objects=5)
         stored = cv2.imread(str(folder / "images" / f"{k:06d}.png"))
         assert np.array_equal(stored[..., ::-1], scene.image)
 

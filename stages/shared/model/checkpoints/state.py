@@ -58,15 +58,9 @@ def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:
 def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) -> State:
     """Read the state dict of a checkpoint; nothing in the file is executed.
 
-    Args:
-        path: A file, or an index of several.
-        key: The key of the configuration that names it, for messages.
-        numbers: Whether the numbers are read. Otherwise the tensors are on the meta device and have only their shapes,
-            for which only the heads of safetensors are read.
-
-    Raises:
-        WeightsError: A file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds
-            something else.
+    The path is a file or an index of several, and `key` names it in messages. Without `numbers` the tensors are on the
+    meta device and have only their shapes, for which only the heads of safetensors are read. Raise WeightsError if a
+    file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds something else.
     """
     state: State = {}
     for file in weight_files(path, key):

@@ -42,11 +42,8 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
 
     The part behind the trunk computes in float32. Raise ValueError if a side is not a multiple of the stride.
 
-    Args:
-        tower: Of any kind.
-        rgb: The images.
-        residual: With a class token, whether the last block's residual and MLP follow the values.
-        block: With a class token, the number, from 0, of the block before which `tokens` are taken.
+    With a class token, `residual` says whether the last block's residual and MLP follow the values, and `block` is the
+    number, from 0, of the block before which `tokens` are taken.
     """
     if isinstance(tower, PooledTower):
         exact = tower.float_head()
@@ -79,11 +76,8 @@ def by_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, ro
 
     RoIAlign with one bin, several samples in it, on features of length 1.
 
-    Args:
-        patches: (B, N, E), in any scale, of `dense`.
-        grid_hw: Rows and columns of the patches.
-        placement: The places of the tower's tokens.
-        rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of the images, half open.
+    Patches are those of `dense`, (B, N, E), and rois float (R, 5): image of the batch, x0, y0, x1, y1 in px of the
+    images, half open.
     """
     unit = F.normalize(patches.float(), dim=-1).mT.unflatten(-1, grid_hw)
     if placement.shift_px:

@@ -92,10 +92,8 @@ def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor]
     Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
     sum. What makes the grid coarser without a kernel of its own, such as merging 2 x 2 patches, moves nothing.
 
-    Args:
-        trunk: The trunk, which is only read.
-        size_px: Side of the images.
-        side_of: (copy of the trunk, pixels (1, 3, size, size)) -> side of the grid.
+    The trunk is only read, its images have `size_px` a side, and `side_of` takes a copy of it and pixels
+    (1, 3, size, size) to the side of the grid.
     """
     bare = private_copy(trunk, None).to("meta")
     shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in

@@ -21,8 +21,3 @@ def test_a_sliver_still_shows_a_pixel() -> None:
     cut = cut_out(RGB, [(0.4999, 0.1, 0.4999, 0.1), (1.0, 1.0, 1.0, 1.0)], 4)
     assert cut[0].min() == cut[0].max() == 100
     assert cut[1].min() == cut[1].max() == 200
-
-
-def test_a_larger_scale_shows_the_surroundings_within_the_image() -> None:
-    assert cut_out(RGB, [(0.0, 0.0, 0.5, 0.5)], 8, scale=1.5)[0, -1, -1].min() > 150
-    assert np.array_equal(cut_out(RGB, [(0.25, 0.25, 0.75, 0.75)], 8, scale=9.0), cut_out(RGB, [(0, 0, 1, 1)], 8))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import open_clip
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import stages.shared.model.towers.photo_trunk  # noqa: F401 - it names the trunk to timm
-from pipeline.scenes.scene import make_scene, resize_image
+from pipeline.scenes.scene import make_scene
 from stages.contract.errors import WeightsError
 from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, resolve
 
@@ -84,7 +85,8 @@ def test_the_demo_model_names_things_in_scenes_that_it_never_saw() -> None:
     model, tokenizer, preprocess = by_open_clip_alone("demo")
     scenes = [make_scene(99, k, side_px=360, max_objects=1) for k in range(SCENES)]
     phrases = [f"{scene.objects[0].colour} {scene.objects[0].kind}" for scene in scenes]
-    pixels = np.stack([resize_image(scene.image, preprocess["size"]) for scene in scenes])
+    size_wh = (preprocess["size"], preprocess["size"])
+    pixels = np.stack([cv2.resize(scene.image, size_wh, interpolation=cv2.INTER_AREA) for scene in scenes])
     images = (pixels / 255.0 - preprocess["mean"]) / preprocess["std"]
     image = model.encode_image(torch.from_numpy(images).float().permute(0, 3, 1, 2), normalize=True)
     similarity = (image @ model.encode_text(tokenizer(phrases), normalize=True).T).numpy()

@@ -1,0 +1,86 @@
+"""The folder of a fine-tuning: its log, and checkpoints to resume from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from stages.contract.errors import OutputError, ResumeError, one_line
+from stages.shared.storage import replacing
+
+LATEST: Final = "latest.pt"  # the checkpoint to resume from
+PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case that one is damaged
+LOG: Final = "log.jsonl"  # a line for every so many steps
+
+
+class TrainingFolder:
+    """The folder of a training. Raises OutputError if it does not exist and cannot be created."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
+        path, before = self.path / LATEST, self.path / PREVIOUS
+        path = path if path.exists() else before  # killed between two renames
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            found["step"], found["log_bytes"], found["unlogged"]
+        except Exception as error:  # torch raises many kinds for a damaged file
+            advice = f"move {before} to its place to resume from it" if before.exists() else "give another --out"
+            raise ResumeError(
+                f"{path} is damaged ({one_line(error)[:200]}): {advice}, or begin anew with --fresh"
+            ) from error
+        return found
+
+    def write_checkpoint(self, saved: Mapping[str, Any]) -> None:
+        """Replace the latest checkpoint, which becomes the previous one. Raise OutputError, which keeps both."""
+        path = self.path / LATEST
+        try:
+            with replacing(path) as temporary:
+                with temporary.open("wb") as file:  # whose errors say what is wrong; torch's own writer does not
+                    torch.save(dict(saved), file)
+                if path.exists():
+                    os.replace(path, self.path / PREVIOUS)
+        except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
+            raise OutputError(
+                f"cannot write {path}: {one_line(error)[:200]}. The checkpoint before it is kept: make room and give "
+                "the same command to resume"
+            ) from error
+
+    def log(self, line: Mapping[str, Any]) -> int:
+        """Append a line to the log and return the log's bytes. Raise OutputError."""
+        path = self.path / LOG
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            return path.stat().st_size
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}. The checkpoints are kept") from error
+
+    def cut_log(self, size: int) -> None:
+        """Drop the log lines of steps that are taken again: all beyond the first `size` bytes."""
+        path = self.path / LOG
+        if path.exists() and path.stat().st_size > size:
+            os.truncate(path, size)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the log."""
+        path = self.path / LOG
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+    def clear(self) -> None:
+        """Delete log and checkpoints, and nothing else."""
+        for path in (*(self.path / name for name in (LATEST, PREVIOUS, LOG)), *self.path.glob(f".{LATEST}.*.tmp")):
+            path.unlink(missing_ok=True)
