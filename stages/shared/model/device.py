@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.errors import ResourceError
+from stages.contract.errors import ResourceError, one_line
 
 Answer = TypeVar("Answer")
 
@@ -49,10 +49,18 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def _without_gpu() -> str:
-    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    reason = "nothing"
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        reason = one_line(error)
+    build, advice = "built without CUDA", "install a torch that is built for CUDA"
+    if torch.version.cuda is not None:
+        build = f"built for CUDA {torch.version.cuda}"
+        advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
     return (
-        f"model.device is cuda, but this worker sees no GPU. torch {torch.__version__} is {build}: install a torch "
-        "and a driver that fit each other, or set model.device=cpu"
+        f"model.device is cuda, but this worker sees no GPU. torch {torch.__version__}, {build}, says: {reason}. "
+        f"To use the GPU, {advice}; to compute without it, set model.device=cpu"
     )
 
 

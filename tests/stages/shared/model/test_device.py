@@ -39,16 +39,27 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     assert pick_device("auto").type == "cpu"
 
 
-@pytest.mark.parametrize(("cuda", "build"), [(None, "built without CUDA"), ("13.0", "built for CUDA 13.0")])
-def test_a_gpu_that_is_wanted_and_not_seen_is_an_error(
-    cuda: str | None, build: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("version", "cuda", "reason", "advice"),
+    [
+        ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
+        ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
+    ],
+)
+def test_a_gpu_that_is_wanted_and_not_seen_is_an_error_with_torch_s_reason(
+    version: str, cuda: str | None, reason: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def init() -> None:
+        raise AssertionError(reason) if cuda is None else RuntimeError(reason)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    with pytest.raises(
-        ResourceError, match=rf"this worker sees no GPU\. torch .* is {build}: .* set model\.device=cpu"
-    ):
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU\.") as raised:
         pick_device("cuda")
+    build = f"torch {version}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}, says: {reason}."
+    assert all(part in str(raised.value) for part in (build, advice, "set model.device=cpu"))
 
 
 def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
