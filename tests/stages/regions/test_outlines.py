@@ -28,6 +28,8 @@ from tests.stages.shared.model.segmenters import saved
 
 CELLS = 64  # Of a mask, a side
 
+TIGHT: dict[str, Any] = {"rule": "otsu", "smooth_patches": 0.5}  # A contour that the whole image is far larger than
+
 
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -38,7 +40,8 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def config_of(sam: str, **settings: Any) -> RegionsConfig:
     prompt = settings.pop("prompt", "both")
-    return RegionsConfig(rule="otsu", refine="sam", sam={"model": sam, "prompt": prompt, "batch_size": 2}, **settings)
+    sam_settings = {"model": sam, "prompt": prompt, "batch_size": 2}
+    return RegionsConfig(**TIGHT, refine="sam", sam=sam_settings, **settings)
 
 
 def logits_of(*parts: tuple[slice, slice], sign: float = 1.0) -> np.ndarray:
@@ -116,7 +119,7 @@ def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam
 )
 def test_where_no_mask_will_do_the_contour_stays_and_says_why(masks: list[np.ndarray], reason: str, sam: str) -> None:
     [(refined, fallback, mask, evidence)] = outlined(sam, masks)
-    ((contour, expected),) = RegionsStage(RegionsConfig(rule="otsu")).regions_of(record(0))[0]
+    ((contour, expected),) = RegionsStage(RegionsConfig(**TIGHT)).regions_of(record(0))[0]
     assert (refined, fallback) == ("none", reason)
     assert np.array_equal(mask, decode_mask(contour.mask))
     assert evidence == replace(expected, similarity=evidence.similarity)
@@ -181,7 +184,7 @@ def test_a_batch_is_what_its_records_are_alone(stage: RegionsStage) -> None:
     together = stage.process(records)
     assert together == [stage.process([one])[0] for one in records]
     assert [len(one.regions) for one in together] == [1, 0, 1, 1, 1]
-    contour, kept = RegionsStage(RegionsConfig(rule="otsu")).process([records[3]])[0].regions[0], together[3].regions[0]
+    contour, kept = RegionsStage(RegionsConfig(**TIGHT)).process([records[3]])[0].regions[0], together[3].regions[0]
     assert kept == replace(contour, fallback="image")
     for one in (together[0], together[2], together[4]):
         [region] = one.regions
