@@ -119,8 +119,8 @@ class Steps:
 
     def as_cut(self, config: RunConfig) -> RunConfig:
         """Return the configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
-        (regions,) = self.after
-        return config.model_copy(update={"regions": regions.config})
+        (last,) = self.after
+        return config.model_copy(update={"regions": last.config}) if isinstance(last, RegionsStage) else config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

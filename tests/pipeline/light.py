@@ -24,7 +24,6 @@ from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.read import Reader, Shard, Skipped, make_reader, plan_shards
-from stages.regions.config import RegionsConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +118,6 @@ class LastStage(SleepStage):
     """After the model."""
 
     name: ClassVar[str] = "regions"
-    config: ClassVar[RegionsConfig] = RegionsConfig()
 
 
 def batches_of(marks: Path) -> dict[str, list[tuple[int, float, float]]]:

@@ -291,7 +291,10 @@ def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None
     code, told, err = phrasebox("run", captions, "--images", images, *DEMO, "--out", out, "--limit", 2)
     assert (code, err) == (0, "")
     lines = told.splitlines()
-    assert lines[0] == "model: demo; engine: one process for 2 samples, which it completes before Ray has started"
+    assert lines[0] == (
+        "model: demo, with its own settings where none are given (--print-config shows them); "
+        "engine: one process for 2 samples, which it completes before Ray has started"
+    )
     assert f"dataset in {out}, model: demo" in lines
     assert lines[-2:] == [
         f"Look at it:  phrasebox inspect '{out}'",

@@ -31,7 +31,7 @@ def test_a_pool_is_one_block_and_the_stored_settings_say_so(tmp_path: Path) -> N
 
 
 def test_a_class_token_keeps_the_blocks_that_were_configured(tmp_path: Path) -> None:
-    assert build_steps(config_of(tmp_path, "class token")).explain.blocks == 4
+    assert build_steps(config_of(tmp_path, "class token", blocks=4)).explain.blocks == 4
 
 
 def test_several_blocks_of_a_pool_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
     pointing = found["pointing"]
     assert (pointing["hits"], found["off_centre"]["hits"]) == (pointing["centre_hits"], 0)
     assert (pointing["by_chance"], pointing["p"]) == (pointing["hits"], 1)
-    assert found["heat"]["p"] > 0.5
+    assert found["heat"]["p"] > 0.3
     peaks, boxes = found["cautions"]
     assert "8 of 31" in peaks
     assert "no better than one box in the middle of every photograph (recall 0.000, the middle 0.258)" in boxes

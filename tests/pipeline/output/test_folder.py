@@ -130,7 +130,7 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
         f"{folder.path} holds a run with other settings:",
         f"  model_fingerprint: '{MARK}' there, 'demo:4567' now",
         "  explain.blocks: 4 there, 2 now",
-        "  regions.rule: 'otsu' there, 'mean' now",
+        "  regions.rule: 'fixed' there, 'mean' now",
         "Give another output.path, or --fresh to delete that run and start over.",
     ]
 

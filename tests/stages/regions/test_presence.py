@@ -14,7 +14,9 @@ from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 
 FIXED = PLAIN.model_copy(update={"absent_share": 0.5})
 
-EVEN = Calibration(bias=0.0, mean={}, scale={}, weight={}, made_with={}, made_from={}, presence={"any": 1})
+EVEN = Calibration(
+    bias=0.0, mean={"peak": 0}, scale={"peak": 1}, weight={"peak": 0}, made_with={}, made_from={}, presence={"any": 1}
+)
 """Every region is right with a probability of one half."""
 
 

@@ -120,9 +120,27 @@ def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
     assert np.abs(rgb.astype(int) - colour).max() <= 2, rgb[0, 0]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_grey_of_32_bits_is_a_fault(dtype: Any) -> None:
-    assert "grey of 32 bits, whose range is not known" in fault(encode(wide([[0, 128, 255]], dtype), "TIFF"))
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([[0.0, 0.5, 1.0]], np.float32, [0, 128, 255]),
+        ([[0.0, 100.4, 255.0]], np.float32, [0, 100, 255]),
+        ([[0.0, 257.0, 65535.0]], np.float32, [0, 1, 255]),
+        ([[-1.0, 0.0, 1.0]], np.float32, [0, 128, 255]),
+        ([[0.0, 1e6, 2e6]], np.float32, [0, 128, 255]),
+        ([[0.0, np.nan, 1.0]], np.float32, [0, 0, 255]),
+        ([[np.inf, -np.inf, 0.5]], np.float32, [128, 128, 128]),
+        ([[np.nan, np.nan, np.nan]], np.float32, [0, 0, 0]),
+        ([[-7.0, -7.0, -7.0]], np.float32, [0, 0, 0]),
+        ([[2e38, -1e38, 3e38]], np.float32, [191, 0, 255]),
+        ([[0, 128, 255]], np.int32, [0, 128, 255]),
+        ([[0, 257, 65535]], np.int32, [0, 1, 255]),
+        ([[-100, 0, 100]], np.int32, [0, 128, 255]),
+    ],
+)
+def test_wide_grey_in_tiff(values: list[list[float]], dtype: Any, expected: list[int]) -> None:
+    rgb = decode_rgb(encode(wide(values, dtype), "TIFF"), LIMITS)
+    np.testing.assert_array_equal(rgb[0], np.array([expected] * 3).T)
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
