@@ -141,8 +141,8 @@ class Fiftyone(CocoLayout):
 def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the dataset knows of a region and COCO has no name for.
 
-    `presence` and `group` are left out where they are unknown, `refined` and `fallback` where the outline is the heat's,
-    as usual. `phrases` are all those of a thing, in an export by things.
+    `presence` and `group` are left out where they are unknown, `refined` and `fallback` where the outline is that of
+    the heat, as usual. `phrases` are all those of a thing, in an export by things.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
     entry |= {key: shortest(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
