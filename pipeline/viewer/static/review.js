@@ -12,7 +12,8 @@ let state = null; // as the server says
 let queue = []; // places in the sample that are shown next
 let now = null; // {place, region}: what is shown
 let since = 0; // when it came
-let busy = false;
+let busy = false; // keys and buttons wait: they would answer what nobody has seen
+let saves = 0; // what was sent and saved
 let editor = null;
 const given = []; // places of the own answers, the last one last
 const loaded = new Map(); // place -> promise of the region, its image included
@@ -22,6 +23,10 @@ function say(text) {
   clearTimeout(say.timer);
   say.timer = setTimeout(() => (byId("status").textContent = ""), Math.max(4000, 60 * text.length));
 }
+function setBusy(on) {
+  busy = on;
+  byId("asking").setAttribute("aria-busy", on);
+}
 function trouble(text) {
   byId("problem").textContent = text;
   byId("problem").hidden = !text;
@@ -29,11 +34,13 @@ function trouble(text) {
 
 // The sample.
 async function refresh() {
+  const before = saves;
   const answer = await fetch(`/review/state.json?reviewer=${encodeURIComponent(nameField.value)}`).catch(() => null);
   if (!answer) return trouble("The server does not answer. What you have answered is saved.");
   const told = await answer.json().catch(() => ({ error: answer.statusText }));
   if (!answer.ok) return trouble(told.error);
   trouble("");
+  if (before !== saves) return; // it may not know the latest answer; that one asks again
   state = told;
   summarise();
 }
@@ -67,7 +74,7 @@ async function next() {
   await show(queue[0]);
 }
 async function show(place) {
-  busy = true;
+  setBusy(true);
   try {
     const region = await load(place);
     now = { place, region };
@@ -75,7 +82,7 @@ async function show(place) {
     since = performance.now();
     byId("done").hidden = true;
     byId("asking").hidden = false;
-  } catch (error) { trouble(error.message); } finally { busy = false; }
+  } catch (error) { trouble(error.message); } finally { setBusy(false); }
   summarise();
   const rest = queue.filter((one) => one !== place);
   for (const one of rest.slice(0, 2)) load(one).catch(() => {});
@@ -190,15 +197,16 @@ function drawCurve(points) {
 async function send(place, what) {
   const { row, id } = state.regions[place];
   await sendReview({ row, annotation_id: id, reviewer: nameField.value, ...what });
+  saves += 1;
 }
 async function attempt(act) { // one thing at a time; the next comes when this one is saved
   if (busy || !state) return;
   if (!nameField.value.trim()) { nameField.focus(); return say("First say who you are"); }
-  busy = true;
+  setBusy(true);
   try {
     await act();
     trouble("");
-  } catch (error) { trouble(error.message); } finally { busy = false; }
+  } catch (error) { trouble(error.message); } finally { setBusy(false); }
 }
 async function answer(value) {
   if (!now || editor) return;

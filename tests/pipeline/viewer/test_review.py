@@ -46,12 +46,21 @@ def shown(page: Page) -> tuple[str, str]:
 def press(page: Page, key: str, dataset: Path) -> dict[str, Any]:
     """What a key has written, once the page has gone on."""
     before = len(lines(dataset))
-    progress = page.locator("#progress").inner_text()
+    at_rest(page)
     page.keyboard.press(key)
-    expect(page.locator("#progress")).not_to_have_text(progress)
+    for _ in range(PATIENCE_MS // 20):
+        if len(lines(dataset)) > before:
+            break
+        page.wait_for_timeout(20)
+    at_rest(page)
     written = lines(dataset)
     assert len(written) == before + 1
     return written[-1]
+
+
+def at_rest(page: Page) -> None:
+    """The page shows a region and takes keys."""
+    expect(page.locator("#asking[aria-busy=true]")).to_have_count(0)
 
 
 @contextmanager
@@ -105,6 +114,7 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         total = len(regions_of(dataset))
         for number in range(1, total + 1):
+            at_rest(page)
             buttons.nth(number % 4).tap()
             expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
         expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
@@ -142,11 +152,13 @@ def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Pat
         assert address.endswith("/review")
         url = address.removesuffix("/review")
         opened(page, url)
+        at_rest(page)
         page.keyboard.press("r")
         expect(page.locator("#progress")).to_contain_text("1 of")
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert [line["answer"] for line in lines(dataset)] == ["right"]
+        at_rest(page)
         page.keyboard.press("w")
         expect(page.locator("#problem")).to_contain_text("not saved")
         expect(page.locator("#progress")).to_contain_text("1 of")
@@ -156,6 +168,7 @@ def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Pat
         opened(page, again.url)
         expect(page.locator("#progress")).to_contain_text("1 of")
         expect(page.locator("#notes")).to_contain_text("1 lines of the reviews cannot be read")
+        at_rest(page)
         page.keyboard.press("w")
         expect(page.locator("#progress")).to_contain_text("2 of")
         assert len(read_reviews(dataset).answers) == 2
@@ -188,17 +201,20 @@ def test_a_region_is_deleted_and_a_box_dragged_in_the_review(
 ) -> None:
     before, own = exported_boxes(dataset, tmp_path / "before"), shards(dataset)
     opened(page, served.url)
+    at_rest(page)
     page.keyboard.press("d")
     expect(page.locator("#correction")).to_have_text("Deleted: exports leave it out.")
     deleted = lines(dataset)[-1]["annotation_id"]
     assert "answer" not in lines(dataset)[-1]
     press(page, "w", dataset)
+    at_rest(page)
     page.keyboard.press("m")  # and nothing is stored
     expect(page.locator(".answers button").first).to_be_disabled()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
     expect(page.locator(".editor")).to_have_count(0)
     assert len(lines(dataset)) == 2
+    at_rest(page)
     page.keyboard.press("m")
     drag(page, ".editor .dot.at-22", -4, -9)
     page.keyboard.press("Enter")
@@ -211,6 +227,7 @@ def test_a_region_is_deleted_and_a_box_dragged_in_the_review(
     assert len(moved) < len(before) - 1
     after = exported_boxes(dataset, tmp_path / "after")
     assert after == {name: moved.get(name, box) for name, box in before.items() if name != deleted}
+    at_rest(page)
     page.keyboard.press("d")  # and back again
     expect(page.locator("#correction")).to_have_text("")
     restored = exported_boxes(dataset, tmp_path / "restored")
@@ -274,9 +291,7 @@ def test_hostile_words_are_words(page: Page, dataset: Path) -> None:
         opened(page, served.url, "<img src=x onerror='window.hacked = 3'>")
         while not page.locator("#done").is_visible():
             assert (page.locator("#phrase").inner_text(), page.locator("#caption").inner_text()) == (HOSTILE, HOSTILE)
-            progress = page.locator("#progress").inner_text()
-            page.keyboard.press("r")
-            expect(page.locator("#progress")).not_to_have_text(progress)
+            press(page, "r", dataset)
         assert page.evaluate("window.hacked") is None
     assert all(line["reviewer"].startswith("<img") for line in lines(dataset))
 
