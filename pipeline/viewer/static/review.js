@@ -36,7 +36,10 @@ function trouble(text) {
 async function refresh() {
   const before = saves;
   const answer = await fetch(`/review/state.json?reviewer=${encodeURIComponent(nameField.value)}`).catch(() => null);
-  if (!answer) return trouble("The server does not answer. What you have answered is saved.");
+  if (!answer) { // an answer that was not saved has said so
+    if (byId("problem").hidden) trouble("The server does not answer. What you have answered is saved.");
+    return;
+  }
   const told = await answer.json().catch(() => ({ error: answer.statusText }));
   if (!answer.ok) return trouble(told.error);
   trouble("");
