@@ -55,7 +55,7 @@ class EngineConfig(BaseModel):
         None,
         ge=0,
         description="GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu. "
-        "With regions.refine=sam there are as many workers of the segmenter, each with the same share: then 0.5.",
+        "With regions.refine=sam the segmenter has as many workers with the same share, and the default is 0.5.",
     )
     cpu_workers: int | None = Field(
         None,

@@ -59,6 +59,8 @@ def compare(
 ) -> None:
     """Measure explainers on the same images and phrases: places, insertion and deletion, sanity, cost.
 
+    Without --truth nothing that needs places is measured.
+
     Maps are compared as the methods give them: no contrast, no affinity, no blur. Intervals are 95 %, over images. Of a
     configuration the sections input, model, phrases and images are used.
 

@@ -29,7 +29,8 @@ from pipeline.terminal import console
 SCALES: Final = (1.55, 1.27, 1.0)
 """The sizes of a photograph in configs/photos-fine.yaml, which is not in the package."""
 
-LIKELY: Final = 0.5  # pictures show regions with at least this score, if the scores are calibrated
+LIKELY: Final = 0.5  # pictures of scenes show regions with at least this score, if the scores are calibrated
+LIKELY_ON_PHOTOGRAPHS: Final = 0.3  # of eight photographs one region has 0.5; at 0.3 two in five are right
 
 OVERLAYS: Final = 24
 ON_SHEET: Final = 12  # pictures that are written one by one, and those of them that also go on one sheet
@@ -60,7 +61,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     write_scenes(drawn, scenes, seed)
     read = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
     config = {"input": read, "model": {"name": "demo"}, "engine": {"kind": engine}}
-    return _run_and_measure(out, config, drawn / "truth.json", "scenes", console)
+    return _run_and_measure(out, config, drawn / "truth.json", "scenes", console, LIKELY)
 
 
 def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str, Any] | None:
@@ -71,11 +72,11 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str
         return None
     explain, engine = {"scales": SCALES}, {"kind": "inline"}
     config = {"input": INPUT, "model": {"name": model}, "explain": explain, "engine": engine}
-    return _run_and_measure(out, config, TRUTH, "eight photographs", console)
+    return _run_and_measure(out, config, TRUTH, "eight photographs", console, LIKELY_ON_PHOTOGRAPHS)
 
 
 def _run_and_measure(
-    out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console
+    out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console, least: float
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
     dataset = out / "dataset"
@@ -87,9 +88,9 @@ def _run_and_measure(
     console.print(f"the {what}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(figures, console)
     calibrated = open_dataset(dataset).manifest["calibration"] is not None
-    count = _write_overlays(out, Path(settings["input"]["image_root"]), LIKELY if calibrated else 0.0)
+    count = _write_overlays(out, Path(settings["input"]["image_root"]), least if calibrated else 0.0)
     if calibrated:
-        console.print(f"the pictures show the regions whose score is at least {LIKELY}", soft_wrap=True)
+        console.print(f"the pictures show the regions whose score is at least {least}", soft_wrap=True)
     console.print(
         f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
     )

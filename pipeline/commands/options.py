@@ -81,8 +81,7 @@ MaybeTruth = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE|DIR",
-        help="Where things are in the images, as `phrasebox eval` takes it. Without it, nothing that needs places is "
-        "measured.",
+        help="Ground truth: where things are in the images, as `phrasebox eval` takes it.",
     ),
 ]
 Resized = Annotated[

@@ -291,7 +291,7 @@ def _add_scores(
 def print_review_counts(figures: Mapping[str, Any], console: Console) -> None:
     """Say who answered, and what."""
     counts = figures["counts"]
-    names = {"absent": "not there", "unsure": "nobody can say", "elsewhere": "about other regions than the dataset's"}
+    names = {"absent": "not there", "unsure": "cannot say", "elsewhere": "about regions that are not in the dataset"}
     said = (f"{count:,} {names.get(name, name)}" for name, count in counts.items() if count and name != "damaged")
     reviewers = ", ".join(f"{name} {count:,}" for name, count in figures["reviewers"].items())
     console.print(f"answers: {', '.join(said)}; by {reviewers}", soft_wrap=True, markup=False)

@@ -51,8 +51,8 @@ _NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
 _OWN: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
 
 Answer = Literal["right", "wrong", "absent", "unsure"]
-"""What people say of a region: it shows its phrase, it does not, nothing in the image is what the phrase names, or they
-cannot say."""
+"""right: the region shows what its phrase names. wrong: it does not. absent: nothing in the image is what the phrase
+names. unsure: the reviewer cannot say."""
 
 Coordinate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Side = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -61,7 +61,7 @@ Reviewer = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS, pattern=r
 
 
 class RegionKey(NamedTuple):
-    """What names a region of a dataset: all three must agree."""
+    """The identity of a region in a dataset: all three fields must agree."""
 
     annotation_id: int
     phrase: str
@@ -108,7 +108,7 @@ class Review(Said):
 
 @dataclass(slots=True)
 class Reviews:
-    """What counts of all lines."""
+    """The answers and corrections that count once all lines are read."""
 
     answers: dict[RegionKey, dict[str, Review]] = field(default_factory=dict)  # by reviewer
     corrections: dict[RegionKey, Review] = field(default_factory=dict)
@@ -134,9 +134,9 @@ class Reviews:
 
 
 def merged_answer(reviews: Iterable[Review]) -> Answer:
-    """Return what most reviewers of a region say, those aside who are unsure.
+    """Return the majority of the answers about a region; "unsure" ones do not count.
 
-    "unsure" where as many say right as wrong or absent; "wrong" where as many of these say wrong as absent.
+    A tie of "right" with the others is "unsure", a tie of "wrong" and "absent" is "wrong".
     """
     said = Counter(review.answer for review in reviews)
     against = said["wrong"] + said["absent"]
@@ -188,7 +188,7 @@ class FoundRegion(NamedTuple):
     """A region of a dataset that a key names."""
 
     row: int  # number of its row in the dataset
-    annotation: dict[str, Any]  # with `id`, `phrase`, `bbox` and the fields that were asked for
+    annotation: dict[str, Any]  # its `id`, `phrase` and `bbox`, and the fields that `find_regions` was given
 
 
 def find_regions(

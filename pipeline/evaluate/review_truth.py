@@ -45,7 +45,7 @@ def reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[JudgedDa
             (right if answers[key] == "right" else wrong)[file_name, key.phrase].append(key.bbox)
     names = {name for name, _ in [*right, *wrong]} | set(absent)
     if not names:
-        raise InputError(f"{path} has no reviewed regions; phrasebox inspect {path} --review asks for them")
+        raise InputError(f"{path} has no reviewed regions; phrasebox inspect {path} --review collects them")
     truth = {}
     for row in images:
         name = row["file_name"]
