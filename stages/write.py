@@ -1,27 +1,23 @@
-"""The sink: rows become Parquet shards. Beside them come the table of their phrases and the dataset card.
+"""The sink: rows become Parquet shards. Beside them comes the dataset card.
 
 The card has the form that the Hugging Face hub and `datasets.load_dataset` read.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from stages.contract.errors import SchemaError, one_line
-from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import IMAGE_FIELD
-from stages.shared.storage import AnyPath, found_in, parquet_file, replacing
+from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
@@ -130,26 +126,7 @@ class Tally:
     likely: int = 0  # regions with a score of at least `LIKELY`
     absent: int = 0  # phrases judged not to be in their image
     other_language: int = 0  # rows with a caption in another language than the parser's
-    doubled: int = 0  # rows with the id of an earlier row
-    categories: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phrase, head) -> regions
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row, some of whose columns are null if it is damaged."""
-        regions, phrases = row["annotations"] or (), row["phrase_count"] or 0
-        self.rows += 1
-        self.phrases += phrases
-        self.regions += len(regions)
-        self.likely += sum((region["score"] or 0.0) >= LIKELY for region in regions)
-        self.absent += len(row["absent"] or ())
-        self.other_language += any((warning or "").startswith(OTHER_LANGUAGE) for warning in row["warnings"] or ())
-        self.categories.update((region["phrase"] or "", region["head"] or "") for region in regions)
-        if row["error"] is not None:
-            self.failed_by_reason[row["error"]] += 1
-        elif phrases:
-            self.annotated += 1
-            self.without_regions += not regions
-        else:
-            self.without_phrases += 1
+    categories: int = 0  # different phrases of regions
 
     @property
     def failed(self) -> int:
@@ -158,71 +135,22 @@ class Tally:
 
     def counts(self) -> dict[str, Any]:
         """Return the part of the manifest's `counts` that the shards determine."""
-        names = ("annotated", "without_regions", "without_phrases", "failed", "phrases", "regions", "absent", "files")
+        names = (
+            "annotated",
+            "without_regions",
+            "without_phrases",
+            "failed",
+            "phrases",
+            "regions",
+            "absent",
+            "files",
+            "categories",
+        )
         return {
             "written": self.rows,
             **{name: getattr(self, name) for name in names},
             "failed_by_reason": dict(sorted(self.failed_by_reason.items())),
-            "categories": len({phrase for phrase, _ in self.categories}),
         }
-
-
-CATEGORIES_SCHEMA: Final = pa.schema(
-    [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
-)
-
-_COLUMNS = [
-    "id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head",
-    "annotations.list.element.score", "absent.list.element.caption_index", "warnings",
-]  # fmt: skip
-
-
-def tally(data: AnyPath) -> Tally:
-    """Count the rows of all shards in a folder. Raise SchemaError for a shard that is damaged or lacks a column."""
-    total = Tally()
-    ids = [np.empty(0, np.int64)]
-    for path in found_in(data, "*.parquet"):
-        total.files += 1
-        try:
-            with parquet_file(path) as file:
-                missing = {name.partition(".")[0] for name in _COLUMNS} - set(file.schema_arrow.names)
-                if missing:
-                    raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
-                for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
-                    ids.append(batch.column("id").to_numpy())
-                    for row in batch.to_pylist():
-                        total.add(row)
-        except (pa.ArrowException, OSError) as error:
-            advice = "delete it and run the same command again, only its rows are done again"
-            raise SchemaError(f"{path} is damaged ({one_line(error)}): {advice}") from error
-    total.doubled = total.rows - len(np.unique(np.concatenate(ids)))
-    return total
-
-
-def write_categories(total: Tally, path: AnyPath) -> None:
-    """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count.
-
-    Raise SchemaError if two phrases have one id; with a million phrases that happens to 6 of 100,000 datasets.
-    """
-    rows = category_rows(total)
-    for before, after in itertools.pairwise(rows):
-        if before[0] == after[0]:
-            raise SchemaError(f"the phrases {before[1]!r} and {after[1]!r} have the same category id {before[0]}")
-    columns = zip(*rows, strict=True) if rows else [[]] * len(CATEGORIES_SCHEMA)
-    table = pa.table([list(column) for column in columns], schema=CATEGORIES_SCHEMA)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, **PARQUET_SETTINGS)
-
-
-def category_rows(total: Tally) -> list[tuple[int, str, str, int]]:
-    """Return the rows (id, name, supercategory, count) of `categories.parquet`, in order of their ids."""
-    heads: dict[str, Counter[str]] = {}
-    for (phrase, head), count in total.categories.items():
-        heads.setdefault(phrase, Counter())[head] += count
-    return sorted(
-        (stable_id(phrase), phrase, min(counts, key=lambda head: (-counts[head], head)), counts.total())
-        for phrase, counts in heads.items()
-    )
 
 
 def dataset_card(
@@ -281,7 +209,7 @@ The licence of the images and captions is that of their source.
 | phrases | {total.phrases:,} |
 | regions | {total.regions:,} |
 | phrases judged not to be in their image | {total.absent:,} |
-| different phrases | {len({phrase for phrase, _ in total.categories}):,} |
+| different phrases | {total.categories:,} |
 
 Coordinates are pixels of the EXIF-rotated image, origin top left. One row per image:
 

@@ -17,12 +17,13 @@ from PIL import Image
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
+from pipeline.dataset.tally import rows_of, write_categories
 from stages.contract.errors import ROW_ERRORS, RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sample
 from stages.contract.schema import SCHEMA_VERSION, records_to_rows
-from stages.shared.storage import write_text
-from stages.write import PARQUET_SETTINGS, Tally, tally, write_categories
+from stages.shared.storage import found_in, write_text
+from stages.write import PARQUET_SETTINGS, Tally
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
 MASKS_PER_SIZE = 48
@@ -74,11 +75,18 @@ def write_synthetic(
         records = _records(rng, start, min(rows_per_file, rows - start), regions_per_row, images)
         table = records_to_rows(records, embed_images=embed_images)
         pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
-    total = tally(data)
-    write_categories(total, folder / "categories.parquet")
+    total = count(folder)
     write_text(folder / "README.md", "# A synthetic dataset\n")
     write_manifest(folder, total, rows_per_file=rows_per_file, embed_images=embed_images, fingerprint=fingerprint)
     return folder
+
+
+def count(folder: Path) -> Tally:
+    """The counts of a dataset's shards; writes its categories."""
+    shards = found_in(folder / "data", "*.parquet")
+    with rows_of(shards) as rows:
+        write_categories(rows, folder / "categories.parquet")
+        return rows.tally(len(shards))
 
 
 def write_manifest(

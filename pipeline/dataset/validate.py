@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.folder import check_folder, read_json, tables_in
+from pipeline.dataset.tally import CATEGORIES_SCHEMA, Rows, no_rows
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
-from stages.contract.records import Rle, stable_id
+from stages.contract.records import Rle, is_id_of
 from stages.contract.schema import (
     DATASET_FIELDS,
     ENTRIES,
@@ -26,9 +26,14 @@ from stages.contract.schema import (
 )
 from stages.phrases.filters import normalise
 from stages.shared.storage import AnyPath, found_in, parquet_file
-from stages.write import CATEGORIES_SCHEMA, Tally, category_rows
+from stages.write import Tally
 
-_MOST_EXAMPLES: Final = 20  # Ids that are named of those that occur more than once
+_DIFFERENT: Final = """
+(FROM stored EXCEPT ALL FROM categories) UNION ALL (FROM categories EXCEPT ALL FROM stored) ORDER BY ALL LIMIT 3
+"""
+"""Rows of `categories.parquet` that do not agree with the shards."""
+
+_OFTEN: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
 _RANGES: Final = {"0 .. 1": (0.0, 1.0), "-1 .. 1": (-1.001, 1.001)}  # Lowest and highest value, with rounded cosines
 
 
@@ -44,31 +49,28 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     stored = (manifest or {}).get("counts")
     if not files and not (isinstance(stored, dict) and stored.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
-    total, all_read = Tally(), True
-    ids: dict[str, list[int]] = {"image id": [], "annotation id": []}
-    for path in files:
-        total.files += 1
-        try:
-            with parquet_file(path) as file:
-                readable = yield from _schema_problems(path, file.schema_arrow)
-                all_read &= readable
-                for first, table in tables_in(file, file.schema_arrow.names, 512) if readable else ():
-                    for number, row in enumerate(table.to_pylist(), first):
-                        yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
-                        total.add(row)
-                        ids["image id"].append(row["id"] or 0)
-                        ids["annotation id"].extend(entry["id"] or 0 for entry in row["annotations"] or ())
-        # UnicodeDecodeError: text whose bytes were changed
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            all_read = False
-            yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
-    for what, numbers in ids.items():
-        values, times = np.unique(np.array(numbers, np.int64), return_counts=True)
-        yield from (f"{what} {values[k]} occurs {times[k]} times" for k in np.flatnonzero(times > 1)[:_MOST_EXAMPLES])
-    if all_read:
-        if manifest is not None:
-            yield from _count_problems(manifest_path, stored, total)
-        yield from _category_problems(dataset / "categories.parquet", total)
+    all_read = True
+    with no_rows() as rows:
+        for shard, path in enumerate(files):
+            try:
+                with parquet_file(path) as file:
+                    readable = yield from _schema_problems(path, file.schema_arrow)
+                    all_read &= readable
+                    for first, table in tables_in(file, file.schema_arrow.names, 512) if readable else ():
+                        for number, row in enumerate(table.to_pylist(), first):
+                            yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
+                        rows.add(shard, table)
+            # UnicodeDecodeError: text whose bytes were changed
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                all_read = False
+                yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
+        for what, table in (("image", "samples"), ("annotation", "regions")):
+            for number, times in rows.ask(_OFTEN.format(table)):
+                yield f"{what} id {number} occurs {times} times"
+        if all_read:
+            if manifest is not None:
+                yield from _count_problems(manifest_path, stored, rows.tally(len(files)))
+            yield from _category_problems(dataset / "categories.parquet", rows)
 
 
 def _shards_of(dataset: AnyPath) -> list[AnyPath]:
@@ -129,7 +131,7 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
     if nulls := _nulls(fields, row) or ("a caption is null" if None in row["captions"] else None):
         yield nulls
         return
-    if row["id"] != stable_id(row["sample_id"]):
+    if not is_id_of(row["id"], row["sample_id"]):
         yield f"id {row['id']} is not the hash of its sample_id"
     yield from _error_problems(row)
     if row["annotations"] and not row["phrase_count"]:
@@ -191,7 +193,7 @@ def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> It
 def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     yield from _wrong(
         (annotation["image_id"] != row["id"], f"image_id {annotation['image_id']} is not the row's id"),
-        (annotation["category_id"] != stable_id(annotation["phrase"]), "category_id is not the hash of its phrase"),
+        (not is_id_of(annotation["category_id"], annotation["phrase"]), "category_id is not the hash of its phrase"),
         (not 0 < annotation["id"] < 2**53, "id outside 1 .. 2^53 - 1"),
         (annotation["iscrowd"] != 0, f"iscrowd is {annotation['iscrowd']}"),
         ((annotation["group"] or 0) < 0, f"group {annotation['group']} is negative"),
@@ -259,7 +261,7 @@ def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
             yield f"{path}: counts.{name} is {found}"
 
 
-def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
+def _category_problems(path: AnyPath, rows: Rows) -> Iterator[str]:
     try:
         with parquet_file(path) as file:
             table = file.read()
@@ -272,10 +274,9 @@ def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
         )
         yield f"{path}: expected the columns {expected}, got {got}"
         return
-    stored = [tuple(row.values()) for row in table.to_pylist()]
-    names = Counter(name for _, name, _, _ in stored)
-    yield from (f"{path}: {name!r} occurs twice" for name, count in names.items() if count > 1)
-    yield from (f"{path}: id of {name!r} is wrong" for number, name, _, _ in stored if number != stable_id(name or ""))
-    different = {row[1:] for row in stored} ^ {row[1:] for row in category_rows(total)}
+    rows.connection.register("stored", table)
+    twice = rows.ask("SELECT name FROM stored GROUP BY name HAVING count(*) > 1")
+    yield from (f"{path}: {name!r} occurs twice" for (name,) in twice)
+    different = rows.ask(_DIFFERENT)
     if different:
-        yield f"{path}: does not agree with the shards, for example on {sorted(different, key=str)[:3]}"
+        yield f"{path}: does not agree with the shards, for example on {different}"

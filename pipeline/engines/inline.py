@@ -98,13 +98,13 @@ def run(
     if first is not None:
         graph = first.decide(first.look(graph, shards))
     report.expected = samples_in(shards)
-    written = folder.ids_written()
+    written = folder.keys_written()
     report.already = len(written)
     todo = (
         record
         for number, shard in enumerate(shards)
         for record in read_records(graph.reader, shard, partial(report.read, number))
-        if record.sample.id not in written
+        if record.sample.key not in written
     )
     # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
     with set_up(graph.stages), closing(ShardWriter(folder.data, config.output.rows_per_file)) as writer:

@@ -5,7 +5,7 @@
 Regions that hold a segmenter are actors, too.
 
 Batches travel as Arrow tables (`stages.contract.schema`). Ray Data's checkpoint knows which rows are done: it holds
-the ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
+the sample ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
 restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
 way to lose a long run. The one thing that would be repeated for ever, a sample that kills its worker, ends as a row
 with an error (`ray_workers`).
@@ -48,7 +48,7 @@ from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish, look
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.shards import noted_ids
+from pipeline.output.shards import NOTED, noted_keys
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.stage import Stage
@@ -110,9 +110,9 @@ def run(
         if first is not None:
             graph = first.decide(_looked(first, graph, shards, chosen, code))
         with watching(ledger, report, on_progress, len(shards)):
-            ids = noted_ids(folder.checkpoint)
-            report.already = len(ids)
-            source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
+            keys = noted_keys(folder.checkpoint)
+            report.already = len(keys)
+            source = ShardSource(graph.reader, shards, ledger, ray.put(keys) if len(keys) else None)
             _execute(graph, source, folder, config, chosen, ledger, code)
             folder.drop_uncommitted()
         # The counts of some shards may be lost with their worker.
@@ -233,7 +233,7 @@ def _context(folder: DatasetFolder, records: int) -> Any:
     """Ray Data's settings for a run into a folder. records: How many travel from worker to worker at once."""
     context = DataContext.get_current().copy()
     context.checkpoint_config = CheckpointConfig(
-        id_column="id",
+        id_column=NOTED,
         checkpoint_path=_name(folder.checkpoint),
         delete_checkpoint_on_success=False,
         override_filesystem=_filesystem(folder.checkpoint),

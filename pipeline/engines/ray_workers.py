@@ -147,7 +147,7 @@ def run_with_retries(
     def on_progress(*arguments: Any) -> None:
         events.append(("stage", arguments))
 
-    work = f"{_name_of(stages)}:{records[0].sample.id if records else ''}+{len(records)}"
+    work = f"{_name_of(stages)}:{records[0].sample.key if records else ''}+{len(records)}"
     if ray.get(ledger.begin.remote(work)):
         answers = [_run_alone(stages, record, on_progress, ledger) for record in records]
     else:
@@ -163,7 +163,7 @@ def _name_of(stages: Sequence[Stage]) -> str:
 
 
 def _run_alone(stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any) -> Record:
-    work = f"{_name_of(stages)}:{record.sample.id}"
+    work = f"{_name_of(stages)}:{record.sample.key}"
     while (deaths := ray.get(ledger.begin.remote(work, alone=True))) is None:
         time.sleep(WAIT_SECONDS)
     if deaths < MOST_DEATHS or record.error is not None:
@@ -187,7 +187,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
         reader: The reader of the input.
         shards: Its shards.
         ledger: The handle of the `Ledger`.
-        done: A reference to the sorted ids of rows that are written already, which are left out; None if there are
+        done: A reference to the sorted keys of samples that have a row already, which are left out; None if there are
             none.
     """
 
@@ -248,7 +248,7 @@ def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any
     events: list[Event] = []
     for number, shard in group:
         every = read_records(reader, shard, lambda *read, number=number: events.append(("read", (number, *read))))
-        records = (record for record in every if not is_among(record.sample.id, written))
+        records = (record for record in every if not is_among(record.sample.key, written))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
     ledger.done.remote(work, events)

@@ -22,7 +22,6 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
 from stages.shared.images.decode import UprightImage
-from stages.write import Tally, category_rows
 
 Naming = Annotated[
     Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")
@@ -98,9 +97,10 @@ class Categories:
     """
 
     def __init__(self, counts: Counter[tuple[str, str]], naming: Naming) -> None:
-        rows = sorted((name, head) for _, name, head, _ in category_rows(Tally(categories=counts)))
-        self.names = [name for name, _ in rows]
-        self.heads = [head for _, head in rows]
+        heads: dict[str, str] = {}
+        for (name, head), _ in sorted(counts.items(), key=lambda counted: (counted[0][0], -counted[1], counted[0][1])):
+            heads.setdefault(name, head)
+        self.names, self.heads = [*heads], [*heads.values()]
         self._index = {name: index for index, name in enumerate(self.names)}
         self.name_of = itemgetter(naming)
 

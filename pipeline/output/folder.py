@@ -24,8 +24,10 @@ import pyarrow as pa
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
+from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import former, replaced, shards
 from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
+from pipeline.output.ids import set_apart
 from pipeline.output.lock import Lease, locked
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
@@ -41,7 +43,7 @@ from stages.shared.storage import (
     write_text,
 )
 from stages.sources import HEAT_MAPS, SOURCES
-from stages.write import Tally, dataset_card, tally, write_categories
+from stages.write import Tally, dataset_card
 
 
 class DatasetFolder:
@@ -206,15 +208,15 @@ class DatasetFolder:
             self._run.unlink(missing_ok=True)
             self.presence.unlink(missing_ok=True)
 
-    def ids_written(self) -> set[int]:
-        """Return the ids of the rows in the shards. Raise ResumeError for a shard that cannot be read."""
-        ids: set[int] = set()
+    def keys_written(self) -> set[int]:
+        """Return the keys of the samples in the shards. Raise ResumeError for a shard that cannot be read."""
+        keys: set[int] = set()
         for path in self.shards:
             try:
-                ids.update(shards.ids_in(path).to_pylist())
+                keys.update(shards.keys_of(shards.names_in(path)).tolist())
             except (pa.ArrowException, OSError) as error:
                 raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
-        return ids
+        return keys
 
     def finish(
         self,
@@ -242,17 +244,18 @@ class DatasetFolder:
         """
         if self._lease is not None:
             self._lease.check()
-        total = tally(self.data)
-        if total.rows != report.samples_read:
-            counts = f"{report.samples_read} samples were read but {total.rows} rows written"
-            if self._goes_on:
-                raise ResumeError(
-                    f"{counts}: the input is not what it was when the run was started. --fresh starts over"
-                )
-            raise RuntimeError(counts)
-        if total.doubled:
-            raise RuntimeError(f"{total.doubled} rows were written twice")
-        write_categories(total, self.path / "categories.parquet")
+        written = self.shards
+        with rows_of(written) as rows:
+            total = rows.tally(len(written))
+            if total.rows != report.samples_read:
+                counts = f"{report.samples_read} samples were read but {total.rows} rows written"
+                if self._goes_on:
+                    raise ResumeError(
+                        f"{counts}: the input is not what it was when the run was started. --fresh starts over"
+                    )
+                raise RuntimeError(counts)
+            set_apart(rows, written)
+            write_categories(rows, self.path / "categories.parquet")
         run = json.loads(self._run.read_text(encoding="utf-8"))
         for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
             run.pop(key, None)

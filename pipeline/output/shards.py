@@ -1,8 +1,8 @@
 """The shards of a run that is resumed: which of them count, and whether their rows still belong to the input.
 
-Shards count if they can be read and Ray Data's checkpoint has a note of them. Ray Data notes the ids of a write task in
-NAME.pending.parquet, writes the shards NAME-0.parquet, NAME-1.parquet, ..., and then renames the note to NAME.parquet.
-A resumed run treats them as follows:
+Shards count if they can be read and Ray Data's checkpoint has a note of them. Ray Data notes the sample ids of a write
+task in NAME.pending.parquet, writes the shards NAME-0.parquet, NAME-1.parquet, ..., and then renames the note to
+NAME.parquet. A resumed run treats them as follows:
 
 1. Workers of a killed driver live on for a moment, on a cluster for longer. So the checkpoint's folder is renamed
    first: from then on they cannot commit. The shards that they still write have no note and are deleted at the end.
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.contract.errors import ResumeError, one_line
-from stages.contract.records import Sample, stable_id
+from stages.contract.records import Sample, stable_key
 from stages.shared.storage import AnyPath, found_in, move, parquet_file, replacing
 
 _NAMED: Final = 5  # How many samples a message names
@@ -35,6 +35,8 @@ _AT_ONCE: Final = 4096  # Rows, or samples, that are looked at together
 _THREADS: Final = 16  # Files opened at once. Footers are small: the answer of a disk or a network takes the time.
 
 _PENDING: Final = ".pending"
+
+NOTED: Final = "sample_id"  # The column by which notes know a row. Ids are no good: two samples may share one
 
 ReadT = TypeVar("ReadT")
 
@@ -64,20 +66,25 @@ def drop_pending(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
         pending.unlink()
 
 
-def noted_ids(checkpoint: AnyPath) -> NDArray[np.int64]:
-    """Return the ids of the rows that are done, sorted."""
-    ids = [column.to_numpy() for column in _in_threads(ids_in, found_in(checkpoint, "*.parquet"))]
-    return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
+def noted_keys(checkpoint: AnyPath) -> NDArray[np.int64]:
+    """Return the keys of the samples that are done, sorted."""
+    keys = [keys_of(names) for names in _in_threads(names_in, found_in(checkpoint, "*.parquet"))]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *keys]))
+
+
+def keys_of(names: Any) -> NDArray[np.int64]:
+    """Return the keys of an Arrow column of sample ids."""
+    return np.fromiter(map(stable_key, names.to_pylist()), np.int64, len(names))
 
 
 def rebuild(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
     """Write the notes of shards that can be read."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     for name, members in _by_note(shards).items():
-        chunks = [chunk for path in members for chunk in ids_in(path).chunks]
-        ids = pa.table({"id": pa.chunked_array(chunks, pa.int64())})
+        chunks = [chunk for path in members for chunk in names_in(path).chunks]
+        names = pa.table({NOTED: pa.chunked_array(chunks, pa.string())})
         with replacing(checkpoint / f"{name}.parquet") as temporary:
-            pq.write_table(ids, temporary)
+            pq.write_table(names, temporary)
 
 
 def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
@@ -107,7 +114,7 @@ def uncommitted(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[AnyPath]
 
 
 def unreadable(shards: Sequence[AnyPath]) -> Iterator[tuple[AnyPath, str]]:
-    """Yield shards whose footer cannot be read or that have no column id, each with the reason."""
+    """Yield shards whose footer cannot be read or that have no column sample_id, each with the reason."""
     for path, (_, fault) in zip(shards, _in_threads(_footer, shards), strict=True):
         if fault:
             yield path, fault
@@ -118,10 +125,10 @@ def rows_in(shards: Sequence[AnyPath]) -> int | None:
     return _total(rows for rows, _ in _in_threads(_footer, shards))
 
 
-def ids_in(shard: AnyPath) -> Any:
-    """Return the ids of a shard, or of a note, as an Arrow column. Raise OSError or pyarrow.ArrowException."""
+def names_in(shard: AnyPath) -> Any:
+    """Return the sample ids of a shard, or of a note, as an Arrow column. Raise OSError or pyarrow.ArrowException."""
     with parquet_file(shard) as file:
-        return file.read(columns=["id"])["id"]
+        return file.read(columns=[NOTED])[NOTED]
 
 
 def _in_threads(read: Callable[[AnyPath], ReadT], paths: Sequence[AnyPath]) -> list[ReadT]:
@@ -133,7 +140,7 @@ def _footer(path: AnyPath) -> tuple[int | None, str]:
     """The number of rows, None if it cannot be read; and the reason why the shard is of no use, or ""."""
     try:
         with parquet_file(path) as file:
-            return file.metadata.num_rows, "" if "id" in file.schema_arrow.names else "it has no column id"
+            return file.metadata.num_rows, "" if NOTED in file.schema_arrow.names else f"it has no column {NOTED}"
     except (pa.ArrowException, OSError) as error:
         return None, one_line(error)
 
@@ -174,25 +181,25 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited:
         ResumeError: Rows have no sample any more.
     """
     parts = _in_threads(_contents_in, shards)
-    ids, contents = (np.concatenate([np.empty(0, np.int64), *(part[n] for part in parts)]) for n in (0, 1))
-    order = np.argsort(ids)
-    ids, contents = ids[order], contents[order]
-    has_sample = np.zeros(len(ids), dtype=bool)
+    keys, contents = (np.concatenate([np.empty(0, np.int64), *(part[n] for part in parts)]) for n in (0, 1))
+    order = np.argsort(keys)
+    keys, contents = keys[order], contents[order]
+    has_sample = np.zeros(len(keys), dtype=bool)
     new = changed = 0
     changed_ids: list[str] = []
     # Samples are let go one by one: some carry their image.
-    seen = ((one.sample_id, one.id, _content(one.image.file_name, one.captions)) for one in samples)
+    seen = ((one.sample_id, one.key, _content(one.image.file_name, one.captions)) for one in samples)
     while batch := list(islice(seen, _AT_ONCE)):
         sample_ids, wanted, now = (np.array(column) for column in zip(*batch, strict=True))
-        places = np.searchsorted(ids, wanted)
-        known = np.isin(wanted, ids, assume_unique=True)
+        places = np.searchsorted(keys, wanted)
+        known = np.isin(wanted, keys, assume_unique=True)
         has_sample[places[known]] = True
         new += int((~known).sum())
         differs = known.copy()
         differs[known] = contents[places[known]] != now[known]
         changed += int(differs.sum())
         changed_ids += sample_ids[differs][: _NAMED - len(changed_ids)].tolist()
-    gone = ids[~has_sample]
+    gone = keys[~has_sample]
     if len(gone) and not limited:
         names = _names_of(shards, gone[:_NAMED])
         raise ResumeError(
@@ -208,27 +215,27 @@ def listed(names: Sequence[str], of: int) -> str:
 
 
 def _contents_in(shard: AnyPath) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids of the rows, and a hash of the sample that each was made from."""
+    """Keys of the rows' samples, and a hash of what each was made from."""
     rows = [
-        (row["id"], _content(row["file_name"], row["captions"]))
+        (stable_key(row[NOTED]), _content(row["file_name"], row["captions"]))
         for row in _readable_rows(shard, "file_name", "captions")
     ]
-    ids, contents = np.array(rows, np.int64).reshape(-1, 2).T
-    return ids, contents
+    keys, contents = np.array(rows, np.int64).reshape(-1, 2).T
+    return keys, contents
 
 
 def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[dict[str, Any]]:
     with suppress(pa.ArrowException, OSError), parquet_file(shard) as file:
-        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=["id", *columns]):
+        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=[NOTED, *columns]):
             yield from batch.to_pylist()
 
 
 def _content(file_name: str, captions: Iterable[str]) -> int:
-    return stable_id("\0".join((file_name, *captions)))
+    return stable_key("\0".join((file_name, *captions)))
 
 
-def _names_of(shards: Iterable[AnyPath], ids: NDArray[np.int64]) -> list[str]:
-    """The sample ids of some rows."""
-    wanted = set(ids.tolist())
-    rows = (row for shard in shards for row in _readable_rows(shard, "sample_id"))
-    return [row["sample_id"] for row in islice((row for row in rows if row["id"] in wanted), len(wanted))]
+def _names_of(shards: Iterable[AnyPath], keys: NDArray[np.int64]) -> list[str]:
+    """The sample ids with some keys."""
+    wanted = set(keys.tolist())
+    names = (row[NOTED] for shard in shards for row in _readable_rows(shard))
+    return list(islice((name for name in names if stable_key(name) in wanted), len(wanted)))

@@ -17,18 +17,36 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import RowError
 
+ID_BITS: Final = 53  # JSON readers and COCOeval hold ids in doubles
 
-def stable_id(text: str) -> int:
+_MOST_ATTEMPTS: Final = 32
+
+
+def stable_id(text: str, attempt: int = 0) -> int:
     """Return a hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
 
-    JSON readers and COCOeval hold ids in doubles, and COCOeval reads 0 as "no match".
+    COCOeval reads 0 as "no match". Two of 10^8 texts are likely to share a hash: the later one gets the id of the
+    first `attempt` that is free, see `pipeline.output.ids`.
     """
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % (2**53 - 1) + 1
+    return _digest(f"{text}\n#{attempt}" if attempt else text) % (2**ID_BITS - 1) + 1
+
+
+def stable_key(text: str) -> int:
+    """Return a hash of `text` that fits int64. Two of 10^8 texts share one with a probability of 0.0003."""
+    return _digest(text) - 2**63
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def is_id_of(number: int, text: str) -> bool:
+    """Return whether `number` is the id of a text by one of its attempts."""
+    return any(number == stable_id(text, attempt) for attempt in range(_MOST_ATTEMPTS))
 
 
 def is_among(value: int, ordered: NDArray[np.int64]) -> bool:
-    """Return whether an id is one of sorted ids."""
+    """Return whether a number is one of sorted numbers."""
     index = int(ordered.searchsorted(value))
     return index < len(ordered) and int(ordered[index]) == value
 
@@ -61,8 +79,13 @@ class Sample:
 
     @property
     def id(self) -> int:
-        """Image id of the dataset."""
+        """Image id of the dataset, unless another sample has it, too: see `stable_id`."""
         return stable_id(self.sample_id)
+
+    @property
+    def key(self) -> int:
+        """A number by which a run knows whether the sample has a row."""
+        return stable_key(self.sample_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

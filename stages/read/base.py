@@ -55,20 +55,6 @@ class SourceConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Renamed:
-    """A row that gets another id because an earlier row of the input has its own.
-
-    Attributes:
-        duplicate: True if the ids are equal, which makes the row an error. False if only their 53-bit hashes are,
-            which happens once in some ten thousand inputs of a million rows.
-    """
-
-    index: int  # counts the samples of the shard, from 0
-    sample_id: str  # the id that the row gets instead, unique in the input
-    duplicate: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """A part of the input that one worker reads at once. Small and picklable."""
 
@@ -79,13 +65,13 @@ class Shard:
     first_row: int = 0  # number of the first row, as messages count: lines from 1, Parquet rows from 0
     samples: int | None = None  # How many samples it holds; None if that is known only after reading
     rows: int | None = None  # How many rows these are where several may be one sample, else None
-    renamed: tuple[Renamed, ...] = ()  # its samples whose id is taken
+    renamed: tuple[tuple[int, str], ...] = ()  # its samples whose id is taken: index from 0 on, and the id instead
     payload: bytes = b""  # more that the kind needs to know (a header, rows from a file that cannot be cut)
 
     @property
-    def renamed_at(self) -> dict[int, Renamed]:
-        """The renamed samples by index."""
-        return {item.index: item for item in self.renamed}
+    def renamed_at(self) -> dict[int, str]:
+        """The new ids by index."""
+        return dict(self.renamed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import Sample, stable_id
+from stages.contract.records import Sample, stable_key
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
@@ -64,7 +64,7 @@ class CocoCaptionsReader(Reader):
             rows = _rows_of(file)
             ids += [(self.rows.id_of(row, place), place) for place, row, _, _ in rows]
             shards += plan_rows(file.url, file.name, rows, self.config.shard_size)
-        return with_unique_ids(shards, array("q", (stable_id(sample_id) for sample_id, _ in ids)), ids)
+        return with_unique_ids(shards, array("q", (stable_key(sample_id) for sample_id, _ in ids)), ids)
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """Yield the samples of a shard."""

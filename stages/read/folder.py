@@ -17,7 +17,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_id
+from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
@@ -61,8 +61,8 @@ class FolderReader(Reader):
             )
         _, image, text = rows[0]
         shards = list(plan_rows(parent(image or text or ""), rows[0][0], rows, self.config.shard_size))
-        hashes = array("q", (stable_id(name) for name, _, _ in rows))
-        return with_unique_ids(shards, hashes, ((name, name) for name, _, _ in rows))
+        keys = array("q", (stable_key(name) for name, _, _ in rows))
+        return with_unique_ids(shards, keys, ((name, name) for name, _, _ in rows))
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """Yield the samples of a shard."""

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
-from stages.contract.records import Sample, stable_id
+from stages.contract.records import Sample, stable_key
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.parquet_columns import Columns, values_of
@@ -60,10 +60,10 @@ class ParquetInput(SourceConfig, FieldsConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Footer:
-    """The rows of each row group, the hashes of the ids, and the damage of a file, as planning keeps them."""
+    """The rows of each row group, the keys of the ids, and the damage of a file, as planning keeps them."""
 
     group_rows: tuple[int, ...] = ()
-    hashes: array[int] | None = None
+    keys: array[int] | None = None
     damage: str = ""
 
 
@@ -88,12 +88,12 @@ class ParquetReader(Reader):
         shards: list[Shard] = []
         for file, footer in zip(files, footers, strict=True):
             shards += _cut(file, footer, self.config.shard_size)
-        if not any(footer.hashes for footer in footers):
+        if not any(footer.keys for footer in footers):
             return shards
-        hashes = array("q")
+        keys = array("q")
         for file, footer in zip(files, footers, strict=True):
-            hashes.extend(footer.hashes or array("q", map(stable_id, _places(file, footer))))
-        return with_unique_ids(shards, hashes, self._ids_again(files, footers))
+            keys.extend(footer.keys or array("q", map(stable_key, _places(file, footer))))
+        return with_unique_ids(shards, keys, self._ids_again(files, footers))
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """Yield the rows of a shard. If a row group is damaged, its remaining rows are bad rows with places as ids."""
@@ -134,16 +134,16 @@ class ParquetReader(Reader):
                 columns = Columns.of(opened.schema_arrow, self.config, file.url)
                 metadata = opened.metadata
                 group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-                hashes = None
+                keys = None
                 if columns.id_columns:
-                    hashes = array("q", (stable_id(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
+                    keys = array("q", (stable_key(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
         except RowFault as fault:
             return _Footer(damage=fault.error.detail)
-        return _Footer(group_rows=group_rows, hashes=hashes)
+        return _Footer(group_rows=group_rows, keys=keys)
 
     def _ids_again(self, files: Sequence[FoundFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
         for file, footer in zip(files, footers, strict=True):
-            if footer.hashes is None:
+            if footer.keys is None:
                 yield from ((place, place) for place in _places(file, footer))
             else:
                 with _open(file.url) as opened:

@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import ImageRef, Sample, is_among, stable_id
-from stages.read.base import Reader, Renamed, Shard, SourceConfig
+from stages.contract.records import ImageRef, Sample, is_among, stable_key
+from stages.read.base import Reader, Shard, SourceConfig
 from stages.read.find import FoundFile
 from stages.read.rows import FieldsConfig, RowParser, bad_row, first_field, safe_place, settle
 from stages.read.streams import is_compressed
@@ -99,7 +99,7 @@ def plan_lines(
 
     `scan` gives the rows of a file, in order. It may be called twice for each file.
     """
-    hashes = array("q")
+    keys = array("q")
     shards: list[Shard] = []
     for file in files:
         starts: list[Row] = []
@@ -109,7 +109,7 @@ def plan_lines(
             if count % config.shard_size == 0 and not (starts and is_compressed(file.url)):
                 starts.append(group[0])
                 rows.append(0)
-            hashes.append(stable_id(group[0].sample.sample_id))
+            keys.append(stable_key(group[0].sample.sample_id))
             count += 1
             rows[-1] += len(group)
         for part, (first, after) in enumerate(zip(starts, [*starts[1:], None], strict=False)):
@@ -125,7 +125,7 @@ def plan_lines(
                 )
             )
     again = (group[0].sample for file in files for group in _grouped(scan(file), config))
-    return with_unique_ids(shards, hashes, ((sample.sample_id, sample.source) for sample in again))
+    return with_unique_ids(shards, keys, ((sample.sample_id, sample.source) for sample in again))
 
 
 def grouped_rows(shards: Iterable[Shard]) -> str | None:
@@ -161,16 +161,16 @@ def carried_rows(shard: Shard) -> list[Any]:
     return rows
 
 
-def with_unique_ids(shards: Sequence[Shard], hashes: array[int], again: Iterable[tuple[str, str]]) -> list[Shard]:
+def with_unique_ids(shards: Sequence[Shard], keys: array[int], again: Iterable[tuple[str, str]]) -> list[Shard]:
     """Give another id to every row whose id an earlier row has.
 
-    Rows are compared by the 53-bit hash that becomes the image id of the dataset, so that this id is unique too; that
-    takes 8 bytes of memory for each row. A second look at the rows separates equal ids from ids that share a hash.
+    Rows are compared by `stable_key`, which takes 8 bytes of memory for each row. A second look at the rows separates
+    equal ids from ids that share a key.
 
-    All shards say how many `samples` they hold, `hashes` are the `stable_id` of every row's id, in order, and `again`
-    has id and place of every row.
+    All shards say how many `samples` they hold, `keys` are those of every row's id, in order, and `again` has id and
+    place of every row.
     """
-    every = np.frombuffer(hashes, dtype=np.int64)
+    every = np.frombuffer(keys, dtype=np.int64)
     ordered = np.sort(every)
     shared = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(shared):
@@ -179,21 +179,20 @@ def with_unique_ids(shards: Sequence[Shard], hashes: array[int], again: Iterable
     is_shared = np.isin(every, shared)
     owners: dict[int, tuple[int, str]] = {}
     given: set[int] = set()
-    renamed: dict[int, list[Renamed]] = {}
+    renamed: dict[int, list[tuple[int, str]]] = {}
     for ordinal, (sample_id, place) in enumerate(again):
         if not is_shared[ordinal]:
             continue
         first, owner_id = owners.setdefault(int(every[ordinal]), (ordinal, sample_id))
-        if first == ordinal:
+        if first == ordinal or owner_id != sample_id:
             continue
         other = f"{sample_id}#{place}"
-        while (other_hash := stable_id(other)) in given or is_among(other_hash, ordered):
+        while (key := stable_key(other)) in given or is_among(key, ordered):
             other += "#"
-        given.add(other_hash)
+        given.add(key)
         number = int(np.searchsorted(ends, ordinal, side="right"))
         index = ordinal - int(ends[number]) + (shards[number].samples or 0)
-        own = Renamed(index=index, sample_id=other, duplicate=owner_id == sample_id)
-        renamed.setdefault(number, []).append(own)
+        renamed.setdefault(number, []).append((index, other))
     return [replace(shard, renamed=tuple(renamed.get(number, ()))) for number, shard in enumerate(shards)]
 
 

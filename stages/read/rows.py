@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import InputError, RowError, RowFault, kind_of_value
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.read.base import Renamed, Shard
+from stages.read.base import Shard
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.shared.storage import absolute, is_local, join, parent, place_of
 
@@ -151,15 +151,12 @@ class RowParser:
         return Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found, error=error)
 
 
-def settle(sample: Sample, renamed: Renamed | None) -> Sample:
-    """Return the sample with the id that it gets instead of its own, if any."""
+def settle(sample: Sample, renamed: str | None) -> Sample:
+    """Return the sample, or, with the id that it gets because its own is taken, an error."""
     if renamed is None:
         return sample
-    error = sample.error
-    if renamed.duplicate:
-        detail = f"{sample.source}: an earlier sample has the id {shorten(sample.sample_id)}"
-        error = RowError(reason="duplicate_id", detail=detail)
-    return replace(sample, sample_id=renamed.sample_id, error=error)
+    detail = f"{sample.source}: an earlier sample has the id {shorten(sample.sample_id)}"
+    return replace(sample, sample_id=renamed, error=RowError(reason="duplicate_id", detail=detail))
 
 
 def bad_row(place: str, fault: RowFault, sample_id: str = "") -> Sample:

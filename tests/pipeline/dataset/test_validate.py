@@ -19,8 +19,8 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import SCHEMA_VERSION
-from stages.write import tally, write_categories
 from tests.stages.write.rows import mixed, write_shards
+from tests.synthetic import count
 
 Rows = list[dict[str, Any]]
 
@@ -28,8 +28,7 @@ Rows = list[dict[str, Any]]
 def make_dataset(folder: Path, *, embed_images: bool = False, heat_maps: bool = True) -> Path:
     """Nine rows in three shards, categories, and as much of a manifest as is checked."""
     write_shards(mixed(), folder / "data", embed_images=embed_images, heat_maps=heat_maps)
-    total = tally(folder / "data")
-    write_categories(total, folder / "categories.parquet")
+    count(folder)
     rows = {"read": 9, "written": 9, "annotated": 6, "without_regions": 1, "without_phrases": 1, "failed": 2}
     counts: dict[str, Any] = {**rows, "phrases": 12, "regions": 9, "absent": 0, "categories": 2, "files": 3}
     counts["failed_by_reason"] = {"bad_image": 1, "missing_image": 1}

@@ -18,9 +18,8 @@ from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.phrases.filters import normalise
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import usable_model
-from stages.write import tally, write_categories
 from tests.stages.write.rows import failed, without_phrases, write_shards
-from tests.synthetic import write_manifest
+from tests.synthetic import count, write_manifest
 
 WIDTH, HEIGHT = 40, 30
 
@@ -133,9 +132,7 @@ def write_dataset(
 def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:
     """Records as a finished dataset in shards of five rows."""
     write_shards(rows, folder / "data", rows_per_file=5, embed_images=embed_images)
-    total = tally(folder / "data")
-    write_categories(total, folder / "categories.parquet")
-    write_manifest(folder, total, rows_per_file=5, embed_images=embed_images, **manifest)
+    write_manifest(folder, count(folder), rows_per_file=5, embed_images=embed_images, **manifest)
     return folder
 
 

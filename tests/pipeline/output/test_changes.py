@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.shards import noted_ids
+from pipeline.output.shards import noted_keys
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
@@ -126,4 +126,4 @@ def test_a_finished_dataset_that_is_open_again_has_notes_for_its_rows(captions: 
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
         folder.begin(folder.look(config, "light"))
-        assert set(noted_ids(folder.checkpoint).tolist()) == folder.ids_written() != set()
+        assert set(noted_keys(folder.checkpoint).tolist()) == folder.keys_written() != set()

@@ -21,10 +21,10 @@ from pipeline.engines import inline
 from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.shards import noted_ids
+from pipeline.output.shards import noted_keys
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
-from stages.contract.records import Sample
+from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
 from stages.shared.storage import place_of
@@ -78,9 +78,9 @@ def names(folder: DatasetFolder) -> set[str]:
 
 def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "new"
-    assert folder.ids_written() == set()
+    assert folder.keys_written() == set()
     write_shards(mixed(), folder.data)
-    assert folder.ids_written() == {record.sample.id for record in mixed()}
+    assert folder.keys_written() == {record.sample.key for record in mixed()}
     assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started", "rows do not depend on it"
     finish(folder)
     assert begin(folder) == "complete"
@@ -95,7 +95,7 @@ def test_rows_that_one_process_wrote_count_as_done_on_ray(folder: DatasetFolder)
     folder.begin(folder.look(config_of(folder.path), MARK), {folder_module.ENGINE: "inline"})
     write_shards(mixed(), folder.data)
     assert begin(folder, engine={"kind": "ray"}) == "started"
-    assert set(noted_ids(folder.checkpoint).tolist()) == folder.ids_written()
+    assert set(noted_keys(folder.checkpoint).tolist()) == folder.keys_written()
     folder.drop_uncommitted()
     assert len(folder.shards) == 3
 
@@ -273,14 +273,14 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
     if is_complete:
         finish(folder)
     shard = folder.data / "00001.parquet"
-    lost = set(pq.read_table(shard)["id"].to_pylist())
+    lost = {stable_key(name) for name in pq.read_table(shard)["sample_id"].to_pylist()}
     shard.write_bytes(content)
     assert begin(folder) == "started"
     (note,) = folder.notes
     assert note.startswith(f"{shard} is damaged (")
     assert note.endswith(f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again")
     assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
-    assert folder.ids_written() == {record.sample.id for record in mixed()} - lost
+    assert folder.keys_written() == {record.sample.key for record in mixed()} - lost
     assert not (folder.path / "dataset.json").exists()
     with pytest.raises(ResumeError, match="9 samples were read but 5 rows written"):
         finish(folder)
@@ -300,7 +300,7 @@ def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -
 
 def note_rows(checkpoint: Path, name: str, rows: int) -> None:
     checkpoint.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"id": list(range(rows))}), checkpoint / f"{name}.parquet")
+    pq.write_table(pa.table({"sample_id": [f"s{number}" for number in range(rows)]}), checkpoint / f"{name}.parquet")
 
 
 def ray_name(task: int, part: int | None = None) -> str:
@@ -350,7 +350,7 @@ def test_a_repeated_write_that_was_stopped_is_done_again(noted: DatasetFolder) -
     checkpoint = noted.agreed_checkpoint()
     assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(0)}.parquet"]
     assert [path.name for path in noted.shards] == [ray_name(0, 0), ray_name(0, 1)]
-    assert noted_ids(checkpoint).tolist() == list(range(8))
+    assert noted_keys(checkpoint).tolist() == sorted(stable_key(f"s{number}") for number in range(8))
 
 
 def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: DatasetFolder) -> None:
@@ -359,8 +359,7 @@ def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: Datase
     assert begin(noted) == "started"
     checkpoint = noted.agreed_checkpoint()
     assert {path.name for path in checkpoint.iterdir()} == {f"{ray_name(0)}.parquet", f"{ray_name(1)}.parquet"}
-    ids = {number for path in checkpoint.iterdir() for number in pq.read_table(path)["id"].to_pylist()}
-    assert ids == noted.ids_written()
+    assert set(noted_keys(checkpoint).tolist()) == noted.keys_written()
 
 
 @pytest.mark.parametrize("consent", [False, True])

@@ -17,12 +17,12 @@ from stages.read.plan import with_unique_ids
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
 
 
-def renamed(rows: list[str], *sizes: int) -> list[dict[int, tuple[str, bool]]]:
-    """Index in its shard, new id, and whether it is a duplicate, of the renamed rows of shards of these sizes."""
+def renamed(rows: list[str], *sizes: int) -> list[dict[int, str]]:
+    """Index in its shard and new id of the renamed rows of shards of these sizes."""
     shards = [Shard(url="u", name="n", samples=size) for size in sizes or [len(rows)]]
-    hashes = array("q", map(plan.stable_id, rows))
-    found = with_unique_ids(shards, hashes, ((row, f"p{number}") for number, row in enumerate(rows)))
-    return [{item.index: (item.sample_id, item.duplicate) for item in shard.renamed} for shard in found]
+    keys = array("q", map(plan.stable_key, rows))
+    found = with_unique_ids(shards, keys, ((row, f"p{number}") for number, row in enumerate(rows)))
+    return [shard.renamed_at for shard in found]
 
 
 def test_no_second_look_without_need() -> None:
@@ -32,15 +32,15 @@ def test_no_second_look_without_need() -> None:
 
 
 def test_all_but_the_first_are_renamed_each_in_its_shard() -> None:
-    assert renamed(["a", "b", "a", "a"]) == [{2: ("a#p2", True), 3: ("a#p3", True)}]
-    assert renamed(["a", "a", "a#p1", "a#p1#"]) == [{1: ("a#p1##", True)}]
-    assert renamed(["a#p2", "a", "a", "a#p2"]) == [{2: ("a#p2#", True), 3: ("a#p2#p3", True)}]
-    assert renamed(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [{1: ("a#p1", True)}, {}, {}, {0: ("a#p4", True)}]
+    assert renamed(["a", "b", "a", "a"]) == [{2: "a#p2", 3: "a#p3"}]
+    assert renamed(["a", "a", "a#p1", "a#p1#"]) == [{1: "a#p1##"}]
+    assert renamed(["a#p2", "a", "a", "a#p2"]) == [{2: "a#p2#", 3: "a#p2#p3"}]
+    assert renamed(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [{1: "a#p1"}, {}, {}, {0: "a#p4"}]
 
 
-def test_different_ids_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "stable_id", lambda text: 1 + sum(map(ord, text)))
-    assert renamed(["ab", "ba", "c", "ab"]) == [{1: ("ba#p1", False), 3: ("ab#p3", True)}]
+def test_different_ids_with_one_key_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "stable_key", lambda text: 1 + sum(map(ord, text)))
+    assert renamed(["ab", "ba", "c", "ab"]) == [{3: "ab#p3"}]
 
 
 def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,16 +15,17 @@ import pytest
 import yaml
 from rich.console import Console
 
+from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.summary import Report, print_summary
-from stages import write
 from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
-from stages.write import ShardWriter, Tally, dataset_card, tally, write_categories
+from stages.shared.storage import found_in
+from stages.write import ShardWriter, Tally, dataset_card
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
 
 
-def rows_of(folder: Path) -> dict[str, int]:
+def sizes_in(folder: Path) -> dict[str, int]:
     return {path.name: pq.read_metadata(path).num_rows for path in sorted(folder.iterdir())}
 
 
@@ -44,10 +44,10 @@ def test_rows_of_every_file(parts: list[int], rows_per_file: int, tmp_path: Path
         assert len(list(tmp_path.glob("*.parquet"))) == start // rows_per_file
     writer.close()
     writer.close()
-    counts = list(rows_of(tmp_path).values())
+    counts = list(sizes_in(tmp_path).values())
     assert sum(counts) == 11
     assert all(count == rows_per_file for count in counts[:-1])
-    assert list(rows_of(tmp_path)) == [f"{n:05d}.parquet" for n in range(len(counts))]
+    assert list(sizes_in(tmp_path)) == [f"{n:05d}.parquet" for n in range(len(counts))]
     assert pq.read_table(tmp_path)["id"].to_pylist() == list(range(11))
 
 
@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(pq, "ParquetWriter", FullDisk)
     with pytest.raises(OSError, match="No space left"):
         writer.write(table_of(5))
-    assert rows_of(tmp_path) == {"00000.parquet": 2}
+    assert sizes_in(tmp_path) == {"00000.parquet": 2}
 
 
 def test_a_shard_whose_write_was_interrupted_is_not_written_again(
@@ -93,7 +93,7 @@ def test_a_shard_whose_write_was_interrupted_is_not_written_again(
         writer.write(table_of(3))
     monkeypatch.undo()
     writer.close()
-    assert rows_of(tmp_path) == {"00000.parquet": 2, "00001.parquet": 1}
+    assert sizes_in(tmp_path) == {"00000.parquet": 2, "00001.parquet": 1}
     assert pq.read_table(tmp_path)["id"].to_pylist() == [0, 1, 2]
 
 
@@ -122,23 +122,32 @@ def test_row_groups(embed_images: bool, tmp_path: Path) -> None:
     assert groups == ([[100] * 10 + [50], [50]] if embed_images else [[1000, 50], [50]])
 
 
+def tally_of(folder: Path) -> Tally:
+    shards = found_in(folder, "*.parquet")
+    with rows_of(shards) as rows:
+        return rows.tally(len(shards))
+
+
 def test_counts_of_a_mixed_dataset(tmp_path: Path) -> None:
     write_shards(mixed(), tmp_path, rows_per_file=4)
     (tmp_path / ".00009.parquet.5.tmp").write_bytes(b"half")
     (tmp_path / "notes.txt").touch()
-    total = tally(tmp_path)
+    total = tally_of(tmp_path)
     assert (total.files, total.rows) == (3, 9)
     assert (total.annotated, total.without_regions, total.without_phrases, total.failed) == (6, 1, 1, 2)
     assert total.failed_by_reason == {"missing_image": 1, "bad_image": 1}
     assert (total.phrases, total.regions) == (12, 9)
-    assert total.categories == {("red car", "car"): 5, ("two dogs", "dog"): 4}
+    with rows_of(found_in(tmp_path, "*.parquet")) as rows:
+        named = rows.ask("SELECT name, supercategory, count FROM categories ORDER BY name")
+    assert named == [("red car", "car", 5), ("two dogs", "dog", 4)]
+    assert total.categories == 2
 
 
 def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_path: Path) -> None:
     notes = [f"{OTHER_LANGUAGE} than en: 0 (de)", f"{OTHER_LANGUAGE} than en, left out: 1 (zh)"]
     first, second, *others = mixed()
     write_shards([replace(first, notes=tuple(notes)), replace(second, notes=("another",)), *others], tmp_path)
-    total = tally(tmp_path)
+    total = tally_of(tmp_path)
     assert total.other_language == 1
     text = StringIO()
     print_summary(Console(file=text, width=100), total, Report(), "out", model="demo", scores="", calibrated=True)
@@ -148,23 +157,26 @@ def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_pa
 def test_a_foreign_shard_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"error": [None], "text": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(SchemaError, match=r"other\.parquet lacks the columns \['absent', 'annotations', 'id'"):
-        tally(tmp_path)
+        tally_of(tmp_path)
 
 
-def test_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_categories(tmp_path: Path) -> None:
     """The supercategory is the most frequent head; of equally frequent ones the first of the alphabet."""
     heads = {("glasses", "glass"): 2, ("glasses", "glasses"): 3, ("top", "top"): 1, ("top", "cloth"): 1}
     for counted, expected in (({}, {}), (heads, {"glasses": ("glasses", 5), "top": ("cloth", 2)})):
-        write_categories(Tally(categories=Counter(counted)), tmp_path / "categories.parquet")
+        named = [name for name, times in counted.items() for _ in range(times)]
+        record = annotated(0)
+        phrases = tuple(replace(record.phrases[0], text=text, head=head) for text, head in named)
+        regions = tuple(replace(record.regions[0], phrase_index=index) for index in range(len(named)))
+        folder = tmp_path / str(len(named))
+        write_shards([replace(record, phrases=phrases, regions=regions, heat_maps=())], folder)
+        with rows_of(found_in(folder, "*.parquet")) as rows:
+            write_categories(rows, tmp_path / "categories.parquet")
         table = pq.read_table(tmp_path / "categories.parquet")
         assert table.column_names == ["id", "name", "supercategory", "count"]
-        rows = table.to_pylist()
-        assert {row["name"]: (row["supercategory"], row["count"]) for row in rows} == expected
-        assert [row["id"] for row in rows] == sorted(stable_id(row["name"]) for row in rows)
-    monkeypatch.setattr(write, "stable_id", lambda text: 7)
-    with pytest.raises(SchemaError, match="'glasses' and 'top' have the same category id 7"):
-        write_categories(Tally(categories=Counter(heads)), tmp_path / "others.parquet")
-    assert not (tmp_path / "others.parquet").exists()
+        found = table.to_pylist()
+        assert {row["name"]: (row["supercategory"], row["count"]) for row in found} == expected
+        assert [row["id"] for row in found] == sorted(stable_id(row["name"]) for row in found)
 
 
 @pytest.mark.parametrize("embed_images", [False, True])
@@ -174,7 +186,7 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
 
     write_shards(mixed(), tmp_path / "data", embed_images=embed_images)
     schema = dataset_schema(embed_images=embed_images)
-    card = dataset_card(tally(tmp_path / "data"), schema, model="demo", explainer="grad_eclip", fitted_to="2 images")
+    card = dataset_card(tally_of(tmp_path / "data"), schema, model="demo", explainer="grad_eclip", fitted_to="2 images")
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     header = yaml.safe_load(card.split("---")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]

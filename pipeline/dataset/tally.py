@@ -1,0 +1,146 @@
+"""Count all rows of a dataset, in a temporary DuckDB database.
+
+It takes some 40 bytes a region on disk and at most `MEMORY` of memory, however many different phrases there are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset.selection import sandboxed
+from stages.contract.errors import SchemaError, one_line
+from stages.contract.records import OTHER_LANGUAGE
+from stages.shared.storage import AnyPath, parquet_file, replacing
+from stages.write import LIKELY, PARQUET_SETTINGS, Tally
+
+MEMORY: Final = "1GB"
+
+_THREADS: Final = 16  # Shards read at once: in object storage the answers take the time
+_CATEGORIES_AT_ONCE: Final = 100_000  # Rows of a row group
+_SHARDS_AT_ONCE: Final = 64  # Shards inserted together: each insert has a fixed cost of some milliseconds
+
+CATEGORIES_SCHEMA: Final = pa.schema(
+    [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
+)
+
+_OF_REGION: Final = ("id", "category_id", "phrase", "head", "score")
+COLUMNS: Final = (
+    "id", "error", "phrase_count", "warnings", "absent.list.element.caption_index",
+    *(f"annotations.list.element.{name}" for name in _OF_REGION),
+)  # fmt: skip
+
+_TABLES: Final = """
+CREATE TABLE samples (
+    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, likely BIGINT, absent BIGINT,
+    other_language BOOLEAN
+);
+CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCHAR, head VARCHAR);
+CREATE VIEW categories AS
+    SELECT any_value(category_id) AS id, phrase AS name, first(head ORDER BY times DESC, head) AS supercategory,
+        sum(times)::BIGINT AS count
+    FROM (SELECT category_id, phrase, head, count(*) AS times FROM regions GROUP BY ALL) GROUP BY phrase;
+"""
+"""The supercategory of a category is its most frequent head; of equally frequent ones the first of the alphabet."""
+
+_INSERTS: Final = f"""
+INSERT INTO samples
+    SELECT shard, id, error, coalesce(phrase_count, 0), coalesce(len(annotations), 0),
+        coalesce(len([a for a in annotations if a.score >= {LIKELY}]), 0), coalesce(len(absent), 0),
+        coalesce(len([w for w in warnings if starts_with(w, '{OTHER_LANGUAGE}')]), 0) > 0
+    FROM part;
+INSERT INTO regions
+    SELECT shard, a.id, a.category_id, coalesce(a.phrase, ''), coalesce(a.head, '')
+    FROM (SELECT shard, unnest(annotations) AS a FROM part);
+"""
+"""From `part`: `COLUMNS` of shards, and `shard`, the number of the shard. Those of a damaged row may be null."""
+
+_COUNTS: Final = """
+SELECT count(*) AS rows, count(*) FILTER (error IS NULL AND phrases > 0) AS annotated,
+    count(*) FILTER (error IS NULL AND phrases > 0 AND regions = 0) AS without_regions,
+    count(*) FILTER (error IS NULL AND phrases = 0) AS without_phrases,
+    coalesce(sum(phrases), 0)::BIGINT AS phrases, coalesce(sum(regions), 0)::BIGINT AS regions,
+    coalesce(sum(likely), 0)::BIGINT AS likely, coalesce(sum(absent), 0)::BIGINT AS absent,
+    count(*) FILTER (other_language) AS other_language,
+    (SELECT count(DISTINCT phrase) FROM regions) AS categories
+FROM samples
+"""
+
+
+class Rows:
+    """The light columns of a dataset's rows: `samples`, `regions` and `categories` of a DuckDB connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        connection.execute(_TABLES)
+
+    def add(self, shard: int, *tables: Any) -> None:
+        """Add Arrow tables with `COLUMNS`, the first of the shard with this number, the next of the shard after it."""
+        numbered = [
+            table.append_column("shard", pa.array([number] * table.num_rows, pa.int32()))
+            for number, table in enumerate(tables, shard)
+        ]
+        self.connection.register("part", pa.concat_tables(numbered))
+        self.connection.execute(_INSERTS)
+        self.connection.unregister("part")
+
+    def ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return all rows of the answer to a question in SQL."""
+        found: list[tuple[Any, ...]] = self.connection.execute(question, values).fetchall()
+        return found
+
+    def tally(self, files: int) -> Tally:
+        """Count; `files` is the number of shards."""
+        answer = self.connection.execute(_COUNTS)
+        counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
+        failed = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
+        return Tally(**counts, files=files, failed_by_reason=Counter(dict(failed)))
+
+
+@contextmanager
+def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
+    """Yield the light columns of all shards. Raise SchemaError for a shard that is damaged or lacks a column."""
+    with no_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(shards), _SHARDS_AT_ONCE):
+            rows.add(first, *pool.map(_columns_of, shards[first : first + _SHARDS_AT_ONCE]))
+        yield rows
+
+
+@contextmanager
+def no_rows() -> Iterator[Rows]:
+    """Yield an empty database, which is deleted at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="phrasebox-tally-") as folder:
+        connection = sandboxed(str(Path(folder) / "tally.duckdb"), memory_limit=MEMORY)
+        try:
+            yield Rows(connection)
+        finally:
+            connection.close()
+
+
+def _columns_of(path: AnyPath) -> Any:
+    try:
+        with parquet_file(path) as file:
+            missing = {name.partition(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
+            if missing:
+                raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
+            return file.read(columns=list(COLUMNS)).replace_schema_metadata()
+    except (pa.ArrowException, OSError) as error:
+        advice = "delete it and run the same command again, only its rows are done again"
+        raise SchemaError(f"{path} is damaged ({one_line(error)}): {advice}") from error
+
+
+def write_categories(rows: Rows, path: AnyPath) -> None:
+    """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count."""
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, CATEGORIES_SCHEMA, **PARQUET_SETTINGS) as file:
+        answer = rows.connection.execute("FROM categories ORDER BY id, name")
+        while found := answer.fetchmany(_CATEGORIES_AT_ONCE):
+            columns = zip(CATEGORIES_SCHEMA, zip(*found, strict=True), strict=True)
+            file.write_table(pa.table([pa.array(values, field.type) for field, values in columns], CATEGORIES_SCHEMA))

@@ -1,0 +1,133 @@
+"""Ids that two images, two regions or two phrases share: all but one of them get another.
+
+Ids are hashes of names in 53 bits, so that every worker knows them by itself; two of 10^8 names are likely to share
+one. At the end of a run the first of such names, by the alphabet, keeps the hash. Each of the others gets the hash of
+its first attempt that is free, see `stable_id`. So ids do not depend on the order in which rows were written, and a run
+that is killed here ends with the same ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset.tally import Rows
+from stages.contract.records import stable_id
+from stages.shared.storage import AnyPath, parquet_file, replacing
+from stages.write import PARQUET_SETTINGS
+
+_SHARED: Final = "SELECT id FROM {} GROUP BY id HAVING count(*) > 1"
+
+_PHRASES: Final = """
+WITH named AS (SELECT DISTINCT phrase, category_id FROM regions),
+    shared AS (SELECT category_id FROM named GROUP BY category_id HAVING count(*) > 1),
+    several AS (SELECT phrase FROM named GROUP BY phrase HAVING count(*) > 1)
+SELECT DISTINCT phrase FROM named WHERE category_id IN (FROM shared) OR phrase IN (FROM several)
+"""
+"""Phrases that share an id, or have two: in rows that were added to a finished dataset they have their hash."""
+
+
+@dataclass(slots=True)
+class _Ids:
+    """The ids of what shared one, by name."""
+
+    images: dict[str, int] = field(default_factory=dict)  # by sample id
+    regions: dict[tuple[str, int], int] = field(default_factory=dict)  # by sample id, and number in the row
+    phrases: dict[str, int] = field(default_factory=dict)
+
+
+def set_apart(rows: Rows, shards: Sequence[AnyPath]) -> None:
+    """Give each image, region and phrase of a dataset an id of its own, in its shards and in the table of its regions.
+
+    Raise RuntimeError, and change nothing, if a sample has two rows.
+    """
+    images, regions = ({number for (number,) in rows.ask(_SHARED.format(table))} for table in ("samples", "regions"))
+    phrases = {phrase for (phrase,) in rows.ask(_PHRASES)}
+    if not (images or regions or phrases):
+        return
+    places = {shard for (shard,) in rows.ask("SELECT shard FROM samples WHERE id IN (SELECT unnest(?))", [*images])}
+    places |= {shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE id IN (SELECT unnest(?))", [*regions])}
+    seen = [
+        row for shard in sorted(places) for row in _read(shards[shard], "id", "sample_id", "annotations").to_pylist()
+    ]
+    named = [row["sample_id"] for row in seen if row["id"] in images]
+    if twice := len(named) - len(set(named)):
+        raise RuntimeError(f"{twice} rows were written twice")
+    numbered = [
+        (row["sample_id"], number)
+        for row in seen
+        for number, region in enumerate(row["annotations"])
+        if region["id"] in regions
+    ]
+
+    def used(table: str, shared: set[int]) -> Callable[[int], bool]:
+        return lambda number: number not in shared and bool(rows.ask(f"FROM {table} WHERE id = ? LIMIT 1", number))
+
+    def names_another(number: int) -> bool:
+        return any(
+            one not in phrases for (one,) in rows.ask("SELECT phrase FROM regions WHERE category_id = ?", number)
+        )
+
+    found = _Ids(
+        images=_apart({name: name for name in named}, used("samples", images)),
+        regions=_apart({(name, number): f"{name}\n{number}" for name, number in numbered}, used("regions", regions)),
+        phrases=_apart({phrase: phrase for phrase in phrases}, names_another),
+    )
+    places |= {
+        shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE phrase IN (SELECT unnest(?))", [*phrases])
+    }
+    for shard in sorted(places):
+        _rewrite(shards[shard], found)
+    for phrase, number in found.phrases.items():
+        rows.ask("UPDATE regions SET category_id = ? WHERE phrase = ?", number, phrase)
+
+
+def _apart(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dict[Any, int]:
+    """The id of each name; `texts` are what ids are hashes of, and `is_used` says whether something else has an id."""
+    given: dict[int, Any] = {}
+    for name in sorted(texts):
+        attempts = (stable_id(texts[name], attempt) for attempt in count())
+        given[next(number for number in attempts if number not in given and not is_used(number))] = name
+    return {name: number for number, name in given.items()}
+
+
+def _read(path: AnyPath, *columns: str) -> Any:
+    with parquet_file(path) as file:
+        return file.read(columns=list(columns) or None)
+
+
+def _rewrite(path: AnyPath, ids: _Ids) -> None:
+    """Write a shard again if ids in it are others now, with row groups as large as before."""
+    table = _read(path)
+    with parquet_file(path) as file:
+        rows_per_group = file.metadata.row_group(0).num_rows
+    before = table.select(["id", "sample_id", "annotations"]).to_pylist()
+    after = [_renumbered(row, ids) for row in before]
+    if after == before:
+        return
+    for name in ("id", "annotations"):
+        place = table.schema.get_field_index(name)
+        values = pa.array([row[name] for row in after], table.schema.field(name).type)
+        table = table.set_column(place, table.schema.field(name), values)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=rows_per_group, **PARQUET_SETTINGS)
+
+
+def _renumbered(row: Mapping[str, Any], ids: _Ids) -> dict[str, Any]:
+    name = row["sample_id"]
+    image_id = ids.images.get(name, row["id"])
+    annotations = [
+        {
+            **region,
+            "id": ids.regions.get((name, number), region["id"]),
+            "image_id": image_id,
+            "category_id": ids.phrases.get(region["phrase"], region["category_id"]),
+        }
+        for number, region in enumerate(row["annotations"])
+    ]
+    return {**row, "id": image_id, "annotations": annotations}

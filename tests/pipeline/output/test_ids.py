@@ -1,0 +1,132 @@
+"""Ids of 9 bits instead of 53, so that images, regions and phrases share them: nothing is lost, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.tally import rows_of, write_categories
+from pipeline.dataset.validate import validate
+from pipeline.output import ids
+from pipeline.output.ids import set_apart
+from stages.contract import records
+from stages.contract.records import Record, is_id_of, stable_id
+from stages.shared.storage import found_in, replacing
+from tests.stages.write.rows import annotated, write_shards
+
+SAMPLES = 60
+
+
+@pytest.fixture(autouse=True)
+def few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "ID_BITS", 9)
+
+
+def samples(numbers: Sequence[int]) -> list[Record]:
+    """Records with two regions each, whose phrases are their own."""
+    found = [annotated(number) for number in numbers]
+    return [
+        replace(
+            one,
+            phrases=tuple(replace(phrase, text=f"{phrase.text} {one.sample.sample_id}") for phrase in one.phrases),
+            heat_maps=(),
+        )
+        for one in found
+    ]
+
+
+def set_all_apart(data: Path) -> None:
+    shards = found_in(data, "*.parquet")
+    with rows_of(shards) as rows:
+        set_apart(rows, shards)
+        write_categories(rows, data.parent / "categories.parquet")
+
+
+def ids_in(data: Path) -> dict[str, Any]:
+    """The ids of a dataset by what they are of; each is of one thing, and one of its hashes."""
+    found: dict[str, dict[str, int]] = {"images": {}, "regions": {}, "phrases": {}}
+    for row in pq.read_table(data).to_pylist():
+        found["images"][row["sample_id"]] = row["id"]
+        for number, region in enumerate(row["annotations"]):
+            assert region["image_id"] == row["id"]
+            found["regions"][f"{row['sample_id']}\n{number}"] = region["id"]
+            assert found["phrases"].setdefault(region["phrase"], region["category_id"]) == region["category_id"]
+    for named in found.values():
+        assert len(set(named.values())) == len(named)
+        assert all(is_id_of(number, name) for name, number in named.items())
+    categories = pq.read_table(data.parent / "categories.parquet").to_pylist()
+    assert {row["name"]: row["id"] for row in categories} == found["phrases"]
+    return found
+
+
+def test_each_has_an_id_of_its_own_whatever_the_order(tmp_path: Path) -> None:
+    write_shards(samples(range(SAMPLES)), tmp_path / "a/data", rows_per_file=7)
+    set_all_apart(tmp_path / "a/data")
+    found = ids_in(tmp_path / "a/data")
+    changed = {kind: sum(stable_id(name) != number for name, number in own.items()) for kind, own in found.items()}
+    assert all(changed.values()), "so few bits that some of each kind share an id"
+    assert [line for line in validate(tmp_path / "a") if " id" in line] == []
+
+    write_shards(samples(range(SAMPLES))[::-1], tmp_path / "b/data", rows_per_file=11)
+    set_all_apart(tmp_path / "b/data")
+    assert ids_in(tmp_path / "b/data") == found
+
+
+def test_shards_without_a_shared_id_stay_as_they_are(tmp_path: Path) -> None:
+    write_shards(samples(range(SAMPLES)), tmp_path / "data", rows_per_file=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    set_all_apart(tmp_path / "data")
+    same = [path for path, content in before.items() if path.read_bytes() == content]
+    assert 0 < len(same) < len(before)
+    settled = {path: path.read_bytes() for path in before}
+    set_all_apart(tmp_path / "data")
+    assert {path: path.read_bytes() for path in before} == settled
+
+
+def test_a_run_that_was_killed_here_ends_with_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("whole", "killed"):
+        write_shards(samples(range(SAMPLES)), tmp_path / name / "data", rows_per_file=7)
+    set_all_apart(tmp_path / "whole/data")
+    left = 3
+
+    @contextmanager
+    def killed(path: Path) -> Any:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        with replacing(path) as temporary:
+            yield temporary
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ids, "replacing", killed)
+        with pytest.raises(KeyboardInterrupt):
+            set_all_apart(tmp_path / "killed/data")
+    set_all_apart(tmp_path / "killed/data")
+    assert ids_in(tmp_path / "killed/data") == ids_in(tmp_path / "whole/data")
+
+
+def test_rows_that_are_added_later(tmp_path: Path) -> None:
+    """The phrases that they have in common with the first ones keep one id."""
+    write_shards(samples(range(SAMPLES // 2)), tmp_path / "data", rows_per_file=7)
+    set_all_apart(tmp_path / "data")
+    common = [
+        replace(one, sample=replace(one.sample, sample_id=f"new {one.sample.sample_id}")) for one in samples(range(5))
+    ]
+    write_shards([*samples(range(SAMPLES // 2, SAMPLES)), *common], tmp_path / "data", rows_per_file=7)
+    set_all_apart(tmp_path / "data")
+    assert len(ids_in(tmp_path / "data")["phrases"]) == 2 * SAMPLES
+
+
+def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    write_shards([*samples(range(SAMPLES)), *samples([3])], tmp_path / "data", rows_per_file=7)
+    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    with pytest.raises(RuntimeError, match="1 rows were written twice"):
+        set_all_apart(tmp_path / "data")
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
