@@ -15,6 +15,7 @@ from stages.contract.errors import PhraseboxError, TooManyErrors
 
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "run": ("pipeline.commands.run:run", "Make a dataset from captioned images."),
+    "merge": ("pipeline.commands.merge:merge", "Make one dataset of the parts of an input."),
     "plan": ("pipeline.commands.plan:plan", "Estimate time, memory and disk for a run."),
     "validate": ("pipeline.commands.validate:validate", "Check every row of a dataset and its files."),
     "inspect": ("pipeline.commands.inspect:inspect", "Look at a dataset in the browser."),

@@ -80,7 +80,8 @@ def run(
             return _complete(folder, config, console, changes)
         with display.shown():
             display.doing("reading the input")
-            shards = plan_shards(graph.reader)
+            every = plan_shards(graph.reader)
+            shards = config.input.own(every)
             if found.state != "new" and not is_same_input:
                 changes = _changes(folder, graph.reader, shards, console, limited=config.input.limit is not None)
         # Changed samples are reported each time, as long as their rows stay as they are.
@@ -99,7 +100,7 @@ def run(
         with display.shown():
             display.doing("comparing the first images with those of the calibration")
             # Decided once: a resumed run may look at other images.
-            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, shards)
+            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, every)
             graph, trust = trusted(graph, outside, config, report)
             config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}
@@ -109,7 +110,7 @@ def run(
                     _say(console, [f"resuming the run in {folder.path}"])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-                graph = _Computing(graph, folder, report, display).all(shards, config, found)
+                graph = _Computing(graph, folder, report, display, every).all(shards, config, found)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
@@ -133,6 +134,7 @@ class _Computing:
     folder: DatasetFolder
     report: Report
     display: Display
+    every: Sequence[Shard]  # of the whole input
 
     def all(self, shards: Sequence[Shard], config: RunConfig, found: FormerRun) -> Graph:
         """Make the rows; return the graph that made them. Raise as an engine does."""
@@ -152,7 +154,7 @@ class _Computing:
         elif is_wanted(self.graph, config) and not self.folder.shards:
             self.display.doing(f"fitting presence to the captions of the first {MOST_IMAGES} images")
             self.display.update(self.report)
-            return FirstLook(look=look_at_first, decide=self.decided)
+            return FirstLook(shards=self.every, look=look_at_first, decide=self.decided)
         return None
 
     def decided(self, found: Calibration | str | None) -> Graph:

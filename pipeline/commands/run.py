@@ -31,6 +31,7 @@ SHORTHANDS: Final = {
     "output.path": "--out",
     "output.max_error_share": "--max-error-share",
     "input.limit": "--limit",
+    "input.part": "--part",
     "model.name": "--model",
     "model.checkpoint": "--model",
     "model.weights": "--weights",
@@ -60,6 +61,14 @@ def run(
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="The I-th of N parts of the input, each a run of its own that `phrasebox merge` joins (input.part).",
+        ),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -104,6 +113,7 @@ def run(
         "input.path": source,
         "input.image_root": images,
         "input.limit": limit,
+        "input.part": part,
         "output.path": out,
         "output.max_error_share": max_error_share,
         "model.name": model,

@@ -28,10 +28,12 @@ class FirstLook:
     """Work on the first images before all others, whose answer decides the graph.
 
     Attributes:
+        shards: Those of the whole input, so that all of its parts look at the same images.
         look: A function of a module, which an engine calls where its model worker would be.
         decide: Called in the driver with the answer, or with None if workers died over it; returns the graph to run.
     """
 
+    shards: Sequence[Shard]
     look: Callable[[Graph, Sequence[Shard]], Any]
     decide: Callable[[Any], Graph]
 

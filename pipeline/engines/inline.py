@@ -96,7 +96,7 @@ def run(
 ) -> None:
     """See `pipeline.engines.Engine`."""
     if first is not None:
-        graph = first.decide(first.look(graph, shards))
+        graph = first.decide(first.look(graph, first.shards))
     report.expected = samples_in(shards)
     written = folder.keys_written()
     report.already = len(written)

@@ -108,7 +108,7 @@ def run(
             on_progress(report)
         drop_claims_of_dead_drivers()
         if first is not None:
-            graph = first.decide(_looked(first, graph, shards, chosen, code))
+            graph = first.decide(_looked(first, graph, chosen, code))
         with watching(ledger, report, on_progress, len(shards)):
             keys = noted_keys(folder.checkpoint)
             report.already = len(keys)
@@ -122,14 +122,14 @@ def run(
             report.read(number, samples, skipped)
 
 
-def _looked(first: FirstLook, graph: Graph, shards: Sequence[Shard], chosen: Pools, code: Code) -> Any:
+def _looked(first: FirstLook, graph: Graph, chosen: Pools, code: Code) -> Any:
     """The answer of a first look by a worker like those of the model; None if it died again and again."""
     held = {"num_cpus": 1, "num_gpus": chosen.gpus, "resources": chosen.resources or None}
     graph, environment = replace(graph, model=_on(chosen, graph.model)), _environment(chosen, CPU_MODEL_WORKERS)
     # One call, so that its process ends and gives the GPU's memory back.
     looking = ray.remote(max_calls=1, **held)(look)
     try:
-        return ray.get(looking.remote(first.look, graph, shards, code, environment))
+        return ray.get(looking.remote(first.look, graph, first.shards, code, environment))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):

@@ -228,6 +228,7 @@ class DatasetFolder:
         fitted_to: str | None = None,
         doubt: str | None = None,
         presence: str | None = None,
+        own: bool = True,
     ) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
@@ -237,6 +238,7 @@ class DatasetFolder:
             model: Its `name`, for the card, and what was recognised of it, see `Graph`.
             calibration: Identifies the calibration of the scores; None if they are no probabilities.
             fitted_to, doubt, presence: See `dataset_card`.
+            own: Whether this user's runs made all rows, so that the manifest may be signed.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -259,15 +261,14 @@ class DatasetFolder:
         run = json.loads(self._run.read_text(encoding="utf-8"))
         for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
             run.pop(key, None)
+        scores = {"fitted_to": fitted_to, "doubt": doubt, "presence": presence}
         source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
         card = dataset_card(
             total,
             dataset_schema(**config.output.columns),
             model=model["name"],
             explainer=config.explain.kind,
-            fitted_to=fitted_to,
-            doubt=doubt,
-            presence=presence,
+            **scores,
             source=None if source is None else (source.regions_come_from, source.score_means),
         )
         write_text(self.path / "README.md", card)
@@ -278,6 +279,7 @@ class DatasetFolder:
             "model": model,
             "model_fingerprint": run["model_fingerprint"],
             "calibration": calibration,
+            "scores": scores,
             "config": config.model_dump(mode="json"),
             "counts": {
                 "read": report.samples_read,
@@ -289,7 +291,8 @@ class DatasetFolder:
             "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
             "run": run,
         }
-        write_text(self._manifest, json.dumps(signed(manifest), indent=2, ensure_ascii=False) + "\n")
+        manifest = signed(manifest) if own else manifest
+        write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         self.drop_replaced()
         for checkpoint in found_in(self._own, "checkpoint-*"):
             remove_tree(checkpoint)

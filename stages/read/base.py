@@ -9,13 +9,13 @@ depend on where the input was cut.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stages.contract.errors import ConfigError, InputError, one_line
 from stages.contract.records import Sample
@@ -41,6 +41,25 @@ class SourceConfig(BaseModel):
     limit: int | None = Field(
         None, ge=1, description="Read only the first N samples. The same command with a larger limit adds others."
     )
+    part: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*/[1-9]\d*$",
+        description="Run over a part of the input: 3/8 takes every eighth of its shards, from the third on. Each part "
+        "is a run with a folder of its own, wherever it runs; `phrasebox merge` makes one dataset of all parts.",
+    )
+
+    @field_validator("part")
+    @classmethod
+    def _is_one_of(cls, part: str | None) -> str | None:
+        number, of = (int(text) for text in (part or "1/1").split("/"))
+        if number > of:
+            raise ValueError(f"part {number} of {of}: the last one is {of}/{of}")
+        return part
+
+    def own(self, shards: Sequence[Shard]) -> Sequence[Shard]:
+        """Return the shards of this part."""
+        number, of = (int(text) for text in (self.part or "1/1").split("/"))
+        return shards[number - 1 :: of]
 
     @model_validator(mode="before")
     @classmethod

@@ -262,6 +262,21 @@ def move(path: AnyPath, target: AnyPath) -> None:
         remove_tree(path)
 
 
+def copy(path: AnyPath, target: AnyPath) -> None:
+    """Copy a file; within a disk as a link, within object storage without its bytes coming here."""
+    if isinstance(path, Path) and isinstance(target, Path):
+        with replacing(target) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError:  # another disk, or a file system without links
+                shutil.copyfile(path, temporary)
+    elif isinstance(path, ObjectPath) and isinstance(target, ObjectPath) and path.protocol == target.protocol:
+        path.filesystem.cp_file(path._path, target._path)
+    else:
+        with replacing(target) as temporary:
+            temporary.write_bytes(path.read_bytes())
+
+
 def remove_tree(path: AnyPath) -> None:
     """Delete a folder with all that is in it; nothing if it is not there."""
     if isinstance(path, Path):

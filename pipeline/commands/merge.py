@@ -1,0 +1,36 @@
+"""`phrasebox merge`: one dataset of the parts of an input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import stopping
+from pipeline.output.merge import merge as merge_parts
+from pipeline.terminal import console
+from stages.shared.storage import writable_place
+
+
+def merge(
+    parts: Annotated[
+        list[Path], typer.Argument(metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole.")
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset to write.")],
+) -> None:
+    """Make one dataset of the parts of an input. The parts stay; the same command resumes a merge that was stopped.
+
+    \b
+    phrasebox run captions.jsonl --images photos/ --model photo --part 1/2 --out part-1/    on one machine
+    phrasebox run captions.jsonl --images photos/ --model photo --part 2/2 --out part-2/    on another
+    phrasebox merge part-1/ part-2/ --out out/
+    """
+    with stopping("stopped. Shards that were copied stay; the same command resumes the merge."):
+        total = merge_parts([writable_place(part) for part in parts], writable_place(out))
+    if total is None:
+        console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
+    else:
+        console.print(
+            f"{out}: {total.rows:,} rows and {total.regions:,} regions in {total.files:,} shards", soft_wrap=True
+        )

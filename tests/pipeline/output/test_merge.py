@@ -1,0 +1,194 @@
+"""Parts of an input that were run on their own become the dataset that one run makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.config import RunConfig
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.origin import is_own
+from pipeline.dataset.validate import validate
+from pipeline.output.merge import merge
+from pipeline.run import run
+from stages.contract.errors import InputError, PhraseboxError, ResumeError
+from stages.shared.storage import place_of
+
+
+def part(number: str | None, scenes_config: dict[str, Any], out: Path, **sections: Any) -> Path:
+    source = {**scenes_config["input"], "shard_size": 2, "part": number}
+    values = {**scenes_config, "input": source, "output": {"path": str(out), "rows_per_file": 2}, **sections}
+    return Path(str(run(RunConfig.model_validate(values))))
+
+
+@pytest.fixture(scope="module")
+def parts(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    return [part(f"{number}/3", scenes_config, folder / str(number)) for number in (1, 2, 3)]
+
+
+def rows_of(dataset: Path) -> list[dict[str, Any]]:
+    """Rows in the order of their samples, without what changes with the last bits of a heat map."""
+    table = pq.read_table(dataset / "data").drop_columns(["heat_maps"]).sort_by("sample_id")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for region in (region for row in rows for region in row["annotations"]):
+        del region["segmentation"], region["area"]
+    return rows
+
+
+def near(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows up to rounding, since the model's batches may differ."""
+    for region in (region for row in rows for region in row["annotations"]):
+        region["bbox"] = pytest.approx(region["bbox"], abs=1)
+        for name in ("score", "similarity", "presence"):
+            region[name] = pytest.approx(region[name], abs=1e-3)
+    return rows
+
+
+def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
+    before = [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))]
+    total = merge(parts[::-1], tmp_path / "out")
+    assert total is not None
+    assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
+    assert rows_of(tmp_path / "out") == near(rows_of(inline_dataset))
+    assert list(validate(tmp_path / "out")) == []
+    whole, merged = open_dataset(inline_dataset), open_dataset(tmp_path / "out")
+    for name in ("model", "model_fingerprint", "calibration", "scores"):
+        assert merged.manifest[name] == whole.manifest[name]
+    assert {**merged.manifest["counts"], "files": 0} == {**whole.manifest["counts"], "files": 0}
+    assert is_own(merged.manifest)
+    categories = [pq.read_table(one / "categories.parquet") for one in (inline_dataset, tmp_path / "out")]
+    assert categories[0].equals(categories[1])
+    assert [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))] == before
+    assert merge(parts[::-1], tmp_path / "out") is None, "a second time there is nothing to do"
+
+
+def test_a_run_over_the_whole_input_has_nothing_to_do_there(
+    parts: list[Path], scenes_config: dict[str, Any], tmp_path: Path
+) -> None:
+    merge(parts, tmp_path / "out")
+    manifest = (tmp_path / "out/dataset.json").read_bytes()
+    part(None, scenes_config, tmp_path / "out")
+    assert (tmp_path / "out/dataset.json").read_bytes() == manifest
+
+
+def unfinished(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    (folder / ".phrasebox").mkdir(exist_ok=True)
+    (folder / ".phrasebox/run.json").write_text('{"config": {}}')
+
+
+def stored(folder: Path, **values: Any) -> None:
+    """Other values in what the run in a folder depends on."""
+    manifest = json.loads((folder / "dataset.json").read_text())
+    manifest["run"].update(values)
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "chosen", "words"),
+    [
+        (None, [1, 3], r"^missing: part 2/3$"),
+        (None, [1, 2, 2, 3], r"/2 and .*/2 are both part 2/3$"),
+        (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
+        (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
+        (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
+        (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
+        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
+    ],
+    ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"],
+)
+def test_what_is_no_whole_is_rejected_by_name(
+    change: Any, chosen: list[int], words: str, parts: list[Path], tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    if change is not None:
+        change(copies[1])
+    with pytest.raises(PhraseboxError, match=words):
+        merge([copies[number - 1] for number in chosen], tmp_path / "out")
+    assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_parts_of_other_settings_or_wholes(
+    parts: list[Path], inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path
+) -> None:
+    other = part("2/3", scenes_config, tmp_path / "2", explain={"blocks": 1})
+    with pytest.raises(InputError, match=r"/2 differs from .*/1: .*explain\.blocks: 4 there, 1 now"):
+        merge([parts[0], other, parts[2]], tmp_path / "out")
+    with pytest.raises(InputError, match="is a whole dataset, not a part"):
+        merge([*parts, inline_dataset], tmp_path / "out")
+    half = part("1/2", scenes_config, tmp_path / "half")
+    with pytest.raises(InputError, match=r"part 1/3; .* is part 1/2: not of one whole"):
+        merge([parts[0], half], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    whole = part(None, scenes_config, tmp_path / "whole")
+    before = (whole / "dataset.json").read_bytes()
+    with pytest.raises(ResumeError, match=r"/whole holds another dataset: give another --out"):
+        merge(parts, whole)
+    assert (whole / "dataset.json").read_bytes() == before
+
+
+def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    manifest = json.loads((copies[1] / "dataset.json").read_text())
+    (copies[1] / "dataset.json").write_text(json.dumps({**manifest, "signature": "0" * 64}))
+    merge(copies, tmp_path / "out")
+    assert not is_own(open_dataset(tmp_path / "out").manifest)
+    assert list(validate(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize("copied", [1, 5])
+def test_a_killed_merge_goes_on(copied: int, parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
+    """kill -9 after some shards; the same command then makes the same dataset."""
+    script = f"""
+        import os, signal
+        from pipeline.output import merge as module
+        from stages.shared.storage import place_of
+
+        copy, done = module.copy, []
+
+        def copy_some(path, target):
+            if len(done) == {copied}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            copy(path, target)
+            done.append(path)
+
+        module.copy, module._THREADS = copy_some, 1
+        module.merge([place_of(path) for path in {[str(one) for one in parts]!r}], place_of({str(tmp_path / "out")!r}))
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "out/data").iterdir())) == copied
+    arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (shown.exit_code, rows_of(tmp_path / "out")) == (0, near(rows_of(inline_dataset)))
+    assert list(validate(tmp_path / "out")) == []
+
+
+@pytest.mark.usefixtures("storage")
+def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
+    """Parts there are copied there; local ones are sent."""
+    for number, out in enumerate(("s3://bucket/merged-a", "s3://bucket/merged-b")):
+        sources = parts if not number else [place_of(f"s3://bucket/part-{one.name}") for one in parts]
+        if number:
+            for one, place in zip(parts, sources, strict=True):
+                for path in (path for path in one.rglob("*") if path.is_file() and ".phrasebox" not in path.parts):
+                    (place / str(path.relative_to(one))).write_bytes(path.read_bytes())
+        merge(sources, place_of(out))
+        merged = open_dataset(out)
+        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_of(inline_dataset))
