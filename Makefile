@@ -78,6 +78,7 @@ soak: $(VENV)/.installed-dev ## kill one run over 3,000 images 24 times in 8 way
 scale: $(VENV)/.installed-dev ## measure memory, start and resume with large inputs, and workers per driver; about 45 minutes
 	$(BIN)/python -m tests.soak.scale
 	$(BIN)/python -m tests.soak.simulated
+	$(BIN)/python -m tests.soak.counting
 
 clean: ## remove what make and the demo wrote
 	rm -rf $(VENV) out build dist

@@ -29,7 +29,6 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "score-model": ("pipeline.commands.score_model:score_model", "Measure what a model knows of regions."),
     "explain": ("pipeline.commands.explain:explain", "Compute heat maps of phrases in one image."),
     "phrases": ("pipeline.commands.phrases:phrases", "Print the phrases of captions as JSON lines."),
-    "pool": ("pipeline.commands.pool:pool", "Write the phrases of captions as a pool of concepts."),
     "scenes": ("pipeline.commands.scenes:scenes", "Draw scenes with captions and exact ground truth."),
     "demo": ("pipeline.commands.demo:demo", "Draw scenes, make a dataset of them, and measure it."),
     "models": ("pipeline.commands.models:models", "List the CLIP models that can be explained, or check one."),

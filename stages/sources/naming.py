@@ -8,8 +8,7 @@ called; the largest share is the score.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
@@ -40,7 +39,7 @@ class NamedBoxesConfig(RegionSourceConfig):
     pool: Path | Literal["captions"] = Field(
         "captions",
         description="Names of boxes: the phrases of the image's own captions, or the concepts of a file, one a line, "
-        "whatever the captions say (`phrasebox pool` writes one).",
+        "each with its head noun behind a tab if it is known, whatever the captions say.",
     )
     by: Literal["crop", "roi"] = Field(
         "crop",
@@ -77,15 +76,13 @@ NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
 class Concept:
     """A line of a pool.
 
-    A pool is a text file with one concept a line, and behind tabs, if it is known, the number of times that captions
-    say it and the lemma of its head noun:
+    A pool is a text file with one concept a line, and behind a tab, if it is known, the lemma of its head noun:
 
-        red car	 17	car
+        red car	car
     """
 
     text: str  # normalised, as the text of a phrase
     head: str  # lemma of its head noun; its last word if the file does not say
-    count: int = 0  # number of times that captions say it; 0 if the file does not say
 
     def as_phrase(self) -> Phrase:
         """Return the phrase that no caption says: its span is empty, see `Phrase`."""
@@ -106,38 +103,16 @@ def read_pool(path: Path) -> list[Concept]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        words, *rest = line.split("\t")
+        words, *head = line.split("\t")
         text = normalise(words)
-        if not text or len(rest) > 2 or (rest and not rest[0].strip().isdecimal()):
+        if not text or len(head) > 1:
             raise InputError(
-                f"source.pool: {path}:{number}: expected a concept, and behind tabs its count and its head noun, "
-                f"got {line[:80]!r}"
+                f"source.pool: {path}:{number}: expected a concept, and behind a tab its head noun, got {line[:80]!r}"
             )
-        head = rest[1].strip() if len(rest) == 2 else ""
-        concept = Concept(text=text, head=head or text.split()[-1], count=int(rest[0]) if rest else 0)
-        found.setdefault(text, concept)
+        found.setdefault(text, Concept(text=text, head="".join(head).strip() or text.split()[-1]))
     if not found:
         raise InputError(f"source.pool: {path} holds no concept")
     return list(found.values())
-
-
-def pool_of(phrases: Iterable[Phrase], *, at_least: int = 1) -> list[Concept]:
-    """Return the concepts that phrases have `at_least` times, the most frequent first, equals by their text."""
-    counts: Counter[str] = Counter()
-    heads: dict[str, Counter[str]] = {}
-    for phrase in phrases:
-        counts[phrase.text] += 1
-        heads.setdefault(phrase.text, Counter())[phrase.head] += 1
-    kept = sorted((-count, text) for text, count in counts.items() if count >= at_least)
-    return [
-        Concept(text=text, head=min(heads[text], key=lambda head: (-heads[text][head], head)), count=-count)
-        for count, text in kept
-    ]
-
-
-def pool_lines(concepts: Iterable[Concept]) -> str:
-    """Return the text of a pool's file."""
-    return "".join(f"{concept.text}\t{concept.count}\t{concept.head}\n" for concept in concepts)
 
 
 @dataclass(frozen=True, slots=True)

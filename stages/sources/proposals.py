@@ -63,7 +63,7 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
     """Proposals by selective search, each called by a concept of the captions or of a pool.
 
     RegionCLIP (Zhong and others, CVPR 2022) takes the proposals of a network that has learned from human boxes; here
-    nothing has. Its concepts are parsed from a corpus of captions (`phrasebox pool`, `source.pool`), and it embeds
+    nothing has. Its concepts are parsed from a corpus of captions (`source.pool`), and it embeds
     proposals by RoIAlign on the teacher's feature map (`by: roi`). A region's mask is the proposal's own segment.
     """
 

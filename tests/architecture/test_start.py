@@ -19,7 +19,7 @@ MODEL = {"torch", "ray", "open_clip", "spacy"}
 
 VERBS = [
     "run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export",
-    "models", "compare", "pool", "score-model",
+    "models", "compare", "merge", "score-model",
 ]  # fmt: skip
 
 EXPORT_ALL = """

@@ -215,7 +215,7 @@ def test_heat_maps_are_the_default_and_a_mistyped_key_is_corrected() -> None:
 @pytest.mark.parametrize("by", ["crop", "roi"])
 def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: dict[str, Any], tmp_path: Path) -> None:
     pool = tmp_path / "pool.txt"
-    pool.write_text("two dogs\t9\tdog\nA big House\t4\n\nred car\n")
+    pool.write_text("two dogs\tdog\nA big House\n\nred car\n")
     source = {"kind": "grid", "pool": str(pool), "by": by, "blocks": 4, "temperature": 1.0}
     values = {"model": model, "source": source, "input": {"kind": "jsonl", "path": "a"}}
     stage = build_steps(check(values, RunConfig)).model
