@@ -1,4 +1,4 @@
-"""The end of a run with many different phrases, whose light columns are generated: seconds and memory. Part of `make scale`.
+"""The end of a run with many different phrases, whose columns are generated: seconds and memory. Part of `make scale`.
 
 python -m tests.soak.counting --phrases 50000000
 """
