@@ -150,17 +150,12 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         WeightsError: The model's files are missing or damaged.
     """
     source = None if config.source.kind == HEAT_MAPS else _source(config, loaded)
-    asks_for_importance = config.explain.importance != "none"
-    if config.phrases.min_importance > 0 and not asks_for_importance:
-        raise ConfigError(
-            "phrases.min_importance: it is not known how important phrases are; set explain.importance=eos"
-        )
     described = None
     if loaded is None and (source is None or source.needs_model):
         # torch and open_clip take seconds to import: only a run needs them.
         from stages.shared.model.load import usable_model  # noqa: PLC0415
 
-        described = usable_model(config.model, importance=asks_for_importance)
+        described = usable_model(config.model)
     if source is not None:
         return Steps(
             before=_before(config, source.canvas()),
@@ -175,8 +170,6 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
     else:
         assert loaded is not None  # noqa: S101
         spec, tower, name = loaded.input, loaded.tower.kind, loaded.name
-        if asks_for_importance:
-            loaded.text_side()
         if config.regions.calibration not in ("auto", "none"):
             raise ConfigError(
                 "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
@@ -186,7 +179,6 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
     explain = ExplainStageConfig(
         model=_absolute(config.model),
         explainer=config.explain,
-        min_importance=config.phrases.min_importance,
         keep_pixels=config.regions.needs_pixels,
     )
     calibration = _calibration(config, described)
@@ -215,8 +207,6 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
     for key, is_set in {
         "regions.calibration": config.regions.calibration not in ("auto", "none"),
         "output.heat_maps": config.output.heat_maps and "heat_maps" in config.output.model_fields_set,
-        "explain.importance": config.explain.importance != "none",
-        "phrases.min_importance": config.phrases.min_importance > 0,
         "regions.refine": config.regions.refine == "sam",
     }.items():
         if is_set:

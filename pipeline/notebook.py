@@ -37,7 +37,6 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.storage import absolute, open_file
 
 if TYPE_CHECKING:
-    from stages.explain.importance import CaptionImportance
     from stages.shared.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"  # the name of an image without a path in messages
@@ -136,13 +135,7 @@ class Locator:
         given = {"explain": explain, "regions": regions, "model": named if loaded is None else None}
         values |= {name: value for name, value in given.items() if value is not None}
         config: ExplainConfig = check(values, ExplainConfig)
-        plain = {
-            "model": config.model.model_copy(update={"batch_size": 1}),
-            # The phrases are asked for, and are not those of a caption.
-            "explain": config.explain.model_copy(update={"importance": "none"}),
-            "phrases": config.phrases.model_copy(update={"min_importance": 0.0}),
-        }
-        config = config.model_copy(update=plain)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
         steps = build_steps(config, loaded)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
         self._read_phrases = steps.before[0]
@@ -207,19 +200,6 @@ class Locator:
             _content=content,
             _limits=self._limits,
         )
-
-    def words(self, image: ImageLike, captions: Sequence[str]) -> list[CaptionImportance]:
-        """Compute how important each word of captions is for an image.
-
-        Raise ConfigError if there is no caption, if one is empty, or if the importance of words is not defined on the
-        model's text tower; InputError if the image cannot be read.
-        """
-        if not captions or not all(caption.strip() for caption in captions):
-            raise ConfigError(f"expected one or several captions, none of them empty, got {list(captions)!r}")
-        prepare, model, _ = self._stages
-        name, content = _content(image)
-        record = _run([prepare], Record.start(_sample(name, content)))
-        return model.words(record, captions)
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
         """Return each text as one phrase, as it is typed.

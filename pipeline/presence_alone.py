@@ -135,7 +135,7 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], most: int = MOST_IMAGES
 
     The model is loaded in this process and let go. Raise PhraseboxError as the stages do.
     """
-    model, (phrases, prepare) = graph.explains.judging(None).without_importance(), graph.before
+    model, (phrases, prepare) = graph.explains.judging(None), graph.before
     with set_up(graph.before):
         parsed = phrases.process([Record.start(sample) for sample in first_samples(graph.reader, shards, most)])
         captioned = [record for record in parsed if record.error is None and record.phrases]

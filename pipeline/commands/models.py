@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -148,7 +147,7 @@ def check(
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
     # Captions are asked for as phrases, which are not those of the image's own captions.
-    checked = check_model(replace(graph, model=graph.explains.without_importance()))
+    checked = check_model(graph)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_picture(checked, config)).save(out)
     figures = {

@@ -68,7 +68,6 @@ def model_graph(judged: JudgedDataset) -> Graph:
     dataset, graph = judged.dataset, judged.graph(pixels=True)
     if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
-    graph = replace(graph, model=graph.explains.without_importance())
     if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
         return graph
     return kept_presence(

@@ -227,7 +227,7 @@ class Trials:
             plain = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
             steps = build_steps(plain, self.model)
             settings = steps.explains.config.model_copy(update={"keep_pixels": True})
-            stages = [steps.before[1], ExplainStage(settings, self.model).without_importance()]
+            stages = [steps.before[1], ExplainStage(settings, self.model)]
             phrases = {record.sample.id: record.phrases for record in self._known}
             assert self._reader is not None, "start comes first"  # noqa: S101
             found = from_input(self._reader, stages, phrases, self.console, phrases)

@@ -66,7 +66,6 @@ class RegionView:
     group: int  # number of the thing that the phrase names: 0, 1, ... in the order of the captions
     leads: bool  # its phrase has the highest score of the group, which is drawn with the regions of that one
     found: bool | None  # the search finds this region, in any of its captions; None if it looks for none in particular
-    importance: float | None  # mean importance of its phrase in these captions; None if it is unknown
 
     @property
     def weight(self) -> float:
@@ -133,7 +132,6 @@ def sample_view(
         first, entries = places[0], [annotations[place] for place in places]
         one = entries[0]
         correction = corrections.get(RegionKey.of(one))
-        known = [entry["importance"] for entry in entries if entry["importance"] is not None]
         region = RegionView(
             number=first,
             annotation=one,
@@ -147,7 +145,6 @@ def sample_view(
             group=groups[things[first]],
             leads=one["phrase"] == best[things[first]]["phrase"],
             found=None if found is None else any(entry["id"] in found for entry in entries),
-            importance=sum(known) / len(known) if known else None,
         )
         regions.append(region)
         said |= {place: (first, region.group, annotations[place]) for place in places}

@@ -95,8 +95,6 @@ class Phrase:
     Attributes:
         start, end: `captions[caption_index][start:end]` are the words. A concept of a pool that no caption says has the
             empty span [0, 0) of caption 0.
-        importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
-            `stages.explain.importance`. None if not computed, or if the model does not see the words.
     """
 
     text: str  # normalised: case folded, one space between words, no leading determiner or possessive
@@ -105,7 +103,6 @@ class Phrase:
     end: int
     head: str  # lemma of the head noun, in lower case
     plural: bool = False  # whether the phrase names several things ("two dogs")
-    importance: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end and self.is_said:
@@ -195,7 +192,6 @@ class Record:
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
     dropped_phrases: int = 0  # number of phrases over the limit per image
-    unimportant_phrases: int = 0  # number of phrases whose importance is below `phrases.min_importance`
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()

@@ -105,8 +105,6 @@ def _warnings(record: Record) -> list[str]:
     warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, other)]}" for text in missing)]
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
-    if record.unimportant_phrases:
-        warnings.append(f"{record.unimportant_phrases} phrases below phrases.min_importance were dropped")
     return warnings
 
 
@@ -119,7 +117,6 @@ _CATEGORY: Final = "hash of the phrase; names in categories.parquet"
 _LIKELY: Final = "probability that the phrase is in the image"
 _SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
 _GROUP: Final = "number of the thing within the image, the same for phrases that name one thing; null if unknown"
-_WEIGHT: Final = "share of its caption's importance for the image; null if unknown"
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
 _FALLBACK: Final = "null, or why the contour was kept: colours, not_finite, empty, beside (the heat), size"
@@ -131,7 +128,6 @@ _PHRASE: Final = (
     Column("caption_index", _INT, "", "which caption", "phrase.caption_index"),
     Column("span", _INTS, "characters", _SPAN, lambda entry: (entry.phrase.start, entry.phrase.end)),
 )
-_IMPORTANCE: Final = Column("importance", _FLOAT, _SHARE, _WEIGHT, "phrase.importance", True)
 _SIMILARITY: Final = Column("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
 _PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
 
@@ -149,17 +145,15 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the
         _SIMILARITY,
         _PRESENCE,
         Column("group", _INT, "", _GROUP, "about.group", True),
-        _IMPORTANCE,
         Column(
             "refined", _TEXT, "", "what drew the outline: none (the heat's contour), grabcut or sam", "about.refined"
         ),
         Column("fallback", _TEXT, "", _FALLBACK, "about.fallback", True),
     ),
-    "absent": (*_PHRASE, Column("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY, _IMPORTANCE),
+    "absent": (*_PHRASE, Column("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY),
     "phrases": (
         *_PHRASE,
         Column("plural", pa.bool_(), "", "whether the phrase names several things", "phrase.plural"),
-        _IMPORTANCE,
     ),
     "heat_maps": (
         Column("phrase", _TEXT, "", "normalised text", "about.text"),
@@ -251,7 +245,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
             text=stored["phrase"],
             start=stored["span"][0],
             end=stored["span"][1],
-            **{name: stored[name] for name in ("head", "caption_index", "plural", "importance")},
+            **{name: stored[name] for name in ("head", "caption_index", "plural")},
         )
         for stored in row["phrases"]
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -140,13 +139,9 @@ class Explainer(ABC, Generic[ConfigT]):
         results = [*found.checked()]
         if self.presence is not None:
             results += [padded, found.cosines, found.cosines if found.local is None else found.local]
-        embedding = found.embedding
-        if embedding is None and self.config.importance != "none":
-            with torch.no_grad():
-                embedding = self.model.tower.encode(rgb).float()
         return Launched(
             phrases=phrases,
-            embedding=embedding,
+            embedding=found.embedding,
             results=OnTheWay(results),
             grid_hw=grid_hw,
             shift_cells=0.0 if self.at_cells else placement.shift_cells,

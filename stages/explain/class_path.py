@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 
@@ -30,7 +28,6 @@ class Held:
     heads: int  # H, the number of attention heads used
     keys: Tensor  # of the patches (B, N, D)
     values: Tensor  # (B, N, D)
-    unseen: Tensor | None = None  # (B, N), True where the token must not look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +49,7 @@ class ClassPath:
         return [each.sum(dim=1) for each in found]
 
 
-def class_path(tower: VisionTower | TextTower, token: Tensor, held: Sequence[Held], phrases: int) -> ClassPath:
+def class_path(tower: VisionTower, token: Tensor, held: Sequence[Held], phrases: int) -> ClassPath:
     """Send the class token (B, D) through the last blocks of a tower, for P = `phrases`; the head is in float32."""
     queries, attention = [], []
     with torch.enable_grad():
@@ -64,8 +61,6 @@ def class_path(tower: VisionTower | TextTower, token: Tensor, held: Sequence[Hel
             )
             to_self = (query * own_key).sum(dim=-1, keepdim=True)
             logits = torch.cat([to_self, query @ keys.mT], dim=-1) * query.shape[-1] ** -0.5
-            if each.unseen is not None:
-                logits = logits.masked_fill(F.pad(each.unseen, (1, 0))[:, None, None], -torch.inf)
             own, others = logits.softmax(dim=-1).split([1, keys.shape[-2]], dim=-1)
             o = own * own_value + others @ values
             x = each.block.finish(x, o.transpose(1, 2).flatten(2))

@@ -70,26 +70,6 @@ class ExplainerConfig(BaseModel):
         "measured with pretrained weights: SC-CLIP (arXiv 2411.15869) compares those behind block 9 of 12, and in the "
         "last three tokens stand less for their places (LHT-CLIP, arXiv 2510.23894). Without effect on other towers.",
     )
-    importance: Literal["none", "eos"] = Field(
-        default="none",
-        description="`eos`: each phrase also gets its share of its caption's importance for the image, by the token "
-        "that ends the caption (`stages.explain.importance`). It costs 1.6 text forwards for each caption (measured).",
-    )
-    importance_depth: Share = Field(
-        default=1.0, description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67."
-    )
-    importance_heads: Literal["single", "model"] = Field(
-        default="model",
-        description="The network's own, or one over the full width (the authors), which changes the cosine.",
-    )
-    importance_weight: Literal["none", "words", "all"] = Field(
-        default="none",
-        description="Factor of a token's gradient. `all`: the authors' cosine of query and key, min-max normalised "
-        "over all tokens of the context, those behind the text included. `words`: the same over the caption's tokens.",
-    )
-    importance_rectify: Literal["sum", "block"] = Field(
-        default="block", description="ReLU on the sum of the blocks (`sum`, the authors), or on each block."
-    )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
         default=("{}",),
         description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80.",
@@ -136,6 +116,6 @@ class ExplainerConfig(BaseModel):
 
     def decides_maps(self) -> dict[str, Any]:
         """Return the settings that a calibration of scores depends on, as plain values."""
-        unused = ("importance", "affinity_") if self.affinity == "none" else ("importance",)
+        unused = "affinity_" if self.affinity == "none" else ()
         without = {name for name in type(self).model_fields if name.startswith(unused)}
         return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without)

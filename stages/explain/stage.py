@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -20,7 +20,6 @@ from stages.shared.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from stages.explain.base import Launched
-    from stages.explain.importance import CaptionImportance, WordImportance
     from stages.explain.presence import Presence, Signals
     from stages.shared.model.clip import ClipModel
 
@@ -32,9 +31,6 @@ class ExplainStageConfig(BaseModel):
 
     model: ModelConfig = ModelConfig()
     explainer: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
-    min_importance: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="Phrases with a known importance below this are left out."
-    )
     keep_pixels: bool = Field(
         default=False, description="Leave the pixels in the record for a stage that looks at colours."
     )
@@ -56,9 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 class ExplainStage(Stage):
-    """Fills `heat_maps`, one per unique phrase text, and with `explain.importance` the importance of each phrase.
-
-    Phrases below `min_importance` are left out with their maps, before maps are contrasted with each other.
+    """Fills `heat_maps`, one per unique phrase text.
 
     While the device computes a batch, the host makes the answers of the one before and prepares the next. Images that
     keep their aspect ratio differ in size and are computed one by one. Where a GPU's memory does not hold a batch, the
@@ -76,7 +70,6 @@ class ExplainStage(Stage):
         self.config, self.presence = config, presence
         self.embeddings: list[NDArray[np.float32]] | None = None
         self._loaded = model
-        self._importance: WordImportance | None = None
         self._batch_size, self._images, self._device = 0, 0, ""
         self._ahead = AHEAD
         self._one_by_one = config.explainer.image_size == "keep"
@@ -107,8 +100,6 @@ class ExplainStage(Stage):
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
         self._explainer.presence = self.presence
-        if self.config.explainer.importance != "none":
-            self._importance = self._word_importance()
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -126,14 +117,6 @@ class ExplainStage(Stage):
             out[place] = replace(answer, pixels=out[place].pixels)
         return out
 
-    def words(self, record: Record, captions: Sequence[str]) -> list[CaptionImportance]:
-        """Return how important the words of captions are for the image of a record, which has pixels.
-
-        Raise ConfigError where that is not defined on the model's text tower.
-        """
-        assert record.pixels is not None, "prepare fills the pixels"  # noqa: S101
-        return self._word_importance().of_image(record.pixels.rgb, captions)
-
     def judging(self, presence: Presence | None) -> ExplainStage:
         """Return the same stage, not set up, that judges so whether phrases are in their images; None: not at all."""
         return ExplainStage(self.config, self._loaded, presence)
@@ -142,12 +125,6 @@ class ExplainStage(Stage):
         """Return the same stage, not set up, that computes on a device or raises."""
         model = self.config.model.model_copy(update={"device": device})
         return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded, self.presence)
-
-    def without_importance(self) -> ExplainStage:
-        """Return the same stage, not set up, for phrases that are not those of the captions: it keeps all of them."""
-        explainer = self.config.explainer.model_copy(update={"importance": "none"})
-        config = self.config.model_copy(update={"explainer": explainer, "min_importance": 0.0})
-        return ExplainStage(config, self._loaded, self.presence)
 
     def signals(self, batch: Sequence[Record]) -> list[Signals]:
         """Return what presence is judged by, for records with pixels of one size and at least one phrase each."""
@@ -171,12 +148,6 @@ class ExplainStage(Stage):
     def teardown(self) -> None:
         """Let the model go."""
         del self._explainer
-        self._importance = None
-
-    def _word_importance(self) -> WordImportance:
-        from stages.explain.importance import WordImportance  # noqa: PLC0415  as in setup
-
-        return WordImportance(self.config.explainer, self._explainer.model)
 
     def _take_less(self, phrases: int, why: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
@@ -196,58 +167,33 @@ class ExplainStage(Stage):
 
     def _answers(self, records: Sequence[Record]) -> Iterator[Record]:
         """Yield records with their heat maps, in order; a batch is waited for when the next ones are under way."""
-        under_way: deque[tuple[Sequence[Record], Launched, Callable[[Sequence[Record]], list[Record]] | None]] = deque()
+        under_way: deque[tuple[Sequence[Record], Launched]] = deque()
         size = self._batch_size
         learnt_together = max(1, LEARNT_TOGETHER // size) * size
         for start in range(0, len(records), size):
             if start % learnt_together == 0:
                 self._explainer.learn(_texts_of(records[start : start + learnt_together]))
-            part, asked = records[start : start + size], None
+            part = records[start : start + size]
             images = [record.pixels.rgb for record in part if record.pixels is not None]
-            launched = self._explainer.started(images, _texts_of(part))
-            if self._importance is not None:
-                assert launched.embedding is not None, f"{self.config.explainer.kind} returns embeddings"  # noqa: S101
-                asked = self._importance.started_for(part, launched.embedding)
-            under_way.append((part, launched, asked))
+            under_way.append((part, self._explainer.started(images, _texts_of(part))))
             if len(under_way) == self._ahead:
                 yield from self._finished(*under_way.popleft())
         while under_way:
             yield from self._finished(*under_way.popleft())
 
-    def _finished(
-        self,
-        records: Sequence[Record],
-        launched: Launched,
-        with_importance: Callable[[Sequence[Record]], list[Record]] | None,
-    ) -> Iterator[Record]:
+    def _finished(self, records: Sequence[Record], launched: Launched) -> Iterator[Record]:
         """Wait for the device, and yield the records with their heat maps."""
         found = launched.wait()
         self._images += len(records)
         if self.embeddings is not None and launched.embedding is not None:
             self.embeddings.extend(launched.embedding.float().cpu().numpy())
-        answers = [replace(record, heat_maps=tuple(maps)) for record, maps in zip(records, found, strict=True)]
-        if with_importance is not None:
-            answers = [without_unimportant(each, self.config.min_importance) for each in with_importance(answers)]
-        for answer in answers:
-            maps = contrasted(answer.heat_maps, self.config.explainer.contrast)
-            yield replace(answer, heat_maps=tuple(maps))
+        for record, maps in zip(records, found, strict=True):
+            yield replace(record, heat_maps=tuple(contrasted(maps, self.config.explainer.contrast)))
 
 
 def _texts_of(records: Sequence[Record]) -> list[list[str]]:
     """The unique phrase texts of each record, in order."""
     return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
-
-
-def without_unimportant(record: Record, least: float) -> Record:
-    """Return the record without the phrases whose known importance is below `least`, and without their heat maps."""
-    kept = tuple(phrase for phrase in record.phrases if phrase.importance is None or phrase.importance >= least)
-    texts = {phrase.text for phrase in kept}
-    return replace(
-        record,
-        phrases=kept,
-        unimportant_phrases=record.unimportant_phrases + len(record.phrases) - len(kept),
-        heat_maps=tuple(heat_map for heat_map in record.heat_maps if heat_map.text in texts),
-    )
 
 
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

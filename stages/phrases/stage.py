@@ -84,13 +84,6 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     drop_heads_keep: tuple[Entry, ...] = Field(
         default=(), description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".'
     )
-    min_importance: float = Field(
-        default=0.0,
-        ge=0.0,
-        le=1.0,
-        description="Phrases whose share of their caption's importance for the image is below this are dropped by the "
-        "explain stage, and counted in the row's `warnings`. It needs `explain.importance`.",
-    )
     batch_size: int = Field(
         default=256, ge=1, le=10_000, description="Captions parsed at a time; it only changes speed and memory."
     )

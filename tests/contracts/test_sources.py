@@ -182,8 +182,6 @@ def test_a_run_takes_it(
         {},
         {"regions": {"calibration": "mine.json"}},
         {"output": {"path": "out/", "heat_maps": True}},
-        {"explain": {"importance": "eos"}},
-        {"phrases": {"min_importance": 0.1}},
     ],
 )
 def test_what_concerns_heat_maps_is_rejected(

@@ -366,28 +366,6 @@ def test_explain(image: Path, tmp_path: Path) -> None:
         assert picture.width == 3 * 360
 
 
-def test_explain_words(image: Path, tmp_path: Path) -> None:
-    captions = ["a red car and a [blue] bird", "two houses"]
-    options = [part for caption in captions for part in ("--text", caption)]
-    code, out, err = phrasebox("explain", *DEMO, image, *options)
-    assert (code, err) == (0, "")
-    assert all(caption in out for caption in captions)
-    assert list(tmp_path.iterdir()) == []
-    out_file = tmp_path / "words.npz"
-    code, out, _ = phrasebox("explain", *DEMO, image, *options, "--phrase", "red car", "--out", out_file)
-    assert code == 0
-    with np.load(out_file) as arrays:
-        assert set(arrays) >= {"maps", "scores", "phrases"}
-        assert arrays["texts"].tolist() == captions
-        assert arrays["words"].tolist() == ["a", "red", "car", "and", "a", "[", "blue", "]", "bird", "two", "houses"]
-        assert arrays["word_text"].tolist() == [0] * 9 + [1] * 2
-        assert [captions[0][start:end] for start, end in arrays["word_spans"][:9]] == arrays["words"][:9].tolist()
-        totals = np.bincount(arrays["word_text"], arrays["importance"])
-        assert np.allclose(totals, 1, atol=1e-5)
-        assert (np.abs(arrays["text_scores"]) <= 1).all()
-    assert any(line.strip().startswith(("\u2502 car", "| car", "car")) or " car " in line for line in out.splitlines())
-
-
 def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
         "input: {kind: jsonl, path: a}\nexplain: {image_size: keep, shorter_side_px: 64}\n"

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.config import ExplainConfig, check
 from pipeline.dataset import open_dataset
 from pipeline.notebook import Located, Locator
 from stages.contract.errors import ConfigError, InputError
@@ -29,7 +28,6 @@ from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
-from tests.stages.explain.models import text_architecture
 from tests.stages.explain.test_grad_eclip import assert_same, expected, model_pair, pixels
 
 
@@ -253,35 +251,3 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
     assert np.allclose(mine.similarities, named.similarities, atol=1e-5)
     assert np.allclose(mine.scores, named.scores, atol=1e-4)
-
-
-def test_words_of_a_caption(locator: Locator, path: Path) -> None:
-    captions = ["a red car", "a picture of a dog"]
-    answers = locator.words(path, captions)
-    for caption, answer in zip(captions, answers, strict=True):
-        assert [caption[word.start : word.end] for word in answer.words()] == caption.split()
-        assert answer.shares.any()
-    for other in (np.asarray(Image.open(path)), path.read_bytes()):
-        again = locator.words(other, captions)
-        assert [one.cosine for one in again] == pytest.approx([one.cosine for one in answers], abs=1e-5)
-    with pytest.raises(ConfigError, match="expected one or several captions"):
-        locator.words(path, ["a dog", " "])
-    with pytest.raises(InputError, match=r"none\.jpg"):
-        locator.words("none.jpg", captions)
-
-
-def test_importance_of_a_run_is_not_asked_of_phrases(path: Path) -> None:
-    """The phrases of a call are not those of a caption, so that none is dropped as unimportant."""
-    settings = {"model": {"name": "demo"}, "explain": {"importance": "eos"}, "phrases": {"min_importance": 1.0}}
-    config: ExplainConfig = check(settings, ExplainConfig)
-    found = Locator(run=config)(path, ["a red car", "a dog"])
-    assert found.phrases == ("a red car", "a dog")
-    assert len(found.heat_maps) == 2
-
-
-def test_words_are_refused_where_tokens_see_both_ways(path: Path) -> None:
-    model = open_clip.CustomTextCLIP(**text_architecture(no_causal_mask=True)).eval()
-    locator = Locator.from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), explain={"blocks": 1})
-    assert len(locator(path, "a dog").heat_maps) == 1
-    with pytest.raises(ConfigError, match="each token of the text tower sees all others"):
-        locator.words(path, ["a dog"])

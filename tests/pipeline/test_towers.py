@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 from pipeline.config import ExplainConfig, check
 from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError
-from stages.explain import EXPLAINERS
-from stages.phrases.stage import PhrasesConfig
 from tests.stages.shared.model.saved import save_tower
 
 
@@ -37,40 +34,6 @@ def test_a_class_token_keeps_the_blocks_that_were_configured(tmp_path: Path) -> 
 def test_several_blocks_of_a_pool_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"explain\.blocks: .*pooled by one attention.* and not 3"):
         build_steps(config_of(tmp_path, "ResNet", blocks=3))
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ({"no_causal_mask": True}, "each token of the text tower sees all others"),
-        ({"pool_type": "first"}, "the text tower pools by 'first'"),
-        ({"hf_tokenizer_name": "bert-base-uncased"}, "does not say which characters its tokens stand for"),
-    ],
-)
-def test_importance_is_refused_with_the_reason(text: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    config = config_of(tmp_path, "class token", importance="eos")
-    assert build_steps(config).model.config.min_importance == 0
-    path = tmp_path / "tiny.json"
-    described = json.loads(path.read_text())
-    described["model_cfg"]["text_cfg"] |= text
-    described["model_cfg"]["custom_text"] = True
-    path.write_text(json.dumps(described))
-    with pytest.raises(ConfigError, match=reason):
-        build_steps(config)
-
-
-def test_a_least_importance_needs_importance(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "class token")
-    asked = config.model_copy(update={"phrases": PhrasesConfig(min_importance=0.1)})
-    with pytest.raises(ConfigError, match=r"phrases\.min_importance: .* set explain\.importance=eos"):
-        build_steps(asked)
-    known = asked.model_copy(update={"explain": asked.explain.model_copy(update={"importance": "eos"})})
-    assert build_steps(known).model.config.min_importance == 0.1
-
-
-def test_a_calibration_does_not_depend_on_importance() -> None:
-    plain, asked = (EXPLAINERS.config({"importance": kind, "importance_depth": 0.5}) for kind in ("none", "eos"))
-    assert plain.decides_maps() == asked.decides_maps() == EXPLAINERS.config().decides_maps()
 
 
 def test_an_explainer_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:

@@ -24,28 +24,15 @@ from stages.shared.model.towers.trunk import private_copy
 TOKENS_PER_PASS: Final = 4096  # The most tokens of one forward pass, which bounds its memory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextSide:
-    """A text tower taken apart, and its tokenizer: open_clip's `SimpleTokenizer`, texts -> int64 (T, context)."""
-
-    tower: TextTower
-    tokenizer: Any
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClipModel:
-    """An image tower, and a function that embeds texts.
-
-    `text_side` takes the text tower apart, which only the importance of words needs, and raises ConfigError, with the
-    reason, where that is not defined on it.
-    """
+    """An image tower, and a function that embeds texts."""
 
     name: str  # for people
     tower: Tower
     input: InputSpec  # the images that the tower takes
     encode_text: Callable[[Sequence[str]], Tensor]  # texts -> (T, E) in any scale
     embed_dim: int  # E
-    text_side: Callable[[], TextSide]
 
     @property
     def device(self) -> torch.device:
@@ -136,20 +123,12 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
         self.tower: TextTower | None = None
-        self._obstacle = ""
         try:
             self.tower = take_text_apart(private_copy(model, None))
-        except ConfigError as error:
+        except ConfigError:
             # A shallow copy, so that the image tower is not kept in memory for its texts' sake.
             self.model = copy.copy(model)
             self.model._modules = {name: part for name, part in model._modules.items() if name != "visual"}
-            self._obstacle = str(error)
-
-    def taken_apart(self) -> TextTower:
-        """Return the text tower. Raise ConfigError, with the reason, where it cannot be taken apart."""
-        if self.tower is None:
-            raise ConfigError(self._obstacle)
-        return self.tower
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

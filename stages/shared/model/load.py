@@ -19,13 +19,13 @@ from stages.shared.model import hub
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
 from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
-from stages.shared.model.clip import ClipModel, TextEncoder, TextSide
+from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.shared.model.recognise import Described, recognise
 from stages.shared.model.tokenizer import tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
-from stages.shared.model.towers.take_apart import Model, check_supported, check_tokenizer, take_apart
+from stages.shared.model.towers.take_apart import Model, check_supported, take_apart
 from stages.shared.model.towers.trunk import private_copy
 
 _BUILD_ERRORS: Final = (
@@ -40,11 +40,11 @@ _SMALLEST: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1
 _log = logging.getLogger(__name__)
 
 
-def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
+def usable_model(config: ModelConfig) -> Described:
     """Check before any work that a model can be loaded and explained, and describe it.
 
     The model is built without memory and compared with the shapes in its weights file. The bundled models are known to
-    fit. The file of a tag need not be there yet. With `importance` that of words has to be defined on it, too.
+    fit. The file of a tag need not be there yet.
 
     Raise ConfigError, with the reason, for a model that is unknown or cannot be explained, and WeightsError for weights
     that are missing, damaged or another model's.
@@ -52,16 +52,10 @@ def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
     described = recognise(config)
     tower, layout = plan_of(described.architecture).kind, described.layout
     bundled = described.weights is not None and WEIGHTS_ROOT in described.weights.parents
-    if not bundled or importance:
+    if not bundled:
         with torch.device("meta"):
             model = _built(described)
-        check_supported(model, importance=importance)
-        named = described.architecture["text_cfg"].get("hf_tokenizer_name") or described.tokenizer
-        if importance and named:
-            raise ConfigError(
-                f"{named} does not say which characters its tokens stand for; "
-                "explain.importance=eos needs CLIP's own kind of tokenizer"
-            )
+        check_supported(model)
         if described.weights is not None:
             state = read_state(described.weights, described.key, numbers=False)
             layout = layout_of(state, described.weights, described.key)
@@ -157,14 +151,8 @@ def from_open_clip(
             f"with one every {spec.patch_px} px"
         )
     texts = _own_tokenizer(model) if tokenizer is None else tokenizer
-    encoder = TextEncoder(model, texts)
-
-    def text_side() -> TextSide:
-        check_tokenizer(texts)
-        return TextSide(tower=encoder.taken_apart(), tokenizer=texts)
-
-    width = _embed_dim(model)
-    return ClipModel(name=name, tower=tower, input=spec, encode_text=encoder, embed_dim=width, text_side=text_side)
+    encoder, width = TextEncoder(model, texts), _embed_dim(model)
+    return ClipModel(name=name, tower=tower, input=spec, encode_text=encoder, embed_dim=width)
 
 
 def _embed_dim(model: Model) -> int:

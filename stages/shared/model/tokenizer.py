@@ -1,4 +1,4 @@
-"""The tokenizer that a model was trained with, and which characters of a caption its tokens stand for.
+"""The tokenizer that a model was trained with.
 
 CLIP's own is open_clip's. Others, as that of a SigLIP, are read by transformers, from the folder of a checkpoint or
 from the repository that open_clip names.
@@ -6,10 +6,7 @@ from the repository that open_clip names.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from difflib import SequenceMatcher
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -120,64 +117,3 @@ def check_vocabulary(folder: Path, size: int) -> None:
         merges = [tuple(m.split() if isinstance(m, str) else m) for m in listed]
     if merges != list(own.bpe_ranks):
         raise WeightsError(f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read")
-
-
-# --- places in a caption: CLIP's tokenizer cleans it (repairs broken characters, resolves HTML entities, joins white
-# space, lower case), cuts it into words, and each word into pieces. The pieces of a word are its bytes in order, so
-# their places in the cleaned text are known; the cleaned text is then aligned with the caption.
-
-_WORD_END: Final = "</w>"  # behind the last piece of a word
-
-_SLACK_CHARS: Final = 256
-_MOST_TIMES_LONGER: Final = 4
-"""A caption longer than its cleaned text by more than this is aligned in part. Alignment takes quadratic time,
-and a caption of the web may begin with any amount of white space."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One token of a caption, characters [start, end); empty where no character of the caption is known."""
-
-    start: int
-    end: int
-    word: int  # number of the word that it is a part of, from 0
-
-
-def pieces_of(tokenizer: Any, caption: str, most: int) -> list[Piece]:
-    """Return the tokens of a caption between the first and the last one, in order, `most` at most.
-
-    The tokenizer is open_clip's `SimpleTokenizer`.
-    """
-    cleaned: str = tokenizer.clean_fn(caption)
-    spans: list[tuple[int, int, int]] = []
-    for number, match in enumerate(tokenizer.pat.finditer(cleaned)):
-        if len(spans) >= most:
-            break
-        # Of each byte of the word, the character that it belongs to.
-        owners = [place for place, letter in enumerate(match.group(), match.start()) for _ in letter.encode()]
-        symbols = "".join(tokenizer.byte_encoder[byte] for byte in match.group().encode())
-        sizes = [len(piece.removesuffix(_WORD_END)) for piece in tokenizer.bpe(symbols).split(" ")]
-        ends = itertools.accumulate(sizes)
-        spans += [(owners[end - size], owners[end - 1] + 1, number) for size, end in zip(sizes, ends, strict=True)]
-    spans = spans[:most]
-    if not spans:
-        return []
-    places = _aligned(caption, cleaned[: spans[-1][1]])
-    return [Piece(*_hull(places[start:end]), word) for start, end, word in spans]
-
-
-def _hull(places: list[tuple[int, int]]) -> tuple[int, int]:
-    return min(start for start, _ in places), max(end for _, end in places)
-
-
-def _aligned(caption: str, cleaned: str) -> list[tuple[int, int]]:
-    """The characters of a caption, [start, end), that each character of its cleaned text came from."""
-    low = "".join(small if len(small := letter.lower()) == 1 else letter for letter in caption)
-    if low.startswith(cleaned):
-        return [(place, place + 1) for place in range(len(cleaned))]
-    low = low[: _MOST_TIMES_LONGER * len(cleaned) + _SLACK_CHARS]
-    places = [(len(low), len(low))] * len(cleaned)
-    for kind, a, b, c, d in SequenceMatcher(None, low, cleaned, autojunk=False).get_opcodes():
-        for place in range(c, d):
-            places[place] = (a + place - c, a + place - c + 1) if kind == "equal" else (a, b)
-    return places

@@ -150,8 +150,6 @@ ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "similarity": (put("similarity", -2.0), r"similarity -2.0 outside -1"),
     "presence": (put("presence", 1.5), r"presence 1.5 outside 0 .. 1"),
     "group": (put("group", -1), r"group -1 is negative"),
-    "importance": (put("importance", 1.5), r"importance 1.5 outside 0 .. 1"),
-    "absent, importance": (absent(importance=-1.0), r"absent\[0\] \('two dogs'\): importance -1.0 outside 0 .. 1"),
     "absent outside": (absent(presence=-1.0), r"absent\[0\] \('two dogs'\): presence -1.0 outside 0 .. 1"),
     "absent elsewhere": (absent(span=[0, 12]), r"absent\[0\] \('two dogs'\): span says 'The  Red car'"),
     "absent with a region": (absent(), r"absent phrase 'two dogs': it has an annotation"),

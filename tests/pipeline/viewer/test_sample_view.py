@@ -96,7 +96,7 @@ def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> d
         "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
         "caption_index": caption_index,
         "span": [2, 5],
-        **dict.fromkeys(("presence", "group", "importance")),
+        **dict.fromkeys(("presence", "group")),
         **fields,
     }
 
@@ -143,12 +143,6 @@ def test_a_view() -> None:
     plain = view_of(*row["annotations"])
     assert [region.found for region in plain.regions] == [None] * 3, "no search asks for one"
     assert plain.mark == ""
-
-
-def test_the_importance_of_a_phrase_is_the_mean_over_its_captions() -> None:
-    dog = annotation(1, "dog", 1)
-    again = [{**dog, "caption_index": number, "importance": number / 4} for number in (1, 2)]
-    assert [one.importance for one in view_of(annotation(0, "man", 0), *again, dog).regions] == [None, 0.375]
 
 
 def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:

@@ -60,7 +60,6 @@ phrases = st.builds(
     end=st.integers(100, 199),
     head=texts,
     plural=st.booleans(),
-    importance=shares,
 )
 heat_maps = st.builds(
     HeatMap,
@@ -167,7 +166,6 @@ def test_the_row_of_an_annotated_image() -> None:
                 "similarity": 0.25,
                 "presence": None,
                 "group": None,
-                "importance": None,
                 "refined": "none",
                 "fallback": None,
             }
@@ -183,11 +181,9 @@ def test_the_row_of_an_annotated_image() -> None:
 def test_the_row_of_an_image_in_which_a_phrase_is_absent() -> None:
     record = make_record()
     region = replace(record.regions[0], presence=0.875, group=2)
-    phrases = (record.phrases[0], replace(record.phrases[1], importance=0.5))
-    record = replace(record, phrases=phrases)
     row = row_of(replace(record, regions=(region,), absent=(Absent(phrase_index=1, presence=0.25, similarity=0.125),)))
     assert (row["annotations"][0]["presence"], row["annotations"][0]["group"]) == (0.875, 2)
-    sky = {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "importance": 0.5}
+    sky = {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19]}
     assert row["absent"] == [{**sky, "presence": 0.25, "similarity": 0.125}]
     assert (row["warnings"], row["phrase_count"]) == ([], 2)
 
@@ -224,11 +220,8 @@ def test_phrases_without_a_region_are_explained_once(fault: str, reason: str) ->
 
 
 def test_dropped_phrases_are_counted_in_the_warnings() -> None:
-    row = row_of(make_record(dropped_phrases=3, unimportant_phrases=2))
-    assert row["warnings"][-2:] == [
-        "3 phrases over the limit per image were dropped",
-        "2 phrases below phrases.min_importance were dropped",
-    ]
+    row = row_of(make_record(dropped_phrases=3))
+    assert row["warnings"][-1:] == ["3 phrases over the limit per image were dropped"]
     assert row["phrase_count"] == 2
 
 
@@ -256,8 +249,8 @@ def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
     red_car = HeatMap(text="red car", values=values, similarity=0.25, shift_cells=0.5, presence=0.75)
     row = row_of(make_record(heat_maps=(red_car, make_record().heat_maps[1])), heat_maps=True)
     assert row["phrases"] == [
-        {"phrase": "red car", "head": "car", "caption_index": 0, "span": [0, 9], "plural": False, "importance": None},
-        {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "plural": False, "importance": None},
+        {"phrase": "red car", "head": "car", "caption_index": 0, "span": [0, 9], "plural": False},
+        {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "plural": False},
     ]
     levels = bytes([0, 64, 128, 255])
     assert [tuple(entry.values()) for entry in row["heat_maps"]] == [

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import open_clip
 import torch
@@ -30,20 +30,13 @@ from stages.shared.model.towers.vision import Block, VisionTower, resize_positio
 
 Model = Any  # An open_clip model or a part of one: open_clip is untyped
 
-NEEDS: Final = (
-    "explain.importance=eos needs a transformer with a causal mask whose last row is the embedding, as CLIP's text "
-    "towers have it; explain.importance=none leaves word importance out"
-)
 
-
-def check_supported(model: Model, *, importance: bool = False) -> None:
-    """Raise ConfigError, with the obstacle, if the image tower, or with `importance` the text tower, does not fit."""
+def check_supported(model: Model) -> None:
+    """Raise ConfigError, with the obstacle, if the image tower does not fit."""
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     take_apart(visual, (0.0,) * 3, (1.0,) * 3)
-    if importance:
-        take_text_apart(model)
 
 
 def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float]) -> Tower:
@@ -128,16 +121,16 @@ def take_text_apart(model: Model) -> TextTower:
     """
     tower: Model = getattr(model, "text", model)
     if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):
-        raise ConfigError(f"the text tower is a {type(tower).__name__}. {NEEDS}")
+        raise ConfigError(f"the text tower is a {type(tower).__name__}")
     if tower.attn_mask is None:
-        raise ConfigError(f"each token of the text tower sees all others, before and behind it. {NEEDS}")
+        raise ConfigError("each token of the text tower sees all others, before and behind it")
     if getattr(tower, "cls_emb", None) is not None:
-        raise ConfigError(f"the text tower has a class token behind the text. {NEEDS}")
+        raise ConfigError("the text tower has a class token behind the text")
     pool = tower.text_pool_type if hasattr(tower, "text_pool_type") else tower.pool_type
     if pool not in ("argmax", "eos"):
-        raise ConfigError(f"the text tower pools by {pool!r}. {NEEDS}")
+        raise ConfigError(f"the text tower pools by {pool!r}")
     dtype = tower.transformer.get_cast_dtype()
-    weights = _Weights(dtype, "the text tower", NEEDS)
+    weights = _Weights(dtype, "the text tower", "Its texts are embedded whole")
     projection = tower.text_projection
     linear = isinstance(projection, nn.Linear)
     end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
@@ -151,17 +144,6 @@ def take_text_apart(model: Model) -> TextTower:
         output_bias=weights.cast(projection.bias) if linear else None,
         end=None if pool == "argmax" else int(end),
     )
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raise ConfigError if it is not known which characters the tokens of a tokenizer stand for."""
-    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
-        raise ConfigError(
-            f"a {type(tokenizer).__name__} does not say which characters its tokens stand for; "
-            "explain.importance=eos needs CLIP's own kind of tokenizer"
-        )
-    if tokenizer.reduction_fn is not None:
-        raise ConfigError("the tokenizer leaves out tokens by chance; explain.importance=eos needs all of them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ Shapes: B texts, T tokens of the context, V tokens of the vocabulary, D width, E
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stages.shared.model.towers.layers import LayerNorm, in_float
+from stages.shared.model.towers.layers import LayerNorm
 from stages.shared.model.towers.vision import Block
 
 
@@ -49,12 +49,6 @@ class TextTower:
         e = self.ln_post(row)
         e = e if self.output is None else e @ self.output
         return e if self.output_bias is None else e + self.output_bias
-
-    def float_head(self) -> TextTower:
-        """Return the same tower with the part behind the blocks in float32."""
-        return replace(
-            self, ln_post=in_float(self.ln_post), output=in_float(self.output), output_bias=in_float(self.output_bias)
-        )
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""

@@ -131,9 +131,9 @@ def test_towers_with_a_class_token_are_supported_and_need_no_memory(
     """The check of the largest takes as little as that of the smallest: no parameter is allocated."""
     devices: set[str] = set()
 
-    def note_devices(model: torch.nn.Module, *, importance: bool) -> None:
+    def note_devices(model: torch.nn.Module) -> None:
         devices.update(parameter.device.type for parameter in model.parameters())
-        check_supported(model, importance=importance)
+        check_supported(model)
 
     monkeypatch.setattr("stages.shared.model.load.check_supported", note_devices)
     (tmp_path / "weights.pt").touch()
