@@ -25,6 +25,7 @@ from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
+from tests.same_rows import near, rows_in
 
 
 def part(number: str | None, scenes_config: dict[str, Any], out: Path, **sections: Any) -> Path:
@@ -39,30 +40,12 @@ def parts(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     return [part(f"{number}/3", scenes_config, folder / str(number)) for number in (1, 2, 3)]
 
 
-def rows_of(dataset: Path) -> list[dict[str, Any]]:
-    """Rows in the order of their samples, without what changes with the last bits of a heat map."""
-    table = pq.read_table(dataset / "data").drop_columns(["heat_maps"]).sort_by("sample_id")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    for region in (region for row in rows for region in row["annotations"]):
-        del region["segmentation"], region["area"]
-    return rows
-
-
-def near(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows up to rounding, since the model's batches may differ."""
-    for region in (region for row in rows for region in row["annotations"]):
-        region["bbox"] = pytest.approx(region["bbox"], abs=1)
-        for name in ("score", "similarity", "presence"):
-            region[name] = pytest.approx(region[name], abs=1e-3)
-    return rows
-
-
 def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
     before = [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))]
     total = merge(parts[::-1], tmp_path / "out")
     assert total is not None
-    assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
-    assert rows_of(tmp_path / "out") == near(rows_of(inline_dataset))
+    assert [len(rows_in(one)) for one in parts] == [4, 4, 4]
+    assert rows_in(tmp_path / "out") == near(rows_in(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
     whole, merged = open_dataset(inline_dataset), open_dataset(tmp_path / "out")
     for name in ("model", "model_fingerprint", "calibration", "scores"):
@@ -159,6 +142,7 @@ def test_a_killed_merge_goes_on(copied: int, parts: list[Path], inline_dataset: 
         import os, signal
         from pipeline.output import merge as module
         from stages.shared.storage import place_of
+from tests.same_rows import near, rows_in
 
         copy, done = module.copy, []
 
@@ -176,7 +160,7 @@ def test_a_killed_merge_goes_on(copied: int, parts: list[Path], inline_dataset: 
     assert len(list((tmp_path / "out/data").iterdir())) == copied
     arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out")]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert (shown.exit_code, rows_of(tmp_path / "out")) == (0, near(rows_of(inline_dataset)))
+    assert (shown.exit_code, rows_in(tmp_path / "out")) == (0, near(rows_in(inline_dataset)))
     assert list(validate(tmp_path / "out")) == []
 
 
@@ -191,4 +175,4 @@ def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
                     (place / str(path.relative_to(one))).write_bytes(path.read_bytes())
         merge(sources, place_of(out))
         merged = open_dataset(out)
-        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_of(inline_dataset))
+        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_in(inline_dataset))
