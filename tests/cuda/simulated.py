@@ -13,8 +13,8 @@ do wrong without a word is seen afterwards:
 `waits` counts what the host waits for, `operations` what the device is told. Kernels are the CPU's, so numbers are
 those of the CPU up to rounding; speed, bits and the missing kernels of a real GPU are not simulated.
 
-How it works: to torch's C++ side a `DeviceTensor` is a CPU tensor, so no CUDA is needed there, not even by autograd. Two
-modes see every call. The mode of functions answers those that name a device (`to`, `cpu`, `empty(device=...)`), and
+How it works: to torch's C++ side a `DeviceTensor` is a CPU tensor, so no CUDA is needed there, not even by autograd.
+Two modes see every call. The mode of functions answers those that name a device (`to`, `cpu`, `empty(device=...)`), and
 the mode of operations runs each kernel on the numbers within, and what it makes belongs to the device, too.
 """
 
