@@ -33,7 +33,7 @@ OTHER_WORKERS: Final = 6
 """Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
 
 GPU_THREADS: Final = 2
-"""The most CPU threads of a model worker on a GPU: one launches what the GPU computes, and other workers need the cores."""
+"""The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need the cores."""
 
 CONNECT_SECONDS: Final = 10
 
