@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 
@@ -94,6 +93,31 @@ class DeviceTensor(Tensor):
         raise RuntimeError(f"{function}: a tensor of the simulated device outlived it")
 
 
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments of a call, which lists, tuples and dictionaries hold."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple, dict)):
+            yield from tensors_in(value)
+
+
+def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return arguments or answers of a call with their tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: each_tensor(part, change) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [each_tensor(part, change) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
+def numbers_of(given: Tensor) -> Tensor:
+    return given.numbers if isinstance(given, DeviceTensor) else given
+
+
 class Event:
     """Takes the place of `torch.cuda.Event`: what was put on the stream before it is done when it is waited for."""
 
@@ -116,6 +140,7 @@ class SimulatedCuda:
 
     Attributes:
         most_bytes: The largest tensor that its memory holds; a larger one raises `torch.OutOfMemoryError`.
+        largest_bytes: The largest tensor so far.
         broken: An error that every operation raises from now on, as a device does after a fault; None for none.
         operations: Name of an operation -> how often the device was told it.
         waits: What the host waited for -> how often.
@@ -124,6 +149,7 @@ class SimulatedCuda:
 
     def __init__(self) -> None:
         self.most_bytes: float = float("inf")
+        self.largest_bytes = 0
         self.broken: Exception | None = None
         self.operations: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
@@ -170,7 +196,7 @@ class SimulatedCuda:
 
     def run(self, function: Any, arguments: Any, options: dict[str, Any], *, makes: bool) -> Any:
         """Run an operation. makes: Whether what it makes of nothing belongs to the device."""
-        given = [each for each in tree_flatten((arguments, options))[0] if isinstance(each, Tensor)]
+        given = [*tensors_in((arguments, options))]
         on_device = any(isinstance(each, DeviceTensor) for each in given)
         named = options.get("device")
         if named is not None and torch.device(named).type == "cuda":
@@ -183,17 +209,21 @@ class SimulatedCuda:
             return self._copy(*arguments, **options)
         self._check_devices(function, given)
         self._count(function, arguments)
-        inner = tree_map_only(DeviceTensor, lambda each: each.numbers, (arguments, options))
-        answer = function(*inner[0], **inner[1])
-        answer = tree_map_only(Tensor, self._made, answer)
+        arguments_within, options_within = each_tensor((arguments, options), numbers_of)
+        answer = each_tensor(function(*arguments_within, **options_within), lambda made: self._made(made, given))
         return return_and_correct_aliasing(function, arguments, options, answer) if on_device else answer
 
-    def _made(self, numbers: Tensor) -> Tensor:
+    def _made(self, numbers: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
+        """Return what an operation made of some tensors as the device's."""
         if numbers.is_meta:
             return numbers
-        size = numbers.untyped_storage().nbytes()
-        if size > self.most_bytes:
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes")
+        memory = numbers.untyped_storage()
+        if (size := memory.nbytes()) > min(self.most_bytes, self.largest_bytes):
+            if any(numbers_of(each).untyped_storage().data_ptr() == memory.data_ptr() for each in given):
+                return DeviceTensor(numbers)  # a view
+            if size > self.most_bytes:
+                raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes")
+            self.largest_bytes = size
         return DeviceTensor(numbers)
 
     def _count(self, function: Any, arguments: Any) -> None:
@@ -215,7 +245,7 @@ class SimulatedCuda:
         self.waits["index of the host"] += 1
 
     def _copy(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-        numbers = source.numbers if isinstance(source, DeviceTensor) else source
+        numbers = numbers_of(source)
         self.operations["copy_"] += 1
         if isinstance(target, DeviceTensor):
             if not isinstance(source, DeviceTensor) and source.dim():
@@ -268,8 +298,8 @@ class Functions(TorchFunctionMode):
             options["device"] = CPU
         if options.pop("pin_memory", False):
             return self.device.pinned(function(*arguments, **options))
-        given = tree_flatten((arguments, options))[0]
-        with self.operations.making(makes or any(isinstance(each, DeviceTensor) for each in given)):
+        makes = makes or any(isinstance(each, DeviceTensor) for each in tensors_in((arguments, options)))
+        with self.operations.making(makes):
             return function(*arguments, **options)
 
     def _to(self, given: Tensor, *arguments: Any, **options: Any) -> Tensor:
