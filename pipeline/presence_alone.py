@@ -171,7 +171,12 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], most: int = MOST_IMAGES
         scale={},
         weight={},
         made_with=presence_basis(graph.explain, graph.fingerprint),
-        made_from={"annotations": "none", "images": len(signals), "absent_share": round(absent_share, 3)},
+        made_from={
+            "annotations": "none",
+            "images": len(signals),
+            "absent_share": round(absent_share, 3),
+            "precision": model.config.model.precision,
+        },
         presence=presence.plain(),
     )
 

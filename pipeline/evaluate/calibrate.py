@@ -94,7 +94,12 @@ def write_calibration(
         made_with=calibration_basis(
             config if graph is None else graph.settings(config), judged.dataset.manifest["model_fingerprint"]
         ),
-        made_from={"truth": truth_path.name, "images": len(set(owners.tolist())), **counts},
+        made_from={
+            "truth": truth_path.name,
+            "images": len(set(owners.tolist())),
+            **counts,
+            "precision": config.model.precision,
+        },
         presence=None if fitted is None else fitted.plain(),
         cut=None if cut is None else cut.plain(),
     )
