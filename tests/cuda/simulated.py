@@ -85,6 +85,9 @@ class DeviceTensor(Tensor):
     def is_cuda(self) -> bool:  # type: ignore[override]
         return True
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # a file that is read with map_location="cpu"
+        return self.numbers.__reduce_ex__(protocol)
+
     def __repr__(self, **_: Any) -> str:
         return f"DeviceTensor({tuple(self.shape)}, {self.dtype})"
 
