@@ -85,7 +85,25 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_the_answers_stay(
         there.process(given)
 
 
-@pytest.mark.parametrize(("name", "precision"), [("demo", "bf16"), ("photo", "bf16"), ("photo", "fp16")])
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "busy"])
+def test_a_gpu_that_does_not_take_the_model_is_said(is_full: bool, cuda: SimulatedCuda) -> None:
+    said = "Tried to allocate"
+    if is_full:
+        cuda.most_bytes = 100
+    else:
+        said = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+        cuda.broken = torch.AcceleratorError(said)
+    with pytest.raises(ResourceError) as raised:
+        load(ModelConfig(name="demo"))
+    assert str(raised.value).startswith("the GPU does not take the model demo: ")
+    assert said in str(raised.value)
+    assert "nvidia-smi lists them" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("demo", "bf16"), ("photo", "bf16"), pytest.param("photo", "fp16", marks=pytest.mark.slow)],
+)
 def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: SimulatedCuda) -> None:
     config = ModelConfig(name=name, precision=precision, batch_size=2)  # type: ignore[arg-type]
     given = records(3, load(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px * 4)
