@@ -66,12 +66,12 @@ class Outside:
         return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
 
 
-def looked_at(graph: Graph, shards: Sequence[Shard], engine: str) -> Outside | None:
+def looked_at(graph: Graph, shards: Sequence[Shard], config: RunConfig) -> Outside | None:
     """Return the answer of `outside_domain`; where workers need this machine's GPU, from a process that has ended.
 
     A process that has used a GPU keeps some of its memory, and a GPU in exclusive mode, to its end.
     """
-    if graph.calibration is not None and engine == "ray" and _device(graph) == "cuda":
+    if graph.calibration is not None and config.engine.kind == "ray" and _device(graph) == "cuda":
         return apart(outside_domain, graph, shards)[0]
     return outside_domain(graph, shards)
 
@@ -80,8 +80,8 @@ def _device(graph: Graph) -> Device:
     """The device of this machine that the model may compute on."""
     from stages.shared.model.device import pick_device  # noqa: PLC0415  torch takes seconds to import
 
-    wanted = graph.explains.config.model.device
-    return "cuda" if pick_device("cpu" if wanted == "cpu" else "auto").type == "cuda" else "cpu"
+    chosen = pick_device("cpu" if graph.explains.config.model.device == "cpu" else "auto")
+    return "cuda" if chosen.type == "cuda" else "cpu"
 
 
 def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:

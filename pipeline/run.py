@@ -99,8 +99,7 @@ def run(
         with display.shown():
             display.doing("comparing the first images with those of the calibration")
             # Decided once: a resumed run may look at other images.
-            known = OUTSIDE in found.run
-            outside = Outside.of(found.run[OUTSIDE]) if known else looked_at(graph, shards, config.engine.kind)
+            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else looked_at(graph, shards, config)
             graph, trust = trusted(graph, outside, config, report)
             config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}

@@ -189,14 +189,15 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, use
 def test_the_driver_of_a_cluster_leaves_its_gpu_to_the_workers(
     clouds: Path, tmp_path: Path, cuda: SimulatedCuda
 ) -> None:
-    graph = build_graph(config_of(clouds, tmp_path / "out"))
+    inline = config_of(clouds, tmp_path / "out")
+    graph = build_graph(inline)
     shards = plan_shards(graph.reader)
-    there = looked_at(graph, shards, "ray")
+    there = looked_at(graph, shards, config_of(clouds, tmp_path / "out", engine={"kind": "ray"}))
     assert there is not None
     assert not cuda.operations, "a process of its own has looked, and ended"
-    assert looked_at(graph, shards, "inline") == there
+    assert looked_at(graph, shards, inline) == there
     assert cuda.operations, "in one process the model computes there anyway"
     cuda.operations.clear()
     on_cpu = config_of(clouds, tmp_path / "out", model={"name": "demo", "device": "cpu"})
-    assert looked_at(build_graph(on_cpu), shards, "inline") == there
+    assert looked_at(build_graph(on_cpu), shards, on_cpu) == there
     assert not cuda.operations
