@@ -28,8 +28,9 @@ browser:
 		{ echo "installing chromium"; apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
-bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run; about 6 minutes
+bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, and trace a GPU's work; about 6 minutes
 	$(BIN)/python -m pipeline.bench
+	$(BIN)/python -m tests.cuda.traced
 
 # A part of `test`, too.
 corpus: $(VENV)/.installed-dev ## list every case of bad input and its outcome

@@ -21,10 +21,12 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config import RunConfig
+from pipeline.engines import apart
 from pipeline.engines.inline import run_stages, set_up
 from pipeline.graph import Graph, presence_in
 from pipeline.summary import Report
 from stages.contract.records import Record, Sample
+from stages.contract.stage import Device
 from stages.explain.stage import ExplainStage
 from stages.read import Reader, Shard
 from stages.regions.score import Calibration
@@ -64,12 +66,30 @@ class Outside:
         return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
 
 
+def looked_at(graph: Graph, shards: Sequence[Shard], config: RunConfig) -> Outside | None:
+    """Return the answer of `outside_domain`; where workers need this machine's GPU, from a process that has ended.
+
+    A process that has used a GPU keeps some of its memory, and a GPU in exclusive mode, to its end.
+    """
+    if graph.calibration is not None and config.engine.kind == "ray" and _device(graph) == "cuda":
+        return apart(outside_domain, graph, shards)[0]
+    return outside_domain(graph, shards)
+
+
+def _device(graph: Graph) -> Device:
+    """The device of this machine that the model may compute on."""
+    from stages.shared.model.device import pick_device  # noqa: PLC0415  torch takes seconds to import
+
+    chosen = pick_device("cpu" if graph.explains.config.model.device == "cpu" else "auto")
+    return "cuda" if chosen.type == "cuda" else "cpu"
+
+
 def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     """Compute the first samples, and say how they differ from those that the calibration was fitted on.
 
-    The model is loaded in this process, on a GPU if there is one, and let go afterwards; the graph's stages are not set
-    up. None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises
-    PhraseboxError as the stages do.
+    The model is loaded in this process, on a GPU if there is one, otherwise in fp32, and let go afterwards; the graph's
+    stages are not set up. None if the samples do not differ, if none of them has a region, or if there is no
+    calibration. Raises PhraseboxError as the stages do.
     """
     if graph.calibration is None:
         return None
@@ -78,13 +98,16 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
         return None
     records = [Record.start(sample) for sample in first_samples(graph.reader, shards, SAMPLES)]
     config = graph.explains.config
-    model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})}))
+    device = _device(graph)
+    # In 16 bits a head node without a GPU would compute for minutes what the workers compute in a moment.
+    on = {"device": device} if device == "cuda" else {"device": device, "precision": "fp32"}
+    model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update=on)}))
     model.embeddings = []
     stages = (*graph.before, model)
     with set_up(stages):
         records = run_stages(stages, records, lambda *_: None)
     seen = [record for record in records if record.error is None and record.phrases]
-    with set_up([cuts := regions.on_device("auto")]):
+    with set_up([cuts := regions.on_device(device)]):
         evidence = [known for record in seen for found in cuts.regions_of(record) for _, known in found]
     if not evidence:
         return None
@@ -128,11 +151,10 @@ class Trust:
             return cls(doubt="No calibration fits this model with these settings; phrasebox calibrate fits one")
         if not graph.calibrated:
             return cls(doubt=f"{config.regions.calibration} knows presence alone")
-        if outside is None:
-            return cls()
-        if outside.in_regions and config.regions.calibration == "auto":
+        if outside is not None and outside.in_regions and config.regions.calibration == "auto":
             return cls(doubt=outside.what)
-        return cls(misgiving=outside.what)
+        faults = [what for what in (outside and outside.what, in_other_precision(graph, config)) if what]
+        return cls(misgiving=". ".join(faults) or None)
 
     def in_words(self, graph: Graph, config: RunConfig) -> str:
         """Return the same in sentences for people."""
@@ -154,14 +176,22 @@ class Trust:
         return f"{ranking} {self.doubt}.{presence}{drawn}"
 
 
+def in_other_precision(graph: Graph, config: RunConfig) -> str | None:
+    """Return how the precision of a run's maps differs from that of the calibration in use; None if it does not."""
+    known, used = graph.cuts.calibration, config.model.precision
+    fitted = used if known is None else known.made_from.get("precision", "fp32")
+    return None if fitted == used else f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
+
+
 def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[Graph, Trust]:
     """Return the graph, without its calibration where that means nothing, and the trust in its scores.
 
     Note why, and where maps are cut if no calibration says that.
     """
     trust = Trust.of(graph, outside, config)
-    if outside is not None:
-        report.note(outside.what)
+    for what in (outside and outside.what, None if trust.doubt else in_other_precision(graph, config)):
+        if what:
+            report.note(what)
     if trust.doubt is not None and graph.calibrated:
         graph = without_calibration(graph)
     cut = graph.as_cut(config).regions

@@ -165,13 +165,14 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], most: int = MOST_IMAGES
     weight, mean, scale = fit.by_name(FEATURES).values()
     share, absent_share = 1.0 - float(there.mean()), 1.0 - float(there[labels].mean())
     presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=share)
+    made_from = {"annotations": "none", "images": len(signals)}
     return Calibration(
         bias=0.0,
         mean={},
         scale={},
         weight={},
         made_with=presence_basis(graph.explain, graph.fingerprint),
-        made_from={"annotations": "none", "images": len(signals), "absent_share": round(absent_share, 3)},
+        made_from={**made_from, "absent_share": round(absent_share, 3), "precision": model.config.model.precision},
         presence=presence.plain(),
     )
 

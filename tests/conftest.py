@@ -7,10 +7,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.cuda.simulated import SimulatedCuda
 
 # Read by the libraries when they are imported, which a fixture would be too late for.
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
@@ -72,6 +75,17 @@ def one_thread() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cuda() -> Iterator[SimulatedCuda]:
+    """A simulated CUDA device; the test fails if it saw a buffer change that was still in use."""
+    from tests.cuda.simulated import simulated_cuda
+
+    with simulated_cuda() as device:
+        yield device
+        device.synchronize()
+    assert device.faults == []
 
 
 SCENES = 12

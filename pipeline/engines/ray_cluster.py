@@ -32,6 +32,9 @@ CPU_MODEL_WORKERS: Final = 8
 OTHER_WORKERS: Final = 6
 """Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
 
+GPU_THREADS: Final = 2
+"""The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need the cores."""
+
 CONNECT_SECONDS: Final = 10
 
 _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
@@ -262,21 +265,28 @@ def pools(
     elif gpus == 0 and device == "auto" and engine.address is not None:
         note = "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
     if gpus > 0:
-        workers = max(1, int(up / gpus / kinds))
+        workers = max(1, sum(_fitting(node.get("GPU", 0.0), gpus) for node in alive) // kinds)
     elif cores is not None:
         workers = min(cores, CPU_MODEL_WORKERS)
     else:
         each = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in alive)
         workers = max(1, min(each, cpus - OTHER_WORKERS) // kinds)
     most = engine.most_explain_workers or workers
-    largest = cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
+    most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     return Pools(
         fewest=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         most=most,
         gpus=gpus,
-        threads=threads or max(1, min(largest, (cores or cpus) // most)),
+        threads=threads or max(1, min(most_threads, (cores or cpus) // most)),
         captions=engine.cpu_workers or max(1, cpus - most * kinds - 4),
         segmenters=most if segments else 0,
         resources=engine.model_resources,
         note=note,
     )
+
+
+def _fitting(gpus: float, share: float) -> int:
+    """The workers with a share that fit on a node: Ray gives none of them parts of two GPUs, or GPUs of two nodes."""
+    if share >= 1:
+        return int(gpus / share)
+    return int(gpus) * int(1 / share) + int(gpus % 1 / share)

@@ -31,7 +31,7 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines import cores_here
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_ledger import Event
-from stages.contract.errors import InputError, PhraseboxError, RowError, WorkerCodeMismatch
+from stages.contract.errors import InputError, PhraseboxError, RowError, WorkerCodeMismatch, one_line
 from stages.contract.records import Record, is_among
 from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
@@ -122,7 +122,24 @@ class CaptionWorker(StageWorker):
 
 
 class ModelWorker(StageWorker):
-    """The stage that holds the model, or the regions stage where it holds a segmenter."""
+    """The stage that holds the model, or the regions stage where it holds a segmenter.
+
+    After a fault of its GPU a process can compute no more, but another one on the same GPU mostly can. So it dies,
+    and its batch is repeated as after any other death.
+    """
+
+    def __call__(self, table: Any) -> Any:
+        """Answer a batch."""
+        try:
+            return super().__call__(table)
+        except RuntimeError as error:
+            from stages.shared.model.device import is_broken  # noqa: PLC0415  as the stages that load a model
+
+            if not is_broken(error):
+                raise
+            text = f"a GPU failed, and its worker was started again: {one_line(error)}"
+            ray.get(self.ledger.done.remote("", [("note", (text,))]))
+            os._exit(1)
 
 
 def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, columns: dict[str, bool]) -> Iterator[Any]:

@@ -136,6 +136,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
             "dataset": dataset.path.name,
             "answers": reviewed.counts,
             "reviewers": reviewed.reviewers,
+            "precision": config.model.precision,
             "images": 0 if known is None else known.made_from.get("images", 0),  # that presence is from
         },
         presence=None if known is None else _corrected(known, fit.there, config.regions.absent_share),

@@ -60,7 +60,7 @@ class Launched:
             own = [
                 HeatMap(
                     text=text,
-                    values=np.ascontiguousarray(maps[b, p]),
+                    values=maps[b, p].copy(),  # a view would keep the maps of all images, and on a GPU pinned memory
                     similarity=float(cosines[b, p]),
                     fault=FAULTS[int(faults[b, p])],
                     shift_cells=self.shift_cells,

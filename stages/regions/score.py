@@ -87,7 +87,7 @@ class Calibration:
         bias: The constant term.
         mean: By name of `FEATURES`, as `scale`, in which no value is 0, and `weight`.
         made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
-        made_from: Where it was fitted, for people.
+        made_from: Where it was fitted, for people, and the `precision` of the maps, fp32 if it does not say.
         presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
             calibration does not know. The regression above is then about phrases that are there.
         cut: Where the rule `fitted` cuts, as plain values of `thresholds.FittedCut`; None if another rule does.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -17,7 +18,7 @@ from stages.contract.errors import ResourceError
 from stages.contract.stage import Forwards
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import in_less_memory
+from stages.shared.model.device import OnTheWay, in_less_memory, pixels_on, to_device
 from stages.shared.model.towers.dense import by_boxes, dense
 
 BoxXyxy = tuple[int, int, int, int]
@@ -66,11 +67,22 @@ class Look(ABC):
         return forwards
 
     def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
-        """Yield batches uint8 (B, side, side, 3) of at most `at_once`."""
+        """Yield batches uint8 (B, side, side, 3) of at most `at_once` on the model's device."""
         rest = iter(squares)
         while batch := list(islice(rest, self.at_once)):
             self._images += len(batch)
-            yield torch.from_numpy(np.stack(batch))
+            yield pixels_on(batch, self.model.device)
+
+    @staticmethod
+    def _arrived(passes: Iterable[Sequence[Tensor]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the answers of passes; a pass is waited for when the next one is under way."""
+        under_way: deque[OnTheWay] = deque()
+        for tensors in passes:
+            under_way.append(OnTheWay(tensors))
+            if len(under_way) > 1:
+                yield from under_way.popleft().wait()
+        for last in under_way:
+            yield from last.wait()
 
     def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy]) -> NDArray[np.uint8]:
         """Return parts of an image at the size of the model's input; see `cut_out`."""
@@ -84,11 +96,8 @@ class CropLook(Look):
 
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes))
-        rows = (
-            row
-            for batch in self._passes(parts)
-            for row in F.normalize(self.model.tower.encode(batch).float(), dim=-1).cpu().numpy()
-        )
+        passes = ([F.normalize(self.model.tower.encode(batch).float(), dim=-1)] for batch in self._passes(parts))
+        rows = (row for answer in self._arrived(passes) for row in answer)
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
 
 
@@ -98,15 +107,19 @@ class RoiLook(Look):
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         tower, side = self.model.tower, self.model.input.size_px
         grid_hw = tower.placement.grid_hw(side, side)
-        found: list[NDArray[np.float32]] = []
         rest = iter(images)
         wholes = (self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images)
-        for batch in self._passes(wholes):
-            patches = dense(tower, batch).patches
-            for number, (canvas, boxes) in enumerate(islice(rest, len(batch))):
-                height, width = canvas.shape[:2]
-                scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
-                rois = torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)).to(patches.device)
-                features = by_boxes(patches[number : number + 1], grid_hw, tower.placement, rois)
-                found.append(features.cpu().numpy())
-        return found
+
+        def passes() -> Iterator[list[Tensor]]:
+            for batch in self._passes(wholes):
+                patches = dense(tower, batch).patches
+                own = []
+                for number, (canvas, boxes) in enumerate(islice(rest, len(batch))):
+                    height, width = canvas.shape[:2]
+                    scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
+                    rois = torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32))
+                    placed = to_device(rois, patches.device)
+                    own.append(by_boxes(patches[number : number + 1], grid_hw, tower.placement, placed))
+                yield own
+
+        return list(self._arrived(passes()))

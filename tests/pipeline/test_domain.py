@@ -16,12 +16,15 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.domain import outside_domain
+from pipeline.domain import looked_at, outside_domain, trusted
 from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.scenes import write_scenes
+from pipeline.summary import Report
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
+from stages.regions.stage import RegionsStage
+from tests.cuda.simulated import SimulatedCuda
 from tests.pipeline.commands.evaluated import config_of
 
 CAPTIONS = (
@@ -113,7 +116,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(
         (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
         (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
+    monkeypatch.setattr("pipeline.run.looked_at", lambda *_: None)
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
@@ -163,3 +166,38 @@ def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
     graph = build_graph(config_of(tmp_path, tmp_path / "out"))
     assert outside_domain(graph, plan_shards(graph.reader)) is None
+
+
+@pytest.mark.parametrize(("fitted", "used"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp16")])
+def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, used: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path, tmp_path / "out", model={"name": "demo", "precision": used})
+    report = Report()
+    graph = build_graph(config)
+    own = graph.cuts.calibration
+    assert own is not None
+    if fitted != "fp32":  # which a calibration that does not say it was fitted in
+        own = replace(own, made_from={**own.made_from, "precision": fitted})
+    cuts = RegionsStage(graph.cuts.config, own, keep_heat_maps=True)
+    graph, trust = trusted(replace(graph, after=(cuts,)), None, config, report)
+    other = f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
+    assert trust.misgiving == (None if fitted == used else other)
+    assert (other in report.notes) == (fitted != used)
+    assert graph.calibrated, "it is used all the same"
+
+
+@pytest.mark.slow
+def test_the_driver_of_a_cluster_leaves_its_gpu_to_the_workers(
+    clouds: Path, tmp_path: Path, cuda: SimulatedCuda
+) -> None:
+    inline = config_of(clouds, tmp_path / "out")
+    graph = build_graph(inline)
+    shards = plan_shards(graph.reader)
+    there = looked_at(graph, shards, config_of(clouds, tmp_path / "out", engine={"kind": "ray"}))
+    assert there is not None
+    assert not cuda.operations, "a process of its own has looked, and ended"
+    assert looked_at(graph, shards, inline) == there
+    assert cuda.operations, "in one process the model computes there anyway"
+    cuda.operations.clear()
+    on_cpu = config_of(clouds, tmp_path / "out", model={"name": "demo", "device": "cpu"})
+    assert looked_at(build_graph(on_cpu), shards, on_cpu) == there
+    assert not cuda.operations

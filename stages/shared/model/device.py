@@ -115,6 +115,13 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+def is_broken(error: Exception) -> bool:
+    """Return whether a GPU reports a fault after which its process can compute no more: anything but full memory."""
+    kind: Any = getattr(torch, "AcceleratorError", ())  # torch before 2.8 raises a plain RuntimeError
+    told = isinstance(error, kind) or (isinstance(error, RuntimeError) and str(error).startswith("CUDA error:"))
+    return told and not is_out_of_memory(error)
+
+
 def in_less_memory(
     places: Sequence[int], answers: Callable[[Sequence[int]], Iterator[Answer]], take_less: Callable[[int, str], None]
 ) -> Iterator[tuple[int, Answer]]:

@@ -60,6 +60,31 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
     assert chosen(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("count", "gpus", "share", "segments", "fit"),
+    [
+        (1, 8.0, 0.3, False, 24),  # three on each GPU, whose last tenth nobody can take
+        (2, 6.0, 4.0, False, 2),  # one on each node
+        (3, 4.0, 0.5, True, 12),  # as many of the model as of the segmenter
+        (1, 0.5, 0.25, False, 2),
+        (8, 1.0, 0.1, False, 80),
+        (2, 1.0, 2.0, False, 1),  # none fits now: one waits for a larger node
+    ],
+)
+def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(
+    count: int, gpus: float, share: float, segments: bool, fit: int
+) -> None:
+    cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
+    found = pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
+    assert (found.fewest, found.most) == (fit, fit)
+
+
+def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
+    assert chosen(nodes(CPU=16.0, GPU=1.0), cores=16).threads == 2
+    assert chosen(nodes(CPU=16.0, GPU=8.0), cores=16, gpus_per_worker=0.5).threads == 1
+    assert chosen(nodes(CPU=16.0, GPU=1.0), cores=16, threads=5).threads == 5, "as the user says"
+
+
 def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_and_it_is_said() -> None:
     """All of them would otherwise take the first GPU."""
     none = chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)

@@ -81,7 +81,7 @@ def by_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, ro
     """
     unit = F.normalize(patches.float(), dim=-1).mT.unflatten(-1, grid_hw)
     if placement.shift_px:
-        rois = rois - rois.new_tensor([0.0, *[placement.shift_px] * 4])
+        rois = torch.cat([rois[:, :1], rois[:, 1:] - placement.shift_px], dim=1)
     found: Tensor = torchvision.ops.roi_align(unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True)
     return F.normalize(found.flatten(1), dim=-1)
 

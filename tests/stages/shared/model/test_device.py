@@ -16,6 +16,7 @@ from stages.shared.model.device import (
     OnTheWay,
     device_name,
     fast_precision,
+    is_broken,
     is_fast,
     is_out_of_memory,
     pick_device,
@@ -134,6 +135,22 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
 )
 def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error: device-side assert triggered"), False),
+    ],
+    ids=str,
+)
+def test_a_broken_device_is_known(error: Any, expected: bool) -> None:
+    assert is_broken(error) == expected
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:

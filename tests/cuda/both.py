@@ -1,0 +1,63 @@
+"""The same model on the CPU and on the simulated device, and the comparison of what both make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.device import PRECISIONS
+from stages.shared.model.load import from_open_clip
+from tests.factories import TOWERS
+from tests.stages.explain.models import tokenizer
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 1e-4, "fp16": 1e-4}
+"""Precision -> how far maps may be from the CPU's, as a share of their highest value: the kernels are the same."""
+
+PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
+
+
+def both(tower: str = "class token", precision: str = "fp32") -> list[ClipModel]:
+    """The model on the CPU, and on the device."""
+    make, spec = TOWERS[tower]
+    modules = [make(), make().to("cuda")]
+    return [from_open_clip(each, tokenizer, spec, precision=PRECISIONS[precision]) for each in modules]
+
+
+def records(count: int, side_px: int = 32) -> list[Record]:
+    """Images with none to five phrases in one caption each."""
+    made = []
+    for number in range(count):
+        rgb = np.random.default_rng(number).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+        texts, start, phrases = PHRASES[: number % 6], 0, []
+        for text in texts:
+            phrases.append(
+                Phrase(text=text, caption_index=0, start=start, end=start + len(text), head=text.split()[-1])
+            )
+            start += len(text) + 2
+        sample = Sample(sample_id=str(number), source="test", captions=(", ".join(texts),))
+        pixels = Pixels(rgb=rgb)
+        made.append(Record(sample=sample, width_px=side_px, height_px=side_px, phrases=tuple(phrases), pixels=pixels))
+    return made
+
+
+def assert_same_maps(found: Sequence[HeatMap], wanted: Sequence[HeatMap], precision: str = "fp32") -> None:
+    """Maps, cosines and presence of one image, from both devices."""
+    assert [(each.text, each.fault) for each in found] == [(each.text, each.fault) for each in wanted]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert np.abs(mine.values - theirs.values).max() <= TOLERANCE[precision] * max(theirs.values.max(), 1e-9)
+        assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-5)
+        assert mine.presence == pytest.approx(theirs.presence, abs=1e-4)
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """What a record says beside its maps."""
+    return {
+        "phrases": [(phrase.text, phrase.importance and round(phrase.importance, 4)) for phrase in record.phrases],
+        "error": record.error,
+        "unimportant": record.unimportant_phrases,
+    }

@@ -1,0 +1,53 @@
+"""Every explainer on every tower, on the simulated device: the CPU's maps, and no pinned buffer that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from stages.explain import EXPLAINERS
+from stages.shared.model.towers.plan import plan_of
+from tests.cuda.both import assert_same_maps, both
+from tests.cuda.simulated import SimulatedCuda
+from tests.factories import TOWERS, architecture_of
+from tests.stages.explain.models import image
+
+FEW: dict[str, dict[str, Any]] = {
+    "rise": {"masks": 6, "cells": 4},
+    "occlusion": {"window": 0.5, "stride": 1.0},
+    "kernel_shap": {"players": 2, "evaluations": 8},
+    "partition_shap": {"max_evaluations": 7},
+    "score_cam": {"channels": 6},
+}
+"""Explainer -> settings with which it asks the model seldom."""
+
+VARIANTS: Sequence[dict[str, Any]] = ({}, {"affinity": "propagation"}, {"scales": (1.0, 0.5)}, {"path": "full"})
+"""Settings of Grad-ECLIP; the last one needs a class token."""
+
+PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
+
+CHEAP = [("class token", "fp32", ["attention_gradient", "maskclip", "rise"]), ("SigLIP", "bf16", ["maskclip", "cam"])]
+WHOLE = [
+    pytest.param(tower, precision, list(EXPLAINERS), marks=pytest.mark.slow, id=f"{tower}, {precision}")
+    for tower in TOWERS
+    for precision in ("fp32", "bf16", "fp16")
+]
+
+
+@pytest.mark.parametrize(("tower", "precision", "kinds"), [*CHEAP, *WHOLE])
+def test_maps_are_those_of_a_cpu(tower: str, precision: str, kinds: list[str], cuda: SimulatedCuda) -> None:
+    here, there = both(tower, precision)
+    has, rgb = plan_of(architecture_of(tower)).kind, image(tower, count=3)
+    for kind in kinds:
+        explainer = EXPLAINERS[kind]
+        if has not in explainer.towers:
+            continue
+        for settings in VARIANTS[: 4 if has == "class_token" else 3] if kind == "grad_eclip" else ({},):
+            config = explainer.config_type(**FEW.get(kind, {}) | settings)
+            wanted, found = (explainer(config, model).explain(rgb, PHRASES) for model in (here, there))
+            for mine, theirs in zip(found, wanted, strict=True):
+                assert_same_maps(mine, theirs, precision)
+            cuda.synchronize()
+            assert cuda.faults == [], f"{kind} {settings}"

@@ -1,0 +1,149 @@
+"""The simulated device keeps CUDA's rules: each of these breaks one, and is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stages.shared.model.device import OnTheWay, device_name, pick_device, pixels_on, to_device
+from tests.cuda.simulated import DeviceTensor, SimulatedCuda
+
+
+def test_tensors_say_that_they_are_there_and_compute_what_a_cpu_computes(cuda: SimulatedCuda) -> None:
+    device = pick_device("auto")
+    assert device_name(device) == "cuda:0 simulated"
+    host = torch.randn(3, 4)
+    made = [host.to(device), host.cuda(), torch.zeros(3, device="cuda"), torch.tensor([1, 2], device=device)]
+    made += [made[0].new_zeros(2), torch.arange(3, device=made[0].device), made[0].float() @ made[0].mT]
+    assert {each.device for each in made} == {torch.device("cuda", 0)}
+    assert all(isinstance(each, DeviceTensor) and each.is_cuda for each in made)
+    assert torch.equal((made[0] @ made[0].mT).cpu(), host @ host.mT)
+    assert made[0].to("cuda") is made[0]
+    assert made[0].to("cuda", torch.float16).dtype == torch.float16
+
+
+def test_a_module_moves_and_learns(cuda: SimulatedCuda) -> None:
+    module, pixels = torch.nn.Linear(4, 2), torch.randn(3, 4)
+    module(pixels).sum().backward()
+    assert module.weight.grad is not None
+    wanted, module.weight.grad = module.weight.grad.clone(), None
+    module.to("cuda")
+    module(pixels.to("cuda")).sum().backward()
+    assert module.weight.grad.is_cuda
+    assert torch.equal(module.weight.grad.cpu(), wanted)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda there, here: there + here,
+        lambda there, here: here @ there,
+        lambda there, here: torch.cat([there, here]),
+        lambda there, here: here[there.long()],
+        lambda there, here: torch.nn.Linear(3, 3)(there),
+    ],
+    ids=["sum", "product", "cat", "index on the device of a tensor of the host", "module of the host"],
+)
+def test_operands_on_two_devices_are_rejected(broken, cuda: SimulatedCuda) -> None:
+    here = torch.ones(3, 3)
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        broken(here.to("cuda"), here)
+
+
+def test_the_host_does_not_see_the_device_s_memory(cuda: SimulatedCuda) -> None:
+    there = torch.ones(3, device="cuda")
+    for look in (there.numpy, lambda: np.asarray(there), lambda: np.stack([there])):
+        with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
+            look()
+    with pytest.raises(RuntimeError, match="cannot pin"):
+        there.pin_memory()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda there: there.sum().item(),
+        lambda there: bool(there.any()),
+        lambda there: there.cpu(),
+        lambda there: there.tolist(),
+        lambda there: there.nonzero(),
+        lambda there: there[there > 0],
+        lambda there: there[torch.tensor([0])],
+        lambda there: torch.ones(3).to(there.device),
+        lambda there: torch.ones(3).to(there.device, non_blocking=True),
+        lambda there: torch.tensor([1.0], device=there.device),
+        lambda there: torch.ones(3).copy_(there, non_blocking=True),
+    ],
+    ids=["item", "bool", "cpu", "tolist", "nonzero", "mask", "index", "to", "unpinned to", "tensor", "unpinned copy"],
+)
+def test_waits_are_counted(wait, cuda: SimulatedCuda) -> None:
+    there = torch.ones(3, device="cuda")
+    assert not cuda.waits
+    wait(there)
+    assert sum(cuda.waits.values()) == 1
+
+
+def test_copies_by_pinned_memory_are_no_waits_and_there_is_one_for_all_answers(cuda: SimulatedCuda) -> None:
+    there = to_device(torch.arange(3.0), pick_device("cuda"))
+    way = OnTheWay([there + 1, pixels_on([np.ones((2, 2, 3), np.uint8)], there.device)])
+    assert not cuda.waits
+    first, second = way.wait()
+    assert (first.tolist(), second.sum()) == ([1, 2, 3], 12)
+    assert cuda.waits == {"event": 1}
+    assert cuda.pins(first)
+    assert not cuda.pins(first.copy())
+    assert cuda.faults == []
+
+
+def test_an_answer_that_is_read_before_its_event_is_no_answer(cuda: SimulatedCuda) -> None:
+    way = OnTheWay([torch.ones(3, device="cuda"), torch.zeros(3, dtype=torch.int64, device="cuda")])
+    early = [copy.clone() for copy in way._copies]
+    assert early[0].isnan().all()
+    assert early[1].tolist() == [1, 1, 1]
+    assert [each.tolist() for each in way.wait()] == [[1, 1, 1], [0, 0, 0]]
+    # The device had made the answer by then: what it is told later does not change it.
+    there = torch.ones(3, device="cuda")
+    way = OnTheWay([there])
+    there.add_(1)
+    assert way.wait()[0].tolist() == [1, 1, 1]
+
+
+def test_an_event_waits_for_what_was_put_before_it_and_not_for_what_came_later(cuda: SimulatedCuda) -> None:
+    first, second = (OnTheWay([torch.full((2,), value, device="cuda")]) for value in (1.0, 2.0))
+    assert first.wait()[0].tolist() == [1, 1]
+    assert second._copies[0].isnan().all()
+    assert second.wait()[0].tolist() == [2, 2]
+
+
+def test_a_pinned_buffer_that_changes_under_way_is_a_fault(cuda: SimulatedCuda) -> None:
+    for changes in (False, True):
+        buffer = torch.zeros(3).pin_memory()
+        assert buffer.is_pinned()
+        there = buffer.to("cuda", non_blocking=True)
+        if changes:
+            buffer.fill_(7)
+        OnTheWay([there]).wait()
+        assert bool(cuda.faults) == changes
+    cuda.faults.clear()  # else the fixture itself would fail
+
+
+def test_what_is_larger_than_the_memory_and_a_device_that_is_broken(cuda: SimulatedCuda) -> None:
+    there = torch.ones(4, 4, device="cuda")
+    cuda.most_bytes = 64
+    assert (there @ there).sum().item() == 64
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        torch.cat([there, there])
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        torch.ones(5, 4).to("cuda")
+    cuda.broken = RuntimeError("CUDA error: an illegal memory access was encountered")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            there + 1
+    assert torch.ones(3).sum() == 3, "the host goes on"
+
+
+def test_the_device_is_gone_behind_the_block(cuda: SimulatedCuda) -> None:
+    there = torch.ones(3, device="cuda")
+    with torch.utils._python_dispatch._disable_current_modes(), pytest.raises(RuntimeError, match="outlived it"):
+        torch.Tensor.add(there, 1)

@@ -1,0 +1,61 @@
+"""Sources of regions on the simulated device: the CPU's rows, passes that overlap, and a full memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stages.contract.records import Record
+from stages.shared.model.config import ModelConfig
+from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig
+from tests.cuda.both import both, records
+from tests.cuda.simulated import SimulatedCuda
+
+SOURCES = {"grid": (GridSource, GridSourceConfig), "crops": (CropSource, CropSourceConfig)}
+
+
+def answers(records: list[Record]) -> list[list[tuple[Any, ...]]]:
+    return [
+        [(each.phrase_index, each.box_xywh_px, round(each.score, 3), round(each.similarity, 4)) for each in one.regions]
+        for one in records
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "by", "tower"),
+    [("grid", "roi", "class token"), ("grid", "crop", "class token"), ("crops", "roi", "ResNet")],
+)
+def test_regions_are_those_of_a_cpu_with_one_wait_a_pass(kind: str, by: Any, tower: str, cuda: SimulatedCuda) -> None:
+    source, config = SOURCES[kind]
+    given = records(9, 64)
+    found = []
+    for model in both(tower):
+        made = source(config(by=by), ModelConfig(batch_size=4), model)
+        made.setup()
+        made.process(given)  # which learns the texts
+        cuda.waits.clear()
+        found.append(made.process(given))
+    assert answers(found[1]) == answers(found[0])
+    images = sum(bool(record.phrases) for record in given)
+    assert any(record.regions for record in found[1])
+    if by == "roi":
+        calls = -(-len(given) // 4)
+        assert cuda.waits == {"event": calls, "device to host": images}, "the latter are the cosines' texts"
+
+
+def test_a_pass_that_the_memory_does_not_hold_is_halved(cuda: SimulatedCuda) -> None:
+    given = records(9, 64)
+    for by in ("roi", "crop"):
+        here, there = both()
+        sources = [GridSource(GridSourceConfig(by=by), ModelConfig(batch_size=8), model) for model in (here, there)]
+        for each in sources:
+            each.setup()
+        wanted = sources[0].process(given)
+        sources[1].process(given)
+        cuda.largest_bytes = 0
+        sources[1].process(given)
+        cuda.most_bytes = cuda.largest_bytes / 2
+        assert answers(sources[1].process(given)) == answers(wanted)
+        assert sources[1]._look.at_once < 8
+        cuda.most_bytes = float("inf")

@@ -1,0 +1,116 @@
+"""The stage that holds the model, on the simulated device: the CPU's numbers, one wait a batch, and a full memory."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.contract.errors import ResourceError
+from stages.contract.records import Record
+from stages.explain.grad_eclip import GradEclipConfig
+from stages.explain.presence import ImageStatistics, Presence
+from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import load
+from tests.cuda.both import assert_same_maps, both, plain, records
+from tests.cuda.simulated import SimulatedCuda
+
+EVERYTHING = {"importance": "eos", "affinity": "propagation", "scales": (1.0, 0.5), "contrast": 0.2}
+
+
+def stage_of(model: ClipModel, min_importance: float = 0.02, **settings: Any) -> ExplainStage:
+    """A stage of four images a batch that also judges presence."""
+    statistics = ImageStatistics.of(np.random.default_rng(0).normal(size=(9, model.embed_dim)).astype(np.float32))
+    ones = {"similarity": 1.0, "local": 1.0}
+    presence = Presence(images=statistics, bias=0.0, weight=ones, mean=ones, scale=ones)
+    config = ExplainStageConfig(
+        model=ModelConfig(batch_size=4), explainer=GradEclipConfig(**settings), min_importance=min_importance
+    )
+    stage = ExplainStage(config, model, presence)
+    stage.setup()
+    return stage
+
+
+def assert_same(found: list[Record], wanted: list[Record], precision: str = "fp32") -> None:
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert plain(mine) == plain(theirs)
+        assert_same_maps(mine.heat_maps, theirs.heat_maps, precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_whole_stage_makes_what_a_cpu_makes(precision: str, cuda: SimulatedCuda) -> None:
+    here, there = (stage_of(model, **EVERYTHING) for model in both(precision=precision))
+    cuda.waits.clear()
+    given = records(11)
+    found = there.process(given)
+    assert set(cuda.waits) == {"event"}, "the host waits for answers alone"
+    assert cuda.waits["event"] == 2 * 3, "once a batch for the maps, and once for the importance of words"
+    assert_same(found, here.process(given), precision)
+    assert sum(record.unimportant_phrases for record in found) > 0
+    assert there.take_forwards().device == "cuda:0 simulated"
+    signals = [stage.signals(given[1:3]) for stage in (here, there)]
+    for mine, theirs in zip(*signals, strict=True):
+        assert mine.local == pytest.approx(theirs.local, abs=1e-4)
+
+
+def test_heat_maps_do_not_keep_the_pinned_memory_they_came_in(cuda: SimulatedCuda) -> None:
+    _, there = (stage_of(model) for model in both())
+    maps = [each for record in there.process(records(5)) for each in record.heat_maps]
+    assert maps
+    assert not any(cuda.pins(each.values) for each in maps)
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved_and_the_answers_stay(
+    cuda: SimulatedCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = (stage_of(model, affinity="none") for model in both())
+    given = records(9)
+    there.process(given)  # which knows the texts then
+    cuda.largest_bytes = 0
+    there.process(given)
+    of_four_images = cuda.largest_bytes
+    cuda.most_bytes = of_four_images / 2
+    with caplog.at_level(logging.WARNING):
+        found = there.process(given)
+    assert "GPU memory is full: going on with batches of 2 images" in caplog.text
+    assert there.batch_rows() == 2
+    assert_same(found, here.process(given))
+    cuda.most_bytes = of_four_images / 5
+    with pytest.raises(ResourceError, match="the GPU's memory does not hold one image with 1 phrases"):
+        there.process(given)
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "busy"])
+def test_a_gpu_that_does_not_take_the_model_is_said(is_full: bool, cuda: SimulatedCuda) -> None:
+    said = "Tried to allocate"
+    if is_full:
+        cuda.most_bytes = 100
+    else:
+        said = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+        cuda.broken = torch.AcceleratorError(said)
+    with pytest.raises(ResourceError) as raised:
+        load(ModelConfig(name="demo"))
+    assert str(raised.value).startswith("the GPU does not take the model demo: ")
+    assert said in str(raised.value)
+    assert "nvidia-smi lists them" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("demo", "bf16"), ("photo", "bf16"), pytest.param("photo", "fp16", marks=pytest.mark.slow)],
+)
+def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: SimulatedCuda) -> None:
+    config = ModelConfig(name=name, precision=precision, batch_size=2)  # type: ignore[arg-type]
+    given = records(3, load(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px * 4)
+    answers = []
+    for device in ("cpu", "cuda"):
+        model = load(config.model_copy(update={"device": device}))
+        assert model.tower.dtype in (torch.bfloat16, torch.float16)
+        stage = stage_of(model, 0.0)
+        answers.append(stage.process(given))
+    assert_same(answers[1], answers[0], precision)
