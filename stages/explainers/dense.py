@@ -34,7 +34,7 @@ from stages.explain.maps import Maps, closest_patch, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
 from stages.shared.model.towers.pooled import PooledTower, by_tower
-from stages.shared.model.towers.vision import VisionTower, attend, split_heads
+from stages.shared.model.towers.vision import VisionTower, split_heads
 
 
 class _Dense(Explainer[ConfigT]):
@@ -132,6 +132,7 @@ def second_path(
 
 
 SHARPNESS: Final = 2.0  # Factor of the cosines before CLIP Surgery's softmax over texts; the authors' value
+POOL_SHARPNESS: Final = 8.0  # Factor of the products of unit values in a pool; the authors' value
 
 
 class ClipSurgeryConfig(SecondPathConfig):
@@ -152,6 +153,11 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
 
         A' = softmax(v v' / sqrt(d))
 
+    Where one attention pools the tokens, those that are pooled attend to each other there, in CLIP's ResNets their mean
+    too, with
+
+        A' = softmax(8 u u' / sqrt(d)), u = v / |v|
+
     Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path, e_0 of the image by the
     path as ever. With no `background`, as the authors do it for one text:
 
@@ -163,9 +169,8 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         H_i = w_t e_i . t - mean over c in C of w_c e_i . t_c
 
     Deviations: the authors' set of texts is all that is asked for an image, so that a phrase's map depends on which
-    others are asked for with it; here the set is fixed. The empty phrase goes through `templates`, as theirs does. Where
-    one attention pools the tokens, the values of the patches attend to each other there; the authors, who have this for
-    CLIP's ResNets, let them also attend to the mean token.
+    others are asked for with it; here the set is fixed. The empty phrase goes through `templates`, as theirs does. The
+    authors have the form for pools for CLIP's ResNets alone.
     """
 
     config_type = ClipSurgeryConfig
@@ -204,9 +209,13 @@ def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
-    seen = tower.look(rgb)
-    mixed = replace(seen, values=attend(seen.values, seen.values, seen.values, seen.attention.shape[1]))
-    patches, embedding = tower.pool.embedding_of_each(mixed), tower.pool.embedding(seen)
+    pool, tokens = tower.pool, tower.embed(rgb).float()
+    seen = pool.look(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
+    v = split_heads(pool.v(tokens if pool.norm is None else pool.norm(tokens)), pool.heads)
+    unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
+    mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
+    values = mixed.transpose(1, 2).flatten(2)[:, pool.others :]
+    patches, embedding = pool.embedding_of_each(replace(seen, values=values)), pool.embedding(seen)
     return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.shared.model.towers.pooled import PooledTower
 from tests.factories import tiny_clip
-from tests.stages.explain.models import PHRASES, image, made
+from tests.stages.explain.models import PHRASES, image, made, module_of
 from tests.stages.explainers.captured import Captured, capture
 
 Floats = NDArray[np.float64]
@@ -174,17 +174,33 @@ def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) 
     return heat
 
 
-@pytest.mark.parametrize("name", ["ResNet", "SigLIP"])
-def test_clip_surgery_on_a_pool(name: str) -> None:
-    explainer, rgb = made("clip_surgery", name), image(name, 3, 3)
-    tower = explainer.model.tower
+def test_clip_surgery_on_a_resnet_s_pool() -> None:
+    """The authors' `AttentionPool2d` on the grid of open_clip's own trunk, with the mean token among the others."""
+    explainer, rgb = made("clip_surgery", "ResNet"), image("ResNet")
+    pixels = explainer.model.tower.normalised(torch.from_numpy(rgb))[0]
+    captured = capture(module_of("ResNet"), pixels, "layer4")
+    pool, grid = captured.visual.attnpool, captured.seen[0][0].flatten(1).T
+    tokens = torch.cat([grid.mean(dim=0, keepdim=True), grid]) + pool.positional_embedding
+    values = pool.v_proj(tokens).unflatten(-1, (pool.num_heads, -1)).detach().numpy()
+    heads = []
+    for v in values.transpose(1, 0, 2):
+        u = np.stack([row / (np.linalg.norm(row) + 1e-6) for row in v])
+        heads.append(among(u, v, 8 * v.shape[1] ** -0.5))
+    dense = unit(pool.c_proj(torch.from_numpy(np.concatenate(heads, axis=1))).detach().numpy())[1:]
+    texts = explainer.texts(PHRASES)
+    directions = (texts - explainer.texts([""])).double().numpy()
+    compare(explainer, rgb, [dense @ own for own in directions], [captured.cosine(text) for text in texts])
+
+
+def test_clip_surgery_on_a_siglip_s_pool() -> None:
+    """The same form where a latent asks, in float64 on timm's own modules."""
+    explainer, rgb = made("clip_surgery", "SigLIP"), image("SigLIP", 10, 10)
+    captured = capture(module_of("SigLIP"), explainer.model.tower.normalised(torch.from_numpy(rgb))[0], "trunk.norm")
+    pool = captured.visual.trunk.attn_pool
     with torch.no_grad():
-        seen = tower.look(torch.from_numpy(rgb))
-        values = seen.values[0].unflatten(-1, (tower.pool.heads, -1)).double().numpy()
-        heads = [among(values[:, h], values[:, h], values.shape[2] ** -0.5) for h in range(tower.pool.heads)]
-        projected = tower.pool.scale(tower.pool.out(torch.from_numpy(np.concatenate(heads, axis=1)).float()))
-        if seen.residual is not None:
-            projected = projected + seen.residual[0]
-        dense = unit(tower.pool.finish(projected).double().numpy())
+        values = pool.kv(captured.seen[0][0, -100:]).unflatten(-1, (2, pool.num_heads, -1))[:, 1].numpy()
+        heads = [among(unit(v), v, 8 * v.shape[1] ** -0.5) for v in values.transpose(1, 0, 2)]
+        projected = pool.proj(torch.from_numpy(np.concatenate(heads, axis=1)))
+        dense = unit((projected + pool.mlp(pool.norm(projected))).numpy())
     directions = (explainer.texts(PHRASES) - explainer.texts([""])).double().numpy()
-    compare(explainer, rgb, [dense @ direction for direction in directions], atol=1e-5)
+    compare(explainer, rgb, [dense @ own for own in directions])
