@@ -156,8 +156,16 @@ def from_open_clip(
             f"with one every {spec.patch_px} px"
         )
     texts = _own_tokenizer(model) if tokenizer is None else tokenizer
-    encoder, width = TextEncoder(model, texts), _embed_dim(model)
-    return ClipModel(name=name, tower=tower, input=spec, encode_text=encoder, embed_dim=width)
+    bias = getattr(model, "logit_bias", None)
+    return ClipModel(
+        name=name,
+        tower=tower,
+        input=spec,
+        encode_text=TextEncoder(model, texts),
+        embed_dim=_embed_dim(model),
+        logit_scale=float(model.logit_scale.detach().double().exp()),
+        logit_bias=None if bias is None else float(bias.detach()),
+    )
 
 
 def _embed_dim(model: Model) -> int:
