@@ -295,15 +295,14 @@ def reviews(own: Photographs) -> Pages:
 
 def proof(own: Photographs) -> Pages:
     """Models that learned from the regions of several sources: `configs/proof`."""
-    pages: Pages = {"proof": {"tables": [], "said": []}}
+    tables, said = list[dict[str, Any]](), list[dict[str, Any]]()
     for plan in ("scenes", "photos"):
-        out = own.out / f"proof-{plan}"
-        command = ["configs/proof/prove.py", f"configs/proof/{plan}.yaml", "--out", str(out)]
-        called(*command, "--photos", str(own.source / "flickr8k"))
-        shown = f"python {' '.join(command[:2])} --out OUT --photos DIR"
-        for each in json.loads((out / "tables.json").read_text("utf-8")):
-            pages["proof"]["tables"].append(table(command=shown, **each))
-    return pages
+        out, program = own.out / f"proof-{plan}", ("-m", "configs.proof.prove", f"configs/proof/{plan}.yaml")
+        called(*program, "--out", str(out), "--photos", str(own.source / "flickr8k"))
+        made, command = json.loads((out / "tables.json").read_text("utf-8")), f"python {' '.join(program)} --photos DIR"
+        tables += (table(command=command, **each) for each in made["tables"])
+        said += ({**each, "command": command} for each in made["said"])
+    return {"proof": {"tables": tables, "said": said}}
 
 
 def speed(own: Photographs) -> Pages:
