@@ -16,6 +16,7 @@ from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.tune import tuned
 from tests.figures.pages import ROOT, put
+from tests.figures.settings import GRIDS
 from tests.photos.measure import Photographs, console
 from tests.photos.reviews import reviewed
 
@@ -225,6 +226,22 @@ def tune(own: Photographs) -> Pages:
     return {"photographs": {"tables": [table("tuned", command, columns, rows, **known)], "said": []}}
 
 
+def settings(own: Photographs) -> Pages:
+    """Rows with other settings each, on scenes and photographs."""
+    pages: Pages = {grid.page: {"tables": [], "said": []} for grid in GRIDS}
+    for grid in GRIDS:
+        rows = []
+        for number, (label, changes) in enumerate(grid.rows):
+            name = f"{grid.page}-{grid.name}-{number}"
+            found = own.figures(grid.images, grid.model, name, *grid.common.split(), *changes.split())
+            rows.append([label, *cells(found["metrics"], grid.columns)])
+        columns = [grid.title, *(name.replace("_", " ") for name in grid.columns)]
+        command = f"python -m tests.figures --only settings: phrasebox run with {grid.common}"
+        made = table(grid.name, command, columns, rows, **grid.known, model=grid.model)
+        pages[grid.page]["tables"].append(made)
+    return pages
+
+
 LOCAL: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou", "deletion_rise", "insertion_rise")
 PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *LOCAL[5:])
 SANE: Final = ("weights_all", "phrase_swapped")
@@ -346,7 +363,8 @@ def called(*arguments: str) -> str:
 
 
 STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
-    each.__name__: each for each in (drawings, photographs, absent, tune, explainers, reviews, proof, speed, scale)
+    each.__name__: each
+    for each in (drawings, photographs, absent, tune, settings, explainers, reviews, proof, speed, scale)
 }
 
 
