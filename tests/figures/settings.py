@@ -30,10 +30,10 @@ class Grid:
     columns: tuple[str, ...]  # figures of `phrasebox eval`
     common: str
     rows: tuple[Row, ...]
-    known: dict[str, str]  # n and split
+    known: dict[str, str]  # images, as they are called, and split
 
 
-SCENES: Final = {"n": "250 scenes, 606 phrases", "split": "drawn scenes, series 777"}
+SCENES: Final = {"images": "scenes", "split": "drawn scenes, series 777"}
 OF_SCENES: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
 BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
 
@@ -120,6 +120,6 @@ GRIDS: Final = (
             ("maskclip, things share their regions, fixed share 0.5", f"{DENSE} {THINGS}"),
             ("**the same, propagation**", f"{DENSE} {THINGS} {SPREAD}0.65"),
         ),
-        known={"n": "300 photographs, 3,894 phrases", "split": "Flickr8k dev, the first 300"},
+        known={"images": "photographs", "split": "Flickr8k dev, the first 300"},
     ),
 )

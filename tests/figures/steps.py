@@ -22,8 +22,8 @@ from tests.photos.reviews import reviewed
 
 Pages = dict[str, dict[str, list[dict[str, Any]]]]  # page -> "tables" and "said"
 
-DEV: Final = {"n": "1,000 photographs, 13,032 phrases", "split": "Flickr8k dev", "model": "photo"}
-SCENES: Final = {"n": "500 scenes, 1,237 phrases", "split": "drawn scenes, series 4242", "model": "demo"}
+DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
+SCENES: Final = {"split": "drawn scenes, series 4242", "model": "demo"}
 DRAWN: Final = "scenes/4242/500"
 PHOTO: Final = Path("configs/photos.yaml")
 FINE: Final = Path("configs/photos-fine.yaml")
@@ -50,6 +50,11 @@ def cells(figures: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     """Return the cells of figures by name, with their intervals; null where there is none."""
     found = [figures.get(name) for name in names]
     return [each and {key: each[key] for key in ("value", "low", "high")} for each in found]
+
+
+def n_of(found: Mapping[str, Any], images: str) -> str:
+    """Return how many images, by this name, and phrases an evaluation has."""
+    return f"{found['counts']['images']:,} {images}, {found['counts']['targets']:,} phrases"
 
 
 def drawings(own: Photographs) -> Pages:
@@ -96,9 +101,10 @@ def drawings(own: Photographs) -> Pages:
             "values": ranked,
         },
     ]
+    known = {**SCENES, "n": n_of(found, "scenes")}
     tables = [
-        table("regions", command, columns, rows, **SCENES),
-        table("thresholds", command, ["regions with a score of at least (first row)", *percent], shares, **SCENES),
+        table("regions", command, columns, rows, **known),
+        table("thresholds", command, ["regions with a score of at least (first row)", *percent], shares, **known),
     ]
     return {"drawings": {"tables": tables, "said": said}}
 
@@ -110,17 +116,15 @@ def photographs(own: Photographs) -> Pages:
     columns = ("", "pointing", "off the centre", "box recall at IoU 0.5", "of the merged box", "mean box IoU")
     drawn = "`model.name: demo`, which knows drawn things, Otsu's rule"
     rows = [[drawn, *cells(own.figures(dev, "demo", "demo", *PLAIN)["metrics"], names)]]
-    for number, (label, settings) in enumerate(
-        {
-            "`photo`, settings of drawings: contrast 0.25, no affinity, blur 0.5, Otsu's rule": OF_DRAWINGS,
-            "the same with `regions.group: none`, each phrase by itself": (*OF_DRAWINGS, "regions.group=none"),
-            "`photo`, defaults where no calibration fits: cut at 0.2 of the highest heat": (WITHOUT,),
-            "`photo`, defaults with `regions.rule: mean`": ("regions.rule=mean",),
-        }.items()
+    of_drawings = "`photo`, settings of drawings: contrast 0.25, no affinity, blur 0.5, Otsu's rule"
+    alone = "`photo`, defaults where no calibration fits: cut at 0.2 of the highest heat"
+    for name, label, settings in (
+        ("drawings", of_drawings, OF_DRAWINGS),
+        ("apart", "the same with `regions.group: none`, each phrase by itself", (*OF_DRAWINGS, "regions.group=none")),
+        ("alone", alone, (WITHOUT,)),
+        ("mean", "`photo`, defaults with `regions.rule: mean`", ("regions.rule=mean",)),
     ):
-        rows.append(
-            [label, *cells(own.figures(dev, "photo", f"photo-{number}", *settings, file=PHOTO)["metrics"], names)]
-        )
+        rows.append([label, *cells(own.figures(dev, "photo", name, *settings, file=PHOTO)["metrics"], names)])
     default = own.figures(dev, "photo", "photos", file=PHOTO, absent=True)
     fine = own.figures(dev, "photo", "photos-fine", file=FINE, absent=True)
     rows.append(["**`photo`, defaults** (`photos.yaml`)", *cells(default["metrics"], names)])
@@ -135,10 +139,11 @@ def photographs(own: Photographs) -> Pages:
     lines = [[name, types[name]["pointing"]["n"], *cells(types[name], each)] for name in order]
     titles = ["pointing", "off the centre", "box recall", "centre points", "box in the middle"]
     command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
+    known = {**DEV, "n": n_of(default, "photographs")}
     tables = [
-        table("regions", command, columns, rows, **DEV),
+        table("regions", command, columns, rows, **known),
         table(
-            "by-type", command, ["defaults by type", ["phrases", "{:,}"], *titles], lines, **DEV, settings=str(PHOTO)
+            "by-type", command, ["defaults by type", ["phrases", "{:,}"], *titles], lines, **known, settings=str(PHOTO)
         ),
     ]
     said = [
@@ -156,51 +161,49 @@ def photographs(own: Photographs) -> Pages:
 
 def absent(own: Photographs) -> Pages:
     """Presence of phrases that are not in the image, on photographs and scenes."""
-    dev = "flickr8k/dev"
-    shown = {
-        "1,000 photographs, presence": (own.figures(dev, "photo", "photos", file=PHOTO, absent=True), False),
-        "presence without annotations": (own.figures(dev, "photo", "photo-2", WITHOUT, file=PHOTO, absent=True), False),
-        "cosine": (own.figures(dev, "photo", "photos", file=PHOTO, absent=True), True),
-        "500 drawn scenes, presence": (own.figures(DRAWN, "demo", "demo", absent=True), False),
-        "cosine on scenes": (own.figures(DRAWN, "demo", "demo", absent=True), True),
+    photos = own.figures("flickr8k/dev", "photo", "photos", file=PHOTO, absent=True)
+    alone = own.figures("flickr8k/dev", "photo", "alone", WITHOUT, file=PHOTO, absent=True)
+    scenes = own.figures(DRAWN, "demo", "demo", absent=True)
+    columns = {
+        "1,000 photographs, presence": (photos, "presence"),
+        "presence without annotations": (alone, "presence"),
+        "cosine": (photos, "similarity"),
+        "500 drawn scenes, presence": (scenes, "presence"),
+        "cosine on scenes": (scenes, "similarity"),
     }
-    areas = {
-        "ROC area": None,
-        "the same without synonyms": "without_synonyms",
-        "the same, absent phrases of the same type": "hard",
-    }
-    rows = []
-    for label, part in areas.items():
-        parts = [((found[part] or {}) if part else found, cosine) for found, cosine in shown.values()]
-        rows.append(
-            [label, *(cells(each, ["similarity_auc" if cosine else "presence_auc"])[0] for each, cosine in parts)]
-        )
-    for label, name in {
-        "IL_MCC": "il_mcc",
-        "positive F1, mean over IoU 0.5 to 0.95": "positive_f1",
-        "cgF1": "cgf1",
-    }.items():
-        parts = [(found["by_similarity"] if cosine else found) for found, cosine in shown.values()]
-        rows.append([label, *(cells(each, [name])[0] for each in parts)])
-    rows.append(
-        [
-            "calibration error of `score`",
-            *(None if cosine else cells(found, ["ece"])[0] for found, cosine in shown.values()),
-        ]
-    )
-    both = [shown["1,000 photographs, presence"][0]["kept"], shown["500 drawn scenes, presence"][0]["kept"]]
+    rows: list[list[Any]] = []
+    for label, part in (
+        ("ROC area", None),
+        ("the same without synonyms", "without_synonyms"),
+        ("the same, absent phrases of the same type", "hard"),
+    ):
+        parts = [(found if part is None else found[part] or {}, by) for found, by in columns.values()]
+        rows.append([label, *(cells(each, [f"{by}_auc"])[0] for each, by in parts)])
+    for label, name in (
+        ("IL_MCC", "il_mcc"),
+        ("positive F1, mean over IoU 0.5 to 0.95", "positive_f1"),
+        ("cgF1", "cgf1"),
+    ):
+        parts = [(found if by == "presence" else found["by_similarity"], by) for found, by in columns.values()]
+        rows.append([label, *(cells(each, [name])[0] for each, _ in parts)])
+    errors = [cells(found, ["ece"])[0] if by == "presence" else None for found, by in columns.values()]
+    rows.append(["calibration error of `score`", *errors])
     kept = [
         [f"{here['presence']:g}", *(100 * each[kind] for each in (here, there) for kind in ("there", "absent"))]
-        for here, there in zip(*both, strict=True)
+        for here, there in zip(photos["kept"], scenes["kept"], strict=True)
     ]
     of = ("photographs: kept of phrases that are there", "of absent ones", "scenes: kept", "of absent ones")
+    counts = [(found["counts"]["images"], found["pairs"]) for found in (photos, scenes)]
+    n = "; ".join(
+        f"{images:,} images, {pairs['there']:,} phrases that are there, {pairs['absent']:,} absent"
+        for images, pairs in counts
+    )
+    known = {"n": n, "split": f"{DEV['split']}; {SCENES['split']}", "model": "photo; demo"}
     command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
-    known = {"n": f"{DEV['n']}; {SCENES['n']}", "split": f"{DEV['split']}; {SCENES['split']}", "model": "photo; demo"}
+    titles = ["`regions.min_presence`", *([title, "{:.1f} %"] for title in of)]
     tables = [
-        table("absent", command, ["", *shown], rows, **known, settings="absent_share 0.5"),
-        table(
-            "min-presence", command, ["`regions.min_presence`", *([title, "{:.1f} %"] for title in of)], kept, **known
-        ),
+        table("absent", command, ["", *columns], rows, **known, settings="absent_share 0.5"),
+        table("min-presence", command, titles, kept, **known),
     ]
     return {"photographs": {"tables": tables, "said": []}}
 
@@ -217,7 +220,7 @@ def tune(own: Photographs) -> Pages:
         label = f"**{label}**" if step["kept"] else label
         rows.append([label, *(step["figures"][name] for name in names), *cells(step, ["gain"])])
     known = {
-        "n": f"200 photographs, {found['known']:,} phrases",
+        "n": f"{found['images']:,} photographs, {found['known']:,} phrases",
         "split": "Flickr8k train, of the last 500",
         "model": "photo",
     }
@@ -237,7 +240,15 @@ def settings(own: Photographs) -> Pages:
             rows.append([label, *cells(found["metrics"], grid.columns)])
         columns = [grid.title, *(name.replace("_", " ") for name in grid.columns)]
         command = f"python -m tests.figures --only settings: phrasebox run with {grid.common}"
-        made = table(grid.name, command, columns, rows, **grid.known, model=grid.model)
+        made = table(
+            grid.name,
+            command,
+            columns,
+            rows,
+            n=n_of(found, grid.known["images"]),
+            split=grid.known["split"],
+            model=grid.model,
+        )
         pages[grid.page]["tables"].append(made)
     return pages
 
