@@ -1,0 +1,80 @@
+"""The usual place of a noun: what ground truth of other images says without a look at the image."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.evaluate.text_only import FEWEST, fit, head_of
+from stages.contract.errors import InputError
+from stages.contract.geometry import Box, box_iou
+from stages.shared.truth.ground_truth import TruthImage, TruthTarget
+
+SKY: Box = (0.0, 0.0, 80.0, 20.0)
+GRASS: Box = (0.0, 40.0, 80.0, 20.0)
+LEFT: Box = (0.0, 20.0, 20.0, 30.0)
+RIGHT: Box = (60.0, 20.0, 20.0, 30.0)
+
+
+def image_of(*named: tuple[str, tuple[Box, ...]], scale: float = 1.0) -> TruthImage:
+    targets = tuple(
+        TruthTarget(
+            phrase=phrase,
+            boxes_xywh_px=tuple((x * scale, y * scale, w * scale, h * scale) for x, y, w, h in boxes),
+            match="phrase",
+        )
+        for phrase, boxes in named
+    )
+    return TruthImage(file_name="a.jpg", width_px=round(80 * scale), height_px=round(60 * scale), targets=targets)
+
+
+IMAGES = [
+    image_of(("blue sky", (SKY,)), ("grass", (GRASS,)), ("pair of posts", (LEFT, RIGHT)), scale=scale)
+    for scale in (1.0, 2.0, 3.0) * 10
+]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "head"),
+    [
+        ("man in blue shirt", "man"),
+        ("two young dogs", "dogs"),
+        ("group of people", "group"),
+        ("red shirts", "shirts"),
+        ("of", "of"),
+        ("", ""),
+    ],
+)
+def test_the_head_of_a_phrase_stands_before_what_describes_it(phrase: str, head: str) -> None:
+    assert head_of(phrase) == head
+
+
+def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None:
+    usual = fit(IMAGES)
+    assert usual.images == len(IMAGES)
+    for phrase, place in (("dark sky with clouds", SKY), ("green grass", GRASS)):
+        twice: Box = (place[0] * 2, place[1] * 2, place[2] * 2, place[3] * 2)
+        assert box_iou(usual.box_of(phrase, 80, 60), place) > 0.5
+        assert box_iou(usual.box_of(phrase, 160, 120), twice) > 0.5
+        x, y = usual.point_of(phrase, 80, 60)
+        assert place[0] <= x < place[0] + place[2]
+        assert place[1] <= y < place[1] + place[3]
+
+
+def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
+    usual = fit(IMAGES)
+    one, both = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
+    assert max(box_iou(one, LEFT), box_iou(one, RIGHT)) > 0.5
+    assert box_iou(both, (0.0, 20.0, 80.0, 30.0)) > 0.5
+
+
+def test_a_rare_noun_has_the_place_of_all_phrases() -> None:
+    rare = [image_of(("cloud", (RIGHT,)))] * (FEWEST - 1)
+    usual = fit([*IMAGES, *IMAGES, *rare])
+    assert usual.box_of("cloud", 80, 60) == usual.box_of("unheard of", 80, 60)
+    assert fit([*IMAGES, *rare * 20]).box_of("cloud", 80, 60) != usual.box_of("cloud", 80, 60)
+
+
+@pytest.mark.parametrize("images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]])
+def test_nothing_is_fitted_to_no_phrases(images: list[TruthImage]) -> None:
+    with pytest.raises(InputError, match="no phrase with a known place"):
+        fit(images)
