@@ -9,13 +9,30 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 
 Figure = Mapping[str, Any] | None
 """{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
 
-GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
+GROUP_COLUMNS: Final = (
+    "pointing",
+    "text_point",
+    "box_recall",
+    "text_box",
+    "box_recall_above_text",
+    "box_iou",
+    "mask_iou",
+)
 """Metrics that the table shows for every group; the JSON has all of them."""
+
+BESIDE: Final = {
+    "the dataset": ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged"),
+    "text alone": ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
+    "another phrase's region": ("", "", "other_box", "other_box_merged"),
+    "middle of the image": ("centre", "", "centred_box", "centred_box_merged"),
+    "whole image, any pixel": ("chance", "", "whole_image", "whole_image_merged"),
+}
+"""Row -> metrics of a column; box recall is that of MDETR's ANY-BOX and MERGED-BOX."""
 
 ABSENT_ROWS: Final = {
     "presence_auc": "presence_auc: area under the ROC curve",
@@ -92,12 +109,15 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     print_matched(figures["matched"], console)
+    _print_above_text(figures["metrics"], console)
     table = _table("all phrases", "metric", "value", "95 % interval", "definition")
+    shown = {name for row in BESIDE.values() for name in row}
     for name, figure in figures["metrics"].items():
-        _add(table, name, figure, METRICS[name].doc)
-    for name, figure in figures["coco_ap"].items():
-        doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
-        _add(table, f"{name}_ap", figure["ap"], doc)
+        if name not in shown and not name.endswith("_above_text"):
+            _add(table, name, figure, METRICS[name].doc)
+    for name, figure in figures["phrase_ap"].items():
+        doc = f"AP by {name}, all phrases as one class, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
+        _add(table, f"phrase_ap_{name}", figure["ap"], doc)
     console.print(table)
     if figures["maps"] is not None:
         whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
@@ -107,6 +127,23 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     _print_scores(figures, console)
     if "presence_auc" in figures:
         _print_absent(figures, console)
+
+
+def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
+    """The figures beside those of answers that need no map, and first what the dataset has above text alone."""
+    gains = [f"{name.replace('_', ' ')} {number(metrics[key])} ({interval(metrics[key])})"
+             for name in WITHOUT_TEXT if (key := f"{name}_above_text") in metrics]  # fmt: skip
+    if gains:
+        said = "above an answer from the text alone, the usual place of its head noun, fitted to other images"
+        console.print(f"{said}: {', '.join(gains)}", soft_wrap=True)
+    table = compact_table(
+        "beside answers without a map", ["pointing", "off centre", "box recall ANY", "box recall MERGED"]
+    )
+    for title, names in BESIDE.items():
+        known = [metrics.get(name) for name in names]
+        if any(known):
+            table.add_row(title, *(_with_margin(figure) for figure in known))
+    console.print(table)
 
 
 def _print_groups(figures: Mapping[str, Any], console: Console) -> None:

@@ -43,6 +43,7 @@ from pipeline.evaluate.metrics import (
     value_of,
 )
 from pipeline.evaluate.presence import absent_evaluation
+from pipeline.evaluate.text_only import TextOnly, of_other_half
 from stages.contract.errors import InputError
 from stages.contract.masks import rle_area_px
 from stages.contract.records import Rle
@@ -78,7 +79,7 @@ class Outcomes:
                 if key not in mean_heats:
                     mean_heats[key] = [0.0 if heat is None else heat.mean_inside(each.mask) for each in query.answers]
                 self.heat.extend(mean_heats[key])
-            self.queries.append(replace(query, heat=None, plain_heat=None))
+            self.queries.append(replace(query, heat=None, others=(), text_only=None))
 
 
 def evaluation_of(
@@ -90,10 +91,12 @@ def evaluation_of(
     maps: bool = True,
     resized: bool = False,
     absent: bool = False,
+    text_only: TextOnly | None = None,
 ) -> dict[str, Any]:
     """Evaluate a dataset: `dataset`, `truth`, `settings` and `resized` as for `judged_dataset`.
 
-    `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too.
+    `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too; `text_only`: the
+    usual places of things, by default for each half of the images those of the other half.
 
     Returns:
         The figures of `report`; `dataset`, `truth`, `matched`, `rule`, `config`; and `maps`: whether the heat maps are
@@ -106,7 +109,7 @@ def evaluation_of(
     judged = judged_dataset(dataset, truth_path, settings, resized=resized)
     config = judged.config(explains=False)
     maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
-    outcomes = _outcomes(judged, config.regions if maps else None, console)
+    outcomes = _outcomes(judged, config.regions if maps else None, console, text_only)
     if not outcomes.values:
         raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
     return {
@@ -121,28 +124,27 @@ def evaluation_of(
     }
 
 
-def _outcomes(judged: JudgedDataset, regions: RegionsConfig | None, console: Console) -> Outcomes:
+def _outcomes(
+    judged: JudgedDataset, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
+) -> Outcomes:
     """The outcomes of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes()
     if regions is None:
         rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())
     else:
-        surfaces = [RegionsStage(regions)]
-        if regions.upsample != "linear":  # then the maps before colours guided them are measured, too
-            surfaces.append(RegionsStage(regions.model_copy(update={"upsample": "linear"})))
-        mapped = judged.mapped(judged.graph(pixels=len(surfaces) > 1), console)
-        rows = (
-            (judged.queries(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces)), row)
-            for row, record in mapped
-        )
+        stage = RegionsStage(regions)
+        mapped = judged.mapped(judged.graph(pixels=regions.upsample != "linear"), console)
+        rows = ((judged.queries(row, record.phrases, stage.surfaces_of(record)), row) for row, record in mapped)
+    usual = of_other_half(judged.matched.images) if text_only is None else {}
     for queries, row in rows:
-        outcomes.add(queries, maps=regions is not None)
+        known = usual.get(row["file_name"], text_only)
+        outcomes.add((replace(query, text_only=known) for query in queries), maps=regions is not None)
         outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
     return outcomes
 
 
 def report(outcomes: Outcomes) -> dict[str, Any]:
-    """Return all figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
+    """Return all figures as plain values: counts, metrics, groups, phrase_ap, scores, calibration_error, thresholds.
 
     Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
     also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n counts phrases.
@@ -175,7 +177,7 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             for name, members in _members([target.groups for _, target in targets]).items()
         },
         **_linked(outcomes.groupings),
-        "coco_ap": _coco(queries),
+        "phrase_ap": _coco(queries),
         "scores": {
             name: weighted_estimate(partial(risk_coverage_area, np.array(each, np.float64), right), owners).plain()
             for name, each in ranks.items()

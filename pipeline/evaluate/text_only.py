@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
+from stages.contract.records import stable_id
 from stages.shared.truth.ground_truth import TruthImage, TruthTarget
 
 Floats = NDArray[np.float64]
@@ -98,6 +99,16 @@ def fit(images: Iterable[TruthImage]) -> TextOnly:
     )
 
 
+def of_other_half(images: Mapping[str, TruthImage]) -> dict[str, TextOnly]:
+    """File name -> what is usual in the other half of some images; nothing where one half has no phrases."""
+    half = {name: stable_id(name) % 2 for name in images}
+    try:
+        others = [fit(image for name, image in images.items() if half[name] != own) for own in (0, 1)]
+    except InputError:
+        return {}
+    return {name: others[own] for name, own in half.items()}
+
+
 def _relative(target: TruthTarget, image: TruthImage) -> list[Box]:
     """The boxes (x0, y0, x1, y1) of a target as shares of the image's sides."""
     width, height = image.width_px, image.height_px
@@ -149,8 +160,8 @@ def _fits(true: Floats) -> Floats:
     ]
     both = sides[0] * sides[1]
     areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (true, _BOXES)]
-    overlap = both / (areas[0][:, None] + areas[1] - both)
-    return (overlap >= IOU) + AMONG_EQUALS * overlap
+    overlap: Floats = both / (areas[0][:, None] + areas[1] - both)
+    return np.asarray(overlap >= IOU) + AMONG_EQUALS * overlap
 
 
 def _usual(sums: Floats) -> Usual:
