@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.evaluate.estimates import BINS
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 
 Figure = Mapping[str, Any] | None
@@ -35,12 +36,21 @@ BESIDE: Final = {
 """Row -> metrics of a column; box recall is that of MDETR's ANY-BOX and MERGED-BOX."""
 
 ABSENT_ROWS: Final = {
-    "presence_auc": "presence_auc: area under the ROC curve",
-    "il_mcc": "il_mcc: is it there, Matthews' correlation",
-    "positive_f1": "positive_f1: boxes where it is there",
-    "cgf1": "cgf1: their product",
-    "ece": "ece: calibration error of the score",
-    "lost": "lost: there, but without a region",
+    "auc": "ROC area, phrases of other images",
+    "auc_without_synonyms": "without such that may be there by another name",
+    "auc_same_type": "of the same type",
+    "auc_adversarial": "with nouns that occur beside those of the image",
+    "auc_attribute": "in another colour, against coloured phrases",
+    "auc_said": "false phrases of the captions",
+    "il_mcc": "IL_MCC: answered where it is there",
+    "positive_f1": "positive F1: boxes where it is there",
+    "cgf1": "cgF1: their product",
+}
+ABSENT_COLUMNS: Final = {
+    "presence": "presence",
+    "presence_of_group": "shared by a thing's texts",
+    "z_score": "z-score of the cosine",
+    "similarity": "cosine",
 }
 
 NAMED: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
@@ -125,7 +135,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     _print_groups(figures, console)
     _print_scores(figures, console)
-    if "presence_auc" in figures:
+    if "by" in figures:
         _print_absent(figures, console)
 
 
@@ -179,8 +189,13 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     for name, figure in figures["scores"].items():
         _add(table, name, figure)
     console.print(table)
-    error = figures["calibration_error"]
-    console.print(f"expected calibration error of the score: {number(error)} {interval(error)}", soft_wrap=True)
+    error, plain = figures["calibration_error"], figures["calibration_error_plain"]
+    console.print(
+        f"calibration error of the score, without chance: {number(error)} {interval(error)} (Kumar et al. 2019, root "
+        f"mean square); expected calibration error, which chance raises, and its interval more: {number(plain)} "
+        f"{interval(plain)} ({BINS} bins each)",
+        soft_wrap=True,
+    )
     table = _table("filtering by score", "score at least", "regions kept", "precision")
     for line in figures["thresholds"]:
         precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
@@ -189,19 +204,21 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
-    pairs, hard, certain = figures["pairs"], figures["hard"], figures["without_synonyms"]
-    title = f"{pairs['there']:,} phrases that are there and {pairs['absent']:,} of other images"
-    table = _table(title, "absent phrases", "value", "95 % interval", "by similarity")
-    cosine = {"presence_auc": figures["similarity_auc"], **figures["by_similarity"]}
-    rows = [(words, figures[name], cosine.get(name)) for name, words in ABSENT_ROWS.items()]
-    if hard is not None:
-        words = f"presence_auc of {pairs['hard']:,} hard ones"
-        rows.append((words, hard["presence_auc"], hard["similarity_auc"]))
-    words = f"presence_auc of {pairs['without_synonyms']:,} that name no thing of the captions"
-    rows.append((words, certain["presence_auc"], certain["similarity_auc"]))
-    for words, figure, by_similarity in rows:
-        _add(table, words, figure, number(by_similarity))
+    pairs, by = figures["pairs"], {**figures["by"], "saco": figures["saco"]}
+    counted = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in pairs.items() if n)
+    columns = {**ABSENT_COLUMNS, "saco": "SA-Co: score of 0.5 or more"}
+    table = compact_table(f"absent phrases ({counted})", list(columns.values()))
+    for name, title in ABSENT_ROWS.items():
+        cells = [(by[way] or {}).get(name) for way in columns]
+        if any(cells):
+            table.add_row(title, *(_with_margin(figure) for figure in cells))
     console.print(table)
+    for name, doc in (
+        ("ece", "calibration error of the score, present and absent phrases"),
+        ("ece_there", "  of the phrases that are there"),
+        ("lost", "there, but without a region"),
+    ):
+        console.print(f"{doc}: {number(figures[name])} {interval(figures[name])}", soft_wrap=True)
     if figures["kept"] is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
         for line in figures["kept"]:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import (
     Floats,
-    calibration_error,
+    debiased_calibration_error,
     out_of_fold,
     risk_coverage_area,
     weighted_estimate,
@@ -105,7 +105,7 @@ def write_calibration(
         **counts,
         **({} if worth is None else {"presence": worth}),
         "risk_coverage_area": weighted_estimate(partial(risk_coverage_area, unseen, labels), owners).plain(),
-        "calibration_error": weighted_estimate(partial(calibration_error, unseen, labels), owners).plain(),
+        "calibration_error": debiased_calibration_error(unseen, labels, owners).plain(),
     }
 
 

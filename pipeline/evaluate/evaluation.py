@@ -22,9 +22,9 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from pipeline.evaluate.estimates import (
-    RESAMPLES,
     Floats,
     calibration_error,
+    debiased_calibration_error,
     filtered,
     means_where_known,
     risk_coverage_area,
@@ -61,20 +61,25 @@ class Outcomes:
 
     values: dict[str, list[float]] = field(default_factory=dict)  # metric -> of each query with a target, or NaN
     queries: list[Query] = field(default_factory=list)  # all, without their maps
+    is_first: list[bool] = field(default_factory=list)  # not the same text for the same boxes of an image again
     heat: list[float] = field(
         default_factory=list
-    )  # mean inside each region, 0 .. 1 of the highest; empty without maps
+    )  # mean inside each region of the first ones, 0 .. 1 of the highest; empty without maps
     groupings: list[Grouping] = field(default_factory=list)  # of each image
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:
         """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
         mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
+        seen = set()
         for query in queries:
+            boxes = None if query.target is None else (query.target.phrase, query.target.boxes_xywh_px)
+            self.is_first.append((query.phrase, boxes) not in seen)
+            seen.add((query.phrase, boxes))
             if query.target is not None:
                 for name, metric in METRICS.items():
                     if maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
-            if maps:
+            if maps and self.is_first[-1]:
                 key, heat = (query.image, query.phrase), query.heat
                 if key not in mean_heats:
                     mean_heats[key] = [0.0 if heat is None else heat.mean_inside(each.mask) for each in query.answers]
@@ -146,6 +151,8 @@ def _outcomes(
 def report(outcomes: Outcomes) -> dict[str, Any]:
     """Return all figures as plain values: counts, metrics, groups, phrase_ap, scores, calibration_error, thresholds.
 
+    Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
+
     Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
     also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n counts phrases.
     """
@@ -153,9 +160,10 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
     targets = [(query, query.target) for query in queries if query.target is not None]
     images = np.array([query.image for query, _ in targets], np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in outcomes.values.items()}
-    answers = [answer for query in queries for answer in query.answers]
-    owners = np.array([query.image for query in queries for _ in query.answers], np.int64)
-    right = np.array([one for query in queries for one in correct(query)], np.bool_)
+    first = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
+    answers = [answer for query in first for answer in query.answers]
+    owners = np.array([query.image for query in first for _ in query.answers], np.int64)
+    right = np.array([one for query in first for one in correct(query)], np.bool_)
     ranks = {"score": [answer.score for answer in answers], "similarity": [answer.similarity for answer in answers]}
     if len(outcomes.heat) == len(answers):
         ranks["mean_heat"] = outcomes.heat
@@ -177,12 +185,13 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             for name, members in _members([target.groups for _, target in targets]).items()
         },
         **_linked(outcomes.groupings),
-        "phrase_ap": _coco(queries),
+        "phrase_ap": _coco(first),
         "scores": {
             name: weighted_estimate(partial(risk_coverage_area, np.array(each, np.float64), right), owners).plain()
             for name, each in ranks.items()
         },
-        "calibration_error": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
+        "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
+        "calibration_error_plain": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
         "thresholds": filtered(scores, right),
     }
 
@@ -205,7 +214,7 @@ def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(partial(_of_totals, figure, counts), images, RESAMPLES)
+            estimate = weighted_estimate(partial(_of_totals, figure, counts), images)
             figures[name] = replace(estimate, n=n).plain()
     return figures
 

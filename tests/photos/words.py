@@ -21,7 +21,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +138,7 @@ def told(features: Mapping[str, Floats], visual: NDArray[np.bool_], owners: NDAr
     judged = dict(features)
     judged["all but importance"] = out_of_fold(plain, visual, owners)
     judged["with importance"] = out_of_fold(np.column_stack([plain, features["importance"]]), visual, owners)
-    areas = {name: partial(presence_area, values, visual) for name, values in judged.items()}
+    areas = {name: presence_area(values, visual) for name, values in judged.items()}
     for name, area in areas.items():
         found = weighted_estimate(area, owners)
         lines.append(f"{name:>20} {found.value:.3f} ({found.low:.3f}-{found.high:.3f})")
