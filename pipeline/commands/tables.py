@@ -261,7 +261,8 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
             )
     console.print(table)
     console.print(
-        "+ and -: higher or lower than grad_eclip by more than chance (95 %, paired, over 8 or more images). Deletion, "
+        "+ and -: higher or lower than grad_eclip by more than chance (paired, over 8 or more images; 95 % for "
+        "all marks together, Holm). Deletion, "
         "shuffled weights and other phrases: lower is better. (centre) and (random) are baselines without a model",
         soft_wrap=True,
     )
@@ -270,9 +271,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 def _compared(row: Mapping[str, Any], figure: str) -> str:
     found = row["figures"].get(figure)
     difference = (row["differences"] or {}).get(figure)
-    if found is None or difference is None or difference["low"] is None:
-        return number(found) + ("" if found is None else " ")
-    return f"{number(found)}{'+' if difference['low'] > 0 else '-' if difference['high'] < 0 else ' '}"
+    return number(found) + ("" if found is None else ((difference or {}).get("mark") or " "))
 
 
 def print_scores(scores: Mapping[str, Any], console: Console) -> None:

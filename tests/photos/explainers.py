@@ -1,6 +1,7 @@
 """Tables in Markdown of what `phrasebox compare --json` tells: `python -m tests.photos.explainers FILE.json ...`.
 
-For configs/measured/explainers.md. A figure that differs from Grad-ECLIP's by more than chance has a + or -.
+For configs/measured/explainers.md. A figure that differs from Grad-ECLIP's by more than chance has
+a + or - (Holm's correction over all marks).
 """
 
 from __future__ import annotations
@@ -56,11 +57,8 @@ def _cell(row: Row, name: str) -> str:
     found = row["figures"].get(name)
     if found is None:
         return "-"
-    difference = (row["differences"] or {}).get(name)
-    sign = ""
-    if difference is not None and difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]:
-        sign = "+" if difference["low"] > 0 else "-"
-    return f"{found['value']:.3f}{sign}"
+    difference = (row["differences"] or {}).get(name) or {}
+    return f"{found['value']:.3f}{difference.get('mark', '')}"
 
 
 def _number(value: float | None, digits: int) -> str:

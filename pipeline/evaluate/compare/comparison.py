@@ -22,6 +22,7 @@ from pipeline.evaluate.compare.figures import (
     figures_of,
     local_numbers,
     map_correlations,
+    mark,
     numbers_in,
     pair_numbers,
 )
@@ -224,7 +225,7 @@ def _rows(
         if label in labels:
             parts[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
     reference = parts.get(REFERENCE)
-    return [
+    rows = [
         {
             "explainer": label,
             "baseline": label not in labels,
@@ -237,3 +238,5 @@ def _rows(
         }
         for label, own in parts.items()
     ]
+    mark(rows)
+    return rows
