@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint bench browser corpus fuzz faults towers photos proof pictures soak scale audit clean
+.PHONY: help demo test lint bench browser corpus fuzz faults towers figures pictures soak scale audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -50,16 +50,11 @@ towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hou
 pictures: $(VENV)/.installed-dev browser ## make the README's picture
 	PYTHONPATH=. $(BIN)/python .pictures/make.py
 
-# Every figure about photographs. They are no part of the repository: tests/photos/measure.py says what it expects.
+# Every table of configs/measured that a program can make, from the repository and the photographs, which are no part of
+# it: tests/photos/measure.py says what it expects. Finished steps are not repeated; ONLY="drawings speed" makes these.
 PHOTOS ?= ../shared/photos
-photos: $(VENV)/.installed-dev ## make every table about photographs; PHOTOS= names their folder
-	$(BIN)/python -m tests.photos.measure --photos $(PHOTOS) --out out/photos
-	$(BIN)/python -m tests.photos.reviews --photos $(PHOTOS) --out out/photos
-
-# Models that learn from the regions of several sources; what it needs of photographs says configs/proof/photos.yaml.
-proof: $(VENV)/.installed-dev ## train models on the regions of several sources
-	$(BIN)/python configs/proof/prove.py configs/proof/scenes.yaml --out out/proof-scenes
-	$(BIN)/python configs/proof/prove.py configs/proof/photos.yaml --out out/proof-photos --photos $(PHOTOS)/flickr8k
+figures: $(VENV)/.installed-dev ## make the tables of all measured pages; PHOTOS= names the photographs; hours
+	$(BIN)/python -m tests.figures --photos $(PHOTOS) --out out/figures $(if $(ONLY),--only $(ONLY))
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.

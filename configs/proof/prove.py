@@ -1,10 +1,12 @@
 """Prove the data: train the same model on the regions of several sources, and measure the result.
 
-    python configs/proof/prove.py configs/proof/scenes.yaml --out out/proof-scenes
-    python configs/proof/prove.py configs/proof/photos.yaml --out out/proof-photos --photos photos/
+    python -m configs.proof.prove configs/proof/scenes.yaml --out out/proof-scenes
+    python -m configs.proof.prove configs/proof/photos.yaml --out out/proof-photos --photos photos/
 
-Everything is done by phrasebox's own verbs, so that each step can be repeated by hand: the commands are in
-`OUT/commands.txt`. Finished steps are not repeated: the same command resumes after a stop.
+Each arm learns with the learning rate that is best for it on images that are not judged, with a seed of its own; then
+with every seed of the plan. Everything but boxes from elsewhere is done by phrasebox's own verbs, so that each step can
+be repeated by hand: the commands are in `OUT/commands.txt`. Finished steps are not repeated: the same command resumes
+after a stop.
 """
 
 from __future__ import annotations
@@ -13,24 +15,35 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.evaluate.text_only import TextOnly, fit
+from stages.contract.masks import encode_box
+from stages.shared.truth import read_truth
+from tests.figures.pages import as_markdown
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 RESAMPLES: Final = 2000
-CAPTIONS: Final = "captions"
-EXACT: Final = "exact"
+FROZEN, CAPTIONS, SHUFFLED, EXACT = "frozen", "captions", "shuffled", "exact"
+AGAINST: Final = (FROZEN, CAPTIONS, SHUFFLED)  # arms whose difference from every other is shown
+
+Floats = NDArray[np.float64]
 
 
 class Proof:
@@ -45,27 +58,30 @@ class Proof:
 
     def __init__(self, plan: Mapping[str, Any], out: Path, photos: str, workers: int) -> None:
         self.plan = json.loads(json.dumps(plan).replace("PHOTOS", photos))
-        self.out, self.workers = out.resolve(), workers
+        self.out, self.workers, self.lock = out.resolve(), workers, Lock()
         self.out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Make data, datasets and models, and write `table.md` and `table.json`."""
+        """Make data, datasets and models, write `tables.json`, for configs/measured/proof.json, and print it."""
         self.draw()
+        arms, rates, plan = self.plan["arms"], self.plan["learning_rates"], self.plan
         with ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(self.make_dataset, self.plan["sources"]))
-            jobs = [(arm, seed) for seed in self.plan["seeds"] for arm in self.plan["arms"]]
-            scores = [pool.submit(self.score, "frozen", 0, self.plan["model"])]
-            scores += [pool.submit(self.tune, arm, seed) for arm, seed in jobs]
-            for score in scores:
-                score.result()
-        figures = self.table()
-        (self.out / "table.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        text = as_markdown(figures, self.plan["figures"])
-        (self.out / "table.md").write_text(text, encoding="utf-8")
-        print(text)
+            list(pool.map(self.make_dataset, plan["sources"]))
+            list(pool.map(self.rebox, plan["boxes"]))
+            list(pool.map(lambda job: self.tune(*job, plan["choosing_seed"], "choose"), product(arms, rates)))
+            chosen = {arm: max(rates, key=lambda rate, arm=arm: self.chosen_by(arm, rate)) for arm in arms}
+            self.score(plan["model"], "test", FROZEN)
+            jobs = product(plan["seeds"], arms)
+            list(pool.map(lambda job: self.tune(job[1], chosen[job[1]], job[0], "test"), jobs))
+        made = self.tables(chosen)
+        (self.out / "tables.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        for table in made["tables"]:
+            print(as_markdown({**table, "commit": None}))
+        for said in made["said"]:
+            print(said["about"], *said["values"])
 
     def draw(self) -> None:
-        """Draw scenes, or unpack photographs and the first lines of files of captions."""
+        """Draw scenes, or unpack photographs and lines of files of captions."""
         for name, how in self.plan.get("scenes", {}).items():
             folder = self.out / "data" / name
             if not (folder / "truth.json").exists():
@@ -75,11 +91,9 @@ class Proof:
                 with tarfile.open(archive) as file:
                     file.extractall(self.out / "data" / f"{name}.tmp", filter="data")
                 (self.out / "data" / f"{name}.tmp").rename(self.out / "data" / name)
-        for path, count in self.plan.get("first", {}).items():
-            target = self.out / "data" / Path(path).name
-            target.parent.mkdir(exist_ok=True)
+        for name, (path, first, end) in self.plan.get("lines", {}).items():
             with open(path, encoding="utf-8") as file:
-                target.write_text("".join(islice(file, count)), encoding="utf-8")
+                (self.out / "data" / f"{name}.jsonl").write_text("".join(islice(file, first, end)), encoding="utf-8")
 
     def make_dataset(self, source: str) -> None:
         """Make the regions of a source, and note their cost."""
@@ -94,38 +108,86 @@ class Proof:
         counts = json.loads((folder / "dataset.json").read_text("utf-8"))["counts"]
         (folder / "cost.json").write_text(json.dumps({"seconds": seconds, "bytes": size, "counts": counts}))
 
-    def tune(self, arm: str, seed: int) -> None:
-        """Train and score a model of an arm."""
-        folder = self.out / "models" / f"{arm.replace(' ', '-')}-{seed}"
-        settings = {**self.plan["tuning"], **self.plan["arms"][arm], "seed": seed}
-        dataset = self.out / "datasets" / settings.pop("data.path")
+    def rebox(self, name: str) -> None:
+        """Write the rows of a source with other boxes: of the whole image, or the text-only boxes of other images."""
+        how, folder = self.plan["boxes"][name], self.out / "datasets" / name
+        if folder.exists():
+            return
+        usual = self.usual(how) if "usual" in how else None
+        part = folder.with_name(f"{name}.tmp")
+        shutil.copytree(self.out / "datasets" / how["of"], part, dirs_exist_ok=True)
+        for shard in (part / "data").glob("*.parquet"):
+            table = pq.read_table(shard)
+            rows = table.to_pylist()
+            for row in rows:
+                width, height = row["width"], row["height"]
+                for region in row["annotations"]:
+                    x, y, w, h = (
+                        usual.box_of(region["phrase"].lower(), width, height) if usual else (0, 0, width, height)
+                    )
+                    left, top = min(int(x), width - 1), min(int(y), height - 1)
+                    right, bottom = max(left + 1, min(round(x + w), width)), max(top + 1, min(round(y + h), height))
+                    mask = encode_box((left, top, right, bottom), (height, width))
+                    area = (right - left) * (bottom - top)
+                    region |= {"bbox": [left, top, right - left, bottom - top], "area": area}
+                    region["segmentation"] = {"size": [height, width], "counts": mask.counts}
+            pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+        part.rename(folder)
+
+    def usual(self, how: Mapping[str, Any]) -> TextOnly:
+        """Return where things usually are in a ground truth, or in the last of its images that a file names."""
+        images = read_truth(self.out / how["usual"]).images
+        if "images" in how:
+            lines = Path(how["images"]).read_text("utf-8").splitlines()[-how["last"] :]
+            names = {json.loads(line)["image"] for line in lines}
+            images = {name: image for name, image in images.items() if name in names}
+        return fit(images.values())
+
+    def tune(self, arm: str, rate: float, seed: int, judged: str) -> None:
+        """Train a model of an arm and score it on the images to choose by, or on those to judge; keep the score."""
+        name = f"{arm}-{rate:g}-{seed}"
+        if self.scored(judged, name).exists():
+            return
+        settings = {**self.plan["tuning"], **self.plan["arms"][arm], "learning_rate": rate, "seed": seed}
+        dataset, folder = self.out / "datasets" / settings.pop("data.path"), self.out / "models" / name
         if not (folder / "model").exists():
             options = [x for key, value in settings.items() for x in ("--set", f"{key}={value}")]
             self.phrasebox("finetune", dataset, "--out", folder, "--model", self.plan["model"], *options)
-            (folder / "latest.pt").unlink()
-        self.score(arm, seed, folder / "model")
+        self.score(folder / "model", judged, name)
+        shutil.rmtree(folder)
 
-    def score(self, arm: str, seed: int, model: Path | str) -> None:
-        """Write a model's scores on regions to a file."""
-        path = self.scored(arm, seed)
+    def score(self, model: Path | str, judged: str, name: str) -> None:
+        """Write a model's scores to a file."""
+        path = self.scored(judged, name)
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            answer, _ = self.phrasebox("score-model", model, *self.plan["score"], "--json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            options = [*self.plan["judged"][judged], *self.plan["score"]]
+            answer, _ = self.phrasebox("score-model", model, *options, "--json")
             path.with_suffix(".tmp").write_text(answer, encoding="utf-8")
             path.with_suffix(".tmp").rename(path)
 
-    def scored(self, arm: str, seed: int) -> Path:
+    def scored(self, judged: str, name: str) -> Path:
         """Return the file of a model's scores."""
-        return self.out / "scores" / f"{arm.replace(' ', '-')}-{seed}.json"
+        return self.out / "scores" / judged / f"{name}.json"
+
+    def chosen_by(self, arm: str, rate: float) -> float:
+        """Return the primary figure of an arm on the images that learning rates are chosen on."""
+        hits = self.hits([self.scored("choose", f"{arm}-{rate:g}-{self.plan['choosing_seed']}")], self.plan["primary"])
+        right, asked = hits.sum(axis=(0, 1))
+        return float(right / asked)
+
+    def hits(self, paths: Sequence[Path], figure: str) -> Floats:
+        """Return `hits_by_image` of some files of scores."""
+        return hits_by_image([json.loads(path.read_text("utf-8")) for path in paths], figure)
 
     def phrasebox(self, verb: str, *arguments: object) -> tuple[str, float]:
         """Run a verb with one thread in the experiment's folder. Ends the experiment if it fails.
 
         Returns:
-            What it prints, and its processor time in seconds.
+            What it prints, and its processor time in seconds, which `seconds.txt` has, too.
         """
         command = [sys.executable, "-m", "pipeline", verb, *map(str, arguments)]
-        with (self.out / "commands.txt").open("a", encoding="utf-8") as file:
+        with self.lock, (self.out / "commands.txt").open("a", encoding="utf-8") as file:
             file.write(shlex.join(["phrasebox", *command[3:]]) + "\n")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         print(" ".join(command[3:])[:160], flush=True)
@@ -137,90 +199,108 @@ class Proof:
                 file.seek(0)
             if process.returncode:
                 raise SystemExit(f"{shlex.join(command)}\n{out.read()[-2000:]}\n{errors.read()[-4000:]}")
-            return out.read(), usage.ru_utime + usage.ru_stime
+            seconds = usage.ru_utime + usage.ru_stime
+            with self.lock, (self.out / "seconds.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{verb} {seconds:.1f}\n")
+            return out.read(), seconds
 
-    def table(self) -> dict[str, Any]:
-        """Return the figures of every arm: means over seeds with intervals over images, and the share of the gap."""
-        arms = {"frozen": [0], **dict.fromkeys(self.plan["arms"], self.plan["seeds"])}
-        found = {
-            arm: [json.loads(self.scored(arm, seed).read_text("utf-8")) for seed in seeds]
-            for arm, seeds in arms.items()
+    def tables(self, chosen: Mapping[str, float]) -> dict[str, Any]:
+        """Return `tables` and `said` in the form of configs/measured/proof.json; chosen: learning rate by arm."""
+        plan, primary = self.plan, self.plan["primary"]
+        paths = {
+            arm: [self.scored("test", f"{arm}-{rate:g}-{seed}") for seed in plan["seeds"]]
+            for arm, rate in chosen.items()
         }
-        rows: dict[str, Any] = {}
-        for arm, scores in found.items():
-            rows[arm] = {"seeds": len(scores)}
-            for figure in self.plan["figures"]:
-                hits = {name: hits_by_image(found[name], figure) for name in (arm, CAPTIONS, EXACT)}
-                rows[arm][figure] = compared(hits[arm], hits[CAPTIONS], hits[EXACT])
-        for source in self.plan["sources"]:
-            cost = json.loads((self.out / "datasets" / source / "cost.json").read_text("utf-8"))
-            rows.setdefault("costs", {})[source] = cost
-        return rows
+        paths = {FROZEN: [self.scored("test", FROZEN)], **paths}
+        values = {
+            figure: resampled({arm: self.hits(own, figure) for arm, own in paths.items()}) for figure in plan["figures"]
+        }
+        first = values[primary]
+        rows = [
+            [
+                arm,
+                chosen.get(arm),
+                interval(own),
+                [each[0] for each in (resampled({arm: self.hits([path], primary)}, 1)[arm] for path in paths[arm])],
+                *(interval(own - first[other]) if arm != other else None for other in AGAINST),
+                *(float(values[figure][arm][0]) for figure in plan["figures"] if figure != primary),
+            ]
+            for arm, own in first.items()
+        ]
+        hours = (
+            sum(float(line.split()[1]) for line in (self.out / "seconds.txt").read_text("utf-8").splitlines()) / 3600
+        )
+        known = {
+            "n": f"{plan['n']}; {len(plan['seeds'])} seeds; {hours:.1f} CPU hours in all",
+            **{key: plan[key] for key in ("split", "model")},
+        }
+        columns = [
+            *("arm", ["learning rate", "{:g}"], primary, "each seed", *(f"over {other}" for other in AGAINST)),
+            *(figure for figure in plan["figures"] if figure != primary),
+        ]
+        costs = [[source, *self.cost(source)] for source in plan["sources"]]
+        titles = ["source", ["CPU s an image", "{:.2f}"], ["bytes an image", "{:,.0f}"], ["regions an image", "{:.1f}"]]
+        return {
+            "tables": [
+                {"name": plan["name"], "columns": columns, "rows": rows, **known},
+                {"name": f"{plan['name']}-costs", "columns": titles, "rows": costs, **known},
+            ],
+            "said": [said for arm in first if arm.startswith("ours") for said in self.places(first, arm)],
+        }
+
+    def places(self, first: Mapping[str, Floats], arm: str) -> list[dict[str, Any]]:
+        """Return what places contribute: an arm's difference, that of exact boxes, and its share if there is one."""
+        own, best = first[arm] - first[SHUFFLED], first[EXACT] - first[SHUFFLED]
+        found = [own, best, *([own / best] if interval(best)["low"] > 0 else [])]
+        about = (
+            f"{self.plan['name']}, {self.plan['primary']}: {arm} over shuffled, exact over shuffled, and their ratio"
+        )
+        return [{"about": about, "values": [value for each in found for value in interval(each).values()]}]
+
+    def cost(self, source: str) -> list[float]:
+        """Return processor seconds, bytes and regions an image."""
+        cost = json.loads((self.out / "datasets" / source / "cost.json").read_text("utf-8"))
+        return [each / cost["counts"]["read"] for each in (cost["seconds"], cost["bytes"], cost["counts"]["regions"])]
 
 
-def hits_by_image(scores: Sequence[Mapping[str, Any]], figure: str) -> NDArray[np.float64]:
-    """Return for each image the right top-1 answers and the queries, averaged over seeds: (images, 2)."""
-    sums = np.zeros((len(scores[0]["images"]), 2))
-    for score in scores:
+def hits_by_image(scores: Sequence[Mapping[str, Any]], figure: str) -> Floats:
+    """Return for each seed and image the right top-1 answers and the queries: (seeds, images, 2)."""
+    sums = np.zeros((len(scores), len(scores[0]["images"]), 2))
+    for own, score in zip(sums, scores, strict=True):
         answers = score["answers"][figure]
         right = next(answers["values"][name] for name in ("top1", "recall_1", "r1") if name in answers["values"])
-        np.add.at(sums[:, 0], answers["images"], right)
-        np.add.at(sums[:, 1], answers["images"], 1.0)
-    sums /= len(scores)
+        np.add.at(own[:, 0], answers["images"], right)
+        np.add.at(own[:, 1], answers["images"], 1.0)
     return sums
 
 
-def compared(own: NDArray[np.float64], captions: NDArray[np.float64], exact: NDArray[np.float64]) -> dict[str, Any]:
-    """Return a figure, its difference from captions alone, and the share of the gap from there to exact boxes.
+def resampled(hits: Mapping[str, Floats], resamples: int = RESAMPLES) -> dict[str, Floats]:
+    """Return the value of each arm, and those of a nested bootstrap behind it: (1 + resamples,).
 
-    Each with the 95 % interval of a bootstrap over images, which draws the same images for all three models.
+    Seeds are drawn, and then images, the same ones for all arms: a seed has the same images in the same order in each.
+    A model that did not learn has one seed.
     """
-
-    def figures(drawn: NDArray[np.intp]) -> tuple[float, float, float]:
-        value, low, high = (part[drawn, 0].sum() / part[drawn, 1].sum() for part in (own, captions, exact))
-        return value, value - low, (value - low) / (high - low) if high != low else float("nan")
-
     generator = np.random.default_rng(0)
-    draws = np.array([figures(generator.integers(len(own), size=len(own))) for _ in range(RESAMPLES)])
-    names = ("top1", "over_captions", "gap_closed")
-    whole = figures(np.arange(len(own)))
-    return {
-        name: {"value": value, "low": float(low), "high": float(high)}
-        for name, value, low, high in zip(names, whole, *np.nanquantile(draws, [0.025, 0.975], axis=0), strict=True)
-    }
-
-
-def as_markdown(figures: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return two tables: the figures, and the regions' costs."""
-    lines = [
-        "| arm | " + " | ".join(names) + f" | {names[0]} over captions | gap closed |",
-        "|---" * (len(names) + 3) + "|",
-        *rows_of(figures, names),
-        "",
-        "| source | processor seconds an image | bytes an image | regions an image |",
-        "|---|---|---|---|",
+    seeds, images = (max(each.shape[axis] for each in hits.values()) for axis in (0, 1))
+    drawn = [(np.ones(seeds), np.ones(images))]
+    drawn += [
+        tuple(np.bincount(generator.integers(count, size=count), minlength=count) for count in (seeds, images))
+        for _ in range(resamples)
     ]
-    for source, cost in figures["costs"].items():
-        images = cost["counts"]["read"]
-        seconds, size, regions = (
-            value / images for value in (cost["seconds"], cost["bytes"], cost["counts"]["regions"])
-        )
-        lines.append(f"| {source} | {seconds:.2f} | {size:,.0f} | {regions:.1f} |")
-    return "\n".join(lines) + "\n"
+    values = {}
+    for arm, own in hits.items():
+        sums = [
+            (of_seeds if len(own) > 1 else np.ones(1)) @ np.tensordot(own, of_images, (1, 0))
+            for of_seeds, of_images in drawn
+        ]
+        values[arm] = np.array([right / asked for right, asked in sums])
+    return values
 
 
-def rows_of(figures: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each arm."""
-
-    def shown(entry: Mapping[str, float]) -> str:
-        return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
-
-    for arm, row in figures.items():
-        if arm != "costs":
-            first = row[names[0]]
-            values = [f"{row[name]['top1']['value']:.3f}" for name in names]
-            closed = "" if arm == "frozen" else shown(first["gap_closed"])
-            yield f"| {arm} | {' | '.join(values)} | {shown(first['over_captions'])} | {closed} |"
+def interval(values: Floats) -> dict[str, float]:
+    """Return the first value with the 95 % interval of the others."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
 def main() -> None:

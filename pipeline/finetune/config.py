@@ -46,8 +46,8 @@ class DataConfig(BaseModel):
     where: str = Field("", description="Only regions for which this SQL condition holds.")
     boxes: Literal["own", "shuffled"] = Field(
         "own",
-        description="`shuffled` gives each region the box of another region of its image (an only one that of another "
-        "image): a control, with which nothing can be learned about places.",
+        description="`shuffled` gives each region the box of another thing of its image (an only one that of another "
+        "image), drawn anew in each epoch: a control, with which nothing can be learned about places.",
     )
     loaders: int = Field(
         0, ge=0, le=64, description="Processes of each rank that decode images; 0: the one that trains decodes them."

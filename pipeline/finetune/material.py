@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -71,8 +72,9 @@ class TuningData:
         Raise InputError if no image of a part can be read.
         """
         parts = [self._part(step, rank, ranks) for step in steps]
-        collate = _collate_shuffled if self.config.boxes == "shuffled" else collate_regions
-        loader = DataLoader(self._rows, batch_sampler=parts, collate_fn=collate, num_workers=self.config.loaders)
+        loader = DataLoader(
+            self._rows, batch_sampler=parts, collate_fn=collate_regions, num_workers=self.config.loaders
+        )
         for step, part, batch in zip(steps, parts, loader, strict=True):
             if not len(batch["ids"]):
                 of_rank = f" on rank {rank}" if ranks > 1 else ""
@@ -88,10 +90,10 @@ class TuningData:
         return [int(number) for number in own[len(own) * rank // ranks : len(own) * (rank + 1) // ranks]]
 
     def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
-        drawn = [
-            captions[int(np.random.default_rng([self.seed, step, image % 2**32]).integers(len(captions)))]
-            for captions, image in zip(batch["captions"], batch["ids"].tolist(), strict=True)
-        ]
+        chance = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
+        drawn = [own[int(rng.integers(len(own)))] for own, rng in zip(batch["captions"], chance, strict=True)]
+        if self.config.boxes == "shuffled":
+            batch["rois"] = shuffled_boxes(batch["rois"], chance)
         return TrainingBatch(
             rgb=batch["images"].permute(0, 2, 3, 1),
             captions=drawn,
@@ -105,21 +107,21 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def _collate_shuffled(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    batch = collate_regions(samples)
-    return {**batch, "rois": shuffled_boxes(batch["rois"])}
+def shuffled_boxes(rois: Tensor, chance: Sequence[np.random.Generator]) -> Tensor:
+    """Exchange the different boxes of each image, drawn by its own of `chance`, so that none stays: (R, 5).
 
-
-def shuffled_boxes(rois: Tensor) -> Tensor:
-    """Move boxes (R, 5) on by one region within their image; the only one of an image gets that of the next image."""
+    Regions with the same box, which name one thing, get the same one. An only box becomes one of another image.
+    """
     moved = rois.clone()
-    owners = rois[:, 0]
-    for image in owners.unique().tolist():
-        places = (owners == image).nonzero().flatten()
-        if len(places) > 1:
-            moved[places, 1:] = rois[places.roll(1), 1:]
-        elif len(rois) > 1:
-            moved[places, 1:] = rois[(places + 1) % len(rois), 1:]
+    for image, rng in enumerate(chance):
+        own = rois[:, 0] == image
+        boxes, which = rois[own, 1:].unique(dim=0, return_inverse=True)
+        others = rois[~own, 1:]
+        if len(boxes) > 1:  # one round through all of them, in random order
+            order = torch.from_numpy(rng.permutation(len(boxes)))
+            moved[own, 1:] = boxes[order.roll(1)][order.argsort()[which]]
+        elif len(boxes) and len(others):
+            moved[own, 1:] = others[int(rng.integers(len(others)))]
     return moved
 
 

@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import yaml
 
-FOLDER = Path(__file__).parents[2] / "configs" / "proof"
+import phrasebox
+from configs.proof import prove
+
+FOLDER = prove.ROOT / "configs" / "proof"
 PLANS = sorted(FOLDER.glob("*.yaml"))
 
 
-def _prove() -> Any:
-    spec = importlib.util.spec_from_file_location("prove", FOLDER / "prove.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hits(right: Any) -> Any:
+    """Of `right` (seeds, images), one question each."""
+    right = np.asarray(right, np.float64)
+    return np.stack([right, np.ones_like(right)], axis=-1)
 
 
-prove = _prove()
+def test_hits_are_counted_by_seed_and_image() -> None:
+    def scores(right: list[float], images: list[int]) -> dict[str, Any]:
+        return {"images": ["a", "b"], "answers": {"regions.roi": {"images": images, "values": {"top1": right}}}}
+
+    found = prove.hits_by_image([scores([1, 0, 1], [0, 0, 1]), scores([1, 1, 0], [0, 0, 1])], "regions.roi")
+    assert found.tolist() == [[[1, 2], [1, 1]], [[2, 2], [0, 1]]]
 
 
-def scores(right: list[float], images: list[int]) -> dict[str, Any]:
-    return {"images": ["a", "b"], "answers": {"regions.roi": {"images": images, "values": {"top1": right}}}}
+def test_seeds_and_images_are_drawn_the_same_for_all_arms() -> None:
+    images, rng = 300, np.random.default_rng(1)
+    shares = np.array([0.3, 0.4, 0.5, 0.6, 0.7])[:, None] * np.ones(images)
+    found = prove.resampled(
+        {"frozen": hits(np.full((1, images), 0.5)), "own": hits(shares), "more": hits(shares + 0.1)}
+    )
+    own = prove.interval(found["own"])
+    assert own["value"] == pytest.approx(0.5)
+    assert own["low"] < 0.42, "all images are alike, and seeds are not"
+    assert own["high"] > 0.58
+    gain = prove.interval(found["more"] - found["own"])
+    assert list(gain.values()) == pytest.approx([0.1] * 3), "the same seeds of both"
+    frozen = prove.interval(found["frozen"])
+    assert list(frozen.values()) == pytest.approx([0.5] * 3), "a model that did not learn has no seeds"
+    answered = (rng.random((5, images)) < 0.5).astype(float)[:1].repeat(5, axis=0)
+    of_images = prove.interval(prove.resampled({"own": hits(answered)})["own"])
+    assert of_images["high"] - of_images["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / images), rel=0.2)
 
 
-def test_seeds_are_averaged_for_each_image() -> None:
-    found = [scores([1.0, 0.0, 1.0], [0, 0, 1]), scores([1.0, 1.0, 0.0], [0, 0, 1])]
-    assert prove.hits_by_image(found, "regions.roi").tolist() == [[1.5, 2.0], [0.5, 1.0]]
-
-
-def test_the_gap_is_that_between_captions_and_exact_boxes() -> None:
-    images = 400
-    right = np.random.default_rng(1).random((3, images)) < np.array([[0.5], [0.2], [0.6]])
-    own, captions, exact = (np.stack([each, np.ones(images)], axis=1) for each in right.astype(float))
-    found = prove.compared(own, captions, exact)
-    values = [each[:, 0].mean() for each in (own, captions, exact)]
-    assert found["top1"]["value"] == pytest.approx(values[0])
-    assert found["over_captions"]["value"] == pytest.approx(values[0] - values[1])
-    assert found["gap_closed"]["value"] == pytest.approx((values[0] - values[1]) / (values[2] - values[1]))
-    for entry in found.values():
-        assert entry["low"] < entry["value"] < entry["high"]
-    assert prove.compared(exact, captions, exact)["gap_closed"]["low"] == pytest.approx(1.0)
+@pytest.mark.parametrize(("exact", "count"), [(0.6, 9), (0.3, 6)])
+def test_a_share_is_shown_where_there_is_something_to_share(exact: float, count: int) -> None:
+    arms = {"shuffled": 0.3, "ours": 0.5, "exact": exact}
+    rng = np.random.default_rng(2)
+    found = prove.resampled({arm: hits(rng.random((5, 400)) < share) for arm, share in arms.items()})
+    plan = cast("Any", type("Plan", (), {"plan": {"name": "scenes", "primary": "regions.roi"}}))
+    (said,) = prove.Proof.places(plan, found, "ours")
+    assert len(said["values"]) == count
+    assert said["values"][0] == pytest.approx(0.2, abs=0.03)
+    if count == 9:
+        assert said["values"][6] == pytest.approx(said["values"][0] / said["values"][3])
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
@@ -58,10 +71,15 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     from pipeline.finetune.config import FinetuneConfig
 
     plan = yaml.safe_load(path.read_text("utf-8"))
-    assert {"captions", "exact", "ours", "shuffled"} <= plan["arms"].keys()
+    assert {"captions", "exact", "ours", "shuffled", "whole", "text only", "maskclip"} <= plan["arms"].keys()
+    assert plan["primary"] in plan["figures"]
+    assert len(plan["seeds"]) >= 5
+    assert plan["choosing_seed"] not in plan["seeds"]
+    assert not set(plan["judged"]["choose"][:2]) & set(plan["judged"]["test"][1:2])
     assert (FOLDER.parents[1] / plan["run"][0]).is_file()
+    assert {how["of"] for how in plan["boxes"].values()} <= plan["sources"].keys()
     for arm in plan["arms"].values():
-        assert arm["data.path"] in plan["sources"]
+        assert arm["data.path"] in {**plan["sources"], **plan["boxes"]}
         settings = [f"{key}={json.dumps(value)}" for key, value in {**plan["tuning"], **arm, "out": "out"}.items()]
         load_config(None, settings, model=FinetuneConfig)
     for source in plan["sources"].values():
@@ -70,19 +88,37 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     plan = yaml.safe_load((FOLDER / "scenes.yaml").read_text("utf-8"))
-    plan["scenes"] = {"train": {"scenes": 24, "seed": 1}, "test": {"scenes": 12, "seed": 2}}
+    counts = {"train": 24, "choose": 10, "test": 12, "usual": 20}
+    plan["scenes"] = {name: {"scenes": count, "seed": count} for name, count in counts.items()}
     plan["tuning"].update(batch_size=8, epochs=0.4)
     plan["sources"] = {name: plan["sources"][name] for name in ("ours", "exact")}
-    plan["arms"] = {name: plan["arms"][name] for name in ("captions", "ours", "exact")}
-    plan["seeds"] = [0]
+    names = ("captions", "text only", "ours", "shuffled", "exact")
+    plan["arms"] = {name: plan["arms"][name] for name in names}
+    plan["seeds"], plan["learning_rates"] = [0, 1], [1e-4]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    command = [sys.executable, str(FOLDER / "prove.py"), str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out")]
-    for _ in range(2):  # the second finds everything done
-        subprocess.run(command, check=True, capture_output=True)
-    figures = json.loads((tmp_path / "out" / "table.json").read_text("utf-8"))
-    assert figures.keys() == {"frozen", "captions", "ours", "exact", "costs"}
-    assert all(0 < figures[arm]["regions.roi"]["top1"]["value"] < 1 for arm in ("frozen", "captions", "ours", "exact"))
-    assert len((tmp_path / "out" / "commands.txt").read_text("utf-8").splitlines()) == 2 + 2 + 3 * 2 + 1
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "configs.proof.prove", str(tmp_path / "plan.yaml"), "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT)
+    (out / "scores" / "test" / "ours-0.0001-1.json").unlink()
+    said = subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT, text=True).stdout
+    table, costs = json.loads((out / "tables.json").read_text("utf-8"))["tables"]
+    assert [row[0] for row in table["rows"]] == ["frozen", *names]
+    assert all(0 < row[2]["low"] <= row[2]["value"] <= row[2]["high"] < 1 for row in table["rows"])
+    assert [len(row[3]) for row in table["rows"]] == [1, 2, 2, 2, 2, 2]
+    assert [row[0] for row in costs["rows"]] == ["ours", "exact"]
+    assert "CPU hours" in said
+    done = len((out / "commands.txt").read_text("utf-8").splitlines())
+    assert done == 4 + 2 + 1 + 2 * len(names) * (1 + 2) + 2, "a score that is lost is made again, and nothing else"
+    boxes = [
+        [
+            region["bbox"]
+            for row in phrasebox.open_dataset(out / "datasets" / name).rows(["annotations"])
+            for region in row["annotations"]
+        ]
+        for name in ("ours", "text only")
+    ]
+    assert len(boxes[0]) == len(boxes[1])
+    assert boxes[0] != boxes[1]

@@ -3,13 +3,10 @@
 A region is right if its box has IoU 0.5 with a true one, and "not there" if its phrase stands in a caption of another
 image (`exchanged`) and names nothing that the image's own captions name. Regions whose truth is not known are left out.
 Answers are drawn as the review draws them, and at random; the scores are judged on all other regions.
-
-    python -m tests.photos.reviews --photos DIR --out out/photos
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Mapping
@@ -22,7 +19,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import logit
 
-from pipeline.config import load_config
 from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
@@ -31,8 +27,6 @@ from pipeline.evaluate.review_sample import Population, kind_of
 from pipeline.evaluate.reviewed import calibration_of, share_of
 from pipeline.graph import build_steps
 from pipeline.logistic import Floats
-from pipeline.run import run
-from pipeline.scenes import write_scenes
 from stages.contract.records import Record, stable_id
 from stages.regions.groups import relation, things
 from stages.regions.score import FEATURES, Calibration
@@ -41,18 +35,21 @@ from tests.photos.measure import Photographs
 
 COUNTS: Final = (50, 100, 200, 400)
 DRAWS: Final = 20
-CLOSE: Final = 0.05  # between the precision from `LEAST` on and the mean score there
+SHOWN: Final = 200  # answers of the table about what they say by themselves
 
 COLUMNS: Final = (
     "answers",
-    "drawn",
+    "drawn by score and kind: calibration error",
+    "not as claimed",
+    "drawn at random: calibration error",
+    "not as claimed",
+)
+OFF: Final = (
+    "",
+    "share of right regions",
+    "share of right ones with a score of 0.5 or more",
     "calibration error",
-    "precision from 0.5 on is not as claimed by",
-    "by at most 0.05",
-    "estimates are off by: precision",
-    "precision from 0.5 on",
-    "calibration error before",
-    "intervals hold",
+    ["intervals that hold", "{:.0f} %"],
 )
 
 console = Console()
@@ -181,70 +178,85 @@ def simulated(known: Known, count: int, draw: int, *, at_random: bool) -> dict[s
     }
 
 
-def table(name: str, known: Known) -> str:
-    """Lines of Markdown: for each number of answers, what the fit gives, with the worst of all draws in brackets."""
+def rows_of(name: str, known: Known) -> tuple[list[list[Any]], list[Any]]:
+    """Rows for each number of answers, and one about what 200 of them say of the dataset.
+
+    Means over draws; the worst draw beside those of the fit, and both ways to draw beside each other in the last.
+    """
     right = known.said == "right"
     error, gap = judgement(known.population.scores, right)
-    lines = [
-        f"**{name}**: {len(right):,} regions, {right.mean():.3f} right, {(known.said == 'absent').mean():.3f} not "
-        f"there. Before: calibration error {error:.3f}, mean score from {LEAST} on minus precision {gap:+.3f}",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
-    ]
+    before = (
+        f"{name}: {len(right):,} regions, {(known.said == 'absent').mean():.3f} not there, error before {error:.3f}"
+    )
+    label = f"{before}, mean score from {LEAST} on minus precision {gap:.3f}"
+    rows: list[list[Any]] = []
+    said: list[list[float]] = []
     for count in COUNTS:
+        cells: list[Any] = []
         for at_random in (False, True):
             draws = [simulated(known, count, draw, at_random=at_random) for draw in range(DRAWS)]
             column = {key: np.array([draw[key] for draw in draws]) for key in draws[0]}
-            off = np.abs(column["gap"])
-            lines.append(
-                f"| {count} | {'at random' if at_random else 'by score and kind'} "
-                f"| {column['error'].mean():.3f} ({column['error'].max():.3f}) "
-                f"| {np.nanmean(off):.3f} ({np.nanmax(off):.3f}) | {np.mean(off <= CLOSE):.0%} "
-                f"| {np.abs(column['precision_off']).mean():.3f} | {np.nanmean(np.abs(column['likely_off'])):.3f} "
-                f"| {np.abs(column['error_before']).mean():.3f} | {column['covered'].mean():.0%} |"
-            )
-    return "\n".join(lines)
+            cells += [_with_worst(column["error"]), _with_worst(np.abs(column["gap"]))]
+            if count == SHOWN:
+                off = ("precision_off", "likely_off", "error_before")
+                said.append(
+                    [*(float(np.nanmean(np.abs(column[key]))) for key in off), 100 * float(column["covered"].mean())]
+                )
+        rows.append([None if rows else label, str(count), *cells])
+    return rows, [f"{name}, by score and kind / at random", *map(list, zip(*said, strict=True))]
 
 
-def starts(title: str, dataset: Path, truth: Path, own: Mapping[str, list[str]] | None = None) -> list[str]:
-    """Return a table each for scores that are not calibrated, and for the calibration that fits the settings."""
-    tables = []
+def _with_worst(values: Floats) -> dict[str, float]:
+    return {"value": float(np.nanmean(values)), "worst": float(np.nanmax(values))}
+
+
+def starts(
+    dataset: Path, truth: Path, own: Mapping[str, list[str]] | None = None
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """`rows_of` for scores that are not calibrated, and for the calibration that fits the settings."""
+    rows, said = list[list[Any]](), list[list[Any]]()
     for name, setting in (("not calibrated", "none"), ("shipped calibration", "auto")):
         judged = judged_dataset(dataset, truth, [f"regions.calibration={setting}"])
-        tables.append(table(f"{title}, {name}", known_regions(judged, own)))
-        console.print(tables[-1], soft_wrap=True, markup=False)
-    return tables
+        fitted, off = rows_of(name, known_regions(judged, own))
+        rows += fitted
+        said.append(off)
+    return rows, said
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--mixed", type=int, default=80, help="photographs of dev whose captions are exchanged")
-    parser.add_argument("--scenes", type=int, default=200, help="how many scenes are drawn")
-    given = parser.parse_args()
-    photographs = Photographs(given.photos, given.out, 500)
-    dev, settings = "flickr8k/dev", Path("configs/photos.yaml")
-    truth, strange = photographs.truth(dev), given.out / "exchanged.jsonl"
-    made = photographs.dataset(dev, "photo", settings.stem, file=settings)
-    own = exchanged(photographs.captions(dev), strange, given.mixed)
-    mixed = photographs.dataset(dev, "photo", "exchanged", f"input.path={strange}", file=settings)
-    scenes = given.out / "scenes"
-    if not scenes.is_dir():
-        write_scenes(scenes, given.scenes, 77)
-    places = {"input.path": scenes / "captions.jsonl", "input.image_root": scenes / "images"}
-    drawn = [*(f"{key}={value}" for key, value in places.items()), "output.heat_maps=true", "engine.kind=inline"]
-    output = f"output.path={given.out / 'datasets' / 'scenes'}"
-    demo = Path(run(load_config(Path("configs/demo.yaml"), [*drawn, output]), console))
-    tables = [
-        *starts("photographs", made, truth),
-        *starts("photographs, a third of the captions exchanged", mixed, truth, own),
-        *starts("drawn scenes", demo, scenes / "truth.json"),
+def reviewed(own: Photographs, mixed: int = 80) -> list[dict[str, Any]]:
+    """Tables for photographs, for the first `mixed` with captions of others among theirs, and for 200 scenes."""
+    dev, drawn, settings = "flickr8k/dev", "scenes/77/200", Path("configs/photos.yaml")
+    strange = own.out / "exchanged.jsonl"
+    made = own.dataset(dev, "photo", "photos", file=settings)
+    captions = exchanged(own.captions(dev), strange, mixed)
+    foreign = own.dataset(dev, "photo", "exchanged", f"input.path={strange}", file=settings)
+    scenes = own.dataset(drawn, "demo", "demo", file=Path("configs/demo.yaml"))
+    photographs, said = starts(made, own.truth(dev))
+    known = {"split": "Flickr8k dev", "model": "photo", "settings": str(settings)}
+    every = f"1,000 photographs, {DRAWS} draws"
+    exchange = known | {"split": "Flickr8k dev, a third of the captions exchanged"}
+    drawings = {"split": "drawn scenes, series 77", "model": "demo", "settings": "configs/demo.yaml"}
+    return [
+        {
+            "name": "photographs",
+            "rows": photographs,
+            "columns": ["1,000 photographs (dev)", *COLUMNS],
+            "n": every,
+            **known,
+        },
+        {
+            "name": "scenes",
+            "rows": starts(scenes, own.truth(drawn))[0],
+            "columns": ["200 drawn scenes", *COLUMNS],
+            "n": f"200 scenes, {DRAWS} draws",
+            **drawings,
+        },
+        {
+            "name": "exchanged",
+            "rows": starts(foreign, own.truth(dev), captions)[0],
+            "columns": [f"{mixed} photographs (dev), a third of the captions from other images", *COLUMNS],
+            "n": f"{mixed} photographs, {DRAWS} draws",
+            **exchange,
+        },
+        {"name": "answers", "rows": said, "columns": OFF, "n": f"{every} of {SHOWN} answers", **known},
     ]
-    (given.out / "reviews.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,9 +50,24 @@ def test_shuffled_boxes_stay_in_their_image_and_leave_their_phrase(inline_datase
     assert own.phrases == moved.phrases
     assert torch.equal(own.rois[:, 0], moved.rois[:, 0])
     assert not torch.equal(own.rois, moved.rois)
-    rois = torch.tensor([[0.0, 1, 1, 2, 2], [0.0, 3, 3, 4, 4], [1.0, 5, 5, 6, 6], [2.0, 7, 7, 8, 8]])
-    assert shuffled_boxes(rois)[:, 1].tolist() == [3, 1, 7, 1]
-    assert shuffled_boxes(rois[:0]).shape == (0, 5)
+
+
+def chance(images: int, seed: int = 0) -> list[np.random.Generator]:
+    return [np.random.default_rng([seed, image]) for image in range(images)]
+
+
+def test_shuffled_boxes_are_those_of_other_things() -> None:
+    # The first three regions of image 0 name one thing.
+    places = [(0, 1), (0, 1), (0, 1), (0, 3), (0, 5), (0, 7), (1, 9), (2, 11)]
+    rois = torch.tensor([[image, x, x, x + 1, x + 1] for image, x in places], dtype=torch.float32)
+    found = [shuffled_boxes(rois, chance(3, seed))[:, 1].tolist() for seed in range(20)]
+    for moved in found:
+        assert len({*moved[:3]}) == 1
+        assert sorted({*moved[:6]}) == [1, 3, 5, 7]
+        assert all(now != before for now, (_, before) in zip(moved, places, strict=True))
+    assert len({tuple(moved) for moved in found}) > 6, "there are six rounds through four boxes, and two only boxes"
+    assert shuffled_boxes(rois[:0], chance(3)).shape == (0, 5)
+    assert torch.equal(shuffled_boxes(rois[6:7], chance(2)), rois[6:7]), "nothing to exchange"
 
 
 def test_more_images_a_step_than_there_are_is_refused(inline_dataset: Path) -> None:

@@ -1,0 +1,125 @@
+"""Tables of settings: each row is a run with other settings, measured on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+Row = tuple[str, str]  # label, and settings with spaces between them
+
+UNGUIDED: Final = "regions.upsample=linear regions.rule=otsu"
+GUIDED: Final = "regions.upsample=guided regions.rule=fixed regions.threshold="
+GRABCUT: Final = "regions.refine=grabcut"
+SPREAD: Final = "explain.affinity=propagation explain.affinity_depth=0.33 explain.affinity_reach="
+SUM: Final = "explain.rectify=sum explain.blocks="
+BLUR: Final = "regions.smooth_patches="
+THINGS: Final = "regions.group=things regions.rule=fixed regions.threshold=0.5"
+DENSE: Final = "explain.kind=maskclip explain.contrast=0"
+OF_DRAWINGS: Final = "explain.contrast=0.25 regions.smooth_patches=0.5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A table: its images and model, the settings of all rows, and the rows, whose own settings come last."""
+
+    page: str
+    name: str
+    title: str  # of the first column
+    images: str  # as `Photographs` names them
+    model: str
+    columns: tuple[str, ...]  # figures of `phrasebox eval`
+    common: str
+    rows: tuple[Row, ...]
+    known: dict[str, str]  # images, as they are called, and split
+
+
+SCENES: Final = {"images": "scenes", "split": "drawn scenes, series 777"}
+OF_SCENES: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
+BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
+
+
+def _of_scenes(name: str, title: str, common: str, *rows: Row) -> Grid:
+    images, model, common = "scenes/777/250", "demo", f"{BASE} {common}"
+    known = {"page": "settings", "name": name, "title": title, "images": images, "model": model, "common": common}
+    return Grid(**known, columns=OF_SCENES, rows=rows, known=SCENES)
+
+
+GRIDS: Final = (
+    _of_scenes(
+        "heat-maps",
+        "heat map",
+        f"explain.contrast=0 {BLUR}0",
+        ("1 block", f"{SUM}1"),
+        ("3 blocks, ReLU after the sum", f"{SUM}3"),
+        ("4 blocks, ReLU after the sum", f"{SUM}4"),
+        ("the same, full path", f"{SUM}4 explain.path=full"),
+        ("the same, projected similarity", f"{SUM}4 explain.similarity=projected"),
+        ("the same, single head", f"{SUM}4 explain.heads=single"),
+        ("the same, without spatial weight", f"{SUM}4 explain.spatial_weight=false"),
+        ("the same at 140 px", f"{SUM}4 explain.image_size=140"),
+        ("the same at 260 px", f"{SUM}4 explain.image_size=260"),
+        ("6 blocks, ReLU after the sum", f"{SUM}6"),
+        ("**4 blocks, ReLU on each**", "explain.blocks=4"),
+        ("5 blocks, ReLU on each", "explain.blocks=5"),
+    ),
+    _of_scenes(
+        "regions",
+        "regions (4 blocks, ReLU on each, no contrast)",
+        f"explain.contrast=0 {BLUR}0.5",
+        ("no blur", f"{BLUR}0"),
+        ("**blur 0.5 patch**", f"{BLUR}0.5"),
+        ("blur 0.7 patch", f"{BLUR}0.7"),
+        ("blur 0.7, fixed share 0.3", f"{BLUR}0.7 regions.rule=fixed regions.threshold=0.3"),
+        ("blur 0.5, GrabCut", GRABCUT),
+        ("blur 0.5, guided, fixed share 0.45", f"{GUIDED}0.45"),
+    ),
+    _of_scenes(
+        "contrast",
+        "regions (contrast 0.25, blur 0.5 unless said otherwise)",
+        OF_DRAWINGS,
+        ("interpolated, contour, Otsu", UNGUIDED),
+        ("GrabCut", GRABCUT),
+        ("guided, Otsu", "regions.upsample=guided"),
+        *((f"guided, fixed share {share}", f"{GUIDED}{share}") for share in (0.35, 0.4)),
+        ("**guided, fixed share 0.45** (`demo`)", f"{GUIDED}0.45"),
+        ("guided, fixed share 0.5", f"{GUIDED}0.5"),
+        *((f"the same at 0.45, blur {patches}", f"{GUIDED}0.45 {BLUR}{patches}") for patches in (0, 0.7)),
+        *((f"guided, fixed share {share}, then GrabCut", f"{GUIDED}{share} {GRABCUT}") for share in (0.4, 0.45)),
+    ),
+    _of_scenes(
+        "affinity",
+        "heat follows things (contrast 0.25, blur 0.5, Otsu, contour unless said otherwise)",
+        OF_DRAWINGS,
+        ("none", UNGUIDED),
+        *((f"propagation, reach {reach}", f"{SPREAD}{reach}") for reach in (0.5, 0.65, 0.8)),
+        *(
+            (f"reach 0.65, tokens before block {block} instead of 2", f"{SPREAD}0.65 explain.affinity_depth={depth}")
+            for block, depth in ((3, 0.5), (4, 0.67))
+        ),
+        ("guided, fixed share 0.45, with propagation", f"{SPREAD}0.65 {GUIDED}0.45"),
+        ("GrabCut, with propagation", f"{SPREAD}0.65 {GRABCUT}"),
+    ),
+    Grid(
+        page="photographs",
+        name="settings",
+        title="",
+        images="flickr8k/dev",
+        model="photo",
+        columns=("pointing", "pointing_off_centre", "box_recall"),
+        common=f"input.limit=300 regions.calibration=none regions.group=none {BASE} explain.contrast=0 {BLUR}1.5",
+        rows=(
+            ("settings of drawings", OF_DRAWINGS),
+            ("settings of drawings, propagation", f"{OF_DRAWINGS} {SPREAD}0.65"),
+            ("Grad-ECLIP", UNGUIDED),
+            ("Grad-ECLIP, propagation", f"{SPREAD}0.65"),
+            ("Grad-ECLIP, `upsample: guided`", "regions.upsample=guided"),
+            ("`explain.kind: maskclip`", DENSE),
+            ("maskclip, propagation", f"{DENSE} {SPREAD}0.65"),
+            ("maskclip, propagation with a reach of 0.8", f"{DENSE} {SPREAD}0.8"),
+            ("the same, guided", f"{DENSE} {SPREAD}0.8 regions.upsample=guided"),
+            ("maskclip, things share their regions, fixed share 0.5", f"{DENSE} {THINGS}"),
+            ("**the same, propagation**", f"{DENSE} {THINGS} {SPREAD}0.65"),
+        ),
+        known={"images": "photographs", "split": "Flickr8k dev, the first 300"},
+    ),
+)

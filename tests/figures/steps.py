@@ -1,0 +1,409 @@
+"""The steps of `make figures`. Each returns tables and figures for pages; finished parts are not made again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.config import load_config
+from pipeline.evaluate.compare.comparison import Source, compared
+from pipeline.evaluate.compare.figures import FIGURES
+from pipeline.evaluate.compare.pictures import Effort
+from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.tune import tuned
+from tests.figures.pages import ROOT, put
+from tests.figures.settings import GRIDS
+from tests.photos.measure import Photographs, console
+from tests.photos.reviews import reviewed
+
+Pages = dict[str, dict[str, list[dict[str, Any]]]]  # page -> "tables" and "said"
+
+DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
+SCENES: Final = {"split": "drawn scenes, series 4242", "model": "demo"}
+DRAWN: Final = "scenes/4242/500"
+PHOTO: Final = Path("configs/photos.yaml")
+FINE: Final = Path("configs/photos-fine.yaml")
+WITHOUT: Final = "regions.calibration=none"
+PLAIN: Final = ("regions.upsample=linear", "regions.rule=otsu")
+OF_DRAWINGS: Final = (
+    "explain.contrast=0.25",
+    "explain.affinity=none",
+    "regions.smooth_patches=0.5",
+    "regions.rule=otsu",
+    WITHOUT,
+)
+
+
+def table(
+    name: str, command: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]], **known: Any
+) -> dict[str, Any]:
+    """Return a table; known: n, split, model, settings."""
+    empty = dict.fromkeys(("step", "commit", "n", "split", "model", "settings"))
+    return {"id": name, **empty, "command": command, **known, "columns": list(columns), "rows": [list(r) for r in rows]}
+
+
+def cells(figures: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return the cells of figures by name, with their intervals; null where there is none."""
+    found = [figures.get(name) for name in names]
+    return [each and {key: each[key] for key in ("value", "low", "high")} for each in found]
+
+
+def n_of(found: Mapping[str, Any], images: str) -> str:
+    """Return how many images, by this name, and phrases an evaluation has."""
+    return f"{found['counts']['images']:,} {images}, {found['counts']['targets']:,} phrases"
+
+
+def drawings(own: Photographs) -> Pages:
+    """Regions and scores of the model `demo` on 500 drawn scenes."""
+    names = ("pointing", "pointing_15px", "box_recall", "box_iou", "mask_iou")
+    columns = ("", "pointing", "within 15 px", "box recall at IoU 0.5", "mean box IoU", "mask IoU")
+    found = own.figures(DRAWN, "demo", "demo", absent=True)
+    groups = found["groups"]
+    others = {
+        "`regions.upsample=linear`, `regions.rule=otsu`": PLAIN,
+        "the same and `regions.refine: grabcut`": (*PLAIN, "regions.refine=grabcut"),
+        "plain Grad-ECLIP: last block, threshold at the mean": (
+            *("explain.blocks=1", "explain.contrast=0", "explain.affinity=none", "regions.smooth_patches=0"),
+            *("regions.upsample=linear", "regions.rule=mean", "regions.group=none", WITHOUT),
+        ),
+    }
+    rows = [["**the settings that `demo` brings**", *cells(found["metrics"], names)]]
+    for label, members in (
+        ("phrases for one thing", groups["number"]["singular"]),
+        ("phrases for several", groups["number"]["plural"]),
+        ("pairs of colour and kind never shown in training", groups["combination"]["unseen"]),
+    ):
+        rows.append([f"{label} ({members['pointing']['n']:,})", *cells(members, names)])
+    for number, (label, settings) in enumerate(others.items()):
+        rows.append([label, *cells(own.figures(DRAWN, "demo", f"demo-{number}", *settings)["metrics"], names)])
+    for label, name in (("centre of the image", "centre"), ("random", "chance")):
+        rows.append([label, *cells(found["metrics"], [name]), None, None, None, None])
+    kept = [each for each in found["thresholds"] if each["score"] in (0.0, 0.5, 0.8, 0.9)]
+    shares = [[title, *(100 * each[key] for each in kept)] for title, key in (("kept", "kept"), ("right", "precision"))]
+    percent = [[f"{each['score']:g}", "{:.0f} %"] for each in kept]
+    command = "phrasebox eval out/scenes --truth scenes/truth.json --absent"
+    ranked = [
+        found["scores"][name][key] for name in ("score", "mean_heat", "similarity") for key in ("value", "low", "high")
+    ]
+    said = [
+        {
+            "about": "calibration error of score, 500 scenes, series 4242",
+            "command": command,
+            "values": [found["calibration_error"][key] for key in ("value", "low", "high")],
+        },
+        {
+            "about": "area under the risk-coverage curve by score, by mean heat, by similarity; the same scenes",
+            "command": command,
+            "values": ranked,
+        },
+    ]
+    known = {**SCENES, "n": n_of(found, "scenes")}
+    tables = [
+        table("regions", command, columns, rows, **known),
+        table("thresholds", command, ["regions with a score of at least (first row)", *percent], shares, **known),
+    ]
+    return {"drawings": {"tables": tables, "said": said}}
+
+
+def photographs(own: Photographs) -> Pages:
+    """Regions of the model `photo` on 1,000 photographs, with several settings."""
+    dev = "flickr8k/dev"
+    names = ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged", "box_iou")
+    columns = ("", "pointing", "off the centre", "box recall at IoU 0.5", "of the merged box", "mean box IoU")
+    drawn = "`model.name: demo`, which knows drawn things, Otsu's rule"
+    rows = [[drawn, *cells(own.figures(dev, "demo", "demo", *PLAIN)["metrics"], names)]]
+    of_drawings = "`photo`, settings of drawings: contrast 0.25, no affinity, blur 0.5, Otsu's rule"
+    alone = "`photo`, defaults where no calibration fits: cut at 0.2 of the highest heat"
+    for name, label, settings in (
+        ("drawings", of_drawings, OF_DRAWINGS),
+        ("apart", "the same with `regions.group: none`, each phrase by itself", (*OF_DRAWINGS, "regions.group=none")),
+        ("alone", alone, (WITHOUT,)),
+        ("mean", "`photo`, defaults with `regions.rule: mean`", ("regions.rule=mean",)),
+    ):
+        rows.append([label, *cells(own.figures(dev, "photo", name, *settings, file=PHOTO)["metrics"], names)])
+    default = own.figures(dev, "photo", "photos", file=PHOTO, absent=True)
+    fine = own.figures(dev, "photo", "photos-fine", file=FINE, absent=True)
+    rows.append(["**`photo`, defaults** (`photos.yaml`)", *cells(default["metrics"], names)])
+    rows.append(["**`photo`, `photos-fine.yaml`**: three sizes of each image", *cells(fine["metrics"], names)])
+    middle = cells(default["metrics"], ("centre", "centred_box"))
+    rows.append(
+        ["centre of the image / a box with 0.8 of each side in its middle", middle[0], 0, middle[1], None, None]
+    )
+    types = default["groups"]["type"]
+    order = sorted(types, key=lambda name: -types[name]["pointing"]["n"])
+    each = ("pointing", "pointing_off_centre", "box_recall", "centre", "centred_box")
+    lines = [[name, types[name]["pointing"]["n"], *cells(types[name], each)] for name in order]
+    titles = ["pointing", "off the centre", "box recall", "centre points", "box in the middle"]
+    command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
+    known = {**DEV, "n": n_of(default, "photographs")}
+    tables = [
+        table("regions", command, columns, rows, **known),
+        table(
+            "by-type", command, ["defaults by type", ["phrases", "{:,}"], *titles], lines, **known, settings=str(PHOTO)
+        ),
+    ]
+    said = [
+        {
+            "about": f"{file.name}: calibration error of score; precision and share of the regions from 0.5 on",
+            "command": command,
+            "values": [*found["calibration_error"].values(), half["precision"], half["kept"]],
+        }
+        for file, found in ((PHOTO, default), (FINE, fine))
+        for half in found["thresholds"]
+        if half["score"] == 0.5
+    ]
+    return {"photographs": {"tables": tables, "said": said}}
+
+
+def absent(own: Photographs) -> Pages:
+    """Presence of phrases that are not in the image, on photographs and scenes."""
+    photos = own.figures("flickr8k/dev", "photo", "photos", file=PHOTO, absent=True)
+    alone = own.figures("flickr8k/dev", "photo", "alone", WITHOUT, file=PHOTO, absent=True)
+    scenes = own.figures(DRAWN, "demo", "demo", absent=True)
+    columns = {
+        "1,000 photographs, presence": (photos, "presence"),
+        "presence without annotations": (alone, "presence"),
+        "cosine": (photos, "similarity"),
+        "500 drawn scenes, presence": (scenes, "presence"),
+        "cosine on scenes": (scenes, "similarity"),
+    }
+    rows: list[list[Any]] = []
+    for label, part in (
+        ("ROC area", None),
+        ("the same without synonyms", "without_synonyms"),
+        ("the same, absent phrases of the same type", "hard"),
+    ):
+        parts = [(found if part is None else found[part] or {}, by) for found, by in columns.values()]
+        rows.append([label, *(cells(each, [f"{by}_auc"])[0] for each, by in parts)])
+    for label, name in (
+        ("IL_MCC", "il_mcc"),
+        ("positive F1, mean over IoU 0.5 to 0.95", "positive_f1"),
+        ("cgF1", "cgf1"),
+    ):
+        parts = [(found if by == "presence" else found["by_similarity"], by) for found, by in columns.values()]
+        rows.append([label, *(cells(each, [name])[0] for each, _ in parts)])
+    errors = [cells(found, ["ece"])[0] if by == "presence" else None for found, by in columns.values()]
+    rows.append(["calibration error of `score`", *errors])
+    kept = [
+        [f"{here['presence']:g}", *(100 * each[kind] for each in (here, there) for kind in ("there", "absent"))]
+        for here, there in zip(photos["kept"], scenes["kept"], strict=True)
+    ]
+    of = ("photographs: kept of phrases that are there", "of absent ones", "scenes: kept", "of absent ones")
+    counts = [(found["counts"]["images"], found["pairs"]) for found in (photos, scenes)]
+    n = "; ".join(
+        f"{images:,} images, {pairs['there']:,} phrases that are there, {pairs['absent']:,} absent"
+        for images, pairs in counts
+    )
+    known = {"n": n, "split": f"{DEV['split']}; {SCENES['split']}", "model": "photo; demo"}
+    command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
+    titles = ["`regions.min_presence`", *([title, "{:.1f} %"] for title in of)]
+    tables = [
+        table("absent", command, ["", *columns], rows, **known, settings="absent_share 0.5"),
+        table("min-presence", command, titles, kept, **known),
+    ]
+    return {"photographs": {"tables": tables, "said": []}}
+
+
+def tune(own: Photographs) -> Pages:
+    """What `phrasebox tune` finds for cuts on 200 photographs of train."""
+    train = "flickr8k/train"
+    made = own.dataset(train, "photo", "photos", WITHOUT, file=PHOTO)
+    found = tuned(judged_dataset(made, own.truth(train), resized=True), console, most=200, maps={})
+    names = ("pointing", "pointing_off_centre", "box_recall", "box_iou")
+    rows = [["the defaults without a calibration", *(found["base"][name] for name in names), None]]
+    for step in found["steps"]:
+        label = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in step["changes"].items())
+        label = f"**{label}**" if step["kept"] else label
+        rows.append([label, *(step["figures"][name] for name in names), *cells(step, ["gain"])])
+    known = {
+        "n": f"{found['images']:,} photographs, {found['known']:,} phrases",
+        "split": "Flickr8k train, of the last 500",
+        "model": "photo",
+    }
+    columns = ("", "pointing", "off the centre", "box recall", "mean box IoU", "gain in box recall")
+    command = "phrasebox tune out/train --truth train.entities.tar.gz --resized --most 200"
+    return {"photographs": {"tables": [table("tuned", command, columns, rows, **known)], "said": []}}
+
+
+def settings(own: Photographs) -> Pages:
+    """Rows with other settings each, on scenes and photographs."""
+    pages: Pages = {grid.page: {"tables": [], "said": []} for grid in GRIDS}
+    for grid in GRIDS:
+        rows = []
+        for number, (label, changes) in enumerate(grid.rows):
+            name = f"{grid.page}-{grid.name}-{number}"
+            found = own.figures(grid.images, grid.model, name, *grid.common.split(), *changes.split())
+            rows.append([label, *cells(found["metrics"], grid.columns)])
+        columns = [grid.title, *(name.replace("_", " ") for name in grid.columns)]
+        command = f"python -m tests.figures --only settings: phrasebox run with {grid.common}"
+        made = table(
+            grid.name,
+            command,
+            columns,
+            rows,
+            n=n_of(found, grid.known["images"]),
+            split=grid.known["split"],
+            model=grid.model,
+        )
+        pages[grid.page]["tables"].append(made)
+    return pages
+
+
+LOCAL: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou", "deletion_rise", "insertion_rise")
+PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *LOCAL[5:])
+SANE: Final = ("weights_all", "phrase_swapped")
+PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
+PERTURBED: Final = (
+    "grad_eclip,rise:masks={0},occlusion,kernel_shap:{1}evaluations={0},partition_shap:max_evaluations={0},"
+    "score_cam:channels={2},m2ib"
+)
+EXPLAINED: Final = {
+    "scenes": ("demo", None, 200, (*LOCAL, *SANE)),
+    "photographs": ("photo", None, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
+    "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, (*LOCAL, *SANE)),
+    "patented-photographs": ("photo", PATENTED, 200, (*PLACES, *SANE)),
+    "perturbation-scenes": ("demo", f"{PERTURBED.format(256, '', 128)},attention_flow", 24, LOCAL),
+    "perturbation-photographs": ("photo", PERTURBED.format(128, "players=16:", 64), 12, PLACES),
+}
+"""Table -> model, explainers (None: all that are cheap), images, and figures."""
+
+
+def explainers(own: Photographs) -> Pages:
+    """Explainers beside Grad-ECLIP; a comparison that is there is not made again."""
+    tables = []
+    for name, (model, kinds, images, figures) in EXPLAINED.items():
+        known = own.out / "compared" / f"{name}.json"
+        pictures = "flickr8k/dev" if model == "photo" else "scenes/0/200"
+        if not known.is_file():
+            config = load_config(None, own.settings(pictures, model))
+            source = Source(name=pictures, config=config, truth=own.truth(pictures))
+            effort = Effort(most=images, phrases=8, faithful=images, seed=0)
+            found = compared(source, kinds, effort, console)
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps(found.rows), encoding="utf-8")
+        rows = json.loads(known.read_text("utf-8"))
+        counts = rows[0]["counts"]
+        lines = [
+            [
+                f"*{row['explainer']}*" if row["baseline"] else f"`{row['explainer']}`",
+                *(_marked(row, figure) for figure in figures),
+                row["cost"]["encode_image"] if "cost" in row else None,
+            ]
+            for row in rows
+        ]
+        titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
+        curves, sane = f"curves of {counts['curves']} phrases", f"shuffled weights on {counts['sanity']} images"
+        n = f"{counts['images']} images, {counts['phrases']:,} phrases; {curves}; {sane}"
+        split = "Flickr8k dev" if model == "photo" else "drawn scenes, series 0"
+        command = f"phrasebox compare {pictures} --model {model} --most {images} --faithful {images} --json"
+        command += f" --explainers {kinds}" if kinds else ""
+        tables.append(table(name, command, titles, lines, n=n, split=split, model=model))
+    return {"explainers": {"tables": tables, "said": []}}
+
+
+def _marked(row: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """A cell with + or - where the figure differs from Grad-ECLIP's by more than chance."""
+    if name not in row["figures"]:
+        return None
+    cell, difference = {"value": row["figures"][name]["value"]}, (row["differences"] or {}).get(name)
+    if difference and difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]:
+        cell["mark"] = "+" if difference["low"] > 0 else "-"
+    return cell
+
+
+def reviews(own: Photographs) -> Pages:
+    """How many answers of people make scores probabilities."""
+    command = "python -m tests.figures --only reviews"
+    return {"reviews": {"tables": [table(command=command, **each) for each in reviewed(own)], "said": []}}
+
+
+def proof(own: Photographs) -> Pages:
+    """Models that learned from the regions of several sources: `configs/proof`."""
+    tables, said = list[dict[str, Any]](), list[dict[str, Any]]()
+    for plan in ("scenes", "photos"):
+        out, program = own.out / f"proof-{plan}", ("-m", "configs.proof.prove", f"configs/proof/{plan}.yaml")
+        called(*program, "--out", str(out), "--photos", str(own.source / "flickr8k"))
+        made, command = json.loads((out / "tables.json").read_text("utf-8")), f"python {' '.join(program)} --photos DIR"
+        tables += (table(command=command, **each) for each in made["tables"])
+        said += ({**each, "command": command} for each in made["said"])
+    return {"proof": {"tables": tables, "said": said}}
+
+
+def speed(own: Photographs) -> Pages:
+    """Time of a run beside the bare encoder."""
+    lines = [json.loads(line) for line in called("-m", "pipeline.bench").splitlines()]
+    rows = [[line["name"], f"{line['value']:g} {line['unit']}", line["against"]] for line in lines]
+    return {"speed": {"tables": [table("bench", "make bench", ("figure", "value", "against"), rows)], "said": []}}
+
+
+def scale(own: Photographs) -> Pages:
+    """How many model workers one driver feeds."""
+    lines = [json.loads(line) for line in called("-m", "tests.soak.simulated", "--seconds", "2").splitlines()]
+    kinds = ("driver", "raylet", "ledger", "model worker")
+    rows = [
+        [
+            str(line["workers"]),
+            *(line[key] for key in ("batches_per_s", "of_ideal", "images_per_s", "cores")),
+            [*(line["core_ms_a_batch"].get(kind) for kind in kinds), sum(line["core_ms_a_batch"].values())],
+        ]
+        for line in lines
+    ]
+    columns = [
+        "model workers",
+        *([title, "{:.2f}"] for title in ("batches/s", "of what they could do")),
+        ["images/s", "{:.0f}"],
+        ["cores busy with it", "{:.2f}"],
+        ["ms of a core for a batch: driver / raylet / ledger / model worker / all", "{:.0f}"],
+    ]
+    made = table(
+        "workers", "python -m tests.soak.simulated --seconds 2", columns, rows, model="none, workers that sleep"
+    )
+    return {"scale": {"tables": [made], "said": []}}
+
+
+def called(*arguments: str) -> str:
+    """Return what a program of this repository prints to standard output. Ends if it fails."""
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)}: exit code {done.returncode}")
+    return done.stdout
+
+
+STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
+    each.__name__: each
+    for each in (drawings, photographs, absent, tune, settings, explainers, reviews, proof, speed, scale)
+}
+
+
+def commit() -> str:
+    """Return the commit that the code is of, with a + if files differ from it."""
+    said = [
+        subprocess.run(["git", *call], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        for call in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "pipeline", "stages", "tests"])
+    ]
+    return said[0] + "+" * bool(said[1])
+
+
+def make(photos: Path, out: Path, only: Sequence[str]) -> None:
+    """Make the figures of all steps, or of those that are named, and write them beside the pages.
+
+    A step that is finished is not repeated: `OUT/steps/NAME.json` holds what it made.
+    """
+    own = Photographs(photos, out.resolve())
+    for name in only or STEPS:
+        done = out / "steps" / f"{name}.json"
+        if done.is_file():
+            console.print(f"{name} is finished; remove {done} to make it again", soft_wrap=True)
+            continue
+        known = {"step": name, "commit": commit()}
+        pages = STEPS[name](own)
+        for page, parts in pages.items():
+            for entry in (*parts["tables"], *parts["said"]):
+                entry.update(known)
+            put(page, tables=parts["tables"], said=parts["said"])
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.write_text(json.dumps(pages), encoding="utf-8")
