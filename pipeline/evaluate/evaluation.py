@@ -7,8 +7,6 @@ into the form that the regions were cut from.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,8 +15,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from pipeline.evaluate.estimates import (
@@ -31,9 +27,10 @@ from pipeline.evaluate.estimates import (
     weighted_estimate,
 )
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset, phrases_of
-from pipeline.evaluate.matching import Query
+from pipeline.evaluate.matching import Answer, Query
 from pipeline.evaluate.metrics import (
     METRICS,
+    WITHOUT_TEXT,
     Grouping,
     b_cubed,
     correct,
@@ -45,7 +42,8 @@ from pipeline.evaluate.metrics import (
 from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, of_other_half
 from stages.contract.errors import InputError
-from stages.contract.masks import rle_area_px
+from stages.contract.geometry import Box, box_iou
+from stages.contract.masks import rle_iou
 from stages.contract.records import Rle
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
@@ -53,6 +51,9 @@ from stages.shared.storage import place_of
 from stages.sources import HEAT_MAPS
 
 RECALLS: Final = np.linspace(0.0, 1.0, 101)  # recalls at which COCO reads the precision
+IOUS: Final = np.linspace(0.5, 0.95, 10)
+MOST_REGIONS: Final = 100  # of a phrase, as COCO counts them
+KINDS: Final[tuple[Literal["box", "mask"], ...]] = ("box", "mask")
 
 
 @dataclass(slots=True)
@@ -161,6 +162,9 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
     images = np.array([query.image for query, _ in targets], np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in outcomes.values.items()}
     first = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
+    for name, other in WITHOUT_TEXT.items():
+        if name in values:
+            values[f"{name}_above_text"] = values[name] - values[other]
     answers = [answer for query in first for answer in query.answers]
     owners = np.array([query.image for query in first for _ in query.answers], np.int64)
     right = np.array([one for query in first for one in correct(query)], np.bool_)
@@ -185,7 +189,7 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             for name, members in _members([target.groups for _, target in targets]).items()
         },
         **_linked(outcomes.groupings),
-        "phrase_ap": _coco(first),
+        "phrase_ap": _phrase_ap(first),
         "scores": {
             name: weighted_estimate(partial(risk_coverage_area, np.array(each, np.float64), right), owners).plain()
             for name, each in ranks.items()
@@ -223,24 +227,21 @@ def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Float
     return figure(weights @ counts)
 
 
-def _coco(queries: Sequence[Query]) -> dict[str, Any]:
-    kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
-    if all(query.target is None or query.target.mask is not None for query in queries):
-        kinds["mask"] = "segm"
-    images = np.array([query.image for query in queries], np.int64)
-    figures: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        matches = coco_matches(queries, kind)
+def _phrase_ap(queries: Sequence[Query]) -> dict[str, Any]:
+    images, figures = np.array([query.image for query in queries], np.int64), dict[str, Any]()
+    has_masks = all(query.target is None or query.target.mask is not None for query in queries)
+    for kind in KINDS[: 1 + has_masks]:
+        matches = matched_regions(queries, kind)
         if matches is not None:
             each = matches.average_precisions(np.ones(len(queries)))
             ap = weighted_estimate(matches.average_precision, images).plain()
-            figures[name] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
+            figures[kind] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
     return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
-    """pycocotools' matches of regions with true things, from which AP can be computed for any weights."""
+    """COCO's matches of regions with true things, from which AP can be computed for any weights."""
 
     queries: NDArray[np.int64]  # (d,), the query of each region, best score first
     right: NDArray[np.bool_]  # (thresholds, d), IoU 0.50, 0.55 .. 0.95
@@ -264,57 +265,40 @@ class Matches:
         return np.array([best[places].mean() for best, places in zip(best_from_here, at, strict=True)])
 
 
-def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Matches | None:
-    """Match regions and things by COCO's rules; None without regions or without things.
+def matched_regions(queries: Sequence[Query], kind: Literal["box", "mask"]) -> Matches | None:
+    """Match regions and things by COCO's rules (`COCOeval`); None without regions or without things.
 
-    Every query, a phrase in an image, is one COCO image, and there is one category: a region can only be right for its
-    own phrase. Absent phrases are COCO images without a thing. One score threshold serves all phrases, so the score
-    has to be comparable across them. With "bbox" a thing is a box of the target, with "segm" its whole mask.
+    There is one category, and a region can only be right for its own phrase: this is no mean over categories as COCO's
+    AP. Absent phrases have no thing. One score threshold serves all phrases, so the score has to be comparable across
+    them. With "box" a thing is a box of the target, with "mask" its whole mask.
     """
-    images: list[dict[str, Any]] = []
-    things: list[dict[str, Any]] = []
-    regions: list[dict[str, Any]] = []
-    for number, query in enumerate(queries, start=1):
-        h, w = query.size_hw
-        images.append({"id": number, "height": h, "width": w})
-        for thing in _things(query, kind):
-            things.append({"id": len(things) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **thing})
-        for answer in query.answers:
-            shape = {"bbox": list(answer.box_xywh_px)} if kind == "bbox" else {"segmentation": _coded(answer.mask)}
-            regions.append({"image_id": number, "category_id": 1, "score": answer.score, **shape})
-    if not regions or not things:
+    owners: list[int] = []
+    scores: list[float] = []
+    right: list[NDArray[np.bool_]] = []
+    things = np.zeros(len(queries), np.int64)
+    for number, query in enumerate(queries):
+        target, answers = query.target, query.answers[:MOST_REGIONS]
+        true = () if target is None else target.boxes_xywh_px if kind == "box" else (target.mask,)
+        things[number] = len(true)
+        is_free = np.ones((len(IOUS), len(true)), np.bool_)
+        for answer in answers:
+            fits = np.array([_overlap(answer, thing) for thing in true])
+            hit = np.zeros(len(IOUS), np.bool_)
+            if len(true):
+                open_fits = np.where(is_free, fits, -1.0)
+                best = len(true) - 1 - open_fits[:, ::-1].argmax(axis=1)  # of equals the last, as COCO has it
+                hit = open_fits.max(axis=1) >= IOUS
+                is_free[np.flatnonzero(hit), best[hit]] = False
+            owners.append(number)
+            scores.append(answer.score)
+            right.append(hit)
+    if not owners or not things.any():
         return None
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {"info": {}, "images": images, "annotations": things, "categories": [{"id": 1, "name": "x"}]}
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(regions), kind)
-        # COCO's figures by area and with fewer regions would take three quarters of the time.
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = evaluation.params.maxDets[-1:]
-        evaluation.evaluate()
-    found = [entry for entry in evaluation.evalImgs if entry is not None]
-    scores = np.concatenate([entry["dtScores"] for entry in found])
-    right = np.concatenate([entry["dtMatches"] for entry in found], axis=1) > 0
-    owner = np.concatenate([np.full(len(entry["dtScores"]), entry["image_id"] - 1) for entry in found])
-    order = np.argsort(-scores, kind="mergesort")
-    return Matches(
-        queries=owner[order].astype(np.int64),
-        right=right[:, order],
-        things=np.bincount([thing["image_id"] - 1 for thing in things], minlength=len(images)),
-    )
+    order = np.argsort(-np.array(scores), kind="mergesort")
+    return Matches(queries=np.array(owners)[order], right=np.array(right).T[:, order], things=things)
 
 
-def _things(query: Query, kind: str) -> list[dict[str, Any]]:
-    target = query.target
-    if target is None:
-        return []
-    if kind == "bbox":
-        return [{"bbox": list(box), "area": box[2] * box[3]} for box in target.boxes_xywh_px]
-    if target.mask is None:
-        return []
-    return [{"segmentation": _coded(target.mask), "area": rle_area_px(target.mask), "bbox": [0, 0, 1, 1]}]
-
-
-def _coded(mask: Rle) -> dict[str, Any]:
-    return {"size": list(mask.size_hw), "counts": mask.counts}
+def _overlap(answer: Answer, thing: Box | Rle | None) -> float:
+    if isinstance(thing, Rle):
+        return rle_iou(answer.mask, thing)
+    return 0.0 if thing is None else box_iou(answer.box_xywh_px, thing)

@@ -108,16 +108,6 @@ def _middle(query: Query, merged: bool) -> list[Box]:
     return [(margin * w, margin * h, CENTRED_SIDE * w, CENTRED_SIDE * h)]
 
 
-def _above(name: str, other: str) -> Callable[[Query], float | None]:
-    """One metric less another."""
-
-    def value(query: Query) -> float | None:
-        own, theirs = METRICS[name].value(query), METRICS[other].value(query)
-        return None if own is None or theirs is None else own - theirs
-
-    return value
-
-
 def _box_iou(query: Query) -> float:
     if not query.answers:
         return 0.0
@@ -158,7 +148,7 @@ WITHOUT_TEXT: Final = {
     "box_recall": "text_box",
     "box_recall_merged": "text_box_merged",
 }
-"""Metric -> the same of an answer from text alone."""
+"""Metric -> the same of an answer from text alone, above which the report shows it as "NAME_above_text"."""
 
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
@@ -186,12 +176,6 @@ METRICS: Final[dict[str, Metric]] = {
         "the same, where the centre is not on the mask", lambda query: None if _centre(query) else _text_point(query)
     ),
 }
-METRICS.update(
-    {
-        f"{name}_above_text": Metric(f"{name} less that from text alone", _above(name, other), METRICS[name].needs_maps)
-        for name, other in WITHOUT_TEXT.items()
-    }
-)
 """Name -> metric, in the order of the report."""
 
 

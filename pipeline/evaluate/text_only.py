@@ -116,23 +116,9 @@ def _relative(target: TruthTarget, image: TruthImage) -> list[Box]:
     return [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
 
 
-def _boxes() -> Floats:
-    """All boxes (boxes, 4) between two places of an edge in each direction."""
-    low, high = np.triu_indices(EDGES, 1)
-    pairs = np.column_stack([low, high]) / (EDGES - 1)
-    x, y = (part.ravel() for part in np.meshgrid(np.arange(len(pairs)), np.arange(len(pairs))))
-    return np.column_stack([pairs[x, 0], pairs[y, 0], pairs[x, 1], pairs[y, 1]])
-
-
-def _points() -> Floats:
-    """The middles (cells, 2) of all cells."""
-    middles = (np.arange(CELLS) + 0.5) / CELLS
-    x, y = np.meshgrid(middles, middles)
-    return np.column_stack([x.ravel(), y.ravel()])
-
-
-_BOXES: Final = _boxes()
-_POINTS: Final = _points()
+_PAIRS: Final = np.column_stack(np.triu_indices(EDGES, 1)) / (EDGES - 1)
+_BOXES: Final = np.array([(x0, y0, x1, y1) for x0, x1 in _PAIRS for y0, y1 in _PAIRS])  # (boxes, 4)
+_POINTS: Final = (np.indices((CELLS, CELLS)).reshape(2, -1).T + 0.5) / CELLS  # (cells, 2)
 
 
 def _sums(phrases: Sequence[list[Box]]) -> Floats:

@@ -206,7 +206,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
     printed = StringIO()
     print_evaluation(known, Console(file=printed, width=200))
-    assert f"{known['cgf1']['value']:.3f}" in printed.getvalue()
+    assert f"{known['by']['presence']['cgf1']['value']:.3f}" in printed.getvalue()
     write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
 

@@ -118,7 +118,7 @@ def test_a_perfect_answer_has_the_best_value(name: str) -> None:
     others = {"chance": pytest.approx(9 / 64), "centre": 0.0} | {
         f"{kind}{end}": 0.0 for kind in ("other_box", "centred_box", "whole_image") for end in ("", "_merged")
     }
-    unknown = name.startswith("text_") or name.endswith("_above_text")  # without other images
+    unknown = name.startswith("text_")  # without other images
     assert perfect == (None if unknown else others.get(name, 1.0))
 
 
@@ -134,8 +134,6 @@ def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
         "other_box_merged": 0.5,  # half of the box around both
         "whole_image": 0.0,
         "whole_image_merged": 1.0,
-        "box_recall_above_text": -1.0,
-        "pointing_above_text": -1.0,  # there is no map
     }
     assert {name: METRICS[name].value(asked) for name in wanted} == wanted
 
