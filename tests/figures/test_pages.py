@@ -9,8 +9,12 @@ import pytest
 
 from tests.figures import pages
 
-README_OTHER = {"95": "level of intervals", "0.5": "IoU", "2.0": "licence", "2502.18816": "arXiv"}
-"""Numbers of README.md that are no figures."""
+OTHER = {
+    "README.md": {"95": "level of intervals", "0.5": "IoU", "2.0": "licence", "2502.18816": "arXiv"},
+    "stages/README.md": {"2605.12952": "arXiv", "2310.01403": "arXiv"},
+    "pipeline/README.md": {"0.0007": "computed: 16 questions answered by chance"},
+}
+"""Text -> its numbers that are no figures of a page, each with what it is."""
 
 KEYS = {"id", "step", "command", "commit", "n", "split", "model", "settings", "columns", "rows"}
 
@@ -36,10 +40,12 @@ def test_sentences_state_figures_of_the_json(page: str) -> None:
     assert other.keys() <= set(pages.figures_of(text)), "an exception that nothing needs"
 
 
-def test_the_readme_states_figures_of_the_pages() -> None:
-    text = (pages.ROOT / "README.md").read_text("utf-8")
-    assert len(pages.figures_of(text)) > 20
-    assert pages.unknown(text, pages.pages(), README_OTHER) == []
+@pytest.mark.parametrize("name", OTHER)
+def test_readmes_state_figures_of_the_pages(name: str) -> None:
+    text = (pages.ROOT / name).read_text("utf-8")
+    assert len(pages.figures_of(text)) > 10
+    assert pages.unknown(text, pages.pages(), OTHER[name]) == []
+    assert OTHER[name].keys() <= set(pages.figures_of(text)), "an exception that nothing needs"
 
 
 @pytest.mark.parametrize(
