@@ -15,15 +15,7 @@ from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 Figure = Mapping[str, Any] | None
 """{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
 
-GROUP_COLUMNS: Final = (
-    "pointing",
-    "text_point",
-    "box_recall",
-    "text_box",
-    "box_recall_above_text",
-    "box_iou",
-    "mask_iou",
-)
+GROUP_COLUMNS: Final = ("pointing", "text_point", "box_recall", "text_box", "box_recall_above_text", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
 
 BESIDE: Final = {
@@ -141,18 +133,15 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
 
 def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
     """The figures beside those of answers that need no map, and first what the dataset has above text alone."""
-    gains = [f"{name.replace('_', ' ')} {number(metrics[key])} ({interval(metrics[key])})"
-             for name in WITHOUT_TEXT if (key := f"{name}_above_text") in metrics]  # fmt: skip
+    known = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
+    gains = [f"{heading(name)} {number(own)} ({interval(own)})" for name, own in known.items() if own]
     if gains:
         said = "above an answer from the text alone, the usual place of its head noun, fitted to other images"
         console.print(f"{said}: {', '.join(gains)}", soft_wrap=True)
-    table = compact_table(
-        "beside answers without a map", ["pointing", "off centre", "box recall ANY", "box recall MERGED"]
-    )
+    table = compact_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
     for title, names in BESIDE.items():
-        known = [metrics.get(name) for name in names]
-        if any(known):
-            table.add_row(title, *(_with_margin(figure) for figure in known))
+        if any(name in metrics for name in names):
+            table.add_row(title, *(_with_margin(metrics.get(name)) for name in names))
     console.print(table)
 
 
@@ -162,7 +151,7 @@ def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
     for group, members in figures["groups"].items():
         for index, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in shown]
-            table.add_row(group if index == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
+            table.add_row(group if index == 0 else "", member, f"{metrics['box_recall']['n']:,}", *cells)
     if figures["groups"]:
         console.print(table)
     for name, doc in (("group_f1", "F1 of pairs of phrases"), ("group_b_cubed", "B-cubed F1 of phrases")):

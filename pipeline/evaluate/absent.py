@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
@@ -44,7 +44,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.evaluate.estimates import Floats, debiased_calibration_error, presence_area, weighted_estimate
+from pipeline.evaluate.estimates import (
+    Floats,
+    debiased_calibration_error,
+    mean_estimates,
+    of_totals,
+    presence_area,
+    weighted_estimate,
+)
 from pipeline.evaluate.matching import Answer, Query
 from pipeline.evaluate.metrics import is_right
 from pipeline.presence_alone import drawn, may_be, words_of
@@ -213,14 +220,11 @@ def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
             by[way] = None
             continue
         least = ANSWERED if way.startswith("presence") else _best_threshold(values, _there(asked))
-        by[way] = {
-            **{name: _area(own, way) for name, own in compared.items()},
-            "threshold": least,
-            **_answered(
-                asked, [pair.answers if value >= least else () for pair, value in zip(asked, values, strict=True)]
-            ),
-        }
+        answers = [pair.answers if value >= least else () for pair, value in zip(asked, values, strict=True)]
+        areas = {name: _area(own, way) for name, own in compared.items()}
+        by[way] = {**areas, "threshold": least, **_answered(asked, answers)}
     lost = np.array([not (pair.kept and pair.answers) for pair in there], np.float64)
+    owners = np.array([pair.image for pair in there], np.int64)
     return {
         "pairs": {
             **{kind: sum(pair.kind == kind for pair in pairs) for kind in ("there", "random", *HARDER)},
@@ -230,17 +234,9 @@ def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
         "saco": _answered(asked, [tuple(one for one in pair.answers if one.score >= ANSWERED) for pair in asked]),
         "ece": _calibration(asked),
         "ece_there": _calibration(there),
-        "lost": _estimated(partial(_weighted_mean, lost), there),
+        "lost": mean_estimates([lost], owners)[0].plain(),
         "kept": _kept(asked),
     }
-
-
-def _estimated(statistic: Callable[[Floats], float], pairs: Sequence[Pair]) -> dict[str, Any]:
-    return weighted_estimate(statistic, np.array([pair.image for pair in pairs], np.int64)).plain()
-
-
-def _weighted_mean(values: Floats, weights: Floats) -> float:
-    return float(weights @ values / weights.sum())
 
 
 def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
@@ -258,7 +254,7 @@ def _area(pairs: Sequence[Pair], way: str) -> dict[str, Any] | None:
     values, there = _values(pairs, way), _there(pairs)
     if values is None or there.all() or not there.any():
         return None
-    return _estimated(presence_area(values, there), pairs)
+    return weighted_estimate(presence_area(values, there), np.array([pair.image for pair in pairs], np.int64)).plain()
 
 
 def _there(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
@@ -285,15 +281,9 @@ def _answered(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dic
         return float((2 * totals[5:] / totals[4]).mean()) if totals[4] > 0 else math.nan
 
     figures = {"il_mcc": _mcc, "positive_f1": f1, "cgf1": lambda totals: _mcc(totals) * f1(totals)}
-    found = {
-        name: weighted_estimate(partial(_of_totals, figure, sums), np.arange(images.size))
-        for name, figure in figures.items()
-    }
+    numbers = np.arange(images.size)
+    found = {name: weighted_estimate(partial(of_totals, figure, sums), numbers) for name, figure in figures.items()}
     return {name: replace(estimate, n=len(pairs)).plain() for name, estimate in found.items()}
-
-
-def _of_totals(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
-    return figure(weights @ sums)
 
 
 def _mcc(totals: Floats) -> float:

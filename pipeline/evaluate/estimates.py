@@ -80,6 +80,11 @@ def weighted_estimate(
     return _estimate(statistic(np.ones(images.size)), drawn, images.size)
 
 
+def of_totals(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
+    """Return a figure of the sums (images, k) of images with weights (images,)."""
+    return figure(weights @ sums)
+
+
 def _draws(count: int, resamples: int) -> Iterator[Floats]:
     """How often each of `count` images is drawn in samples of `count` with replacement."""
     rng = np.random.default_rng(SEED)

@@ -7,7 +7,7 @@ into the form that the regions were cut from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.evaluate.estimates import (
     debiased_calibration_error,
     filtered,
     means_where_known,
+    of_totals,
     risk_coverage_area,
     weighted_estimate,
 )
@@ -218,13 +219,9 @@ def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(partial(_of_totals, figure, counts), images)
+            estimate = weighted_estimate(partial(of_totals, figure, counts), images)
             figures[name] = replace(estimate, n=n).plain()
     return figures
-
-
-def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Floats) -> float:
-    return figure(weights @ counts)
 
 
 def _phrase_ap(queries: Sequence[Query]) -> dict[str, Any]:

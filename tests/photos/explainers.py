@@ -36,10 +36,10 @@ def _of_source(rows: Sequence[Row]) -> list[str]:
             parts.append(_table(title.format(**counts), [figures[name].title for name in known], lines))
     lines = []
     for row in (row for row in rows if not row["baseline"]):
-        agreement, same = row["cosine_agreement"], row["map_correlation"].get("grad_eclip")
+        agreement = row["cosine_agreement"]
         numbers = [_number(agreement[name], 4) for name in ("correlation", "mean_difference")]
-        lines.append((_name(row), [f"{row['cost']['encode_image']:.2f}", *numbers, _number(same, 3)]))
-    titles = ["x encode_image", "cosine: correlation", "mean difference", "maps: correlation with grad_eclip"]
+        lines.append((_name(row), [f"{row['cost']['encode_image']:.2f}", *numbers]))
+    titles = ["x encode_image", "cosine: correlation", "mean difference"]
     parts.append(_table("cost, and what is explained", titles, lines))
     return parts
 

@@ -276,19 +276,6 @@ def _place(name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def map_correlations(maps: Sequence[Maps], labels: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Label -> other label -> mean correlation of their maps of the same phrases."""
-    found: dict[str, dict[str, float]] = {label: {} for label in labels}
-    for a, b in combinations(labels, 2):
-        pairs = [
-            correlation(first.values, second.values)
-            for own in maps
-            for first, second in zip(own[a], own[b], strict=True)
-        ]
-        found[a][b] = found[b][a] = float(np.mean(pairs))
-    return found
-
-
 def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> dict[str, Any]:
     """Return whether the cosine that was explained is the image tower's own.
 
