@@ -258,7 +258,7 @@ def mark(rows: Sequence[Mapping[str, Any]]) -> None:
 
     The p-values are those of a normal law with the width of the interval: 2,000 resamples know none below 0.0005.
     """
-    normal, found = NormalDist(), []
+    normal, found = NormalDist(), list[tuple[float, int, dict[str, Any]]]()
     for row in rows:
         for each in (row["differences"] or {}).values():
             each["mark"] = ""
