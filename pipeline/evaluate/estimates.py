@@ -113,30 +113,30 @@ def means_where_known(values: Mapping[str, Floats], images: NDArray[np.int64]) -
     return {name: estimates[name].plain() for name in values if estimates[name].n}
 
 
-def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
-    """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017): lower is better.
+def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Floats], float]:
+    """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017), for any weights: lower is better.
 
     This is the share of wrong regions among those kept, averaged over how many are kept in the order of their scores.
     Equal scores count as the average of all their orders.
     """
     order = np.argsort(-scores, kind="stable")
-    scores, weights = scores[order], weights[order]
-    wrong = weights * ~right[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
-    kept = np.cumsum(weights)[ends]
-    lost = np.cumsum(wrong)[ends]
-    total = kept[-1]
-    if total <= 0:
-        return float("nan")
-    kept_before, lost_before = np.append(0.0, kept[:-1]), np.append(0.0, lost[:-1])
-    width = kept - kept_before
-    used = width > 0
-    k0, w0, width = kept_before[used], lost_before[used], width[used]
-    rate = (lost[used] - w0) / width
-    # integral of (w0 + rate * t) / (k0 + t) over t in 0 .. width
-    log = np.log1p(width / np.where(k0 > 0, k0, 1.0))
-    inner = np.where(k0 > 0, rate * width + (w0 - rate * k0) * log, rate * width)
-    return float(inner.sum() / total)
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))  # the first of each run of equal scores
+    is_wrong = ~right[order]
+
+    def area(weights: Floats) -> float:
+        own = weights[order]
+        width, lost = (np.add.reduceat(each, starts) for each in (own, own * is_wrong))
+        width, lost = width[width > 0], lost[width > 0]
+        kept = np.cumsum(width)
+        if not kept.size:
+            return math.nan
+        k0, w0, rate = kept - width, np.cumsum(lost) - lost, lost / width
+        # integral of (w0 + rate * t) / (k0 + t) over t in 0 .. width
+        log = np.log1p(width / np.where(k0 > 0, k0, 1.0))
+        inner = rate * width + np.where(k0 > 0, (w0 - rate * k0) * log, 0.0)
+        return float(inner.sum() / kept[-1])
+
+    return area
 
 
 def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Estimate:

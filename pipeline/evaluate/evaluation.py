@@ -192,7 +192,7 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
         **_linked(outcomes.groupings),
         "phrase_ap": _phrase_ap(first),
         "scores": {
-            name: weighted_estimate(partial(risk_coverage_area, np.array(each, np.float64), right), owners).plain()
+            name: weighted_estimate(risk_coverage_area(np.array(each, np.float64), right), owners).plain()
             for name, each in ranks.items()
         },
         "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
@@ -254,8 +254,8 @@ class Matches:
         if total <= 0:
             return np.full(len(self.right), np.nan)
         each = weights[self.queries]
-        hits, misses = np.cumsum(each * self.right, axis=1), np.cumsum(each * ~self.right, axis=1)
-        precision = hits / (hits + misses + np.spacing(1))
+        hits = np.cumsum(each * self.right, axis=1)
+        precision = hits / (np.cumsum(each) + np.spacing(1))
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))  # no precision beyond the last recall
         at = [np.searchsorted(recall, RECALLS, side="left") for recall in hits / total]

@@ -26,7 +26,7 @@ from pipeline.logistic import fit_logistic
 
 def area(scores: list[float], right: list[bool], weights: list[float] | None = None) -> float:
     many = [1.0] * len(scores) if weights is None else weights
-    return risk_coverage_area(np.array(scores), np.array(right, np.bool_), np.array(many))
+    return risk_coverage_area(np.array(scores), np.array(right, np.bool_))(np.array(many))
 
 
 def test_area_of_perfect_worst_and_equal_scores() -> None:
