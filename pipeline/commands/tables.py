@@ -9,21 +9,40 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.estimates import BINS
+from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 
 Figure = Mapping[str, Any] | None
 """{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
 
-GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
+GROUP_COLUMNS: Final = ("pointing", "text_point", "box_recall", "text_box", "box_recall_above_text", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
 
+BESIDE: Final = {
+    "the dataset": ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged"),
+    "text alone": ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
+    "another phrase's region": ("", "", "other_box", "other_box_merged"),
+    "middle of the image": ("centre", "", "centred_box", "centred_box_merged"),
+    "whole image, any pixel": ("chance", "", "whole_image", "whole_image_merged"),
+}
+"""Row -> metrics of a column; box recall is that of MDETR's ANY-BOX and MERGED-BOX."""
+
 ABSENT_ROWS: Final = {
-    "presence_auc": "presence_auc: area under the ROC curve",
-    "il_mcc": "il_mcc: is it there, Matthews' correlation",
-    "positive_f1": "positive_f1: boxes where it is there",
-    "cgf1": "cgf1: their product",
-    "ece": "ece: calibration error of the score",
-    "lost": "lost: there, but without a region",
+    "auc": "ROC area, phrases of other images",
+    "auc_without_synonyms": "without such that may be there by another name",
+    "auc_same_type": "of the same type",
+    "auc_adversarial": "with nouns that occur beside those of the image",
+    "auc_attribute": "in another colour, against coloured phrases",
+    "auc_said": "false phrases of the captions",
+    "il_mcc": "IL_MCC: answered where it is there",
+    "positive_f1": "positive F1: boxes where it is there",
+    "cgf1": "cgF1: their product",
+}
+ABSENT_COLUMNS: Final = {
+    "presence": "presence",
+    "presence_of_group": "shared by a thing's texts",
+    "z_score": "z-score of the cosine",
+    "similarity": "cosine",
 }
 
 NAMED: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
@@ -92,12 +111,15 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     print_matched(figures["matched"], console)
+    _print_above_text(figures["metrics"], console)
     table = _table("all phrases", "metric", "value", "95 % interval", "definition")
+    shown = {name for row in BESIDE.values() for name in row}
     for name, figure in figures["metrics"].items():
-        _add(table, name, figure, METRICS[name].doc)
-    for name, figure in figures["coco_ap"].items():
-        doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
-        _add(table, f"{name}_ap", figure["ap"], doc)
+        if name not in shown and not name.endswith("_above_text"):
+            _add(table, name, figure, METRICS[name].doc)
+    for name, figure in figures["phrase_ap"].items():
+        doc = f"AP by {name}, all phrases as one class, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
+        _add(table, f"phrase_ap_{name}", figure["ap"], doc)
     console.print(table)
     if figures["maps"] is not None:
         whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
@@ -105,8 +127,22 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     _print_groups(figures, console)
     _print_scores(figures, console)
-    if "presence_auc" in figures:
+    if "by" in figures:
         _print_absent(figures, console)
+
+
+def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
+    """The figures beside those of answers that need no map, and first what the dataset has above text alone."""
+    known = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
+    gains = [f"{heading(name)} {number(own)} ({interval(own)})" for name, own in known.items() if own]
+    if gains:
+        said = "above an answer from the text alone, the usual place of its head noun, fitted to other images"
+        console.print(f"{said}: {', '.join(gains)}", soft_wrap=True)
+    table = compact_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
+    for title, names in BESIDE.items():
+        if any(name in metrics for name in names):
+            table.add_row(title, *(_with_margin(metrics.get(name)) for name in names))
+    console.print(table)
 
 
 def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
@@ -115,7 +151,7 @@ def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
     for group, members in figures["groups"].items():
         for index, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in shown]
-            table.add_row(group if index == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
+            table.add_row(group if index == 0 else "", member, f"{metrics['box_recall']['n']:,}", *cells)
     if figures["groups"]:
         console.print(table)
     for name, doc in (("group_f1", "F1 of pairs of phrases"), ("group_b_cubed", "B-cubed F1 of phrases")):
@@ -142,8 +178,13 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     for name, figure in figures["scores"].items():
         _add(table, name, figure)
     console.print(table)
-    error = figures["calibration_error"]
-    console.print(f"expected calibration error of the score: {number(error)} {interval(error)}", soft_wrap=True)
+    error, plain = figures["calibration_error"], figures["calibration_error_plain"]
+    console.print(
+        f"calibration error of the score, without chance: {number(error)} {interval(error)} (Kumar et al. 2019, root "
+        f"mean square); expected calibration error, which chance raises, and its interval more: {number(plain)} "
+        f"{interval(plain)} ({BINS} bins each)",
+        soft_wrap=True,
+    )
     table = _table("filtering by score", "score at least", "regions kept", "precision")
     for line in figures["thresholds"]:
         precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
@@ -152,19 +193,21 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
-    pairs, hard, certain = figures["pairs"], figures["hard"], figures["without_synonyms"]
-    title = f"{pairs['there']:,} phrases that are there and {pairs['absent']:,} of other images"
-    table = _table(title, "absent phrases", "value", "95 % interval", "by similarity")
-    cosine = {"presence_auc": figures["similarity_auc"], **figures["by_similarity"]}
-    rows = [(words, figures[name], cosine.get(name)) for name, words in ABSENT_ROWS.items()]
-    if hard is not None:
-        words = f"presence_auc of {pairs['hard']:,} hard ones"
-        rows.append((words, hard["presence_auc"], hard["similarity_auc"]))
-    words = f"presence_auc of {pairs['without_synonyms']:,} that name no thing of the captions"
-    rows.append((words, certain["presence_auc"], certain["similarity_auc"]))
-    for words, figure, by_similarity in rows:
-        _add(table, words, figure, number(by_similarity))
+    pairs, by = figures["pairs"], {**figures["by"], "saco": figures["saco"]}
+    counted = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in pairs.items() if n)
+    columns = {**ABSENT_COLUMNS, "saco": "SA-Co: score of 0.5 or more"}
+    table = compact_table(f"absent phrases ({counted})", list(columns.values()))
+    for name, title in ABSENT_ROWS.items():
+        cells = [(by[way] or {}).get(name) for way in columns]
+        if any(cells):
+            table.add_row(title, *(_with_margin(figure) for figure in cells))
     console.print(table)
+    for name, doc in (
+        ("ece", "calibration error of the score, present and absent phrases"),
+        ("ece_there", "  of the phrases that are there"),
+        ("lost", "there, but without a region"),
+    ):
+        console.print(f"{doc}: {number(figures[name])} {interval(figures[name])}", soft_wrap=True)
     if figures["kept"] is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
         for line in figures["kept"]:
@@ -208,7 +251,8 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
             )
     console.print(table)
     console.print(
-        "+ and -: higher or lower than grad_eclip by more than chance (95 %, paired, over 8 or more images). Deletion, "
+        "+ and -: higher or lower than grad_eclip by more than chance (paired, over 8 or more images; 95 % for "
+        "all marks together, Holm). Deletion, "
         "shuffled weights and other phrases: lower is better. (centre) and (random) are baselines without a model",
         soft_wrap=True,
     )
@@ -217,9 +261,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 def _compared(row: Mapping[str, Any], figure: str) -> str:
     found = row["figures"].get(figure)
     difference = (row["differences"] or {}).get(figure)
-    if found is None or difference is None or difference["low"] is None:
-        return number(found) + ("" if found is None else " ")
-    return f"{number(found)}{'+' if difference['low'] > 0 else '-' if difference['high'] < 0 else ' '}"
+    return number(found) + ("" if found is None else ((difference or {}).get("mark") or " "))
 
 
 def print_scores(scores: Mapping[str, Any], console: Console) -> None:

@@ -3,6 +3,7 @@
 judged.py       a dataset, or a sample of images, beside ground truth
 matching.py     which regions of a dataset answer which target of the ground truth
 metrics.py      METRICS: one number per target; figures of linked phrases
+text_only.py    answers without a look at the image, from where things usually are
 estimates.py    means with bootstrap intervals, risk, coverage and calibration of scores, logistic regression
 evaluation.py   `eval`
 absent.py       phrases that are not there: which to ask for, and whether they are recognised

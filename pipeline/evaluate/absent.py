@@ -5,38 +5,59 @@ no word and no head noun with the image's captions, and its head noun is none of
 to be there. Some of them are there all the same ("bike" where the captions say "bicycle"), so no figure can be perfect.
 `without_synonyms` leaves out those whose head noun may name a thing of the captions ("person" and "man", too).
 
-Hard ones are phrases of other images of the same type (people, clothing, ...; Flickr30k Entities names types) as a
-phrase of the image.
+Besides these random ones there are four harder kinds, which count in no other figure (POPE, EMNLP 2023, has `random`
+and `adversarial`):
 
-The figures are those of SA-Co (facebookresearch/sam3, `scripts/eval/gold/README.md`), on pairs of image and phrase:
+    same_type     of the same type (people, clothing, ...; Flickr30k Entities names types) as a phrase of the image
+    adversarial   with the head nouns that share most images with those of the image and are not among them. Clothing
+                  and parts of the body, which captions leave out where they are, are none of them
+    attribute     a phrase of the image in another colour, which no caption says: compared with coloured phrases alone
+    said          a phrase that a caption says, and of which the ground truth says that it is false
+
+Four figures are asked how well they separate: the `presence` of the phrase by itself; `presence_of_group`, as a run
+shares it among the texts of a thing, which an absent phrase has from its own image; the cosine; and its z-score over
+the images.
+
+The other figures are those of SA-Co (facebookresearch/sam3, `sam3/eval/cgf1_eval.py`), on pairs of image and phrase:
 
     il_mcc        Matthews' correlation of "the phrase is answered" and "the phrase is there"
     positive_f1   micro F1 of the answers' boxes for phrases that are there, averaged over IoU 0.50, 0.55 .. 0.95
     cgf1          their product
 
-A phrase is answered with its regions if its presence is `ANSWERED` or more; if presence is not known, with those whose
-score is. Both are also given for the rule of a user without presence: answer where the cosine is high enough, with the
-threshold that gives the best correlation on these very pairs.
+`saco` is that evaluator's own rule: regions with a score of `ANSWERED` or more are the answer. For a presence all
+regions of a phrase are, if it is `ANSWERED` or more; for the cosine and its z-score, which know nothing of presence, if
+it reaches the threshold with the best correlation on these very pairs.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
-from pipeline.evaluate.estimates import Floats, calibration_error, presence_area, weighted_estimate
+from pipeline.evaluate.estimates import (
+    Floats,
+    debiased_calibration_error,
+    mean_estimates,
+    of_totals,
+    presence_area,
+    weighted_estimate,
+)
 from pipeline.evaluate.matching import Answer, Query
 from pipeline.evaluate.metrics import is_right
-from pipeline.presence_alone import drawn, words_of
+from pipeline.presence_alone import drawn, may_be, words_of
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
+from stages.regions.groups import linked, things
 
 ANSWERED: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
 
@@ -45,13 +66,23 @@ THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
 
+WAYS: Final = ("presence", "presence_of_group", "z_score", "similarity")
+"""What separates phrases that are there from absent ones: fields of `Pair`."""
+
+HARDER: Final = ("same_type", "adversarial", "attribute", "said")
+
+COLOURS: Final = ("black", "white", "red", "blue", "green", "yellow", "orange", "pink", "purple", "brown")
+
+LEFT_OUT: Final = ("clothing", "body")  # sections of things.txt
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedImage:
     """An image with its captions and phrases, and the phrases to look for in it.
 
     `queries` are the phrases that the ground truth knows, there or absent; `present` names things that it knows to be
-    in the image; `easy` and `hard` are absent phrases of other images.
+    in the image; `absent` are phrases that are not there, by kind: "random" and the first of `HARDER`; `voters` are
+    other texts of what an absent phrase names in its own image.
     """
 
     number: int
@@ -60,8 +91,8 @@ class AskedImage:
     phrases: tuple[Phrase, ...]
     queries: tuple[Query, ...]
     present: Collection[str]
-    easy: tuple[Phrase, ...] = ()
-    hard: tuple[Phrase, ...] = ()
+    absent: Mapping[str, tuple[Phrase, ...]] = field(default_factory=dict)
+    voters: Mapping[str, tuple[Phrase, ...]] = field(default_factory=dict)
 
     @property
     def there(self) -> dict[str, str]:
@@ -72,31 +103,76 @@ class AskedImage:
             if query.target is not None and query.phrase is not None
         }
 
+    @property
+    def asked(self) -> tuple[Phrase, ...]:
+        """All phrases to look for, those of the image first."""
+        return (*self.phrases, *(each for kind in (self.absent, self.voters) for own in kind.values() for each in own))
 
-def absent_phrases(images: Sequence[AskedImage]) -> dict[int, tuple[list[Phrase], list[Phrase]]]:
-    """Phrases of other images to ask each image for: easy ones and hard ones, by the image's number.
+
+def absent_phrases(images: Sequence[AskedImage]) -> dict[int, AskedImage]:
+    """The images with the phrases that are not in them, by the image's number.
 
     The same images in the same order give the same phrases.
     """
     pool: list[tuple[int, Phrase]] = []
     by_type: dict[str, list[tuple[int, Phrase]]] = {}
+    by_head: dict[str, list[tuple[int, Phrase]]] = {}
+    same: dict[Phrase, list[Phrase]] = {}
+    together: dict[str, Counter[str]] = {}
     for image in images:
         first = {phrase.text: phrase for phrase in reversed(image.phrases)}
+        numbers = dict(zip(image.phrases, linked(image.captions, image.phrases), strict=True))
         for text, kind in image.there.items():
             if text in first:
                 pool.append((image.number, first[text]))
                 by_type.setdefault(kind, []).append(pool[-1])
+                by_head.setdefault(first[text].head, []).append(pool[-1])
+                same[first[text]] = [each for each in first.values() if numbers[each] == numbers[first[text]]]
+        for one, other in permutations({phrase.head for phrase in image.phrases}, 2):
+            together.setdefault(one, Counter())[other] += 1
     found = {}
     for image in images:
         rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
         known = {word for caption in image.captions for word in words_of(caption)} | set(image.present)
-        known |= {phrase.head for phrase in image.phrases}
-        taken: set[str] = set()
-        draw = partial(drawn, rng, own=image.number, known=known, taken=taken)
-        easy = [draw(pool) for _ in image.there]
-        hard = [draw(by_type[kind]) for kind in image.there.values() if kind]
-        found[image.number] = [one for one in easy if one is not None], [one for one in hard if one is not None]
+        heads = {phrase.head for phrase in image.phrases}
+        draw, taken = partial(drawn, rng, own=image.number, known=known | heads), [set[str](), set[str](), set[str]()]
+        near: Counter[str] = sum((together.get(head, Counter()) for head in heads), Counter())
+        nearest = [head for head, _ in near.most_common() if head in by_head and _is_told(head, heads)]
+        absent = {
+            "random": [draw(pool, taken=taken[0]) for _ in image.there],
+            "same_type": [draw(by_type[kind], taken=taken[1]) for kind in image.there.values() if kind],
+            "adversarial": [draw(by_head[head], taken=taken[2]) for head in nearest[: len(image.there)]],
+            "attribute": [_recoloured(phrase, known, rng) for phrase in image.phrases if phrase.text in image.there],
+        }
+        chosen = {kind: tuple({each.text: each for each in own if each}.values()) for kind, own in absent.items()}
+        voters = {
+            one.text: tuple(each for each in same[one] if known.isdisjoint(words_of(each.text)) and each != one)
+            for kind in ("random", "same_type", "adversarial")
+            for one in chosen[kind]
+        }
+        found[image.number] = replace(image, absent=chosen, voters=voters)
     return found
+
+
+def _is_told(head: str, heads: Collection[str]) -> bool:
+    """Whether captions that name `heads`, and not this one, say that it is not there, as far as they do."""
+    kinds = {path[0] for path in things().paths.get(head, ())}
+    return kinds.isdisjoint(LEFT_OUT) and not any(may_be(head, other) or may_be(other, head) for other in heads)
+
+
+def _recoloured(phrase: Phrase, known: Collection[str], rng: random.Random) -> Phrase | None:
+    """A phrase with another colour, None if it has none."""
+    words, others = phrase.text.split(), [colour for colour in COLOURS if colour not in known]
+    place = next((at for at, word in enumerate(words) if word in COLOURS), None)
+    if place is None or not others:
+        return None
+    words[place] = rng.choice(others)
+    return replace(phrase, text=" ".join(words))
+
+
+def is_coloured(phrase: str) -> bool:
+    """Return whether a phrase names a colour that `attribute` exchanges."""
+    return not set(COLOURS).isdisjoint(phrase.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,65 +180,67 @@ class Pair:
     """A phrase and an image."""
 
     image: int
-    there: bool  # whether the phrase is in the image
-    hard: bool  # whether it is one of the hard phrases, which are counted apart
+    text: str
+    kind: str  # "there", "random", or one of `HARDER`
     similarity: float  # cosine of both
+    z_score: float = math.nan  # deviations of the cosine from the phrase's mean over all images, known after the last
     presence: float | None  # probability that the phrase is in the image; None if it is not known
-    answers: tuple[Answer, ...]  # its regions
+    presence_of_group: float | None  # the same, as a run shares it
+    answers: tuple[Answer, ...] = ()  # its regions, whatever its presence; only of "there" and "random"
+    kept: bool = True  # whether a run would write them: presence reaches `regions.min_presence`
     boxes_xywh_px: tuple[Box, ...] = ()  # where it is
     doubtful: bool = False  # whether an absent phrase may name a thing that the captions call by another noun
 
     @property
-    def answered(self) -> tuple[Answer, ...]:
-        """The answers at `ANSWERED`."""
-        if self.presence is not None:
-            return self.answers if self.presence >= ANSWERED else ()
-        return tuple(answer for answer in self.answers if answer.score >= ANSWERED)
+    def there(self) -> bool:
+        """Whether the phrase is in the image."""
+        return self.kind == "there"
 
 
 def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return all figures as plain values: {value, low, high, n}, or None where presence is not known.
 
-    `pairs` are the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
-    `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the share
-    of phrases that are there and got no region; and `kept` with other values of `regions.min_presence`.
+    `pairs` are the counts by kind; `by` has for each of `WAYS` the areas `auc`, `auc_without_synonyms` and of `HARDER`,
+    then `threshold`, `il_mcc`, `positive_f1` and `cgf1`; `saco` has the last three by the evaluator's rule; `ece` and
+    `ece_there` are the calibration errors of all regions and of those of phrases that are there; `lost` is the share of
+    phrases that are there and got no region; and `kept` says what other values of `regions.min_presence` keep.
     """
-    easy = [pair for pair in pairs if not pair.hard]
-    there = [pair for pair in easy if pair.there]
-    certain = [pair for pair in easy if not pair.doubtful]
-    hard = [pair for pair in pairs if pair.hard]
-    best = _best_threshold(easy)
+    asked = [pair for pair in pairs if pair.kind in ("there", "random")]
+    there = [pair for pair in asked if pair.there]
+    compared = {
+        "auc": asked,
+        "auc_without_synonyms": [pair for pair in asked if not pair.doubtful],
+        **{f"auc_{kind}": [pair for pair in pairs if pair.there or pair.kind == kind] for kind in HARDER},
+    }
+    compared["auc_attribute"] = [pair for pair in compared["auc_attribute"] if is_coloured(pair.text)]
+    by: dict[str, Any] = {}
+    for way in WAYS:
+        values = _values(asked, way)
+        if values is None:
+            by[way] = None
+            continue
+        least = ANSWERED if way.startswith("presence") else _best_threshold(values, _there(asked))
+        answers = [pair.answers if value >= least else () for pair, value in zip(asked, values, strict=True)]
+        areas = {name: _area(own, way) for name, own in compared.items()}
+        by[way] = {**areas, "threshold": least, **_answered(asked, answers)}
+    lost = np.array([not (pair.kept and pair.answers) for pair in there], np.float64)
+    owners = np.array([pair.image for pair in there], np.int64)
     return {
         "pairs": {
-            "there": len(there),
-            "absent": len(easy) - len(there),
-            "hard": len(hard),
-            "without_synonyms": sum(not pair.there for pair in certain),
+            **{kind: sum(pair.kind == kind for pair in pairs) for kind in ("there", "random", *HARDER)},
+            "without_synonyms": sum(not pair.there for pair in compared["auc_without_synonyms"]),
         },
-        **_areas(easy),
-        **_answered(easy, [pair.answered for pair in easy]),
-        "ece": _calibration(easy),
-        "lost": _estimated(partial(_weighted_mean, np.array([not pair.answers for pair in there], np.float64)), there),
-        "hard": _areas([pair for pair in pairs if pair.hard or pair.there]) if hard else None,
-        "without_synonyms": _areas(certain),
-        "kept": _kept(easy),
-        "by_similarity": {
-            "threshold": best,
-            **_answered(easy, [pair.answers if pair.similarity >= best else () for pair in easy]),
-        },
+        "by": by,
+        "saco": _answered(asked, [tuple(one for one in pair.answers if one.score >= ANSWERED) for pair in asked]),
+        "ece": _calibration(asked),
+        "ece_there": _calibration(there),
+        "lost": mean_estimates([lost], owners)[0].plain(),
+        "kept": _kept(asked),
     }
 
 
-def _estimated(statistic: Callable[[Floats], float], pairs: Sequence[Pair]) -> dict[str, Any]:
-    return weighted_estimate(statistic, np.array([pair.image for pair in pairs], np.int64)).plain()
-
-
-def _weighted_mean(values: Floats, weights: Floats) -> float:
-    return float(weights @ values / weights.sum())
-
-
 def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
-    presence = _presences(pairs)
+    presence = _values(pairs, "presence_of_group")
     if presence is None:
         return None
     kinds = {"there": presence[_there(pairs)], "absent": presence[~_there(pairs)]}
@@ -172,85 +250,68 @@ def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
     ]
 
 
-def _areas(pairs: Sequence[Pair]) -> dict[str, Any]:
-    there, presence = _there(pairs), _presences(pairs)
-    similarity = np.array([pair.similarity for pair in pairs])
-    return {
-        "presence_auc": None if presence is None else _estimated(partial(presence_area, presence, there), pairs),
-        "similarity_auc": _estimated(partial(presence_area, similarity, there), pairs),
-    }
+def _area(pairs: Sequence[Pair], way: str) -> dict[str, Any] | None:
+    values, there = _values(pairs, way), _there(pairs)
+    if values is None or there.all() or not there.any():
+        return None
+    return weighted_estimate(presence_area(values, there), np.array([pair.image for pair in pairs], np.int64)).plain()
 
 
 def _there(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
     return np.array([pair.there for pair in pairs], np.bool_)
 
 
-def _presences(pairs: Sequence[Pair]) -> Floats | None:
-    """The presence of all pairs; None if there is none, or if that of one is not known."""
-    known = [pair.presence for pair in pairs if pair.presence is not None]
-    return np.array(known) if known and len(known) == len(pairs) else None
+def _values(pairs: Sequence[Pair], way: str) -> Floats | None:
+    """The values of all pairs by a way; None if there is none, or if that of one is not known."""
+    known = [value for pair in pairs if (value := getattr(pair, way)) is not None]
+    return np.array(known, np.float64) if known and len(known) == len(pairs) else None
 
 
 def _answered(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
-    there, answered = _there(pairs), np.array([bool(own) for own in answers], np.bool_)
-    both = list(zip(pairs, answers, strict=True))
-    right = np.array([_right(pair, own) for pair, own in both]).reshape(-1, len(IOUS))
-    sizes = np.array([len(own) + len(pair.boxes_xywh_px) if pair.there else 0 for pair, own in both], np.float64)
-    mcc = partial(_mcc, there, answered)
+    rows = [
+        [pair.there and bool(own), pair.there, bool(own), 1, pair.there * (len(own) + len(pair.boxes_xywh_px)), *hits]
+        for pair, own in zip(pairs, answers, strict=True)
+        for hits in [_right(pair, own)]
+    ]
+    images, owner = np.unique([pair.image for pair in pairs], return_inverse=True)
+    sums = np.zeros((images.size, 5 + len(IOUS)))  # of an image: whole images are drawn
+    np.add.at(sums, owner, np.array(rows, np.float64).reshape(-1, sums.shape[1]))
 
-    def f1(weights: Floats) -> float:
-        total = float(weights @ sizes)
-        return float((2 * (weights @ right) / total).mean()) if total > 0 else math.nan
+    def f1(totals: Floats) -> float:
+        return float((2 * totals[5:] / totals[4]).mean()) if totals[4] > 0 else math.nan
 
-    return {
-        "il_mcc": _estimated(mcc, pairs),
-        "positive_f1": _estimated(f1, pairs),
-        "cgf1": _estimated(lambda weights: mcc(weights) * f1(weights), pairs),
-    }
+    figures = {"il_mcc": _mcc, "positive_f1": f1, "cgf1": lambda totals: _mcc(totals) * f1(totals)}
+    numbers = np.arange(images.size)
+    found = {name: weighted_estimate(partial(of_totals, figure, sums), numbers) for name, figure in figures.items()}
+    return {name: replace(estimate, n=len(pairs)).plain() for name, estimate in found.items()}
 
 
-def _mcc(there: NDArray[np.bool_], answered: NDArray[np.bool_], weights: Floats) -> float:
-    tp, fp = float(weights @ (there & answered)), float(weights @ (~there & answered))
-    fn, tn = float(weights @ (there & ~answered)), float(weights @ (~there & ~answered))
-    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return (tp * tn - fp * fn) / math.sqrt(product) if product > 0 else 0.0
+def _mcc(totals: Floats) -> float:
+    """Matthews' correlation, from how many are answered and there, are there, are answered, and are at all."""
+    both, there, answered, n = totals[:4].tolist()
+    product = answered * there * (n - there) * (n - answered)
+    return (both * n - there * answered) / math.sqrt(product) if product > 0 else 0.0
 
 
 def _right(pair: Pair, answers: Sequence[Answer]) -> list[int]:
-    """How many answers hit a box of their own, for each of `IOUS`; the best fitting pairs come first."""
-    fits = sorted(
-        (
-            (box_iou(answer.box_xywh_px, box), a, b)
-            for a, answer in enumerate(answers)
-            for b, box in enumerate(pair.boxes_xywh_px)
-            if pair.there
-        ),
-        reverse=True,
-    )
-    used_answers: set[int] = set()
-    used_boxes: set[int] = set()
-    hits = []
-    for fit, answer, box in fits:
-        if answer not in used_answers and box not in used_boxes:
-            used_answers.add(answer)
-            used_boxes.add(box)
-            hits.append(fit)
-    return [sum(fit >= least for fit in hits) for least in IOUS]
+    """How many answers hit a box of their own, for each of `IOUS`, in the assignment with the highest sum of IoU."""
+    if not (answers and pair.boxes_xywh_px):
+        return [0] * len(IOUS)
+    fits = np.array([[box_iou(answer.box_xywh_px, box) for box in pair.boxes_xywh_px] for answer in answers])
+    hits = fits[linear_sum_assignment(-fits)]
+    return [int((hits >= least).sum()) for least in IOUS]
 
 
-def _best_threshold(pairs: Sequence[Pair]) -> float:
-    """The cosine from which on phrases are answered for the best correlation."""
-    if not pairs:
-        return 0.0
-    similarity, there = np.array([pair.similarity for pair in pairs]), _there(pairs)
-    ones = np.ones(len(pairs))
-    tried = np.unique(np.quantile(similarity, np.linspace(0, 1, 101)))
-    return float(max(tried, key=lambda least: _mcc(there, similarity >= least, ones)))
+def _best_threshold(values: Floats, there: NDArray[np.bool_]) -> float:
+    """The value from which on phrases are answered for the best correlation."""
+    tried = np.unique(np.quantile(values, np.linspace(0, 1, 101)))
+    counts = [[(there & (own := values >= least)).sum(), there.sum(), own.sum(), own.size] for least in tried]
+    return float(tried[np.argmax([_mcc(np.array(each, np.float64)) for each in counts])])
 
 
 def _calibration(pairs: Sequence[Pair]) -> Mapping[str, Any]:
-    """Calibration error of the score of all regions, of phrases that are there and of absent ones."""
-    regions = [(pair, answer) for pair in pairs for answer in pair.answers]
+    """Calibration error of the score of the regions of pairs that a run would write."""
+    regions = [(pair, answer) for pair in pairs if pair.kept for answer in pair.answers]
     scores = np.array([answer.score for _, answer in regions], np.float64)
     right = np.array([is_right(answer.box_xywh_px, pair.boxes_xywh_px) for pair, answer in regions], np.bool_)
-    return _estimated(partial(calibration_error, scores, right), [pair for pair, _ in regions])
+    return debiased_calibration_error(scores, right, np.array([pair.image for pair, _ in regions], np.int64)).plain()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from pipeline.evaluate.estimates import RESAMPLES, Estimate, Floats, mean_estimates, weighted_estimate
+from pipeline.evaluate.estimates import Estimate, Floats, mean_estimates, weighted_estimate
 from pipeline.evaluate.probe import Embedded, Embeddings, Questions
 
 WAYS: Final = ("roi", "mask", "crop")  # the ways to embed a region, see `pipeline.evaluate.probe`
@@ -236,7 +236,7 @@ def _over_classes(answers: Answers, images: NDArray[np.int64], hits: Floats) -> 
         there = boxes > 0
         return float((right[there] / boxes[there]).mean()) if there.any() else math.nan
 
-    return replace(weighted_estimate(mean, images, RESAMPLES), n=len(names))
+    return replace(weighted_estimate(mean, images), n=len(names))
 
 
 def stored(answers: Answers) -> dict[str, Any]:

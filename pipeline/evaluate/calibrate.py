@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, NamedTuple
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import (
     Floats,
-    calibration_error,
+    debiased_calibration_error,
     out_of_fold,
     risk_coverage_area,
     weighted_estimate,
@@ -105,8 +104,8 @@ def write_calibration(
         "matched": judged.matched.counts,
         **counts,
         **({} if worth is None else {"presence": worth}),
-        "risk_coverage_area": weighted_estimate(partial(risk_coverage_area, unseen, labels), owners).plain(),
-        "calibration_error": weighted_estimate(partial(calibration_error, unseen, labels), owners).plain(),
+        "risk_coverage_area": weighted_estimate(risk_coverage_area(unseen, labels), owners).plain(),
+        "calibration_error": debiased_calibration_error(unseen, labels, owners).plain(),
     }
 
 

@@ -15,12 +15,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.logistic import fit_logistic, roc_area
+from pipeline.logistic import fit_logistic
 
 Floats = NDArray[np.float64]
 
-RESAMPLES: Final = 1000
-SCORE_RESAMPLES: Final = 200  # resamples of the figures that sort all regions each time: risk-coverage, calibration, AP
+RESAMPLES: Final = 2000
 
 SEED: Final = 0
 LEVEL: Final = 0.95  # two-sided confidence level of all intervals
@@ -58,7 +57,7 @@ def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resample
     _, owner = np.unique(images, return_inverse=True)
     sums = np.array([np.bincount(owner, each) for each in values])
     counts = np.bincount(owner).astype(np.float64)
-    means = np.array([[each @ drawn / (counts @ drawn) for each in sums] for drawn in _draws(counts.size, resamples)])
+    means = np.array([sums @ drawn / (counts @ drawn) for drawn in _draws(counts.size, resamples)])
     return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means.T, strict=True)]
 
 
@@ -71,7 +70,7 @@ def wilson(share: float, n: float) -> Estimate:
 
 
 def weighted_estimate(
-    statistic: Callable[[Floats], float], images: NDArray[np.int64], resamples: int = SCORE_RESAMPLES
+    statistic: Callable[[Floats], float], images: NDArray[np.int64], resamples: int = RESAMPLES
 ) -> Estimate:
     """Any statistic of weights (n,), one per value; images (n,) says to which image a value belongs."""
     if images.size == 0:
@@ -79,6 +78,11 @@ def weighted_estimate(
     names, owner = np.unique(images, return_inverse=True)
     drawn = np.array([statistic(drawn[owner]) for drawn in _draws(names.size, resamples)])
     return _estimate(statistic(np.ones(images.size)), drawn, images.size)
+
+
+def of_totals(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
+    """Return a figure of the sums (images, k) of images with weights (images,)."""
+    return figure(weights @ sums)
 
 
 def _draws(count: int, resamples: int) -> Iterator[Floats]:
@@ -109,30 +113,54 @@ def means_where_known(values: Mapping[str, Floats], images: NDArray[np.int64]) -
     return {name: estimates[name].plain() for name in values if estimates[name].n}
 
 
-def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
-    """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017): lower is better.
+def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Floats], float]:
+    """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017), for any weights: lower is better.
 
     This is the share of wrong regions among those kept, averaged over how many are kept in the order of their scores.
     Equal scores count as the average of all their orders.
     """
     order = np.argsort(-scores, kind="stable")
-    scores, weights = scores[order], weights[order]
-    wrong = weights * ~right[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
-    kept = np.cumsum(weights)[ends]
-    lost = np.cumsum(wrong)[ends]
-    total = kept[-1]
-    if total <= 0:
-        return float("nan")
-    kept_before, lost_before = np.append(0.0, kept[:-1]), np.append(0.0, lost[:-1])
-    width = kept - kept_before
-    used = width > 0
-    k0, w0, width = kept_before[used], lost_before[used], width[used]
-    rate = (lost[used] - w0) / width
-    # integral of (w0 + rate * t) / (k0 + t) over t in 0 .. width
-    log = np.log1p(width / np.where(k0 > 0, k0, 1.0))
-    inner = np.where(k0 > 0, rate * width + (w0 - rate * k0) * log, rate * width)
-    return float(inner.sum() / total)
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))  # the first of each run of equal scores
+    is_wrong = ~right[order]
+
+    def area(weights: Floats) -> float:
+        own = weights[order]
+        width, lost = (np.add.reduceat(each, starts) for each in (own, own * is_wrong))
+        width, lost = width[width > 0], lost[width > 0]
+        kept = np.cumsum(width)
+        if not kept.size:
+            return math.nan
+        k0, w0, rate = kept - width, np.cumsum(lost) - lost, lost / width
+        # integral of (w0 + rate * t) / (k0 + t) over t in 0 .. width
+        log = np.log1p(width / np.where(k0 > 0, k0, 1.0))
+        inner = rate * width + np.where(k0 > 0, (w0 - rate * k0) * log, 0.0)
+        return float(inner.sum() / kept[-1])
+
+    return area
+
+
+def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Estimate:
+    """Root mean square distance between score and hit rate over `BINS` bins of equal mass, without chance, 0 .. 1.
+
+    From the square of each bin's distance its variance is taken away, so that exact scores have 0 on average: the
+    estimator of Kumar et al., "Verified Uncertainty Calibration", NeurIPS 2019, with the variance over images. Those of
+    the resamples, in which chance counts twice, are rid of both parts.
+    """
+    if images.size == 0:
+        return Estimate()
+    names, owner = np.unique(images, return_inverse=True)
+    bins = np.argsort(np.argsort(scores, kind="stable")) * BINS // scores.size
+    cells, shape = owner * BINS + bins, (names.size, BINS)
+    parts = [
+        np.bincount(cells, each, names.size * BINS).reshape(shape) for each in (scores - right, np.ones(bins.size))
+    ]
+    gaps, counts = (np.array([drawn @ part for drawn in _draws(names.size, RESAMPLES)]) for part in parts)
+    drawn = gaps / np.maximum(counts, 1.0)
+    variance, mass = drawn.var(axis=0), parts[1].sum(axis=0)
+    own = parts[0].sum(axis=0) / np.maximum(mass, 1.0)
+    squares = np.vstack([own**2 - variance, drawn**2 - 2 * variance]) @ (mass / mass.sum())
+    value, *resampled = np.sqrt(np.maximum(0.0, squares)).tolist()
+    return _estimate(value, np.array(resampled), scores.size)
 
 
 def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
@@ -149,9 +177,19 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     return float(np.abs(expected - found).sum() / total)
 
 
-def presence_area(scores: Floats, there: NDArray[np.bool_], weights: Floats) -> float:
-    """`roc_area` of scores as a detector of the phrases that are there."""
-    return roc_area(scores, weights * there, weights * ~there)
+def presence_area(scores: Floats, there: NDArray[np.bool_]) -> Callable[[Floats], float]:
+    """The area under the ROC curve of scores as a detector of what is there, equal ones as half, for any weights."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
+    there = there[order]
+
+    def area(weights: Floats) -> float:
+        own = weights[order]
+        right, wrong = (np.add.reduceat(own * chosen, starts) for chosen in (there, ~there))
+        pairs = right.sum() * wrong.sum()
+        return float(right @ (np.cumsum(wrong) - wrong / 2) / pairs) if pairs else math.nan
+
+    return area
 
 
 def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:

@@ -7,9 +7,7 @@ into the form that the regions were cut from.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,23 +15,23 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from pipeline.evaluate.estimates import (
-    RESAMPLES,
     Floats,
     calibration_error,
+    debiased_calibration_error,
     filtered,
     means_where_known,
+    of_totals,
     risk_coverage_area,
     weighted_estimate,
 )
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset, phrases_of
-from pipeline.evaluate.matching import Query
+from pipeline.evaluate.matching import Answer, Query
 from pipeline.evaluate.metrics import (
     METRICS,
+    WITHOUT_TEXT,
     Grouping,
     b_cubed,
     correct,
@@ -43,8 +41,10 @@ from pipeline.evaluate.metrics import (
     value_of,
 )
 from pipeline.evaluate.presence import absent_evaluation
+from pipeline.evaluate.text_only import TextOnly, of_other_half
 from stages.contract.errors import InputError
-from stages.contract.masks import rle_area_px
+from stages.contract.geometry import Box, box_iou
+from stages.contract.masks import rle_iou
 from stages.contract.records import Rle
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
@@ -52,6 +52,9 @@ from stages.shared.storage import place_of
 from stages.sources import HEAT_MAPS
 
 RECALLS: Final = np.linspace(0.0, 1.0, 101)  # recalls at which COCO reads the precision
+IOUS: Final = np.linspace(0.5, 0.95, 10)
+MOST_REGIONS: Final = 100  # of a phrase, as COCO counts them
+KINDS: Final[tuple[Literal["box", "mask"], ...]] = ("box", "mask")
 
 
 @dataclass(slots=True)
@@ -60,25 +63,30 @@ class Outcomes:
 
     values: dict[str, list[float]] = field(default_factory=dict)  # metric -> of each query with a target, or NaN
     queries: list[Query] = field(default_factory=list)  # all, without their maps
+    is_first: list[bool] = field(default_factory=list)  # not the same text for the same boxes of an image again
     heat: list[float] = field(
         default_factory=list
-    )  # mean inside each region, 0 .. 1 of the highest; empty without maps
+    )  # mean inside each region of the first ones, 0 .. 1 of the highest; empty without maps
     groupings: list[Grouping] = field(default_factory=list)  # of each image
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:
         """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
         mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
+        seen = set()
         for query in queries:
+            boxes = None if query.target is None else (query.target.phrase, query.target.boxes_xywh_px)
+            self.is_first.append((query.phrase, boxes) not in seen)
+            seen.add((query.phrase, boxes))
             if query.target is not None:
                 for name, metric in METRICS.items():
                     if maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
-            if maps:
+            if maps and self.is_first[-1]:
                 key, heat = (query.image, query.phrase), query.heat
                 if key not in mean_heats:
                     mean_heats[key] = [0.0 if heat is None else heat.mean_inside(each.mask) for each in query.answers]
                 self.heat.extend(mean_heats[key])
-            self.queries.append(replace(query, heat=None, plain_heat=None))
+            self.queries.append(replace(query, heat=None, others=(), text_only=None))
 
 
 def evaluation_of(
@@ -90,10 +98,12 @@ def evaluation_of(
     maps: bool = True,
     resized: bool = False,
     absent: bool = False,
+    text_only: TextOnly | None = None,
 ) -> dict[str, Any]:
     """Evaluate a dataset: `dataset`, `truth`, `settings` and `resized` as for `judged_dataset`.
 
-    `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too.
+    `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too; `text_only`: the
+    usual places of things, by default for each half of the images those of the other half.
 
     Returns:
         The figures of `report`; `dataset`, `truth`, `matched`, `rule`, `config`; and `maps`: whether the heat maps are
@@ -106,7 +116,7 @@ def evaluation_of(
     judged = judged_dataset(dataset, truth_path, settings, resized=resized)
     config = judged.config(explains=False)
     maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
-    outcomes = _outcomes(judged, config.regions if maps else None, console)
+    outcomes = _outcomes(judged, config.regions if maps else None, console, text_only)
     if not outcomes.values:
         raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
     return {
@@ -121,28 +131,29 @@ def evaluation_of(
     }
 
 
-def _outcomes(judged: JudgedDataset, regions: RegionsConfig | None, console: Console) -> Outcomes:
+def _outcomes(
+    judged: JudgedDataset, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
+) -> Outcomes:
     """The outcomes of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes()
     if regions is None:
         rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())
     else:
-        surfaces = [RegionsStage(regions)]
-        if regions.upsample != "linear":  # then the maps before colours guided them are measured, too
-            surfaces.append(RegionsStage(regions.model_copy(update={"upsample": "linear"})))
-        mapped = judged.mapped(judged.graph(pixels=len(surfaces) > 1), console)
-        rows = (
-            (judged.queries(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces)), row)
-            for row, record in mapped
-        )
+        stage = RegionsStage(regions)
+        mapped = judged.mapped(judged.graph(pixels=regions.upsample != "linear"), console)
+        rows = ((judged.queries(row, record.phrases, stage.surfaces_of(record)), row) for row, record in mapped)
+    usual = of_other_half(judged.matched.images) if text_only is None else {}
     for queries, row in rows:
-        outcomes.add(queries, maps=regions is not None)
+        known = usual.get(row["file_name"], text_only)
+        outcomes.add((replace(query, text_only=known) for query in queries), maps=regions is not None)
         outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
     return outcomes
 
 
 def report(outcomes: Outcomes) -> dict[str, Any]:
-    """Return all figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
+    """Return all figures as plain values: counts, metrics, groups, phrase_ap, scores, calibration_error, thresholds.
+
+    Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
 
     Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
     also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n counts phrases.
@@ -151,9 +162,13 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
     targets = [(query, query.target) for query in queries if query.target is not None]
     images = np.array([query.image for query, _ in targets], np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in outcomes.values.items()}
-    answers = [answer for query in queries for answer in query.answers]
-    owners = np.array([query.image for query in queries for _ in query.answers], np.int64)
-    right = np.array([one for query in queries for one in correct(query)], np.bool_)
+    first = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
+    for name, other in WITHOUT_TEXT.items():
+        if name in values:
+            values[f"{name}_above_text"] = values[name] - values[other]
+    answers = [answer for query in first for answer in query.answers]
+    owners = np.array([query.image for query in first for _ in query.answers], np.int64)
+    right = np.array([one for query in first for one in correct(query)], np.bool_)
     ranks = {"score": [answer.score for answer in answers], "similarity": [answer.similarity for answer in answers]}
     if len(outcomes.heat) == len(answers):
         ranks["mean_heat"] = outcomes.heat
@@ -175,12 +190,13 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             for name, members in _members([target.groups for _, target in targets]).items()
         },
         **_linked(outcomes.groupings),
-        "coco_ap": _coco(queries),
+        "phrase_ap": _phrase_ap(first),
         "scores": {
-            name: weighted_estimate(partial(risk_coverage_area, np.array(each, np.float64), right), owners).plain()
+            name: weighted_estimate(risk_coverage_area(np.array(each, np.float64), right), owners).plain()
             for name, each in ranks.items()
         },
-        "calibration_error": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
+        "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
+        "calibration_error_plain": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
         "thresholds": filtered(scores, right),
     }
 
@@ -203,33 +219,26 @@ def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(partial(_of_totals, figure, counts), images, RESAMPLES)
+            estimate = weighted_estimate(partial(of_totals, figure, counts), images)
             figures[name] = replace(estimate, n=n).plain()
     return figures
 
 
-def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Floats) -> float:
-    return figure(weights @ counts)
-
-
-def _coco(queries: Sequence[Query]) -> dict[str, Any]:
-    kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
-    if all(query.target is None or query.target.mask is not None for query in queries):
-        kinds["mask"] = "segm"
-    images = np.array([query.image for query in queries], np.int64)
-    figures: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        matches = coco_matches(queries, kind)
+def _phrase_ap(queries: Sequence[Query]) -> dict[str, Any]:
+    images, figures = np.array([query.image for query in queries], np.int64), dict[str, Any]()
+    has_masks = all(query.target is None or query.target.mask is not None for query in queries)
+    for kind in KINDS[: 1 + has_masks]:
+        matches = matched_regions(queries, kind)
         if matches is not None:
             each = matches.average_precisions(np.ones(len(queries)))
             ap = weighted_estimate(matches.average_precision, images).plain()
-            figures[name] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
+            figures[kind] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
     return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
-    """pycocotools' matches of regions with true things, from which AP can be computed for any weights."""
+    """COCO's matches of regions with true things, from which AP can be computed for any weights."""
 
     queries: NDArray[np.int64]  # (d,), the query of each region, best score first
     right: NDArray[np.bool_]  # (thresholds, d), IoU 0.50, 0.55 .. 0.95
@@ -245,65 +254,48 @@ class Matches:
         if total <= 0:
             return np.full(len(self.right), np.nan)
         each = weights[self.queries]
-        hits, misses = np.cumsum(each * self.right, axis=1), np.cumsum(each * ~self.right, axis=1)
-        precision = hits / (hits + misses + np.spacing(1))
+        hits = np.cumsum(each * self.right, axis=1)
+        precision = hits / (np.cumsum(each) + np.spacing(1))
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))  # no precision beyond the last recall
         at = [np.searchsorted(recall, RECALLS, side="left") for recall in hits / total]
         return np.array([best[places].mean() for best, places in zip(best_from_here, at, strict=True)])
 
 
-def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Matches | None:
-    """Match regions and things by COCO's rules; None without regions or without things.
+def matched_regions(queries: Sequence[Query], kind: Literal["box", "mask"]) -> Matches | None:
+    """Match regions and things by COCO's rules (`COCOeval`); None without regions or without things.
 
-    Every query, a phrase in an image, is one COCO image, and there is one category: a region can only be right for its
-    own phrase. Absent phrases are COCO images without a thing. One score threshold serves all phrases, so the score
-    has to be comparable across them. With "bbox" a thing is a box of the target, with "segm" its whole mask.
+    There is one category, and a region can only be right for its own phrase: this is no mean over categories as COCO's
+    AP. Absent phrases have no thing. One score threshold serves all phrases, so the score has to be comparable across
+    them. With "box" a thing is a box of the target, with "mask" its whole mask.
     """
-    images: list[dict[str, Any]] = []
-    things: list[dict[str, Any]] = []
-    regions: list[dict[str, Any]] = []
-    for number, query in enumerate(queries, start=1):
-        h, w = query.size_hw
-        images.append({"id": number, "height": h, "width": w})
-        for thing in _things(query, kind):
-            things.append({"id": len(things) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **thing})
-        for answer in query.answers:
-            shape = {"bbox": list(answer.box_xywh_px)} if kind == "bbox" else {"segmentation": _coded(answer.mask)}
-            regions.append({"image_id": number, "category_id": 1, "score": answer.score, **shape})
-    if not regions or not things:
+    owners: list[int] = []
+    scores: list[float] = []
+    right: list[NDArray[np.bool_]] = []
+    things = np.zeros(len(queries), np.int64)
+    for number, query in enumerate(queries):
+        target, answers = query.target, query.answers[:MOST_REGIONS]
+        true = () if target is None else target.boxes_xywh_px if kind == "box" else (target.mask,)
+        things[number] = len(true)
+        is_free = np.ones((len(IOUS), len(true)), np.bool_)
+        for answer in answers:
+            fits = np.array([_overlap(answer, thing) for thing in true])
+            hit = np.zeros(len(IOUS), np.bool_)
+            if len(true):
+                open_fits = np.where(is_free, fits, -1.0)
+                best = len(true) - 1 - open_fits[:, ::-1].argmax(axis=1)  # of equals the last, as COCO has it
+                hit = open_fits.max(axis=1) >= IOUS
+                is_free[np.flatnonzero(hit), best[hit]] = False
+            owners.append(number)
+            scores.append(answer.score)
+            right.append(hit)
+    if not owners or not things.any():
         return None
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {"info": {}, "images": images, "annotations": things, "categories": [{"id": 1, "name": "x"}]}
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(regions), kind)
-        # COCO's figures by area and with fewer regions would take three quarters of the time.
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = evaluation.params.maxDets[-1:]
-        evaluation.evaluate()
-    found = [entry for entry in evaluation.evalImgs if entry is not None]
-    scores = np.concatenate([entry["dtScores"] for entry in found])
-    right = np.concatenate([entry["dtMatches"] for entry in found], axis=1) > 0
-    owner = np.concatenate([np.full(len(entry["dtScores"]), entry["image_id"] - 1) for entry in found])
-    order = np.argsort(-scores, kind="mergesort")
-    return Matches(
-        queries=owner[order].astype(np.int64),
-        right=right[:, order],
-        things=np.bincount([thing["image_id"] - 1 for thing in things], minlength=len(images)),
-    )
+    order = np.argsort(-np.array(scores), kind="mergesort")
+    return Matches(queries=np.array(owners)[order], right=np.array(right).T[:, order], things=things)
 
 
-def _things(query: Query, kind: str) -> list[dict[str, Any]]:
-    target = query.target
-    if target is None:
-        return []
-    if kind == "bbox":
-        return [{"bbox": list(box), "area": box[2] * box[3]} for box in target.boxes_xywh_px]
-    if target.mask is None:
-        return []
-    return [{"segmentation": _coded(target.mask), "area": rle_area_px(target.mask), "bbox": [0, 0, 1, 1]}]
-
-
-def _coded(mask: Rle) -> dict[str, Any]:
-    return {"size": list(mask.size_hw), "counts": mask.counts}
+def _overlap(answer: Answer, thing: Box | Rle | None) -> float:
+    if isinstance(thing, Rle):
+        return rle_iou(answer.mask, thing)
+    return 0.0 if thing is None else box_iou(answer.box_xywh_px, thing)

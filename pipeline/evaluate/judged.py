@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -75,9 +76,11 @@ class JudgedDataset:
         """Return the ground truth of a row."""
         return self.matched.images[row["file_name"]]
 
-    def queries(self, row: Mapping[str, Any], phrases: Sequence[Phrase], *maps: Mapping[str, HeatMap]) -> list[Query]:
+    def queries(
+        self, row: Mapping[str, Any], phrases: Sequence[Phrase], maps: Mapping[str, HeatMap] = MappingProxyType({})
+    ) -> list[Query]:
         """Return the queries of a row; the images have the numbers of the rows."""
-        return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, *maps)
+        return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, maps)
 
     def graph(self, *, pixels: bool) -> Graph | None:
         """Build the graph that computes what the dataset does not hold; None if it holds everything.

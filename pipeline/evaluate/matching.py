@@ -34,6 +34,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluate.text_only import TextOnly
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask
@@ -100,7 +101,8 @@ class Query:
     target: TruthTarget | None  # the right answer; None for a phrase that is known to be absent
     answers: tuple[Answer, ...]  # the phrase's regions, best score first
     heat: ImageHeat | None = None  # None if there is none, or if maps were not computed
-    plain_heat: ImageHeat | None = None  # before the image's colours guided it; the same object where they did not
+    others: tuple[Box, ...] = ()  # the box of the best region of each other text of the image
+    text_only: TextOnly | None = None  # what is usual in other images; None if that is not known
     phrase_index: int | None = None  # in the row: of the phrases with one text, the first that answers the target
 
     @property
@@ -196,7 +198,6 @@ def queries_of(
     categories: frozenset[str],
     phrases: Sequence[Phrase],
     maps: Mapping[str, HeatMap] = MappingProxyType({}),
-    plain_maps: Mapping[str, HeatMap] | None = None,
 ) -> list[Query]:
     """Return the queries of one row.
 
@@ -207,7 +208,6 @@ def queries_of(
         categories: `GroundTruth.categories`.
         phrases: All phrases of the row, also those without a region.
         maps: Heat maps by the phrases' texts, if maps were computed.
-        plain_maps: The maps before colours guided them; None if they did not.
 
     Raise InputError if the ground truth is for an image of another size.
     """
@@ -217,7 +217,6 @@ def queries_of(
         check_size(row["file_name"], size_hw, image)
     size_hw = true_hw if 0 in size_hw else size_hw
     heats = _at_image_size(maps, size_hw)
-    plain_heats = heats if plain_maps is None else _at_image_size(plain_maps, size_hw)
     answers: dict[str, dict[Answer, None]] = {}  # a phrase that is in a row twice has its regions twice
     for annotation in row["annotations"]:
         answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
@@ -231,6 +230,8 @@ def queries_of(
         if text not in answered and _is_absent(phrases[index], image, categories):
             pairs.append((index, None))
 
+    best = {text: max(own, key=lambda answer: answer.score).box_xywh_px for text, own in answers.items()}
+
     def query_of(index: int | None, target: TruthTarget | None) -> Query:
         phrase = None if index is None else phrases[index].text
         return Query(
@@ -241,7 +242,7 @@ def queries_of(
             target=target,
             answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
             heat=heats.get(phrase or ""),
-            plain_heat=plain_heats.get(phrase or ""),
+            others=tuple(box for text, box in best.items() if text != phrase),
         )
 
     return [query_of(*pair) for pair in pairs]

@@ -2,7 +2,7 @@
 
 Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), with the
 15 px tolerance of TorchRay; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as in
-MDETR's evaluation of Flickr30k Entities.
+MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone, `pipeline.evaluate.text_only`.
 
 Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground truth if both have
 it in the same caption (see `spelled`), as often and in the same order. Two known phrases of one image are a pair, right
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -71,12 +72,40 @@ def _energy(query: Query) -> float:
     return float(query.heat.px[query.area].sum(dtype=np.float64)) / total
 
 
-def _box_recall_merged(query: Query) -> float:
-    if not query.answers:
-        return 0.0
-    x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in query.known.boxes_xywh_px), strict=True)
-    merged = xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1)))
-    return float(box_iou(query.answers[0].box_xywh_px, merged) >= IOU)
+def _recall_of(
+    boxes: Callable[[Query, bool], Sequence[Box] | None], *, merged: bool
+) -> Callable[[Query], float | None]:
+    """The share of boxes that are right; with any true box, or (merged) with the box around all of them."""
+
+    def value(query: Query) -> float | None:
+        found, true = boxes(query, merged), query.known.boxes_xywh_px
+        if found is None:
+            return None
+        if merged:
+            x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in true), strict=True)
+            true = (xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1))),)
+        return fmean(is_right(box, true) for box in found) if found else 0.0
+
+    return value
+
+
+def _usual_box(query: Query, merged: bool) -> list[Box] | None:
+    if query.text_only is None:
+        return None
+    return [query.text_only.box_of(query.known.phrase, *query.size_hw[::-1], merged=merged)]
+
+
+def _text_point(query: Query) -> float | None:
+    if query.text_only is None:
+        return None
+    x, y = query.text_only.point_of(query.known.phrase, *query.size_hw[::-1])
+    return float(_is_on_truth(query, (int(y), int(x))))
+
+
+def _middle(query: Query, merged: bool) -> list[Box]:
+    h, w = query.size_hw
+    margin = (1 - CENTRED_SIDE) / 2
+    return [(margin * w, margin * h, CENTRED_SIDE * w, CENTRED_SIDE * h)]
 
 
 def _box_iou(query: Query) -> float:
@@ -98,39 +127,54 @@ def _centre(query: Query) -> float:
     return float(_is_on_truth(query, (h // 2, w // 2)))
 
 
-def _centred_box(query: Query) -> float:
-    h, w = query.size_hw
-    margin = (1 - CENTRED_SIDE) / 2
-    middle = (margin * w, margin * h, CENTRED_SIDE * w, CENTRED_SIDE * h)
-    return float(any(box_iou(middle, box) >= IOU for box in query.known.boxes_xywh_px))
-
-
 def _chance(query: Query) -> float:
     h, w = query.size_hw
     return float(np.count_nonzero(query.area)) / (h * w)
 
 
+BOXES: Final[dict[str, tuple[str, Callable[[Query, bool], Sequence[Box] | None]]]] = {
+    "box_recall": ("best region's box", lambda query, _: [each.box_xywh_px for each in query.answers[:1]]),
+    "text_box": ("baseline: the usual box of the head noun, without a look at the image", _usual_box),
+    "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.others),
+    "centred_box": ("baseline: a box in the middle", _middle),
+    "whole_image": ("baseline: the whole image", lambda query, _: [(0.0, 0.0, query.size_hw[1], query.size_hw[0])]),
+}
+"""Name -> what it is, and the boxes of an answer, of which the mean counts. Recall by them is MDETR's ANY-BOX, and with
+"_merged" behind the name MERGED-BOX."""
+
+WITHOUT_TEXT: Final = {
+    "pointing": "text_point",
+    "pointing_off_centre": "text_point_off_centre",
+    "box_recall": "text_box",
+    "box_recall_merged": "text_box_merged",
+}
+"""Metric -> the same of an answer from text alone, above which the report shows it as "NAME_above_text"."""
+
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
     "pointing": Metric("heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True),
-    "pointing_plain": Metric(
-        "the same before colours guide the map", lambda query: _pointing(query, query.plain_heat), needs_maps=True
-    ),
     "pointing_15px": Metric("peak at most 15 px (at 384) away", _pointing_tolerant, needs_maps=True),
     # No map wins there by its middle.
     "pointing_off_centre": Metric(
         "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True
     ),
     "energy": Metric("share of the heat on the true mask", _energy, needs_maps=True),
-    "box_recall": Metric(
-        "best region's box, IoU >= 0.5 with any true box", lambda query: float(_box_iou(query) >= IOU)
-    ),
-    "box_recall_merged": Metric("the same with the box around all true boxes", _box_recall_merged),
+    **{
+        f"{name}{end}": Metric(f"{doc}, IoU >= 0.5 with {those}", _recall_of(boxes, merged=merged))
+        for name, (doc, boxes) in BOXES.items()
+        for end, those, merged in (
+            ("", "any true box (ANY)", False),
+            ("_merged", "the box around all true boxes (MERGED)", True),
+        )
+    },
     "box_iou": Metric("best region's box with its best true box", _box_iou),
     "mask_iou": Metric("all regions together with the true mask", _mask_iou),
     "centre": Metric("baseline: pointing at the image's centre", _centre),
-    "centred_box": Metric("baseline: box recall of a box in the middle", _centred_box),
     "chance": Metric("baseline: pointing at random", _chance),
+    "text_point": Metric("baseline: pointing at the usual place of the head noun", _text_point),
+    "text_point_off_centre": Metric(
+        "the same, where the centre is not on the mask", lambda query: None if _centre(query) else _text_point(query)
+    ),
 }
 """Name -> metric, in the order of the report."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +17,7 @@ from pipeline.domain import without_calibration
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
 from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
-from pipeline.evaluate.matching import Answer, Query
+from pipeline.evaluate.matching import Answer
 from pipeline.graph import Graph, build_graph
 from pipeline.logistic import fit_logistic
 from pipeline.output.replaced import PRESENCE_FILE
@@ -28,9 +26,10 @@ from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_pre
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
-from stages.regions.score import Calibration
-from stages.regions.stage import RegionsStage
+from stages.regions.score import Calibration, at_share
+from stages.regions.stage import RegionsStage, shared_presences
 from stages.shared.storage import write_text
+from stages.shared.truth.ground_truth import TruthTarget
 
 CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
@@ -53,11 +52,7 @@ def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
             )
             if asked.there:
                 images[row["id"]] = asked
-    chosen = absent_phrases(list(images.values()))
-    return {
-        number: replace(image, easy=tuple(chosen[number][0]), hard=tuple(chosen[number][1]))
-        for number, image in images.items()
-    }
+    return absent_phrases(list(images.values()))
 
 
 def model_graph(judged: JudgedDataset) -> Graph:
@@ -77,62 +72,88 @@ def model_graph(judged: JudgedDataset) -> Graph:
 
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
-    asked = asked_of(judged)
-    graph = model_graph(judged)
-    phrases = {number: [*image.phrases, *image.easy, *image.hard] for number, image in asked.items()}
-    records = from_input(graph.reader, [graph.before[1], graph.model], asked, console, phrases)
-    pairs = (_pairs(asked[record.sample.id], record, graph.cuts) for record in records if record.error is None)
-    return absent_figures(list(chain.from_iterable(pairs)))
+    asked, graph = asked_of(judged), model_graph(judged)
+    model, phrases = graph.explains, {number: image.asked for number, image in asked.items()}
+    prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    signals: list[Signals] = []
+    texts: list[tuple[int, str]] = []
+    pairs: list[Pair] = []
+    for record, own in signals_of(model, prepared):
+        image = asked[record.sample.id]
+        (mapped,) = model.process([replace(record, phrases=(*image.phrases, *image.absent["random"]))])
+        if mapped.error is None:
+            signals.append(own)
+            texts += [(image.number, text) for text in dict.fromkeys(phrase.text for phrase in record.phrases)]
+            pairs += _pairs(image, mapped, own, graph)
+    if not pairs:
+        return absent_figures([])
+    features = features_of(ImageStatistics.of(np.stack([each.embedding for each in signals])), signals)
+    z_score = dict(zip(texts, features[:, FEATURES.index("deviation")].tolist(), strict=True))
+    return absent_figures([replace(pair, z_score=z_score[pair.image, pair.text]) for pair in pairs])
 
 
-def _pairs(image: AskedImage, record: Record, own: RegionsStage) -> Iterator[Pair]:
-    """The pairs of one image; the record has the maps of all phrases, and `own` is the dataset's stage."""
+def _pairs(image: AskedImage, record: Record, own: Signals, graph: Graph) -> Iterator[Pair]:
+    """The pairs of one image, without `z_score`; the record has the maps of its phrases and of the random ones."""
     # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
-    asking = RegionsStage(own.config.model_copy(update={"absent_share": 0.5}), own.calibration)
-    apart = RegionsStage(asking.config.model_copy(update={"group": "none"}), own.calibration)
-    similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
-    named_here = replace(record, phrases=image.phrases)
-    before, now = _likeliest(own, named_here), _likeliest(asking, named_here)
-    known: dict[str, list[Query]] = {}
+    config = graph.cuts.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
+    stage = RegionsStage(config, graph.cuts.calibration)
+    apart = RegionsStage(config.model_copy(update={"group": "none"}), graph.cuts.calibration)
+    texts = list(dict.fromkeys(phrase.text for phrase in image.asked))
+    similarity = dict(zip(texts, own.cosines.tolist(), strict=True))
+    alone: dict[str, float | None] = dict.fromkeys(texts)
+    if graph.explains.presence is not None and graph.cuts.calibration is not None:
+        fitted, found = graph.cuts.calibration.absent_share, graph.explains.presence.probabilities
+        values = found(own.texts, own.cosines, own.local)
+        alone = {text: at_share(value, fitted, 0.5) for text, value in zip(texts, values, strict=True)}
+    known: dict[str, list[TruthTarget | None]] = {}
     for query in image.queries:
         if query.phrase in similarity:
-            known.setdefault(query.phrase, []).append(query)
-    heads = {phrase.text: phrase.head for phrase in record.phrases}
-    named = {phrase.head for phrase in image.phrases}
-
-    def may_be_there(text: str) -> bool:
-        return any(may_be(heads[text], head) for head in named)
-
-    for text, queries in known.items():
-        there = queries[0].target is not None
-        boxes = [box for query in queries if query.target is not None for box in query.target.boxes_xywh_px]
+            known.setdefault(query.phrase, []).append(query.target)
+    heads = {phrase.text: phrase.head for phrase in image.asked}
+    named_here = replace(record, phrases=image.phrases)
+    shared = _likeliest(stage, named_here)
+    cut = _answers(stage, named_here)
+    for text, targets in known.items():
+        boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
         yield Pair(
             image=image.number,
-            there=there,
-            hard=False,
+            text=text,
+            kind="there" if boxes else "said",
             similarity=similarity[text],
-            presence=now[text],
-            answers=() if asking.is_absent(now[text]) else _asked_again(queries[0].answers, before[text], now[text]),
+            presence=alone[text],
+            presence_of_group=shared[text],
+            answers=cut.get(text, ()),
+            kept=not graph.cuts.is_absent(shared[text]),
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
-            doubtful=not there and may_be_there(text),
         )
-    presence = _likeliest(apart, record)
-    cut: dict[str, dict[Answer, None]] = {}
-    for region in apart.process([record])[0].regions:
-        answer = Answer(
-            box_xywh_px=region.box_xywh_px, mask=region.mask, score=region.score, similarity=region.similarity
-        )
-        cut.setdefault(record.phrases[region.phrase_index].text, {})[answer] = None
-    for phrase in (*image.easy, *image.hard):
+    cut = _answers(apart, replace(record, phrases=image.absent["random"]))
+    for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
+        text, before = phrase.text, alone[phrase.text]
+        voters = (phrase, *image.voters.get(text, ())) if config.group == "things" else (phrase,)
+        now = shared_presences(voters, [0] * len(voters), [alone[each.text] for each in voters])[0]
+        answers = cut.get(text, ()) if kind == "random" else ()
+        if before and now is not None:
+            answers = tuple(replace(answer, score=answer.score * now / before) for answer in answers)
         yield Pair(
             image=image.number,
-            there=False,
-            hard=phrase in image.hard,
-            similarity=similarity[phrase.text],
-            presence=presence[phrase.text],
-            answers=tuple(cut.get(phrase.text, ())),
-            doubtful=may_be_there(phrase.text),
+            text=text,
+            kind=kind,
+            similarity=similarity[text],
+            presence=before,
+            presence_of_group=now,
+            answers=answers,
+            kept=not graph.cuts.is_absent(now),
+            doubtful=any(may_be(heads[text], phrase.head) for phrase in image.phrases),
         )
+
+
+def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...]]:
+    """The different regions of each text of a record."""
+    found: dict[str, dict[Answer, None]] = {}
+    for region in stage.process([record])[0].regions:
+        parts = {name: getattr(region, name) for name in ("box_xywh_px", "mask", "score", "similarity")}
+        found.setdefault(record.phrases[region.phrase_index].text, {})[Answer(**parts)] = None
+    return {text: tuple(answers) for text, answers in found.items()}
 
 
 def _likeliest(stage: RegionsStage, record: Record) -> dict[str, float | None]:
@@ -142,13 +163,6 @@ def _likeliest(stage: RegionsStage, record: Record) -> dict[str, float | None]:
         if presence is None or presence >= (found.get(phrase.text) or 0.0):
             found[phrase.text] = presence
     return found
-
-
-def _asked_again(answers: Sequence[Answer], before: float | None, now: float | None) -> tuple[Answer, ...]:
-    """The answers of a dataset, scored with another presence than `before`."""
-    if before is None or now is None:
-        return tuple(answers)
-    return tuple(replace(answer, score=answer.score * now / before if before else 0.0) for answer in answers)
 
 
 def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> Calibration:
@@ -188,7 +202,7 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     phrases = {}
     for number, image in asked.items():
         known = {query.phrase for query in image.queries}
-        phrases[number] = [*(phrase for phrase in image.phrases if phrase.text in known), *image.easy]
+        phrases[number] = [*(phrase for phrase in image.phrases if phrase.text in known), *image.absent["random"]]
     if sum(map(len, phrases.values())) < FEWEST_PHRASES:
         raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")
     signals: list[Signals] = []
@@ -211,8 +225,5 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     return presence, {
         "phrases": len(labels),
         "there": int(labels.sum()),
-        **{
-            name: weighted_estimate(partial(presence_area, each, labels), numbers).plain()
-            for name, each in scores.items()
-        },
+        **{name: weighted_estimate(presence_area(each, labels), numbers).plain() for name, each in scores.items()},
     }

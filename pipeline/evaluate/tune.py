@@ -24,7 +24,7 @@ from rich.console import Console
 from pipeline.config import RunConfig, sets_any
 from pipeline.config_text import dumped
 from pipeline.evaluate.calibrate import fitted_cut
-from pipeline.evaluate.estimates import RESAMPLES, Estimate, Floats, weighted_estimate
+from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input
 from pipeline.evaluate.metrics import correct, is_right, value_of
 from pipeline.graph import build_steps, presence_in
@@ -104,7 +104,7 @@ class Measured:
             (own, n), (before, m) = drawn @ self.parts, drawn @ other.parts
             return float(own / n - before / m) if n and m else math.nan
 
-        return weighted_estimate(difference, np.arange(len(self.parts)), RESAMPLES)
+        return weighted_estimate(difference, np.arange(len(self.parts)))
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.commands.tables import ABSENT_ROWS
 from pipeline.config import load_config
 from pipeline.evaluate.compare.comparison import Source, compared
 from pipeline.evaluate.compare.figures import FIGURES
@@ -109,48 +110,78 @@ def drawings(own: Photographs) -> Pages:
     return {"drawings": {"tables": tables, "said": said}}
 
 
+WHERE: Final = {
+    "pointing": "pointing",
+    "pointing_off_centre": "off the centre",
+    "box_recall": "box recall, ANY",
+    "box_recall_merged": "MERGED",
+    "box_recall_above_text": "ANY above text alone",
+    "box_iou": "mean box IoU",
+}
+BESIDE: Final = {
+    "text alone: the usual place of the head noun in the other half of the photographs": (
+        ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
+        "500, the other half",
+    ),
+    "the region of another phrase of the image, defaults": (("", "", "other_box", "other_box_merged"), "500"),
+    "centre of the image; a box with 0.8 of each side in its middle": (
+        ("centre", "", "centred_box", "centred_box_merged"),
+        "none",
+    ),
+    "any pixel; the whole image": (("chance", "", "whole_image", "whole_image_merged"), "none"),
+}
+BY_TYPE: Final = {
+    "box_recall_above_text": "ANY above text alone",
+    "box_recall": "box recall, ANY",
+    "text_box": "text alone",
+    "box_recall_merged": "MERGED",
+    "text_box_merged": "text alone",
+    "pointing": "pointing",
+    "text_point": "text alone",
+    "centre": "centre",
+}
+
+
 def photographs(own: Photographs) -> Pages:
-    """Regions of the model `photo` on 1,000 photographs, with several settings."""
+    """Regions of the model `photo` on 1,000 photographs, with several settings, beside answers without a map."""
     dev = "flickr8k/dev"
-    names = ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged", "box_iou")
-    columns = ("", "pointing", "off the centre", "box recall at IoU 0.5", "of the merged box", "mean box IoU")
     drawn = "`model.name: demo`, which knows drawn things, Otsu's rule"
-    rows = [[drawn, *cells(own.figures(dev, "demo", "demo", *PLAIN)["metrics"], names)]]
+    rows = [[drawn, "none", *cells(own.figures(dev, "demo", "demo", *PLAIN)["metrics"], [*WHERE])]]
     of_drawings = "`photo`, settings of drawings: contrast 0.25, no affinity, blur 0.5, Otsu's rule"
     alone = "`photo`, defaults where no calibration fits: cut at 0.2 of the highest heat"
     for name, label, settings in (
         ("drawings", of_drawings, OF_DRAWINGS),
         ("apart", "the same with `regions.group: none`, each phrase by itself", (*OF_DRAWINGS, "regions.group=none")),
         ("alone", alone, (WITHOUT,)),
-        ("mean", "`photo`, defaults with `regions.rule: mean`", ("regions.rule=mean",)),
+        ("mean", "the same with `regions.rule: mean`", ("regions.rule=mean", WITHOUT)),
     ):
-        rows.append([label, *cells(own.figures(dev, "photo", name, *settings, file=PHOTO)["metrics"], names)])
+        found = own.figures(dev, "photo", name, *settings, file=PHOTO)["metrics"]
+        rows.append([label, "none", *cells(found, [*WHERE])])
     default = own.figures(dev, "photo", "photos", file=PHOTO, absent=True)
     fine = own.figures(dev, "photo", "photos-fine", file=FINE, absent=True)
-    rows.append(["**`photo`, defaults** (`photos.yaml`)", *cells(default["metrics"], names)])
-    rows.append(["**`photo`, `photos-fine.yaml`**: three sizes of each image", *cells(fine["metrics"], names)])
-    middle = cells(default["metrics"], ("centre", "centred_box"))
-    rows.append(
-        ["centre of the image / a box with 0.8 of each side in its middle", middle[0], 0, middle[1], None, None]
-    )
+    rows.append(["**`photo`, defaults** (`photos.yaml`)", "500", *cells(default["metrics"], [*WHERE])])
+    fine_label = "**`photo`, `photos-fine.yaml`**: three sizes of each image"
+    rows.append([fine_label, "500", *cells(fine["metrics"], [*WHERE])])
+    rows += [[label, n, *cells(default["metrics"], names), None, None] for label, (names, n) in BESIDE.items()]
     types = default["groups"]["type"]
     order = sorted(types, key=lambda name: -types[name]["pointing"]["n"])
-    each = ("pointing", "pointing_off_centre", "box_recall", "centre", "centred_box")
-    lines = [[name, types[name]["pointing"]["n"], *cells(types[name], each)] for name in order]
-    titles = ["pointing", "off the centre", "box recall", "centre points", "box in the middle"]
+    lines = [[name, types[name]["pointing"]["n"], *cells(types[name], [*BY_TYPE])] for name in order]
     command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
     known = {**DEV, "n": n_of(default, "photographs")}
+    by_type = ["defaults by type", ["phrases", "{:,}"], *BY_TYPE.values()]
     tables = [
-        table("regions", command, columns, rows, **known),
-        table(
-            "by-type", command, ["defaults by type", ["phrases", "{:,}"], *titles], lines, **known, settings=str(PHOTO)
-        ),
+        table("regions", command, ["", "annotated images of the fit", *WHERE.values()], rows, **known),
+        table("by-type", command, by_type, lines, **known, settings=str(PHOTO)),
     ]
     said = [
         {
-            "about": f"{file.name}: calibration error of score; precision and share of the regions from 0.5 on",
+            "about": f"{file.name}: calibration error of score, and the plain one; precision and share from 0.5 on",
             "command": command,
-            "values": [*found["calibration_error"].values(), half["precision"], half["kept"]],
+            "values": [
+                *found["calibration_error"].values(),
+                *found["calibration_error_plain"].values(),
+                *(half["precision"], half["kept"]),
+            ],
         }
         for file, found in ((PHOTO, default), (FINE, fine))
         for half in found["thresholds"]
@@ -159,35 +190,33 @@ def photographs(own: Photographs) -> Pages:
     return {"photographs": {"tables": tables, "said": said}}
 
 
+ABSENT_WAYS: Final = {
+    "presence": "presence of the phrase",
+    "presence_of_group": "shared by a thing's texts",
+    "z_score": "z-score of the cosine",
+    "similarity": "cosine",
+    "saco": "SA-Co's rule, score of 0.5 or more",
+}
+
+
 def absent(own: Photographs) -> Pages:
     """Presence of phrases that are not in the image, on photographs and scenes."""
     photos = own.figures("flickr8k/dev", "photo", "photos", file=PHOTO, absent=True)
     alone = own.figures("flickr8k/dev", "photo", "alone", WITHOUT, file=PHOTO, absent=True)
     scenes = own.figures(DRAWN, "demo", "demo", absent=True)
-    columns = {
-        "1,000 photographs, presence": (photos, "presence"),
-        "presence without annotations": (alone, "presence"),
-        "cosine": (photos, "similarity"),
-        "500 drawn scenes, presence": (scenes, "presence"),
-        "cosine on scenes": (scenes, "similarity"),
-    }
-    rows: list[list[Any]] = []
-    for label, part in (
-        ("ROC area", None),
-        ("the same without synonyms", "without_synonyms"),
-        ("the same, absent phrases of the same type", "hard"),
-    ):
-        parts = [(found if part is None else found[part] or {}, by) for found, by in columns.values()]
-        rows.append([label, *(cells(each, [f"{by}_auc"])[0] for each, by in parts)])
-    for label, name in (
-        ("IL_MCC", "il_mcc"),
-        ("positive F1, mean over IoU 0.5 to 0.95", "positive_f1"),
-        ("cgF1", "cgf1"),
-    ):
-        parts = [(found if by == "presence" else found["by_similarity"], by) for found, by in columns.values()]
-        rows.append([label, *(cells(each, [name])[0] for each, _ in parts)])
-    errors = [cells(found, ["ece"])[0] if by == "presence" else None for found, by in columns.values()]
-    rows.append(["calibration error of `score`", *errors])
+    columns = [
+        (f"{images}{title}", found if way == "saco" else found["by"][way] or {})
+        for images, found, ways in (
+            ("photographs: ", photos, ABSENT_WAYS),
+            ("photographs, without annotations: ", alone, {"presence": "presence"}),
+            ("scenes: ", scenes, {"presence": "presence", "similarity": "cosine"}),
+        )
+        for way, title in ways.items()
+    ]
+    shown = [found.get("saco", found) for _, found in columns]
+    rows = [[label, *(cells(found, [name])[0] for found in shown)] for name, label in ABSENT_ROWS.items()]
+    for label, name in (("calibration error of `score`", "ece"), ("of phrases that are there", "ece_there")):
+        rows.append([label, *(cells(found, [name])[0] for _, found in columns)])
     kept = [
         [f"{here['presence']:g}", *(100 * each[kind] for each in (here, there) for kind in ("there", "absent"))]
         for here, there in zip(photos["kept"], scenes["kept"], strict=True)
@@ -195,14 +224,14 @@ def absent(own: Photographs) -> Pages:
     of = ("photographs: kept of phrases that are there", "of absent ones", "scenes: kept", "of absent ones")
     counts = [(found["counts"]["images"], found["pairs"]) for found in (photos, scenes)]
     n = "; ".join(
-        f"{images:,} images, {pairs['there']:,} phrases that are there, {pairs['absent']:,} absent"
+        f"{images:,} images, {pairs['there']:,} phrases that are there, {pairs['random']:,} absent"
         for images, pairs in counts
     )
     known = {"n": n, "split": f"{DEV['split']}; {SCENES['split']}", "model": "photo; demo"}
     command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
     titles = ["`regions.min_presence`", *([title, "{:.1f} %"] for title in of)]
     tables = [
-        table("absent", command, ["", *columns], rows, **known, settings="absent_share 0.5"),
+        table("absent", command, ["", *(title for title, _ in columns)], rows, **known, settings="absent_share 0.5"),
         table("min-presence", command, titles, kept, **known),
     ]
     return {"photographs": {"tables": tables, "said": []}}
@@ -306,12 +335,12 @@ def explainers(own: Photographs) -> Pages:
 
 
 def _marked(row: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """A cell with + or - where the figure differs from Grad-ECLIP's by more than chance."""
+    """A cell with + or - where the figure differs from Grad-ECLIP's by more than chance, over all marks."""
     if name not in row["figures"]:
         return None
-    cell, difference = {"value": row["figures"][name]["value"]}, (row["differences"] or {}).get(name)
-    if difference and difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]:
-        cell["mark"] = "+" if difference["low"] > 0 else "-"
+    cell, difference = {"value": row["figures"][name]["value"]}, (row["differences"] or {}).get(name) or {}
+    if difference.get("mark"):
+        cell["mark"] = difference["mark"]
     return cell
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.config import load_config
+from pipeline.evaluate.absent import WAYS
 from pipeline.evaluate.compare.figures import FIGURES
 from pipeline.evaluate.compare.maps import contenders_of
-from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from tests.figures import pages, steps
 from tests.figures.settings import GRIDS
 from tests.photos.measure import FILES
@@ -32,6 +34,33 @@ def test_a_comparison_names_explainers_and_figures(name: str) -> None:
     assert contenders_of(kinds, "class_token" if model == "demo" else "attention_pool", model)
     assert set(figures) <= FIGURES.keys()
     assert name in {table["id"] for table in pages.contents("explainers")["tables"]}
+
+
+def test_the_steps_of_photographs_take_what_eval_says() -> None:
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    metrics = dict.fromkeys((*METRICS, *(f"{name}_above_text" for name in WITHOUT_TEXT)), figure)
+    answered = dict.fromkeys(("auc", "auc_attribute", "il_mcc", "positive_f1", "cgf1"), figure)
+    found = {
+        "counts": {"images": 3, "targets": 9},
+        "metrics": metrics,
+        "groups": {"type": {"people": metrics}},
+        "calibration_error": figure,
+        "calibration_error_plain": figure,
+        "thresholds": [{"score": 0.5, "kept": 0.5, "precision": 0.5}],
+        "pairs": {"there": 9, "random": 9},
+        "by": dict.fromkeys(WAYS, answered),
+        "saco": dict.fromkeys(("il_mcc", "positive_f1", "cgf1"), figure),
+        "ece": figure,
+        "ece_there": figure,
+        "kept": [{"presence": 0.1, "there": 0.9, "absent": 0.5}],
+    }
+    own = SimpleNamespace(figures=lambda *_, **__: found)
+    tables = [table for step in (steps.photographs, steps.absent) for table in step(own)["photographs"]["tables"]]  # type: ignore[arg-type]
+    assert [table["id"] for table in tables] == ["regions", "by-type", "absent", "min-presence"]
+    for table in tables:
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+        assert pages.as_markdown(table | {"commit": "1234567"}).count("0.500") > 3 or table["id"] == "min-presence"
+    assert None not in tables[1]["rows"][0]
 
 
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

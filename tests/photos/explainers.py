@@ -1,6 +1,7 @@
 """Tables in Markdown of what `phrasebox compare --json` tells: `python -m tests.photos.explainers FILE.json ...`.
 
-For configs/measured/explainers.md. A figure that differs from Grad-ECLIP's by more than chance has a + or -.
+For configs/measured/explainers.md. A figure that differs from Grad-ECLIP's by more than chance has
+a + or - (Holm's correction over all marks).
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def _of_source(rows: Sequence[Row]) -> list[str]:
             parts.append(_table(title, [figures[name].title for name in known], lines))
     lines = []
     for row in (row for row in rows if not row["baseline"]):
-        agreement, same = row["cosine_agreement"], row["map_correlation"].get("grad_eclip")
+        agreement = row["cosine_agreement"]
         numbers = [_number(agreement[name], 4) for name in ("correlation", "mean_difference")]
-        lines.append((_name(row), [f"{row['cost']['encode_image']:.2f}", *numbers, _number(same, 3)]))
-    titles = ["x encode_image", "cosine: correlation", "mean difference", "maps: correlation with grad_eclip"]
+        lines.append((_name(row), [f"{row['cost']['encode_image']:.2f}", *numbers]))
+    titles = ["x encode_image", "cosine: correlation", "mean difference"]
     parts.append(_table("cost, and what is explained", titles, lines))
     return parts
 
@@ -56,11 +57,8 @@ def _cell(row: Row, name: str) -> str:
     found = row["figures"].get(name)
     if found is None:
         return "-"
-    difference = (row["differences"] or {}).get(name)
-    sign = ""
-    if difference is not None and difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]:
-        sign = "+" if difference["low"] > 0 else "-"
-    return f"{found['value']:.3f}{sign}"
+    difference = (row["differences"] or {}).get(name) or {}
+    return f"{found['value']:.3f}{difference.get('mark', '')}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -21,7 +21,7 @@ from pipeline.evaluate.compare.figures import (
     differences_of,
     figures_of,
     local_numbers,
-    map_correlations,
+    mark,
     numbers_in,
     pair_numbers,
 )
@@ -174,13 +174,12 @@ def compared(
         "seed": effort.seed,
     }
     rows = _rows(shared, contenders, images, maps, curves, checks)
-    costs, correlations = field.costs(images, rivals), map_correlations(maps, [each.label for each in contenders])
+    costs = field.costs(images, rivals)
     for row, contender in zip(rows, contenders, strict=False):  # baselines come last
         label = contender.label
         row |= {
             "cost": costs[label],
             "cosine_agreement": cosine_agreement([own[label] for own in mapped], cosines),
-            "map_correlation": correlations[label],
             "failed_maps": sum(bool(heat_map.fault) for each in mapped for heat_map in each[label]),
             "config": contender.config.model_dump(mode="json"),
             "follows_phrases": EXPLAINERS[contender.config.kind].follows_phrases,
@@ -226,7 +225,7 @@ def _rows(
         if label in labels:
             parts[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
     reference = parts.get(REFERENCE)
-    return [
+    rows = [
         {
             "explainer": label,
             "baseline": label not in labels,
@@ -239,3 +238,5 @@ def _rows(
         }
         for label, own in parts.items()
     ]
+    mark(rows)
+    return rows

@@ -19,7 +19,7 @@ from pipeline.dataset.origin import signed
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.judged import judged_dataset
-from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.evaluate.tune import tuned
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
@@ -85,7 +85,7 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
     assert figures["counts"]["targets_not_among_phrases"] == 0
     for name in ("box_recall", "box_iou", "mask_iou"):
         assert figures["metrics"][name] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": len(mentioned)}
-    assert figures["coco_ap"]["box"]["ap"]["value"] == pytest.approx(1.0)
+    assert figures["phrase_ap"]["box"]["ap"]["value"] == pytest.approx(1.0)
     assert figures["scores"]["score"]["value"] == 0.0
     assert figures["calibration_error"]["value"] == 0.0
     assert figures["thresholds"][-1] == {"score": 0.9, "kept": 1.0, "precision": 1.0}
@@ -93,11 +93,12 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
 
 def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
     metrics = whole["metrics"]
-    assert set(metrics) == set(METRICS)
+    assert set(metrics) == set(METRICS) | {f"{name}_above_text" for name in WITHOUT_TEXT}
     targets, centre = whole["counts"]["targets"], metrics["centre"]["value"]
     for name, figure in metrics.items():
-        assert 0.0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
-        off_centre = name == "pointing_off_centre"
+        least = -1.0 if name.endswith("_above_text") else 0.0
+        assert least <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
+        off_centre = "off_centre" in name
         assert figure["n"] == (pytest.approx(targets * (1 - centre)) if off_centre else targets)
     assert metrics["pointing"]["value"] > 0.5
     assert metrics["pointing_15px"]["value"] >= metrics["pointing"]["value"]
@@ -132,9 +133,9 @@ def test_boxes_and_masks_need_no_input(whole: dict[str, Any], inline_dataset: Pa
     gone = ["input.path=/gone.jsonl"]
     regions = evaluation_of(inline_dataset, truth, QUIET, gone, maps=False)
     for name, figure in regions["metrics"].items():
-        assert not METRICS[name].needs_maps
+        assert not METRICS[name.removesuffix("_above_text")].needs_maps
         assert figure == whole["metrics"][name]
-    assert regions["coco_ap"] == whole["coco_ap"]
+    assert regions["phrase_ap"] == whole["phrase_ap"]
     with pytest.raises(InputError, match=r"gone\.jsonl"):
         evaluation_of(inline_dataset, truth, QUIET, [*gone, *AGAIN])
 

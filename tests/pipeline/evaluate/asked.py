@@ -42,12 +42,11 @@ def query_of(
     target: TruthTarget | None,
     *answers: Answer,
     heat: HeatMap | None = None,
-    plain: HeatMap | None = None,
     size_hw: tuple[int, int] = (8, 8),
     image: int = 1,
     phrase: str | None = "car",
+    **fields: Any,
 ) -> Query:
-    """plain: the map before it was guided; None for the same map."""
     ordered = tuple(sorted(answers, key=lambda answer: -answer.score))
     shown = ImageHeat(heat, size_hw) if heat is not None and not heat.fault else None
     return Query(
@@ -57,5 +56,5 @@ def query_of(
         target=target,
         answers=ordered,
         heat=shown,
-        plain_heat=shown if plain is None else ImageHeat(plain, size_hw),
+        **fields,
     )

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
+from pipeline.evaluate.estimates import weighted_estimate
 from stages.contract.records import Phrase
 from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
 
 BOX = (0.0, 0.0, 4.0, 4.0)
 FAR = (4.0, 4.0, 4.0, 4.0)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here looks at an interval."""
+    monkeypatch.setattr("pipeline.evaluate.absent.weighted_estimate", partial(weighted_estimate, resamples=20))
 
 
 def image_of(number: int, *names: str, caption: str = "", present: frozenset[str] = frozenset()) -> AskedImage:
@@ -31,67 +39,142 @@ def image_of(number: int, *names: str, caption: str = "", present: frozenset[str
 def test_absent_phrases_share_no_word_with_the_captions_and_the_truth() -> None:
     images = [
         image_of(1, "red car", "dog", caption="A red car, a dog; no Boat"),
-        image_of(2, "blue car", "cat", "dark house"),
+        image_of(2, "blue car", "cat", caption="dark house"),
         image_of(3, "boat", "red hat", "wide road", "tree"),
         image_of(4, "dove", "cart", "bench", present=frozenset({"tree"})),
     ]
     chosen = absent_phrases(images)
     assert chosen == absent_phrases(images)
-    own = {image.number: image for image in images}
-    for number, (easy, hard) in chosen.items():
-        texts = [phrase.text for phrase in (*easy, *hard)]
-        assert len(texts) == len(set(texts))
-        assert not set(texts) & set(own[number].there)
-        assert {phrase.text[0] for phrase in hard} <= {name[0] for name in own[number].there}
-    names = {number: {phrase.text for phrase in (*easy, *hard)} for number, (easy, hard) in chosen.items()}
-    assert not {"blue car", "boat", "red hat"} & names[1]
-    assert len(chosen[1][0]) == 2
-    assert {"cat", "cart", "dark house", "dove"} & {phrase.text for phrase in chosen[1][1]}
-    assert "tree" not in names[4]
+    for number, image in chosen.items():
+        texts = [phrase.text for own in image.absent.values() for phrase in own]
+        assert all(len(own) == len({phrase.text for phrase in own}) for own in image.absent.values())
+        assert not set(texts) & set(image.there)
+        assert {phrase.text[0] for phrase in image.absent["same_type"]} <= {name[0] for name in image.there}
+        assert not {phrase.text for phrase in image.absent["random"]} & {"blue car", "boat", "red hat"} or number != 1
+    assert len(chosen[1].absent["random"]) == 2
+    assert "tree" not in {phrase.text for own in chosen[4].absent.values() for phrase in own}
+
+
+def test_an_attribute_is_another_colour_that_no_caption_says() -> None:
+    all_but_two = "white yellow orange pink purple brown blue green"
+    (image,) = absent_phrases([image_of(1, "big red car", "dog", caption=f"A red car, a dog; {all_but_two}")]).values()
+    assert [phrase.text for phrase in image.absent["attribute"]] == ["big black car"]
+    assert image.absent["attribute"][0].head == "car"
+
+
+def test_adversarial_phrases_have_the_nouns_that_stand_beside_those_of_the_image() -> None:
+    """Boats occur with water, dogs do not; what a man wears may be there without a word, and "people" may be he."""
+    images = [image_of(number, "lake", "boat") for number in range(1, 6)]
+    images += [
+        image_of(6, "lake", "shirt"),
+        image_of(7, "lake", "people"),
+        image_of(8, "dog"),
+        image_of(9, "lake", "man"),
+    ]
+    chosen = absent_phrases(images)[9].absent["adversarial"]
+    assert [phrase.head for phrase in chosen] == ["boat"]
+
+
+def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
+    spans = {"boy": 0, "young boy": 1, "kid": 2}
+    phrases = tuple(
+        Phrase(text=text, caption_index=number, start=2, end=2 + len(text), head=text.split()[-1])
+        for text, number in spans.items()
+    )
+    queries = (query_of(target_of(BOX, groups={"type": "people"}), phrase="boy"),)
+    boys = AskedImage(
+        number=1,
+        sample_id="s1",
+        captions=tuple(f"a {text}" for text in spans),
+        phrases=phrases,
+        queries=queries,
+        present=(),
+    )
+    chosen = absent_phrases([boys, image_of(2, "tree", caption="A tree, no young man")])[2]
+    assert [phrase.text for phrase in chosen.absent["random"]] == ["boy"]
+    assert [phrase.text for phrase in chosen.voters["boy"]] == ["kid"], "young is a word of the captions"
 
 
 def pair_of(
-    image: int, there: bool, presence: float | None, *boxes: Any, score: float = 0.5, hard: bool = False
+    image: int, kind: str, presence: float | None, *boxes: Any, score: float = 0.5, group: float | None = None
 ) -> Pair:
     return Pair(
         image=image,
-        there=there,
-        hard=hard,
+        text="red car",
+        kind=kind,
         similarity=0.1 * image,
+        z_score=-0.1 * image,
         presence=presence,
+        presence_of_group=presence if group is None else group,
         answers=tuple(answer_of(box, score=score) for box in boxes),
-        boxes_xywh_px=(BOX,) if there else (),
+        boxes_xywh_px=(BOX,) if kind == "there" else (),
     )
 
 
 def test_figures_by_hand() -> None:
     """Of three phrases that are there one is answered rightly, one wrongly, one not; of two others one is answered."""
     pairs = [
-        pair_of(1, True, 0.9, BOX, score=0.75),
-        pair_of(2, True, 0.8, FAR, score=0.25),
-        pair_of(3, True, 0.4, BOX, score=0.5),
-        replace(pair_of(4, False, 0.6, FAR, score=0.25), doubtful=True),
-        pair_of(5, False, 0.1),
-        pair_of(6, False, 0.95, FAR, score=0.5, hard=True),
+        pair_of(1, "there", 0.9, BOX, score=0.75),
+        pair_of(2, "there", 0.8, FAR, score=0.25),
+        pair_of(3, "there", 0.4, BOX, score=0.5, group=0.7),
+        replace(pair_of(4, "random", 0.6, FAR, score=0.25), doubtful=True),
+        pair_of(5, "random", 0.1),
+        pair_of(6, "same_type", 0.95),
+        pair_of(7, "attribute", 0.85),
     ]
     figures = absent_figures(pairs)
-    assert figures["pairs"] == {"there": 3, "absent": 2, "hard": 1, "without_synonyms": 1}
-    assert figures["without_synonyms"]["presence_auc"]["value"] == 1.0
-    assert figures["presence_auc"]["value"] == pytest.approx(5 / 6)
-    assert figures["similarity_auc"]["value"] == 0.0
-    assert figures["hard"]["presence_auc"]["value"] == 0.0
-    assert figures["il_mcc"]["value"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
-    assert figures["positive_f1"]["value"] == pytest.approx(2 / 5)
-    assert figures["cgf1"]["value"] == pytest.approx(2 / 5 / 6)
-    # 0.75 and 0.5 were right, 0.25 and 0.25 were not: 0.25 + 0.5 + 0.25 + 0.25 over four regions.
-    assert figures["ece"]["value"] == pytest.approx(1.25 / 4)
+    counts = {
+        "there": 3,
+        "random": 2,
+        "same_type": 1,
+        "adversarial": 0,
+        "attribute": 1,
+        "said": 0,
+        "without_synonyms": 1,
+    }
+    assert figures["pairs"] == counts
+    alone, shared, cosine = (figures["by"][way] for way in ("presence", "presence_of_group", "similarity"))
+    areas = {"auc": 5 / 6, "auc_without_synonyms": 1.0, "auc_same_type": 0.0, "auc_attribute": 1 / 3}
+    assert {name: alone[name]["value"] for name in areas} == pytest.approx(areas)
+    assert alone["auc_adversarial"] is None
+    assert shared["auc"]["value"] == 1.0
+    assert cosine["auc"]["value"] == 0.0
+    assert figures["by"]["z_score"]["auc"]["value"] == 1.0
+    assert alone["il_mcc"]["value"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
+    assert alone["positive_f1"]["value"] == pytest.approx(2 / 5)
+    assert alone["cgf1"]["value"] == pytest.approx(2 / 5 / 6)
+    assert shared["positive_f1"]["value"] == pytest.approx(2 * 2 / 6)
+    # Only scores of 0.5 or more: two of three are answered, rightly, and nothing that is not there.
+    assert figures["saco"]["il_mcc"]["value"] == pytest.approx(2 * 2 / (2 * 3 * 2 * 3) ** 0.5)
+    assert figures["saco"]["positive_f1"]["value"] == pytest.approx(2 * 2 / 5)
     assert figures["lost"]["value"] == 0.0
-    assert figures["kept"][-1] == {"presence": 0.5, "there": pytest.approx(2 / 3), "absent": 0.5}
+    assert figures["kept"][-1] == {"presence": 0.5, "there": 1.0, "absent": 0.5}
+
+
+def test_the_cosine_answers_without_presence() -> None:
+    """A run writes nothing for the second and the last phrase, which presence finds absent; the cosine does."""
+    pairs = [pair_of(4, "there", 0.9, BOX), pair_of(3, "there", 0.01, BOX), pair_of(2, "random", 0.02, FAR)]
+    pairs = [replace(pair, kept=pair.presence > 0.1) for pair in pairs]  # type: ignore[operator]
+    figures = absent_figures(pairs)
+    assert figures["by"]["similarity"]["positive_f1"]["value"] == 1.0
+    assert figures["by"]["presence"]["positive_f1"]["value"] == pytest.approx(2 / 3)
+    assert figures["lost"]["value"] == 0.5
+    assert figures["ece"]["n"] == figures["ece_there"]["n"] == 1
+
+
+def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
+    """The best fitting pair leaves nothing for the other answer; the best sum of IoU gives both a box."""
+    first, second = (0.0, 0.0, 6.0, 4.0), (0.0, 0.0, 4.0, 4.0)
+    answers = (answer_of((0.0, 0.0, 5.0, 4.0), score=0.9), answer_of((0.0, 0.0, 8.0, 4.0), score=0.9))
+    pair = replace(pair_of(1, "there", 0.9), answers=answers, boxes_xywh_px=(first, second))
+    found = absent_figures([pair, pair_of(2, "random", 0.1)])
+    # 5 x 4 in 6 x 4 is 0.83 and on 4 x 4 is 0.8; 8 x 4 around them 0.75 and 0.5: 0.8 + 0.75 is the best sum.
+    counts = [sum(fit >= 0.5 + 0.05 * step - 1e-9 for fit in (0.8, 0.75)) / 2 for step in range(10)]
+    assert found["saco"]["positive_f1"]["value"] == pytest.approx(sum(counts) / 10, abs=1e-6)
 
 
 def test_without_presence_the_score_decides() -> None:
-    figures = absent_figures([pair_of(1, True, None, BOX, score=0.6), pair_of(2, False, None, FAR, score=0.4)])
-    assert figures["presence_auc"] is None
-    assert figures["hard"] is figures["kept"] is None
-    assert (figures["il_mcc"]["value"], figures["positive_f1"]["value"]) == (1.0, 1.0)
-    assert figures["by_similarity"]["il_mcc"]["value"] == 0.0
+    figures = absent_figures([pair_of(1, "there", None, BOX, score=0.6), pair_of(2, "random", None, FAR, score=0.4)])
+    assert figures["by"]["presence"] is figures["by"]["presence_of_group"] is figures["kept"] is None
+    assert (figures["saco"]["il_mcc"]["value"], figures["saco"]["positive_f1"]["value"]) == (1.0, 1.0)
+    assert figures["by"]["similarity"]["il_mcc"]["value"] == 0.0

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluate.estimates import (
+    RESAMPLES,
     Estimate,
     calibration_error,
+    debiased_calibration_error,
     filtered,
     mean_estimates,
     out_of_fold,
@@ -24,7 +26,7 @@ from pipeline.logistic import fit_logistic
 
 def area(scores: list[float], right: list[bool], weights: list[float] | None = None) -> float:
     many = [1.0] * len(scores) if weights is None else weights
-    return risk_coverage_area(np.array(scores), np.array(right, np.bool_), np.array(many))
+    return risk_coverage_area(np.array(scores), np.array(right, np.bool_))(np.array(many))
 
 
 def test_area_of_perfect_worst_and_equal_scores() -> None:
@@ -69,6 +71,22 @@ def test_calibration_error() -> None:
     assert error([0.9] * 10, [True] * 8 + [False] * 2) == pytest.approx(0.1)
     # One bin off by 0.5 with half of the regions, one exact.
     assert error([0.5, 0.5, 1.0, 1.0], [True, True, True, True]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("too_high", [0.0, 0.1])
+def test_the_debiased_error_is_that_of_the_scores_and_not_of_chance(too_high: float) -> None:
+    """Of 400 regions the five of an image are right or wrong together."""
+    rng = np.random.default_rng(0)
+    images = np.arange(400) % 80
+    debiased, plain = [], []
+    for _ in range(10):
+        scores = np.tile(rng.uniform(0.2, 0.9, 80), 5)
+        right = rng.random(80)[images] < scores - too_high
+        found = debiased_calibration_error(scores, right, images)
+        assert found.low <= found.value <= found.high
+        debiased.append(found.value)
+        plain.append(calibration_error(scores, right, np.ones(400)))
+    assert abs(np.mean(debiased) - too_high) < 0.6 * (np.mean(plain) - too_high)
 
 
 def test_a_filter_keeps_what_reaches_the_threshold() -> None:
@@ -128,7 +146,7 @@ def test_what_is_the_same_everywhere_is_no_feature() -> None:
     assert abs(fit.weight[1]) < 1e-6
 
 
-def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = 1000) -> Estimate:
+def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
     (found,) = mean_estimates([values], images, resamples)
     return found
 
@@ -163,7 +181,9 @@ def test_any_statistic_and_the_mean_agree() -> None:
 def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
     values = np.random.default_rng(4).uniform(size=(3, 60))
     images = np.arange(60) // 4
-    assert mean_estimates(list(values), images) == [mean_estimate(each, images) for each in values]
+    for found, each in zip(mean_estimates(list(values), images), values, strict=True):
+        alone = mean_estimate(each, images)
+        assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high))
 
 
 def test_nothing_gives_nan() -> None:
@@ -185,5 +205,5 @@ def area_by_loops(scores: np.ndarray, there: np.ndarray, weights: np.ndarray) ->
 def test_the_roc_area_against_loops() -> None:
     rng = np.random.default_rng(0)
     scores, there, weights = rng.integers(0, 6, 40) / 4, rng.random(40) < 0.4, rng.integers(0, 4, 40).astype(float)
-    assert presence_area(scores, there, weights) == pytest.approx(area_by_loops(scores, there, weights))
-    assert np.isnan(presence_area(scores, np.ones(40, bool), weights))
+    assert presence_area(scores, there)(weights) == pytest.approx(area_by_loops(scores, there, weights))
+    assert np.isnan(presence_area(scores, np.ones(40, bool))(weights))

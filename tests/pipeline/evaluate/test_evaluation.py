@@ -1,14 +1,15 @@
-"""COCO's AP: by hand, and against pycocotools."""
+"""AP over phrases: by hand, and against pycocotools."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.evaluate.evaluation import coco_matches
+from pipeline.evaluate.evaluation import matched_regions
 from pipeline.evaluate.matching import Query
 from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
 
@@ -28,8 +29,8 @@ def random_queries(count: int, seed: int) -> list[Query]:
     return queries
 
 
-def ap_of(queries: list[Query], kind: Literal["bbox", "segm"] = "bbox", weights: np.ndarray | None = None) -> float:
-    matches = coco_matches(queries, kind)
+def ap_of(queries: list[Query], kind: Literal["box", "mask"] = "box", weights: np.ndarray | None = None) -> float:
+    matches = matched_regions(queries, kind)
     assert matches is not None
     return matches.average_precision(np.ones(len(queries)) if weights is None else weights)
 
@@ -42,20 +43,42 @@ def test_ap_by_hand() -> None:
     queries = [query_of(thing, answer, size_hw=SIZE, image=number) for number, answer in enumerate(answers)]
     # of 101 recalls 0 .. 1 in steps of 0.01: 34 up to 0.33, 33 more up to 0.66
     assert ap_of(queries) == pytest.approx((34 * 1.0 + 33 * 2 / 3) / 101)
-    assert [ap_of([queries[0], queries[0]], kind) for kind in ("bbox", "segm")] == pytest.approx([1.0, 1.0])
+    assert [ap_of([queries[0], queries[0]], kind) for kind in ("box", "mask")] == pytest.approx([1.0, 1.0])
+
+
+def coco_ap(queries: list[Query], kind: Literal["box", "mask"]) -> float:
+    """AP by pycocotools: each query is an image, and there is one category."""
+    images = [{"id": number, "height": 64, "width": 64} for number in range(1, len(queries) + 1)]
+    things: list[dict[str, Any]] = []
+    regions: list[dict[str, Any]] = []
+    for number, query in enumerate(queries, start=1):
+        shared = {"image_id": number, "category_id": 1}
+        target = query.target
+        for box in () if target is None else target.boxes_xywh_px:
+            things.append({**shared, "id": len(things) + 1, "iscrowd": 0, "bbox": list(box), "area": box[2] * box[3]})
+            if kind == "mask" and target is not None and target.mask is not None:
+                things[-1]["segmentation"] = {"size": [64, 64], "counts": target.mask.counts}
+                break
+        for answer in query.answers:
+            mask = {"segmentation": {"size": [64, 64], "counts": answer.mask.counts}}
+            shape = {"bbox": list(answer.box_xywh_px)} if kind == "box" else mask
+            regions.append({**shared, "score": answer.score, **shape})
+    truth = COCO()
+    truth.dataset = {"info": {}, "images": images, "annotations": things, "categories": [{"id": 1, "name": "x"}]}
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(regions), {"box": "bbox", "mask": "segm"}[kind])
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return float(evaluation.eval["precision"][..., 0, -1].mean())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_with_equal_weights_it_is_pycocotools_figure(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """COCOeval matches; here it also accumulates."""
-    evaluations: list[COCOeval] = []
-    evaluate = COCOeval.evaluate
-    monkeypatch.setattr(COCOeval, "evaluate", lambda self: (evaluations.append(self), evaluate(self)))
-    found = ap_of(random_queries(40, seed))
-    (evaluation,) = evaluations
-    evaluation.accumulate()
-    assert 0.05 < found < 0.9
-    assert found == pytest.approx(evaluation.eval["precision"].mean(), abs=1e-12)
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_with_equal_weights_it_is_pycocotools_figure(seed: int, kind: Literal["box", "mask"]) -> None:
+    queries = random_queries(40, seed)
+    found = ap_of(queries, kind)
+    assert 0.005 < found < 0.9
+    assert found == pytest.approx(coco_ap(queries, kind), abs=1e-12)
 
 
 def test_a_weight_of_two_is_the_query_twice() -> None:
@@ -67,5 +90,5 @@ def test_a_weight_of_two_is_the_query_twice() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    assert coco_matches([query_of(target_of((0.0, 0.0, 4.0, 4.0)))], "bbox") is None
-    assert coco_matches([query_of(None, answer_of((0.0, 0.0, 4.0, 4.0)))], "bbox") is None
+    assert matched_regions([query_of(target_of((0.0, 0.0, 4.0, 4.0)))], "box") is None
+    assert matched_regions([query_of(None, answer_of((0.0, 0.0, 4.0, 4.0)))], "box") is None

@@ -54,26 +54,11 @@ def test_a_phrase_is_matched_by_its_whole_text() -> None:
     assert query.heat.heat_map.text == "red car"
 
 
-def test_the_plain_map_is_the_map_itself_unless_colours_guided_it() -> None:
-    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=(target_of(BOX, phrase="car"),))
-    phrases = [phrase_of("car", "car")]
-    maps, plain = {"car": map_of([[1.0, 0.0]])}, {"car": map_of([[0.0, 1.0]])}
-    (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps)
-    assert query.heat is not None
-    assert query.plain_heat is query.heat
-    (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps, plain)
-    assert query.heat is not None
-    assert query.plain_heat is not None
-    assert (query.heat.heat_map, query.plain_heat.heat_map) == (maps["car"], plain["car"])
-    assert query.plain_heat.px.shape == (8, 8)
-    assert query.plain_heat.px[0].argmax() > 3
-
-
 def test_targets_of_one_phrase_share_its_map_at_the_size_of_the_image() -> None:
     targets = [target_of(BOX, phrase="dog", caption=caption) for caption in ("a dog", None)]
     first, second = asked(targets, [phrase_of("dog", "dog", 2)])
     assert first.heat is not None
-    assert first.heat is second.heat is second.plain_heat
+    assert first.heat is second.heat
 
 
 def test_a_target_that_no_phrase_names_is_missed() -> None:

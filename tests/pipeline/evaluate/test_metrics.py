@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.evaluate.evaluation import Outcomes, report
 from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, correct, grouping_of, link_counts, pair_f1
+from pipeline.evaluate.text_only import fit
 from stages.shared.truth.ground_truth import ChainedPhrase, TruthImage
 from tests.pipeline.evaluate.asked import answer_of, map_of, query_of, target_of
 
@@ -31,13 +32,6 @@ def test_pointing_asks_for_the_mask_at_the_peak(cell: tuple[int, int], hit: floa
     heat = map_of(one_hot(*cell))
     assert value("pointing", target_of(TOP_LEFT), heat=heat) == hit
     assert value("pointing", target_of(TOP_LEFT, masked=False), heat=heat) == hit
-
-
-def test_plain_pointing_looks_at_the_map_before_it_was_guided() -> None:
-    maps = {"heat": map_of(one_hot(0, 0)), "plain": map_of(one_hot(7, 7))}
-    assert value("pointing", target_of(TOP_LEFT), **maps) == 1.0
-    assert value("pointing_plain", target_of(TOP_LEFT), **maps) == 0.0
-    assert value("pointing_plain", target_of(TOP_LEFT), heat=maps["heat"]) == 1.0
 
 
 def test_the_tolerance_is_15_px_at_384_and_grows_with_the_image() -> None:
@@ -97,7 +91,19 @@ def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
     assert value("pointing_off_centre", target_of(TOP_LEFT), heat=map_of(one_hot(4, 4))) == 0.0
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("centre", "centred_box", "chance")])
+OURS = (
+    "pointing",
+    "pointing_15px",
+    "pointing_off_centre",
+    "energy",
+    "box_recall",
+    "box_recall_merged",
+    "box_iou",
+    "mask_iou",
+)
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_what_was_missed_is_zero(name: str) -> None:
     assert value(name, target_of(TOP_LEFT), phrase=None) == 0.0
     assert value(name, target_of(TOP_LEFT), heat=map_of(np.zeros((2, 2)), fault="empty")) == 0.0
@@ -109,7 +115,27 @@ def test_a_perfect_answer_has_the_best_value(name: str) -> None:
     values = np.zeros((8, 8))
     values[1:4, 1:4] = 1.0
     perfect = value(name, target_of(box), answer_of(box), heat=map_of(values))
-    assert perfect == {"chance": pytest.approx(9 / 64), "centre": 0.0, "centred_box": 0.0}.get(name, 1.0)
+    others = {"chance": pytest.approx(9 / 64), "centre": 0.0} | {
+        f"{kind}{end}": 0.0 for kind in ("other_box", "centred_box", "whole_image") for end in ("", "_merged")
+    }
+    unknown = name.startswith("text_")  # without other images
+    assert perfect == (None if unknown else others.get(name, 1.0))
+
+
+def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
+    seen = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
+    usual = fit([seen] * 40)  # of a "car": the top left quarter
+    asked = query_of(target_of(TOP_LEFT, TOP_RIGHT), answer_of(APART), others=(TOP_RIGHT, APART), text_only=usual)
+    wanted = {
+        "text_box": 1.0,
+        "text_point": 1.0,
+        "text_point_off_centre": 1.0,
+        "other_box": 0.5,  # one of two
+        "other_box_merged": 0.5,  # half of the box around both
+        "whole_image": 0.0,
+        "whole_image_merged": 1.0,
+    }
+    assert {name: METRICS[name].value(asked) for name in wanted} == wanted
 
 
 def test_a_region_is_right_with_half_of_a_true_box_and_never_for_an_absent_phrase() -> None:

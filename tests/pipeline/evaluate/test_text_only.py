@@ -68,7 +68,7 @@ def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
 
 
 def test_a_rare_noun_has_the_place_of_all_phrases() -> None:
-    rare = [image_of(("cloud", (RIGHT,)))] * (FEWEST - 1)
+    rare = [image_of(("cloud", ((30.0, 22.0, 20.0, 16.0),)))] * (FEWEST - 1)
     usual = fit([*IMAGES, *IMAGES, *rare])
     assert usual.box_of("cloud", 80, 60) == usual.box_of("unheard of", 80, 60)
     assert fit([*IMAGES, *rare * 20]).box_of("cloud", 80, 60) != usual.box_of("cloud", 80, 60)

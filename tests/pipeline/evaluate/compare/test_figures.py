@@ -15,6 +15,7 @@ from pipeline.evaluate.compare.figures import (
     differences_of,
     figures_of,
     local_numbers,
+    mark,
     overlaps,
     pair_numbers,
     place_of,
@@ -70,6 +71,28 @@ def test_the_best_share_is_found() -> None:
     numbers, best = local_numbers([image_of(0, "a")], [{"x": [heat_map(values)]}], "x")
     assert best == {"box_recall": 0.6, "mask_iou": 0.6}
     assert numbers.values["mask_iou"].tolist() == pytest.approx([1.0])
+
+
+def test_the_share_is_chosen_on_other_images_than_it_is_judged_on() -> None:
+    low, high = np.full((128, 128), 0.35), np.full((128, 128), 0.85)
+    low[:64, :64], high[:64, :64] = 0.5, 1.0
+    low[127, 127] = 1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
+    maps = [{"x": [heat_map(values)]} for values in (low, high)]
+    numbers, _ = local_numbers([image_of(0, "a"), image_of(1, "a")], maps, "x")
+    assert numbers.values["box_recall"].tolist() == [0.0, 0.0], "each would be found by a share of its own"
+
+
+def test_marks_are_corrected_for_their_number() -> None:
+    """Of 40 differences with a p-value of about 0.02 none is certain; one with 0.0001 is."""
+    doubtful = {"value": 0.232, "low": 0.036, "high": 0.428}
+    rows = [{"differences": {f"f{number}": dict(doubtful) for number in range(40)}}, {"differences": None}]
+    rows += [{"differences": {"a": {"value": -0.4, "low": -0.6, "high": -0.2}, "b": {**doubtful, "low": None}}}]
+    mark(rows)
+    assert {each["mark"] for each in rows[0]["differences"].values()} == {""}  # type: ignore[union-attr]
+    assert [each["mark"] for each in rows[2]["differences"].values()] == ["-", ""]  # type: ignore[union-attr]
+    alone = [{"differences": {"a": dict(doubtful)}}]
+    mark(alone)
+    assert alone[0]["differences"]["a"]["mark"] == "+"
 
 
 def test_pairs_of_phrases_are_told_apart_by_their_things() -> None:
