@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 RECIPES: Final[KindTable[Recipe[Any]]] = KindTable(
     {
         "align": "pipeline.finetune.align:Align",
-        "clipself": "pipeline.finetune.clipself:ClipSelf",
         "clim": "pipeline.finetune.clim:Clim",
         "captions": "pipeline.finetune.captions:Captions",
     },

@@ -23,7 +23,6 @@ from pipeline.finetune.config import RecipeConfig
 from pipeline.finetune.material import TrainingBatch
 from pipeline.finetune.ranks import RankGroup
 from pipeline.finetune.recipe import Recipe, Student, Terms, caption_loss, contrastive, logits_of
-from stages.shared.model.clip import ClipModel
 
 
 class AlignConfig(RecipeConfig):
@@ -53,8 +52,8 @@ class Align(Recipe[AlignConfig]):
     config_type = AlignConfig
     needs_regions = True
 
-    def __init__(self, config: AlignConfig, student: Student, start: ClipModel | None) -> None:
-        super().__init__(config, student, start)
+    def __init__(self, config: AlignConfig, student: Student) -> None:
+        super().__init__(config, student)
         self._log_scale = nn.Parameter(student.module.logit_scale.detach().clone())
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:

@@ -25,7 +25,7 @@ from pipeline.finetune.ranks import RankGroup, joined
 from pipeline.finetune.recipe import Student
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, one_line
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
-from stages.shared.model.load import fetch_files, from_open_clip, module_of, usable_model
+from stages.shared.model.load import fetch_files, module_of, usable_model
 from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL, Described
 from stages.shared.model.tokenizer import tokenizer_of
 
@@ -110,7 +110,7 @@ def _checked(config: FinetuneConfig, described: Described, device: torch.device)
     if config.model.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.model.threads)
     recipe = RECIPES[config.recipe.kind]
-    side_px = described.input.size_px * recipe.enlarged
+    side_px = described.input.size_px
     material = TuningData(config.data, side_px=side_px, seed=config.seed, batch_size=config.batch_size)
     tokenizer = tokenizer_of(described)
     if recipe.needs_regions:
@@ -120,7 +120,7 @@ def _checked(config: FinetuneConfig, described: Described, device: torch.device)
             chosen += [f"the condition {config.data.where}"] if config.data.where else []
             raise InputError(
                 f"{config.data.path} has no regions to learn from{' with ' if chosen else ''}{' and '.join(chosen)}: "
-                "lower data.min_score or data.where, or take a recipe that needs none: clim, clipself, captions"
+                "lower data.min_score or data.where, or take a recipe that needs none: clim, captions"
             )
         reject_long_phrases(phrases, tokenizer)
     return material, tokenizer
@@ -168,10 +168,6 @@ class FineTuning:
         module = module_of(described).float().to(device)
         self._start = {name: value.detach().clone() for name, value in module.state_dict().items()}
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
-        kind, start = RECIPES[config.recipe.kind], None
-        if kind.needs_start:
-            frozen = copy.deepcopy(module).eval().requires_grad_(False)
-            start = from_open_clip(frozen, tokenizer, described.input, name=described.name)
         for name, parameter in module.named_parameters():
             of_images = name.startswith("visual.") or name == "logit_scale"
             learns = config.recipe.learns == "all" or of_images
@@ -180,7 +176,7 @@ class FineTuning:
         if not self._learning:
             raise ConfigError(f"frozen: nothing is left to learn of {described.name}")
         self.student = Student.of(module, tokenizer, described.input)
-        self.recipe = kind(config.recipe, self.student, start)
+        self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.own_parameters():
             parameter.data = parameter.data.to(device)
             self._learning.append(parameter)

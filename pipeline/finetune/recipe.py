@@ -20,7 +20,6 @@ from pipeline.finetune.config import RecipeConfig
 from pipeline.finetune.material import TrainingBatch
 from pipeline.finetune.ranks import RankGroup
 from stages.contract.errors import ConfigError
-from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import InputSpec
 from stages.shared.model.towers.dense import DenseFeatures, by_boxes, dense
 from stages.shared.model.towers.take_apart import take_apart, take_text_apart
@@ -83,15 +82,13 @@ class Student:
 
 
 class Recipe(ABC, Generic[ConfigT]):
-    """A way to teach a model. `start` is the one that training began with, whose weights stay; only if needed."""
+    """A way to teach a model."""
 
     config_type: ClassVar[type[RecipeConfig]]
     needs_regions: ClassVar[bool] = False  # whether a dataset without regions is rejected
-    needs_start: ClassVar[bool] = False
-    enlarged: ClassVar[int] = 1  # side of the batch's images relative to the model's
 
-    def __init__(self, config: ConfigT, student: Student, start: ClipModel | None) -> None:
-        self.config, self.student, self.start = config, student, start
+    def __init__(self, config: ConfigT, student: Student) -> None:
+        self.config, self.student = config, student
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters, with names, that the recipe learns beside the model's; they are not exported."""

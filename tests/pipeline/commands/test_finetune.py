@@ -44,7 +44,7 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
-        (["--set", "recipe.kind=detector"], "align, clipself, clim, captions"),
+        (["--set", "recipe.kind=detector"], "align, clim, captions"),
         (["--model", "ViT-B-32"], "needs weights"),
         (["--batch-size", "500"], "a step takes 500 images"),
         (["--set", "model.precision=fp16"], "take bf16, or fp32"),

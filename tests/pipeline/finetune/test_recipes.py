@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,13 +14,12 @@ import torch.nn.functional as F
 from pipeline.finetune import RECIPES
 from pipeline.finetune.align import Align
 from pipeline.finetune.clim import mosaics
-from pipeline.finetune.clipself import grid_boxes
 from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TrainingBatch, TuningData
 from pipeline.finetune.ranks import RankGroup
 from pipeline.finetune.recipe import Recipe, Student, contrastive, logits_of, one_way
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import from_open_clip, module_of
+from stages.shared.model.load import module_of
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 
@@ -33,20 +31,19 @@ def taught(kind: str, **settings: Any) -> Recipe[Any]:
     recipe = RECIPES[kind]
     module = module_of(DESCRIPTION).float()
     tokenizer = tokenizer_of(DESCRIPTION)
-    start = from_open_clip(module_of(DESCRIPTION).float(), tokenizer, DESCRIPTION.input) if recipe.needs_start else None
     student = Student.of(module, tokenizer, DESCRIPTION.input)
-    return recipe(RECIPES.config({"kind": kind, **settings}), student, start)
+    return recipe(RECIPES.config({"kind": kind, **settings}), student)
 
 
 def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBatch:
-    side = DESCRIPTION.input.size_px * recipe.enlarged
-    material = TuningData(DataConfig(path=str(dataset)), side_px=side, seed=0, batch_size=images)
+    data = DataConfig(path=str(dataset))
+    material = TuningData(data, side_px=DESCRIPTION.input.size_px, seed=0, batch_size=images)
     return next(material.batches(range(1), 0, 1))
 
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) -> None:
-    recipe = taught(kind, **({"most_boxes": 3} if kind == "clipself" else {}))
+    recipe = taught(kind)
     batch = batch_for(recipe, inline_dataset)
     parameters = [*recipe.student.module.visual.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=3e-4)
@@ -129,16 +126,6 @@ def test_a_mosaic_holds_its_images_in_its_cells() -> None:
         assert (canvas[0, top:bottom, left:right] == 10 * (number + 1)).all()
     assert rois[-1].tolist() == [0, 13, 13, 20, 20]
     assert mosaics(rgb[:3], 2)[1].shape == (0, 5)
-
-
-def test_cells_of_a_grid_are_inside_and_not_too_many() -> None:
-    for seed in range(30):
-        boxes = grid_boxes(np.random.default_rng(seed), 6, 20)
-        assert 1 <= len(boxes) <= 20
-        assert (boxes >= 0).all()
-        assert (boxes <= 1).all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert len({tuple(box) for box in boxes.tolist()}) == len(boxes)
 
 
 def test_pairs_on_the_diagonal_give_clips_loss() -> None:
