@@ -28,7 +28,7 @@ def stable_id(text: str, attempt: int = 0) -> int:
     COCOeval reads 0 as "no match". Two of 10^8 texts are likely to share a hash: the later one gets the id of the
     first `attempt` that is free, see `pipeline.output.ids`.
     """
-    return _digest(f"{text}\n#{attempt}" if attempt else text) % (2**ID_BITS - 1) + 1
+    return _digest(f"{text}\n#{attempt}" if attempt else text) % ((1 << ID_BITS) - 1) + 1
 
 
 def stable_key(text: str) -> int:
