@@ -117,7 +117,6 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def is_broken(error: Exception) -> bool:
     """Return whether a GPU reports a fault after which its process can compute no more: anything but full memory."""
-    # torch.AcceleratorError is one, too; torch before 2.8 has no such kind.
     return isinstance(error, RuntimeError) and str(error).startswith("CUDA error:") and not is_out_of_memory(error)
 
 
