@@ -21,12 +21,10 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config import RunConfig
-from pipeline.engines import apart
 from pipeline.engines.inline import run_stages, set_up
 from pipeline.graph import Graph, presence_in
 from pipeline.summary import Report
 from stages.contract.records import Record, Sample
-from stages.contract.stage import Device
 from stages.explain.stage import ExplainStage
 from stages.read import Reader, Shard
 from stages.regions.score import Calibration
@@ -66,30 +64,13 @@ class Outside:
         return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
 
 
-def looked_at(graph: Graph, shards: Sequence[Shard], config: RunConfig) -> Outside | None:
-    """Return the answer of `outside_domain`; where workers need this machine's GPU, from a process that has ended.
-
-    A process that has used a GPU keeps some of its memory, and a GPU in exclusive mode, to its end.
-    """
-    if graph.calibration is not None and config.engine.kind == "ray" and _device(graph) == "cuda":
-        return apart(outside_domain, graph, shards)[0]
-    return outside_domain(graph, shards)
-
-
-def _device(graph: Graph) -> Device:
-    """The device of this machine that the model may compute on."""
-    from stages.shared.model.device import pick_device  # noqa: PLC0415  torch takes seconds to import
-
-    chosen = pick_device("cpu" if graph.explains.config.model.device == "cpu" else "auto")
-    return "cuda" if chosen.type == "cuda" else "cpu"
-
-
-def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
+def outside_domain(graph: Graph, shards: Sequence[Shard], engine: str) -> Outside | None:
     """Compute the first samples, and say how they differ from those that the calibration was fitted on.
 
-    The model is loaded in this process, on a GPU if there is one, otherwise in fp32, and let go afterwards; the graph's
-    stages are not set up. None if the samples do not differ, if none of them has a region, or if there is no
-    calibration. Raises PhraseboxError as the stages do.
+    The model is loaded in this process and let go afterwards; the graph's stages are not set up. Where the engine has
+    other processes for the model, it computes on the CPU here, in fp32: a process that has used a GPU keeps some of its
+    memory to its end. None if the samples do not differ, if none of them has a region, or if there is no calibration.
+    Raises PhraseboxError as the stages do.
     """
     if graph.calibration is None:
         return None
@@ -98,16 +79,14 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
         return None
     records = [Record.start(sample) for sample in first_samples(graph.reader, shards, SAMPLES)]
     config = graph.explains.config
-    device = _device(graph)
-    # In 16 bits a head node without a GPU would compute for minutes what the workers compute in a moment.
-    on = {"device": device} if device == "cuda" else {"device": device, "precision": "fp32"}
+    on = {"device": "cpu", "precision": "fp32"} if engine == "ray" else {}
     model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update=on)}))
     model.embeddings = []
     stages = (*graph.before, model)
     with set_up(stages):
         records = run_stages(stages, records, lambda *_: None)
     seen = [record for record in records if record.error is None and record.phrases]
-    with set_up([cuts := regions.on_device(device)]):
+    with set_up([cuts := regions.on_device("cpu" if on else regions.device)]):
         evidence = [known for record in seen for found in cuts.regions_of(record) for _, known in found]
     if not evidence:
         return None

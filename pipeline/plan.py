@@ -8,32 +8,34 @@ itself. A run over the first images shows what starting and ending take. The res
 from __future__ import annotations
 
 import math
+import multiprocessing
 import resource
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from pipeline.config import RunConfig
 from pipeline.domain import SAMPLES
-from pipeline.engines import apart, cores_here
+from pipeline.engines import cores_here
 from pipeline.engines.inline import call_rows, run_stages, set_up
 from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.summary import Report
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, ResourceError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
 from stages.read import Reader, plan_shards
 from stages.write import ShardWriter
-
-ONE_PROCESS: Final = ": --set engine.explain_workers=1 measures with one process"
 
 RAY_CORES: Final = 0.1
 """Cores that Ray's own processes keep busy during a run, however little it does: the loops of the driver, the raylet
@@ -168,10 +170,10 @@ def measure(config: RunConfig, samples: int, processes: int) -> Costs:
     each = config
     if processes > 1:
         each = config.model_copy(update={"model": config.model.model_copy(update={"threads": 1})})
-    found: list[Costs] = apart(_costs, each, samples, processes=processes, advice=ONE_PROCESS)
+    found: list[Costs] = _apart(_costs, each, samples, processes=processes)
     began = time.time()
     with tempfile.TemporaryDirectory(prefix="phrasebox-plan-", ignore_cleanup_errors=True) as folder:
-        [(first, ready_s)] = apart(_try, config, Path(folder), began, advice=ONE_PROCESS)
+        [(first, ready_s)] = _apart(_try, config, Path(folder), began)
         end_s = time.time() - began - ready_s
     return replace(
         found[0],
@@ -256,3 +258,19 @@ def _read(reader: Reader) -> list[Record]:
 
 def _texts(records: Sequence[Record]) -> set[str]:
     return {phrase.text for record in records for phrase in record.phrases}
+
+
+def _apart(function: Callable[..., Any], *arguments: Any, processes: int = 1) -> list[Any]:
+    """Call a function in processes of its own, all at once; return the answers when the processes have ended.
+
+    Raise ResourceError if a process dies, and what the function raises. Ctrl-C ends the processes without a word.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+            return [each.result() for each in [pool.submit(function, *arguments) for _ in range(processes)]]
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a process that measured ended without an answer. If no message above says why, the system ended it for "
+            "its memory: --set engine.explain_workers=1 measures with one"
+        ) from error

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.domain import Outside, looked_at, trusted, with_presence
+from pipeline.domain import Outside, outside_domain, trusted, with_presence
 from pipeline.engines import FirstLook, chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
@@ -100,7 +100,11 @@ def run(
         with display.shown():
             display.doing("comparing the first images with those of the calibration")
             # Decided once: a resumed run may look at other images.
-            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else looked_at(graph, every, config)
+            outside = (
+                Outside.of(found.run[OUTSIDE])
+                if OUTSIDE in found.run
+                else outside_domain(graph, every, config.engine.kind)
+            )
             graph, trust = trusted(graph, outside, config, report)
             config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-from stages.contract.errors import ResourceError
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import RunConfig
@@ -93,20 +87,3 @@ def engine(kind: str) -> Engine:
             os.environ.setdefault(name, value)
     run: Engine = import_module(ENGINES[kind]).run
     return run
-
-
-def apart(function: Callable[..., Any], *arguments: Any, processes: int = 1, advice: str = "") -> list[Any]:
-    """Call a function in processes of its own, all at once; return the answers when the processes have ended.
-
-    Raise ResourceError, with advice, if a process dies, and what the function raises. Ctrl-C ends the processes without
-    a word.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
-            return [each.result() for each in [pool.submit(function, *arguments) for _ in range(processes)]]
-    except BrokenProcessPool as error:
-        raise ResourceError(
-            "a process of its own ended without an answer. If no message above says why, the system ended it for its "
-            f"memory{advice}"
-        ) from error

@@ -31,7 +31,7 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines import cores_here
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_ledger import Event
-from stages.contract.errors import InputError, PhraseboxError, RowError, WorkerCodeMismatch, one_line
+from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError, WorkerCodeMismatch
 from stages.contract.records import Record, is_among
 from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
@@ -132,13 +132,8 @@ class ModelWorker(StageWorker):
         """Answer a batch."""
         try:
             return super().__call__(table)
-        except RuntimeError as error:
-            from stages.shared.model.device import is_broken  # noqa: PLC0415  as the stages that load a model
-
-            if not is_broken(error):
-                raise
-            text = f"a GPU failed, and its worker was started again: {one_line(error)}"
-            ray.get(self.ledger.done.remote("", [("note", (text,))]))
+        except DeviceFault as error:
+            ray.get(self.ledger.done.remote("", [("note", (f"a worker was started again: {error}",))]))
             os._exit(1)
 
 

@@ -31,6 +31,10 @@ class ResourceError(PhraseboxError):
     """A worker did not get the device it was configured to use."""
 
 
+class DeviceFault(PhraseboxError):
+    """A GPU reports a fault after which its process can compute no more."""
+
+
 class SchemaError(PhraseboxError):
     """A table does not have the columns of the dataset contract."""
 

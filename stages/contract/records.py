@@ -25,8 +25,8 @@ _MOST_ATTEMPTS: Final = 32
 def stable_id(text: str, attempt: int = 0) -> int:
     """Return a hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
 
-    COCOeval reads 0 as "no match". Two of 10^8 texts are likely to share a hash: the later one gets the id of the
-    first `attempt` that is free, see `pipeline.output.ids`.
+    COCOeval reads 0 as "no match". Of 10^8 texts two share a hash with a probability of 0.4: one of them then gets the
+    hash of the first `attempt` that is free, see `pipeline.output.ids`.
     """
     return _digest(f"{text}\n#{attempt}" if attempt else text) % ((1 << ID_BITS) - 1) + 1
 

@@ -117,9 +117,8 @@ class RoiLook(Look):
                 for number, (canvas, boxes) in enumerate(islice(rest, len(batch))):
                     height, width = canvas.shape[:2]
                     scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
-                    rois = torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32))
-                    placed = to_device(rois, patches.device)
-                    own.append(by_boxes(patches[number : number + 1], grid_hw, tower.placement, placed))
+                    rois = to_device(torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)), tower.device)
+                    own.append(by_boxes(patches[number : number + 1], grid_hw, tower.placement, rois))
                 yield own
 
         return list(self._arrived(passes()))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ResourceError
+from stages.contract.errors import DeviceFault, ResourceError
 from stages.contract.records import Record
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.presence import ImageStatistics, Presence
@@ -83,6 +83,13 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_the_answers_stay(
     cuda.most_bytes = of_four_images / 5
     with pytest.raises(ResourceError, match="the GPU's memory does not hold one image with 1 phrases"):
         there.process(given)
+
+
+def test_a_fault_of_the_gpu_is_one_of_ours(cuda: SimulatedCuda) -> None:
+    _, there = (stage_of(model) for model in both())
+    cuda.broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(DeviceFault, match="the GPU reports a fault: CUDA error: an illegal memory access"):
+        there.process(records(5))
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["full", "busy"])

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.domain import looked_at, outside_domain, trusted
+from pipeline.domain import outside_domain, trusted
 from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.scenes import write_scenes
@@ -116,7 +116,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(
         (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
         (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("pipeline.run.looked_at", lambda *_: None)
+    monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
@@ -147,7 +147,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert presence is not None
     closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
     graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
-    outside = outside_domain(graph, plan_shards(graph.reader))
+    outside = outside_domain(graph, plan_shards(graph.reader), "inline")
     assert outside is not None
     assert not outside.in_regions
     assert "show other things than those the scores were calibrated on" in outside.what
@@ -165,7 +165,7 @@ def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
     graph = build_graph(config_of(tmp_path, tmp_path / "out"))
-    assert outside_domain(graph, plan_shards(graph.reader)) is None
+    assert outside_domain(graph, plan_shards(graph.reader), "inline") is None
 
 
 @pytest.mark.parametrize(("fitted", "used"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp16")])
@@ -185,19 +185,13 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, use
     assert graph.calibrated, "it is used all the same"
 
 
-@pytest.mark.slow
-def test_the_driver_of_a_cluster_leaves_its_gpu_to_the_workers(
+def test_the_driver_of_other_processes_leaves_its_gpu_to_them(
     clouds: Path, tmp_path: Path, cuda: SimulatedCuda
 ) -> None:
-    inline = config_of(clouds, tmp_path / "out")
-    graph = build_graph(inline)
+    graph = build_graph(config_of(clouds, tmp_path / "out", model={"name": "demo", "batch_size": 4}))
     shards = plan_shards(graph.reader)
-    there = looked_at(graph, shards, config_of(clouds, tmp_path / "out", engine={"kind": "ray"}))
+    there = outside_domain(graph, shards, "ray")
     assert there is not None
-    assert not cuda.operations, "a process of its own has looked, and ended"
-    assert looked_at(graph, shards, inline) == there
-    assert cuda.operations, "in one process the model computes there anyway"
-    cuda.operations.clear()
-    on_cpu = config_of(clouds, tmp_path / "out", model={"name": "demo", "device": "cpu"})
-    assert looked_at(build_graph(on_cpu), shards, on_cpu) == there
     assert not cuda.operations
+    assert outside_domain(graph, shards, "inline") == there
+    assert cuda.operations, "in one process the model computes there anyway"

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.errors import ResourceError, one_line
+from stages.contract.errors import DeviceFault, ResourceError, one_line
 
 Answer = TypeVar("Answer")
 
@@ -117,15 +117,15 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def is_broken(error: Exception) -> bool:
     """Return whether a GPU reports a fault after which its process can compute no more: anything but full memory."""
-    kind: Any = getattr(torch, "AcceleratorError", ())  # torch before 2.8 raises a plain RuntimeError
-    told = isinstance(error, kind) or (isinstance(error, RuntimeError) and str(error).startswith("CUDA error:"))
-    return told and not is_out_of_memory(error)
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error:") and not is_out_of_memory(error)
 
 
 def in_less_memory(
     places: Sequence[int], answers: Callable[[Sequence[int]], Iterator[Answer]], take_less: Callable[[int, str], None]
 ) -> Iterator[tuple[int, Answer]]:
     """Yield each place with its answer, in order; where a GPU's memory is full, go on with the places that are left.
+
+    Raise DeviceFault where the GPU reports another fault.
 
     take_less: Called before with the first of these, and with torch's words. It makes the batches of `answers`
         smaller, or raises ResourceError where they cannot be.
@@ -136,6 +136,8 @@ def in_less_memory(
             for answer in answers(tuple(left)):
                 yield left.pop(0), answer
         except RuntimeError as error:
+            if is_broken(error):
+                raise DeviceFault(f"the GPU reports a fault: {one_line(error)}") from error
             if not is_out_of_memory(error):
                 raise
             why = str(error).partition("\n")[0]
