@@ -34,6 +34,11 @@ def test_a_comparison_names_explainers_and_figures(name: str) -> None:
     assert name in {table["id"] for table in pages.contents("explainers")["tables"]}
 
 
+def test_tables_that_no_step_makes_are_tables() -> None:
+    for page, tables in steps.NOT_MADE.items():
+        assert set(tables) <= {table["id"] for table in pages.contents(page)["tables"]}
+
+
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos, measured, asked = tmp_path / "photos", tmp_path / "measured", []
     for name in FILES:
