@@ -46,7 +46,7 @@ ABSENT_COLUMNS: Final = {
 }
 
 NAMED: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
-FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "mrr": "mrr", "chance_1": "chance 1"}
+FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "chance_1": "chance 1"}
 """Figures of regions and of phrases in `score-model` -> headers."""
 
 WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}

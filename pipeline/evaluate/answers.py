@@ -45,16 +45,6 @@ class Ranks:
             hypergeom.sf(0, self.level + self.right, self.right, np.minimum(drawn, self.level + self.right))
         )
 
-    def reciprocal(self) -> Floats:
-        """Return one over the place of the first right answer, which is 1 for the best place, (Q,)."""
-        found: Floats = np.reciprocal(self.ahead + 1.0)
-        for query in np.flatnonzero(self.level):
-            places = np.arange(self.level[query] + 1)
-            left = (self.level[query] - places) / (self.level[query] + self.right[query] - places)
-            reached = np.concatenate([[1.0], np.cumprod(left)[:-1]])
-            found[query] = (reached * (1.0 - left) / (self.ahead[query] + places + 1.0)).sum()
-        return found
-
 
 def ranks(similarities: NDArray[np.float32], right: NDArray[np.bool_]) -> Ranks:
     """Rank candidates: finite similarities (Q, C), and the right candidates (Q, C), one or more in each row."""
@@ -119,7 +109,7 @@ def find_phrases(
     Right is every candidate that the same text means, in whichever of the images.
 
     Args:
-        answers: Gets recall_1, recall_5, mrr and chance_1 of each phrase.
+        answers: Gets recall_1, recall_5 and chance_1 of each phrase.
         images, asked: Numbers of the images, and their questions.
         regions, texts: Embeddings of their regions, (R, E) each, and of their phrases in order, (all phrases, E).
     """
@@ -134,7 +124,7 @@ def find_phrases(
     right = _marked([meant[text] for _, text in queries], starts[-1])
     candidates = np.concatenate([own[each.candidates] for own, each in zip(regions, asked, strict=True)])
     found = ranks(texts @ candidates.T, right)
-    values = {"recall_1": found.hits(1), "recall_5": found.hits(5), "mrr": found.reciprocal()}
+    values = {"recall_1": found.hits(1), "recall_5": found.hits(5)}
     # The first of all candidates in random order is right with this probability.
     answers.add([number for number, _ in queries], {**values, "chance_1": right.mean(axis=1)})
 

@@ -73,7 +73,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
 
     Returns:
         `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`
-        (recall_1, recall_5, mrr, chance_1, n), `retrieval` (t2i_r1 ... i2t_r10), each {value, low, high, n}; `classes`
+        (recall_1, recall_5, chance_1, n), `retrieval` (t2i_r1 ... i2t_r10), each {value, low, high, n}; `classes`
         (name -> n, and top-1 by WAYS); the exam and the model; and `answers`, one number for each question, from which
         `differences` from the other model are computed, with its name in `compared_with` and the settings that differ
         in `asked_differently`.

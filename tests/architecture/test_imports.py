@@ -115,7 +115,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/evaluate/",
         "pipeline/scenes/",
     },
-    "pycocotools": {"stages/contract/masks.py", "pipeline/evaluate/evaluation.py"},
+    "pycocotools": {"stages/contract/masks.py"},
     "PIL": {
         "stages/shared/images/",
         "pipeline/bench.py",

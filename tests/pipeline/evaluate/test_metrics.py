@@ -228,3 +228,18 @@ def test_a_caption_that_the_truth_spells_otherwise_is_the_same() -> None:
     row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
     image = replace(IMAGE, chained=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
     assert grouping_of(5, row, image).links == ((4, "7"),)
+
+
+def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
+    query = query_of(LEFT, answer_of(TOP_LEFT, 0.9))
+    again = replace(query, target=replace(LEFT, caption="the same in another caption"))
+    other = query_of(target_of(TOP_RIGHT), answer_of(TOP_LEFT, 0.9))  # the same text for another thing
+    outcomes = Outcomes()
+    outcomes.add([query, again, other], maps=False)
+    figures = report(outcomes)
+    assert figures["metrics"]["box_recall"]["n"] == figures["counts"]["targets"] == 3
+    assert figures["metrics"]["box_recall"]["value"] == pytest.approx(2 / 3)
+    assert (
+        figures["scores"]["score"]["n"] == figures["phrase_ap"]["box"]["ap"]["n"] == figures["counts"]["regions"] == 2
+    )
+    assert figures["thresholds"][0]["precision"] == 0.5
