@@ -414,7 +414,7 @@ NOT_MADE: Final = {
     "proof": ("interpolated",),
     "scale": ("batches",),
     "settings": ("scores",),
-    "sources": ("sources", "pools"),
+    "sources": ("sources",),
     "speed": ("segmenter", "whole-run"),
 }
 """Page -> tables that no step makes yet."""
