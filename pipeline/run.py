@@ -174,7 +174,7 @@ class _Computing:
         return self.graph
 
 
-def _calibrated_by(graph: Graph) -> dict[str, str | None]:
+def _calibrated_by(graph: Graph) -> dict[str, Any]:
     """The arguments of `DatasetFolder.finish` that say which calibration made scores and presence."""
     known = graph.cuts.calibration if isinstance(graph.after[0], RegionsStage) else None
     if known is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +9,11 @@ import typer
 from pipeline.commands.options import stopping
 from pipeline.output.merge import merge as merge_parts
 from pipeline.terminal import console
-from stages.shared.storage import writable_place
 
 
 def merge(
     parts: Annotated[
-        list[Path], typer.Argument(metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole.")
+        list[str], typer.Argument(metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole.")
     ],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset to write.")],
 ) -> None:
@@ -27,7 +25,7 @@ def merge(
     phrasebox merge part-1/ part-2/ --out out/
     """
     with stopping("stopped. Shards that were copied stay; the same command resumes the merge."):
-        total = merge_parts([writable_place(part) for part in parts], writable_place(out))
+        total = merge_parts(parts, out)
     if total is None:
         console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
     else:

@@ -1,8 +1,8 @@
 """Ids that two images, two regions or two phrases share: all but one of them get another.
 
 Ids are hashes of names in 53 bits, so that every worker knows them by itself; of 10^8 names two share one with a
-probability of 0.4. At the end of a run the first of such names, by the alphabet, keeps the hash. Each of the others gets
-the hash of its first attempt that is free, see `stable_id`. So ids do not depend on the order in which rows were
+probability of 0.4. At the end of a run the first of such names, by the alphabet, keeps the hash. Each of the others
+gets the hash of its first attempt that is free, see `stable_id`. So ids do not depend on the order in which rows were
 written, and a run that is killed here ends with the same ids.
 """
 

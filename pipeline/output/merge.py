@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config import RunConfig, differences
@@ -28,7 +29,7 @@ _NOTED: Final = ("input_fingerprint", "outside_domain", "presence")  # What a ru
 _THREADS: Final = 32  # Shards copied at once
 
 
-def merge(parts: Sequence[AnyPath], out: AnyPath) -> Tally | None:
+def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
     """Write the dataset of all parts to `out`; return its counts, or None if it is there already.
 
     Raises:

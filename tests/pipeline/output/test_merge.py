@@ -168,11 +168,11 @@ from tests.same_rows import near, rows_in
 def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
     """Parts there are copied there; local ones are sent."""
     for number, out in enumerate(("s3://bucket/merged-a", "s3://bucket/merged-b")):
-        sources = parts if not number else [place_of(f"s3://bucket/part-{one.name}") for one in parts]
+        sources = [*parts] if not number else [f"s3://bucket/part-{one.name}" for one in parts]
         if number:
-            for one, place in zip(parts, sources, strict=True):
+            for one, place in zip(parts, map(place_of, sources), strict=True):
                 for path in (path for path in one.rglob("*") if path.is_file() and ".phrasebox" not in path.parts):
                     (place / str(path.relative_to(one))).write_bytes(path.read_bytes())
-        merge(sources, place_of(out))
+        merge(sources, out)
         merged = open_dataset(out)
         assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_in(inline_dataset))
