@@ -132,8 +132,8 @@ class Trust:
             return cls(doubt=f"{config.regions.calibration} knows presence alone")
         if outside is not None and outside.in_regions and config.regions.calibration == "auto":
             return cls(doubt=outside.what)
-        faults = [what for what in (outside and outside.what, in_other_precision(graph, config)) if what]
-        return cls(misgiving=". ".join(faults) or None)
+        faults = (None if outside is None else outside.what, in_other_precision(graph, config))
+        return cls(misgiving=". ".join(what for what in faults if what) or None)
 
     def in_words(self, graph: Graph, config: RunConfig) -> str:
         """Return the same in sentences for people."""
@@ -168,9 +168,10 @@ def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
     Note why, and where maps are cut if no calibration says that.
     """
     trust = Trust.of(graph, outside, config)
-    for what in (outside and outside.what, None if trust.doubt else in_other_precision(graph, config)):
-        if what:
-            report.note(what)
+    if outside is not None:
+        report.note(outside.what)
+    if trust.doubt is None and (other := in_other_precision(graph, config)):
+        report.note(other)
     if trust.doubt is not None and graph.calibrated:
         graph = without_calibration(graph)
     cut = graph.as_cut(config).regions
