@@ -165,10 +165,10 @@ def absent(own: Photographs) -> Pages:
     alone = own.figures("flickr8k/dev", "photo", "alone", WITHOUT, file=PHOTO, absent=True)
     scenes = own.figures(DRAWN, "demo", "demo", absent=True)
     columns = {
-        "photographs, presence": (photos, "presence"),
+        "1,000 photographs, presence": (photos, "presence"),
         "presence without annotations": (alone, "presence"),
         "cosine": (photos, "similarity"),
-        "drawn scenes, presence": (scenes, "presence"),
+        "500 drawn scenes, presence": (scenes, "presence"),
         "cosine on scenes": (scenes, "similarity"),
     }
     rows: list[list[Any]] = []
