@@ -71,7 +71,7 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     from pipeline.finetune.config import FinetuneConfig
 
     plan = yaml.safe_load(path.read_text("utf-8"))
-    assert {"captions", "exact", "ours", "shuffled", "whole", "text only", "maskclip"} <= plan["arms"].keys()
+    assert {"captions", "exact", "ours", "shuffled", "text only"} <= plan["arms"].keys()
     assert plan["primary"] in plan["figures"]
     assert len(plan["seeds"]) >= 5
     assert plan["choosing_seed"] not in plan["seeds"]
