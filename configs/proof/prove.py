@@ -139,8 +139,8 @@ class Proof:
         images = read_truth(self.out / how["usual"]).images
         if "images" in how:
             lines = Path(how["images"]).read_text("utf-8").splitlines()[-how["last"] :]
-            names = {json.loads(line)["image"] for line in lines}
-            images = {name: image for name, image in images.items() if name in names}
+            names = {Path(json.loads(line)["image"]).stem for line in lines}  # some have other extensions there
+            images = {name: image for name, image in images.items() if Path(name).stem in names}
         return fit(images.values())
 
     def tune(self, arm: str, rate: float, seed: int, judged: str) -> None:

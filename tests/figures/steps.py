@@ -408,6 +408,18 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 }
 
 
+NOT_MADE: Final = {
+    "explainers": ("single-head",),
+    "photographs": ("shares", "absent-others"),
+    "proof": ("interpolated",),
+    "scale": ("batches",),
+    "settings": ("scores",),
+    "sources": ("sources", "pools"),
+    "speed": ("segmenter", "whole-run"),
+}
+"""Page -> tables that no step makes yet."""
+
+
 def commit() -> str:
     """Return the commit that the code is of, with a + if files differ from it."""
     said = [

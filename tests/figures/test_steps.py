@@ -63,6 +63,11 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     assert None not in tables[1]["rows"][0]
 
 
+def test_tables_that_no_step_makes_are_tables() -> None:
+    for page, tables in steps.NOT_MADE.items():
+        assert set(tables) <= {table["id"] for table in pages.contents(page)["tables"]}
+
+
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos, measured, asked = tmp_path / "photos", tmp_path / "measured", []
     for name in FILES:
