@@ -218,7 +218,7 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
 def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The tables of `compare` for people. A value that differs from Grad-ECLIP's by more than chance has a + or -."""
     # It imports torch.
-    from pipeline.evaluate.compare.figures import FIGURES, TABLES  # noqa: PLC0415
+    from pipeline.evaluate.compare.figures import FIGURES, TABLES, sizes_of  # noqa: PLC0415
 
     counts, first = rows[0]["counts"], rows[0]
     console.print(
@@ -228,12 +228,13 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
     )
     for title, figures in TABLES.items():
         shown = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
-        table = compact_table(title.format(**counts), [FIGURES[figure].title for figure in shown])
+        table = compact_table(title, [FIGURES[figure].title for figure in shown])
         for row in rows:
             if any(figure in row["figures"] for figure in shown):
                 label = f"({row['explainer']})" if row["baseline"] else row["explainer"]
                 table.add_row(label, *(_compared(row, figure) for figure in shown))
         if shown:
+            table.add_row("n", *(f"{n} " for n in sizes_of(rows, shown)))
             console.print(table)
     titles = ("x encode_image", "ms an image", "cosine r", "cosine differs by", "failed maps")
     table = compact_table("Cost, and what was explained", titles)

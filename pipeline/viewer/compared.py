@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.compare.comparison import Comparison
-from pipeline.evaluate.compare.figures import FIGURES, correlation
+from pipeline.evaluate.compare.figures import FIGURES, correlation, sizes_of
 from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.evaluate.judged import pixels_of
 from pipeline.evaluate.matching import ImageHeat
@@ -96,7 +96,9 @@ def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[st
         verdict = "hit" if value_of("pointing", asked) else "missed"
         notes.append(f"energy {value_of('energy', asked):.2f}")
     if curve is not None:
-        notes.append(f"deletion {curve['deletion_rise']:.2f}, insertion {curve['insertion_rise']:.2f}")
+        for end, of in (("", "probability"), ("_cosine", "cosine")):
+            areas = [f"{name} {curve[f'{name}_rise{end}']:.2f}" for name in ("deletion", "insertion")]
+            notes.append(f"{', '.join(areas)} ({of})")
     return {
         "label": label,
         "heat": _data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
@@ -136,4 +138,4 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             sign = 0 if low is None or high is None else (low > 0) - (high < 0)
             cells.append((row["figures"].get(name), sign * FIGURES[name].better))
         lines.append((row, cells))
-    return {"columns": columns, "lines": lines}
+    return {"columns": columns, "sizes": sizes_of(rows, columns), "lines": lines}

@@ -139,3 +139,16 @@ class ExplainerConfig(BaseModel):
         unused = ("importance", "affinity_") if self.affinity == "none" else ("importance",)
         without = {name for name in type(self).model_fields if name.startswith(unused)}
         return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without)
+
+
+class ScaledConfig(ExplainerConfig):
+    """The setting of explainers that differentiate the model's logits, or weigh texts by them."""
+
+    logit_scale: Literal["model"] | Factor = Field(
+        default="model",
+        description="Factor of the cosine in a logit. `model`: the model's own. The CLIPs of the papers have 100.",
+    )
+
+    def scale_of(self, own: float) -> float:
+        """Return the factor for a model whose own it is given."""
+        return own if self.logit_scale == "model" else self.logit_scale

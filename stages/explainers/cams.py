@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import Explainer
-from stages.explain.config import Count, ExplainerConfig, Positive
+from stages.explain.config import Count, ExplainerConfig, ScaledConfig
 from stages.explain.maps import Maps, closest_patch, cosine_gradients
 from stages.explainers.attention.walk import OneByOne, Traced, Walk, patches_of, slopes, traced
 from stages.shared.model.clip import ClipModel
@@ -158,11 +158,10 @@ class GradCam(FeatureCam[GradCamConfig]):
         return (features @ gradient.mean(dim=0)).relu()
 
 
-class GradCamPlusPlusConfig(FeaturesConfig):
+class GradCamPlusPlusConfig(FeaturesConfig, ScaledConfig):
     """Grad-CAM++."""
 
     kind: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
-    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
 
 
 class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
@@ -176,7 +175,8 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
 
     The paper's score is the exponential of the network's output, whose second and third derivatives are then powers of
     the first; its own factor is the same for all patches and is left out. The network's output is taken to be CLIP's
-    logit: the cosine times `scale`, which decides how much S counts. Without it a_i is one half almost everywhere.
+    logit: the cosine times s, the `logit_scale`, which decides how much S counts. Without it a_i is one half almost
+    everywhere.
 
     Deviation: S is at least 0. The paper's features come out of a ReLU, so that it cannot be less; with features that
     can be negative, as in transformers, the denominator would vanish somewhere. Where features are >= 0 nothing
@@ -186,7 +186,7 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
     config_type = GradCamPlusPlusConfig
 
     def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
-        positive = (self.config.scale * gradient).relu()
+        positive = (self.config.scale_of(self.model.logit_scale) * gradient).relu()
         total = features.sum(dim=0).relu()
         return (features @ (positive / (2 + total * positive)).sum(dim=0)).relu()
 

@@ -29,12 +29,12 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import ATTENDING, ConfigT, Explainer
-from stages.explain.config import Count, ExplainerConfig
+from stages.explain.config import ExplainerConfig, Share
 from stages.explain.maps import Maps, closest_patch, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
 from stages.shared.model.towers.pooled import PooledTower, by_tower
-from stages.shared.model.towers.vision import VisionTower, attend, split_heads
+from stages.shared.model.towers.vision import VisionTower, split_heads
 
 
 class _Dense(Explainer[ConfigT]):
@@ -95,12 +95,24 @@ Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Tokens that an attention looks at (B, T, D), and its q, k and v (B, H, T, d), float32 -> A' v (B, H, T, d)."""
 
 
-def second_path(tower: VisionTower, blocks: int, kept: int | None, mixing: Mixing) -> Callable[[Tensor], DenseFeatures]:
-    """Return the second path of the last `blocks` of a tower: uint8 pixels (B, height, width, 3) -> features.
+class SecondPathConfig(ExplainerConfig):
+    """The setting of the second path."""
+
+    depth: Share = Field(
+        0.5,
+        description="Share of the blocks, the last ones, that have the second path, at least one block. 0.5 is the "
+        "authors' 6 of 12. Without effect where one attention pools the tokens.",
+    )
+
+
+def second_path(
+    tower: VisionTower, depth: float, kept: int | None, mixing: Mixing
+) -> Callable[[Tensor], DenseFeatures]:
+    """Return the second path of the last share of a tower's blocks: uint8 pixels (B, height, width, 3) -> features.
 
     `mixing` mixes the values on it, and the patches before block `kept`, from 0, are `DenseFeatures.tokens`.
     """
-    first = max(0, len(tower.blocks) - blocks)
+    first = len(tower.blocks) - max(1, round(depth * len(tower.blocks)))
     exact = tuple(block.float() for block in tower.blocks[first:])
 
     def features(rgb: Tensor) -> DenseFeatures:
@@ -120,17 +132,13 @@ def second_path(tower: VisionTower, blocks: int, kept: int | None, mixing: Mixin
 
 
 SHARPNESS: Final = 2.0  # Factor of the cosines before CLIP Surgery's softmax over texts; the authors' value
+POOL_SHARPNESS: Final = 8.0  # Factor of the products of unit values in a pool; the authors' value
 
 
-class ClipSurgeryConfig(ExplainerConfig):
+class ClipSurgeryConfig(SecondPathConfig):
     """CLIP Surgery: values attend to values, and the part that all texts share is subtracted."""
 
     kind: Literal["clip_surgery"] = "clip_surgery"
-    blocks: Count = Field(
-        6,
-        description="How many of the last blocks have the second path, at most; 6 in the authors' code. Without "
-        "effect where one attention pools the tokens.",
-    )
     background: tuple[str, ...] = Field(
         (),
         description="Texts whose common part with each phrase is subtracted from it. If there are none: the empty "
@@ -145,6 +153,11 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
 
         A' = softmax(v v' / sqrt(d))
 
+    Where one attention pools the tokens, those that are pooled attend to each other there, in CLIP's ResNets their mean
+    too, with
+
+        A' = softmax(8 u u' / sqrt(d)), u = v / |v|
+
     Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path, e_0 of the image by the
     path as ever. With no `background`, as the authors do it for one text:
 
@@ -156,10 +169,8 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         H_i = w_t e_i . t - mean over c in C of w_c e_i . t_c
 
     Deviations: the authors' set of texts is all that is asked for an image, so that a phrase's map depends on which
-    others are asked for with it; here the set is fixed. The empty phrase goes through `templates`, as theirs does. A
-    model with fewer blocks has the second path in all of them. Where one attention pools the tokens, the values of the
-    patches attend to each other there; the authors, who have this for CLIP's ResNets, let them also attend to the mean
-    token.
+    others are asked for with it; here the set is fixed. The empty phrase goes through `templates`, as theirs does. The
+    authors have the form for pools for CLIP's ResNets alone.
     """
 
     config_type = ClipSurgeryConfig
@@ -170,7 +181,7 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         super().__init__(config, model)
         self._dense: Callable[[Tensor], DenseFeatures] = by_tower(
             model.tower,
-            blocks=lambda tower: second_path(tower, config.blocks, self.affinity.block, _by_values),
+            blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, _by_values),
             pooled=lambda tower: lambda rgb: _pooled_by_values(tower, rgb),
         )
 
@@ -198,19 +209,20 @@ def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
-    seen = tower.look(rgb)
-    mixed = replace(seen, values=attend(seen.values, seen.values, seen.values, seen.attention.shape[1]))
-    patches, embedding = tower.pool.embedding_of_each(mixed), tower.pool.embedding(seen)
+    pool, tokens = tower.pool, tower.embed(rgb).float()
+    seen = pool.look(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
+    v = split_heads(pool.v(tokens if pool.norm is None else pool.norm(tokens)), pool.heads)
+    unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
+    mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
+    values = mixed.transpose(1, 2).flatten(2)[:, pool.others :]
+    patches, embedding = pool.embedding_of_each(replace(seen, values=values)), pool.embedding(seen)
     return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
 
 
-class GemConfig(ExplainerConfig):
+class GemConfig(SecondPathConfig):
     """GEM: cosine of the phrase and each patch after self-self attention."""
 
     kind: Literal["gem"] = "gem"
-    blocks: Count = Field(
-        6, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
-    )
     iterations: int = Field(
         1, ge=0, le=8, description="How often q, k and v are mixed among themselves first; 1 in the authors' code."
     )
@@ -227,11 +239,11 @@ class Gem(_Dense[GemConfig]):
         A' = mean over the three of softmax(t p p')       t = (mean of |z| over the tokens) / sqrt(d)
         H_i = cos(y_i, text embedding) - min over the patches
 
-    with z the tokens after `ln_1`. Tokens that are alike gather; the scale t is the paper's, which keeps it independent
-    of the model.
+    with z the tokens after `ln_1`. Tokens that are alike gather. |z| is near the root of the width where norms have
+    weights near 1: in a ViT-B/16 that makes t 3.5 among 197 tokens. `demo` is a quarter as wide and has 401 tokens,
+    so that t is 2.5 and the softmax nearly flat: the exponential of its entropy is 369 to 393 tokens.
 
-    Deviations: the authors' prompt is "a photo of a {}.", which `templates` restores; a model with fewer blocks has the
-    second path in all of them.
+    Deviation: the authors' prompt is "a photo of a {}.", which `templates` restores.
     """
 
     config_type = GemConfig
@@ -241,7 +253,7 @@ class Gem(_Dense[GemConfig]):
     def __init__(self, config: GemConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.path = by_tower(
-            model.tower, blocks=lambda tower: second_path(tower, config.blocks, self.affinity.block, self._mixed)
+            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, self._mixed)
         )
 
     @torch.no_grad()

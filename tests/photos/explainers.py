@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluate.compare.figures import TABLES
+from pipeline.evaluate.compare.figures import TABLES, sizes_of
 
 Row = Mapping[str, Any]
 
@@ -27,13 +27,13 @@ def tables(rows: Sequence[Row]) -> str:
 def _of_source(rows: Sequence[Row]) -> list[str]:
     first, counts = rows[0], rows[0]["counts"]
     sizes = f"{counts['images']:,} images, {counts['phrases']:,} phrases; model {first['model']} on {first['device']}"
-    less = f"insertion and deletion of {counts['curves']:,} phrases, sanity on {counts['sanity']} images"
-    parts = [f"**{first['pictures']}**: {sizes}; {less}"]
+    parts = [f"**{first['pictures']}**: {sizes}"]
     for title, figures in TABLES.items():
         known = [name for name in figures if any(name in row["figures"] for row in rows)]
         lines = [(_name(row), [_cell(row, name) for name in known]) for row in rows if set(known) & set(row["figures"])]
         if known:
-            parts.append(_table(title.format(**counts), [figures[name].title for name in known], lines))
+            lines.append(("n", sizes_of(rows, known)))
+            parts.append(_table(title, [figures[name].title for name in known], lines))
     lines = []
     for row in (row for row in rows if not row["baseline"]):
         agreement = row["cosine_agreement"]

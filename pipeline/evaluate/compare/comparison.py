@@ -162,6 +162,8 @@ def compared(
         "pictures": source.name,
         "model": name,
         "device": model.device_name,
+        "logit_scale": model.logit_scale,
+        "logit_bias": model.logit_bias,
         "counts": {
             "images": len(images),
             "phrases": sum(len(image.questions) for image in images),

@@ -11,11 +11,11 @@ authors   Zhao et al., Grad-ECLIP (ICML 2024, arXiv 2502.18816). Deletion hides 
           insertion begins with a black image. Both stop at half of the pixels, in steps of one in 200, and the score is
           read at every tenth step: the accuracy over ImageNet's classes.
 
-Deviations: the score is the phrase's probability among a set of phrases (`probability`), because a caption's phrases
-are no classes of which one is right; the curves are read at fewer shares (`PROTOCOLS`), closer together where few
-pixels are changed, because there the curves are steep and every point costs a forward pass. `CurveProtocol.shares` in
-the papers' steps restores theirs. Pixels of equal heat, such as those where a map is 0, are taken from where the map is
-hot outwards.
+Deviations: the score is the model's own probability of the phrase (`probability`), among a set of phrases where its
+logits have no bias, because a caption's phrases are no classes of which one is right; the curves are read at fewer
+shares (`PROTOCOLS`), closer together where few pixels are changed, because there the curves are steep and every point
+costs a forward pass. `CurveProtocol.shares` in the papers' steps restores theirs. Pixels of equal heat, such as those
+where a map is 0, are taken from where the map is hot outwards.
 
 The area is the trapezoidal one, divided by the range of the shares: 0 .. 1 for a probability, whatever the protocol.
 """
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from pipeline.evaluate.matching import drawn
 from stages.contract.records import HeatMap
@@ -38,9 +39,6 @@ from stages.explainers.perturbation.masked import baseline_image, blurred, maske
 from stages.shared.model.clip import ClipModel, TextCache
 
 Floats = NDArray[np.float64]
-
-TEMPERATURE: Final = 100.0
-"""Cosines are multiplied by this before the softmax: the largest logit scale that CLIP learns."""
 
 TIE_BLUR: Final = 0.1
 """Standard deviation of the blur that orders pixels of equal heat, as a share of the image's shorter side."""
@@ -103,7 +101,7 @@ def curve_areas(
         for label, own in zip(masks, np.split(cosines[len(ends) :], len(masks)), strict=True):
             curve = np.empty((len(protocol.shares), len(texts)))
             curve[ends], curve[between] = cosines[: len(ends)], own
-            found[label][name] = area_under(protocol.shares, probability(curve, 0))
+            found[label][name] = area_under(protocol.shares, probability(curve, 0, model.logit_scale, model.logit_bias))
             found[label][f"{name}_cosine"] = area_under(protocol.shares, curve[:, 0])
     return found
 
@@ -127,11 +125,13 @@ def shown(places: NDArray[np.int64], protocol: CurveProtocol) -> NDArray[np.bool
     return changed if protocol.inserts else ~changed
 
 
-def probability(cosines: Floats, own: int) -> Floats:
-    """Return the probability of phrase number `own` among several: cosines (points, phrases) -> (points,), 0 .. 1."""
-    logits = TEMPERATURE * cosines
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chosen: Floats = weights[:, own] / weights.sum(axis=1)
+def probability(cosines: Floats, own: int, scale: float, bias: float | None) -> Floats:
+    """Return the probability that a model gives phrase number `own`: cosines (points, phrases) -> (points,), 0 .. 1.
+
+    It is the phrase's share of the softmax over all, or with a bias (`ClipModel.logit_bias`) its own sigmoid.
+    """
+    logits = scale * cosines
+    chosen: Floats = softmax(logits, axis=1)[:, own] if bias is None else expit(logits[:, own] + bias)
     return chosen
 
 

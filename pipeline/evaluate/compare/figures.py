@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.compare.faithfulness import PROTOCOLS
 from pipeline.evaluate.compare.maps import Maps
 from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.evaluate.estimates import LEVEL, Floats, means_where_known
@@ -65,6 +64,10 @@ WHY: Final[dict[str, Shown]] = {
     "deletion_authors": Shown("deletion authors", "the first half of the pixels becomes random colours", -1),
     "insertion_authors": Shown("insertion authors", "the first half of the pixels appears out of black"),
 }
+WHY_COSINE: Final = {
+    f"{name}_cosine": replace(shown, title=f"{shown.title}, cosine", doc=f"{shown.doc}: of the cosine")
+    for name, shown in WHY.items()
+}
 SANE: Final[dict[str, Shown]] = {
     "weights_head": Shown("head shuffled", "rank correlation with the map after the head's weights were shuffled", -1),
     "weights_all": Shown("all shuffled", "the same after all weights of the tower were shuffled", -1),
@@ -72,17 +75,18 @@ SANE: Final[dict[str, Shown]] = {
     "same_thing": Shown("same thing", "correlation of the maps of two phrases that name the same thing"),
     "other_thing": Shown("other thing", "correlation of the maps of two phrases that name different things", -1),
 }
-FIGURES: Final = {**WHERE, **WHY, **SANE}
+FIGURES: Final = {**WHERE, **WHY, **WHY_COSINE, **SANE}
 """Name in JSON -> figure, in the order of the tables."""
 
 TABLES: Final = {
     "Where: does the heat lie on the thing?": WHERE,
-    "Why: areas under the curves of {curves} phrases": WHY,
-    "Sane: do maps follow weights ({sanity} images) and phrases?": SANE,
+    "Why: areas under the curves of the phrase's probability": WHY,
+    "Why: areas under the curves of the phrase's cosine": WHY_COSINE,
+    "Sane: do maps follow weights and phrases?": SANE,
 }
-"""Title of a table, with counts of a comparison, -> its figures; the JSON has all of them."""
+"""Title of a table -> its figures."""
 
-CURVES: Final = tuple(f"{name}{end}" for end in ("", "_cosine") for name in PROTOCOLS)
+CURVES: Final = (*WHY, *WHY_COSINE)
 SANITY: Final = ("weights_head", "weights_all", "phrase_swapped")
 LOCAL: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu", "mask_iou_otsu")
 
@@ -236,7 +240,13 @@ def figures_of(parts: Sequence[Numbers]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in parts:
         found |= means_where_known(part.values, part.images)
-    return {name: found[name] for name in sorted(found, key=_place)}
+    return {name: found[name] for name in FIGURES if name in found}
+
+
+def sizes_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return how many values each figure of some rows comes from; `2, 16` where the rows differ."""
+    each = [sorted({row["figures"][name]["n"] for row in rows if name in row["figures"]}) for name in names]
+    return [", ".join(f"{n:,}" for n in numbers) for numbers in each]
 
 
 def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> dict[str, Any]:
@@ -250,7 +260,7 @@ def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> di
         for name, figure in means_where_known(values, part.images).items():
             images = np.unique(part.images[~np.isnan(values[name])])
             found[name] = figure if images.size >= FEWEST_IMAGES else {**figure, "low": None, "high": None}
-    return {name: found[name] for name in sorted(found, key=_place)}
+    return {name: found[name] for name in FIGURES if name in found}
 
 
 def mark(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -269,11 +279,6 @@ def mark(rows: Sequence[Mapping[str, Any]]) -> None:
         if chance > (1 - LEVEL) / (len(found) - rank):
             break
         each["mark"] = "+" if each["value"] > 0 else "-"
-
-
-def _place(name: str) -> int:
-    names = [*FIGURES, *CURVES]
-    return names.index(name) if name in names else len(names)
 
 
 def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import Count, ExplainerConfig, Positive
+from stages.explain.config import Count, ExplainerConfig, ScaledConfig
 from stages.explain.maps import cosine_gradients, cosines_of
 from stages.explainers.attention.walk import AtAttention, Walked, Walker, slopes
 from stages.shared.model.clip import ClipModel, TextCache
@@ -77,20 +77,20 @@ def _at_pool(pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor,
     return pool.back_to_attention(seen, starts), cosines
 
 
-class GameConfig(ExplainerConfig):
+class GameConfig(ScaledConfig):
     """GAME: attention times its gradient, rolled out over the blocks."""
 
     kind: Literal["game"] = "game"
     blocks: Literal["all"] | Count = Field(
         "all", description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP."
     )
-    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
 
 
 class Game(Walker[GameConfig]):
     """GAME, the generic attention explainer (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679).
 
-    For each block with attention A (T x T for each head) and the score f = s cos(image embedding, text embedding):
+    For each block with attention A (T x T for each head) and the score f, the cosine of image and text times the
+    `logit_scale` s:
 
         A' = mean over heads of ReLU(df/dA * A)           number by number
         R <- R + A' R                                     from R = I, first block to last
@@ -101,10 +101,9 @@ class Game(Walker[GameConfig]):
 
     Deviations: none of the formula at the defaults. The factor s does not change the order of the patches where one
     block is explained; with several it sets how much paths through more than one of them count, because R grows by
-    products of gradients. The authors differentiate CLIP's scaled logit, whose factor is 100 after training. Their
-    notebook for CLIP explains the last block alone (`blocks: 1`); over all blocks of a ViT-B/16 the maps are known to
-    have hot patches that stand for nothing. The paper's rules for attention between two kinds of tokens do not apply to
-    a CLIP, whose towers do not see each other.
+    products of gradients. The authors' notebook for CLIP explains the last block alone (`blocks: 1`); over all blocks
+    of a ViT-B/16 the maps are known to have hot patches that stand for nothing. The paper's rules for attention between
+    two kinds of tokens do not apply to a CLIP, whose towers do not see each other.
 
     Raises ConfigError for more blocks than the model has.
     """
@@ -115,7 +114,9 @@ class Game(Walker[GameConfig]):
         super().__init__(config, model, config.blocks)
 
     def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        gradients, cosines = slopes(walked.embedding, walked.attention, texts, self.config.scale)
+        gradients, cosines = slopes(
+            walked.embedding, walked.attention, texts, self.config.scale_of(self.model.logit_scale)
+        )
         return torch.stack([_class_row(walked.attention, each) for each in gradients], dim=1), cosines
 
 

@@ -37,7 +37,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import Factor
+from stages.explain.config import ScaledConfig
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import OneByOne, Traced, gradients_at, patches_of, traced
 from stages.explainers.relevance.rules import CLAIM, RelevanceConfig, Rules
@@ -201,13 +201,10 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
         return torch.full_like(cosines, 1 / len(cosines))
 
 
-class SgLrpConfig(ContrastiveConfig):
+class SgLrpConfig(ContrastiveConfig, ScaledConfig):
     """Softmax-gradient relevance propagation."""
 
     kind: Literal["sg_lrp"] = "sg_lrp"
-    logit_scale: Factor = Field(
-        100.0, description="Factor of the cosines before the softmax; CLIP's own models end at 100."
-    )
 
 
 class SgLrp(ContrastiveExplainer[SgLrpConfig]):
@@ -226,4 +223,4 @@ class SgLrp(ContrastiveExplainer[SgLrpConfig]):
     config_type = SgLrpConfig
 
     def _shares(self, cosines: Tensor) -> Tensor:
-        return (self.config.logit_scale * cosines).softmax(dim=0)
+        return (self.config.scale_of(self.model.logit_scale) * cosines).softmax(dim=0)

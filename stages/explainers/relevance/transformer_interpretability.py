@@ -5,9 +5,9 @@ For every block b with attention A_b, the gradient of the score s at it, and its
     C_b = I + mean over heads of ReLU(ds/dA_b · R_b)
     H   = row of the class token in C_B ... C_2 C_1, over the patches
 
-s is the cosine times `logit_scale`. Relevance starts with 1 for the phrase, which is shared out among the channels of
-the image's embedding e by what adds to the cosine, (e_d t_d)+. From the end of a block to its beginning, R the
-relevance of the output of each part:
+s is the cosine times `logit_scale`, which decides how much products of blocks count beside their sum. Relevance starts
+with 1 for the phrase, which is shared out among the channels of the image's embedding e by what adds to the cosine,
+(e_d t_d)+. From the end of a block to its beginning, R the relevance of the output of each part:
 
     linear      R_i = sum_j (x_i W_ji)+ / sum_i' (x_i' W_ji')+ R_j         only what adds: alpha 1, beta 0; no bias
     product     z = A v:  R_A = A · (R / z) v' / 2,  R_v = v · A' (R / z) / 2;   the same for q k'
@@ -38,7 +38,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explain.config import ExplainerConfig, Factor
+from stages.explain.config import ScaledConfig
 from stages.explainers.attention.walk import Walked, Walker, slopes
 from stages.explainers.relevance.rules import CLAIM
 from stages.shared.model.clip import ClipModel
@@ -49,7 +49,7 @@ _TINY: Final = 1e-9
 """Added to the size of what is divided by, as the authors' code has it."""
 
 
-class TransformerInterpretabilityConfig(ExplainerConfig):
+class TransformerInterpretabilityConfig(ScaledConfig):
     """Relevance of attention times its gradient, multiplied through the blocks."""
 
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
@@ -58,10 +58,6 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
     )
     first_block: int = Field(
         0, ge=0, description="First block that is multiplied, from 0. The authors' evaluation begins with 1."
-    )
-    logit_scale: Factor = Field(
-        100.0,
-        description="Factor of the cosine, CLIP's own is 100: how much products of blocks count beside their sum.",
     )
 
 
@@ -84,7 +80,8 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
         passed = zip(self.walk.blocks, walked.inputs, walked.attention, strict=True)
         blocks = [through_block(block, x.detach(), a.detach()) for block, x, a in passed]
         first = self.config.first_block
-        found, cosines = slopes(walked.embedding, walked.attention[first:], texts, self.config.logit_scale)
+        scale = self.config.scale_of(self.model.logit_scale)
+        found, cosines = slopes(walked.embedding, walked.attention[first:], texts, scale)
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)
         for number, (text, gradients) in enumerate(zip(texts[0], found, strict=True)):
             if text.any():

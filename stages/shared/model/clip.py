@@ -45,6 +45,8 @@ class ClipModel:
     input: InputSpec  # the images that the tower takes
     encode_text: Callable[[Sequence[str]], Tensor]  # texts -> (T, E) in any scale
     embed_dim: int  # E
+    logit_scale: float  # the factor of cosines in the model's logits, > 0
+    logit_bias: float | None  # what is added to them in a model of pairs (SigLIP); None: a model of batches
     text_side: Callable[[], TextSide]
 
     @property

@@ -163,8 +163,17 @@ def from_open_clip(
         check_tokenizer(texts)
         return TextSide(tower=encoder.taken_apart(), tokenizer=texts)
 
-    width = _embed_dim(model)
-    return ClipModel(name=name, tower=tower, input=spec, encode_text=encoder, embed_dim=width, text_side=text_side)
+    bias = getattr(model, "logit_bias", None)
+    return ClipModel(
+        name=name,
+        tower=tower,
+        input=spec,
+        encode_text=encoder,
+        embed_dim=_embed_dim(model),
+        logit_scale=float(model.logit_scale.detach().double().exp()),
+        logit_bias=None if bias is None else float(bias.detach()),
+        text_side=text_side,
+    )
 
 
 def _embed_dim(model: Model) -> int:

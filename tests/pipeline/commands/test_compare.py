@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from pipeline.commands.tables import print_comparison
 from pipeline.evaluate.compare.comparison import Comparison, Source, compared
-from pipeline.evaluate.compare.figures import CURVES, FIGURES
+from pipeline.evaluate.compare.figures import FIGURES, TABLES
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.run import run
@@ -59,8 +63,7 @@ def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> Non
     assert list(rows) == [*NAMED.split(","), "centre", "random"]
     phrases = rows["rollout"]["counts"]["placed"]
     for label, row in rows.items():
-        expected = set(FIGURES) | set(CURVES)
-        expected -= {"same_thing"}  # a drawn scene has one caption
+        expected = set(FIGURES) - {"same_thing"}  # a drawn scene has one caption
         if row["baseline"]:
             expected -= {"weights_head", "weights_all", "phrase_swapped", "other_thing"}
         assert set(row["figures"]) == expected, label
@@ -74,6 +77,19 @@ def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> Non
     )
     assert rows["maskclip"]["differences"]["energy"]["low"] is None, "three images say nothing of chance"
     assert all(row["cost"]["encode_image"] > 0 for row in rows.values() if not row["baseline"])
+
+
+def test_the_tables_have_both_kinds_of_curves_and_the_n_of_every_column(comparison: Comparison) -> None:
+    said = io.StringIO()
+    print_comparison(comparison.rows, Console(file=said, width=200))
+    tables = said.getvalue().split("Why: ")
+    assert tables[1].startswith("areas under the curves of the phrase's probability")
+    assert tables[2].startswith("areas under the curves of the phrase's cosine")
+    sizes = [re.findall(r"^ *n ((?: +\d+)+) *$", part, re.MULTILINE)[0].split() for part in tables]
+    sizes += [re.findall(r"^ *n ((?: +\d+)+) *$", tables[2], re.MULTILINE)[1].split()]
+    shown = [[name for name in figures if name != "same_thing"] for figures in TABLES.values()]
+    wanted = [[str(comparison.rows[0]["figures"][name]["n"]) for name in names] for names in shown]
+    assert sizes == wanted
 
 
 def test_the_best_share_is_at_least_as_good_as_any(rows: dict[str, dict[str, Any]]) -> None:
@@ -117,7 +133,8 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     assert rows[0]["counts"]["phrases"] > 0
     assert "pointing" not in rows[0]["figures"]
     assert rows[0]["figures"]["insertion_authors"]["n"] == 1
-    assert [row["figures"]["weights_all"]["n"] for row in rows[:3]] == [3, 3, 2]
+    assert [row["figures"]["weights_all"]["n"] for row in rows[:2]] == [3, 3]
+    assert "weights_all" not in rows[2]["figures"], "maps of shuffled weights by many passes are not made"
     again = json.loads(called("compare", *given, *tail)[1])
     for row in [*rows, *again]:
         row.pop("cost", None)

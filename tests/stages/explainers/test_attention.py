@@ -83,7 +83,7 @@ def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(n
 
 @pytest.mark.parametrize(
     ("settings", "blocks", "scale"),
-    [({}, 4, 100.0), ({"blocks": 1}, 1, 100.0), ({"blocks": 3, "scale": 4000.0}, 3, 4000.0)],
+    [({}, 4, 1 / 0.07), ({"blocks": 1}, 1, 1 / 0.07), ({"blocks": 3, "logit_scale": 900.0}, 3, 900.0)],
 )
 def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, Any], blocks: int, scale: float) -> None:
     explainer = made("game", **settings)

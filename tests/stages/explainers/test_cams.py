@@ -11,6 +11,7 @@ from tests.factories import TOWERS
 from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
 from tests.stages.explainers.captured import capture
 
+SCALE = 1 / 0.07  # of a model of open_clip before its training
 KINDS = ["grad_cam", "grad_cam_plus_plus", "layer_cam"]
 Floats = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ def by_hand(kind: str, x: Floats, g: Floats) -> Floats:
             weights[k] = sum(g[:, k]) / n
             continue
         total = max(sum(x[:, k]), 0)
-        weights[k] = sum(s**2 / (2 * s**2 + total * s**3) * s for s in 100 * g[:, k] if s > 0)
+        weights[k] = sum(s**2 / (2 * s**2 + total * s**3) * s for s in SCALE * g[:, k] if s > 0)
     return np.array([max(sum(weights * own), 0) for own in x])
 
 
@@ -74,7 +75,7 @@ def test_grad_cam_of_averaged_tokens_is_cam_over_their_number() -> None:
 
 
 def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is_large() -> None:
-    tiny, large = (made("grad_cam_plus_plus", scale=scale) for scale in (1e-6, 1e6))
+    tiny, large = (made("grad_cam_plus_plus", logit_scale=scale) for scale in (1e-6, 1e3))
     features, gradient = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3)).unbind()
     wanted = (features @ gradient.relu().sum(dim=0)).relu() / 2
     assert wanted.any()

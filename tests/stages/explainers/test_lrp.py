@@ -252,6 +252,8 @@ def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
     """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
     scale = 7.0
     found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrasted(SIGNED, COSINES)
+    own = made("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrasted(SIGNED, COSINES)
+    assert torch.equal(found, own), "by default the scale is the model's"
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
     for target in range(3):

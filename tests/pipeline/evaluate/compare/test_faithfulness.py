@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import open_clip
 import pytest
+import torch
 
 from pipeline.evaluate.compare.faithfulness import (
     PROTOCOLS,
     CurveProtocol,
     area_under,
+    curve_areas,
     hidden_pixels,
     hot_first,
     image_embeddings,
@@ -17,6 +20,8 @@ from pipeline.evaluate.compare.faithfulness import (
     shown,
     text_embeddings,
 )
+from pipeline.evaluate.matching import drawn
+from stages.contract.records import HeatMap
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 
@@ -85,8 +90,33 @@ def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
 
 def test_the_probability_of_a_phrase_among_several() -> None:
     cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
-    assert probability(cosines, 0).tolist() == pytest.approx([0.25, 0.75])
-    assert probability(cosines, 1).tolist() == pytest.approx([0.25, 0.25])
+    assert probability(cosines, 0, 100.0, None).tolist() == pytest.approx([0.25, 0.75])
+    assert probability(cosines, 1, 100.0, None).tolist() == pytest.approx([0.25, 0.25])
+    assert probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), "a model of pairs knows no others"
+
+
+@pytest.mark.parametrize("bias", [None, -2.0])
+def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float | None) -> None:
+    """As open_clip computes it: its own logits for the pasted images, through its own scale and bias."""
+    module = tiny_clip()
+    module.logit_scale.data.fill_(3.0)
+    if bias is not None:
+        module.logit_bias = torch.nn.Parameter(torch.tensor(bias))
+    model = from_open_clip(module, spec=SPEC)
+    rgb, texts = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8), ["a cat", "two dogs", "a red car"]
+    heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
+    found = curve_areas(model, rgb, {"own": heat}, texts, 5)["own"]
+    places = hot_first(drawn(heat, (32, 32)))
+    for name, protocol in PROTOCOLS.items():
+        hidden = hidden_pixels(model, rgb, protocol.hidden, 5)
+        pasted = torch.from_numpy(np.where(shown(places, protocol)[..., None], rgb, hidden)).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.mean, SPEC.std))
+        with torch.no_grad():
+            logits, _ = module.get_logits(((pasted - mean) / std).float(), open_clip.tokenize(texts))
+        scores = logits.softmax(dim=1) if bias is None else logits.sigmoid()
+        assert 0.02 < scores[:, 0].max() < 0.98
+        wanted = area_under(protocol.shares, scores[:, 0].double().numpy())
+        assert found[name] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_half_an_image_means_what_the_pasted_image_means() -> None:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import save_file
 from torch import nn
 
+from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
 from tests.factories import SPEC, TOWERS, architecture_of, tiny_architecture, tiny_clip
 
@@ -40,3 +42,10 @@ def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
     preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
     path.write_text(json.dumps({"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}))
     return model, ModelConfig(config=path, weights=weights, device="cpu", threads=1)
+
+
+def assert_scales_as(clip: ClipModel, model: Any) -> None:
+    """The loaded model has the logit scale and bias of the original, of open_clip or of transformers."""
+    bias = getattr(model, "logit_bias", None)
+    assert clip.logit_scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-6)
+    assert clip.logit_bias == (None if bias is None else pytest.approx(bias.item(), rel=1e-6))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stages.shared.model.load import from_open_clip, load, usable_model
 from stages.shared.model.towers.plan import SUPPORTED
 from stages.shared.model.towers.take_apart import check_supported
 from tests.factories import SPEC, TOWERS, tiny_clip
-from tests.stages.shared.model.saved import save_json, save_model, save_tower
+from tests.stages.shared.model.saved import assert_scales_as, save_json, save_model, save_tower
 
 RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -36,6 +37,7 @@ def assert_is(clip: Any, model: nn.Module) -> None:
     with torch.no_grad():
         texts = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a red car", "two dogs"]))
     assert torch.allclose(clip.encode_text(["a red car", "two dogs"]), texts, atol=1e-5)
+    assert_scales_as(clip, model)
 
 
 def test_config_and_safetensors(tmp_path: Path) -> None:
@@ -70,6 +72,7 @@ def test_openai_layout(tmp_path: Path) -> None:
     """The state dict of OpenAI's files: 16 bits, three more tensors, and QuickGELU, which the model file lacks."""
     _, config = save_model(tmp_path)
     model = tiny_clip(quick_gelu=True)
+    model.logit_scale.data.fill_(math.log(100))
     model.load_state_dict({key: value.half().float() for key, value in model.state_dict().items()})
     state = {key: value.half() for key, value in model.state_dict().items()}
     extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.shared.model.load import module_of, usable_model
+from stages.shared.model.load import load, module_of, usable_model
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
@@ -26,6 +27,7 @@ from tests.stages.shared.model.hugging_face import (
     embeddings,
     save_images,
 )
+from tests.stages.shared.model.saved import assert_scales_as
 
 
 def as_index(folder: Path, name: str) -> None:
@@ -106,7 +108,7 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) 
     architecture = tiny_architecture(width=128, head_width=64)
     architecture["text_cfg"] |= {"width": 64, "heads": 1}
     torch.manual_seed(0)
-    model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
+    model = open_clip.CLIP(**architecture, quick_gelu=True, init_logit_scale=math.log(100)).eval()
     state = {name: value.half() for name, value in model.state_dict().items()}
     model.load_state_dict({name: value.float() for name, value in state.items()})
     extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
@@ -120,6 +122,7 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) 
     else:
         torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
     assert_embeds_as(tmp_path / "ViT.pt", model)
+    assert_scales_as(load(config_of(tmp_path / "ViT.pt")), model)
     found = recognise(config_of(tmp_path / "ViT.pt"))
     assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
     assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
@@ -157,6 +160,7 @@ def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) ->
     folder, model = open_clip_folder
     clip.save_pretrained(folder)  # as in many repositories, which hold the model twice
     assert_embeds_as(folder, model)
+    assert_scales_as(load(config_of(folder)), model)
     found = recognise(config_of(folder))
     assert (found.layout, found.described_by) == ("open_clip", "open_clip_config.json")
     assert (found.input.mean, found.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")

@@ -29,6 +29,7 @@ from tests.stages.shared.model.hugging_face import (
     transformers_clip,
     transformers_siglip,
 )
+from tests.stages.shared.model.saved import assert_scales_as
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
@@ -76,23 +77,25 @@ def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(c
     assert_same(embeddings(clip_folder), CLIPModel.from_pretrained(clip_folder).eval(), CLIP_TOKENS)
 
 
-def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip_folder: Path) -> None:
+def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip: Any, clip_folder: Path) -> None:
     """From pixels to heat: images are normalised as preprocessor_config.json says."""
-    clip = load(config_of(clip_folder))
+    loaded = load(config_of(clip_folder))
+    assert_scales_as(loaded, clip)
     rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.input.mean, clip.input.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (loaded.input.mean, loaded.input.std))
     with torch.no_grad():
         model = module_of(recognise(config_of(clip_folder)))
         expected = model.encode_image((rgb.permute(0, 3, 1, 2) / 255 - mean) / std)
-    assert torch.allclose(clip.tower.encode(rgb), expected, atol=1e-5)
-    assert clip.encode_text(TEXTS).shape == (3, 48)
-    (maps,) = GradEclip(GradEclipConfig(blocks=2), clip).explain(rgb.numpy(), [["a red car"]])
+    assert torch.allclose(loaded.tower.encode(rgb), expected, atol=1e-5)
+    assert loaded.encode_text(TEXTS).shape == (3, 48)
+    (maps,) = GradEclip(GradEclipConfig(blocks=2), loaded).explain(rgb.numpy(), [["a red car"]])
     assert maps[0].values.max() > 0
 
 
 def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any, Any], siglip_folder: Path) -> None:
     folder, model, tokenizer = siglip_source
     assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
+    assert_scales_as(load(config_of(folder)), model)
     found = usable_model(config_of(folder))
     assert (found.tower, found.layout, found.input.mean) == ("latent_pool", "transformers SiglipModel", (0.5, 0.5, 0.5))
     assert found.described_by == "config.json, preprocessor_config.json, spiece.model"
