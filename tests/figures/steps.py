@@ -410,7 +410,7 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 
 NOT_MADE: Final = {
     "explainers": ("single-head",),
-    "photographs": ("shares",),
+    "photographs": ("shares", "absent-others"),
     "proof": ("interpolated",),
     "scale": ("batches",),
     "settings": ("scores",),
