@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.engines.inline import call_rows
-from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
+from stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
@@ -308,7 +308,7 @@ def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1"])
 def test_another_fault_is_raised_wherever_it_shows(what: str) -> None:
     device = TalkingDevice({what: BROKEN})
-    with pytest.raises(RuntimeError, match="device-side assert"):
+    with pytest.raises(DeviceFault, match="the GPU reports a fault: CUDA error: device-side assert"):
         assert_answered(stage_on(device, 8), 24)
     assert device.said[-1] == what, "nothing is launched behind it"
 
