@@ -251,10 +251,10 @@ class Proof:
     def places(self, first: Mapping[str, Floats], arm: str) -> list[dict[str, Any]]:
         """Return what places contribute: an arm's difference, that of exact boxes, and its share if there is one."""
         own, best = first[arm] - first[SHUFFLED], first[EXACT] - first[SHUFFLED]
-        found = [own, best, *([own / best] if interval(best)["low"] > 0 else [])]
-        about = (
-            f"{self.plan['name']}, {self.plan['primary']}: {arm} over shuffled, exact over shuffled, and their ratio"
-        )
+        about = f"{self.plan['name']}, {self.plan['primary']}: {arm} over shuffled, exact over shuffled"
+        found = [own, best]
+        if interval(best)["low"] > 0:
+            about, found = f"{about}, and their ratio", [own, best, own / best]
         return [{"about": about, "values": [value for each in found for value in interval(each).values()]}]
 
     def cost(self, source: str) -> list[float]:
