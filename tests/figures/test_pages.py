@@ -43,7 +43,7 @@ def test_sentences_state_figures_of_the_json(page: str) -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_readmes_state_figures_of_the_pages(name: str) -> None:
     text = (pages.ROOT / name).read_text("utf-8")
-    assert len(pages.figures_of(text)) > 10
+    assert len(pages.figures_of(text)) > 5
     assert pages.unknown(text, pages.pages(), OTHER[name]) == []
     assert OTHER[name].keys() <= set(pages.figures_of(text)), "an exception that nothing needs"
 
