@@ -57,7 +57,6 @@ def assert_same_maps(found: Sequence[HeatMap], wanted: Sequence[HeatMap], precis
 def plain(record: Record) -> dict[str, Any]:
     """What a record says beside its maps."""
     return {
-        "phrases": [(phrase.text, phrase.importance and round(phrase.importance, 4)) for phrase in record.phrases],
+        "phrases": [phrase.text for phrase in record.phrases],
         "error": record.error,
-        "unimportant": record.unimportant_phrases,
     }

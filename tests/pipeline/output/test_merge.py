@@ -141,8 +141,6 @@ def test_a_killed_merge_goes_on(copied: int, parts: list[Path], inline_dataset: 
     script = f"""
         import os, signal
         from pipeline.output import merge as module
-        from stages.shared.storage import place_of
-from tests.same_rows import near, rows_in
 
         copy, done = module.copy, []
 
@@ -153,7 +151,7 @@ from tests.same_rows import near, rows_in
             done.append(path)
 
         module.copy, module._THREADS = copy_some, 1
-        module.merge([place_of(path) for path in {[str(one) for one in parts]!r}], place_of({str(tmp_path / "out")!r}))
+        module.merge({[str(one) for one in parts]!r}, {str(tmp_path / "out")!r})
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL

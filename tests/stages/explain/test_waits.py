@@ -39,7 +39,12 @@ TEXTS = [f"dog {number}" for number in range(32)]
 def on_meta(tower: str = "class token") -> tuple[ClipModel, int]:
     """A model on the device without numbers, and the side of its images."""
     make, spec = TOWERS[tower]
-    return from_open_clip(make().to("meta"), tokenizer, spec), spec.size_px
+    model = make()
+    numbers = {name: getattr(model, name) for name in ("logit_scale", "logit_bias")}  # which are read
+    model.to("meta")
+    for name, number in numbers.items():
+        setattr(model, name, number)
+    return from_open_clip(model, tokenizer, spec), spec.size_px
 
 
 class Told(TorchDispatchMode):
