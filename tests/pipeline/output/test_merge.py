@@ -25,7 +25,7 @@ from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
-from tests.same_rows import near, rows_in
+from tests.pipeline.light import assert_alike, rows_of
 
 
 def part(number: str | None, scenes_config: dict[str, Any], out: Path, **sections: Any) -> Path:
@@ -44,8 +44,8 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     before = [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))]
     total = merge(parts[::-1], tmp_path / "out")
     assert total is not None
-    assert [len(rows_in(one)) for one in parts] == [4, 4, 4]
-    assert rows_in(tmp_path / "out") == near(rows_in(inline_dataset))
+    assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
     whole, merged = open_dataset(inline_dataset), open_dataset(tmp_path / "out")
     for name in ("model", "model_fingerprint", "calibration", "scores"):
@@ -158,7 +158,8 @@ def test_a_killed_merge_goes_on(copied: int, parts: list[Path], inline_dataset: 
     assert len(list((tmp_path / "out/data").iterdir())) == copied
     arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out")]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert (shown.exit_code, rows_in(tmp_path / "out")) == (0, near(rows_in(inline_dataset)))
+    assert shown.exit_code == 0
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
 
 
@@ -173,4 +174,4 @@ def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
                     (place / str(path.relative_to(one))).write_bytes(path.read_bytes())
         merge(sources, out)
         merged = open_dataset(out)
-        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_in(inline_dataset))
+        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_of(inline_dataset))
