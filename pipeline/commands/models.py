@@ -146,7 +146,6 @@ def check(
     config = load_config(None, settings, assigned={"input": INPUT, **named})
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
-    # Captions are asked for as phrases, which are not those of the image's own captions.
     checked = check_model(graph)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_picture(checked, config)).save(out)

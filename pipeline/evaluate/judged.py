@@ -114,10 +114,10 @@ class JudgedDataset:
         if graph is None:
             yield from ((row, mapped_record(row)) for row in rows)
             return
-        by_id = {row["id"]: row for row in rows}
+        by_name = {row["sample_id"]: row for row in rows}
         stages = [graph.before[1]] if self.has_maps else [*graph.before, graph.explains]
-        for record in from_input(graph.reader, stages, by_id, console):
-            row = by_id[record.sample.id]
+        for record in from_input(graph.reader, stages, by_name, console):
+            row = by_name[record.sample.sample_id]
             if self.has_maps:
                 known = mapped_record(row)
                 yield row, replace(record, phrases=known.phrases, heat_maps=known.heat_maps)
@@ -154,32 +154,32 @@ def judged_dataset(
 def from_input(
     reader: Reader,
     stages: Sequence[Stage],
-    ids: Collection[int],
+    names: Collection[str],
     console: Console,
-    phrases: Mapping[int, Sequence[Phrase]] | None = None,
+    phrases: Mapping[str, Sequence[Phrase]] | None = None,
 ) -> Iterator[Record]:
-    """The records of the input with some ids, after some stages; with given phrases by id instead of the captions'.
+    """The records of some samples of the input, by their ids, after some stages; with given phrases, not the captions'.
 
     Raise InputError if the input lacks some of them.
     """
-    missing = set(ids)
+    missing = set(names)
     samples = reader.samples(reader.shards())
 
     def wanted() -> Iterator[Record]:
         while missing and (sample := next(samples, None)) is not None:  # nothing is read after the last one
-            if sample.id in missing:
-                missing.remove(sample.id)
-                record = Record.start(sample)
-                yield record if phrases is None else replace(record, phrases=tuple(phrases[sample.id]))
+            record = Record.start(sample)
+            if (name := record.sample.sample_id) in missing:
+                missing.remove(name)
+                yield record if phrases is None else replace(record, phrases=tuple(phrases[name]))
 
     records = wanted()
-    with set_up(stages), progress_bar(console, "images", len(ids)) as advance:
+    with set_up(stages), progress_bar(console, "images", len(names)) as advance:
         while batch := list(islice(records, batch_rows(stages[-1]))):
             yield from run_stages(stages, batch, lambda *_: None)
-            advance(len(ids) - len(missing))
+            advance(len(names) - len(missing))
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(ids)} rows are no longer in the input of the dataset, which is needed because "
+            f"{len(missing)} of {len(names)} rows are no longer in the input of the dataset, which is needed because "
             "the dataset holds no heat maps, or for the colours; phrasebox eval --no-maps needs no input"
         )
 

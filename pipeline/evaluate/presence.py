@@ -35,9 +35,9 @@ CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
 
-def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
-    """Choose absent phrases for the rows without an error that have a phrase with a known place, by the row's id."""
-    images = {}
+def asked_of(judged: JudgedDataset) -> dict[str, AskedImage]:
+    """Choose absent phrases for the rows without an error that have a phrase with a known place, by sample id."""
+    images = []
     for row in judged.rows():
         if row["error"] is None:
             entries = row.get("phrases")  # not all of them where the dataset does not hold all
@@ -51,8 +51,8 @@ def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
                 present=judged.image_of(row).present,
             )
             if asked.there:
-                images[row["id"]] = asked
-    return absent_phrases(list(images.values()))
+                images.append(asked)
+    return {image.sample_id: image for image in absent_phrases(images).values()}
 
 
 def model_graph(judged: JudgedDataset) -> Graph:
@@ -79,7 +79,7 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
     for record, own in signals_of(model, prepared):
-        image = asked[record.sample.id]
+        image = asked[record.sample.sample_id]
         (mapped,) = model.process([replace(record, phrases=(*image.phrases, *image.absent["random"]))])
         if mapped.error is None:
             signals.append(own)
@@ -212,9 +212,9 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     for record, found in signals_of(graph.explains, prepared):
         signals.append(found)
-        texts, placed = dict.fromkeys(phrase.text for phrase in record.phrases), asked[record.sample.id].there
+        texts, placed = dict.fromkeys(phrase.text for phrase in record.phrases), asked[record.sample.sample_id].there
         there += [text in placed for text in texts]
-        owners += [record.sample.id] * len(texts)
+        owners += [asked[record.sample.sample_id].number] * len(texts)
     images = ImageStatistics.of(np.stack([each.embedding for each in signals]))
     features, labels, numbers = features_of(images, signals), np.array(there, np.bool_), np.array(owners, np.int64)
     fit = fit_logistic(features, labels)

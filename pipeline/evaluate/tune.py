@@ -154,10 +154,10 @@ class Trials:
         records = self._maps_of(config)
         if config.regions.rule != "fitted":
             return self.judge(config, records)
-        rows = {row["id"]: row for row in self.judged.rows()}
+        rows = {row["sample_id"]: row for row in self.judged.rows()}
         contrasted_ones = [_contrasted(record, config) for record in records]
         cuts = [
-            fitted_cut(config.regions, [(rows[each.sample.id], each) for each in half], self.judged)[0]
+            fitted_cut(config.regions, [(rows[each.sample.sample_id], each) for each in half], self.judged)[0]
             for half in (contrasted_ones[1::2], contrasted_ones[::2])
         ]
         return self.judge(config, records, cuts=cuts)
@@ -228,11 +228,11 @@ class Trials:
             steps = build_steps(plain, self.model)
             settings = steps.explains.config.model_copy(update={"keep_pixels": True})
             stages = [steps.before[1], ExplainStage(settings, self.model)]
-            phrases = {record.sample.id: record.phrases for record in self._known}
+            phrases = {record.sample.sample_id: record.phrases for record in self._known}
             assert self._reader is not None, "start comes first"  # noqa: S101
             found = from_input(self._reader, stages, phrases, self.console, phrases)
-            by_id = {record.sample.id: record for record in found}
-            self._maps[key] = [by_id[record.sample.id] for record in self._known]
+            by_name = {record.sample.sample_id: record for record in found}
+            self._maps[key] = [by_name[record.sample.sample_id] for record in self._known]
         return self._maps[key]
 
     def _key(self, config: RunConfig) -> str:

@@ -43,7 +43,6 @@ class SourceConfig(BaseModel):
     )
     part: str | None = Field(
         None,
-        pattern=r"^[1-9]\d*/[1-9]\d*$",
         description="Run over a part of the input: 3/8 takes every eighth of its shards, from the third on. Each part "
         "is a run with a folder of its own, wherever it runs; `phrasebox merge` makes one dataset of all parts.",
     )
@@ -51,9 +50,9 @@ class SourceConfig(BaseModel):
     @field_validator("part")
     @classmethod
     def _is_one_of(cls, part: str | None) -> str | None:
-        number, of = (int(text) for text in (part or "1/1").split("/"))
-        if number > of:
-            raise ValueError(f"part {number} of {of}: the last one is {of}/{of}")
+        number, slash, of = (part or "1/1").partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ValueError("expected a part and the number of all parts, from 1/8 to 8/8")
         return part
 
     def own(self, shards: Sequence[Shard]) -> Sequence[Shard]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,9 +11,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.dataset.validate import validate
+from pipeline.evaluate.judged import judged_dataset
 from pipeline.output import ids
 from pipeline.output.ids import set_apart
 from stages.contract import records
@@ -130,3 +133,18 @@ def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path)
     with pytest.raises(RuntimeError, match="1 rows were written twice"):
         set_all_apart(tmp_path / "data")
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_a_row_is_found_in_the_input_whatever_its_id(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "ID_BITS", 53)
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    names = pq.read_table(dataset / "data")["sample_id"].to_pylist()
+    for shard in (dataset / "data").iterdir():
+        ids._rewrite(shard, ids._Ids(images={name: stable_id(name, 1) for name in names}))
+    judged = judged_dataset(dataset, scenes_folder / "truth.json")
+    found = list(judged.mapped(judged.graph(pixels=True), Console(quiet=True)))
+    assert [row["id"] for row, _ in found] == [stable_id(row["sample_id"], 1) for row, _ in found]
+    assert [record.sample.sample_id for _, record in found] == [row["sample_id"] for row, _ in found]
+    assert len(found) == len(names)
