@@ -109,12 +109,18 @@ def _leave() -> None:
 def look(
     work: Callable[..., Any], graph: Any, shards: Sequence[Shard], code: Code, environment: Mapping[str, str]
 ) -> Any:
-    """Do the work of a `FirstLook` in a process of its own, with as many of its threads as there are cores."""
+    """Do the work of a `FirstLook` in a process of its own, with as many of its threads as there are cores.
+
+    After a fault of its GPU the process dies as a `ModelWorker` does, and Ray starts the work again.
+    """
     leave_at_exit()
     reject_other_code(code)
     threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
     os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
-    return work(graph, shards)
+    try:
+        return work(graph, shards)
+    except DeviceFault:
+        os._exit(1)
 
 
 class CaptionWorker(StageWorker):

@@ -127,17 +127,22 @@ class ExplainStage(Stage):
         return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded, self.presence)
 
     def signals(self, batch: Sequence[Record]) -> list[Signals]:
-        """Return what presence is judged by, for records with pixels of one size and at least one phrase each."""
-        from stages.shared.model.device import is_out_of_memory  # noqa: PLC0415  as in setup
+        """Return what presence is judged by, for records with pixels of one size and at least one phrase each.
 
-        pixels = np.stack([record.pixels.rgb for record in batch if record.pixels is not None])
-        try:
-            return self._explainer.signals(pixels, _texts_of(batch))
-        except RuntimeError as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
-                raise
-        half = len(batch) // 2  # outside the handler, as in `process`
-        return [*self.signals(batch[:half]), *self.signals(batch[half:])]
+        Raise ResourceError and DeviceFault as `process` does.
+        """
+        from stages.shared.model.device import in_less_memory  # noqa: PLC0415  as in setup
+
+        def answers(places: Sequence[int]) -> Iterator[Signals]:
+            for first in range(0, len(places), self._batch_size):
+                part = [batch[place] for place in places[first : first + self._batch_size]]
+                pixels = np.stack([record.pixels.rgb for record in part if record.pixels is not None])
+                yield from self._explainer.signals(pixels, _texts_of(part))
+
+        found = in_less_memory(
+            range(len(batch)), answers, lambda place, why: self._take_less(len(batch[place].phrases), why)
+        )
+        return [signals for _, signals in found]
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""

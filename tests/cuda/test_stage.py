@@ -77,6 +77,7 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_the_answers_stay(
     assert "GPU memory is full: going on with batches of 2 images" in caplog.text
     assert there.batch_rows() == 2
     assert_same(found, here.process(given))
+    assert len(there.signals(given)) == len(given)
     cuda.most_bytes = of_four_images / 5
     with pytest.raises(ResourceError, match="the GPU's memory does not hold one image with 1 phrases"):
         there.process(given)
@@ -87,6 +88,8 @@ def test_a_fault_of_the_gpu_is_one_of_ours(cuda: SimulatedCuda) -> None:
     cuda.broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     with pytest.raises(DeviceFault, match="the GPU reports a fault: CUDA error: an illegal memory access"):
         there.process(records(5))
+    with pytest.raises(DeviceFault, match="the GPU reports a fault"):
+        there.signals(records(5))
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["full", "busy"])
