@@ -74,6 +74,7 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     assert {"captions", "exact", "ours", "shuffled", "text only"} <= plan["arms"].keys()
     assert plan["primary"] in plan["figures"]
     assert len(plan["seeds"]) >= 5
+    assert all(isinstance(rate, float) for rate in plan["learning_rates"]), "YAML takes 1e-4 for a text"
     assert plan["choosing_seed"] not in plan["seeds"]
     assert not set(plan["judged"]["choose"][:2]) & set(plan["judged"]["test"][1:2])
     assert (FOLDER.parents[1] / plan["run"][0]).is_file()
