@@ -46,7 +46,7 @@ from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 
 _TINY: Final = 1e-9
-"""Added to the size of what is divided by, as the authors' code has it."""
+"""Added to what is divided by, as in the authors' code."""
 
 
 class TransformerInterpretabilityConfig(ScaledConfig):
@@ -117,8 +117,8 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
 
 def share(relevance: Tensor, total: Tensor) -> Tensor:
     """Return the relevance for each unit of the total that it is shared out by; none where the total is zero."""
-    safe = total + torch.where(total < 0, -_TINY, _TINY)
-    return torch.where(total == 0, 0.0, relevance / safe)
+    safe = total + _TINY
+    return torch.where(total == 0, 0.0, relevance / torch.where(safe == 0, _TINY, safe))
 
 
 def adding(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:

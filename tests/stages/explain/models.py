@@ -17,13 +17,22 @@ from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, TOWERS, tiny_architecture
 
 PHRASES = ["red car", "dog"]
+DRAWN = torch.float32
+"""The precision of random weights, which depend on it."""
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 
-@functools.cache
 def module_of(tower: str, **options: Any) -> nn.Module:
-    """A model that no test changes."""
-    return TOWERS[tower][0](**options)
+    """A model that no test changes, in torch's default precision."""
+    return _module_of(tower, torch.get_default_dtype(), **options)
+
+
+@functools.cache
+def _module_of(tower: str, dtype: torch.dtype, /, **options: Any) -> nn.Module:
+    torch.set_default_dtype(DRAWN)
+    model = TOWERS[tower][0](**options)
+    torch.set_default_dtype(dtype)
+    return model.to(dtype)
 
 
 def clip_of(model: nn.Module | str = "class token", **options: Any) -> ClipModel:

@@ -20,22 +20,21 @@ Floats = NDArray[np.float64]
 RGB = image()
 
 
-def compare(
-    explainer: Any, rgb: NDArray[np.uint8], wanted: list[Any], cosines: list[Any] | None = None, atol: float = 1e-6
-) -> None:
+def compare(explainer: Any, rgb: NDArray[np.uint8], wanted: list[Any], cosines: list[Any] | None = None) -> None:
     """Maps are the wanted numbers of any sign, less their least, which differ among the patches."""
     for number, found in enumerate(explainer.explain(rgb, [PHRASES])[0]):
         heat = np.asarray(wanted[number])
         assert np.ptp(heat) > 1e-3
-        assert np.allclose(found.values.ravel(), heat - heat.min(), rtol=0, atol=atol)
+        assert np.allclose(found.values.ravel(), heat - heat.min(), rtol=0, atol=1e-6)
         if cosines is not None:
-            assert found.similarity == pytest.approx(cosines[number].item(), abs=atol)
+            assert found.similarity == pytest.approx(cosines[number].item(), abs=1e-6)
 
 
 def cosines_with(dense: Tensor, explainer: Any) -> list[Any]:
     return list((explainer.texts(PHRASES) @ F.normalize(dense, dim=-1).T).numpy())
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("residual", [True, False])
 def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) -> None:
     model = tiny_clip(layers=2, ls_init_value=0.5)
@@ -55,6 +54,7 @@ def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) 
         compare(explainer, RGB, cosines_with(dense, explainer), list(explainer.texts(PHRASES) @ whole))
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["ResNet", "timm, SAME, rotary", "SigLIP", "ConvNeXt"])
 def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> None:
     explainer, rgb = made("maskclip", name), image(name, 3, 3)
@@ -125,6 +125,7 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
     return unit(dense.detach().numpy()), captured
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("layers", "settings", "blocks", "iterations"),
     [
@@ -141,12 +142,13 @@ def test_gem(layers: int, settings: dict[str, Any], blocks: int, iterations: int
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: mixed_by_gem(q, k, v, z, iterations))
     texts = explainer.texts(PHRASES)
     wanted, cosines = [dense @ text for text in texts.double().numpy()], [captured.cosine(text) for text in texts]
-    compare(explainer, RGB, wanted, cosines, atol=1e-6 if layers < 12 else 3e-6)  # twelve blocks in float32
+    compare(explainer, RGB, wanted, cosines)
 
 
 BACKGROUND = ("sky", "grass", "a wall")
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("background", [(), BACKGROUND])
 @pytest.mark.parametrize(("layers", "settings", "blocks"), [(6, {}, 3), (12, {}, 6), (4, {"depth": 1}, 4)])
 def test_clip_surgery(layers: int, settings: dict[str, Any], blocks: int, background: tuple[str, ...]) -> None:

@@ -44,6 +44,7 @@ def image(model: ClipModel, cells: int = 2) -> Tensor:
     return torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, side, side, 3), dtype=np.uint8))
 
 
+@pytest.mark.usefixtures("float64")
 @each_rule
 def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str, Any]) -> None:
     model = clip(ls_init_value=0.5, no_ln_pre=True)
@@ -55,13 +56,14 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str,
     relevance, cosine = explicit.tower(in_float64(tower), x, F.normalize(text.double(), dim=0))
     share = 1 - tower.positions((2, 2)).double()[1:] / x[:, 1:]
     wanted = (relevance[:, 1:] * share).sum(dim=-1)
-    assert found.cosines.item() == pytest.approx(cosine, abs=1e-6)
+    assert found.cosines.item() == pytest.approx(cosine, abs=1e-9)
     assert wanted.abs().max() > 1e-3
-    assert torch.allclose(found.values[0].double(), wanted, atol=1e-4 * float(wanted.abs().max()))
+    assert torch.allclose(found.values[0], wanted, rtol=0, atol=1e-9 * float(wanted.abs().max()))
     # Conservation: what comes out at the tokens and what layers keep is the score.
     assert float(relevance.sum()) + sum(explicit.kept) == pytest.approx(cosine, abs=1e-9)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("activation", ["identity", "gradient"])
 def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(
     activation: Literal["identity", "gradient"],
@@ -74,7 +76,7 @@ def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_
         config = LrpConfig(rule="conservative", activation=activation, gamma=gamma)
         found = Propagation(config, tower, None)(image(model, 3), texts)
         assert found.cosines.abs().min() > 0.01
-        assert torch.allclose(found.values.sum(dim=-1), found.cosines, atol=1e-6)
+        assert torch.allclose(found.values.sum(dim=-1), found.cosines, rtol=0, atol=1e-9)
 
 
 def without_biases(tower: VisionTower) -> VisionTower:
