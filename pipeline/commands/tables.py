@@ -117,9 +117,6 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     for name, figure in figures["metrics"].items():
         if name not in shown and not name.endswith("_above_text"):
             _add(table, name, figure, METRICS[name].doc)
-    for name, figure in figures["phrase_ap"].items():
-        doc = f"AP by {name}, all phrases as one class, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
-        _add(table, f"phrase_ap_{name}", figure["ap"], doc)
     console.print(table)
     if figures["maps"] is not None:
         whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}

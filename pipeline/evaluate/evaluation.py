@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.evaluate.estimates import (
-    Floats,
     calibration_error,
     debiased_calibration_error,
     filtered,
@@ -28,7 +27,7 @@ from pipeline.evaluate.estimates import (
     weighted_estimate,
 )
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset, phrases_of
-from pipeline.evaluate.matching import Answer, Query
+from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import (
     METRICS,
     WITHOUT_TEXT,
@@ -43,18 +42,10 @@ from pipeline.evaluate.metrics import (
 from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, of_other_half
 from stages.contract.errors import InputError
-from stages.contract.geometry import Box, box_iou
-from stages.contract.masks import rle_iou
-from stages.contract.records import Rle
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from stages.shared.storage import place_of
 from stages.sources import HEAT_MAPS
-
-RECALLS: Final = np.linspace(0.0, 1.0, 101)  # recalls at which COCO reads the precision
-IOUS: Final = np.linspace(0.5, 0.95, 10)
-MOST_REGIONS: Final = 100  # of a phrase, as COCO counts them
-KINDS: Final[tuple[Literal["box", "mask"], ...]] = ("box", "mask")
 
 
 @dataclass(slots=True)
@@ -151,7 +142,7 @@ def _outcomes(
 
 
 def report(outcomes: Outcomes) -> dict[str, Any]:
-    """Return all figures as plain values: counts, metrics, groups, phrase_ap, scores, calibration_error, thresholds.
+    """Return all figures as plain values: counts, metrics, groups, scores, calibration_error, thresholds.
 
     Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
 
@@ -190,7 +181,6 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             for name, members in _members([target.groups for _, target in targets]).items()
         },
         **_linked(outcomes.groupings),
-        "phrase_ap": _phrase_ap(first),
         "scores": {
             name: weighted_estimate(risk_coverage_area(np.array(each, np.float64), right), owners).plain()
             for name, each in ranks.items()
@@ -222,80 +212,3 @@ def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
             estimate = weighted_estimate(partial(of_totals, figure, counts), images)
             figures[name] = replace(estimate, n=n).plain()
     return figures
-
-
-def _phrase_ap(queries: Sequence[Query]) -> dict[str, Any]:
-    images, figures = np.array([query.image for query in queries], np.int64), dict[str, Any]()
-    has_masks = all(query.target is None or query.target.mask is not None for query in queries)
-    for kind in KINDS[: 1 + has_masks]:
-        matches = matched_regions(queries, kind)
-        if matches is not None:
-            each = matches.average_precisions(np.ones(len(queries)))
-            ap = weighted_estimate(matches.average_precision, images).plain()
-            figures[kind] = {"ap": ap, "ap50": float(each[0]), "ap75": float(each[5])}
-    return figures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matches:
-    """COCO's matches of regions with true things, from which AP can be computed for any weights."""
-
-    queries: NDArray[np.int64]  # (d,), the query of each region, best score first
-    right: NDArray[np.bool_]  # (thresholds, d), IoU 0.50, 0.55 .. 0.95
-    things: NDArray[np.int64]  # (q,), true things of each query
-
-    def average_precision(self, weights: Floats) -> float:
-        """Return the mean of `average_precisions`: AP over IoU 0.50:0.95."""
-        return float(self.average_precisions(weights).mean())
-
-    def average_precisions(self, weights: Floats) -> Floats:
-        """AP (thresholds,) with a weight >= 0 per query (q,); all ones give COCOeval's."""
-        total = float(weights @ self.things)
-        if total <= 0:
-            return np.full(len(self.right), np.nan)
-        each = weights[self.queries]
-        hits = np.cumsum(each * self.right, axis=1)
-        precision = hits / (np.cumsum(each) + np.spacing(1))
-        best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))  # no precision beyond the last recall
-        at = [np.searchsorted(recall, RECALLS, side="left") for recall in hits / total]
-        return np.array([best[places].mean() for best, places in zip(best_from_here, at, strict=True)])
-
-
-def matched_regions(queries: Sequence[Query], kind: Literal["box", "mask"]) -> Matches | None:
-    """Match regions and things by COCO's rules (`COCOeval`); None without regions or without things.
-
-    There is one category, and a region can only be right for its own phrase: this is no mean over categories as COCO's
-    AP. Absent phrases have no thing. One score threshold serves all phrases, so the score has to be comparable across
-    them. With "box" a thing is a box of the target, with "mask" its whole mask.
-    """
-    owners: list[int] = []
-    scores: list[float] = []
-    right: list[NDArray[np.bool_]] = []
-    things = np.zeros(len(queries), np.int64)
-    for number, query in enumerate(queries):
-        target, answers = query.target, query.answers[:MOST_REGIONS]
-        true = () if target is None else target.boxes_xywh_px if kind == "box" else (target.mask,)
-        things[number] = len(true)
-        is_free = np.ones((len(IOUS), len(true)), np.bool_)
-        for answer in answers:
-            fits = np.array([_overlap(answer, thing) for thing in true])
-            hit = np.zeros(len(IOUS), np.bool_)
-            if len(true):
-                open_fits = np.where(is_free, fits, -1.0)
-                best = len(true) - 1 - open_fits[:, ::-1].argmax(axis=1)  # of equals the last, as COCO has it
-                hit = open_fits.max(axis=1) >= IOUS
-                is_free[np.flatnonzero(hit), best[hit]] = False
-            owners.append(number)
-            scores.append(answer.score)
-            right.append(hit)
-    if not owners or not things.any():
-        return None
-    order = np.argsort(-np.array(scores), kind="mergesort")
-    return Matches(queries=np.array(owners)[order], right=np.array(right).T[:, order], things=things)
-
-
-def _overlap(answer: Answer, thing: Box | Rle | None) -> float:
-    if isinstance(thing, Rle):
-        return rle_iou(answer.mask, thing)
-    return 0.0 if thing is None else box_iou(answer.box_xywh_px, thing)

@@ -18,7 +18,7 @@ empty or if the row has an error: what the pipeline loses on the way is part of 
 
 A phrase that answers no target is known to be absent if its head noun or text is a category that the ground truth
 annotates everywhere and nothing of that category is in the image, or if the ground truth lists it. Its regions are
-wrong; they count for the scores and for COCO's average precision. All other phrases are left out.
+wrong; they count for the scores. All other phrases are left out.
 """
 
 from __future__ import annotations

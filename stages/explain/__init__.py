@@ -28,7 +28,6 @@ EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable(
         "attention_gradient": "stages.explainers.attention.gradients:AttentionGradient",
         "raw_attention": "stages.explainers.attention.rollout:RawAttention",
         "rollout": "stages.explainers.attention.rollout:Rollout",
-        "attention_flow": "stages.explainers.attention.attention_flow:AttentionFlow",
         "game": "stages.explainers.attention.gradients:Game",
         "legrad": "stages.explainers.attention.gradients:LeGrad",
         "cam": "stages.explainers.cams:Cam",

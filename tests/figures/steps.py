@@ -295,7 +295,7 @@ EXPLAINED: Final = {
     "photographs": ("photo", None, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, (*LOCAL, *SANE)),
     "patented-photographs": ("photo", PATENTED, 200, (*PLACES, *SANE)),
-    "perturbation-scenes": ("demo", f"{PERTURBED.format(256, '', 128)},attention_flow", 24, LOCAL),
+    "perturbation-scenes": ("demo", PERTURBED.format(256, "", 128), 24, LOCAL),
     "perturbation-photographs": ("photo", PERTURBED.format(128, "players=16:", 64), 12, PLACES),
 }
 """Table -> model, explainers (None: all that are cheap), images, and figures."""

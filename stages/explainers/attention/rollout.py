@@ -5,8 +5,7 @@ Shapes: B images, P phrases, L blocks, N patches, T = N + 1 tokens, E embedding.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -56,60 +55,36 @@ def _same_for_all(heat: Tensor, embedding: Tensor, texts: Tensor) -> tuple[Tenso
     return heat[:, None].expand(-1, texts.shape[1], -1), cosines_of(embedding.detach(), texts)
 
 
-class ResidualConfig(ExplainerConfig):
-    """Settings of explainers that follow attention through all blocks."""
+class RolloutConfig(ExplainerConfig):
+    """Attention rollout."""
 
+    kind: Literal["rollout"] = "rollout"
     residual: ShareBelowOne = Field(
         0.5, description="Share of each token that passes a block unchanged; 0.5 in the paper."
     )
 
 
-ResidualT = TypeVar("ResidualT", bound=ResidualConfig)
-
-
-class AttentionPath(Walker[ResidualT]):
-    """Follows the class token's attention through all blocks.
+class Rollout(Walker[RolloutConfig]):
+    """Attention rollout (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): the origin of the class token's attention.
 
     For block b with attention weights A_b (mean over heads, rows sum to 1) and residual share r:
 
         M_b = r I + (1 - r) A_b
-    """
-
-    needs = "transformer blocks whose class token attends to the patches"
-    follows_phrases = False
-
-    @torch.no_grad()
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        attention, share = torch.cat(walked.attention).mean(dim=1), self.config.residual
-        heat = self._heat(share * torch.eye(attention.shape[-1]).to(attention) + (1 - share) * attention)
-        return _same_for_all(heat[None, 1:], walked.embedding, texts)
-
-    @abstractmethod
-    def _heat(self, mixed: Tensor) -> Tensor:
-        """M of all blocks (L, T, T), the first block first -> heat of all tokens (T,)."""
-
-
-class RolloutConfig(ResidualConfig):
-    """Attention rollout."""
-
-    kind: Literal["rollout"] = "rollout"
-
-
-class Rollout(AttentionPath[RolloutConfig]):
-    """Attention rollout (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): the origin of the class token's attention.
-
-    With M of `AttentionPath`:
-
         H = row of the class token in M_B ... M_2 M_1, over the patches
 
     Deviation from the paper: none at `residual: 0.5`.
     """
 
     config_type = RolloutConfig
+    needs = "transformer blocks whose class token attends to the patches"
     cost = "forward"
+    follows_phrases = False
 
-    def _heat(self, mixed: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
+        attention, share = torch.cat(walked.attention).mean(dim=1), self.config.residual
+        mixed = share * torch.eye(attention.shape[-1]).to(attention) + (1 - share) * attention
         row = mixed[-1, 0]
         for block in mixed[:-1].flip(0):
             row = row @ block
-        return row
+        return _same_for_all(row[None, 1:], walked.embedding, texts)

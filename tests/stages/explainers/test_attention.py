@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explainers.attention.attention_flow import flows
 from stages.explainers.attention.walk import Walk, slopes
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
@@ -194,53 +192,3 @@ def test_it_works_where_gradients_are_off_and_in_half_precision() -> None:
     assert walked.attention[0].dtype == torch.float32
     assert gradient.isfinite().all()
     assert gradient.any()
-
-
-# Attention flow, against networkx's minimum cut in the whole graph, in floating point
-
-
-def whole_graph(mixed: Floats) -> nx.DiGraph:
-    """Nodes are (blocks before it, token)."""
-    graph = nx.DiGraph()
-    for number, block in enumerate(mixed):
-        for (j, k), capacity in np.ndenumerate(block):
-            graph.add_edge((number + 1, j), (number, k), capacity=float(capacity))
-    return graph
-
-
-def mixed_at_random(layers: int, tokens: int, sharpness: float, seed: int = 0) -> Floats:
-    logits = sharpness * np.random.default_rng(seed).standard_normal((layers, tokens, tokens))
-    attention = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    mixed: Floats = 0.5 * attention + 0.5 * np.eye(tokens)
-    return mixed
-
-
-@pytest.mark.parametrize(
-    ("layers", "tokens", "sharpness"), [(1, 5, 1.0), (2, 6, 1.0), (3, 6, 2.0), (5, 7, 0.1), (5, 7, 4.0), (6, 6, 8.0)]
-)
-def test_maximum_flow_is_minimum_cut(layers: int, tokens: int, sharpness: float) -> None:
-    mixed = mixed_at_random(layers, tokens, sharpness)
-    graph, found = whole_graph(mixed), flows(mixed)
-    for token in range(tokens):
-        assert found[token] == pytest.approx(nx.minimum_cut_value(graph, (layers, 0), (0, token)), abs=1e-6)
-    if (layers, sharpness) == (5, 4.0):
-        assert (found < np.minimum(1, mixed[0].sum(axis=0)) - 0.01).any(), "the first cuts are not always the tightest"
-
-
-def test_flows_by_hand() -> None:
-    mixed = mixed_at_random(1, 5, 1.0)
-    assert np.allclose(flows(mixed), mixed[0, 0], atol=1e-8), "one block is its row"
-    assert flows(np.stack([np.eye(4)] * 4)).tolist() == [1, 0, 0, 0], "tokens that keep to themselves get nothing"
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("residual", [0.5, 0.2])
-def test_flow_runs_through_the_attention_of_open_clip(residual: float) -> None:
-    model, rgb = tiny_clip(layers=2), image()
-    explainer = made("attention_flow", model, residual=residual)
-    captured = capture(model, explainer.model.tower.normalised(torch.from_numpy(rgb))[0])
-    attention = np.stack([weights[0].detach().mean(dim=0).numpy() for weights in captured.attention])
-    graph = whole_graph((1 - residual) * attention + residual * np.eye(17))
-    wanted = [nx.maximum_flow_value(graph, (2, 0), (0, 1 + patch)) for patch in range(16)]
-    for found in explainer.explain(rgb, [PHRASES])[0]:
-        assert np.allclose(found.values.ravel(), wanted, rtol=0, atol=1e-6)
