@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+from stages.phrases import stage as phrases_stage
 
 if TYPE_CHECKING:
     from tests.cuda.simulated import SimulatedCuda
@@ -75,6 +78,14 @@ def one_thread() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_pipeline() -> Iterator[None]:
+    """Each spaCy pipeline is loaded once for all runs of this process: it takes most of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phrases_stage, "load_pipeline", functools.cache(phrases_stage.load_pipeline))
+        yield
 
 
 @pytest.fixture
