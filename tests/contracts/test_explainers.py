@@ -7,7 +7,6 @@ is in `tests.factories.TOWERS`.
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import pickle
 from itertools import chain
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from torch import nn
@@ -30,10 +28,10 @@ from stages.shared.model.config import TOWER_WORDS
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.plan import plan_of
 from tests.factories import TOWERS, architecture_of
+from tests.stages.explain.models import module_of, tokenizer
 from tests.stages.shared.model.saved import save_tower
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 
@@ -77,14 +75,8 @@ def pixels(tower: str, rows: int = 4, columns: int = 4) -> np.ndarray:
 
 def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settings: Any) -> Explainer[Any]:
     explainer = EXPLAINERS[kind]
-    clip = from_open_clip(model or only_read(tower), tokenizer, TOWERS[tower][1])
+    clip = from_open_clip(model or module_of(tower), tokenizer, TOWERS[tower][1])
     return explainer(explainer.config_type(**FEW_MASKS.get(kind, {}) | settings), clip)
-
-
-@functools.cache
-def only_read(tower: str) -> nn.Module:
-    """A model that no test changes."""
-    return TOWERS[tower][0]()
 
 
 def state_of(model: nn.Module) -> list[Any]:
@@ -180,7 +172,7 @@ def test_shapes_order_and_range(kind: str, tower: str) -> None:
 
 @on_kinds_of_towers
 def test_the_same_input_gives_the_same_bytes(kind: str, tower: str) -> None:
-    model, rgb = only_read(tower), pixels(tower)
+    model, rgb = module_of(tower), pixels(tower)
     given = rgb.copy()
     answers = [explainer_of(kind, tower, model).explain(rgb, PHRASES)]
     torch.manual_seed(99)  # no global random state
