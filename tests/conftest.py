@@ -28,10 +28,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Ray's workers would give way to the other tests, and the test that waits for them would take many times as long.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
 
-# The same examples each time: a failure is the change's own. `make fuzz` draws others. Nothing is too slow: other
-# programs may need the machine.
+# The same examples each time: a failure is the change's own. `make fuzz` draws others, and twice as many. Nothing is
+# too slow: other programs may need the machine.
 PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.register_profile("same", PATIENT, derandomize=True)
+hypothesis.settings.register_profile("same", PATIENT, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
 

@@ -171,8 +171,9 @@ def test_a_run_says_why_it_goes_on_without_presence(
     assert "presence" not in made(none)
     assert rows_of(tmp_path / "mixed") == rows_of(tmp_path / "none")
     assert not (tmp_path / "mixed" / "presence.json").exists()
-    monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 25)
-    assert "presence is not known: 24 images with" in made(uncalibrated(scenes, tmp_path / "few"))
+    monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 5)
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
+    assert "presence is not known: 4 images with" in made(uncalibrated(tmp_path, tmp_path / "few"))
 
 
 def test_calibrate_without_truth_fits_presence_alone(
