@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from tests.pipeline.commands.evaluated import QUIET, called, config_of
+from tests.pipeline.light import rows_of
 
 
 @pytest.mark.parametrize(("lies", "fits"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.1), (0.6, 0.05)])
@@ -90,11 +90,6 @@ def made(config: RunConfig) -> str:
     printed = StringIO()
     run(config, Console(file=printed, width=1000))
     return printed.getvalue()
-
-
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    rows = [row for path in (out / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    return sorted(rows, key=lambda row: str(row["sample_id"]))
 
 
 @pytest.fixture(scope="module")
