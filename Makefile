@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint bench browser corpus fuzz faults towers figures pictures soak scale audit clean
+.PHONY: help demo test lint style bench browser corpus fuzz faults towers figures pictures soak scale audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,14 +13,16 @@ help: ## list the targets
 demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of eight photographs, measure both, draw pictures
 	$(BIN)/phrasebox demo --out out/demo
 
-# One process more than two cores: those that start Ray mostly wait for it.
-test: $(if $(ROOM),$(VENV)/.installed-dev,lint browser) ## set up, check format, lint and types, run all tests but the slow ones; ROOM=regions: of one room
-	$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),-n 3)
+# One process more than two cores: those that start Ray mostly wait for it. Types are checked meanwhile.
+test: $(if $(ROOM),$(VENV)/.installed-dev,style browser) ## set up, check format, lint and types, run all tests but the slow ones; ROOM=regions: of one room
+	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),-n 3; code=$$?; wait $$types && exit $$code)
 
-lint: $(VENV)/.installed-dev ## check format, lint and types
+lint: style ## check format, lint and types
+	$(BIN)/mypy
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 
 # The viewer's pages are tested in a real browser.
 browser:

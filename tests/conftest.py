@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+from stages.phrases import stage as phrases_stage
 
 if TYPE_CHECKING:
     from tests.cuda.simulated import SimulatedCuda
@@ -25,10 +28,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Ray's workers would give way to the other tests, and the test that waits for them would take many times as long.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
 
-# The same examples each time: a failure is the change's own. `make fuzz` draws others. Nothing is too slow: other
-# programs may need the machine.
+# The same examples each time: a failure is the change's own. `make fuzz` draws others, and twice as many. Nothing is
+# too slow: other programs may need the machine.
 PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.register_profile("same", PATIENT, derandomize=True)
+hypothesis.settings.register_profile("same", PATIENT, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
 
@@ -75,6 +78,14 @@ def one_thread() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_pipeline() -> Iterator[None]:
+    """Each spaCy pipeline is loaded once for all runs of this process: it takes most of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phrases_stage, "load_pipeline", functools.cache(phrases_stage.load_pipeline))
+        yield
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from stages.shared.storage import found_in, write_text
 from stages.write import PARQUET_SETTINGS, Tally
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
-MASKS_PER_SIZE = 48
+MASKS_PER_SIZE = 12
 
 COLOURS = ("", "", "", "", "red", "blue", "green", "black", "white", "brown", "grey", "yellow", "silver", "pale pink")
 KINDS = ("", "", "", "", "", "old", "small", "large", "wooden", "young", "empty", "striped", "wet", "shiny", "broken")

@@ -111,7 +111,7 @@ def zipped_zeros(size: int) -> bytes:
     return b"".join(packer.compress(block) for _ in range(size // len(block))) + packer.flush()
 
 
-BOMB_BYTES = 100_000_000  # What the compressed parts of the bombs would become
+BOMB_BYTES = 30_000_000  # What the compressed parts of the bombs would become
 
 # GIF and BMP, by hand
 
@@ -300,9 +300,9 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "2000 samples a pixel.tif": (grey_tiff(t277=2000), "bad_image: "),
     # Bombs
     "header of 20000 x 20000.png": (png(20_000, 20_000, pixels=b""), HUGE),
-    "pixels of 100 MB.png": (png(pixels=zipped_zeros(BOMB_BYTES)), ANNOTATED),
-    "text of 100 MB.png": (png(extra=chunk(b"zTXt", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
-    "colour profile of 100 MB.png": (png(extra=chunk(b"iCCP", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
+    "pixels of 30 MB.png": (png(pixels=zipped_zeros(BOMB_BYTES)), ANNOTATED),
+    "text of 30 MB.png": (png(extra=chunk(b"zTXt", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
+    "colour profile of 30 MB.png": (png(extra=chunk(b"iCCP", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
     "ten thousand texts.png": (png(extra=chunk(b"tEXt", b"a\0" + b"b" * 1000) * 10_000), ANNOTATED),
     "deflate of 20000 x 20000.tif": (grey_tiff(20_000, 20_000, zipped_zeros(BOMB_BYTES), t259=8), HUGE),
     "300 MB of nothing.jpg": (sparse(300_000_000), "image_too_large: the file has 300000000 bytes, the limit is"),
@@ -310,7 +310,7 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "1 x 1.png": (png(1, 1), ANNOTATED),
     "30000 x 1.png": (png(30_000, 1), ANNOTATED),
     "1 x 30000.png": (png(1, 30_000), ANNOTATED),
-    "5000 x 5000.png": (png(5_000, 5_000, colour=0), ANNOTATED),
+    "3000 x 3000.png": (png(3_000, 3_000, colour=0), ANNOTATED),
     # No images at all
     "empty.jpg": (b"", "bad_image: the file is empty"),
     "html.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "bad_image: a web page was saved instead"),

@@ -126,14 +126,15 @@ class Event:
 
     device: SimulatedCuda
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, *, blocking: bool = False) -> None:
+        self._wait = "event" if blocking else "event, with a busy core"
         self._before: list[Callable[[], object]] = []
 
     def record(self, _: Any = None) -> None:
         self._before, self.device.under_way = self.device.under_way, []
 
     def synchronize(self) -> None:
-        self.device.waits["event"] += 1
+        self.device.waits[self._wait] += 1
         while self._before:
             self._before.pop(0)()
 

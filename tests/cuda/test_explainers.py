@@ -9,19 +9,11 @@ import pytest
 
 from stages.explain import EXPLAINERS
 from stages.shared.model.towers.plan import plan_of
+from tests.contracts.test_explainers import FEW_MASKS
 from tests.cuda.both import assert_same_maps, both
 from tests.cuda.simulated import SimulatedCuda
 from tests.factories import TOWERS, architecture_of
 from tests.stages.explain.models import image
-
-FEW: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 6, "cells": 4},
-    "occlusion": {"window": 0.5, "stride": 1.0},
-    "kernel_shap": {"players": 2, "evaluations": 8},
-    "partition_shap": {"max_evaluations": 7},
-    "score_cam": {"channels": 6},
-}
-"""Explainer -> settings with which it asks the model seldom."""
 
 VARIANTS: Sequence[dict[str, Any]] = ({}, {"affinity": "propagation"}, {"scales": (1.0, 0.5)}, {"path": "full"})
 """Settings of Grad-ECLIP; the last one needs a class token."""
@@ -45,7 +37,7 @@ def test_maps_are_those_of_a_cpu(tower: str, precision: str, kinds: list[str], c
         if has not in explainer.towers:
             continue
         for settings in VARIANTS[: 4 if has == "class_token" else 3] if kind == "grad_eclip" else ({},):
-            config = explainer.config_type(**FEW.get(kind, {}) | settings)
+            config = explainer.config_type(**FEW_MASKS.get(kind, {}) | settings)
             wanted, found = (explainer(config, model).explain(rgb, PHRASES) for model in (here, there))
             for mine, theirs in zip(found, wanted, strict=True):
                 assert_same_maps(mine, theirs, precision)

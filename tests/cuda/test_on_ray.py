@@ -8,18 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import RunConfig
 from pipeline.run import run
 from tests.conftest import SCENES
-from tests.pipeline.light import assert_alike
-
-
-def rows_of(dataset: Path) -> list[dict[str, Any]]:
-    rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    return sorted(rows, key=lambda row: row["id"])
+from tests.pipeline.light import assert_alike, rows_of
 
 
 @pytest.mark.ray

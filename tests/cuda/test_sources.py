@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stages.contract.errors import ResourceError
 from stages.contract.records import Record
 from stages.shared.model.config import ModelConfig
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig
@@ -58,4 +59,7 @@ def test_a_pass_that_the_memory_does_not_hold_is_halved(cuda: SimulatedCuda) -> 
         cuda.most_bytes = cuda.largest_bytes / 2
         assert answers(sources[1].process(given)) == answers(wanted)
         assert sources[1]._look.at_once < 8
+        cuda.most_bytes = 100
+        with pytest.raises(ResourceError, match="memory does not hold one image of "):
+            sources[1].process(given)
         cuda.most_bytes = float("inf")

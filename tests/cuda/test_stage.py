@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from stages.contract.errors import DeviceFault, ResourceError
-from stages.contract.records import Record
+from stages.contract.records import Phrase, Record
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.presence import ImageStatistics, Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
@@ -40,19 +41,55 @@ def assert_same(found: list[Record], wanted: list[Record], precision: str = "fp3
         assert_same_maps(mine.heat_maps, theirs.heat_maps, precision)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
-def test_the_whole_stage_makes_what_a_cpu_makes(precision: str, cuda: SimulatedCuda) -> None:
-    here, there = (stage_of(model, **EVERYTHING) for model in both(precision=precision))
+@pytest.mark.parametrize(
+    ("tower", "precision", "settings"),
+    [
+        ("class token", "fp32", EVERYTHING),
+        ("class token", "bf16", EVERYTHING),
+        ("class token", "fp32", {"similarity": "projected", "heads": "single"}),
+        ("ResNet", "fp32", {}),
+        ("SigLIP", "fp32", {}),
+        pytest.param("class token", "fp16", EVERYTHING, marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_stage_makes_what_a_cpu_makes_with_one_wait_a_batch(
+    tower: str, precision: str, settings: dict[str, Any], cuda: SimulatedCuda
+) -> None:
+    models = both(tower, precision)
+    here, there = (stage_of(model, **settings) for model in models)
     cuda.waits.clear()
-    given = records(11)
+    given = records(11, 4 * models[0].input.patch_px)
     found = there.process(given)
-    assert set(cuda.waits) == {"event"}, "the host waits for answers alone"
-    assert cuda.waits["event"] == 3, "once a batch"
+    assert cuda.waits == {"event": 3}, "the host waits for answers alone, once a batch"
     assert_same(found, here.process(given), precision)
     assert there.take_forwards().device == "cuda:0 simulated"
     signals = [stage.signals(given[1:3]) for stage in (here, there)]
     for mine, theirs in zip(*signals, strict=True):
         assert mine.local == pytest.approx(theirs.local, abs=1e-4)
+
+
+def test_launches_follow_the_phrases_of_one_image_and_not_the_images(cuda: SimulatedCuda) -> None:
+    texts = [f"dog {number}" for number in range(24)]
+    phrases = [Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in texts]
+    found: dict[tuple[int, int], int] = {}
+    for size in (2, 8):
+        config = ExplainStageConfig(
+            model=ModelConfig(batch_size=size), explainer=GradEclipConfig(blocks=4, affinity="none")
+        )
+        stage = ExplainStage(config, both()[1], None)
+        stage.setup()
+        cuda.waits.clear()
+        stage._explainer.learn([texts, ["a very long phrase " * 5]])
+        assert not cuda.waits, "new texts are sent without a wait"
+        given = records(1)[0]
+        for count in (1, 8, 16, 24):
+            cuda.operations.clear()
+            stage.process([replace(given, phrases=tuple(phrases[:count]))] * size)
+            found[size, count] = cuda.operations.total()
+    assert found[2, 1] == found[2, 8] == found[8, 8], "eight phrases cost what one costs, eight images what two do"
+    steps = [found[8, count + 8] - found[8, count] for count in (8, 16)]
+    assert steps[0] == steps[1] == found[2, 24] - found[2, 16], "each further eight cost the same"
+    assert 0 < steps[0] < found[8, 8] / 2
 
 
 def test_heat_maps_do_not_keep_the_pinned_memory_they_came_in(cuda: SimulatedCuda) -> None:

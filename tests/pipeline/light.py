@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,43 +175,46 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     return report
 
 
-def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report, list[tuple[float, int]]]:
-    """The report, and how many records the model had answered when."""
-    from pipeline.engines import engine
-
-    graph = Graph(
-        reader=DeadlyReader(make_reader(config.input)),
-        before=(CaptionStage(Path(str(config.input.path)).parent),),
-        model=SleepStage(seconds, marks),  # type: ignore[arg-type]
-        after=(LastStage(0.0),),
+def light_graph(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Graph:
+    """A graph whose captions are cut by `CaptionStage`, which notes deaths in a folder."""
+    return Graph(
+        reader=reader,
+        before=(CaptionStage(deaths),),
+        model=model,  # type: ignore[arg-type]
+        after=(last,),
         explain=config.explain,
         described=LIGHT,
         calibration=None,
     )
+
+
+def run_on_ray(graph: Graph, config: RunConfig, show: Callable[[Report], None] = lambda _: None) -> Report:
+    """Run the ray engine in this process, from lock to manifest."""
+    from pipeline.engines import engine
+
     folder, report = DatasetFolder(config.output.path), Report()
-    progress: list[tuple[float, int]] = []
-
-    def show(report: Report) -> None:
-        answered = report.stages["explain"].records if "explain" in report.stages else 0
-        if answered > (progress[-1][1] if progress else 0):
-            progress.append((report.wall_time_s, answered))
-
     with folder.locked(), folder.writing():
         folder.begin(folder.look(config, graph.fingerprint))
         engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
         folder.finish(config, report, model={"name": "light"})
-    return report, progress
+    return report
 
 
 def _main() -> None:
     values, seconds, marks = sys.argv[1:]
     try:
-        report, progress = _run(RunConfig.model_validate_json(values), float(seconds), Path(marks) if marks else None)
+        config = RunConfig.model_validate_json(values)
+        model, reader = (
+            SleepStage(float(seconds), Path(marks) if marks else None),
+            DeadlyReader(make_reader(config.input)),
+        )
+        folder = Path(str(config.input.path)).parent
+        report = run_on_ray(light_graph(reader, config, model, LastStage(0.0), folder), config)
     except PhraseboxError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)
     told = {name: stage.records for name, stage in report.stages.items()}
-    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, "deaths": report.deaths, **told}))
+    sys.stdout.write(json.dumps({"read": report.samples_read, "deaths": report.deaths, **told}))
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from tests.pipeline.commands.evaluated import QUIET, called, config_of
+from tests.pipeline.light import rows_of
 
 
 @pytest.mark.parametrize(("lies", "fits"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.1), (0.6, 0.05)])
@@ -90,11 +90,6 @@ def made(config: RunConfig) -> str:
     printed = StringIO()
     run(config, Console(file=printed, width=1000))
     return printed.getvalue()
-
-
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    rows = [row for path in (out / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    return sorted(rows, key=lambda row: str(row["sample_id"]))
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +166,9 @@ def test_a_run_says_why_it_goes_on_without_presence(
     assert "presence" not in made(none)
     assert rows_of(tmp_path / "mixed") == rows_of(tmp_path / "none")
     assert not (tmp_path / "mixed" / "presence.json").exists()
-    monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 25)
-    assert "presence is not known: 24 images with" in made(uncalibrated(scenes, tmp_path / "few"))
+    monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 5)
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
+    assert "presence is not known: 4 images with" in made(uncalibrated(tmp_path, tmp_path / "few"))
 
 
 def test_calibrate_without_truth_fits_presence_alone(

@@ -32,12 +32,11 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from pipeline.config import RunConfig
-from pipeline.graph import Graph
-from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.contract.records import HeatMap, Phrase, Pixels, Record
 from stages.contract.stage import Device, Stage
-from stages.read import make_reader, plan_shards
+from stages.read import make_reader
+from tests.pipeline.light import LastStage, light_graph, run_on_ray
 from tests.soak.cluster import Used, Watch
 
 MOST_BATCHES_PER_S: Final = 40  # more than two cores can carry; it limits how many images a measurement is given
@@ -101,15 +100,6 @@ class SleepingModel(Stage):
         return tuple(HeatMap(text=text, values=self.noise, similarity=0.2) for text in texts)
 
 
-class NoRegions(Stage):
-    """After the model: nothing is cut, which cores do beside any engine."""
-
-    name: ClassVar[str] = "regions"
-
-    def process(self, batch: Sequence[Record]) -> list[Record]:
-        return list(batch)
-
-
 def write_captions(folder: Path, images: int) -> Path:
     """captions.jsonl of images that nobody opens. The first is there, or the run is refused."""
     (folder / "0.jpg").touch()
@@ -123,19 +113,9 @@ def write_captions(folder: Path, images: int) -> Path:
 
 def simulate(given: dict[str, Any]) -> dict[str, Any]:
     """Run the real engine over captions in this process. Returns when how many images the model had answered."""
-    from pipeline.engines import engine
-
     config = RunConfig.model_validate(given["config"])
-    graph = Graph(
-        reader=make_reader(config.input),
-        before=(SpacedCaptions(), NoisePixels(given["side_px"])),  # type: ignore[arg-type]
-        model=SleepingModel(given["seconds"], given["batch"]),  # type: ignore[arg-type]
-        after=(NoRegions(),),  # type: ignore[arg-type]
-        explain=config.explain,
-        fingerprint="simulated",
-        calibration=None,
-    )
-    folder, report = DatasetFolder(config.output.path), Report()
+    model = SleepingModel(given["seconds"], given["batch"])
+    graph = light_graph(make_reader(config.input), config, model, LastStage(0.0))
     progress: list[tuple[float, int]] = []
 
     def show(report: Report) -> None:
@@ -143,10 +123,7 @@ def simulate(given: dict[str, Any]) -> dict[str, Any]:
         if answered > (progress[-1][1] if progress else 0):
             progress.append((time.time(), answered))
 
-    with folder.locked(), folder.writing():
-        folder.begin(folder.look(config, graph.fingerprint))
-        engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
-        folder.finish(config, report, model={"name": "simulated"})
+    report = run_on_ray(replace(graph, before=(SpacedCaptions(), NoisePixels(given["side_px"]))), config, show)  # type: ignore[arg-type]
     return {"progress": progress, "deaths": report.deaths}
 
 

@@ -48,6 +48,7 @@ def scores_of(dataset: Path) -> list[float]:
     return [annotation["score"] for row in rows for annotation in row["annotations"]]
 
 
+@pytest.mark.slow
 def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_path: Path) -> None:
     """Settings that the shipped calibration is not for, so that the first run has none.
 

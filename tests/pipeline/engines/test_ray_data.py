@@ -14,8 +14,11 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from pipeline.config import load_config
 from pipeline.dataset.validate import validate
+from pipeline.run import run as in_this_process
 from pipeline.scenes import write_scenes
 from tests.pipeline.light import assert_alike, ended, row_groups_of, rows_of
 
@@ -57,7 +60,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scenes(folder, SCENES, 7)
     lines = (folder / "captions.jsonl").read_text().splitlines()
     lines[10:10] = ["{not json", '{"id": "gone", "image": "gone.jpg", "caption": "a cat"}']
-    lines[50:50] = ['{"id": "mute", "image": "000000.jpg", "caption": " "}']
+    lines[30:30] = ['{"id": "mute", "image": "000000.jpg", "caption": " "}']
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -149,20 +152,24 @@ def test_a_worker_to_which_ray_gave_a_gpu_never_computes_on_a_cpu(source, tmp_pa
     assert not list((tmp_path / "out" / "data").glob("*.parquet"))
 
 
-def test_a_killed_run_goes_on_where_it_stopped(source, reference, tmp_path) -> None:
+def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     """kill -9 of the driver and of all that it started. tests/soak kills each of them, at other times."""
-    out = tmp_path / "out"
-    kill_when(command(source, out, *SMALL), lambda: bool(committed(out)))
+    out, few = tmp_path / "out", 40
+    wanted = command(source, out, *SMALL, f"input.limit={few}")
+    inline = command(source, tmp_path / "inline", "engine.kind=inline", f"input.limit={few}")[5::2]
+    reference = rows_of(Path(str(in_this_process(load_config(None, inline), Console(quiet=True)))))
+    assert len(reference) == few
+    kill_when(wanted, lambda: bool(committed(out)))
     finished = {path: path.read_bytes() for path in committed(out)}
     assert not (out / "dataset.json").exists()
-    printed = run(source, out, *SMALL)
+    printed = ended(wanted).stdout
     assert "resuming the run" in printed
     assert_alike(rows_of(out), reference)
     assert list(validate(out)) == []
     kept = {path: path.read_bytes() for path in finished}
     assert kept == finished, "finished shards are neither rewritten nor lost"
     manifest = json.loads((out / "dataset.json").read_text())
-    assert manifest["counts"]["read"] == manifest["counts"]["written"] == SCENES + 3
+    assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
     assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
     assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}
     done = manifest["stages"]["explain"]["records"]

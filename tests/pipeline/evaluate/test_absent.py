@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
-from pipeline.evaluate.estimates import weighted_estimate
 from stages.contract.records import Phrase
 from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
 
 BOX = (0.0, 0.0, 4.0, 4.0)
 FAR = (4.0, 4.0, 4.0, 4.0)
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test here looks at an interval."""
-    monkeypatch.setattr("pipeline.evaluate.absent.weighted_estimate", partial(weighted_estimate, resamples=20))
 
 
 def image_of(number: int, *names: str, caption: str = "", present: frozenset[str] = frozenset()) -> AskedImage:

@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.graph import Graph
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.read import make_reader
-from tests.pipeline.light import LIGHT, CaptionStage, LastStage, SleepStage
+from tests.pipeline.light import LastStage, SleepStage, light_graph
 
 
 class RaisingStage(Stage):
@@ -44,15 +43,7 @@ def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
 
 def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:
     """Run; returns what was printed. Where the run raises, the error has it in its notes."""
-    graph = Graph(
-        reader=make_reader(config.input),
-        before=(CaptionStage(Path()),),
-        model=SleepStage(0.0),  # type: ignore[arg-type]
-        after=(last or LastStage(0.0),),
-        explain=config.explain,
-        described=LIGHT,
-        calibration=None,
-    )
+    graph = light_graph(make_reader(config.input), config, SleepStage(0.0), last or LastStage(0.0))
     printed = StringIO()
     try:
         run(config, Console(file=printed, width=500), graph=graph, fresh=fresh)

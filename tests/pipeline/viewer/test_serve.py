@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import socket
@@ -12,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,9 +19,10 @@ import uvicorn
 from rich.console import Console
 
 from pipeline.dataset.selection import Search
-from pipeline.viewer.app import is_loopback, serve
+from pipeline.viewer.app import Viewer, create_app, is_loopback, serve
 from stages.contract.errors import ConfigError
 from tests.architecture.source import ROOT
+from tests.pipeline.commands.evaluated import called
 
 
 @contextmanager
@@ -57,23 +58,9 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert "Traceback" not in process.stdout.read()
 
 
-def test_a_review_of_so_many_regions(viewed: Path) -> None:
-    seen = []
-    for seed in ("0", "0", "1"):
-        with started(str(viewed), "--reviews", "3", "--seed", seed) as (_, address):
-            assert address.endswith("/review")
-            with urllib.request.urlopen(f"{address}/state.json?reviewer=ann") as answer:
-                state = json.load(answer)
-        seen.append([(one["row"], one["id"]) for one in state["regions"]])
-        assert state["figures"] == {}
-    assert len(seen[0]) == 3
-    assert seen[0] == seen[1] != seen[2]
-    assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
-
-
-def test_it_listens_elsewhere_when_asked_to_and_says_so(
-    viewed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A server ends at once; the addresses that it listened at."""
     addresses: list[str] = []
 
     def run(_: uvicorn.Server, sockets: list[socket.socket]) -> None:
@@ -82,8 +69,33 @@ def test_it_listens_elsewhere_when_asked_to_and_says_so(
 
     monkeypatch.setattr("uvicorn.Server.run", run)
     monkeypatch.setattr("pipeline.viewer.app._build", lambda index: index.close())
+    return addresses
+
+
+@pytest.mark.usefixtures("served_to_nobody")
+def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+
+    def note(viewer: Viewer, hosts: Any) -> Any:
+        states.append(viewer.reviewing.state("ann"))
+        return create_app(viewer, hosts)
+
+    monkeypatch.setattr("pipeline.viewer.app.create_app", note)
+    for seed in (0, 0, 1):
+        code, out, _ = called("inspect", viewed, "--reviews", 3, "--seed", seed, "--port", 0)
+        assert (code, "/review  (" in out) == (0, True)
+    seen = [[(one["row"], one["id"]) for one in state["regions"]] for state in states]
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1] != seen[2]
+    assert states[0]["figures"] == {}
+    assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
+
+
+def test_it_listens_elsewhere_when_asked_to_and_says_so(
+    viewed: Path, served_to_nobody: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(viewed, Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
-    assert addresses == ["0.0.0.0"]
+    assert served_to_nobody == ["0.0.0.0"]
     assert "everyone who can reach this machine" in capsys.readouterr().out
 
 

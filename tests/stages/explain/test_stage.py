@@ -297,14 +297,6 @@ def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(
     assert [record.message for record in caplog.records] == ["GPU memory is full: going on with batches of 4 images"]
 
 
-def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
-    device = TalkingDevice(most=5)
-    stage = stage_on(device, 16)
-    for _ in range(2):
-        assert_answered(stage, 16)
-    assert device.sizes == [16, 8, *[4] * 8]
-
-
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1"])
 def test_another_fault_is_raised_wherever_it_shows(what: str) -> None:
     device = TalkingDevice({what: BROKEN})
@@ -318,12 +310,3 @@ def test_two_images_that_do_not_fit_together_are_computed_one_behind_the_other(w
     device = TalkingDevice({what: OUT_OF_MEMORY})
     assert_answered(stage_on(device, 1), 3)
     assert most_under_way(device.said[device.said.index(what) + 1 :]) == 1
-
-
-@pytest.mark.parametrize("what", ["launch", "wait"])
-def test_an_image_that_does_not_fit_alone_is_refused(what: str) -> None:
-    device = TalkingDevice({f"{what} {number}": OUT_OF_MEMORY for number in range(99)})
-    message = r"does not hold one image with 1 phrases: lower phrases\.max_phrases .* \(CUDA out of memory"
-    with pytest.raises(ResourceError, match=message):
-        assert_answered(stage_on(device, 4), 9)
-    assert device.sizes[-1] == 1

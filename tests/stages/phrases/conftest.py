@@ -1,20 +1,9 @@
 from __future__ import annotations
 
-import functools
-
 import pytest
 
-from stages.phrases import stage as stage_module
 from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_pipeline():
-    """Each spaCy pipeline is loaded once for all stages, which only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage_module, "load_pipeline", functools.cache(load_pipeline))
-        yield
 
 
 @pytest.fixture(scope="session")

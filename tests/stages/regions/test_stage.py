@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from stages.contract.errors import RowError
 from stages.contract.masks import decode_mask, mask_box_xywh_px
@@ -281,24 +280,6 @@ def test_last_bits_of_the_map_do_not_matter():
         stirred += not np.array_equal(one.values, other.values)
         assert regions_of_map(one, (480, 640), 3, config) == regions_of_map(other, (480, 640), 3, config)
     assert stirred > 90
-
-
-def test_settings_are_frozen_and_checked():
-    with pytest.raises(ValidationError, match="frozen"):
-        FIXED.threshold = 0.1  # type: ignore[misc]
-    with pytest.raises(ValidationError, match="Input should be 'contrast', 'energy'"):
-        RegionsConfig(score="enregy")
-    with pytest.raises(ValidationError, match="rank"):
-        RegionsConfig(rank="best")
-    for wrong in (
-        {"thresh": 0.5},
-        {"threshold": 1.5},
-        {"rule": "otzu"},
-        {"min_area_px": 0},
-        {"smooth_patches": -1},
-    ):
-        with pytest.raises(ValidationError):
-            RegionsConfig(**wrong)
 
 
 def test_one_thread_between_setup_and_teardown_and_the_stage_travels():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.contract.errors import InputError, ResourceError
+from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.images.crops import cut_out
 from stages.shared.model.config import InputSpec, ModelConfig
@@ -62,23 +62,14 @@ def test_crops_follow_from_sample_and_seed() -> None:
 
 
 class Seen:
-    """A tower that notes what it is shown, and whose memory holds some images."""
+    """A tower that notes what it is shown."""
 
-    def __init__(self, holds: int = 1000) -> None:
-        self.holds = holds
+    def __init__(self) -> None:
         self.shown: list[np.ndarray[Any, Any]] = []
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
-        if len(rgb) > self.holds:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
         self.shown.append(rgb.numpy())
         return rgb.float().mean(dim=(1, 2))
-
-
-def crop_look(tower: Seen, at_once: int, side: int = 224) -> CropLook:
-    spec = InputSpec(size_px=side, patch_px=1, mean=(0, 0, 0), std=(1, 1, 1))
-    model: Any = SimpleNamespace(tower=tower, input=spec, device=torch.device("cpu"), name="seen")
-    return CropLook(model, at_once)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 2000, 200), (100, 300, 2100, 500), (2090, 0, 2100, 500)], ids=str)
@@ -87,23 +78,14 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
     rgb = np.random.default_rng(4).integers(0, 256, (500, 2100, 3)).astype(np.uint8)
     rgb[:, ::2] = 0
     tower = Seen()
-    crop_look(tower, 1)([(rgb, [box])])
+    spec = InputSpec(size_px=224, patch_px=1, mean=(0, 0, 0), std=(1, 1, 1))
+    model: Any = SimpleNamespace(tower=tower, input=spec, device=torch.device("cpu"), name="seen")
+    CropLook(model, 1)([(rgb, [box])])
     ((shown,),) = tower.shown
     x0, y0, x1, y1 = box
     wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)
     assert np.array_equal(shown, np.asarray(wanted))
     assert np.array_equal(shown, cut_out(rgb, [(x0 / 2100, y0 / 500, x1 / 2100, y1 / 500)], 224)[0])
-
-
-def test_full_memory_halves_the_passes() -> None:
-    rgb = np.random.default_rng(4).integers(0, 256, (60, 60, 3)).astype(np.uint8)
-    boxes = [(x, 0, x + 10, 20) for x in range(9)]
-    small, large = Seen(holds=3), Seen()
-    look = crop_look(small, 8, side=8)
-    assert np.array_equal(look([(rgb, boxes)])[0], crop_look(large, 9, side=8)([(rgb, boxes)])[0])
-    assert {len(batch) for batch in small.shown} == {1, 2}, "nine parts in passes of two"
-    with pytest.raises(ResourceError, match="memory does not hold one image of seen"):
-        crop_look(Seen(holds=0), 8)([(rgb, boxes)])
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])

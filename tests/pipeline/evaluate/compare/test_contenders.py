@@ -54,11 +54,3 @@ def test_what_is_refused_says_what_fits(case: str) -> None:
     typed, words = REFUSED[case]
     with pytest.raises(ConfigError, match=rf"--explainers: .*{words}"):
         contenders_of(typed, "class_token", "m")
-
-
-def test_every_explainer_is_refused_on_the_other_towers() -> None:
-    for kind in EXPLAINERS:
-        for tower in ("class_token", "attention_pool", "latent_pool", "average_pool"):
-            if tower not in EXPLAINERS[kind].towers:
-                with pytest.raises(ConfigError, match=f"--explainers: {kind} needs"):
-                    contenders_of(kind, tower, "m")  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
-"""Devices: their choice, precisions and errors; and copies to a GPU, which a stand-in takes the place of."""
+"""Devices: their choice, precisions and errors."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -167,65 +166,3 @@ def test_pixels_of_one_size_are_stacked() -> None:
     np.testing.assert_array_equal(stacked.numpy(), np.stack(images))
     with pytest.raises(ValueError, match="all input arrays must have the same shape"):
         pixels_on([images[0], images[1][:1]], CPU)
-
-
-class StandIn:
-    """A tensor of a GPU or of pinned memory that notes what is done with it."""
-
-    def __init__(self, said: list[str], device: str) -> None:
-        self.said, self.device = said, torch.device(device)
-        self.shape, self.dtype = (2,), torch.float32
-
-    def detach(self) -> StandIn:
-        return self
-
-    def pin_memory(self) -> StandIn:
-        self.said.append("pin")
-        return self
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> StandIn:
-        self.said.append(f"to {device}, {'goes on' if non_blocking else 'waits'}")
-        return self
-
-    def copy_(self, _: Any, *, non_blocking: bool = False) -> StandIn:
-        self.said.append(f"copy, {'goes on' if non_blocking else 'waits'}")
-        return self
-
-    def numpy(self) -> np.ndarray:
-        self.said.append("read")
-        return np.zeros((2, 2, 2, 3), np.uint8)
-
-
-def test_copies_to_and_from_a_gpu_use_pinned_memory_and_nobody_waits_before_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    said: list[str] = []
-
-    class Event:
-        def __init__(self, *, blocking: bool = False) -> None:
-            self.sleeps = blocking
-
-        def record(self, stream: str) -> None:
-            said.append(f"event on {stream}")
-
-        def synchronize(self) -> None:
-            said.append("sleep" if self.sleeps else "spin")
-
-    def empty(shape: Sequence[int], *, dtype: torch.dtype, pin_memory: bool) -> StandIn:
-        said.append("pinned" if pin_memory else "ordinary")
-        return StandIn(said, "cpu")
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
-    monkeypatch.setattr(torch, "empty", empty)
-    copies: Any = [StandIn(said, "cuda:1"), StandIn(said, "cuda:1")]
-    under_way = OnTheWay(copies)
-    assert said == ["pinned", "copy, goes on", "pinned", "copy, goes on", "event on the stream of cuda:1"]
-    del said[:]
-    assert len(under_way.wait()) == 2
-    assert said == ["sleep", "read", "read"], "one wait for all, and before anything is read"
-    del said[:]
-    values: Any = StandIn(said, "cpu")
-    to_device(values, GPU)
-    pixels_on([np.zeros((2, 2, 3), np.uint8)] * 2, GPU)
-    assert said == ["pin", "to cuda, goes on", "pinned", "read", "to cuda, goes on"]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from stages.shared.model.load import from_open_clip, load, usable_model
 from stages.shared.model.towers.plan import SUPPORTED
 from stages.shared.model.towers.take_apart import check_supported
 from tests.factories import SPEC, TOWERS, tiny_clip
+from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import assert_scales_as, save_json, save_model, save_tower
 
 RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ def assert_is(clip: Any, model: nn.Module) -> None:
     """The loaded model computes what the original computes, for images and texts."""
     assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
     with torch.no_grad():
-        texts = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a red car", "two dogs"]))
+        texts = model.encode_text(tokenizer(["a red car", "two dogs"]))
     assert torch.allclose(clip.encode_text(["a red car", "two dogs"]), texts, atol=1e-5)
     assert_scales_as(clip, model)
 
@@ -54,12 +54,12 @@ def test_config_and_safetensors(tmp_path: Path) -> None:
 def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(precision: torch.dtype) -> None:
     """open_clip leaves layer norms and embeddings in float32."""
     model = tiny_clip(precision=precision)
-    clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    clip = from_open_clip(model, tokenizer, SPEC)
     ours, theirs = clip.tower.encode(RGB), embedding(model, dtype=precision)
     assert ours.dtype == theirs.dtype == precision
     step = torch.finfo(precision).eps * theirs.abs().max()  # both round to `precision` after each of ~50 operations
     assert (ours - theirs).abs().max() <= 8 * step
-    reference = from_open_clip(tiny_clip(), open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    reference = from_open_clip(tiny_clip(), tokenizer, SPEC)
     for config in (GradEclipConfig(), GradEclipConfig(variant="authors", image_size="model")):
         maps, exact = (GradEclip(config, c).explain(RGB.numpy(), [["a red car"], ["dogs"]]) for c in (clip, reference))
         for (ours_map,), (exact_map,) in zip(maps, exact, strict=True):
@@ -209,7 +209,7 @@ def test_tower_options_that_change_the_formula_are_rejected(
 def test_tower_options_that_do_not_are_supported(vision: dict[str, Any], tmp_path: Path) -> None:
     model, config = save_model(tmp_path, **vision)
     assert usable_model(config).tower == ("average_pool" if vision.get("pool_type") == "avg" else "class_token")
-    clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    clip = from_open_clip(model, tokenizer, SPEC)
     assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
 
 

@@ -7,7 +7,6 @@ import types
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from torch import nn
@@ -16,10 +15,9 @@ from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, TOWERS, tiny_clip
+from tests.stages.explain.models import tokenizer
 from tests.stages.explain.test_stage import make_record
 from tests.stages.shared.model.saved import save_model
-
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 
 def tensors_of(root: Any) -> dict[int, int]:

@@ -19,9 +19,8 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, load, module_of
 from stages.shared.model.recognise import recognise
 from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import save_model
-
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 TEXTS = [
     "a car",

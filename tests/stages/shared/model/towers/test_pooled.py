@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from stages.explainers.cams import Cam, CamConfig
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.plan import TowerPlan, plan_of
 from tests.factories import TOWERS, tiny_resnet
+from tests.stages.explain.models import module_of, tokenizer
 
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 AVERAGED = ("ConvNeXt", "timm, averaged patches")
 POOLED = [name for name in TOWERS if name not in ("class token", *AVERAGED)]
 TEXTS = ["red car", "two dogs"]
@@ -36,14 +35,8 @@ def pixels(name: str, rows: int = 4, columns: int = 4, count: int = 2) -> Tensor
     return torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(rows))
 
 
-@functools.cache
-def only_read(name: str) -> nn.Module:
-    """A model that no test changes."""
-    return TOWERS[name][0]()
-
-
 def tower_of(name: str, model: nn.Module | None = None) -> tuple[Any, nn.Module]:
-    model = model or only_read(name)
+    model = model or module_of(name)
     return from_open_clip(model, tokenizer, TOWERS[name][1]).tower, model
 
 
@@ -75,7 +68,7 @@ def test_a_private_tower_embeds_as_open_clip_and_shares_its_weights(name: str) -
 @averaged
 def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
     """Gradients of the whole cosine with respect to every token, averaged over the tokens, times N: their sum."""
-    model, rgb = only_read(name), pixels(name, count=1)
+    model, rgb = module_of(name), pixels(name, count=1)
     explainer = Cam(CamConfig(affinity="none"), from_open_clip(model, tokenizer, TOWERS[name][1]))
     [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
@@ -95,7 +88,7 @@ def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
 @pytest.mark.parametrize(("heads", "similarity"), [("model", "raw"), ("single", "projected")])
 def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similarity: str) -> None:
     """The paper's equations with loops over the patches, and autograd over the pool and all behind it."""
-    model, rgb = only_read(name), pixels(name, count=1)
+    model, rgb = module_of(name), pixels(name, count=1)
     config = GradEclipConfig(heads=heads, similarity=similarity, affinity="none")
     explainer = GradEclip(config, from_open_clip(model, tokenizer, TOWERS[name][1]))
     [maps] = explainer.explain(rgb.numpy(), [TEXTS])
@@ -143,7 +136,7 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
 def test_sixteen_bits_agree_roughly(name: str) -> None:
     rgb, found = pixels(name, count=1).numpy(), []
     for precision in (torch.bfloat16, None):
-        clip = from_open_clip(only_read(name), tokenizer, TOWERS[name][1], precision=precision)
+        clip = from_open_clip(module_of(name), tokenizer, TOWERS[name][1], precision=precision)
         assert clip.tower.dtype == (precision or torch.float32)
         [[heat_map]] = GradEclip(GradEclipConfig(), clip).explain(rgb, [["dog"]])
         assert heat_map.values.max() > 0

@@ -16,11 +16,10 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load
 from stages.shared.model.towers.take_apart import take_text_apart
 from tests.factories import TOWERS
-from tests.stages.explain.models import sharp_text_clip, text_architecture
+from tests.stages.explain.models import sharp_text_clip, text_architecture, tokenizer
 
 LONG = "two dogs, one of them brown, run after a ball that rolls over the wet grass of the garden"
 TEXTS = ["a red car", "", LONG, "dog"]
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 
 def custom(**text: Any) -> nn.Module:

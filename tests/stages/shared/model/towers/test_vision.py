@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,8 @@ from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower, attend
 from tests import factories
 from tests.factories import SPEC
+from tests.stages.explain.models import tokenizer
 
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 tiny_clip = functools.cache(factories.tiny_clip)  # only read
 
 TOWERS: dict[str, dict[str, Any]] = {
