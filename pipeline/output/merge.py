@@ -16,7 +16,6 @@ from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import is_own
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.former import ENGINE
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.shared.storage import AnyPath, copy
@@ -82,7 +81,7 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
 
 
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    run = {key: value for key, value in manifest["run"].items() if key != ENGINE}
+    run = manifest["run"]
     config = run["config"]
     return {**run, "config": {**config, "input": {**config["input"], "part": None}}}
 

@@ -139,14 +139,16 @@ class ObjectPath(PurePosixPath):
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Yield objects and folders directly below this name whose own name matches."""
+        yield from self.sizes(pattern)
+
+    def sizes(self, pattern: str) -> dict[ObjectPath, int]:
+        """Return them with their bytes, by as few requests as a listing takes."""
         try:
             entries = self.filesystem.ls(self._path, detail=True)
         except FileNotFoundError:
-            return
-        for entry in entries:
-            path = ObjectPath(f"{self.protocol}:", entry["name"].strip("/"))
-            if path.parent == self and fnmatchcase(path.name, pattern):
-                yield path
+            return {}
+        found = {ObjectPath(f"{self.protocol}:", entry["name"].strip("/")): entry["size"] or 0 for entry in entries}
+        return {path: size for path, size in found.items() if path.parent == self and fnmatchcase(path.name, pattern)}
 
     def is_file(self) -> bool:
         """Return whether there is an object of this name."""
@@ -246,6 +248,13 @@ def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
 def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """Return the files and folders directly in a folder that match, by name; no folder holds nothing."""
     return sorted([*folder.glob(pattern)], key=str)
+
+
+def sizes_in(folder: AnyPath, pattern: str) -> dict[AnyPath, int]:
+    """Return the files directly in a folder that match, with their bytes."""
+    if isinstance(folder, ObjectPath):
+        return {**folder.sizes(pattern)}
+    return {path: path.stat().st_size for path in folder.glob(pattern)}
 
 
 def move(path: AnyPath, target: AnyPath) -> None:
