@@ -63,10 +63,7 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         _reject_foreign(folder, [path for path in (*shards, *(folder / name for name in BESIDE)) if path.exists()])
         return FormerRun(state="new", wanted=wanted)
     run, manifest = stored
-    rows = rows_in(shards) if manifest else []
-    is_whole = (
-        bool(manifest) and None not in rows and sum(count or 0 for count in rows) >= manifest["counts"]["written"]
-    )
+    is_whole = bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
     found = FormerRun(state="complete" if is_whole else "started", wanted=wanted, run=run, manifest=manifest)
     if not is_whole:
         reject_more_rows(folder, found)

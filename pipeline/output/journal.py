@@ -169,12 +169,9 @@ def take_over(own: AnyPath, data: AnyPath, *, same_input: bool, set_aside: Calla
     _write(place / _FIRST, pa.concat_tables([table, parts]))
     for folder in former:
         remove_tree(folder)
-    read = {
-        name: (len(keys), Counter(json.loads(skipped)))
-        for name, keys, skipped in zip(
-            parts["name"].to_pylist(), parts["keys"], parts["skipped"].to_pylist(), strict=True
-        )
-    }
+    samples, names = pc.list_value_length(parts["keys"]).to_pylist(), parts["name"].to_pylist()
+    skipped = map(Counter, map(json.loads, parts["skipped"].to_pylist()))
+    read = dict(zip(names, zip(samples, skipped, strict=True), strict=True))
     return Journal(
         folder=place,
         keys=done,

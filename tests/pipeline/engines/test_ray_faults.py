@@ -232,52 +232,6 @@ def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     assert 0 <= answered - 600 <= 160
 
 
-@pytest.mark.slow
-def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tmp_path, monkeypatch) -> None:
-    """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
-    code = """
-        import sys, time, ray
-        from pipeline.engines.ray_data import CLAIMS, DATASETS, drop_claims_of_dead_drivers
-        address, expected = sys.argv[1:]
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-        claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
-        (name, first), *_ = ray.get(datasets.get_datasets.remote()).items()  # in order of their begin
-        def is_claimed():
-            return bool(ray.get(claims.get_reserved_resources.remote(f"data-{name}", recompute=True)))
-        if expected == "living":
-            while not is_claimed():
-                time.sleep(0.1)
-            drop_claims_of_dead_drivers()
-            assert is_claimed(), "a run that lives lost its claim"
-        elif expected == "dead":  # as soon as the cluster has noticed it
-            while first["job_id"] not in {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}:
-                time.sleep(0.1)
-            assert is_claimed(), "nothing to give back"
-        else:
-            assert not is_claimed(), "the second run did not give back what the first one held"
-        """
-
-    def ask(expected: str) -> None:
-        asked = [sys.executable, "-c", textwrap.dedent(code), cluster.address, expected]
-        subprocess.run(asked, cwd=ROOT, check=True)
-
-    monkeypatch.setenv("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "3600")
-    (tmp_path / "second").mkdir()
-    captions, more = (
-        write_captions(folder, ["cat"] * size) for folder, size in ((tmp_path, 400), (tmp_path / "second", 3))
-    )
-    cluster = SmallCluster(nodes=1, head_cpus=12, node_cpus=6)
-    try:
-        # So slow that it does not end, and give back by itself, while it is asked about.
-        with killed(light_command(captions, tmp_path / "out", seconds=0.2, address=cluster.address), tmp_path / "out"):
-            ask("living")
-        ask("dead")
-        light_run(more, tmp_path / "second/out", address=cluster.address)
-        ask("given back")
-    finally:
-        cluster.close()
-
-
 def test_a_second_signal_ends_a_run_at_once() -> None:
     code = """
         import os, signal, time
