@@ -28,7 +28,7 @@ from stages.write import RollingParquet, Tally, row_group_rows
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
 
-COMPACT: Final = "compact"  # Their key for whether their shards were put together
+COMPACT: Final = "compact"  # Their key for up to how many bytes shards were put together, else null
 
 COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
@@ -56,7 +56,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     own = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
     config = RunConfig.model_validate({**settings, **own})
     folder = DatasetFolder(out)
-    of = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: compact}
+    of = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
     noted = {**of, **{key: run[key] for key in _NOTED if key in run}}
     with folder.locked(), folder.writing():
         found = folder.look(

@@ -219,14 +219,22 @@ def test_an_input_smaller_than_the_pool_is_nothing_to_warn_of(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
-    """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
+    """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand.
+
+    Parts of the input whose rows are all there are not read again.
+    """
     captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
     marks.mkdir()
     wanted = light_command(captions, out, seconds=0.02, marks=marks)
     with killed(wanted, out, shards=12):
-        pass
-    light_run(captions, out, seconds=0.02, marks=marks)
+        while len(list(out.glob(".phrasebox/journal-0001/*.parquet"))) < 3:
+            time.sleep(0.05)
+    reads = tmp_path / "reads"
+    first, parts = len(reads.read_text().split()), 600 // 40
+    assert light_run(captions, out, seconds=0.02, marks=marks)["read"] == 600
     assert len(rows_of(out)) == 600
+    print(f"{len(reads.read_text().split()) - first} of {parts} parts of the input read again")
+    assert len(reads.read_text().split()) - first < parts
     answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
     print(f"{answered - 600} of 600 answered twice")
     assert 0 <= answered - 600 <= 160

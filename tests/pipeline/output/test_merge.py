@@ -28,7 +28,7 @@ from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
 from tests.pipeline.light import assert_alike, row_groups_of, rows_of
 
-COMPACT_BYTES = 50_000  # some shards of the parts
+COMPACT_BYTES = 120_000  # two or three shards of the parts
 
 
 def part(number: str | None, scenes_config: dict[str, Any], out: Path, **sections: Any) -> Path:
@@ -141,7 +141,12 @@ def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -
 
 @pytest.mark.parametrize(("written", "options"), [(1, []), (5, []), (1, ["--compact"])])
 def test_a_killed_merge_goes_on(
-    written: int, options: list[str], parts: list[Path], inline_dataset: Path, tmp_path: Path
+    written: int,
+    options: list[str],
+    parts: list[Path],
+    inline_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
@@ -163,6 +168,7 @@ def test_a_killed_merge_goes_on(
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "out/data").iterdir())) == written
+    monkeypatch.setattr(merge_module, "COMPACT_BYTES", COMPACT_BYTES)
     arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out"), *options]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
@@ -170,10 +176,10 @@ def test_a_killed_merge_goes_on(
     assert list(validate(tmp_path / "out")) == []
 
 
-@pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, 1), (COMPACT_BYTES, 3)], ids=["one", "several"])
+@pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"])
 def test_small_shards_are_put_together(
     most_bytes: int,
-    files: int,
+    files: set[int],
     parts: list[Path],
     inline_dataset: Path,
     tmp_path: Path,
@@ -184,7 +190,7 @@ def test_small_shards_are_put_together(
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
     groups = row_groups_of(tmp_path / "out")
-    assert len(groups) == files
+    assert len(groups) in files
     assert all(len(rows) == 1 for rows in groups)
     schemas = [pq.read_schema(next((one / "data").iterdir())) for one in (tmp_path / "out", inline_dataset)]
     assert schemas[0].equals(schemas[1], check_metadata=True)
