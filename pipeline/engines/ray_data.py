@@ -50,7 +50,7 @@ from pipeline.engines.ray_workers import (
 )
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.journal import part_name
+from pipeline.output.journal import entry, part_name
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.stage import Stage
@@ -106,7 +106,7 @@ def run(
 
         def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
             report.read(number, samples, skipped)
-            journal.add_read(names[number], skipped, keys)
+            journal.add(entry(names[number], keys, skipped=skipped))
 
         for number, name in enumerate(names):
             if name in journal.read:
@@ -118,7 +118,7 @@ def run(
             if todo:
                 source = ShardSource(graph.reader, todo, ledger, done)
                 for entries in _entries(graph, source, folder, config, chosen, ledger, code):
-                    journal.add(entries)
+                    journal.add_shards(entries)
             journal.flush()
         # The counts of some shards may be lost with their worker.
         missing = [number for number in range(len(shards)) if number not in report.reads]

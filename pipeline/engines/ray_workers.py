@@ -35,7 +35,7 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines import cores_here
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_ledger import Event
-from pipeline.output.journal import shard_entry, write_name
+from pipeline.output.journal import entry, write_name
 from pipeline.output.shards import keys_of
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError, WorkerCodeMismatch
 from stages.contract.records import Record, is_among
@@ -181,7 +181,7 @@ def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: A
             writer.write(records_to_rows(records, **sink.columns))
     keys = keys_of(sample_ids)
     return pa.concat_tables(
-        shard_entry(f"{base}-{number}.parquet", size, keys[number * each : (number + 1) * each])
+        entry(f"{base}-{number}.parquet", keys[number * each : (number + 1) * each], size_bytes=size)
         for number, size in enumerate(sizes)
     )
 

@@ -62,15 +62,19 @@ def write_name(sample_ids: Sequence[str], attempt: int) -> str:
     return f"{attempt:04d}-{blake2b(json.dumps(sample_ids).encode(), digest_size=16).hexdigest()}"
 
 
-def shard_entry(name: str, size_bytes: int, keys: NDArray[np.int64] | Sequence[int]) -> Any:
-    """Return the entry of a shard, an Arrow table of one row."""
-    return _entry(name, size_bytes, keys, None)
+def entry(
+    name: str,
+    keys: NDArray[np.int64] | Sequence[int],
+    *,
+    size_bytes: int | None = None,
+    skipped: Mapping[str, int] | None = None,
+) -> Any:
+    """Return an entry, an Arrow table of one row: a shard with its bytes, or a part of the input that was read.
 
-
-def _entry(name: str, size: int | None, keys: NDArray[np.int64] | Sequence[int], skipped: str | None) -> Any:
-    values = pa.array(keys, pa.int64())
-    lists = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
-    return pa.table([[name], pa.array([size], pa.int64()), lists, pa.array([skipped], pa.string())], schema=_SCHEMA)
+    keys: Those of the shard's samples, or of all samples of the part. skipped: Its rows without a sample, by reason.
+    """
+    row = {"name": name, "bytes": size_bytes, "keys": keys, "skipped": json.dumps(skipped)}
+    return pa.Table.from_pylist([row], schema=_SCHEMA)
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ class Journal:
     shards: set[str]  # names of the shards that count
     read: dict[str, tuple[int, Counter[str]]]  # parts of the input that are done: samples, rows without by reason
     gone: int = 0  # shards of former attempts that are no more
-    _new: deque[Any] = field(default_factory=deque)
+    _new: deque[Any] = field(default_factory=deque)  # entries
     _files: int = 0
     _begun: float = field(default_factory=time.monotonic)
     _written: float = 0.0
@@ -92,17 +96,17 @@ class Journal:
         """The number of this attempt at the run, from 1 on."""
         return _number(self.folder)
 
-    def add(self, entries: Any) -> None:
-        """Note shards, a table of `shard_entry`s; write the journal if it is time to. Raise OSError."""
-        self._new.append(entries)
+    def add_shards(self, entries: Any) -> None:
+        """Note shards; write the journal if it is time to. Raise OSError."""
+        self.add(entries)
         self.shards.update(entries["name"].to_pylist())
         now = time.monotonic()
         if now - self._written > max(FLUSH_SECONDS, FLUSH_SHARE * (now - self._begun)):
             self.flush()
 
-    def add_read(self, part: str, skipped: Mapping[str, int], keys: NDArray[np.int64]) -> None:
-        """Note that a part of the input was read to its end, with the keys of all its samples."""
-        self._new.append(_entry(part, None, keys, json.dumps(skipped)))
+    def add(self, entries: Any) -> None:
+        """Note parts of the input that were read to their end."""
+        self._new.append(entries)
 
     def flush(self) -> None:
         """Write what is new. Raise OSError."""
@@ -114,10 +118,8 @@ class Journal:
 
     def strangers(self, data: AnyPath) -> list[AnyPath]:
         """Return the shards in a folder that workers of former attempts wrote after this one took over."""
-        return [path for path in found_in(data, "*.parquet") if SHARD.fullmatch(path.name) and not self._has(path)]
-
-    def _has(self, path: AnyPath) -> bool:
-        return path.name in self.shards
+        found = found_in(data, "*.parquet")
+        return [path for path in found if SHARD.fullmatch(path.name) and path.name not in self.shards]
 
 
 def take_over(own: AnyPath, data: AnyPath, *, same_input: bool, set_aside: Callable[[AnyPath, str], None]) -> Journal:
@@ -134,7 +136,8 @@ def take_over(own: AnyPath, data: AnyPath, *, same_input: bool, set_aside: Calla
     """
     former = sorted(found_in(own, "journal-*"), key=_number)
     last = next((folder for folder in reversed(former) if (folder / _FIRST).exists()), None)
-    noted = _read_all(last) if last is not None else _SCHEMA.empty_table()
+    files = [] if last is None else found_in(last, "*.parquet")
+    noted = pa.concat_tables([_SCHEMA.empty_table(), *in_threads(_read, files)])
     is_shard = pc.is_valid(noted["bytes"])
     shards, parts = noted.filter(is_shard), noted.filter(pc.invert(is_shard))
     found = sizes_in(data, "*.parquet")
@@ -159,7 +162,7 @@ def take_over(own: AnyPath, data: AnyPath, *, same_input: bool, set_aside: Calla
             path.unlink()
         else:
             seen.update(answer.tolist())
-            entries.append(shard_entry(path.name, found[path], answer))
+            entries.append(entry(path.name, answer, size_bytes=found[path]))
     table = pa.concat_tables(entries)
     done = np.sort(_keys(table))
     is_done = [same_input and bool(_among(one.values.to_numpy(), done).all()) for one in parts["keys"]]
@@ -192,17 +195,14 @@ def _number(journal: AnyPath) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _read_all(journal: AnyPath) -> Any:
+def _read(path: AnyPath) -> Any:
     try:
-        return pa.concat_tables(in_threads(_read, found_in(journal, "*.parquet")))
+        return pq.read_table(pa.BufferReader(path.read_bytes()), schema=_SCHEMA)
     except (pa.ArrowException, OSError) as error:
         raise ResumeError(
-            f"the journal {journal} is damaged ({one_line(error)}): delete it, and every shard that can be read counts"
+            f"the journal {path} is damaged ({one_line(error)}): delete {path.parent}, and every shard that can be "
+            "read counts"
         ) from error
-
-
-def _read(path: AnyPath) -> Any:
-    return pq.read_table(pa.BufferReader(path.read_bytes()), schema=_SCHEMA)
 
 
 def _write(path: AnyPath, entries: Any) -> None:

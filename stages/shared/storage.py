@@ -261,7 +261,7 @@ def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:
 def sizes_in(folder: AnyPath, pattern: str) -> dict[AnyPath, int]:
     """Return the files directly in a folder that match, with their bytes."""
     if isinstance(folder, ObjectPath):
-        return {**folder.sizes(pattern)}
+        return dict[AnyPath, int](folder.sizes(pattern).items())
     return {path: path.stat().st_size for path in folder.glob(pattern)}
 
 

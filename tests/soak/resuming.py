@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pipeline.output.journal import FLUSH_SHARE, Journal, shard_entry, take_over, write_name
+from pipeline.output.journal import FLUSH_SHARE, Journal, entry, take_over, write_name
 from stages.shared.storage import AnyPath, place_of
 from tests.object_storage import counted, object_storage
 
@@ -48,7 +48,7 @@ def killed_run(folder: AnyPath, shards: int, unnoted: int, files: int) -> Journa
     keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (shards, ROWS))
     for some in np.array_split(np.arange(shards - unnoted), files):
         for number in some:
-            journal._new.append(shard_entry(names[number], 1, keys[number]))
+            journal.add(entry(names[number], keys[number], size_bytes=1))
         journal.flush()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: put(data / name, b"x"), names[: shards - unnoted]))

@@ -25,7 +25,7 @@ from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
 from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.journal import shard_entry, write_name
+from pipeline.output.journal import entry, write_name
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
@@ -302,7 +302,7 @@ def noted(folder: DatasetFolder) -> DatasetFolder:
     begin(folder)
     assert worker_shards(folder, mixed()) == 3
     for path in folder.shards[:2]:
-        folder.journal.add(shard_entry(path.name, path.stat().st_size, keys_in(path)))
+        folder.journal.add_shards(entry(path.name, keys_in(path), size_bytes=path.stat().st_size))
     folder.journal.flush()
     return folder
 
@@ -376,7 +376,7 @@ def test_a_shard_with_new_ids_counts(noted: DatasetFolder) -> None:
 def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> None:
     shards, (first, *_) = set(noted.shards), sorted((noted.path / ".phrasebox").glob("journal-*/*"))
     first.write_bytes(b"PAR1")
-    with pytest.raises(ResumeError, match=r"the journal \S+/journal-0001 is damaged .*: delete it, and every shard"):
+    with pytest.raises(ResumeError, match=r"the journal \S+/00000.parquet is damaged .*: delete \S+/journal-0001"):
         begin(noted)
     shutil.rmtree(first.parent)
     begin(noted)
@@ -422,9 +422,8 @@ def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
     folder.begin(folder.look(config, MARK))
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])
-    folder.journal.add_read("whole", {"bad_row": 2}, keys)
-    folder.journal.add_read("empty", {}, keys[:0])
-    folder.journal.add_read("other", {}, np.array([7]))
+    for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
+        folder.journal.add(entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
         folder.begin(folder.look(config, MARK), same_input=same_input)
