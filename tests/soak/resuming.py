@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,12 +29,17 @@ from tests.object_storage import counted, object_storage
 ROWS = 1000  # of a shard
 
 
-def put(path: AnyPath, content: bytes) -> None:
-    """One request, where a stream takes three."""
+def putter() -> Callable[[AnyPath, bytes], None]:
+    """What puts an object by one request, where a stream takes three."""
     import boto3
 
-    bucket, _, key = str(path).partition("://")[2].partition("/")
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object(Bucket=bucket, Key=key, Body=content)
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+    def put(path: AnyPath, content: bytes) -> None:
+        bucket, _, key = str(path).partition("://")[2].partition("/")
+        client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    return put
 
 
 def refuse(path: AnyPath, fault: str) -> None:
@@ -50,6 +56,7 @@ def killed_run(folder: AnyPath, shards: int, unnoted: int, files: int) -> Journa
         for number in some:
             journal.add(entry(names[number], keys[number], size_bytes=1))
         journal.flush()
+    put = putter()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: put(data / name, b"x"), names[: shards - unnoted]))
     for number in range(shards - unnoted, shards):
