@@ -118,7 +118,8 @@ def run(
             if todo:
                 source = ShardSource(graph.reader, todo, ledger, done)
                 for entries in _entries(graph, source, folder, config, chosen, ledger, code):
-                    journal.add_shards(entries)
+                    if entries.num_rows:  # none where all rows were there
+                        journal.add_shards(entries)
             journal.flush()
         # The counts of some shards may be lost with their worker.
         missing = [number for number in range(len(shards)) if number not in report.reads]

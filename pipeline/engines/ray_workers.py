@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
@@ -157,10 +156,10 @@ class Sink:
     columns: dict[str, bool]  # as arguments of `records_to_rows`
 
 
-def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: Any) -> Any:
+def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: Any) -> Iterator[Any]:
     """Run the stages that are left, if any, over a table, `rows` at a time, and write shards.
 
-    Raise OSError. Return the entries of the shards in the journal.
+    Raise OSError. Yield the shards' entries in the journal.
     """
     leave_at_exit()
     for stage in stages:
@@ -180,10 +179,8 @@ def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: A
             records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
             writer.write(records_to_rows(records, **sink.columns))
     keys = keys_of(sample_ids)
-    return pa.concat_tables(
-        entry(f"{base}-{number}.parquet", keys[number * each : (number + 1) * each], size_bytes=size)
-        for number, size in enumerate(sizes)
-    )
+    for number, size in enumerate(sizes):
+        yield entry(f"{base}-{number}.parquet", keys[number * each : (number + 1) * each], size_bytes=size)
 
 
 def run_with_retries(

@@ -172,14 +172,13 @@ def take_over(own: AnyPath, data: AnyPath, *, same_input: bool, set_aside: Calla
     _write(place / _FIRST, pa.concat_tables([table, parts]))
     for folder in former:
         remove_tree(folder)
-    samples, names = pc.list_value_length(parts["keys"]).to_pylist(), parts["name"].to_pylist()
-    skipped = map(Counter, map(json.loads, parts["skipped"].to_pylist()))
-    read = dict(zip(names, zip(samples, skipped, strict=True), strict=True))
+    names, counts = parts["name"].to_pylist(), pc.list_value_length(parts["keys"]).to_pylist()
+    skipped = [Counter[str](json.loads(text)) for text in parts["skipped"].to_pylist()]
     return Journal(
         folder=place,
         keys=done,
         shards=set(table["name"].to_pylist()),
-        read=read,
+        read=dict(zip(names, zip(counts, skipped, strict=True), strict=True)),
         gone=len(known) - sum(name in sizes for name in known),
     )
 
