@@ -140,4 +140,5 @@ def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(capti
     folder = DatasetFolder(finished)
     with folder.locked():
         assert folder.look(other, "light").state == "started"
-    assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json"}
+    journal = ".phrasebox/journal-0001/00000.parquet"
+    assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json", journal}
