@@ -206,7 +206,7 @@ def _read(path: AnyPath) -> Any:
 
 def _write(path: AnyPath, entries: Any) -> None:
     with replacing(path) as temporary:
-        pq.write_table(entries, temporary, compression="zstd")
+        pq.write_table(entries, temporary, compression="none", use_dictionary=False)  # keys are hashes
 
 
 def _keys(entries: Any) -> NDArray[np.int64]:
