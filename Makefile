@@ -77,6 +77,7 @@ scale: $(VENV)/.installed-dev ## measure memory, start and resume with large inp
 	$(BIN)/python -m tests.soak.scale
 	$(BIN)/python -m tests.soak.simulated
 	$(BIN)/python -m tests.soak.counting
+	$(BIN)/python -m tests.soak.resuming
 
 clean: ## remove what make and the demo wrote
 	rm -rf $(VENV) out build dist

@@ -46,6 +46,13 @@ RAY_BATCH_S: Final = 0.12
 of records, which the sample shows (measured there, too)."""
 
 
+PART_IMAGES: Final = 10_000_000
+"""Most images of a part: its driver holds 80 MB of keys, and a resumed run reads a journal of 160 MB."""
+
+DRIVER_RATE: Final = 5900.0
+"""Images a second that one driver feeds to GPUs (configs/measured/scale.md)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """The cost of an image, measured on a sample, and of start and end, measured by a run over the first images."""
@@ -93,6 +100,9 @@ class Forecast:
     disk_bytes: float  # of the dataset
     memory_bytes: float  # of all model workers, each with the other stages beside it
     texts: float  # different phrases to expect
+    parts: int  # to cut the input into: of `PART_IMAGES` at most, and no driver feeds more than `DRIVER_RATE`
+    side_by_side: int  # parts that run at once
+    part_hours: float  # of each of them
 
 
 def texts_in(costs: Costs, images: float) -> float:
@@ -122,6 +132,8 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
         limits = {"cores": cores / (beside + explain), "model workers": machine.workers / explain}
     limit = min(limits, key=lambda name: limits[name])
     seconds = costs.ready_s + max(0, images - costs.first) / limits[limit] + costs.end_s
+    drivers = math.ceil(limits[limit] / DRIVER_RATE) if images > PART_IMAGES else 1
+    parts = math.ceil(images / PART_IMAGES / drivers) * drivers
     return Forecast(
         images=images,
         seconds=seconds,
@@ -133,6 +145,9 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
         disk_bytes=costs.bytes * images,
         memory_bytes=float(costs.memory_bytes * (machine.gpus or machine.workers)),
         texts=texts_in(costs, images),
+        parts=parts,
+        side_by_side=drivers,
+        part_hours=seconds / 3600 * drivers / parts,
     )
 
 

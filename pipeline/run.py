@@ -17,7 +17,7 @@ from pipeline.engines import FirstLook, chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
+from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
@@ -107,8 +107,8 @@ def run(
             )
             graph, trust = trusted(graph, outside, config, report)
             config = graph.as_cut(config)
-            noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}
-            with _begun(folder, found, noted, console):
+            noted |= {OUTSIDE: None if outside is None else asdict(outside)}
+            with _begun(folder, found, noted, console, same_input=is_same_input):
                 _say(console, [*folder.notes, *_in_words(changes)])
                 if found.state != "new":
                     _say(console, [f"resuming the run in {folder.path}"])
@@ -196,10 +196,12 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
 
 
 @contextmanager
-def _begun(folder: DatasetFolder, found: FormerRun, noted: dict[str, Any], console: Console) -> Iterator[None]:
+def _begun(
+    folder: DatasetFolder, found: FormerRun, noted: dict[str, Any], console: Console, *, same_input: bool
+) -> Iterator[None]:
     """Begin, and run the block. If it fails before its first row, leave the folder as it was found."""
     try:
-        folder.begin(found, noted)
+        folder.begin(found, noted, same_input=same_input)
         yield
     except BaseException as error:
         if isinstance(error, PhraseboxError) and found.state == "new":

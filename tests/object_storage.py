@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyarrow import fs
 
 BUCKET = "bucket"
+LOG = "OBJECT_STORAGE_LOG"  # The variable with the file in which the server notes its requests
 
 
 @contextmanager
@@ -22,7 +27,9 @@ def object_storage() -> Iterator[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tempfile.TemporaryDirectory()
+    with (Path(folder.name) / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     try:
         while True:
             try:
@@ -45,7 +52,18 @@ def object_storage() -> Iterator[dict[str, str]]:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
+            LOG: log.name,
         }
     finally:
         server.kill()
         server.wait()
+        folder.cleanup()
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Count the requests of the block, by their kind such as "GET", in the counter when the block has ended."""
+    log, found = Path(os.environ[LOG]), Counter[str]()
+    before = len(log.read_bytes())
+    yield found
+    found.update(re.findall(r'"(?:\x1b\[\d+m)*([A-Z]+) /', log.read_bytes()[before:].decode()))

@@ -16,6 +16,14 @@ def merge(
         list[str], typer.Argument(metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole.")
     ],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset to write.")],
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact",
+            help="Put small shards together to files of up to 256 MB, which reads and writes all of them. Also for one "
+            "dataset that is no part.",
+        ),
+    ] = False,
 ) -> None:
     """Make one dataset of the parts of an input. The parts stay; the same command resumes a merge that was stopped.
 
@@ -23,9 +31,10 @@ def merge(
     phrasebox run captions.jsonl --images photos/ --model photo --part 1/2 --out part-1/    on one machine
     phrasebox run captions.jsonl --images photos/ --model photo --part 2/2 --out part-2/    on another
     phrasebox merge part-1/ part-2/ --out out/
+    phrasebox merge out/ --out larger-files/ --compact
     """
     with stopping("stopped. Shards that were copied stay; the same command resumes the merge."):
-        total = merge_parts(parts, out)
+        total = merge_parts(parts, out, compact=compact)
     if total is None:
         console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
     else:

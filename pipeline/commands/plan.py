@@ -17,7 +17,7 @@ from pipeline.config import load_config
 from pipeline.engines import chosen
 from pipeline.engines.inline import call_rows, samples_in
 from pipeline.graph import build_graph, fetch_weights
-from pipeline.plan import RAY_BATCH_S, RAY_CORES, Costs, Forecast, Machine, forecast, machine_here, measure
+from pipeline.plan import PART_IMAGES, RAY_BATCH_S, RAY_CORES, Costs, Forecast, Machine, forecast, machine_here, measure
 from pipeline.summary import duration
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
@@ -134,6 +134,9 @@ def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console:
         "dataset": lambda each: decimal(round(each.disk_bytes)),
         "memory of model workers": lambda each: decimal(round(each.memory_bytes)),
         "different phrases": lambda each: f"{each.texts:,.0f}",
+        f"parts of up to {PART_IMAGES:,} images": lambda each: (
+            f"{each.parts:,}, {each.side_by_side} at once,\n{each.part_hours:,.1f} h each" if each.parts > 1 else "-"
+        ),
     }
     for name, shown in rows.items():
         cells = [shown(each) for _, each in forecasts]

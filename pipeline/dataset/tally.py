@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.dataset.selection import sandboxed
 from stages.contract.errors import SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE
-from stages.shared.storage import AnyPath, parquet_file, replacing
+from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
 from stages.write import LIKELY, PARQUET_SETTINGS, Tally
 
 MEMORY: Final = "1GB"
@@ -28,6 +28,9 @@ MEMORY: Final = "1GB"
 _THREADS: Final = 16  # Shards read at once: in object storage the answers take the time
 _CATEGORIES_AT_ONCE: Final = 1_000_000  # Rows of a row group
 _SHARDS_AT_ONCE: Final = 64  # Shards inserted together: each insert has a fixed cost of some milliseconds
+_BYTES_AT_ONCE: Final = (
+    1 << 30
+)  # Of these shards; the columns that are counted are a tenth, and three times that in memory
 
 CATEGORIES_SCHEMA: Final = pa.schema(
     [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
@@ -108,11 +111,27 @@ class Rows:
 
 @contextmanager
 def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
-    """Yield the light columns of all shards. Raise SchemaError for a shard that is damaged or lacks a column."""
+    """Yield the light columns of a folder's shards. Raise SchemaError for one that is damaged or lacks a column."""
     with no_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
-        for first in range(0, len(shards), _SHARDS_AT_ONCE):
-            rows.add(first, *pool.map(_columns_of, shards[first : first + _SHARDS_AT_ONCE]))
+        sizes, first = sizes_in(shards[0].parent, "*.parquet") if shards else {}, 0
+        for some in together(shards, sizes, _BYTES_AT_ONCE, _SHARDS_AT_ONCE):
+            rows.add(first, *pool.map(_columns_of, some))
+            first += len(some)
         yield rows
+
+
+def together(
+    shards: Sequence[AnyPath], sizes: Mapping[AnyPath, int], most_bytes: int, most_shards: int | None = None
+) -> list[list[AnyPath]]:
+    """Return shards in groups of so many, in order; one that is larger alone is a group."""
+    groups, room = list[list[AnyPath]](), 0
+    for shard in shards:
+        if not groups or sizes[shard] > room or len(groups[-1]) == most_shards:
+            groups.append([])
+            room = most_bytes
+        groups[-1].append(shard)
+        room -= sizes[shard]
+    return groups
 
 
 @contextmanager
@@ -128,7 +147,7 @@ def no_rows() -> Iterator[Rows]:
 
 def _columns_of(path: AnyPath) -> Any:
     try:
-        with parquet_file(path) as file:
+        with parquet_file(path, pre_buffer=True) as file:
             missing = {name.partition(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
             if missing:
                 raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")

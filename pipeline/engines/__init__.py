@@ -50,6 +50,9 @@ RAY_ENVIRONMENT: Final = {
     # Without it Ray warns that it will some day no longer hide the GPUs from workers that asked for none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Each dataset claims a part of the cluster and says every ten seconds that it lives. The claim of a killed driver
+    # lapses after this time, by default three minutes: until then the next run has only what is left.
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
 }
 """Set before `import ray`, which reads them, unless the user has set them. Seen with Ray 2.60."""
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from stages.contract.records import Record
+from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
 from stages.read import Reader, Shard, Skipped, read_shard
@@ -98,13 +98,13 @@ def run(
     if first is not None:
         graph = first.decide(first.look(graph, first.shards))
     report.expected = samples_in(shards)
-    written = folder.keys_written()
+    written = folder.journal.keys
     report.already = len(written)
     todo = (
         record
         for number, shard in enumerate(shards)
         for record in read_records(graph.reader, shard, partial(report.read, number))
-        if record.sample.key not in written
+        if not is_among(record.sample.key, written)
     )
     # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
     with set_up(graph.stages), closing(ShardWriter(folder.data, config.output.rows_per_file)) as writer:

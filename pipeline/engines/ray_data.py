@@ -4,57 +4,59 @@
 
 Regions that hold a segmenter are actors, too.
 
-Batches travel as Arrow tables (`stages.contract.schema`). Ray Data's checkpoint knows which rows are done: it holds
-the sample ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
-restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
-way to lose a long run. The one thing that would be repeated for ever, a sample that kills its worker, ends as a row
-with an error (`ray_workers`).
+Batches travel as Arrow tables (`stages.contract.schema`). The tasks after the model write shards, and the driver notes
+them in the journal (`pipeline.output.journal`), which knows what is done. Actors and tasks are restarted and repeated
+without limit, as is Ray Data's default: on machines that come and go a limit would only be a way to lose a long run.
+The one thing that would be repeated for ever, a sample that kills its worker, ends as a row with an error
+(`ray_workers`).
 
 pyproject.toml allows no later minor version of Ray, because these parts of Ray 2.60 are in use although Ray does not
 promise to keep them; tests/architecture/test_private_apis.py has a canary for each:
 
-- `CheckpointManager` (developer API) in `ray.data.checkpoint.checkpoint_filter`: `WriteOnlyCheckpoint`. The filter of
-  finished rows would come back.
-- Names of checkpoint notes and shards: `pipeline.output.shards`, `OWN_SHARD` in `pipeline.output.former`. Rows
-  would be lost or doubled when a run is continued.
-- `write_parquet` follows `row_group_size` only without `min_rows_per_file`. Row groups would have another size.
 - The text of a warning: `POOL_WARNING`. A warning would appear on the terminal.
-- The actors `CLAIMS` and `DATASETS`, and `ray._private.state.jobs`: `drop_claims_of_dead_drivers`. A run would wait
-  three minutes for the claims of killed runs.
-- Environment variables: `RAY_ENVIRONMENT` in `pipeline.engines`. Messages would appear on the terminal.
+- Environment variables: `RAY_ENVIRONMENT` in `pipeline.engines`. Messages would appear on the terminal, and a run would
+  wait three minutes for what killed runs hold of a cluster.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data.checkpoint import CheckpointConfig
-from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
 from pipeline.config import RunConfig
 from pipeline.engines import FirstLook, OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS, Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish, look
+from pipeline.engines.ray_workers import (
+    CaptionWorker,
+    Code,
+    ModelWorker,
+    ShardSource,
+    Sink,
+    code_here,
+    count,
+    finish,
+    look,
+)
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.shards import NOTED, noted_keys
+from pipeline.output.journal import entry, part_name
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.stage import Stage
 from stages.read import Shard
-from stages.shared.storage import AnyPath, ObjectPath, absolute, is_local
-from stages.write import PARQUET_SETTINGS, row_group_rows
+from stages.shared.storage import absolute, is_local
+from stages.write import row_group_rows
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all stages work at once on
@@ -66,14 +68,6 @@ leave. Our own errors do not count: they are raised with the first batch."""
 
 POOL_WARNING: Final = "The minimum number of concurrent actors"
 """Ray Data warns so about an input with fewer batches than there are model workers. Nobody needs to act on it."""
-
-CLAIMS: Final = ("AutoscalingCoordinator", "AutoscalingCoordinator")
-"""Name and namespace of the actor that divides a cluster among datasets."""
-
-DATASETS: Final = ("datasets_stats_actor", "_dataset_stats_actor")
-"""Name and namespace of the actor that knows which driver computes which dataset."""
-
-ANSWER_SECONDS: Final = 10
 
 
 def run(
@@ -106,15 +100,27 @@ def run(
         if chosen.note:
             report.note(chosen.note)
             on_progress(report)
-        drop_claims_of_dead_drivers()
         if first is not None:
             graph = first.decide(_looked(first, graph, chosen, code))
-        with watching(ledger, report, on_progress, len(shards)):
-            keys = noted_keys(folder.checkpoint)
-            report.already = len(keys)
-            source = ShardSource(graph.reader, shards, ledger, ray.put(keys) if len(keys) else None)
-            _execute(graph, source, folder, config, chosen, ledger, code)
-            folder.drop_uncommitted()
+        journal, names = folder.journal, [part_name(shard) for shard in shards]
+
+        def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
+            report.read(number, samples, skipped)
+            journal.add(entry(names[number], keys, skipped=skipped))
+
+        for number, name in enumerate(names):
+            if name in journal.read:
+                report.read(number, *journal.read[name])
+        report.already = len(journal.keys)
+        todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
+        with watching(ledger, report, on_progress, len(shards), on_read):
+            done = ray.put(journal.keys) if len(journal.keys) else None
+            if todo:
+                source = ShardSource(graph.reader, todo, ledger, done)
+                for entries in _entries(graph, source, folder, config, chosen, ledger, code):
+                    if entries.num_rows:  # none where all rows were there
+                        journal.add_shards(entries)
+            journal.flush()
         # The counts of some shards may be lost with their worker.
         missing = [number for number in range(len(shards)) if number not in report.reads]
         counted = ray.get([ray.remote(count).remote(graph.reader, shards[number]) for number in missing])
@@ -161,12 +167,20 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
     return {key: place for key, place in places.items() if is_local(place)}
 
 
-def _execute(
+def _entries(
     graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, chosen: Pools, ledger: Any, code: Code
-) -> None:
+) -> Iterator[Any]:
+    """Run the graph; yield the journal's entries of the shards as they are written."""
     batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
-    per_file, columns = config.output.rows_per_file, config.output.columns
-    with DataContext.current(_context(folder, call)), warnings.catch_warnings():
+    per_file = config.output.rows_per_file
+    sink = Sink(
+        data=folder.data,
+        attempt=folder.journal.attempt,
+        rows_per_file=per_file,
+        rows_per_group=min(per_file, row_group_rows(embed_images=config.output.embed_images)),
+        columns=config.output.columns,
+    )
+    with DataContext.current(_context(call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
@@ -213,32 +227,17 @@ def _execute(
                 resources=chosen.resources or None,
             )
             after = ()
-        # The size of a call decides how many rows a file has: `write_parquet` follows `row_group_size` only without
-        # `min_rows_per_file`.
         rows = rows.map_batches(
-            functools.partial(finish, after, ledger, batch, columns=columns),
+            functools.partial(finish, after, ledger, batch, sink),
             batch_size=max(batch, per_file // batch * batch),
             batch_format="pyarrow",
         )
-        rows.write_parquet(
-            _name(folder.data),
-            filesystem=_filesystem(folder.data),
-            row_group_size=min(per_file, row_group_rows(embed_images=config.output.embed_images)),
-            max_rows_per_file=per_file,
-            **PARQUET_SETTINGS,
-        )
+        yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _context(folder: DatasetFolder, records: int) -> Any:
-    """Ray Data's settings for a run into a folder. records: How many travel from worker to worker at once."""
+def _context(records: int) -> Any:
+    """Ray Data's settings for a run. records: How many travel from worker to worker at once."""
     context = DataContext.get_current().copy()
-    context.checkpoint_config = CheckpointConfig(
-        id_column=NOTED,
-        checkpoint_path=_name(folder.checkpoint),
-        delete_checkpoint_on_success=False,
-        override_filesystem=_filesystem(folder.checkpoint),
-        checkpoint_manager_cls=WriteOnlyCheckpoint,
-    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = records * BLOCK_BYTES_A_ROW
@@ -246,46 +245,3 @@ def _context(folder: DatasetFolder, records: int) -> Any:
     context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
     return context
-
-
-def _name(path: AnyPath) -> str:
-    """The path as its file system calls it."""
-    return path.key if isinstance(path, ObjectPath) else str(path)
-
-
-def _filesystem(path: AnyPath) -> Any:
-    """pyarrow's file system of a place in object storage; it takes endpoint and region along to the workers."""
-    return path.filesystem.fs if isinstance(path, ObjectPath) else None
-
-
-class WriteOnlyCheckpoint(CheckpointManager):  # type: ignore[misc]  # ray is untyped
-    """Ray Data's checkpoint without its filter of finished rows.
-
-    The filter is a pool of actors behind the read tasks. It gets every row as a table only to drop it, holds CPUs and
-    a gigabyte, and can hang on a small machine. The read tasks leave these rows out themselves.
-    """
-
-    def load_checkpoint(self, *_: Any, **__: Any) -> tuple[None, int]:
-        """Return nothing to filter by."""
-        return None, 0
-
-
-def drop_claims_of_dead_drivers() -> None:
-    """Give back what drivers that were killed still hold of a cluster that outlives them, whoever started them.
-
-    Ray Data divides a cluster among the datasets that are being computed: each claims its part from an actor of the
-    cluster, and gives it back at its end. The claim of a killed driver lapses only after three minutes
-    (RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S). Until then the next run uses only what is left, which is nothing
-    after two kills: it writes no shard before the last image has been through the model.
-
-    There is no public way to do this. Where one of the two actors is gone with its node, nothing is given back.
-    """
-    try:
-        claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
-    except ValueError:  # nobody has computed a dataset on this cluster
-        return
-    with contextlib.suppress(ray.exceptions.RayError, AttributeError, KeyError):
-        dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
-        begun = ray.get(datasets.get_datasets.remote(), timeout=ANSWER_SECONDS)
-        left = [name for name, one in begun.items() if one["end_time"] is None and one["job_id"] in dead]
-        ray.get([claims.cancel_request.remote(f"data-{name}") for name in left], timeout=ANSWER_SECONDS)

@@ -30,7 +30,7 @@ LAST_EVENTS_SECONDS: Final = 30
 ANSWER_SECONDS: Final = 60
 """How long the driver waits for the ledger: longer than its restart takes, not for ever where the cluster is gone."""
 
-Event = tuple[str, tuple[Any, ...]]  # The name of one of `Report`'s methods, and its arguments
+Event = tuple[str, tuple[Any, ...]]  # "read", or the name of one of `Report`'s methods; its arguments
 
 
 class Ledger:
@@ -88,13 +88,18 @@ def start_ledger() -> Any:
 
 
 @contextlib.contextmanager
-def watching(ledger: Any, report: Report, on_progress: Callable[[Report], None], shards: int) -> Iterator[None]:
-    """Fetch the ledger's events into the report while the block runs, and after it until all shards are counted."""
+def watching(
+    ledger: Any, report: Report, on_progress: Callable[[Report], None], shards: int, on_read: Callable[..., None]
+) -> Iterator[None]:
+    """Fetch the ledger's events into the report while the block runs, and after it until all shards are counted.
+
+    on_read: Called, in a thread, with the event of a shard of the input that was read to its end.
+    """
     ended = threading.Event()
 
     def fetch() -> None:
         for name, arguments in ray.get(ledger.take.remote(), timeout=ANSWER_SECONDS):
-            getattr(report, name)(*arguments)
+            (on_read if name == "read" else getattr(report, name))(*arguments)
         on_progress(report)
 
     def fetch_until_ended() -> None:

@@ -18,11 +18,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
@@ -31,14 +34,19 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines import cores_here
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_ledger import Event
+from pipeline.output.journal import entry, write_name
+from pipeline.output.shards import keys_of
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError, WorkerCodeMismatch
 from stages.contract.records import Record, is_among
 from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
 from stages.read import Reader, Shard
+from stages.shared.storage import AnyPath, replacing
+from stages.write import RollingParquet
 
-READ_TASKS: Final = 400
-"""Maximum number of read tasks; each reads several input shards where there are more. A task costs Ray about 20 ms."""
+READ_TASKS: Final = 4000
+"""Maximum number of read tasks; each reads several input shards where there are more. A task costs Ray about 20 ms, and
+one whose worker dies is done again as a whole."""
 
 MOST_DEATHS: Final = 3
 """Worker deaths over one sample after which it becomes an error. Two could be nodes that happened to leave."""
@@ -143,14 +151,42 @@ class ModelWorker(StageWorker):
             os._exit(1)
 
 
-def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, columns: dict[str, bool]) -> Iterator[Any]:
-    """Run the stages that are left, if any, over a table, `rows` at a time, and make dataset rows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sink:
+    """The place of an attempt's shards, and their form."""
+
+    data: AnyPath
+    attempt: int
+    rows_per_file: int
+    rows_per_group: int
+    columns: dict[str, bool]  # as arguments of `records_to_rows`
+
+
+def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: Any) -> Iterator[Any]:
+    """Run the stages that are left, if any, over a table, `rows` at a time, and write shards.
+
+    Raise OSError. Yield the shards' entries in the journal.
+    """
     leave_at_exit()
     for stage in stages:
         stage.setup()
-    for start in range(0, table.num_rows, rows):
-        records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
-        yield records_to_rows(records, **columns)
+    sample_ids = pc.struct_field(table["sample"], "sample_id")
+    base, sizes = write_name(sample_ids.to_pylist(), sink.attempt), list[int]()
+
+    @contextmanager
+    def place(number: int) -> Iterator[Path]:
+        with replacing(sink.data / f"{base}-{number}.parquet") as temporary:
+            yield temporary
+            sizes.append(temporary.stat().st_size)
+
+    each = sink.rows_per_file
+    with closing(RollingParquet(place, rows_per_file=each, rows_per_group=sink.rows_per_group)) as writer:
+        for start in range(0, table.num_rows, rows):
+            records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
+            writer.write(records_to_rows(records, **sink.columns))
+    keys = keys_of(sample_ids)
+    for number, size in enumerate(sizes):
+        yield entry(f"{base}-{number}.parquet", keys[number * each : (number + 1) * each], size_bytes=size)
 
 
 def run_with_retries(
@@ -203,18 +239,17 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
 
     Args:
         reader: The reader of the input.
-        shards: Its shards.
+        shards: Its shards that are to be read, with their numbers.
         ledger: The handle of the `Ledger`.
         done: A reference to the sorted keys of samples that have a row already, which are left out; None if there are
             none.
     """
 
-    def __init__(self, reader: Reader, shards: Sequence[Shard], ledger: Any, done: Any = None) -> None:
+    def __init__(self, reader: Reader, shards: Sequence[tuple[int, Shard]], ledger: Any, done: Any = None) -> None:
         super().__init__()
         self._reader, self._ledger, self._done = reader, ledger, done
         each = -(-len(shards) // READ_TASKS)
-        numbered = list(enumerate(shards))
-        self._groups = [numbered[i : i + each] for i in range(0, len(numbered), each)]
+        self._groups = [shards[i : i + each] for i in range(0, len(shards), each)]
 
     @property
     def tasks(self) -> int:
@@ -256,7 +291,7 @@ def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
     return counts[0]
 
 
-def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any) -> Iterator[Any]:
+def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, done: Any) -> Iterator[Any]:
     leave_at_exit()
     written: NDArray[np.int64] = np.empty(0, np.int64) if done is None else ray.get(done)
     work = f"read:{group[0][0]}"
@@ -265,11 +300,21 @@ def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any
         raise InputError(f"{deaths} workers died while they read {names}, out of memory or by a fault in a library")
     events: list[Event] = []
     for number, shard in group:
-        every = read_records(reader, shard, lambda *read, number=number: events.append(("read", (number, *read))))
-        records = (record for record in every if not is_among(record.sample.key, written))
+        keys: list[int] = []
+        counts: list[Any] = []
+        every = read_records(reader, shard, lambda *read, counts=counts: counts.extend(read))
+        records = (record for record in _noting(every, keys) if not is_among(keys[-1], written))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
+        events.append(("read", (number, *counts, np.array(keys, np.int64))))
     ledger.done.remote(work, events)
+
+
+def _noting(records: Iterator[Record], keys: list[int]) -> Iterator[Record]:
+    """Yield records, and add the key of each to a list before."""
+    for record in records:
+        keys.append(record.sample.key)
+        yield record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The folder of a dataset while a run writes it: reject or resume, lock, checkpoint, manifest."""
+"""The folder of a dataset while a run writes it: reject or resume, lock, journal, manifest."""
 
 from __future__ import annotations
 

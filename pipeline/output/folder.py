@@ -6,8 +6,8 @@ OUT/README.md             dataset card
 OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also run.json, which says what the rows depend on, and
-                          Ray Data's checkpoint. damaged/ holds shards that could not be read and were made again,
-                          replaced/ the run that --fresh is about to replace
+                          the journal. damaged/ holds shards that could not be read and were made again, replaced/
+                          the run that --fresh is about to replace
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
 from pipeline.dataset.tally import rows_of, write_categories
-from pipeline.output import former, replaced, shards
-from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
+from pipeline.output import former, journal, replaced
+from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.ids import set_apart
+from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
@@ -38,7 +37,6 @@ from stages.shared.storage import (
     found_in,
     is_about_writing,
     move,
-    remove_tree,
     writable_place,
     write_text,
 )
@@ -51,7 +49,7 @@ class DatasetFolder:
 
     Attributes:
         written_as: Its path as the user wrote it.
-        checkpoint: Ray Data's checkpoint of this attempt, once a run has begun.
+        journal: What is done, once a run has begun.
         notes: What `look` and `begin` found and did, for people.
     """
 
@@ -59,7 +57,7 @@ class DatasetFolder:
         self.path = writable_place(path)
         self.written_as = str(path if isinstance(self.path, Path) else self.path)
         self.data = self.path / "data"
-        self.checkpoint: AnyPath = self.path / ".phrasebox" / "checkpoint-0001"
+        self.journal: Journal
         self.notes: list[str] = []
         self.presence = self.path / replaced.PRESENCE_FILE
         self._own = self.path / ".phrasebox"
@@ -133,13 +131,14 @@ class DatasetFolder:
         asked = may_delete if fresh else None
         return former.find(self.path, wanted, may_delete=asked, written_as=self.written_as)
 
-    def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None) -> None:
-        """Make the folder ready for rows, and store what they depend on.
+    def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None, *, same_input: bool = False) -> None:
+        """Make the folder ready for rows, store what they depend on, and take over what is done.
 
         A run to replace is moved aside, see `put_back`. Shards that cannot be read are moved aside and made again. A
         finished dataset is open again for new rows. Raise ResumeError if it cannot get rows of this version.
 
         noted: More to store of the run, plain values: a resumed run finds it in `FormerRun.run`.
+        same_input: Whether the input is that of the run in the folder: parts of it that are done are not read again.
         """
         self._replaces = found.replaces
         if found.replaces:
@@ -147,16 +146,16 @@ class DatasetFolder:
         if found.state == "complete":
             former.reject_more_rows(self.path, found)
         self._goes_on = found.state != "new"
-        if self._goes_on:
-            self._set_damaged_aside()
-        if found.manifest or found.run.get(ENGINE) == "inline":
-            shards.rebuild(shards.take_over(self._own), self.shards)
+        if found.manifest:
+            journal.forget(self._own)
         self.data.mkdir(parents=True, exist_ok=True)
         run = {**found.run, **found.wanted, **(noted or {}), **({replaced.REPLACES: True} if found.replaces else {})}
         write_text(self._run, json.dumps(signed(run), indent=2))
         if found.manifest:
             self._manifest.unlink()
-        self.checkpoint = self.agreed_checkpoint()
+        self.journal = journal.take_over(self._own, self.data, same_input=same_input, set_aside=self._set_damaged_aside)
+        if gone := self.journal.gone:
+            self.notes.append(f"shards of {self.data} that are gone: {gone:,}. Their rows are done again")
 
     def note(self, found: FormerRun, noted: Mapping[str, Any]) -> None:
         """Store more about the run of a finished dataset. Its signature does not cover that, and stays as it is."""
@@ -179,44 +178,18 @@ class DatasetFolder:
         """Put the run to replace back, unless this one has written a file; return whether it did."""
         return replaced.settle(self.path)
 
-    def _set_damaged_aside(self) -> None:
-        for path, fault in list(shards.unreadable(self.shards)):
-            place = self._own / "damaged" / path.name
-            place.parent.mkdir(exist_ok=True)
-            move(path, place)
-            self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
-
-    def agreed_checkpoint(self) -> AnyPath:
-        """Return the checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
-        checkpoint = shards.take_over(self._own)
-        shards.drop_pending(checkpoint, self.shards)
-        lost = shards.without_rows(checkpoint, self.shards)
-        if lost:
-            self.notes.append(
-                f"shards of {self.data} are missing or incomplete: the rows of {len(lost)} writes are done again"
-            )
-        return checkpoint
-
-    def drop_uncommitted(self) -> None:
-        """Delete shards that a former attempt's workers wrote after this one took over."""
-        for path in shards.uncommitted(self.checkpoint, self.shards):
-            path.unlink()
+    def _set_damaged_aside(self, path: AnyPath, fault: str) -> None:
+        place = self._own / "damaged" / path.name
+        place.parent.mkdir(exist_ok=True)
+        move(path, place)
+        self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
 
     def forget(self) -> None:
         """Delete the mark of a run that was rejected before its first row: once fixed, it is another run."""
-        if not self.checkpoint.exists() and not self.shards:
+        if not self.shards:
+            journal.forget(self._own)
             self._run.unlink(missing_ok=True)
             self.presence.unlink(missing_ok=True)
-
-    def keys_written(self) -> set[int]:
-        """Return the keys of the samples in the shards. Raise ResumeError for a shard that cannot be read."""
-        keys: set[int] = set()
-        for path in self.shards:
-            try:
-                keys.update(shards.keys_of(shards.names_in(path)).tolist())
-            except (pa.ArrowException, OSError) as error:
-                raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
-        return keys
 
     def finish(
         self,
@@ -246,6 +219,8 @@ class DatasetFolder:
         """
         if self._lease is not None:
             self._lease.check()
+        for path in self.journal.strangers(self.data):
+            path.unlink()
         written = self.shards
         with rows_of(written) as rows:
             total = rows.tally(len(written))
@@ -294,7 +269,6 @@ class DatasetFolder:
         manifest = signed(manifest) if own else manifest
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         self.drop_replaced()
-        for checkpoint in found_in(self._own, "checkpoint-*"):
-            remove_tree(checkpoint)
+        journal.forget(self._own)
         self._run.unlink()
         return total

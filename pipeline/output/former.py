@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pipeline.config import differences
+from pipeline.output.journal import SHARD
 from pipeline.output.replaced import BESIDE, REPLACES
-from pipeline.output.shards import rows_in, unreadable
+from pipeline.output.shards import rows_in
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ResumeError
 from stages.shared.storage import AnyPath, found_in
 
 State = Literal["new", "started", "complete"]
 
-ENGINE: Final = "engine"  # The key of run.json for the engine that wrote the latest rows: `inline` leaves no checkpoint
-
-OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
-"""Names that the inline engine and Ray Data give to shards."""
+OWN_SHARD: Final = re.compile(rf"\d{{5,}}\.parquet|{SHARD.pattern}")
+"""Names of shards: those of one process are numbered."""
 
 MayDelete = Callable[[str, list[AnyPath]], bool]
 """Asked before a run is deleted, with what is there, as in "out holds a finished dataset with 12 rows", and the files
@@ -64,8 +63,7 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         _reject_foreign(folder, [path for path in (*shards, *(folder / name for name in BESIDE)) if path.exists()])
         return FormerRun(state="new", wanted=wanted)
     run, manifest = stored
-    rows = rows_in(shards)
-    is_whole = bool(manifest) and rows is not None and rows >= manifest["counts"]["written"]
+    is_whole = bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
     found = FormerRun(state="complete" if is_whole else "started", wanted=wanted, run=run, manifest=manifest)
     if not is_whole:
         reject_more_rows(folder, found)
@@ -133,8 +131,7 @@ def _may_be_replaced(folder: AnyPath, shards: list[AnyPath], may_delete: MayDele
         return False
     _, manifest = stored
     foreign = [*_foreign(shards), *_edited_cards(folder, manifest)]
-    damaged = {path for path, _ in unreadable(shards)}
-    rows = rows_in([path for path in shards if path not in damaged]) or 0
+    rows = sum(count or 0 for count in rows_in(shards))
     what = f"{written_as} holds {'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
     if not (rows or foreign) or may_delete(what, foreign):
         return True

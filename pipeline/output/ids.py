@@ -52,9 +52,7 @@ def set_apart(rows: Rows, shards: Sequence[AnyPath]) -> None:
         return
     places = {shard for (shard,) in rows.ask("SELECT shard FROM samples WHERE id IN (SELECT unnest(?))", [*images])}
     places |= {shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE id IN (SELECT unnest(?))", [*regions])}
-    seen = [
-        row for shard in sorted(places) for row in _read(shards[shard], "id", "sample_id", "annotations").to_pylist()
-    ]
+    seen = [row for shard in sorted(places) for row in _names_in(shards[shard])]
     named = [row["sample_id"] for row in seen if row["id"] in images]
     if twice := len(named) - len(set(named)):
         raise RuntimeError(f"{twice} rows were written twice")
@@ -96,26 +94,30 @@ def _apart(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dict[Any
     return {name: number for number, name in given.items()}
 
 
-def _read(path: AnyPath, *columns: str) -> Any:
+def _names_in(path: AnyPath) -> list[dict[str, Any]]:
     with parquet_file(path) as file:
-        return file.read(columns=list(columns) or None)
+        rows: list[dict[str, Any]] = file.read(columns=["id", "sample_id", "annotations.list.element.id"]).to_pylist()
+        return rows
 
 
 def _rewrite(path: AnyPath, ids: _Ids) -> None:
-    """Write a shard again if ids in it are others now, with row groups as large as before."""
-    table = _read(path)
-    with parquet_file(path) as file:
-        rows_per_group = file.metadata.row_group(0).num_rows
-    before = table.select(["id", "sample_id", "annotations"]).to_pylist()
-    after = [_renumbered(row, ids) for row in before]
-    if after == before:
-        return
+    """Write a shard again if ids in it are others now, with the row groups of before, of which one is in memory."""
+    with (
+        parquet_file(path) as file,
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, file.schema_arrow, **PARQUET_SETTINGS) as writer,
+    ):
+        for group in range(file.num_row_groups):
+            writer.write_table(_with(file.read_row_group(group), ids))
+
+
+def _with(table: Any, ids: _Ids) -> Any:
+    rows = [_renumbered(row, ids) for row in table.select(["id", "sample_id", "annotations"]).to_pylist()]
     for name in ("id", "annotations"):
         place = table.schema.get_field_index(name)
-        values = pa.array([row[name] for row in after], table.schema.field(name).type)
+        values = pa.array([row[name] for row in rows], table.schema.field(name).type)
         table = table.set_column(place, table.schema.field(name), values)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=rows_per_group, **PARQUET_SETTINGS)
+    return table
 
 
 def _renumbered(row: Mapping[str, Any], ids: _Ids) -> dict[str, Any]:

@@ -1,36 +1,46 @@
 """Make one dataset of the parts of an input, which were runs of their own (`input.part`).
 
-Shards are linked, or copied within object storage; their light columns are counted again, and ids that two parts share
-are set apart. The parts stay as they are. A merge that was stopped goes on with the same command.
+Shards are linked, or copied within object storage, or put together to larger ones; their light columns are counted
+again, and ids that two parts share are set apart. The parts stay as they are. A merge that was stopped goes on with the
+same command.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import is_own
+from pipeline.dataset.tally import together
+from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.former import ENGINE
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
-from stages.shared.storage import AnyPath, copy
-from stages.write import Tally
+from stages.shared.storage import AnyPath, copy, replacing, sizes_in
+from stages.write import RollingParquet, Tally, row_group_rows
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
+
+COMPACT: Final = "compact"  # Their key for up to how many bytes shards were put together, else null
+
+COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
 _NOTED: Final = ("input_fingerprint", "outside_domain", "presence")  # What a run decides once, for all of its parts
 
 _THREADS: Final = 32  # Shards copied at once
 
 
-def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
+def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False) -> Tally | None:
     """Write the dataset of all parts to `out`; return its counts, or None if it is there already.
+
+    compact: Put shards together up to `COMPACT_BYTES`; this also takes one dataset that is no part.
 
     Raises:
         InputError: A part is unfinished, damaged, missing, there twice, of another input or of other settings.
@@ -38,31 +48,35 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
         OutputError: `out` cannot be written to.
     """
     datasets = [open_dataset(path) for path in parts]
-    _reject_incomplete(datasets)
+    if not (compact and [_part_of(dataset) for dataset in datasets] == [None]):
+        _reject_incomplete(datasets)
     _reject_other_settings(datasets)
     first = datasets[0].manifest
     run, settings = first["run"], first["config"]
     own = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
     config = RunConfig.model_validate({**settings, **own})
     folder = DatasetFolder(out)
-    noted = {PARTS: [str(dataset.path) for dataset in datasets], **{key: run[key] for key in _NOTED if key in run}}
+    of = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
+    noted = {**of, **{key: run[key] for key in _NOTED if key in run}}
     with folder.locked(), folder.writing():
         found = folder.look(
             config, run["model_fingerprint"], calibration=run["calibration"], segmenter=run["segmenter"]
         )
-        if found.state != "new" and found.run.get(PARTS) != noted[PARTS]:
+        if found.state != "new" and {key: found.run.get(key) for key in of} != of:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
         if found.state == "complete":
             return None
         folder.begin(found, noted)
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
+        sizes = {path: size for one in datasets for path, size in sizes_in(one.path / "data", "*.parquet").items()}
         shards = [shard for dataset in datasets for shard in dataset.shards]
-        places = [folder.data / f"{number:05d}.parquet" for number in range(len(shards))]
+        groups = together(shards, sizes, COMPACT_BYTES) if compact else [[shard] for shard in shards]
+        places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
         there = set(folder.shards)
-        todo = [(shard, place) for shard, place in zip(shards, places, strict=True) if place not in there]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda pair: copy(*pair), todo))
+        todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in there]
+        with ThreadPoolExecutor(cores_here() if compact else _THREADS) as pool:
+            list(pool.map(lambda pair: _write(datasets[0], *pair), todo))
         report = Report()
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
@@ -71,6 +85,22 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
         return folder.finish(
             config, report, model=first["model"], calibration=first["calibration"], own=own_parts, **first["scores"]
         )
+
+
+def _write(like: Dataset, shards: Sequence[AnyPath], place: AnyPath) -> None:
+    """Copy a shard, or put several together, with one row group in memory."""
+    if len(shards) == 1:
+        copy(shards[0], place)
+        return
+    group = row_group_rows(embed_images=like.has_images)
+    writer = RollingParquet(lambda _: replacing(place), rows_per_file=sys.maxsize, rows_per_group=group)
+    try:
+        for table in replace(like, shards=tuple(shards)).tables(like.columns):
+            writer.write(table)
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.close()
 
 
 def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
@@ -82,16 +112,21 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
 
 
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    run = {key: value for key, value in manifest["run"].items() if key != ENGINE}
+    run = manifest["run"]
     config = run["config"]
     return {**run, "config": {**config, "input": {**config["input"], "part": None}}}
+
+
+def _part_of(dataset: Dataset) -> str | None:
+    part: str | None = dataset.manifest["config"].get("input", {}).get("part")
+    return part
 
 
 def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
     """Raise InputError unless there is each part of one whole, once."""
     found: dict[str, AnyPath] = {}
     for dataset in datasets:
-        part = dataset.manifest["config"].get("input", {}).get("part")
+        part = _part_of(dataset)
         if part is None:
             raise InputError(f"{dataset.path} is a whole dataset, not a part: it was made without --part")
         if part in found:

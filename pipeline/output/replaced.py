@@ -31,7 +31,7 @@ def set_aside(folder: AnyPath) -> None:
 def drop(folder: AnyPath) -> bool:
     """Delete the run set aside if the new one has a file with rows, or is complete; return whether it has."""
     shards = found_in(folder / "data", "*.parquet")
-    is_written = (folder / "dataset.json").exists() or any(rows_in([path]) for path in shards)
+    is_written = (folder / "dataset.json").exists() or any(rows for path in shards for rows in rows_in([path]))
     if is_written:
         remove_tree(_replaced(folder))
     return is_written
@@ -65,7 +65,7 @@ def _files_of_run(folder: AnyPath) -> list[AnyPath]:
     beside = [folder / name for name in BESIDE]
     return [
         *(path for path in (own / "run.json", *beside, own / "damaged") if path.exists()),
-        *found_in(own, "checkpoint-*"),
+        *found_in(own, "journal-*"),
         *found_in(data, ".*.tmp"),  # left by a kill
         *found_in(data, "*.parquet"),
     ]

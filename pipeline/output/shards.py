@@ -1,16 +1,4 @@
-"""The shards of a run that is resumed: which of them count, and whether their rows still belong to the input.
-
-Shards count if they can be read and Ray Data's checkpoint has a note of them. Ray Data notes the sample ids of a write
-task in NAME.pending.parquet, writes the shards NAME-0.parquet, NAME-1.parquet, ..., and then renames the note to
-NAME.parquet. A resumed run treats them as follows:
-
-1. Workers of a killed driver live on for a moment, on a cluster for longer. So the checkpoint's folder is renamed
-   first: from then on they cannot commit. The shards that they still write have no note and are deleted at the end.
-2. The shards of a pending note are deleted together with it. A task that Ray repeats after its commit writes a second
-   note; then the first one is deleted too, or its rows would count as done.
-3. A committed shard may still be lost or damaged, by a disk or by hand. Its note is deleted, and its rows are done
-   again.
-"""
+"""The shards of a run that is resumed: what is in them, and whether their rows still belong to the input."""
 
 from __future__ import annotations
 
@@ -23,53 +11,19 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.contract.errors import ResumeError, one_line
+from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_key
-from stages.shared.storage import AnyPath, found_in, move, parquet_file, replacing
+from stages.shared.storage import AnyPath, parquet_file
 
 _NAMED: Final = 5  # How many samples a message names
 _AT_ONCE: Final = 4096  # Rows, or samples, that are looked at together
-_THREADS: Final = 16  # Files opened at once. Footers are small: the answer of a disk or a network takes the time.
+_THREADS: Final = 32  # Files opened at once
 
-_PENDING: Final = ".pending"
+NOTED: Final = "sample_id"  # The column by which a row is known. Ids are no good: two samples may share one
 
-NOTED: Final = "sample_id"  # The column by which notes know a row. Ids are no good: two samples may share one
-
-ReadT = TypeVar("ReadT")
-
-
-def take_over(folder: AnyPath) -> AnyPath:
-    """Rename a former attempt's checkpoint in a folder, if there is one; return where this attempt's checkpoint is."""
-    former = sorted(found_in(folder, "checkpoint-*"), key=_number)
-    place = folder / f"checkpoint-{_number(former[-1]) + 1 if former else 1:04d}"
-    if former:
-        move(former[-1], place)
-    return place
-
-
-def _number(checkpoint: AnyPath) -> int:
-    text = checkpoint.name.rpartition("-")[2]
-    return int(text) if text.isdigit() else 0
-
-
-def drop_pending(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
-    """Delete the shards being written when the former attempt ended, and then their pending notes."""
-    members = _by_note(shards)
-    for pending in found_in(checkpoint, f"*{_PENDING}.parquet"):
-        name = pending.stem.removesuffix(_PENDING)
-        (checkpoint / f"{name}.parquet").unlink(missing_ok=True)
-        for shard in members.get(name, ()):
-            shard.unlink()
-        pending.unlink()
-
-
-def noted_keys(checkpoint: AnyPath) -> NDArray[np.int64]:
-    """Return the keys of the samples that are done, sorted."""
-    keys = [keys_of(names) for names in _in_threads(names_in, found_in(checkpoint, "*.parquet"))]
-    return np.sort(np.concatenate([np.empty(0, np.int64), *keys]))
+DoneT = TypeVar("DoneT")
 
 
 def keys_of(names: Any) -> NDArray[np.int64]:
@@ -77,85 +31,31 @@ def keys_of(names: Any) -> NDArray[np.int64]:
     return np.fromiter(map(stable_key, names.to_pylist()), np.int64, len(names))
 
 
-def rebuild(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
-    """Write the notes of shards that can be read."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    for name, members in _by_note(shards).items():
-        chunks = [chunk for path in members for chunk in names_in(path).chunks]
-        names = pa.table({NOTED: pa.chunked_array(chunks, pa.string())})
-        with replacing(checkpoint / f"{name}.parquet") as temporary:
-            pq.write_table(names, temporary)
+def rows_in(shards: Sequence[AnyPath]) -> list[int | None]:
+    """Return the rows of each shard by its footer; None for one that cannot be read."""
+    return in_threads(_rows_in, shards)
 
 
-def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
-    """Delete the notes that have more or fewer rows than their shards, together with these shards.
-
-    Shards that cannot be read, and pending notes, must have been removed before. Return the names of the notes.
-    """
-    notes = found_in(checkpoint, "*.parquet")
-    members = _by_note(shards)
-    paths = [*notes, *(path for own in members.values() for path in own)]
-    counts = {path: rows for path, (rows, _) in zip(paths, _in_threads(_footer, paths), strict=True)}
-    wrong: list[str] = []
-    for note in notes:
-        own = members.get(note.stem, [])
-        if counts[note] is None or counts[note] != _total(counts[path] for path in own):
-            note.unlink()
-            for shard in own:
-                shard.unlink()
-            wrong.append(note.stem)
-    return wrong
-
-
-def uncommitted(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[AnyPath]:
-    """Return the shards without a note."""
-    notes = {path.stem for path in found_in(checkpoint, "*.parquet")}
-    return [path for name, members in _by_note(shards).items() if name not in notes for path in members]
-
-
-def unreadable(shards: Sequence[AnyPath]) -> Iterator[tuple[AnyPath, str]]:
-    """Yield shards whose footer cannot be read or that have no column sample_id, each with the reason."""
-    for path, (_, fault) in zip(shards, _in_threads(_footer, shards), strict=True):
-        if fault:
-            yield path, fault
-
-
-def rows_in(shards: Sequence[AnyPath]) -> int | None:
-    """Return the number of rows by the shards' footers; None if one cannot be read."""
-    return _total(rows for rows, _ in _in_threads(_footer, shards))
+def _rows_in(shard: AnyPath) -> int | None:
+    try:
+        with parquet_file(shard) as file:
+            return int(file.metadata.num_rows)
+    except (pa.ArrowException, OSError):
+        return None
 
 
 def names_in(shard: AnyPath) -> Any:
-    """Return the sample ids of a shard, or of a note, as an Arrow column. Raise OSError or pyarrow.ArrowException."""
+    """Return the sample ids of a shard as an Arrow column. Raise OSError or pyarrow.ArrowException."""
     with parquet_file(shard) as file:
+        if NOTED not in file.schema_arrow.names:
+            raise pa.ArrowInvalid(f"it has no column {NOTED}")
         return file.read(columns=[NOTED])[NOTED]
 
 
-def _in_threads(read: Callable[[AnyPath], ReadT], paths: Sequence[AnyPath]) -> list[ReadT]:
+def in_threads(work: Callable[[AnyPath], DoneT], paths: Sequence[AnyPath]) -> list[DoneT]:
+    """Do the same to many files at once, because the answer of a disk or a network takes the time."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(read, paths))
-
-
-def _footer(path: AnyPath) -> tuple[int | None, str]:
-    """The number of rows, None if it cannot be read; and the reason why the shard is of no use, or ""."""
-    try:
-        with parquet_file(path) as file:
-            return file.metadata.num_rows, "" if NOTED in file.schema_arrow.names else f"it has no column {NOTED}"
-    except (pa.ArrowException, OSError) as error:
-        return None, one_line(error)
-
-
-def _total(counts: Iterable[int | None]) -> int | None:
-    known = list(counts)
-    return None if None in known else sum(count or 0 for count in known)
-
-
-def _by_note(shards: Iterable[AnyPath]) -> dict[str, list[AnyPath]]:
-    """Shards by the name of their note, which is NAME for NAME-0.parquet."""
-    found: dict[str, list[AnyPath]] = {}
-    for path in sorted(shards, key=str):
-        found.setdefault(path.stem.rpartition("-")[0] or path.stem, []).append(path)
-    return found
+        return list(pool.map(work, paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +80,7 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited:
     Raises:
         ResumeError: Rows have no sample any more.
     """
-    parts = _in_threads(_contents_in, shards)
+    parts = in_threads(_contents_in, shards)
     keys, contents = (np.concatenate([np.empty(0, np.int64), *(part[n] for part in parts)]) for n in (0, 1))
     order = np.argsort(keys)
     keys, contents = keys[order], contents[order]

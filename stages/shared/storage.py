@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
@@ -37,6 +38,8 @@ from stages.contract.errors import ConfigError, InputError, OutputError, one_lin
 _WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")  # The protocols of pyarrow's file systems
 
 _WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE)
+
+_COPY_BYTES: Final = 8 << 20
 
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")  # A URL, also with the one slash that pathlib leaves of two
 
@@ -139,14 +142,16 @@ class ObjectPath(PurePosixPath):
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Yield objects and folders directly below this name whose own name matches."""
+        yield from self.sizes(pattern)
+
+    def sizes(self, pattern: str) -> dict[ObjectPath, int]:
+        """Return them with their bytes, by as few requests as a listing takes."""
         try:
             entries = self.filesystem.ls(self._path, detail=True)
         except FileNotFoundError:
-            return
-        for entry in entries:
-            path = ObjectPath(f"{self.protocol}:", entry["name"].strip("/"))
-            if path.parent == self and fnmatchcase(path.name, pattern):
-                yield path
+            return {}
+        found = {ObjectPath(f"{self.protocol}:", entry["name"].strip("/")): entry["size"] or 0 for entry in entries}
+        return {path: size for path, size in found.items() if path.parent == self and fnmatchcase(path.name, pattern)}
 
     def is_file(self) -> bool:
         """Return whether there is an object of this name."""
@@ -183,9 +188,13 @@ class ObjectPath(PurePosixPath):
 
     def write_bytes(self, content: bytes) -> None:
         """Put the object, whole. Raise OSError if it cannot be written."""
+        self.write_from(BytesIO(content))
+
+    def write_from(self, source: IO[bytes]) -> None:
+        """Put an object with what is left of a stream, a few MB at a time. Raise as `write_bytes`."""
         try:
             with self.filesystem.open(self._path, "wb") as stream:
-                stream.write(content)
+                shutil.copyfileobj(source, stream, _COPY_BYTES)
         except (NotImplementedError, ValueError) as error:
             raise OSError(errno.EROFS, "files of this URL can only be read", str(self)) from error
 
@@ -230,15 +239,16 @@ def writable_place(path: Path | str) -> AnyPath:
 
 
 @contextmanager
-def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
+def parquet_file(path: AnyPath, *, buffer_bytes: int = 0, pre_buffer: bool = False) -> Iterator[Any]:
     """Open a `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
 
-    It does not pre-buffer, or a row group of images would be read into memory at once. Raise OSError or
-    pyarrow.ArrowException, also in the block, if the file cannot be read or is not Parquet.
+    pre_buffer: Read columns that lie side by side by one request. Of images it would read a row group into memory.
+
+    Raise OSError or pyarrow.ArrowException, also in the block, if the file cannot be read or is not Parquet.
     """
     with (
         pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as content,
-        pq.ParquetFile(content, pre_buffer=False, buffer_size=buffer_bytes) as file,
+        pq.ParquetFile(content, pre_buffer=pre_buffer, buffer_size=buffer_bytes) as file,
     ):
         yield file
 
@@ -246,6 +256,13 @@ def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
 def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """Return the files and folders directly in a folder that match, by name; no folder holds nothing."""
     return sorted([*folder.glob(pattern)], key=str)
+
+
+def sizes_in(folder: AnyPath, pattern: str) -> dict[AnyPath, int]:
+    """Return the files directly in a folder that match, with their bytes."""
+    if isinstance(folder, ObjectPath):
+        return dict[AnyPath, int](folder.sizes(pattern).items())
+    return {path: path.stat().st_size for path in folder.glob(pattern)}
 
 
 def move(path: AnyPath, target: AnyPath) -> None:
@@ -303,7 +320,8 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / path.name
-        path.write_bytes((Path(folder) / path.name).read_bytes())
+        with (Path(folder) / path.name).open("rb") as written:
+            path.write_from(written)
 
 
 def write_text(path: AnyPath, text: str) -> None:

@@ -32,7 +32,6 @@ import importlib
 import inspect
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -42,7 +41,6 @@ from open_clip import transformer
 from open_clip.tokenizer import SimpleTokenizer
 
 from pipeline.engines import RAY_ENVIRONMENT
-from pipeline.output.former import OWN_SHARD
 from tests.factories import tiny_architecture, tiny_clip
 
 ROOT = Path(__file__).parents[2]
@@ -160,54 +158,10 @@ def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
     assert "parts of Ray 2.60 are in use" in str(ray_data.__doc__)
 
 
-def test_ray_still_takes_a_checkpoint_without_a_filter() -> None:
-    from ray.data.checkpoint.checkpoint_filter import CheckpointManager
-
-    from pipeline.engines.ray_data import WriteOnlyCheckpoint
-
-    assert "``(None, 0)`` means there is no checkpoint data to restore from" in str(CheckpointManager.__doc__)
-    assert not WriteOnlyCheckpoint.__abstractmethods__
-
-
-def test_ray_still_names_notes_and_shards_as_the_checkpoint_reads_them() -> None:
-    from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
-    from ray.data._internal.savemode import SaveMode
-    from ray.data.checkpoint import checkpoint_writer
-    from ray.data.datasource import FilenameProvider
-
-    assert checkpoint_writer.PENDING_CHECKPOINT_SUFFIX == ".pending"
-    write = "0123456789abcdef" * 2
-    name = FilenameProvider(file_format=None).get_filename_for_task(write, 3)
-    template = ParquetDatasink._get_basename_template(SimpleNamespace(mode=SaveMode.APPEND), name, write)
-    assert OWN_SHARD.fullmatch(template.replace("{i}", "0")), template
-
-
-def test_ray_still_follows_the_size_of_row_groups_without_a_minimum_of_rows() -> None:
-    from ray.data._internal.datasource.parquet_datasink import choose_row_group_limits
-
-    assert choose_row_group_limits(100, None, 1000) == (100, 100, 1000)
-    assert choose_row_group_limits(100, 1000, 1000) != (100, 100, 1000), "the detour of `ray_data` is needed no more"
-
-
 def test_ray_still_warns_of_small_pools_in_these_words() -> None:
     from pipeline.engines.ray_data import POOL_WARNING
 
     assert POOL_WARNING in source_of("ray.data._internal.execution.operators.actor_pool_map_operator")
-
-
-def test_ray_still_divides_a_cluster_by_these_two_actors() -> None:
-    from ray._private import state
-    from ray.data._internal import stats
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
-
-    from pipeline.engines.ray_data import CLAIMS, DATASETS
-
-    assert f'name="{CLAIMS[0]}",\n        namespace="{CLAIMS[1]}"' in source_of(coordinator.__name__)
-    assert (stats.STATS_ACTOR_NAME, stats.STATS_ACTOR_NAMESPACE) == DATASETS
-    assert callable(state.jobs)
-    actors = source_of(stats.__name__), source_of(coordinator.__name__)
-    assert all(f"def {name}(" in text for name, text in zip(("get_datasets", "cancel_request"), actors, strict=True))
-    assert 'f"data-{' in source_of("ray.data._internal.cluster_autoscaler.default_cluster_autoscaler_v2")
 
 
 @pytest.mark.parametrize("name", RAY_ENVIRONMENT)
@@ -216,6 +170,7 @@ def test_ray_still_reads_the_environment_variable(name) -> None:
     import ray
 
     root = Path(ray.__file__).parent
-    texts = (path.read_bytes() for path in [*root.glob("_private/**/*.py"), *root.glob("_common/**/*.py")])
+    folders = ("_private", "_common", "data/_internal/cluster_autoscaler")
+    texts = (path.read_bytes() for folder in folders for path in root.glob(f"{folder}/**/*.py"))
     library = (root / "_raylet.so").read_bytes()
     assert any(name.encode() in text for text in texts) or name.removeprefix("RAY_").encode() in library

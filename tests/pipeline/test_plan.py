@@ -52,6 +52,18 @@ def test_gpus_need_cores_and_a_known_speed() -> None:
         forecast(COSTS, 10, Machine(cores=4, workers=1, gpus=1))
 
 
+@pytest.mark.parametrize(
+    ("images", "gpus", "parts", "at_once"),
+    [(10_000_000, 64, 1, 1), (25_000_000, 4, 3, 1), (25_000_000, 23, 4, 2), (1_000_000_000, 64, 102, 6)],
+)
+def test_a_large_input_is_cut_into_parts_that_one_driver_feeds(
+    images: int, gpus: int, parts: int, at_once: int
+) -> None:
+    found = forecast(COSTS, images, Machine(cores=10_000, workers=1, gpus=gpus, gpu_rate=500.0))
+    assert (found.parts, found.side_by_side) == (parts, at_once)
+    assert found.part_hours * parts / at_once == pytest.approx(found.seconds / 3600)
+
+
 @pytest.mark.parametrize(("images", "more"), [(10_000, 10_000 - 32), (8, 0)])
 def test_the_first_images_are_a_part_of_the_start(images: int, more: int) -> None:
     costs = replace(COSTS, ready_s=30.0, first=32, end_s=4.0)

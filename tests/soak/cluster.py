@@ -24,7 +24,7 @@ STORE_BYTES = 100_000_000
 WORKERS = {
     "model worker": "ray::MapWorker(MapBatches(ModelWorker))",
     "caption worker": "ray::MapWorker(MapBatches(CaptionWorker))",
-    "write task": "ray::MapBatches(finish)->Write",
+    "write task": "ray::MapBatches(finish)",
     "read task": "ray::Read",
     "ledger": "ray::Ledger",
 }

@@ -206,7 +206,6 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
                 writer.write(records_to_rows(batch, embed_images=False))
                 batch = []
         writer.close()
-        note(output)
     resumed = Watched(values_of(source, model, out), folder)
     seconds = resumed.run()
     counts = json.loads((out / "dataset.json").read_text())
@@ -222,13 +221,6 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
         "explained_again": counts["stages"]["explain"]["records"] - left,
         "rss_mb": figures,
     }
-
-
-def note(output: DatasetFolder) -> None:
-    """Ray Data's notes for the shards that are there."""
-    from pipeline.output.shards import rebuild, take_over
-
-    rebuild(take_over(output.path / ".phrasebox"), output.shards)
 
 
 def main() -> None:

@@ -97,8 +97,18 @@ def _dies(*_: object) -> None:
 def test_the_table_for_people() -> None:
     text = StringIO()
     machine = Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0)
-    columns = [("here", forecast(COSTS, images, machine)) for images in (2_000_000, 1000)]
+    columns = [("here", forecast(COSTS, images, machine)) for images in (2_000_000, 1000, 25_000_000)]
     print_plan(COSTS, columns, Console(file=text, width=160))
     shown = text.getvalue()
-    for part in ("2,000,000 images", "33 minutes", "1 s", "1,000.0", "GPUs", "5.0", "10.0 GB", "2 processes at once"):
+    for part in (
+        "2,000,000 images",
+        "33 minutes",
+        "1 s",
+        "1,000.0",
+        "GPUs",
+        "5.0",
+        "10.0 GB",
+        "2 processes at once",
+        "3, 1 at once",
+    ):
         assert part in shown

@@ -204,9 +204,7 @@ def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
 @pytest.mark.slow
 def test_rows_are_in_groups_as_inline(tmp_path) -> None:
     light_run(write_captions(tmp_path, ["cat"] * 160), tmp_path / "out", rows_per_file=130, shard_size=160)
-    for groups in row_groups_of(tmp_path / "out"):
-        rows = sum(groups)
-        assert groups == [100] * (rows // 100) + [rows % 100] * (rows % 100 > 0)
+    assert sorted(row_groups_of(tmp_path / "out")) == [[32], [128]]
 
 
 @pytest.mark.slow
@@ -219,63 +217,25 @@ def test_an_input_smaller_than_the_pool_is_nothing_to_warn_of(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
-    """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
+    """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand.
+
+    Parts of the input whose rows are all there are not read again.
+    """
     captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
     marks.mkdir()
     wanted = light_command(captions, out, seconds=0.02, marks=marks)
     with killed(wanted, out, shards=12):
-        pass
-    light_run(captions, out, seconds=0.02, marks=marks)
+        while len(list(out.glob(".phrasebox/journal-0001/*.parquet"))) < 3:
+            time.sleep(0.05)
+    reads = tmp_path / "reads"
+    first, parts = len(reads.read_text().split()), 600 // 40
+    assert light_run(captions, out, seconds=0.02, marks=marks)["read"] == 600
     assert len(rows_of(out)) == 600
+    print(f"{len(reads.read_text().split()) - first} of {parts} parts of the input read again")
+    assert len(reads.read_text().split()) - first < parts
     answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
     print(f"{answered - 600} of 600 answered twice")
     assert 0 <= answered - 600 <= 160
-
-
-@pytest.mark.slow
-def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tmp_path, monkeypatch) -> None:
-    """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
-    code = """
-        import sys, time, ray
-        from pipeline.engines.ray_data import CLAIMS, DATASETS, drop_claims_of_dead_drivers
-        address, expected = sys.argv[1:]
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-        claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
-        (name, first), *_ = ray.get(datasets.get_datasets.remote()).items()  # in order of their begin
-        def is_claimed():
-            return bool(ray.get(claims.get_reserved_resources.remote(f"data-{name}", recompute=True)))
-        if expected == "living":
-            while not is_claimed():
-                time.sleep(0.1)
-            drop_claims_of_dead_drivers()
-            assert is_claimed(), "a run that lives lost its claim"
-        elif expected == "dead":  # as soon as the cluster has noticed it
-            while first["job_id"] not in {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}:
-                time.sleep(0.1)
-            assert is_claimed(), "nothing to give back"
-        else:
-            assert not is_claimed(), "the second run did not give back what the first one held"
-        """
-
-    def ask(expected: str) -> None:
-        asked = [sys.executable, "-c", textwrap.dedent(code), cluster.address, expected]
-        subprocess.run(asked, cwd=ROOT, check=True)
-
-    monkeypatch.setenv("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "3600")
-    (tmp_path / "second").mkdir()
-    captions, more = (
-        write_captions(folder, ["cat"] * size) for folder, size in ((tmp_path, 400), (tmp_path / "second", 3))
-    )
-    cluster = SmallCluster(nodes=1, head_cpus=12, node_cpus=6)
-    try:
-        # So slow that it does not end, and give back by itself, while it is asked about.
-        with killed(light_command(captions, tmp_path / "out", seconds=0.2, address=cluster.address), tmp_path / "out"):
-            ask("living")
-        ask("dead")
-        light_run(more, tmp_path / "second/out", address=cluster.address)
-        ask("given back")
-    finally:
-        cluster.close()
 
 
 def test_a_second_signal_ends_a_run_at_once() -> None:

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from pipeline.engines.ray_workers import READ_TASKS, ShardSource
+from stages.read import Shard
+
 PROGRAM = """
 import ctypes
 from pipeline.engines.ray_workers import leave_at_exit
@@ -28,3 +31,10 @@ def test_a_worker_ends_without_what_others_want_to_do_at_its_end(times: int, cod
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert done.stdout == "said"
+
+
+@pytest.mark.parametrize(("shards", "tasks"), [(1000, 1000), (READ_TASKS, READ_TASKS), (READ_TASKS + 1, 2001)])
+def test_a_read_task_that_dies_repeats_one_shard_of_a_part(shards: int, tasks: int) -> None:
+    """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
+    source = ShardSource(None, [(n, Shard(url=f"{n}.tar", name=f"{n}.tar")) for n in range(shards)], None)  # type: ignore[arg-type]
+    assert source.tasks == tasks

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.shards import noted_keys
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
@@ -119,11 +118,10 @@ def test_paths_may_be_relative_or_not(captions: Path, tmp_path: Path, monkeypatc
     assert "nothing to do" in run_light(light_config(captions, tmp_path / "out"))
 
 
-def test_a_finished_dataset_that_is_open_again_has_notes_for_its_rows(captions: Path, tmp_path: Path) -> None:
-    """Ray Data reads from them which rows are done."""
+def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tmp_path: Path) -> None:
     config = light_config(captions, tmp_path / "out")
     run_light(config)
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
         folder.begin(folder.look(config, "light"))
-        assert set(noted_keys(folder.checkpoint).tolist()) == folder.keys_written() != set()
+        assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,8 +23,9 @@ from pipeline.config import RunConfig
 from pipeline.engines import inline
 from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
+from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.shards import noted_keys
+from pipeline.output.journal import entry, write_name
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
@@ -72,32 +76,27 @@ def complete(folder: DatasetFolder) -> None:
     finish(folder)
 
 
+def keys_of(folder: DatasetFolder) -> set[int]:
+    """The samples that are done."""
+    return set(folder.journal.keys.tolist())
+
+
 def names(folder: DatasetFolder) -> set[str]:
     return {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
 
 
 def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "new"
-    assert folder.keys_written() == set()
+    assert keys_of(folder) == set()
     write_shards(mixed(), folder.data)
-    assert folder.keys_written() == {record.sample.key for record in mixed()}
     assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started", "rows do not depend on it"
+    assert keys_of(folder) == {record.sample.key for record in mixed()}
     finish(folder)
     assert begin(folder) == "complete"
     shards = {f"data/{n:05d}.parquet" for n in range(3)}
     assert names(folder) - {".phrasebox/lock"} == {*shards, "categories.parquet", "README.md", "dataset.json"}
     with pytest.raises(ResumeError, match=r"phrases\.max_phrases: 32 there, 3 now"):
         begin(folder, phrases={"max_phrases": 3})
-
-
-def test_rows_that_one_process_wrote_count_as_done_on_ray(folder: DatasetFolder) -> None:
-    """One process leaves no checkpoint, without which Ray would take its shards for those of a dead worker."""
-    folder.begin(folder.look(config_of(folder.path), MARK), {folder_module.ENGINE: "inline"})
-    write_shards(mixed(), folder.data)
-    assert begin(folder, engine={"kind": "ray"}) == "started"
-    assert set(noted_keys(folder.checkpoint).tolist()) == folder.keys_written()
-    folder.drop_uncommitted()
-    assert len(folder.shards) == 3
 
 
 def test_the_manifest(folder: DatasetFolder) -> None:
@@ -173,19 +172,19 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
     assert begin(folder, fresh=True, explain={"blocks": 1}) == "new"
     assert not folder.shards
     folder.drop_replaced()
-    assert len(names(folder)) == len(before) + 1, "nothing is deleted until the new run has a file"
+    assert len(names(folder)) == len(before) + 2, "nothing is deleted until the new run has a file"
     write_shards(mixed()[:1], folder.data)
     folder.drop_replaced()
-    assert names(folder) == {*foreign, "data/00000.parquet", ".phrasebox/lock", ".phrasebox/run.json"}
+    journal = ".phrasebox/journal-0001/00000.parquet"
+    assert names(folder) == {*foreign, "data/00000.parquet", ".phrasebox/lock", ".phrasebox/run.json", journal}
 
 
-def test_fresh_deletes_an_unfinished_run_and_its_checkpoint(folder: DatasetFolder) -> None:
+def test_fresh_deletes_an_unfinished_run_and_its_journal(folder: DatasetFolder) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
-    checkpoint = folder.agreed_checkpoint()
-    (checkpoint / "deep").mkdir(parents=True)
-    (checkpoint / "deep" / "ids").touch()
+    assert begin(folder) == "started"
     assert begin(folder, fresh=True) == "new"
+    assert keys_of(folder) == set()
     write_shards(mixed()[:1], folder.data)
     finish(folder, read=1)
     files = {"data/00000.parquet", "categories.parquet", "README.md", "dataset.json", ".phrasebox/lock"}
@@ -280,7 +279,7 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
     assert note.startswith(f"{shard} is damaged (")
     assert note.endswith(f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again")
     assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
-    assert folder.keys_written() == {record.sample.key for record in mixed()} - lost
+    assert keys_of(folder) == {record.sample.key for record in mixed()} - lost
     assert not (folder.path / "dataset.json").exists()
     with pytest.raises(ResumeError, match="9 samples were read but 5 rows written"):
         finish(folder)
@@ -293,73 +292,144 @@ def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -
     content = bytearray(shard.read_bytes())
     content[4:200] = bytes(196)
     shard.write_bytes(content)
-    assert begin(folder) == "started"
     with pytest.raises(SchemaError, match=r"00001\.parquet is damaged \(.*\): delete it and run the same command"):
         finish(folder)
 
 
-def note_rows(checkpoint: Path, name: str, rows: int) -> None:
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"sample_id": [f"s{number}" for number in range(rows)]}), checkpoint / f"{name}.parquet")
-
-
-def ray_name(task: int, part: int | None = None) -> str:
-    return f"0353PHFfaIG9VCr64qVmCc_{'0a' * 16}_{task:06d}" + ("" if part is None else f"-{part}.parquet")
-
-
 @pytest.fixture
 def noted(folder: DatasetFolder) -> DatasetFolder:
-    """Shards named as Ray Data does: two of the first write, one of the second, with their notes."""
+    """An attempt whose workers have written three shards, of which the driver has noted two."""
     begin(folder)
-    write_shards(mixed(), folder.data)
-    for number, (task, part) in enumerate([(0, 0), (0, 1), (1, 0)]):
-        (folder.data / f"{number:05d}.parquet").rename(folder.data / ray_name(task, part))
-    checkpoint = folder.agreed_checkpoint()
-    note_rows(checkpoint, ray_name(0), 8)
-    note_rows(checkpoint, ray_name(1), 1)
+    assert worker_shards(folder, mixed()) == 3
+    for path in folder.shards[:2]:
+        folder.journal.add_shards(entry(path.name, keys_in(path), size_bytes=path.stat().st_size))
+    folder.journal.flush()
     return folder
 
 
-def test_a_former_attempt_cannot_commit_any_more(noted: DatasetFolder) -> None:
-    """Its workers hold the old name of the checkpoint's folder; what they write without a note is deleted."""
-    first = noted.path / ".phrasebox/checkpoint-0001"
-    assert first.is_dir()
-    second = noted.agreed_checkpoint()
-    noted.checkpoint = second
-    assert (second.name, first.exists(), noted.notes) == ("checkpoint-0002", False, [])
-    kept = set(noted.shards)
-    late = noted.data / ray_name(2, 0)
-    late.write_bytes((noted.data / ray_name(1, 0)).read_bytes())
-    noted.drop_uncommitted()
-    assert set(noted.shards) == kept
+def worker_shards(folder: DatasetFolder, records: Any) -> int:
+    """Write shards as workers of this attempt do; how many there are now."""
+    write_shards(records, folder.data)
+    for path in folder.data.glob("0000?.parquet"):
+        name = write_name(pq.read_table(path)["sample_id"].to_pylist(), folder.journal.attempt)
+        path.rename(folder.data / f"{name}-0.parquet")
+    return len(folder.shards)
 
 
-def test_rows_whose_shards_are_gone_are_done_again(noted: DatasetFolder) -> None:
-    """The other shard of the same write goes too: its rows are in the same note."""
-    (noted.data / ray_name(0, 1)).unlink()
-    checkpoint = noted.agreed_checkpoint()
-    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(1)}.parquet"]
-    assert [path.name for path in noted.shards] == [ray_name(1, 0)]
-    assert noted.notes == [f"shards of {noted.data} are missing or incomplete: the rows of 1 writes are done again"]
+def keys_in(path: Any) -> list[int]:
+    return [stable_key(name) for name in pq.read_table(path)["sample_id"].to_pylist()]
 
 
-def test_a_repeated_write_that_was_stopped_is_done_again(noted: DatasetFolder) -> None:
-    """The shards of a pending note may be half written: they go, and the older note with them."""
-    (checkpoint,) = (noted.path / ".phrasebox").glob("checkpoint-*")
-    note_rows(checkpoint, f"{ray_name(1)}.pending", 1)
-    checkpoint = noted.agreed_checkpoint()
-    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(0)}.parquet"]
-    assert [path.name for path in noted.shards] == [ray_name(0, 0), ray_name(0, 1)]
-    assert noted_keys(checkpoint).tolist() == sorted(stable_key(f"s{number}") for number in range(8))
-
-
-def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: DatasetFolder) -> None:
-    finish(noted)
-    (noted.data / ray_name(0, 0)).unlink()
+def test_a_resumed_run_knows_what_was_noted_and_what_was_not(noted: DatasetFolder) -> None:
     assert begin(noted) == "started"
-    checkpoint = noted.agreed_checkpoint()
-    assert {path.name for path in checkpoint.iterdir()} == {f"{ray_name(0)}.parquet", f"{ray_name(1)}.parquet"}
-    assert set(noted_keys(checkpoint).tolist()) == noted.keys_written()
+    assert noted.journal.attempt == 2
+    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert noted.journal.shards == {path.name for path in noted.shards}
+    assert [path.name for path in (noted.path / ".phrasebox").glob("journal-*")] == ["journal-0002"]
+    finish(noted)
+    assert not list((noted.path / ".phrasebox").glob("journal-*"))
+
+
+@pytest.mark.parametrize("late", ["before the next take-over", "before the end"])
+def test_shards_that_workers_of_a_killed_driver_still_write_go(late: str, noted: DatasetFolder) -> None:
+    former = noted.journal.attempt
+    begin(noted)
+    shards = set(noted.shards)
+    again = noted.data / f"{write_name(['x'], former)}-0.parquet"
+    again.write_bytes(noted.shards[0].read_bytes())
+    if late == "before the end":
+        finish(noted)
+    else:
+        begin(noted)
+    assert set(noted.shards) == shards
+
+
+def test_a_write_that_another_one_repeats_goes(noted: DatasetFolder) -> None:
+    """As where a batch was put together in another way after a node was lost."""
+    shards = set(noted.shards)
+    again = noted.data / f"{write_name(['x'], noted.journal.attempt)}-0.parquet"
+    again.write_bytes(next(path for path in noted.shards if path.name in noted.journal.shards).read_bytes())
+    begin(noted)
+    assert set(noted.shards) == shards
+
+
+@pytest.mark.parametrize("content", [None, b"PAR1"])
+def test_rows_whose_noted_shard_is_gone_or_damaged_are_done_again(content: bytes | None, noted: DatasetFolder) -> None:
+    path = noted.data / sorted(noted.journal.shards)[0]
+    lost = set(keys_in(path))
+    path.unlink() if content is None else path.write_bytes(content)
+    begin(noted)
+    assert keys_of(noted) == {record.sample.key for record in mixed()} - lost
+    (note,) = noted.notes
+    assert note.endswith("rows are done again")
+
+
+def test_a_shard_with_new_ids_counts(noted: DatasetFolder) -> None:
+    """Ids are set apart at the end of a run, which may be killed there: the noted sizes are those from before."""
+    path = noted.data / sorted(noted.journal.shards)[0]
+    pq.write_table(pq.read_table(path), path, compression="none")
+    begin(noted)
+    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert noted.notes == []
+
+
+def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> None:
+    shards, (first, *_) = set(noted.shards), sorted((noted.path / ".phrasebox").glob("journal-*/*"))
+    first.write_bytes(b"PAR1")
+    with pytest.raises(ResumeError, match=r"the journal \S+/00000.parquet is damaged .*: delete \S+/journal-0001"):
+        begin(noted)
+    shutil.rmtree(first.parent)
+    begin(noted)
+    assert set(noted.shards) == shards
+    assert keys_of(noted) == {record.sample.key for record in mixed()}
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_take_over_that_is_killed_is_done_again(
+    step: int, noted: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In front of its first file, behind it, and while the journal before goes."""
+    calls = count()
+
+    def killed(work: Any) -> Any:
+        def work_or_die(*arguments: Any) -> Any:
+            if next(calls) == step:
+                raise InterruptedError
+            return work(*arguments)
+
+        return work_or_die
+
+    for name in ("_write", "remove_tree"):
+        monkeypatch.setattr(journal, name, killed(getattr(journal, name)))
+    with suppress(InterruptedError):
+        begin(noted)
+    monkeypatch.undo()
+    assert begin(noted) == "started"
+    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert len(noted.shards) == 3
+    finish(noted)
+
+
+@pytest.mark.parametrize(
+    ("same_input", "rows", "read"),
+    [(True, 9, {"whole", "empty"}), (True, 8, {"empty"}), (False, 9, set())],
+    ids=["done", "a row is missing", "another input"],
+)
+def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
+    same_input: bool, rows: int, read: set[str], folder: DatasetFolder
+) -> None:
+    config, records = config_of(folder.path), mixed()
+    folder.begin(folder.look(config, MARK))
+    worker_shards(folder, records[:rows])
+    keys = np.array([record.sample.key for record in records])
+    for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
+        folder.journal.add(entry(name, these, skipped=skipped))
+    folder.journal.flush()
+    for _ in range(2):  # what was done stays done
+        folder.begin(folder.look(config, MARK), same_input=same_input)
+        assert set(folder.journal.read) == read
+    if "whole" in read:
+        assert folder.journal.read["whole"] == (9, {"bad_row": 2})
 
 
 @pytest.mark.parametrize("consent", [False, True])

@@ -21,11 +21,14 @@ from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import is_own
 from pipeline.dataset.validate import validate
+from pipeline.output import merge as merge_module
 from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
-from tests.pipeline.light import assert_alike, rows_of
+from tests.pipeline.light import assert_alike, row_groups_of, rows_of
+
+COMPACT_BYTES = 120_000  # two or three shards of the parts
 
 
 def part(number: str | None, scenes_config: dict[str, Any], out: Path, **sections: Any) -> Path:
@@ -93,14 +96,15 @@ def stored(folder: Path, **values: Any) -> None:
     ],
     ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"],
 )
+@pytest.mark.parametrize("compact", [False, True])
 def test_what_is_no_whole_is_rejected_by_name(
-    change: Any, chosen: list[int], words: str, parts: list[Path], tmp_path: Path
+    compact: bool, change: Any, chosen: list[int], words: str, parts: list[Path], tmp_path: Path
 ) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     if change is not None:
         change(copies[1])
     with pytest.raises(PhraseboxError, match=words):
-        merge([copies[number - 1] for number in chosen], tmp_path / "out")
+        merge([copies[number - 1] for number in chosen], tmp_path / "out", compact=compact)
     assert not (tmp_path / "out/dataset.json").exists()
 
 
@@ -135,32 +139,79 @@ def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -
     assert list(validate(tmp_path / "out")) == []
 
 
-@pytest.mark.parametrize("copied", [1, 5])
-def test_a_killed_merge_goes_on(copied: int, parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("written", "options"), [(1, []), (5, []), (1, ["--compact"])])
+def test_a_killed_merge_goes_on(
+    written: int,
+    options: list[str],
+    parts: list[Path],
+    inline_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
         import os, signal
         from pipeline.output import merge as module
 
-        copy, done = module.copy, []
+        write, done = module._write, []
 
-        def copy_some(path, target):
-            if len(done) == {copied}:
+        def write_some(like, shards, place):
+            if len(done) == {written}:
                 os.kill(os.getpid(), signal.SIGKILL)
-            copy(path, target)
-            done.append(path)
+            write(like, shards, place)
+            done.append(place)
 
-        module.copy, module._THREADS = copy_some, 1
-        module.merge({[str(one) for one in parts]!r}, {str(tmp_path / "out")!r})
+        module._write, module._THREADS, module.cores_here = write_some, 1, lambda: 1
+        module.COMPACT_BYTES = {COMPACT_BYTES}
+        module.merge({[str(one) for one in parts]!r}, {str(tmp_path / "out")!r}, compact={bool(options)})
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list((tmp_path / "out/data").iterdir())) == copied
-    arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out")]
+    assert len(list((tmp_path / "out/data").iterdir())) == written
+    monkeypatch.setattr(merge_module, "COMPACT_BYTES", COMPACT_BYTES)
+    arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out"), *options]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"])
+def test_small_shards_are_put_together(
+    most_bytes: int,
+    files: set[int],
+    parts: list[Path],
+    inline_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merge_module, "COMPACT_BYTES", most_bytes)
+    merge(parts, tmp_path / "out", compact=True)
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
+    assert list(validate(tmp_path / "out")) == []
+    groups = row_groups_of(tmp_path / "out")
+    assert len(groups) in files
+    assert all(len(rows) == 1 for rows in groups)
+    schemas = [pq.read_schema(next((one / "data").iterdir())) for one in (tmp_path / "out", inline_dataset)]
+    assert schemas[0].equals(schemas[1], check_metadata=True)
+    with pytest.raises(ResumeError, match="holds another dataset"):
+        merge(parts, tmp_path / "out")
+
+
+def test_a_dataset_that_is_no_part_is_put_together_alone(inline_dataset: Path, tmp_path: Path) -> None:
+    assert len(list((inline_dataset / "data").iterdir())) == 3
+    merge([inline_dataset], tmp_path / "out", compact=True)
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
+    assert row_groups_of(tmp_path / "out") == [[12]]
+    with pytest.raises(InputError, match="is a whole dataset, not a part"):
+        merge([inline_dataset], tmp_path / "other")
+    with pytest.raises(InputError, match="is a whole dataset, not a part"):
+        merge([inline_dataset, inline_dataset], tmp_path / "other", compact=True)
+
+
+def test_one_part_of_one(scenes_config: dict[str, Any], inline_dataset: Path, tmp_path: Path) -> None:
+    merge([part("1/1", scenes_config, tmp_path / "one")], tmp_path / "out")
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
 
 
 @pytest.mark.usefixtures("storage")
@@ -172,6 +223,6 @@ def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
             for one, place in zip(parts, map(place_of, sources), strict=True):
                 for path in (path for path in one.rglob("*") if path.is_file() and ".phrasebox" not in path.parts):
                     (place / str(path.relative_to(one))).write_bytes(path.read_bytes())
-        merge(sources, out)
+        merge(sources, out, compact=bool(number))
         merged = open_dataset(out)
         assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_of(inline_dataset))

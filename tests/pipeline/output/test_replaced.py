@@ -107,8 +107,8 @@ def killed_at(step: int) -> Callable[..., None]:
 def test_a_run_that_is_killed_while_files_are_moved_loses_none(
     while_coming_back: bool, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (finished / ".phrasebox/checkpoint-0001").mkdir()
-    (finished / ".phrasebox/checkpoint-0001/ids").touch()
+    (finished / ".phrasebox/journal-0001").mkdir()
+    (finished / ".phrasebox/journal-0001/00000.parquet").touch()
     before = content(finished)
     other = light_config(captions, finished, explain={"blocks": 1})
     config = light_config(captions, finished)
@@ -140,4 +140,5 @@ def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(capti
     folder = DatasetFolder(finished)
     with folder.locked():
         assert folder.look(other, "light").state == "started"
-    assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json"}
+    journal = ".phrasebox/journal-0001/00000.parquet"
+    assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json", journal}

@@ -37,6 +37,7 @@ from stages.read.webdataset import WebdatasetInput
 from stages.shared.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
+from tests.soak.resuming import measure
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -195,6 +196,13 @@ def test_what_fresh_replaces_comes_back_until_there_is_a_new_file(tmp_path) -> N
     write_captions(tmp_path, [f"word{n}" for n in range(41)])
     assert "samples of the input that have no row yet: 9." in run_light(config)
     assert len(rows_of(out)) == 41
+
+
+def test_a_resumed_run_asks_for_no_shard_that_is_noted() -> None:
+    """Requests follow from the files of the journal and the shards that are not in it."""
+    few, more = (measure(shards, unnoted=3, files=2) for shards in (10, 40))
+    assert few["take_over"]["requests"] == more["take_over"]["requests"] <= 40
+    assert few["again"]["requests"] == more["again"]["requests"] <= 20
 
 
 def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
