@@ -60,7 +60,8 @@ class EngineConfig(BaseModel):
     cpu_workers: int | None = Field(
         None,
         ge=1,
-        description="The most workers that parse captions and decode images. Default: the CPUs left over.",
+        description="The most workers that parse captions and decode images. Default: the CPUs left over; beside "
+        "GPUs at most three quarters of them, and 32 for each GPU.",
     )
     object_store_bytes: int | None = Field(
         None,

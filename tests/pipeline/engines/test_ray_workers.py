@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
+from tests.pipeline.light import ended
 
 PROGRAM = """
 import ctypes
@@ -28,3 +33,16 @@ def test_a_worker_ends_without_what_others_want_to_do_at_its_end(times: int, cod
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert done.stdout == "said"
+
+
+@pytest.mark.ray
+def test_a_worker_on_a_gpu_has_two_calls_in_hand_and_its_stage_one(tmp_path: Path) -> None:
+    """Its process dies with both: only the samples of the call that the stage had are taken one by one."""
+    done = ended([sys.executable, "-m", "tests.pipeline.engines.two_calls", tmp_path])
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert sorted(row[0] for row in rows) == sorted(f"s{n}" for n in range(CALLS * CALL)), "each of them once"
+    assert {row[1] for row in rows if row[1] != f"from {row[0][1:]}"} == set()
+    number = int(DEADLY[1:]) % CALLS
+    assert {row[0] for row in rows if row[2] == "1"} == {f"s{n}" for n in range(number, CALLS * CALL, CALLS)}
+    assert len({row[3] for row in rows}) > 1, "of two threads"
