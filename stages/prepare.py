@@ -59,7 +59,7 @@ class PrepareConfig(ImagesConfig):
     max_side_px: PositiveInt | None = Field(
         None, description="keep: limit of the longer side after rounding, which bounds the memory."
     )
-    interpolation: Interpolation = Field("bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
+    interpolation: Interpolation = Field("bicubic", description="Antialiased; bicubic is CLIP's own.")
     keep_image_bytes: bool = Field(False, description="Leave the encoded image in the sample, for embedding it.")
 
 
@@ -98,7 +98,12 @@ class PrepareStage(Stage):
             content = load_image_bytes(record.sample.image, self._limits) if fetched is None else fetched.result()
             target, config = partial(target_size_px, self.config), self.config
             image = decode_resized(
-                content, self._limits, target, interpolation=config.interpolation, shrink_jpeg=config.shrink_jpeg
+                content,
+                self._limits,
+                target,
+                interpolation=config.interpolation,
+                shrink_jpeg=config.shrink_jpeg,
+                quick=True,
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)

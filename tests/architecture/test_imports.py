@@ -85,6 +85,7 @@ LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_"},  # files whose names begin so
     "torch": {
         "stages/shared/model/",
+        "stages/shared/images/decode.py",
         "stages/explain/",
         "stages/explainers/",
         "stages/sources/",
