@@ -16,6 +16,7 @@ from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import EXPLAINERS, AnyExplainerConfig
+from stages.phrases.known import digest_of
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
@@ -161,6 +162,8 @@ class RunConfig(BaseModel):
         plain["images"].pop("fetch_threads")
         plain["input"].pop("limit")
         plain["output"] = self.output.columns
+        if (phrases := plain["input"].pop("phrases")) is not None:
+            plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
         return with_absolute_paths(plain)
 
     def to_yaml(self, *, docs: bool = False) -> str:

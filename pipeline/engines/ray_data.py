@@ -159,9 +159,10 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
     places = {"output.path": str(folder.path)}
     if shards:
         places["input.path"] = shards[0].url
-    image_root = getattr(config.input, "image_root", None)  # not every kind of input has one
-    if image_root is not None:
-        places["input.image_root"] = absolute(image_root)
+    for name in ("image_root", "phrases"):
+        place = getattr(config.input, name, None)  # not every kind of input has an image root
+        if place is not None:
+            places[f"input.{name}"] = absolute(place)
     return {key: place for key, place in places.items() if is_local(place)}
 
 
