@@ -281,9 +281,7 @@ _KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: 
 _ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.large_binary())])
 
 
-@cache
-def _fields(hint: Any) -> dict[str, Any]:
-    return get_type_hints(hint)
+_fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
 
 
 def _kind(hint: Any) -> Any:
@@ -334,7 +332,7 @@ def _unpacked(array: Any, hint: Any) -> list[Any]:
     """Inverse of `_packed`. The bytes of NumPy's arrays are not copied."""
     if isinstance(hint, UnionType):
         return _unpacked(array, get_args(hint)[0])
-    origin = get_origin(hint)
+    origin, made = get_origin(hint), cast(Iterable[Any], ())
     if origin is tuple:
         starts = array.offsets.to_numpy().tolist()
         flat = _unpacked(array.values.slice(starts[0], starts[-1] - starts[0]), get_args(hint)[0])
@@ -344,7 +342,7 @@ def _unpacked(array: Any, hint: Any) -> list[Any]:
         shapes, data = _unpacked(array.field("shape"), tuple[int, ...]), array.field("data")
         _, starts, content = data.buffers()
         first = np.frombuffer(starts, np.int64)[data.offset :].tolist()
-        made: Iterable[Any] = (
+        made = (
             np.frombuffer(content, kind, prod(shape), start).reshape(shape) if shape else None
             for shape, start in zip(shapes, first, strict=False)
         )
@@ -353,10 +351,10 @@ def _unpacked(array: Any, hint: Any) -> list[Any]:
         columns = [_unpacked(array.field(name), inner) for name, inner in names.items()]
         there = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else repeat(True)
         rows = zip(there, *columns, strict=False)
-        return [cast(Any, hint)(**dict(zip(names, row, strict=True))) if is_there else None for is_there, *row in rows]
+        made = (cast(Any, hint)(**dict(zip(names, row, strict=True))) if is_there else None for is_there, *row in rows)
     else:
         # The way over NumPy is ten times faster, but turns integers beside null into floats.
-        return array.to_pylist() if array.null_count else array.to_numpy(zero_copy_only=False).tolist()
+        made = array.to_pylist() if array.null_count else array.to_numpy(zero_copy_only=False).tolist()
     return list(made)
 
 
