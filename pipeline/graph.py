@@ -200,7 +200,7 @@ def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, Pr
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=keep)
     source: SourceConfig | None = config.input  # `explain` has none
-    known = None if source is None or source.phrases is None else KnownPhrases.of(Path(source.phrases))
+    known = None if source is None or source.phrases is None else KnownPhrases.read(Path(source.phrases))
     return PhrasesStage(config.phrases, known), PrepareStage(prepare)
 
 

@@ -23,7 +23,6 @@ from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
-from stages.phrases.stage import PhrasesStage
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
@@ -137,15 +136,12 @@ def run(
 
 def reject_other_phrases(graph: Graph, shards: Sequence[Shard]) -> None:
     """Raise InputError where `input.phrases` has none of the first captions: it was made from another input."""
-    stage = graph.before[0]
-    known = stage.known if isinstance(stage, PhrasesStage) else None
-    if known is None:
-        return
-    lines, samples = known.opened(), [*islice(graph.reader.samples(shards), FIRST_SAMPLES)]
+    known = getattr(graph.before[0], "known", None)
+    samples = islice(graph.reader.samples(shards), FIRST_SAMPLES if known else 0)
     captions = [caption for sample in samples for caption in sample.captions]
-    if captions and not any(map(lines.of, captions)):
+    if captions and not any(map(known.of, captions)):
         raise InputError(
-            f"input.phrases: {known.path} has none of the captions of the first {len(samples)} samples: "
+            f"input.phrases: {known.path} has none of the captions of the first {FIRST_SAMPLES} samples: "
             "phrasebox phrases INPUT --out FILE makes such a file"
         )
 

@@ -14,7 +14,7 @@ from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, normalise, readable, word_lists
-from stages.phrases.known import KnownPhrases, Line, Lines
+from stages.phrases.known import KnownPhrases, Line
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
@@ -108,17 +108,11 @@ class PhrasesStage(Stage):
     def __init__(self, config: PhrasesConfig, known: KnownPhrases | None = None) -> None:
         self.config, self.known = config, known
         self._nlp: Any = None
-        self._lines: Lines | None = None
 
     def setup(self) -> None:
-        """Load the spaCy pipeline, or open the file of known captions.
-
-        Raise ConfigError if the pipeline is not installed or lacks a part, InputError if the file is gone.
-        """
+        """Load the spaCy pipeline. Raise ConfigError if it is not installed or lacks a part."""
         if self.known is None:
             self._load()
-        else:
-            self._lines = self.known.opened()
 
     def _load(self) -> None:
         self._nlp = load_pipeline(self.config.spacy_model)
@@ -132,18 +126,16 @@ class PhrasesStage(Stage):
         for place, record in enumerate(checked):
             if record.error is None:
                 own = record.sample.captions
-                lines = [self._lines.of(caption) for caption in own] if self._lines else [None] * len(own)
+                lines = [self.known and self.known.of(caption) for caption in own]
                 if self._nlp is None and any(line is None or line.language for line in lines):
                     self._load()
-                found = {i: name for i in range(len(own)) if (name := self._language(own[i], lines[i]))}
+                languages = (line.language if line else self.language(own[i]) for i, line in enumerate(lines))
+                found = {index: language for index, language in enumerate(languages) if language}
                 kept, notes = self._languages.sorted_out(own, found) if found else (list(own), [])
                 captions += zip(range(len(own)), kept, lines, strict=True)
                 checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
         phrases = self._phrases(captions)
         return [record if record.error is not None else self._filled(record, phrases) for record in checked]
-
-    def _language(self, caption: str, line: Line | None) -> str | None:
-        return self._languages.other(caption) if line is None else line.language
 
     def language(self, caption: str) -> str | None:
         """Return the language of a caption if it is plainly not the parser's, see `Languages.other`."""
@@ -173,7 +165,7 @@ class PhrasesStage(Stage):
             if line is None:
                 yield self._of_doc(index, caption, *next(parsed))
             else:
-                yield line.at(index) if caption else []
+                yield [replace(phrase, caption_index=index) for phrase in line.phrases] if caption else []
 
     def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
         found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
