@@ -23,6 +23,7 @@ from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
+from stages.phrases.known import KnownPhrases
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
@@ -136,8 +137,10 @@ def run(
 
 def reject_other_phrases(graph: Graph, shards: Sequence[Shard]) -> None:
     """Raise InputError where `input.phrases` has none of the first captions: it was made from another input."""
-    known = getattr(graph.before[0], "known", None)
-    samples = islice(graph.reader.samples(shards), FIRST_SAMPLES if known else 0)
+    known: KnownPhrases | None = getattr(graph.before[0], "known", None)
+    if known is None:
+        return
+    samples = islice(graph.reader.samples(shards), FIRST_SAMPLES)
     captions = [caption for sample in samples for caption in sample.captions]
     if captions and not any(map(known.of, captions)):
         raise InputError(

@@ -126,7 +126,7 @@ class PhrasesStage(Stage):
         for place, record in enumerate(checked):
             if record.error is None:
                 own = record.sample.captions
-                lines = [self.known and self.known.of(caption) for caption in own]
+                lines = [None if self.known is None else self.known.of(caption) for caption in own]
                 if self._nlp is None and any(line is None or line.language for line in lines):
                     self._load()
                 languages = (line.language if line else self.language(own[i]) for i, line in enumerate(lines))
