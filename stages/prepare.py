@@ -31,6 +31,11 @@ class ImagesConfig(BaseModel):
     shrink_jpeg: bool = Field(
         False, description="Let the JPEG decoder halve large images while twice the target is left."
     )
+    resize: Literal["pillow", "torch"] = Field(
+        "pillow",
+        description="`torch` resizes by the same filter in half of the time. One of 50 values of a photograph differs "
+        "from Pillow's, by up to 3 of 255 levels, and heat maps differ as by noise of that size.",
+    )
     max_pixels: int = Field(
         128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
     )
@@ -103,7 +108,7 @@ class PrepareStage(Stage):
                 target,
                 interpolation=config.interpolation,
                 shrink_jpeg=config.shrink_jpeg,
-                quick=True,
+                quick=config.resize == "torch",
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)
