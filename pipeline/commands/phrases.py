@@ -21,9 +21,6 @@ from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import make_reader, plan_shards
 from stages.shared.storage import replacing
 
-MOST_PHRASES = 1000
-"""Phrases of a caption that are written to a file: a run leaves out those above its own limit."""
-
 
 def phrases(
     file: Annotated[
@@ -90,7 +87,7 @@ def write_phrases(config: RunConfig, out: Path) -> int:
                     seen.add(key)
                     yield caption
 
-    whole = config.phrases.model_copy(update={"max_phrases": MOST_PHRASES, "languages": None})
+    whole = config.phrases.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
     count = 0
     with replacing(out) as path, path.open("w", encoding="utf-8") as file:
         for answer in phrases_json(captions(), whole):

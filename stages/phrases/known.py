@@ -91,12 +91,9 @@ class KnownPhrases:
 
 
 def digest_of(path: str) -> str:
-    """Return the SHA-256 of a file. Raise InputError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"input.phrases: cannot read {path}: {error.strerror}") from error
+    """Return the SHA-256 of a file. Raise OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(place: str, line: bytes) -> Line:
