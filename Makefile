@@ -31,7 +31,7 @@ browser:
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, and trace a GPU's work; about 6 minutes
-	$(BIN)/python -m pipeline.bench
+	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.cuda.traced
 
 # A part of `test`, too.

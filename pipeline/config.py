@@ -16,6 +16,7 @@ from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import EXPLAINERS, AnyExplainerConfig
+from stages.phrases.known import digest_of
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
@@ -60,7 +61,8 @@ class EngineConfig(BaseModel):
     cpu_workers: int | None = Field(
         None,
         ge=1,
-        description="The most workers that parse captions and decode images. Default: the CPUs left over.",
+        description="The most workers that parse captions and decode images. Default: the CPUs left over; beside "
+        "GPUs at most three quarters of them, and 32 for each GPU.",
     )
     object_store_bytes: int | None = Field(
         None,
@@ -160,6 +162,8 @@ class RunConfig(BaseModel):
         plain["images"].pop("fetch_threads")
         plain["input"].pop("limit")
         plain["output"] = self.output.columns
+        if (phrases := plain["input"].pop("phrases")) is not None:
+            plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
         return with_absolute_paths(plain)
 
     def to_yaml(self, *, docs: bool = False) -> str:

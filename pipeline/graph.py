@@ -24,9 +24,10 @@ from stages.explain import fitted
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.phrases.known import KnownPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader, make_reader
+from stages.read import Reader, SourceConfig, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import ModelConfig
@@ -198,7 +199,9 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
 def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=keep)
-    return PhrasesStage(config.phrases), PrepareStage(prepare)
+    source: SourceConfig | None = config.input  # `explain` has none
+    known = None if source is None or source.phrases is None else KnownPhrases.read(Path(source.phrases))
+    return PhrasesStage(config.phrases, known), PrepareStage(prepare)
 
 
 def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:

@@ -13,6 +13,7 @@ from stages.shared.storage import absolute
 LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.path": (),
     "input.image_root": (None,),
+    "input.phrases": (None,),
     "regions.calibration": (None, "auto", "none"),
     "source.pool": (None, "captions"),
     "source.truth": (None,),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Final
 
 from rich.console import Console
@@ -21,7 +22,8 @@ from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
-from stages.contract.errors import PhraseboxError, TooManyErrors
+from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
+from stages.phrases.known import KnownPhrases
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
@@ -30,6 +32,8 @@ from stages.shared.storage import AnyPath
 
 INPUT: Final = "input_fingerprint"
 """The key of `dataset.json` and run.json that identifies the input of the rows, see `stages.read.input_fingerprint`."""
+
+FIRST_SAMPLES: Final = 100  # of which a file of phrases has to have a caption
 
 OUTSIDE: Final = "outside_domain"
 """Their key for how the images differ from those of the calibration, see `Outside`; null if they do not."""
@@ -82,6 +86,7 @@ def run(
             display.doing("reading the input")
             every = plan_shards(graph.reader)
             shards = config.input.own(every)
+            reject_other_phrases(graph, every)
             if found.state != "new" and not is_same_input:
                 changes = _changes(folder, graph.reader, shards, console, limited=config.input.limit is not None)
         # Changed samples are reported each time, as long as their rows stay as they are.
@@ -128,6 +133,20 @@ def run(
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+def reject_other_phrases(graph: Graph, shards: Sequence[Shard]) -> None:
+    """Raise InputError where `input.phrases` has none of the first captions: it was made from another input."""
+    known: KnownPhrases | None = getattr(graph.before[0], "known", None)
+    if known is None:
+        return
+    samples = islice(graph.reader.samples(shards), FIRST_SAMPLES)
+    captions = [caption for sample in samples for caption in sample.captions]
+    if captions and not any(map(known.of, captions)):
+        raise InputError(
+            f"input.phrases: {known.path} has none of the captions of the first {FIRST_SAMPLES} samples: "
+            "phrasebox phrases INPUT --out FILE makes such a file"
+        )
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
-"""`phrasebox phrases`: print the phrases of captions."""
+"""`phrasebox phrases`: print the phrases of captions, or write those of an input to a file."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
@@ -11,23 +12,42 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.options import reading
-from pipeline.config import load_config
-from pipeline.terminal import print_json
-from stages.contract.records import Record, Sample
+from pipeline.commands.options import ConfigFile, InputImages, input_or_config, reading
+from pipeline.config import RunConfig, load_config
+from pipeline.paths import check_writable
+from pipeline.terminal import console, print_json
+from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from stages.read import make_reader, plan_shards
+from stages.shared.storage import replacing
 
 
 def phrases(
     file: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="Text file with one caption on each line; - is standard input.")
+        str,
+        typer.Argument(
+            metavar="FILE|-|INPUT",
+            help="Text file with one caption on each line, - is standard input; with --out captioned images or a "
+            "configuration, as `phrasebox run` takes them.",
+        ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write the phrases of all captions of INPUT to this file, which a run takes as input.phrases.",
+        ),
+    ] = None,
+    images: InputImages = None,
+    config: ConfigFile = None,
     settings: Annotated[
         list[str],
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Set a key of the configuration's section phrases, e.g. --set max_phrases=5. Repeatable.",
+            help="Set a key of the configuration's section phrases, e.g. --set max_phrases=5; with --out any key, e.g. "
+            "--set phrases.keep_parts=true. Repeatable.",
         ),
     ] = [],  # noqa: B006  typer copies it
 ) -> None:
@@ -35,29 +55,63 @@ def phrases(
 
     \b
     echo "A red car next to two dogs" | phrasebox phrases -
+    phrasebox phrases captions.jsonl --images photos/ --out phrases.jsonl
+    phrasebox run captions.jsonl --images photos/ --model photo --set input.phrases=phrases.jsonl
     """
-    config = load_config(None, settings, PhrasesConfig)
+    if out is not None:
+        check_writable("--out", out)
+        source, config = input_or_config(file, config)
+        given = {"input.path": source, "input.image_root": images}
+        count = write_phrases(load_config(config, settings, assigned=given), out)
+        console.print(f"{out}: {count:,} different captions", soft_wrap=True)
+        return
+    own = load_config(config, settings, PhrasesConfig)
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
         lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
-        for answer in phrases_json((line.rstrip("\r\n") for line in lines), config):
+        for answer in phrases_json((line.rstrip("\r\n") for line in lines), own):
             print_json(answer, indent=None, ensure_ascii=False)
+
+
+def write_phrases(config: RunConfig, out: Path) -> int:
+    """Write the phrases of an input's captions, each different one once, as `stages.phrases.known` reads them.
+
+    Return how many there are. Raise InputError or ConfigError as a run does.
+    """
+    reader, seen = make_reader(config.input), set[int]()
+
+    def captions() -> Iterator[str]:
+        for sample in reader.samples(config.input.own(plan_shards(reader))):
+            record = Record.start(sample)
+            for caption in record.sample.captions if record.error is None else ():
+                if (key := stable_key(caption)) not in seen:
+                    seen.add(key)
+                    yield caption
+
+    whole = config.phrases.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
+    count = 0
+    with replacing(out) as path, path.open("w", encoding="utf-8") as file:
+        for answer in phrases_json(captions(), whole):
+            if "error" not in answer or not answer["caption"].strip():  # a longer one is parsed where it is no error
+                file.write(f"{json.dumps(answer, ensure_ascii=False)}\n")
+                count += 1
+    return count
 
 
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
     """Yield the output of `phrasebox phrases`, one dict for each caption, reading `config.batch_size` at a time.
 
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`, with half-open character offsets into the
-    caption. A caption that a run would reject has no phrases and the additional key "error"; one in another language
-    has "warnings". Raise ConfigError if the spaCy pipeline cannot be used.
+    `{"caption": ..., "phrases": [{"text", "start", "end", "head", "plural"}, ...]}`, with half-open character offsets
+    into the caption. A caption that a run would reject has no phrases and the additional key "error"; one in another
+    language has "language" and "warnings". Raise ConfigError if the spaCy pipeline cannot be used.
     """
     stage = PhrasesStage(config)
     stage.setup()
-    rest = iter(captions)
+    rest, keys = iter(captions), ("text", "start", "end", "head", "plural")
     while batch := list(islice(rest, config.batch_size)):
         samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
         records = stage.process([Record.start(sample) for sample in samples])
         for caption, record in zip(batch, records, strict=True):
-            phrases = [{key: getattr(each, key) for key in ("text", "start", "end", "head")} for each in record.phrases]
+            phrases = [{key: getattr(each, key) for key in keys} for each in record.phrases]
             error = {} if record.error is None else {"error": str(record.error)}
-            warnings = {"warnings": list(record.notes)} if record.notes else {}
+            warnings = {"language": stage.language(caption), "warnings": list(record.notes)} if record.notes else {}
             yield {"caption": caption, "phrases": phrases, **warnings, **error}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sysconfig
@@ -34,6 +35,14 @@ OTHER_WORKERS: Final = 6
 
 GPU_THREADS: Final = 2
 """The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need the cores."""
+
+CAPTIONS_A_GPU: Final = 32
+"""The most workers for captions and images that feed a GPU. An H100 takes some 5,000 images a second by estimate, and
+such a worker makes 100 to 250, with five captions an image or one (configs/measured/speed.md)."""
+
+CAPTION_SHARE: Final = 0.75
+"""The share of the CPUs beside the model's that captions and images take at most where GPUs compute. Reading, regions
+and writing take a quarter of the host's work, and would otherwise wait for CPUs."""
 
 CONNECT_SECONDS: Final = 10
 
@@ -210,7 +219,6 @@ class Pools:
     threads: int  # CPU threads of a model worker
     captions: int  # Maximum number of workers that parse captions and decode images
     resources: Mapping[str, float]  # Ray's custom resources that a model worker holds
-    segmenters: int = 0  # Workers of the segmenter, which are like model workers
     note: str = ""  # Advice for the user about the choice, else empty
 
     @property
@@ -272,14 +280,17 @@ def pools(
         each = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in alive)
         workers = max(1, min(each, cpus - OTHER_WORKERS) // kinds)
     most = engine.most_explain_workers or workers
+    left = cpus - most * kinds
+    captions = left - 4
+    if gpus > 0:
+        captions = min(captions, int(left * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
     most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     return Pools(
         fewest=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         most=most,
         gpus=gpus,
         threads=threads or max(1, min(most_threads, (cores or cpus) // most)),
-        captions=engine.cpu_workers or max(1, cpus - most * kinds - 4),
-        segmenters=most if segments else 0,
+        captions=engine.cpu_workers or max(1, captions),
         resources=engine.model_resources,
         note=note,
     )

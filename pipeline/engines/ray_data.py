@@ -66,6 +66,10 @@ INIT_DEATHS: Final = 20
 """How many actors of a stage may fail to start in a row before Ray Data gives up (its default: 0). Covers nodes that
 leave. Our own errors do not count: they are raised with the first batch."""
 
+CALLS: Final = 2
+"""Calls that a worker on a GPU has in hand: while the device computes one, another is unpacked or packed. A worker on a
+CPU would only compute later meanwhile."""
+
 POOL_WARNING: Final = "The minimum number of concurrent actors"
 """Ray Data warns so about an input with fewer batches than there are model workers. Nobody needs to act on it."""
 
@@ -161,9 +165,10 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
     places = {"output.path": str(folder.path)}
     if shards:
         places["input.path"] = shards[0].url
-    image_root = getattr(config.input, "image_root", None)  # not every kind of input has one
-    if image_root is not None:
-        places["input.image_root"] = absolute(image_root)
+    for name in ("image_root", "phrases"):
+        place = getattr(config.input, name, None)  # not every kind of input has an image root
+        if place is not None:
+            places[f"input.{name}"] = absolute(place)
     return {key: place for key, place in places.items() if is_local(place)}
 
 
@@ -194,45 +199,34 @@ def _entries(
         )
         # Without it blocks would be cut by their bytes, and each would leave the model a remainder to fill up.
         rows = rows.repartition(target_num_rows_per_block=call, strict=True)
-        rows = rows.map_batches(
-            ModelWorker,
-            fn_constructor_args=(
-                ray.put((_on(chosen, graph.model),)),
-                ledger,
-                code,
-                _environment(chosen, chosen.threads),
-            ),
-            batch_size=call,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=chosen.fewest, max_size=chosen.most),
-            num_cpus=1,
-            num_gpus=chosen.gpus,
-            resources=chosen.resources or None,
-        )
+        rows = _on_models(rows, _on(chosen, graph.model), chosen, call, chosen.fewest, ledger, code)
         after: tuple[Stage, ...] = graph.after
-        if chosen.segmenters:
-            rows = rows.map_batches(
-                ModelWorker,
-                fn_constructor_args=(
-                    ray.put((graph.cuts.on_device(chosen.device),)),
-                    ledger,
-                    code,
-                    _environment(chosen, chosen.threads),
-                ),
-                batch_size=call,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=chosen.segmenters),
-                num_cpus=1,
-                num_gpus=chosen.gpus,
-                resources=chosen.resources or None,
-            )
-            after = ()
+        if graph.segmenter is not None:
+            after, cuts = (), graph.cuts.on_device(chosen.device)
+            rows = _on_models(rows, cuts, chosen, call, 1, ledger, code)
         rows = rows.map_batches(
             functools.partial(finish, after, ledger, batch, sink),
             batch_size=max(batch, per_file // batch * batch),
             batch_format="pyarrow",
         )
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _on_models(rows: Any, stage: Stage, chosen: Pools, call: int, fewest: int, ledger: Any, code: Code) -> Any:
+    """Rows after a stage that holds a model, by workers with the model's share of GPUs and CPUs."""
+    overlapping = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
+    return rows.map_batches(
+        ModelWorker,
+        fn_constructor_args=(ray.put((stage,)), ledger, code, _environment(chosen, chosen.threads)),
+        batch_size=call,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=fewest, max_size=chosen.most, **(overlapping if chosen.device == "cuda" else {})
+        ),
+        num_cpus=1,
+        num_gpus=chosen.gpus,
+        resources=chosen.resources or None,
+    )
 
 
 def _context(records: int) -> Any:

@@ -15,6 +15,7 @@ import functools
 import gc
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,9 @@ WAIT_SECONDS: Final = 0.2  # Pause before a sample asks again whether it may be 
 class StageWorker:
     """Stages in an actor: table in, table out.
 
+    Ray may call it from several threads. The stages see one batch at a time, and the ledger knows only that one, so
+    that no other is blamed for the death of its worker. Meanwhile other threads turn tables into records and back.
+
     Args:
         stages: A reference to them. Only here are they fetched, and what they need is imported.
         ledger: The handle of the `Ledger`.
@@ -71,7 +75,7 @@ class StageWorker:
     """
 
     def __init__(self, stages: Any, ledger: Any, code: Code, environment: Mapping[str, str] | None = None) -> None:
-        self.ledger = ledger
+        self.ledger, self._alone = ledger, threading.Lock()
         # Raised with the first batch: Ray passes on exceptions of constructors as strings only.
         self.refusal: PhraseboxError | None = None
         leave_at_exit()
@@ -92,7 +96,14 @@ class StageWorker:
         """Answer a batch."""
         if self.refusal is not None:
             raise self.refusal
-        return records_to_table(run_with_retries(self.stages, table_to_records(table), self.ledger))
+        records = table_to_records(table)
+        with self._alone:
+            answers = self.answers(records)
+        return records_to_table(answers, (records, table))
+
+    def answers(self, records: list[Record]) -> list[Record]:
+        """Return a batch after the stages."""
+        return run_with_retries(self.stages, records, self.ledger)
 
 
 @functools.cache
@@ -142,10 +153,10 @@ class ModelWorker(StageWorker):
     and its batch is repeated as after any other death.
     """
 
-    def __call__(self, table: Any) -> Any:
-        """Answer a batch."""
+    def answers(self, records: list[Record]) -> list[Record]:
+        """See `StageWorker.answers`."""
         try:
-            return super().__call__(table)
+            return super().answers(records)
         except DeviceFault as error:
             ray.get(self.ledger.done.remote("", [("note", (f"a worker was started again: {error}",))]))
             os._exit(1)

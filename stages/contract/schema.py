@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from operator import attrgetter
+from itertools import chain, pairwise, repeat
+from math import prod
+from operator import attrgetter, is_
 from types import UnionType
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -276,13 +278,16 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
 
 
 _KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
-_ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.binary())])
+_ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.large_binary())])
+
+
+_fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
 
 
 def _kind(hint: Any) -> Any:
     """The Arrow type of values with a type hint of the records."""
     if is_dataclass(hint):
-        return pa.struct([(name, _kind(inner)) for name, inner in get_type_hints(hint).items()])
+        return pa.struct([(name, _kind(inner)) for name, inner in _fields(hint).items()])
     if isinstance(hint, UnionType):  # X | None
         return _kind(get_args(hint)[0])
     origin = get_origin(hint)
@@ -291,49 +296,98 @@ def _kind(hint: Any) -> Any:
     return _ARRAY if origin is np.ndarray else _KINDS[hint]
 
 
-def _plain(value: Any) -> Any:
-    """A value of the records as Arrow takes it."""
-    if names := getattr(value, "__slots__", ()):  # of a record
-        return {name: _plain(getattr(value, name)) for name in names}
-    if isinstance(value, tuple):
-        return [_plain(inner) for inner in value]
-    return {"shape": value.shape, "data": value.tobytes()} if isinstance(value, np.ndarray) else value
-
-
-@cache
-def _back(hint: Any) -> Callable[[Any], Any] | None:
-    """Return the inverse of `_plain` for values with a type hint; None if there is nothing to do."""
-    if is_dataclass(hint):
-        made: Any = hint
-        inner = {name: back for name, part in get_type_hints(hint).items() if (back := _back(part)) is not None}
-        return lambda row: made(**{**row, **{name: back(row[name]) for name, back in inner.items()}})
+def _packed(values: Sequence[Any], hint: Any) -> Any:
+    """Values of the records with a type hint as an Arrow array, column by column; None in the place of any value."""
     if isinstance(hint, UnionType):
-        some = _back(get_args(hint)[0])
-        return None if some is None else lambda value: None if value is None else some(value)
-    origin = get_origin(hint)
+        return _packed(values, get_args(hint)[0])
+    is_array = get_origin(hint) is np.ndarray
+    if is_dataclass(hint):
+        parts = {
+            name: _packed([None if value is None else getattr(value, name) for value in values], inner)
+            for name, inner in _fields(hint).items()
+        }
+    elif is_array:
+        data = [b"" if value is None else np.ascontiguousarray(value).data.cast("B") for value in values]
+        buffers = [None, pa.py_buffer(_starts(data)), pa.py_buffer(b"".join(data))]
+        shapes = [() if value is None else value.shape for value in values]
+        parts = {
+            "shape": pa.ListArray.from_arrays(_starts(shapes, np.int32), np.array([*chain(*shapes)], np.int32)),
+            "data": pa.Array.from_buffers(pa.large_binary(), len(values), buffers),
+        }
+    elif get_origin(hint) is tuple:
+        lists = [value or () for value in values]
+        return pa.ListArray.from_arrays(_starts(lists, np.int32), _packed([*chain(*lists)], get_args(hint)[0]))
+    else:
+        return pa.array(values, _KINDS[hint])
+    missing = np.array([value is None for value in values], bool)
+    return pa.StructArray.from_arrays(parts.values(), parts, mask=pa.array(missing) if missing.any() else None)
+
+
+def _starts(values: Sequence[Any], kind: type = np.int64) -> Any:
+    """Where each of some values begins if all are written one behind the other, and where the last one ends."""
+    return np.cumsum([0, *map(len, values)], dtype=kind)
+
+
+def _unpacked(array: Any, hint: Any) -> list[Any]:
+    """Inverse of `_packed`. The bytes of NumPy's arrays are not copied."""
+    if isinstance(hint, UnionType):
+        return _unpacked(array, get_args(hint)[0])
+    origin, made = get_origin(hint), cast(Iterable[Any], ())
     if origin is tuple:
-        each = _back(get_args(hint)[0])
-        return tuple if each is None else lambda values: tuple(map(each, values))
+        starts = array.offsets.to_numpy().tolist()
+        flat = _unpacked(array.values.slice(starts[0], starts[-1] - starts[0]), get_args(hint)[0])
+        return [tuple(flat[start - starts[0] : end - starts[0]]) for start, end in pairwise(starts)]
     if origin is np.ndarray:
-        dtype = get_args(get_args(hint)[1])[0]
-        return lambda packed: np.frombuffer(packed["data"], dtype).reshape(packed["shape"])
-    return None
+        kind = np.dtype(get_args(get_args(hint)[1])[0])
+        shapes, data = _unpacked(array.field("shape"), tuple[int, ...]), array.field("data")
+        _, starts, content = data.buffers()
+        first = np.frombuffer(starts, np.int64)[data.offset :].tolist()
+        made = (
+            np.frombuffer(content, kind, prod(shape), start).reshape(shape) if shape else None
+            for shape, start in zip(shapes, first, strict=False)
+        )
+    elif is_dataclass(hint):
+        names = _fields(hint)
+        columns = [_unpacked(array.field(name), inner) for name, inner in names.items()]
+        there = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else repeat(True)
+        rows = zip(there, *columns, strict=False)
+        made = (cast(Any, hint)(**dict(zip(names, row, strict=True))) if is_there else None for is_there, *row in rows)
+    else:
+        # The way over NumPy is ten times faster, but turns integers beside null into floats.
+        made = array.to_pylist() if array.null_count else array.to_numpy(zero_copy_only=False).tolist()
+    return list(made)
 
 
 RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), *_kind(Record)])
 """A record on its way between workers: the fields of `Record`, and the sample's id."""
 
 
-def records_to_table(records: Sequence[Record]) -> Any:
-    """Return records as a table of `RECORD_SCHEMA`, one row each, in order."""
-    return pa.Table.from_pylist([{"id": one.sample.id, **_plain(one)} for one in records], schema=RECORD_SCHEMA)
+def records_to_table(records: Sequence[Record], given: tuple[Sequence[Record], Any] | None = None) -> Any:
+    """Return records as a table of `RECORD_SCHEMA`, one row each, in order.
+
+    given: The records that stages were given for these, and their table: columns that no stage changed are taken of it.
+    """
+    columns = {}
+    for name, hint in _fields(Record).items():
+        values = [getattr(record, name) for record in records]
+        if given is not None and all(map(is_, values, [getattr(record, name) for record in given[0]])):
+            columns[name] = given[1][name]
+        else:
+            columns[name] = _packed(values, hint)
+    columns["id"] = pa.array([record.sample.id for record in records], pa.int64())
+    return pa.table({name: columns[name] for name in RECORD_SCHEMA.names}, schema=RECORD_SCHEMA)
 
 
 def table_to_records(table: Any) -> list[Record]:
-    """Return the records of a table as `records_to_table` makes it. Raise SchemaError if columns are missing."""
+    """Return the records of a table as `records_to_table` makes it. Raise SchemaError if columns are missing.
+
+    Their arrays are views of the table's memory.
+    """
     missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
     if missing:
         raise SchemaError(f"a batch between stages lacks the columns {missing}")
-    back = _back(Record)
-    assert back is not None, "a record is a dataclass"  # noqa: S101
-    return [back(row) for row in table.select(RECORD_SCHEMA.names[1:]).to_pylist()]
+    columns = [
+        [value for chunk in table[name].chunks for value in _unpacked(chunk, hint)]
+        for name, hint in _fields(Record).items()
+    ]
+    return [Record(**dict(zip(_fields(Record), row, strict=True))) for row in zip(*columns, strict=True)]

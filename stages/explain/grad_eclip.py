@@ -50,6 +50,7 @@ from stages.explain.config import Count, ExplainerConfig
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients, stretched
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TOWER_WORDS, TowerKind
+from stages.shared.model.device import rounded_products
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
@@ -189,7 +190,8 @@ class GradEclip(Explainer[GradEclipConfig]):
                 held.append(Held(block=exact, heads=self._heads(block), keys=keys, values=values))
                 if block is not blocks[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads(block)))
-        path = class_path(tower, token, held, step)
+        with rounded_products(tower):
+            path = class_path(tower, token, held, step)
         weights = [
             self._spatial_weight(each.block.out, query, each.keys)
             for each, query in zip(held, path.queries, strict=True)
@@ -197,7 +199,9 @@ class GradEclip(Explainer[GradEclipConfig]):
 
         def found(part: Tensor) -> tuple[Tensor, Tensor]:
             gradients, cosines = cosine_gradients(path.embedding, part)
-            return self._combined(path.gradients(gradients), weights), cosines
+            with rounded_products(tower):
+                signed = path.gradients(gradients)
+            return self._combined(signed, weights), cosines
 
         maps, cosines = by_step(texts, step, found)
         tokens = None if early is None else early[:, 1:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -14,6 +14,7 @@ from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, normalise, readable, word_lists
+from stages.phrases.known import KnownPhrases, Line
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
@@ -97,15 +98,23 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class PhrasesStage(Stage):
-    """Captions -> phrases. A sample without captions is an error; captions without phrases are not."""
+    """Captions -> phrases. A sample without captions is an error; captions without phrases are not.
+
+    Captions that are `known` are not parsed, and the parser is loaded with the first caption that is not.
+    """
 
     name: ClassVar[str] = "phrases"
 
-    def __init__(self, config: PhrasesConfig) -> None:
-        self.config = config
+    def __init__(self, config: PhrasesConfig, known: KnownPhrases | None = None) -> None:
+        self.config, self.known = config, known
+        self._nlp: Any = None
 
     def setup(self) -> None:
         """Load the spaCy pipeline. Raise ConfigError if it is not installed or lacks a part."""
+        if self.known is None:
+            self._load()
+
+    def _load(self) -> None:
         self._nlp = load_pipeline(self.config.spacy_model)
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
         self._languages = Languages(self._nlp.lang, self.config.languages)
@@ -113,14 +122,24 @@ class PhrasesStage(Stage):
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
         checked = [self._checked(record) for record in batch]
-        captions: list[tuple[int, str]] = []
+        captions: list[tuple[int, str, Line | None]] = []
         for place, record in enumerate(checked):
             if record.error is None:
-                parsed, notes = self._languages.sorted_out(record.sample.captions)
-                captions += enumerate(parsed)
+                own = record.sample.captions
+                lines = [None if self.known is None else self.known.of(caption) for caption in own]
+                if self._nlp is None and any(line is None or line.language for line in lines):
+                    self._load()
+                languages = (line.language if line else self.language(own[i]) for i, line in enumerate(lines))
+                found = {index: language for index, language in enumerate(languages) if language}
+                kept, notes = self._languages.sorted_out(own, found) if found else (list(own), [])
+                captions += zip(range(len(own)), kept, lines, strict=True)
                 checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
-        found = self._phrases(captions)
-        return [record if record.error is not None else self._filled(record, found) for record in checked]
+        phrases = self._phrases(captions)
+        return [record if record.error is not None else self._filled(record, phrases) for record in checked]
+
+    def language(self, caption: str) -> str | None:
+        """Return the language of a caption if it is plainly not the parser's, see `Languages.other`."""
+        return self._languages.other(caption)
 
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
         """The record with the phrases of its captions, which come next in `found`."""
@@ -135,14 +154,18 @@ class PhrasesStage(Stage):
             fault = fault.at(record.sample.source)
         return record if fault is None else replace(record, error=fault)
 
-    def _phrases(self, captions: Sequence[tuple[int, str]]) -> Iterator[list[Phrase]]:
-        """The phrases of every caption, which comes with its index."""
-        if len(self._nlp.vocab) > _MAX_VOCABULARY:
+    def _phrases(self, captions: Sequence[tuple[int, str, Line | None]]) -> Iterator[list[Phrase]]:
+        """The phrases of every caption, which comes with its index and line; "" for one that is left out."""
+        texts = [readable(caption) for _, caption, line in captions if line is None]
+        if texts and len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
-        texts = [readable(caption) for _, caption in captions]
-        docs = self._nlp.pipe([text.text for text in texts], batch_size=self.config.batch_size)
-        for (index, caption), text, doc in zip(captions, texts, docs, strict=True):
-            yield self._of_doc(index, caption, text, doc)
+        docs = self._nlp.pipe([text.text for text in texts], batch_size=self.config.batch_size) if texts else ()
+        parsed = zip(texts, docs, strict=True)
+        for index, caption, line in captions:
+            if line is None:
+                yield self._of_doc(index, caption, *next(parsed))
+            else:
+                yield [replace(phrase, caption_index=index) for phrase in line.phrases] if caption else []
 
     def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
         found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
@@ -187,9 +210,11 @@ class Languages:
         language, score = ranked[0]
         return language if score - dict(ranked)[self._parsed] > _MARGIN else None
 
-    def sorted_out(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the captions, "" instead of each that is not kept, and notes about those in other languages."""
-        found = {index: language for index, caption in enumerate(captions) if (language := self.other(caption))}
+    def sorted_out(self, captions: Sequence[str], found: Mapping[int, str]) -> tuple[list[str], list[str]]:
+        """Return the captions, "" instead of each that is not kept, and notes about those in other languages.
+
+        found: The language of each of these, by index.
+        """
         kept = [self._kept is None or found.get(index, self._parsed) in self._kept for index in range(len(captions))]
         notes = []
         for stays, fate in ((True, ""), (False, ", left out")):

@@ -18,8 +18,8 @@ from stages.read.plan import grouped_rows, plan_shards
 from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "grouped_rows", "guess_kind", "input_fingerprint",
-    "make_reader", "plan_shards", "read_shard",
+    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "SourceConfig", "grouped_rows", "guess_kind",
+    "input_fingerprint", "make_reader", "plan_shards", "read_shard",
 ]  # fmt: skip
 
 READERS: Final[KindTable[Reader]] = KindTable(

@@ -47,6 +47,12 @@ class SourceConfig(BaseModel):
         "is a run with a folder of its own, wherever it runs; `phrasebox merge` makes one dataset of all parts.",
     )
 
+    phrases: str | None = Field(
+        None,
+        description="A local file of captions and their phrases, as `phrasebox phrases INPUT --out FILE` writes it; it "
+        "may have been corrected by hand. Captions that it lacks are parsed as without it.",
+    )
+
     @field_validator("part")
     @classmethod
     def _is_one_of(cls, part: str | None) -> str | None:

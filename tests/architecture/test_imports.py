@@ -59,7 +59,7 @@ RUN = (
 )
 """What a run consists of under `pipeline/`."""
 
-LABORATORY = ("evaluate", "finetune", "bench", "scenes", "photographs")
+LABORATORY = ("evaluate", "finetune", "scenes", "photographs")
 """What only the verbs that are about it import."""
 
 PIPELINE: dict[str, set[str]] = {
@@ -75,32 +75,28 @@ PIPELINE: dict[str, set[str]] = {
     "scenes": set(),
     "photographs": set(),
     "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "pictures", "scenes"},
-    "bench": {*RUN, "dataset", "load", "scenes"},
 }
-"""Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but `bench`,
-which is not in the wheel.
-"""
+"""Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all."""
 
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_"},  # files whose names begin so
     "torch": {
         "stages/shared/model/",
+        "stages/shared/images/decode.py",
         "stages/explain/",
         "stages/explainers/",
         "stages/sources/",
         "pipeline/load/",
         "pipeline/evaluate/",
         "pipeline/finetune/",
-        "pipeline/bench.py",
     },
     "torchvision": {"stages/shared/model/", "pipeline/finetune/"},
     "huggingface_hub": {"stages/shared/model/hub.py", "pipeline/export/push.py"},
-    "safetensors": {"stages/shared/model/", "pipeline/finetune/", "pipeline/bench.py"},
+    "safetensors": {"stages/shared/model/", "pipeline/finetune/"},
     "timm": {"stages/shared/model/"},
     "open_clip": {
         "stages/shared/model/",
         "pipeline/finetune/",
-        "pipeline/bench.py",
         "pipeline/commands/models.py",
     },
     "spacy": {"stages/phrases/noun_phrases.py"},
@@ -118,7 +114,6 @@ LIBRARIES: dict[str, set[str]] = {
     "pycocotools": {"stages/contract/masks.py"},
     "PIL": {
         "stages/shared/images/",
-        "pipeline/bench.py",
         "pipeline/commands/demo.py",
         "pipeline/commands/explain.py",
         "pipeline/commands/models.py",
@@ -218,8 +213,7 @@ def test_nothing_of_a_run_imports_the_laboratory() -> None:
 
 
 def test_only_they_themselves_import_what_is_not_in_the_wheel() -> None:
-    absent = {"pipeline.bench", "tests"}
-    assert offenders("", lambda path, name: path != "pipeline/bench.py" and is_below(name, absent)) == {}
+    assert offenders("", lambda _, name: is_below(name, {"tests"})) == {}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

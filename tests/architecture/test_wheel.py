@@ -38,13 +38,11 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_it_holds_every_module_but_the_one_that_made_the_figures(names: set[str]) -> None:
+def test_it_holds_every_module(names: set[str]) -> None:
     metadata = f"phrasebox-{__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {*PACKAGES, "phrasebox.py", metadata}
-    absent = "pipeline/bench.py"
-    shipped = {path for path in modules() if path != absent}
-    assert {name for name in names if name.endswith(".py")} == {*shipped, "phrasebox.py"}
-    unwanted = (absent, "configs", "stages/shared/model/weights/photo")  # whose weights are not for everyone
+    assert {name for name in names if name.endswith(".py")} == {*modules(), "phrasebox.py"}
+    unwanted = ("configs", "stages/shared/model/weights/photo")  # whose weights are not for everyone
     assert not [name for name in names if name.startswith(unwanted) or "test" in name or "__pycache__" in name]
     assert (ROOT / "stages" / "shared" / "model" / "weights" / "photo" / "model.safetensors").is_file()
 

@@ -15,8 +15,9 @@ from stages.shared.model.load import from_open_clip
 from tests.factories import TOWERS
 from tests.stages.explain.models import tokenizer
 
-TOLERANCE = {"fp32": 1e-4, "bf16": 1e-4, "fp16": 1e-4}
-"""Precision -> how far maps may be from the CPU's, as a share of their highest value: the kernels are the same."""
+TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
+"""Precision -> how far maps may be from the CPU's, as a share of their highest value. The kernels are the same, but
+beside 16 bits the class path has TF32, and random weights and contrast leave small differences."""
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
 
@@ -50,8 +51,8 @@ def assert_same_maps(found: Sequence[HeatMap], wanted: Sequence[HeatMap], precis
     assert [(each.text, each.fault) for each in found] == [(each.text, each.fault) for each in wanted]
     for mine, theirs in zip(found, wanted, strict=True):
         assert np.abs(mine.values - theirs.values).max() <= TOLERANCE[precision] * max(theirs.values.max(), 1e-9)
-        assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-5)
-        assert mine.presence == pytest.approx(theirs.presence, abs=1e-4)
+        assert mine.similarity == pytest.approx(theirs.similarity, abs=TOLERANCE[precision] / 10)
+        assert mine.presence == pytest.approx(theirs.presence, abs=TOLERANCE[precision])
 
 
 def plain(record: Record) -> dict[str, Any]:

@@ -39,6 +39,9 @@ CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
+PRODUCTS = (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default)
+"""Operations whose last two arguments are multiplied; in TF32 where torch may."""
+
 WAITED_FOR = (
     *(aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default),
     *(aten._unique2.default, aten.repeat_interleave.Tensor),
@@ -115,6 +118,13 @@ def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         parts = [each_tensor(part, change) for part in value]
         return parts if isinstance(value, list) else tuple(parts)
     return value
+
+
+def to_tf32(factor: Tensor) -> Tensor:
+    """Return fp32 numbers with 10 bits of mantissa, rounded to the nearest; others as they are."""
+    if factor.dtype != torch.float32:
+        return factor
+    return ((factor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def numbers_of(given: Tensor) -> Tensor:
@@ -214,6 +224,9 @@ class SimulatedCuda:
         self._check_devices(function, given)
         self._count(function, arguments)
         arguments_within, options_within = each_tensor((arguments, options), numbers_of)
+        if function in PRODUCTS and torch.get_float32_matmul_precision() != "highest":
+            self.operations["products in TF32"] += 1
+            arguments_within = (*arguments_within[:-2], *map(to_tf32, arguments_within[-2:]))
         answer = each_tensor(function(*arguments_within, **options_within), lambda made: self._made(made, given))
         return return_and_correct_aliasing(function, arguments, options, answer) if on_device else answer
 

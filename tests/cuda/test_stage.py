@@ -19,7 +19,7 @@ from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load
 from tests.cuda.both import assert_same_maps, both, plain, records
-from tests.cuda.simulated import SimulatedCuda
+from tests.cuda.simulated import PRODUCTS, SimulatedCuda
 
 EVERYTHING = {"affinity": "propagation", "scales": (1.0, 0.5), "contrast": 0.2}
 
@@ -158,3 +158,20 @@ def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: 
         stage = stage_of(model)
         answers.append(stage.process(given))
     assert_same(answers[1], answers[0], precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_beside_16_bits_the_class_path_alone_is_in_tf32(precision: str, cuda: SimulatedCuda) -> None:
+    config = ModelConfig(name="demo", precision=precision, batch_size=4)  # type: ignore[arg-type]
+    side_px = 4 * load(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px
+    here, there = (stage_of(load(config.model_copy(update={"device": device}))) for device in ("cpu", "cuda"))
+    cuda.operations.clear()
+    found = there.process(records(4, side_px))
+    rounded, products = cuda.operations["products in TF32"], sum(cuda.operations[str(name)] for name in PRODUCTS)
+    assert (rounded > 0) == (precision == "bf16")
+    assert rounded < products
+    assert torch.get_float32_matmul_precision() == "highest"
+    for mine, theirs in zip(found, here.process(records(4, side_px)), strict=True):
+        for one, other in zip(mine.heat_maps, theirs.heat_maps, strict=True):
+            assert np.abs(one.values - other.values).max() <= 1e-3 * other.values.max()
+            assert one.similarity == pytest.approx(other.similarity, abs=1e-4)

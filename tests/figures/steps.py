@@ -364,7 +364,7 @@ def proof(own: Photographs) -> Pages:
 
 def speed(own: Photographs) -> Pages:
     """Time of a run beside the bare encoder."""
-    lines = [json.loads(line) for line in called("-m", "pipeline.bench").splitlines()]
+    lines = [json.loads(line) for line in called("-m", "tests.bench").splitlines()]
     rows = [[line["name"], f"{line['value']:g} {line['unit']}", line["against"]] for line in lines]
     return {"speed": {"tables": [table("bench", "make bench", ("figure", "value", "against"), rows)], "said": []}}
 

@@ -144,3 +144,15 @@ def test_batches_do_not_matter_and_nothing_changes() -> None:
         assert other.pixels is not None
         np.testing.assert_array_equal(one.pixels.rgb, other.pixels.rgb)
     assert stage.process([]) == []
+
+
+@pytest.mark.parametrize("size", [(60, 40), (20, 300)])
+def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (*size[::-1], 3), np.uint8))
+    stream = io.BytesIO()
+    noise.save(stream, "PNG")
+    (exact,), (quick,) = (prepare(record(stream.getvalue()), size_px=32, resize=kind) for kind in ("pillow", "torch"))
+    assert exact.pixels is not None
+    assert quick.pixels is not None
+    assert not np.array_equal(exact.pixels.rgb, quick.pixels.rgb)
+    assert np.abs(exact.pixels.rgb.astype(int) - quick.pixels.rgb).max() <= 3

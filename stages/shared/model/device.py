@@ -7,11 +7,12 @@ uses it. All work is put on the device's current stream, where it is done in ord
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import DeviceFault, ResourceError, one_line
+
+if TYPE_CHECKING:
+    from stages.shared.model.towers.tower import Tower
 
 Answer = TypeVar("Answer")
 
@@ -147,6 +151,23 @@ def in_less_memory(
         # what fills the memory, and what fails when it is waited for may be the next one's fault.
         torch.cuda.empty_cache()
         take_less(left[0], why)
+
+
+@contextlib.contextmanager
+def rounded_products(tower: Tower) -> Iterator[None]:
+    """Let a GPU compute fp32 products in TF32 within the block, where the tower itself computes in 16 bits.
+
+    TF32 rounds the factors to 10 bits of mantissa, bf16 to 7; weights that were rounded to bf16 stay as they are.
+    """
+    if tower.device.type != "cuda" or tower.dtype == torch.float32:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

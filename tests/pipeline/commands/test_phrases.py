@@ -1,8 +1,18 @@
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
 from pipeline.commands.phrases import phrases_json
+from pipeline.config import RunConfig
+from pipeline.run import run
+from stages.contract.errors import InputError, ResumeError
 from stages.phrases.stage import PhrasesConfig
+from tests.pipeline.light import assert_alike, rows_of
 
 
 def test_phrases_json_reads_no_further_than_a_batch():
@@ -18,7 +28,37 @@ def test_phrases_json_reads_no_further_than_a_batch():
     assert len(read) == 2
     lines += answers
     assert json.loads(json.dumps(lines)) == [
-        {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog"}]},
+        {
+            "caption": "Two dogs.",
+            "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog", "plural": True}],
+        },
         {"caption": "", "phrases": [], "error": "no_caption: all captions are empty"},
-        {"caption": "A photo of my cat", "phrases": [{"text": "cat", "start": 11, "end": 17, "head": "cat"}]},
+        {
+            "caption": "A photo of my cat",
+            "phrases": [{"text": "cat", "start": 11, "end": 17, "head": "cat", "plural": False}],
+        },
     ]
+
+
+def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_others_is_rejected(
+    scenes_config: dict[str, Any], inline_dataset: Path, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "phrases.jsonl", tmp_path / "out"
+    source = scenes_config["input"]
+    done = CliRunner().invoke(app, ["phrases", source["path"], "--images", source["image_root"], "--out", str(file)])
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({line["caption"] for line in lines}) == len(lines)
+
+    known = {**scenes_config, "input": {**source, "phrases": str(file)}}
+    config = RunConfig.model_validate({**known, "output": {"path": str(out)}})
+    run(config)
+    assert_alike(rows_of(out), rows_of(inline_dataset))
+
+    file.write_text(file.read_text() + json.dumps({"caption": "a", "phrases": []}) + "\n")
+    with pytest.raises(ResumeError, match=r"input\.phrases_sha256: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
+        run(config)
+    file.write_text('{"caption": "a", "phrases": []}\n')
+    with pytest.raises(InputError, match="has none of the captions of the first"):
+        run(RunConfig.model_validate({**known, "output": {"path": str(tmp_path / "other")}}))
+    assert not list((tmp_path / "other").rglob("*.json")), "before any work"

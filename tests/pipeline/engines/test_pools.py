@@ -85,6 +85,24 @@ def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
     assert chosen(nodes(CPU=16.0, GPU=1.0), cores=16, threads=5).threads == 5, "as the user says"
 
 
+@pytest.mark.parametrize(
+    ("count", "cpus", "gpus", "captions"),
+    [
+        (1, 16.0, 1.0, 11),
+        (1, 128.0, 1.0, 32),  # more would only wait for the GPU
+        (1, 128.0, 8.0, 90),  # and 30 CPUs for reading, regions and writing
+        (32, 128.0, 8.0, 2880),
+        (1, 4.0, 1.0, 1),
+    ],
+)
+def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(
+    count: int, cpus: float, gpus: float, captions: int
+) -> None:
+    assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
+    assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
+    assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7
+
+
 def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_and_it_is_said() -> None:
     """All of them would otherwise take the first GPU."""
     none = chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)

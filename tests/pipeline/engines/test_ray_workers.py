@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.engines.ray_workers import READ_TASKS, ShardSource
 from stages.read import Shard
+from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
+from tests.pipeline.light import ended
 
 PROGRAM = """
 import ctypes
@@ -38,3 +42,16 @@ def test_a_read_task_that_dies_repeats_one_shard_of_a_part(shards: int, tasks: i
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
     source = ShardSource(None, [(n, Shard(url=f"{n}.tar", name=f"{n}.tar")) for n in range(shards)], None)  # type: ignore[arg-type]
     assert source.tasks == tasks
+
+
+@pytest.mark.ray
+def test_a_worker_on_a_gpu_has_two_calls_in_hand_and_its_stage_one(tmp_path: Path) -> None:
+    """Its process dies with both: only the samples of the call that the stage had are taken one by one."""
+    done = ended([sys.executable, "-m", "tests.pipeline.engines.two_calls", tmp_path])
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert sorted(row[0] for row in rows) == sorted(f"s{n}" for n in range(CALLS * CALL)), "each of them once"
+    assert {row[1] for row in rows if row[1] != f"from {row[0][1:]}"} == set()
+    number = int(DEADLY[1:]) % CALLS
+    assert {row[0] for row in rows if row[2] == "1"} == {f"s{n}" for n in range(number, CALLS * CALL, CALLS)}
+    assert len({row[3] for row in rows}) > 1, "of two threads"

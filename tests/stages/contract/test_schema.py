@@ -98,6 +98,31 @@ def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     assert [plain(record) for record in table_to_records(table)] == [plain(record) for record in batch]
 
 
+@settings(max_examples=20)
+@given(st.lists(records, min_size=3, max_size=5), st.integers(0, 2))
+def test_parts_of_a_batch_and_batches_in_parts_are_read(batch: list[Record], start: int) -> None:
+    """As Ray hands them on: slices, and several pieces one after the other."""
+    table = records_to_table(batch)
+    assert [plain(one) for one in table_to_records(table.slice(start, 2))] == [plain(one) for one in batch[start:][:2]]
+    again = pa.concat_tables([table.slice(start), table.slice(0, start), table.slice(0, 0)])
+    assert [plain(one) for one in table_to_records(again)] == [plain(one) for one in batch[start:] + batch[:start]]
+
+
+def places_of(column: Any) -> list[int | None]:
+    """Where the memory of a column lies."""
+    return [buffer and buffer.address for chunk in column.chunks for buffer in chunk.buffers()]
+
+
+def test_columns_that_no_stage_changed_are_handed_on() -> None:
+    given = [make_record(regions=()), make_record(pixels=Pixels(rgb=np.zeros((2, 2, 3), np.uint8)))]
+    table = records_to_table(given)
+    before = table_to_records(table)
+    after = records_to_table([replace(one, pixels=None) for one in before], (before, table))
+    changed = {name for name in table.column_names if places_of(after[name]) != places_of(table[name])}
+    assert changed == {"id", "pixels"}
+    assert [plain(one) for one in table_to_records(after)] == [plain(replace(one, pixels=None)) for one in given]
+
+
 def test_columns_between_workers() -> None:
     """They may be in any order, and others beside them; missing ones are named."""
     record = make_record(regions=())

@@ -43,7 +43,6 @@ def test_other_languages_are_found_and_english_is_none_of_them() -> None:
 
 
 def test_of_a_parser_of_an_unknown_language_nothing_is_said() -> None:
-    assert Languages("xx", None).sorted_out(["Ein Hund im Schnee"]) == (["Ein Hund im Schnee"], [])
-    assert Languages("de", None).sorted_out(["Ein Hund im Schnee", "A dog is running in the snow."])[1] == [
-        "captions in another language than de: 1 (en)"
-    ]
+    assert Languages("xx", None).other("Ein Hund im Schnee") is None
+    captions = ["Ein Hund im Schnee", "A dog is running in the snow."]
+    assert [Languages("de", None).other(caption) for caption in captions] == [None, "en"]

@@ -223,6 +223,20 @@ def test_resizing_is_pillows_own() -> None:
         np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (200, 200), (1, 3000)])
+def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpolation: Interpolation) -> None:
+    content = encode(Image.fromarray(picture(*size[::-1])), "PNG")
+    exact, quick = (
+        decode_resized(content, LIMITS, lambda *_: (224, 224), interpolation=interpolation, quick=quick)
+        for quick in (False, True)
+    )
+    difference = np.abs(exact.rgb.astype(int) - quick.rgb)
+    assert difference.max() <= 3
+    assert (difference > 1).mean() < 0.01
+    assert quick.rgb.flags.c_contiguous
+
+
 def test_shrink_jpeg_changes_little_and_not_the_reported_size() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
     content = encode(Image.fromarray(noise).resize((1600, 1200), Image.Resampling.BICUBIC), "JPEG", quality=90)

@@ -1,0 +1,105 @@
+"""Phrases that are known before a run: a file with one JSON object a line, as `phrasebox phrases` writes it.
+
+    {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog", "plural": true}]}
+
+`start` and `end` are character offsets into the caption, half open. `head` is the last word of the text if it is left
+out, and `plural` false. `language` names a language in which a caption is written and that is not the parser's. Other
+keys are not read. Of several lines about one caption the last one counts, so corrections can be appended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
+
+from stages.contract.errors import InputError
+from stages.contract.records import Phrase, stable_key
+from stages.phrases.filters import normalise
+
+
+class Line(BaseModel):
+    """A line of the file; see the module."""
+
+    caption: str
+    phrases: tuple[Phrase, ...]
+    language: str | None = None
+
+    @field_validator("phrases", mode="before")
+    @classmethod
+    def _completed(cls, phrases: Any) -> Any:
+        if not isinstance(phrases, list) or not all(isinstance(each, dict) for each in phrases):
+            raise ValueError("expected a list of objects")
+        texts = [normalise(str(each.get("text", ""))) for each in phrases]
+        heads = [each.get("head") or text.rpartition(" ")[2] for each, text in zip(phrases, texts, strict=True)]
+        columns = zip(phrases, texts, heads, strict=True)
+        return [{**each, "text": text, "head": head, "caption_index": 0} for each, text, head in columns]
+
+    @model_validator(mode="after")
+    def _lies_in_its_caption(self) -> Self:
+        for phrase in self.phrases:
+            if not 0 <= phrase.start < phrase.end <= len(self.caption):
+                raise ValueError(f"expected 0 <= start < end <= {len(self.caption)}, the caption's length: {phrase}")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPhrases:
+    """The lines of a file by caption. Only their places are in memory; each line is read when it is asked for."""
+
+    path: Path
+    keys: NDArray[np.int64]  # of the captions, see `stable_key`; in order
+    starts: NDArray[np.int64]  # the first byte of each caption's line
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Check a file. Raise InputError, which names the line, if it cannot be read or a line is wrong."""
+        found: dict[int, int] = {}
+        start = 0
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        found[stable_key(_line(f"{path}:{number}", line).caption)] = start
+                    start += len(line)
+        except OSError as error:
+            raise InputError(f"input.phrases: cannot read {path}: {error.strerror}") from error
+        keys, starts = (np.fromiter(column, np.int64, len(found)) for column in (found.keys(), found.values()))
+        order = np.argsort(keys)
+        return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
+
+    def of(self, caption: str) -> Line | None:
+        """Return the line of a caption; None if there is none. Raise InputError if the file has changed."""
+        key = stable_key(caption)
+        index = int(self.keys.searchsorted(key))
+        if index == len(self.keys) or self.keys[index] != key:
+            return None
+        try:
+            with self.path.open("rb") as file:
+                file.seek(int(self.starts[index]))
+                line = _line(str(self.path), file.readline())
+        except OSError as error:
+            raise InputError(f"input.phrases: cannot read {self.path}: {error.strerror}") from error
+        if line.caption != caption:
+            raise InputError(f"input.phrases: {self.path} has changed since the run began")
+        return line
+
+
+def digest_of(path: str) -> str:
+    """Return the SHA-256 of a file. Raise OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(place: str, line: bytes) -> Line:
+    try:
+        return Line.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(f"input.phrases: {place}: {key}{': ' if key else ''}{problem['msg']}") from error

@@ -1,0 +1,102 @@
+"""Captions whose phrases are known before a run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.commands.phrases import phrases_json
+from stages.contract.errors import InputError
+from stages.contract.records import Record, Sample
+from stages.phrases.known import KnownPhrases
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
+
+CAPTIONS = (
+    ("The old Dog sleeps.", " ", "Two cats on the  old dog"),
+    ("Ein kleiner Hund spielt im Schnee mit einem Ball", "A red car"),
+    ("A woman in a black coat, a boy's hat & three <b>balloons</b>",),
+)
+
+
+def records(*captions: tuple[str, ...]) -> list[Record]:
+    return [Record(sample=Sample(sample_id=str(n), source="test", captions=own)) for n, own in enumerate(captions)]
+
+
+def written(path: Path, *captions: str, more: tuple[Any, ...] = ()) -> Path:
+    """A file with the phrases of captions as they are parsed, and more lines."""
+    lines = [*phrases_json(captions, PhrasesConfig()), *more]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def answers(known: KnownPhrases | None, **settings: Any) -> tuple[PhrasesStage, list[Record]]:
+    stage = pickle.loads(pickle.dumps(PhrasesStage(PhrasesConfig(**settings), known)))  # as it reaches a worker
+    stage.setup()
+    return stage, stage.process(records(*CAPTIONS))
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_phrases": 2}, {"languages": ["en"]}], ids=str)
+@pytest.mark.parametrize("lines", [6, 3, 0])
+def test_the_answers_are_those_of_parsing(settings: dict[str, Any], lines: int, tmp_path: Path) -> None:
+    """Whether all captions are known, some or none."""
+    captions = [caption for own in CAPTIONS for caption in own]
+    known = KnownPhrases.read(written(tmp_path / "phrases.jsonl", *captions[:lines]))
+    assert answers(known, **settings)[1] == answers(None, **settings)[1]
+
+
+def test_the_parser_is_not_loaded_for_what_is_known(tmp_path: Path) -> None:
+    known = KnownPhrases.read(written(tmp_path / "phrases.jsonl", *CAPTIONS[0]))
+    stage = PhrasesStage(PhrasesConfig(spacy_model="not_there"), known)
+    stage.setup()
+    (record,) = stage.process(records(CAPTIONS[0]))
+    assert [phrase.text for phrase in record.phrases] == ["old dog", "two cats", "old dog"]
+
+
+def test_a_correction_at_the_end_counts(tmp_path: Path) -> None:
+    corrected = {"caption": "A red car", "phrases": [{"text": " Red  CARS", "start": 2, "end": 9, "plural": True}]}
+    known = KnownPhrases.read(written(tmp_path / "phrases.jsonl", "A red car", more=(corrected,)))
+    (phrase,) = answers(known)[1][1].phrases[-1:]
+    assert (phrase.text, phrase.head, phrase.plural, phrase.caption_index) == ("red cars", "cars", True, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "2: Invalid JSON: EOF while parsing an object"),
+        ('{"caption": "a cat", "phrases": ["cat"]}', "2: phrases: Value error, expected a list of objects"),
+        ('{"caption": "a cat"}', "2: phrases: Field required"),
+        ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2}]}', "2: phrases.0.end: Field required"),
+        ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2, "end": 6}]}', "2: Value error, expected 0 <= s"),
+        (
+            '{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}',
+            "2: phrases.0: Value error, expected a non-e",
+        ),
+        (
+            '{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}',
+            "2: phrases.0: Value error, expected a non-e",
+        ),
+    ],
+)
+def test_a_wrong_line_is_named(line: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "phrases.jsonl"
+    path.write_text(f'{{"caption": "", "phrases": []}}\n{line}\n')
+    with pytest.raises(InputError) as raised:
+        KnownPhrases.read(path)
+    assert str(raised.value).startswith(f"input.phrases: {path}:{problem}")
+
+
+def test_a_file_that_is_gone_or_another_is_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path / "phrases.jsonl", "A red car", "A blue car")
+    known = KnownPhrases.read(path)
+    written(path, "A blue car", "A red car")
+    with pytest.raises(InputError, match=r"phrases\.jsonl has changed since the run began"):
+        known.of("A red car")
+    path.unlink()
+    with pytest.raises(InputError, match="cannot read"):
+        known.of("A red car")
+    with pytest.raises(InputError, match="cannot read"):
+        KnownPhrases.read(path)
