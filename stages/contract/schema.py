@@ -18,6 +18,7 @@ from typing import Any, Final, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
@@ -279,6 +280,7 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
 
 _KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
 _ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.large_binary())])
+_ARRAYS: Final = (np.ndarray, NDArray)  # the origin of NDArray[...] before numpy 2.5, and from then on
 
 
 _fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
@@ -293,14 +295,14 @@ def _kind(hint: Any) -> Any:
     origin = get_origin(hint)
     if origin is tuple:
         return pa.list_(_kind(get_args(hint)[0]))
-    return _ARRAY if origin is np.ndarray else _KINDS[hint]
+    return _ARRAY if origin in _ARRAYS else _KINDS[hint]
 
 
 def _packed(values: Sequence[Any], hint: Any) -> Any:
     """Values of the records with a type hint as an Arrow array, column by column; None in the place of any value."""
     if isinstance(hint, UnionType):
         return _packed(values, get_args(hint)[0])
-    is_array = get_origin(hint) is np.ndarray
+    is_array = get_origin(hint) in _ARRAYS
     if is_dataclass(hint):
         parts = {
             name: _packed([None if value is None else getattr(value, name) for value in values], inner)
@@ -337,7 +339,7 @@ def _unpacked(array: Any, hint: Any) -> list[Any]:
         starts = array.offsets.to_numpy().tolist()
         flat = _unpacked(array.values.slice(starts[0], starts[-1] - starts[0]), get_args(hint)[0])
         return [tuple(flat[start - starts[0] : end - starts[0]]) for start, end in pairwise(starts)]
-    if origin is np.ndarray:
+    if origin in _ARRAYS:
         kind = np.dtype(get_args(get_args(hint)[1])[0])
         shapes, data = _unpacked(array.field("shape"), tuple[int, ...]), array.field("data")
         _, starts, content = data.buffers()
