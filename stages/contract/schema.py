@@ -298,6 +298,12 @@ def _kind(hint: Any) -> Any:
     return _ARRAY if origin in _ARRAYS else _KINDS[hint]
 
 
+def _scalar(hint: Any) -> Any:
+    """The type of an array's elements."""
+    last = get_args(hint)[-1]  # from numpy 2.5 on the scalar's type, before that dtype[...] of it
+    return (get_args(last) or (last,))[0]
+
+
 def _packed(values: Sequence[Any], hint: Any) -> Any:
     """Values of the records with a type hint as an Arrow array, column by column; None in the place of any value."""
     if isinstance(hint, UnionType):
@@ -340,7 +346,7 @@ def _unpacked(array: Any, hint: Any) -> list[Any]:
         flat = _unpacked(array.values.slice(starts[0], starts[-1] - starts[0]), get_args(hint)[0])
         return [tuple(flat[start - starts[0] : end - starts[0]]) for start, end in pairwise(starts)]
     if origin in _ARRAYS:
-        kind = np.dtype(get_args(get_args(hint)[1])[0])
+        kind = np.dtype(_scalar(hint))
         shapes, data = _unpacked(array.field("shape"), tuple[int, ...]), array.field("data")
         _, starts, content = data.buffers()
         first = np.frombuffer(starts, np.int64)[data.offset :].tolist()

@@ -316,7 +316,7 @@ def test_phrases_of_standard_input() -> None:
     assert [row["caption"] for row in rows] == CAPTIONS
     first = rows[0]["phrases"]
     assert [phrase["text"] for phrase in first] == ["red car", "two dogs"]
-    assert set(first[0]) == {"text", "start", "end", "head"}
+    assert set(first[0]) == {"text", "start", "end", "head", "plural"}
     code, out, _ = phrasebox("phrases", "-", "--set", "max_phrases=1", stdin=CAPTIONS[0].encode())
     assert [phrase["text"] for phrase in json.loads(out)["phrases"]] == ["red car"]
     code, _, err = phrasebox("phrases", "-", stdin=b"\xff\xfe")
