@@ -189,6 +189,7 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
     scenes_config: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     config = config_of(scenes_config, tmp_path / "out")
     (tmp_path / "run.yaml").write_text(as_yaml(config.model_dump(mode="json", exclude_unset=True)))
@@ -201,6 +202,8 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
         return run_stages(stages, records, told)
 
     monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
     answer = called("run", tmp_path / "run.yaml")
     assert (answer[0], answer[2]) == (code, "stopped. Finished rows are kept; the same command resumes the run.\n")
