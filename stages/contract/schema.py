@@ -281,8 +281,6 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
 _KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
 _ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.large_binary())])
 _ARRAYS: Final = (np.ndarray, NDArray)  # the origin of NDArray[...] before numpy 2.5, and from then on
-
-
 _fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
 
 
