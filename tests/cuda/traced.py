@@ -130,6 +130,8 @@ class Tracing:
         with mode, torch.device("cuda"):
             model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-16")).eval()
         torch.set_default_dtype(torch.float32)
+        del model.logit_scale  # a number, which is read
+        model.logit_scale = mock.MagicMock()
         with mode:
             self.clip: ClipModel = from_open_clip(model)
 
