@@ -38,6 +38,5 @@ def merge(
     if total is None:
         console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
     else:
-        console.print(
-            f"{out}: {total.rows:,} rows and {total.regions:,} regions in {total.files:,} shards", soft_wrap=True
-        )
+        shards = "1 shard" if total.files == 1 else f"{total.files:,} shards"
+        console.print(f"{out}: {total.rows:,} rows and {total.regions:,} regions in {shards}", soft_wrap=True)

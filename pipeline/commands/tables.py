@@ -16,7 +16,7 @@ Figure = Mapping[str, Any] | None
 """{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
 
 GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask_iou")
-"""Metrics that the table shows for every group, as many as 80 columns hold; the JSON has all of them."""
+"""The metrics of the table by group: as many as fit into 80 columns. The JSON has all metrics."""
 
 BESIDE: Final = {
     "the dataset": ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged"),

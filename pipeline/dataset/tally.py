@@ -28,9 +28,7 @@ MEMORY: Final = "1GB"
 _THREADS: Final = 16  # Shards read at once: in object storage the answers take the time
 _CATEGORIES_AT_ONCE: Final = 1_000_000  # Rows of a row group
 _SHARDS_AT_ONCE: Final = 64  # Shards inserted together: each insert has a fixed cost of some milliseconds
-_BYTES_AT_ONCE: Final = (
-    1 << 30
-)  # Of these shards; the columns that are counted are a tenth, and three times that in memory
+_BYTES_AT_ONCE: Final = 1 << 30  # Of shards inserted together: a tenth is counted, and takes three times that in memory
 
 CATEGORIES_SCHEMA: Final = pa.schema(
     [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
@@ -123,7 +121,7 @@ def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
 def together(
     shards: Sequence[AnyPath], sizes: Mapping[AnyPath, int], most_bytes: int, most_shards: int | None = None
 ) -> list[list[AnyPath]]:
-    """Return shards in groups of so many, in order; one that is larger alone is a group."""
+    """Return the shards in order, in groups of at most so many bytes and shards; a larger shard is a group alone."""
     groups, room = list[list[AnyPath]](), 0
     for shard in shards:
         if not groups or sizes[shard] > room or len(groups[-1]) == most_shards:

@@ -128,7 +128,7 @@ def _leave() -> None:
 def look(
     work: Callable[..., Any], graph: Any, shards: Sequence[Shard], code: Code, environment: Mapping[str, str]
 ) -> Any:
-    """Do the work of a `FirstLook` in a process of its own, with as many of its threads as there are cores.
+    """Do the work of a `FirstLook` in a process of its own, with at most as many threads as the node has cores.
 
     After a fault of its GPU the process dies as a `ModelWorker` does, and Ray starts the work again.
     """

@@ -330,7 +330,7 @@ def _packed(values: Sequence[Any], hint: Any) -> Any:
 
 
 def _starts(values: Sequence[Any], kind: type = np.int64) -> Any:
-    """Where each of some values begins if all are written one behind the other, and where the last one ends."""
+    """Return the offset of each value in the concatenation of all, and its length: (len(values) + 1,)."""
     return np.cumsum([0, *map(len, values)], dtype=kind)
 
 

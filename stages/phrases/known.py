@@ -50,7 +50,7 @@ class Line(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownPhrases:
-    """The lines of a file by caption. Only their places are in memory; each line is read when it is asked for."""
+    """The phrases of a file, by caption. Memory holds the offset of each line; the line is read with its caption."""
 
     path: Path
     keys: NDArray[np.int64]  # of the captions, see `stable_key`; in order
@@ -74,7 +74,7 @@ class KnownPhrases:
         return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
 
     def of(self, caption: str) -> Line | None:
-        """Return the line of a caption; None if there is none. Raise InputError if the file has changed."""
+        """Return the line of a caption, or None. Raise InputError if the file has changed or cannot be read."""
         key = stable_key(caption)
         index = int(self.keys.searchsorted(key))
         if index == len(self.keys) or self.keys[index] != key:
@@ -102,4 +102,6 @@ def _line(place: str, line: bytes) -> Line:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(map(str, problem["loc"]))
-        raise InputError(f"input.phrases: {place}: {key}{': ' if key else ''}{problem['msg']}") from error
+        raise InputError(
+            f"input.phrases: {place}: {key}{': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
+        ) from error

@@ -61,7 +61,7 @@ class Clock:
 
 
 def photographs(source: Path, captions: Path, folder: Path, count: int, each: int) -> None:
-    """Write so many photographs in the measured size, with `each` captions."""
+    """Write `count` photographs of `SIDE_PX`, each with the first `each` of its captions."""
     rows = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()[:count]]
     for number, row in enumerate(rows):
         with Image.open(source / row["image"]) as image:
