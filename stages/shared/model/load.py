@@ -23,7 +23,7 @@ from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.shared.model.device import PRECISIONS, is_broken, is_out_of_memory, pick_device, warn_of_slow_precision
 from stages.shared.model.recognise import Described, recognise
-from stages.shared.model.tokenizer import tokenizer_of, vocabulary_of
+from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
 from stages.shared.model.towers.take_apart import Model, check_supported, take_apart
 from stages.shared.model.towers.trunk import private_copy
@@ -180,7 +180,7 @@ def _embed_dim(model: Model) -> int:
 
 def _own_tokenizer(model: Model) -> Any:
     """CLIP's own tokenizer for a model with its vocabulary. Raise ConfigError for a model with another one."""
-    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=getattr(model, "context_length", None) or 77)
+    tokenizer = ClipTokenizer(context_length=getattr(model, "context_length", None) or 77)
     size = getattr(model, "vocab_size", None)
     if size != tokenizer.vocab_size:
         raise ConfigError(

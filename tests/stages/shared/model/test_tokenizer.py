@@ -9,7 +9,7 @@ import torch
 
 from stages.shared.model.load import usable_model
 from stages.shared.model.recognise import recognise
-from stages.shared.model.tokenizer import tokenizer_of
+from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
 from tests.stages.shared.model.hugging_face import TEXTS, config_of, siglip_tokens
 
 
@@ -17,14 +17,16 @@ def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
     """Checked with open_clip's merges as transformers keeps them: no vocabulary can be downloaded here."""
     from transformers import CLIPTokenizer
 
-    own = open_clip.tokenizer.SimpleTokenizer()
+    own = ClipTokenizer(context_length=77)
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
     theirs = CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks))
-    texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100]
+    texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100, "two  plain words", " dog", "dog", "t1"]
     tokens = theirs(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
     end = own.encoder["<end_of_text>"]
     ids = tokens.input_ids.masked_fill(tokens.attention_mask == 0, 0)
+    assert torch.equal(ids, own(texts))
+    assert torch.equal(ids, own(texts)), "words that were met before"
     assert torch.equal(ids, open_clip.tokenize(texts))
     assert (ids == end).sum(dim=1).tolist() == [1] * len(texts)
 
