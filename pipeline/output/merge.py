@@ -112,9 +112,11 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
 
 
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    run = manifest["run"]
-    config = run["config"]
-    return {**run, "config": {**config, "input": {**config["input"], "part": None}}}
+    run, config = manifest["run"], manifest["run"]["config"]
+    outside, presence = run.get("outside_domain") or {}, run.get("presence")
+    # Machines differ in the last digits of what they compute from the first images.
+    decided = {"outside_domain": outside.get("in_regions"), "presence": presence is not None}
+    return {**run, **decided, "config": {**config, "input": {**config["input"], "part": None}}}
 
 
 def _part_of(dataset: Dataset) -> str | None:
@@ -126,16 +128,13 @@ def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
     """Raise InputError unless there is each part of one whole, once."""
     found: dict[str, AnyPath] = {}
     for dataset in datasets:
-        part = _part_of(dataset)
-        if part is None:
+        if (part := _part_of(dataset)) is None:
             raise InputError(f"{dataset.path} is a whole dataset, not a part: it was made without --part")
         if part in found:
             raise InputError(f"{found[part]} and {dataset.path} are both part {part}")
         found[part] = dataset.path
-    wholes = {part.partition("/")[2] for part in found}
-    if len(wholes) > 1:
+    of, *others = {part.partition("/")[2] for part in found}
+    if others:
         raise InputError("; ".join(f"{path} is part {part}" for part, path in found.items()) + ": not of one whole")
-    of = int(wholes.pop())
-    missing = [part for part in (f"{number}/{of}" for number in range(1, of + 1)) if part not in found]
-    if missing:
+    if missing := [part for part in (f"{number}/{of}" for number in range(1, int(of) + 1)) if part not in found]:
         raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")

@@ -37,6 +37,7 @@ Without them torch converts number by number: a product of two 512 x 512 matrice
 in fp32 on an AMD EPYC with AVX2 only."""
 
 _MEMORY_ERRORS: Final = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_FAULTS: Final = ("CUDA error:", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")  # as a convolution says it
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def is_broken(error: Exception) -> bool:
     """Return whether a GPU reports a fault after which its process can compute no more: anything but full memory."""
-    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error:") and not is_out_of_memory(error)
+    return isinstance(error, RuntimeError) and str(error).startswith(_FAULTS) and not is_out_of_memory(error)
 
 
 def in_less_memory(

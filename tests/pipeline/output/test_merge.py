@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import is_own
 from pipeline.dataset.validate import validate
+from pipeline.output import ids
 from pipeline.output import merge as merge_module
 from pipeline.output.merge import merge
 from pipeline.run import run
@@ -91,10 +93,16 @@ def stored(folder: Path, **values: Any) -> None:
         (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
         (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
         (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
+        (lambda folder: stored(folder, presence="0" * 64), [1, 2, 3], r"/2 differs .*/1: presence: False there, True"),
+        (
+            lambda folder: stored(folder, outside_domain={"what": "They are dark", "in_regions": True}),
+            [1, 2, 3],
+            r"/2 differs from .*/1: outside_domain: None there, True now",
+        ),
         (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
         (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
     ],
-    ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"],
+    ids=["missing", "twice", "unfinished", "model", "input", "presence", "domain", "gone", "damaged"],
 )
 @pytest.mark.parametrize("compact", [False, True])
 def test_what_is_no_whole_is_rejected_by_name(
@@ -120,6 +128,42 @@ def test_parts_of_other_settings_or_wholes(
     with pytest.raises(InputError, match=r"part 1/3; .* is part 1/2: not of one whole"):
         merge([parts[0], half], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_several_machines(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
+    """What each part computes from the first images differs in the last digits."""
+    copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    for number, copy in enumerate(copies):
+        (copy / "presence.json").write_text(f"0.{number}")
+        outside = {"what": f"They are 1.{number} deviations away", "in_regions": True}
+        stored(copy, presence=sha256(f"0.{number}".encode()).hexdigest(), outside_domain=outside)
+    merge(copies, tmp_path / "out")
+    run_of = open_dataset(tmp_path / "out").manifest["run"]
+    assert sha256((tmp_path / "out/presence.json").read_bytes()).hexdigest() == run_of["presence"]
+    assert run_of["outside_domain"]["what"] == "They are 1.0 deviations away"
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
+
+
+def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
+    parts: list[Path], inline_dataset: Path, tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    [taken, *_] = [row for row in rows_of(copies[0]) if row["annotations"]]
+    for shard in (copies[1] / "data").iterdir():
+        rows = [row for row in pq.read_table(shard).to_pylist() if row["annotations"]]
+        region = taken["annotations"][0]
+        others = {each["phrase"] for row in rows for each in row["annotations"]} - {region["phrase"]}
+        same = ids._Ids(
+            images={row["sample_id"]: taken["id"] for row in rows[:1]},
+            regions={(row["sample_id"], 0): region["id"] for row in rows[:1]},
+            phrases=dict.fromkeys(sorted(others)[:1], region["category_id"]),
+        )
+        ids._rewrite(shard, same)
+    before = {path: path.read_bytes() for one in copies for path in one.rglob("*.parquet")}
+    merge(copies, tmp_path / "out")
+    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
+    assert list(validate(tmp_path / "out")) == []
+    assert {path: path.read_bytes() for path in before} == before, "though their shards were linked"
 
 
 def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: dict[str, Any], tmp_path: Path) -> None:

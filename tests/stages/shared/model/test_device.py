@@ -141,6 +141,8 @@ def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
     [
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),  # each worker would meet it again
         (torch.AcceleratorError("CUDA error: out of memory"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
