@@ -13,7 +13,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.engines.ray_cluster import pools
 from pipeline.graph import build_graph, calibration_basis
 from pipeline.run import run
-from stages.contract.errors import ConfigError, ResumeError
+from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.pipeline.light import assert_alike, ended, rows_of
 from tests.stages.shared.model.segmenters import saved
 
@@ -114,6 +114,16 @@ def test_both_models_share_the_gpus(
     )
     both = pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], segments=True)
     assert (both.most, both.gpus) == expected
+
+
+def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
+    scenes_config: dict[str, Any], sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cuts = build_graph(config_of(scenes_config, sam, tmp_path / "out")).cuts.on_device("cuda")
+    with pytest.raises(ResourceError, match="this worker sees no GPU"):
+        cuts.setup()
+    cuts.teardown()
 
 
 @pytest.mark.ray

@@ -10,8 +10,11 @@ from rich.console import Console
 
 from pipeline.config import EngineConfig
 from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, pools
+from pipeline.engines.ray_data import _on
 from pipeline.summary import Display, Report
 from stages.contract.errors import ConfigError, ResourceError
+from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.shared.model.config import ModelConfig
 
 CLUSTER = "head:6379"
 
@@ -110,6 +113,15 @@ def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_
     assert none.note == ("the model runs on CPUs although the cluster has 8 GPUs, because engine.gpus_per_worker is 0")
     with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
         chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
+
+
+def test_a_model_worker_that_gets_a_gpu_computes_on_it_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(name="demo")))
+    assert _on(chosen(nodes(CPU=16.0), cores=16), stage) is stage
+    on_gpu = _on(chosen(nodes(CPU=16.0, GPU=1.0), cores=16), stage)
+    with pytest.raises(ResourceError, match="this worker sees no GPU"):
+        on_gpu.setup()
 
 
 def test_a_cluster_without_a_gpu_yet_is_said() -> None:
