@@ -19,8 +19,11 @@ from pipeline.evaluate.judged import judged_dataset
 from pipeline.output import ids
 from pipeline.output.ids import set_apart
 from stages.contract import records
+from stages.contract.errors import ResourceError
 from stages.contract.records import Record, is_id_of, stable_id
 from stages.shared.storage import found_in, replacing
+from tests.pipeline.light import write_captions
+from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 from tests.stages.write.rows import annotated, write_shards
 
 SAMPLES = 60
@@ -113,6 +116,25 @@ def test_a_run_that_was_killed_here_ends_with_the_same_ids(tmp_path: Path, monke
             set_all_apart(tmp_path / "killed/data")
     set_all_apart(tmp_path / "killed/data")
     assert ids_in(tmp_path / "killed/data") == ids_in(tmp_path / "whole/data")
+
+
+def test_a_run_that_is_resumed_ends_with_the_ids_of_one_that_was_not(tmp_path: Path) -> None:
+    """It skips no sample because one with a row shares its id."""
+    captions = write_captions(tmp_path, [f"word{number}" for number in range(SAMPLES)])
+    whole, stopped = (light_config(captions, tmp_path / name) for name in ("whole", "stopped"))
+    run_light(whole)
+    with pytest.raises(ResourceError):
+        run_light(stopped, last=RaisingStage(ResourceError("no cluster"), 1))
+    run_light(stopped)
+    found = [
+        dict(
+            zip(*pq.read_table(one.output.path / "data").select(["sample_id", "id"]).to_pydict().values(), strict=True)
+        )
+        for one in (whole, stopped)
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == len(set(found[0].values())) == SAMPLES
+    assert any(stable_id(name) != number for name, number in found[0].items())
 
 
 def test_rows_that_are_added_later(tmp_path: Path) -> None:
