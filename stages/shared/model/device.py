@@ -125,6 +125,21 @@ def is_broken(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith(_FAULTS) and not is_out_of_memory(error)
 
 
+@contextlib.contextmanager
+def placing(name: str) -> Iterator[None]:
+    """Put a model onto a device. Raise ResourceError, with the GPU's reason, if that does not take it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (is_out_of_memory(error) or is_broken(error)):
+            raise
+        raise ResourceError(
+            f"the GPU does not take the model {name}: {one_line(error)}. Either other processes use the GPU "
+            "(nvidia-smi lists them), or its memory is too small: lower engine.explain_workers, or raise "
+            "engine.gpus_per_worker"
+        ) from error
+
+
 def in_less_memory(
     places: Sequence[int], answers: Callable[[Sequence[int]], Iterator[Answer]], take_less: Callable[[int, str], None]
 ) -> Iterator[tuple[int, Answer]]:

@@ -14,14 +14,14 @@ import open_clip
 import torch
 from torch import nn
 
-from stages.contract.errors import ConfigError, ResourceError, WeightsError, one_line
+from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.shared.model import hub
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
 from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
 from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import InputSpec, ModelConfig
-from stages.shared.model.device import PRECISIONS, is_broken, is_out_of_memory, pick_device, warn_of_slow_precision
+from stages.shared.model.device import PRECISIONS, pick_device, placing, warn_of_slow_precision
 from stages.shared.model.recognise import Described, recognise
 from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
@@ -104,16 +104,8 @@ def load(config: ModelConfig) -> ClipModel:
         torch.set_num_threads(config.threads)
     module, tokenizer = module_of(described).requires_grad_(False), tokenizer_of(described)
     options: dict[str, Any] = {"name": described.name, "precision": PRECISIONS[config.precision]}
-    try:
+    with placing(described.name):
         clip = from_open_clip(module.to(device), tokenizer, described.input, **options)
-    except RuntimeError as error:
-        if not (is_out_of_memory(error) or is_broken(error)):
-            raise
-        raise ResourceError(
-            f"the GPU does not take the model {described.name}: {one_line(error)}. Either other processes use the GPU "
-            "(nvidia-smi lists them), or its memory is too small: lower engine.explain_workers, or raise "
-            "engine.gpus_per_worker"
-        ) from error
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
     return clip
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.errors import ConfigError, ResourceError, WeightsError
 from stages.contract.masks import decode_mask
 from stages.regions.paint import paint
 from stages.shared.model.config import SegmenterConfig
 from stages.shared.model.segmenter import KINDS as READ
 from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
+from tests.cuda.simulated import SimulatedCuda
 from tests.stages.shared.model.segmenters import KINDS, saved
 
 SIZES = ((90, 150), (150, 90), (200, 200))  # height, width
@@ -95,6 +96,12 @@ def test_half_precision_is_the_encoders(sam: Path) -> None:
     load_segmenter.cache_clear()
     assert found[0].dtype == found[1].dtype == np.float32
     assert 0 < np.abs(found[0] - found[1]).max() < 0.3 * found[0].std()
+
+
+def test_a_full_gpu_is_said(sam: Path, cuda: SimulatedCuda) -> None:
+    cuda.most_bytes = 100
+    with pytest.raises(ResourceError, match=f"the GPU does not take the model {sam}: CUDA out of memory"):
+        load_segmenter(SegmenterConfig(model=str(sam)), "cuda")
 
 
 def test_weights_are_identified(sam: Path, tmp_path: Path) -> None:
