@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.text_only import TextOnly, fit
 from stages.contract.masks import encode_box
-from stages.shared.truth import read_truth
+from stages.truth import read_truth
 from tests.figures.pages import as_markdown
 
 ROOT: Final = Path(__file__).resolve().parents[2]

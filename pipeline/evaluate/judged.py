@@ -28,8 +28,8 @@ from stages.explain.config import ExplainerConfig
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader
 from stages.shared.model.config import InputSpec
-from stages.shared.truth import read_truth
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage
+from stages.truth import read_truth
+from stages.truth.ground_truth import GroundTruth, TruthImage
 
 DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
 """Sections of the configuration that heat maps depend on: a setting in them has the maps computed again."""
@@ -132,7 +132,7 @@ def judged_dataset(
 
     Args:
         path: Folder of a finished run.
-        truth_path: A file or folder that `stages.shared.truth.read_truth` reads.
+        truth_path: A file or folder that `stages.truth.read_truth` reads.
         settings: KEY=VALUE over the dataset's configuration.
         resized: Whether the images were resized after the ground truth was drawn: it is scaled to them.
 

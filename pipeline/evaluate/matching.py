@@ -11,7 +11,7 @@ expression  The phrase that is the whole caption, else the first phrase of the c
 
 A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
 tokenised and other sources of the same captions do not; failing that, it is the one that only spells a word otherwise
-(`stages.shared.truth.ground_truth`).
+(`stages.truth.ground_truth`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.
@@ -39,7 +39,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
+from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 
 def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:

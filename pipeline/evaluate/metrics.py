@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.matching import ImageHeat, Query
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
-from stages.shared.truth.ground_truth import TruthImage, bare, spelled
+from stages.truth.ground_truth import TruthImage, bare, spelled
 
 TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384

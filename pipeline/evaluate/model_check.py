@@ -36,7 +36,7 @@ from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
-from stages.shared.truth import read_truth
+from stages.truth import read_truth
 
 LEAST_RETRIEVED: Final = 0.75
 """Share of the photographs and captions together for which a sane model finds the partner. Random guessing gets there

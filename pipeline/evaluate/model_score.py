@@ -47,8 +47,8 @@ from stages.read import Reader, Shard, make_reader, plan_shards
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.load import load, usable_model
-from stages.shared.truth import read_truth
-from stages.shared.truth.ground_truth import GroundTruth
+from stages.truth import read_truth
+from stages.truth.ground_truth import GroundTruth
 
 SHOWN_FAULTS: Final = 3  # images that cannot be opened and are named; the others are counted
 

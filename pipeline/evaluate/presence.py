@@ -29,7 +29,7 @@ from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage, shared_presences
 from stages.shared.storage import write_text
-from stages.shared.truth.ground_truth import TruthTarget
+from stages.truth.ground_truth import TruthTarget
 
 CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""

@@ -25,7 +25,7 @@ from stages.contract.records import Rle
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import by_boxes, by_masks, dense
-from stages.shared.truth.ground_truth import TruthImage, TruthThing
+from stages.truth.ground_truth import TruthImage, TruthThing
 
 BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}
 """Images of one forward pass, unless `model.batch_size` says it. A batch is filled up with blank images, so that no

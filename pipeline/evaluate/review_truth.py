@@ -12,7 +12,7 @@ from pipeline.evaluate.judged import JudgedDataset
 from pipeline.evaluate.matching import ImageMatches
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
+from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
 
 Boxes = dict[tuple[str, str], list[Box]]  # by file name and phrase
 

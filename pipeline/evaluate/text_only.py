@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.records import stable_id
-from stages.shared.truth.ground_truth import TruthImage, TruthTarget
+from stages.truth.ground_truth import TruthImage, TruthTarget
 
 Floats = NDArray[np.float64]
 

@@ -1,7 +1,6 @@
-"""The parts that steps share: decoded images, CLIP models, ground truth, and files that are here or elsewhere.
+"""The parts that steps share: decoded images, CLIP models, and files that are here or elsewhere.
 
 images/     image bytes <-> arrays
 model/      a CLIP model taken apart, its checkpoints and weights
-truth/      readers of human annotations
 storage.py  one file system for local and remote paths
 """

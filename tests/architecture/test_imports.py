@@ -18,7 +18,6 @@ ROOMS: dict[str, set[str]] = {
     "shared.storage": {"contract"},
     "shared.images": {"contract", "shared.storage"},
     "shared.model": {"contract"},
-    "shared.truth": {"contract", "shared.storage", "phrases.filters"},  # names of the truth are compared with phrases
     "read": {"contract", "shared.storage"},
     "phrases": {"contract"},
     "prepare": {"contract", "shared.storage", "shared.images"},
@@ -26,7 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "regions": {"contract", "shared.images", "shared.model"},
     "write": {"contract", "shared.storage"},
     "explainers": {"contract", "shared.model", "explain"},
-    "sources": {"contract", "shared", "phrases.filters"},
+    "truth": {"contract", "shared.storage", "phrases.filters"},  # its names are compared with phrases
+    "sources": {"contract", "shared", "truth", "phrases.filters"},
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""
 
@@ -107,7 +107,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/sources/",
         "stages/contract/masks.py",
         "pipeline/pictures.py",
-        "stages/shared/truth/",
+        "stages/truth/",
         "pipeline/evaluate/",
         "pipeline/scenes/",
     },

@@ -20,7 +20,7 @@ from pipeline.evaluate.metrics import Grouping, b_cubed, grouping_of, link_count
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions import groups
-from stages.shared.truth import read_truth
+from stages.truth import read_truth
 
 WEIGHTS = Path(groups.__file__).with_name("groups.json")
 LEFT_OUT = 10

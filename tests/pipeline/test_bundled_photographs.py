@@ -11,8 +11,8 @@ from pipeline.photographs import CAPTIONS, FOLDER, TRUTH
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.shared.truth import read_truth
-from stages.shared.truth.ground_truth import GroundTruth
+from stages.truth import read_truth
+from stages.truth.ground_truth import GroundTruth
 
 PICTURES = sorted(path.name for path in FOLDER.glob("*.jpg"))
 

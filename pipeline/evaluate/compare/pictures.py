@@ -20,8 +20,8 @@ from stages.phrases.stage import PhrasesStage
 from stages.read import make_reader, plan_shards
 from stages.regions.groups import linked
 from stages.shared.model.config import InputSpec
-from stages.shared.truth import read_truth
-from stages.shared.truth.ground_truth import TruthImage
+from stages.truth import read_truth
+from stages.truth.ground_truth import TruthImage
 
 AT_ONCE = 32  # images that are read together
 

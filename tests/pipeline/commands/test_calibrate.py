@@ -29,7 +29,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
-from stages.shared.truth.ground_truth import TruthImage, TruthTarget
+from stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
 CONTOUR = {"rule": "otsu", "upsample": "linear"}

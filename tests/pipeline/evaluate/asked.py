@@ -10,7 +10,7 @@ from pipeline.evaluate.matching import Answer, ImageHeat, Query
 from stages.contract.geometry import Box
 from stages.contract.masks import encode_mask
 from stages.contract.records import HeatMap, Rle
-from stages.shared.truth.ground_truth import TruthTarget
+from stages.truth.ground_truth import TruthTarget
 
 
 def mask_of(box: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:

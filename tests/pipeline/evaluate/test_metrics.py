@@ -12,7 +12,7 @@ import pytest
 from pipeline.evaluate.evaluation import Outcomes, report
 from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, correct, grouping_of, link_counts, pair_f1
 from pipeline.evaluate.text_only import fit
-from stages.shared.truth.ground_truth import ChainedPhrase, TruthImage
+from stages.truth.ground_truth import ChainedPhrase, TruthImage
 from tests.pipeline.evaluate.asked import answer_of, map_of, query_of, target_of
 
 TOP_LEFT = (0.0, 0.0, 4.0, 4.0)

@@ -23,8 +23,8 @@ from pipeline.photographs import INPUT, TRUTH
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage
-from stages.shared.truth import read_truth
-from stages.shared.truth.ground_truth import TruthTarget
+from stages.truth import read_truth
+from stages.truth.ground_truth import TruthTarget
 from tests.stages.shared.model.saved import save_model
 
 CELLS = 48

@@ -13,7 +13,7 @@ from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, load
-from stages.shared.truth.ground_truth import TruthImage, TruthTarget, TruthThing
+from stages.truth.ground_truth import TruthImage, TruthTarget, TruthThing
 from tests.factories import TOWERS
 
 HALF = (0.0, 0.0, 0.5, 1.0)

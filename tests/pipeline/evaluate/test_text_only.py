@@ -7,7 +7,7 @@ import pytest
 from pipeline.evaluate.text_only import FEWEST, fit, head_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, box_iou
-from stages.shared.truth.ground_truth import TruthImage, TruthTarget
+from stages.truth.ground_truth import TruthImage, TruthTarget
 
 SKY: Box = (0.0, 0.0, 80.0, 20.0)
 GRASS: Box = (0.0, 40.0, 80.0, 20.0)

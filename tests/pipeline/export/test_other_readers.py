@@ -21,7 +21,7 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.truth import read_truth
+from stages.truth import read_truth
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, exported, rows_of
 from tests.stages.read.inputs import read_all
 

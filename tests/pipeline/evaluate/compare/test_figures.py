@@ -27,7 +27,7 @@ from pipeline.evaluate.matching import Query, drawn
 from stages.contract.masks import encode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.load import from_open_clip
-from stages.shared.truth.ground_truth import TruthTarget
+from stages.truth.ground_truth import TruthTarget
 from tests.factories import SPEC, tiny_clip
 from tests.pipeline.evaluate.asked import query_of, target_of
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.contract.errors import InputError, one_line
-from stages.shared.truth.coco import read_coco
-from stages.shared.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
-from stages.shared.truth.ground_truth import GroundTruth
-from stages.shared.truth.refcoco import INSTANCES, read_refcoco
+from stages.truth.coco import read_coco
+from stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
+from stages.truth.ground_truth import GroundTruth
+from stages.truth.refcoco import INSTANCES, read_refcoco
 
 TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {  # Kind of ground truth -> reader
     "coco": read_coco,

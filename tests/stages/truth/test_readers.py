@@ -14,8 +14,8 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_mask
-from stages.shared.truth import TRUTHS, kind_of, read_truth
-from stages.shared.truth.ground_truth import TruthImage, TruthTarget
+from stages.truth import TRUTHS, kind_of, read_truth
+from stages.truth.ground_truth import TruthImage, TruthTarget
 
 EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
 

@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.phrases.filters import normalise
-from stages.shared.truth.coco import number_member, size_member
-from stages.shared.truth.ground_truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+from stages.truth.coco import number_member, size_member
+from stages.truth.ground_truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 
 SENTENCES: Final = "Sentences"
 ANNOTATIONS: Final = "Annotations"

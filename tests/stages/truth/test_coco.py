@@ -12,8 +12,8 @@ import pytest
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask, rle_area_px
-from stages.shared.truth.coco import read_coco, size_member
-from stages.shared.truth.ground_truth import GroundTruth, TruthTarget
+from stages.truth.coco import read_coco, size_member
+from stages.truth.ground_truth import GroundTruth, TruthTarget
 
 WIDTH, HEIGHT = 20, 10
 SIZE = {"size": [HEIGHT, WIDTH]}

@@ -16,7 +16,7 @@ from typing import Final
 
 from stages.contract.errors import InputError
 from stages.phrases.filters import normalise
-from stages.shared.truth.coco import (
+from stages.truth.coco import (
     CocoThing,
     PictureEntry,
     by_id,
@@ -27,7 +27,7 @@ from stages.shared.truth.coco import (
     read_json,
     size_member,
 )
-from stages.shared.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 
 INSTANCES: Final = "instances.json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.shared.truth.ground_truth import spelled
+from stages.truth.ground_truth import spelled
 
 OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
 

@@ -13,8 +13,8 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.masks import rle_area_px
-from stages.shared.truth.ground_truth import TruthTarget
-from stages.shared.truth.refcoco import read_refcoco
+from stages.truth.ground_truth import TruthTarget
+from stages.truth.refcoco import read_refcoco
 
 INSTANCES: dict[str, Any] = {
     "images": [

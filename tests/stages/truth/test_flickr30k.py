@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import InputError
-from stages.shared.truth.flickr30k import read_flickr30k
-from stages.shared.truth.ground_truth import TruthTarget
+from stages.truth.flickr30k import read_flickr30k
+from stages.truth.ground_truth import TruthTarget
 
 CAPTIONS = """\
 [/EN#7/people Two men] hold [/EN#8/bodyparts/people the man 's arm] while [/EN#0/notvisual it] rains .

@@ -22,7 +22,7 @@ from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
 from stages.phrases.filters import normalise
-from stages.shared.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget, TruthThing
+from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget, TruthThing
 
 SMALL_BELOW_PX: Final = 32**2  # COCO's limits of area
 MEDIUM_BELOW_PX: Final = 96**2
