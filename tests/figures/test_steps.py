@@ -63,6 +63,32 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     assert None not in tables[1]["rows"][0]
 
 
+def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_path: Path) -> None:
+    figure = {"value": 0.5, "low": -0.1, "high": 0.6}
+    row = {
+        "explainer": "game",
+        "baseline": False,
+        "figures": {name: figure | {"n": number} for number, name in enumerate(FIGURES, start=1)},
+        "differences": {"pointing": {"mark": "-"}},
+        "counts": {"images": 3, "phrases": 9, "curves": 3, "sanity": 3},
+        "cost": {"encode_image": 2.0},
+    }
+    centre = {**row, "explainer": "centre", "baseline": True, "figures": {"pointing": figure | {"n": 1}}}
+    (tmp_path / "compared").mkdir()
+    for name in steps.EXPLAINED:
+        (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, centre]))
+    tables = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]["tables"]  # type: ignore[arg-type]
+    for table, (_, _, _, figures) in zip(tables, steps.EXPLAINED.values(), strict=True):
+        assert {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")} <= set(figures)
+        first, *_, n = table["rows"]
+        assert n == ["n", *(str(row["figures"][name]["n"]) for name in figures), None]  # type: ignore[index]
+        shown = pages.as_markdown(table | {"commit": "1234567"})
+        assert "| `game` | 0.500- |" in shown
+        assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
+        assert len(first) == len(table["columns"])
+    assert "grad_eclip:blocks=1" in str(steps.EXPLAINED["scenes"][1]), "the method as its paper has it"
+
+
 def test_tables_that_no_step_makes_are_tables() -> None:
     for page, tables in steps.NOT_MADE.items():
         assert set(tables) <= {table["id"] for table in pages.contents(page)["tables"]}
