@@ -62,7 +62,7 @@ def n_of(found: Mapping[str, Any], images: str) -> str:
 def drawings(own: Photographs) -> Pages:
     """Regions and scores of the model `demo` on 500 drawn scenes."""
     names = ("pointing", "pointing_15px", "box_recall", "box_iou", "mask_iou")
-    columns = ("", "pointing", "within 15 px", "box recall at IoU 0.5", "mean box IoU", "mask IoU")
+    columns = ("", "pointing", "within 15 px", "box recall (ANY) at IoU 0.5", "mean box IoU", "mask IoU")
     found = own.figures(DRAWN, "demo", "demo", absent=True)
     groups = found["groups"]
     others = {
@@ -418,13 +418,13 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 
 
 NOT_MADE: Final = {
-    "explainers": ("single-head",),
+    "explainers": ("scenes-earlier", "photographs-earlier", "single-head"),
     "photographs": ("shares", "absent-others"),
     "proof": ("interpolated",),
-    "scale": ("batches",),
+    "scale": ("batches", "gpus"),
     "settings": ("scores",),
     "sources": ("sources",),
-    "speed": ("segmenter", "whole-run"),
+    "speed": ("segmenter", "whole-run", "traced", "host"),
 }
 """Page -> tables that no step makes yet."""
 
