@@ -419,7 +419,7 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 
 NOT_MADE: Final = {
     "explainers": ("scenes-earlier", "photographs-earlier", "single-head"),
-    "photographs": ("shares", "absent-others"),
+    "photographs": ("absent-others",),
     "proof": ("interpolated",),
     "scale": ("batches", "gpus"),
     "settings": ("scores",),
