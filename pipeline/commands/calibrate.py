@@ -34,7 +34,7 @@ def calibrate(
         typer.Option(
             "--reviews",
             help="Fit to what people said of the dataset's regions (phrasebox inspect DATASET --review), not to a "
-            "ground truth. 200 answers suffice.",
+            "ground truth. With 200 answers scores are off by 0.03 to 0.06.",
         ),
     ] = False,
     presence: Annotated[

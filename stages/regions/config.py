@@ -32,7 +32,7 @@ class RegionsConfig(BaseModel):
         "nine shares whose part is most likely the thing, as a calibration has learned. Where no calibration says so, "
         "maps are cut at 0.2 of their highest heat: the run says this, and the dataset stores it as `fixed`.",
     )
-    threshold: Share = Field(0.4, description="Share of the highest heat for the rule `fixed`; the best is 0.3 to 0.6.")
+    threshold: Share = Field(0.4, description="Share of the highest heat for `fixed`; 0.2 is best on photographs.")
     quantile: Share = Field(0.85, description="For the rule `quantile`: 0.85 keeps 15 % of the image.")
     # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things begin to vanish.
     smooth_patches: float = Field(
@@ -88,8 +88,8 @@ class RegionsConfig(BaseModel):
         "suits captions that somebody wrote for the image; 0.5 trusts the image alone and suits text found beside it. "
         "`phrasebox stats` estimates the share of a dataset.",
     )
-    # On 600 photographs 0.1 loses 1.4 % of the phrases that are there and drops 41 % of those of other images; 0.05
-    # loses 0.6 and drops 27 %, 0.2 loses 4.2 and drops 59 % (configs/measured/settings.md).
+    # On 300 photographs of dev 0.1 loses 1 % of the phrases that are there and drops 41 % of those of others; 0.05
+    # loses 0.5 and drops 25 %, 0.2 loses 3.8 and drops 59 % (configs/measured/photographs.md).
     min_presence: Share | None = Field(
         0.1,
         description="Phrases less likely in the image than this get no region and are listed in the row's `absent`; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,16 +77,28 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     assert len(plan["seeds"]) >= 5
     assert all(isinstance(rate, float) for rate in plan["learning_rates"]), "YAML takes 1e-4 for a text"
     assert plan["choosing_seed"] not in plan["seeds"]
+    drawn = [how["seed"] for how in plan.get("scenes", {}).values()]
+    lines = [line for path, *ends in plan.get("lines", {}).values() for line in product([path], range(*ends))]
+    assert all(len(parts) == len(set(parts)) for parts in (drawn, lines)), "nothing is learned, chosen and judged on"
     assert not set(plan["judged"]["choose"][:2]) & set(plan["judged"]["test"][1:2])
     assert (FOLDER.parents[1] / plan["run"][0]).is_file()
     assert {how["of"] for how in plan["boxes"].values()} <= plan["sources"].keys()
+    learned = set()
     for arm in plan["arms"].values():
         assert arm["data.path"] in {**plan["sources"], **plan["boxes"]}
         settings = [f"{key}={json.dumps(value)}" for key, value in {**plan["tuning"], **arm, "out": "out"}.items()]
-        load_config(None, settings, model=FinetuneConfig)
+        learned.add(load_config(None, settings, model=FinetuneConfig).recipe.learns)
+    assert learned == {"all"}, "the same towers"
     for source in plan["sources"].values():
         values = {**source, "input.kind": "jsonl", "input.path": str(path)}
         load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+
+
+def test_the_plan_of_scenes_has_the_arms_that_say_what_boxes_teach() -> None:
+    plan = yaml.safe_load((FOLDER / "scenes.yaml").read_text("utf-8"))
+    assert {"whole", "text only", "maskclip", "ours untuned"} <= plan["arms"].keys()
+    assert plan["boxes"]["text only"]["usual"] == "data/usual/truth.json", "boxes of other scenes"
+    assert plan["sources"]["ours untuned"]["regions.calibration"] == "none"
 
 
 @pytest.mark.slow

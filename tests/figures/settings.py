@@ -15,6 +15,8 @@ SUM: Final = "explain.rectify=sum explain.blocks="
 BLUR: Final = "regions.smooth_patches="
 THINGS: Final = "regions.group=things regions.rule=fixed regions.threshold=0.5"
 DENSE: Final = "explain.kind=maskclip explain.contrast=0"
+SHARES: Final = (0.15, 0.2, 0.25, 0.3, 0.4)
+HIDDEN: Final = (50, 60, 70)  # percent below a quantile
 OF_DRAWINGS: Final = "explain.contrast=0.25 regions.smooth_patches=0.5"
 
 
@@ -121,5 +123,20 @@ GRIDS: Final = (
             ("**the same, propagation**", f"{DENSE} {THINGS} {SPREAD}0.65"),
         ),
         known={"images": "photographs", "split": "Flickr8k dev, the first 300"},
+    ),
+    Grid(
+        page="photographs",
+        name="shares",
+        title="cut",
+        images="flickr8k/train",
+        model="photo",
+        columns=("box_recall", "box_iou"),
+        common="input.limit=200 regions.calibration=none",
+        rows=(
+            *((rule, f"regions.rule={rule}") for rule in ("mean", "otsu")),
+            *((f"fixed {share}", f"regions.rule=fixed regions.threshold={share}") for share in SHARES),
+            *((f"the hottest {100 - kept} %", f"regions.rule=quantile regions.quantile=0.{kept}") for kept in HIDDEN),
+        ),
+        known={"images": "photographs", "split": "Flickr8k train, the first 200 of the last 500"},
     ),
 )

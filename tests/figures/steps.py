@@ -12,7 +12,8 @@ from typing import Any, Final
 from pipeline.commands.tables import ABSENT_ROWS
 from pipeline.config import load_config
 from pipeline.evaluate.compare.comparison import Source, compared
-from pipeline.evaluate.compare.figures import FIGURES
+from pipeline.evaluate.compare.figures import FIGURES, SANITY, sizes_of
+from pipeline.evaluate.compare.maps import contenders_of
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.tune import tuned
@@ -61,7 +62,7 @@ def n_of(found: Mapping[str, Any], images: str) -> str:
 def drawings(own: Photographs) -> Pages:
     """Regions and scores of the model `demo` on 500 drawn scenes."""
     names = ("pointing", "pointing_15px", "box_recall", "box_iou", "mask_iou")
-    columns = ("", "pointing", "within 15 px", "box recall at IoU 0.5", "mean box IoU", "mask IoU")
+    columns = ("", "pointing", "within 15 px", "box recall (ANY) at IoU 0.5", "mean box IoU", "mask IoU")
     found = own.figures(DRAWN, "demo", "demo", absent=True)
     groups = found["groups"]
     others = {
@@ -282,23 +283,25 @@ def settings(own: Photographs) -> Pages:
     return pages
 
 
-LOCAL: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou", "deletion_rise", "insertion_rise")
-PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *LOCAL[5:])
+CURVED: Final = tuple(f"{name}_rise{by}" for by in ("", "_cosine") for name in ("deletion", "insertion"))
+LOCAL: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou", *CURVED)
+PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *CURVED)
 SANE: Final = ("weights_all", "phrase_swapped")
 PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
 PERTURBED: Final = (
     "grad_eclip,rise:masks={0},occlusion,kernel_shap:{1}evaluations={0},partition_shap:max_evaluations={0},"
     "score_cam:channels={2},m2ib"
 )
+CHEAP: Final = ",".join(each.label for each in contenders_of(None, "class_token", "demo"))
 EXPLAINED: Final = {
-    "scenes": ("demo", None, 200, (*LOCAL, *SANE)),
+    "scenes": ("demo", f"{CHEAP},grad_eclip:blocks=1", 200, (*LOCAL, *SANE)),
     "photographs": ("photo", None, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, (*LOCAL, *SANE)),
     "patented-photographs": ("photo", PATENTED, 200, (*PLACES, *SANE)),
     "perturbation-scenes": ("demo", PERTURBED.format(256, "", 128), 24, LOCAL),
     "perturbation-photographs": ("photo", PERTURBED.format(128, "players=16:", 64), 12, PLACES),
 }
-"""Table -> model, explainers (None: all that are cheap), images, and figures."""
+"""Table -> model, explainers (None: all that are cheap and defined on it), images, and figures."""
 
 
 def explainers(own: Photographs) -> Pages:
@@ -324,6 +327,7 @@ def explainers(own: Photographs) -> Pages:
             ]
             for row in rows
         ]
+        lines.append(["n", *sizes_of(rows, figures), None])
         titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
         curves, sane = f"curves of {counts['curves']} phrases", f"shuffled weights on {counts['sanity']} images"
         n = f"{counts['images']} images, {counts['phrases']:,} phrases; {curves}; {sane}"
@@ -335,10 +339,15 @@ def explainers(own: Photographs) -> Pages:
 
 
 def _marked(row: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """A cell with + or - where the figure differs from Grad-ECLIP's by more than chance, over all marks."""
+    """A cell with + or - where the figure differs from Grad-ECLIP's by more than chance, over all marks.
+
+    Checks of few images have their interval, too.
+    """
     if name not in row["figures"]:
         return None
-    cell, difference = {"value": row["figures"][name]["value"]}, (row["differences"] or {}).get(name) or {}
+    shown = ("value", "low", "high") if name in SANITY else ("value",)
+    cell = {key: row["figures"][name][key] for key in shown}
+    difference = (row["differences"] or {}).get(name) or {}
     if difference.get("mark"):
         cell["mark"] = difference["mark"]
     return cell
@@ -409,13 +418,13 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 
 
 NOT_MADE: Final = {
-    "explainers": ("single-head",),
-    "photographs": ("shares", "absent-others"),
+    "explainers": ("scenes-earlier", "photographs-earlier", "single-head"),
+    "photographs": ("absent-others",),
     "proof": ("interpolated",),
-    "scale": ("batches",),
+    "scale": ("batches", "gpus"),
     "settings": ("scores",),
     "sources": ("sources",),
-    "speed": ("segmenter", "whole-run"),
+    "speed": ("segmenter", "whole-run", "traced", "host"),
 }
 """Page -> tables that no step makes yet."""
 

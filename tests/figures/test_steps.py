@@ -63,9 +63,43 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     assert None not in tables[1]["rows"][0]
 
 
-def test_tables_that_no_step_makes_are_tables() -> None:
-    for page, tables in steps.NOT_MADE.items():
-        assert set(tables) <= {table["id"] for table in pages.contents(page)["tables"]}
+def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_path: Path) -> None:
+    figure = {"value": 0.5, "low": -0.1, "high": 0.6}
+    row = {
+        "explainer": "game",
+        "baseline": False,
+        "figures": {name: figure | {"n": number} for number, name in enumerate(FIGURES, start=1)},
+        "differences": {"pointing": {"mark": "-"}},
+        "counts": {"images": 3, "phrases": 9, "curves": 3, "sanity": 3},
+        "cost": {"encode_image": 2.0},
+    }
+    centre = {**row, "explainer": "centre", "baseline": True, "figures": {"pointing": figure | {"n": 1}}}
+    (tmp_path / "compared").mkdir()
+    for name in steps.EXPLAINED:
+        (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, centre]))
+    tables = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]["tables"]  # type: ignore[arg-type]
+    for table, (_, _, _, figures) in zip(tables, steps.EXPLAINED.values(), strict=True):
+        assert {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")} <= set(figures)
+        first, *_, n = table["rows"]
+        assert n == ["n", *(str(row["figures"][name]["n"]) for name in figures), None]  # type: ignore[index]
+        shown = pages.as_markdown(table | {"commit": "1234567"})
+        assert "| `game` | 0.500- |" in shown
+        assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
+        assert len(first) == len(table["columns"])
+    assert "grad_eclip:blocks=1" in str(steps.EXPLAINED["scenes"][1]), "the method as its paper has it"
+
+
+def test_each_table_is_made_by_a_step_or_named_as_one_that_is_not() -> None:
+    """A step names its tables in one of these forms."""
+    files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "tests/figures").glob("s*.py")]
+    files.append(pages.ROOT / "tests/photos/reviews.py")
+    text = "".join(path.read_text("utf-8").partition("\nNOT_MADE")[0] for path in files)
+    forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', 'table(\n        "{0}"', '_of_scenes(\n        "{0}"')
+    forms += ('name="{0}"', "name: {0}\n")
+    for page in pages.pages():
+        ids = {table["id"] for table in pages.contents(page)["tables"]}
+        made = {each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)}
+        assert ids - made == set(steps.NOT_MADE.get(page, ())), page
 
 
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

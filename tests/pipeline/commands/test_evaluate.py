@@ -109,7 +109,10 @@ def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth
     assert whole["thresholds"][0]["kept"] == 1.0
     json.dumps(whole, allow_nan=False)
     assert evaluation_of(inline_dataset, truth, QUIET) == whole
-    assert f"{metrics['pointing']['value']:.3f}" in table_of(whole)
+    said = table_of(whole)
+    assert f"{metrics['pointing']['value']:.3f}" in said
+    assert said.index("above an answer from the text alone") < said.index("beside answers without a map")
+    assert said.index("beside answers without a map") < said.index("all phrases"), "what text alone answers comes first"
 
 
 def test_a_truth_whose_images_have_another_extension_is_used_and_that_is_said(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
-from stages.contract.records import Phrase
+from pipeline.evaluate.presence import _pairs
+from stages.contract.records import HeatMap, Phrase, Record, Sample
+from stages.regions.config import RegionsConfig
+from stages.regions.stage import RegionsStage
 from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
+from tests.stages.regions.test_presence import EVEN
 
 BOX = (0.0, 0.0, 4.0, 4.0)
 FAR = (4.0, 4.0, 4.0, 4.0)
@@ -67,14 +73,15 @@ def test_adversarial_phrases_have_the_nouns_that_stand_beside_those_of_the_image
     assert [phrase.head for phrase in chosen] == ["boat"]
 
 
-def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
+def boys() -> AskedImage:
+    """An image with three texts of one thing."""
     spans = {"boy": 0, "young boy": 1, "kid": 2}
     phrases = tuple(
         Phrase(text=text, caption_index=number, start=2, end=2 + len(text), head=text.split()[-1])
         for text, number in spans.items()
     )
     queries = (query_of(target_of(BOX, groups={"type": "people"}), phrase="boy"),)
-    boys = AskedImage(
+    return AskedImage(
         number=1,
         sample_id="s1",
         captions=tuple(f"a {text}" for text in spans),
@@ -82,9 +89,42 @@ def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
         queries=queries,
         present=(),
     )
-    chosen = absent_phrases([boys, image_of(2, "tree", caption="A tree, no young man")])[2]
+
+
+def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
+    chosen = absent_phrases([boys(), image_of(2, "tree", caption="A tree, no young man")])[2]
     assert [phrase.text for phrase in chosen.absent["random"]] == ["boy"]
     assert [phrase.text for phrase in chosen.voters["boy"]] == ["kid"], "young is a word of the captions"
+
+
+def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_too() -> None:
+    """The presences of the three texts are 0.9, 0.5 and 0.5: those of a group share odds of the third root of 9."""
+    present = {"boy": 0.9, "young boy": 0.5, "kid": 0.5, "tree": 0.3}
+    graph: Any = SimpleNamespace(
+        cuts=RegionsStage(RegionsConfig(), EVEN),
+        explains=SimpleNamespace(presence=SimpleNamespace(probabilities=lambda texts, *_: [present[t] for t in texts])),
+    )
+    known = absent_phrases([boys(), image_of(2, "tree", caption="A tree")])
+    found = {}
+    for number, image in known.items():
+        asked = dict.fromkeys(phrase.text for phrase in image.asked)
+        heat = np.pad(np.ones((2, 2), np.float32), ((0, 2), (0, 2)))
+        maps = [HeatMap(text=text, values=heat, similarity=0.2, presence=present[text]) for text in asked]
+        record = Record(
+            sample=Sample(sample_id="1", source="1", captions=image.captions),
+            width_px=8,
+            height_px=8,
+            phrases=(*image.phrases, *image.absent["random"]),
+            heat_maps=tuple(maps),
+        )
+        own: Any = SimpleNamespace(texts=list(asked), cosines=np.zeros(len(asked)), local=None)
+        found |= {(number, pair.kind): pair for pair in _pairs(image, record, own, graph) if pair.text == "boy"}
+    for pair in (found[1, "there"], found[2, "random"]):
+        assert (pair.presence, pair.presence_of_group) == (
+            0.9,
+            pytest.approx(9 ** (1 / 3) / (1 + 9 ** (1 / 3)), abs=1e-5),
+        )
+        assert [answer.score for answer in pair.answers] == pytest.approx([pair.presence_of_group / 2], abs=1e-5)
 
 
 def pair_of(

@@ -154,6 +154,7 @@ def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = RESAM
 
 def test_interval_of_a_mean_is_that_of_the_normal_law(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates, "_draws", estimates._draws.__wrapped__)  # all resamples
+    assert RESAMPLES >= 2000, "a bound of 200 draws is the fifth of them"
     values = np.random.default_rng(1).normal(3.0, 2.0, 2000)
     found = mean_estimate(values, np.arange(2000))
     reach = 1.96 * values.std() / math.sqrt(2000)

@@ -241,3 +241,21 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
     assert figures["metrics"]["box_recall"]["value"] == pytest.approx(2 / 3)
     assert figures["scores"]["score"]["n"] == figures["counts"]["regions"] == 2
     assert figures["thresholds"][0]["precision"] == 0.5
+
+
+def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
+    """Regions find one phrase more than the text alone in each image, and another in half of them like the text."""
+    seen = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
+    usual, outcomes = fit([seen] * 40), Outcomes()  # of a "car": the top left quarter
+    for image in range(12):
+        asked = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]
+        queries = [
+            query_of(target_of(place), answer_of(answer), image=image, phrase=f"car {number}", text_only=usual)
+            for number, (place, answer) in enumerate(asked)
+        ]
+        outcomes.add(queries, maps=False)
+    metrics = report(outcomes)["metrics"]
+    assert (metrics["box_recall"]["value"], metrics["text_box"]["value"]) == (0.75, 0.25)
+    gain = metrics["box_recall_above_text"]
+    assert (gain["low"], gain["value"], gain["high"]) == (0.5, 0.5, 0.5), "the gain is the same in every image"
+    assert gain["n"] == 24

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pipeline.evaluate.text_only import FEWEST, fit, head_of
+from pipeline.evaluate.text_only import FEWEST, fit, head_of, of_other_half
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, box_iou
+from stages.contract.records import stable_id
 from stages.truth.ground_truth import TruthImage, TruthTarget
 
 SKY: Box = (0.0, 0.0, 80.0, 20.0)
@@ -72,6 +75,20 @@ def test_a_rare_noun_has_the_place_of_all_phrases() -> None:
     usual = fit([*IMAGES, *IMAGES, *rare])
     assert usual.box_of("cloud", 80, 60) == usual.box_of("unheard of", 80, 60)
     assert fit([*IMAGES, *rare * 20]).box_of("cloud", 80, 60) != usual.box_of("cloud", 80, 60)
+
+
+def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
+    """In one half the dog is left, in the other right: each image has its box from images that show the opposite."""
+    names = [f"{number}.jpg" for number in range(80)]
+    side = {name: (LEFT, RIGHT)[stable_id(name) % 2] for name in names}
+    images = {name: replace(image_of(("dog", (box,))), file_name=name) for name, box in side.items()}
+    usual = of_other_half(images)
+    assert {usual[name].images for name in names} == {list(side.values()).count(box) for box in (LEFT, RIGHT)}
+    for name, own in side.items():
+        found = usual[name].box_of("dog", 80, 60)
+        assert box_iou(found, own) == 0.0
+        assert box_iou(found, LEFT if own == RIGHT else RIGHT) > 0.5
+    assert of_other_half({name: images[name] for name in names if side[name] == LEFT}) == {}
 
 
 @pytest.mark.parametrize("images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]])

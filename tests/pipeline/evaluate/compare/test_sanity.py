@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from pipeline.evaluate.compare.sanity import randomised, rank_correlation
+from pipeline.config import load_config
+from pipeline.evaluate.compare.maps import Field, contenders_of
+from pipeline.evaluate.compare.pictures import ComparedImage, Question
+from pipeline.evaluate.compare.sanity import randomised, rank_correlation, sanity
+from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS
+
+LABELS = ("raw_attention", "occlusion")
 
 
 def model_of(tower: str) -> ClipModel:
@@ -60,3 +67,21 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
     a, b = np.array([[0.0, 0.0, 1.0, 2.0]], np.float32), np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
     assert rank_correlation(a, b) == pytest.approx(4.5 / np.sqrt(4.5 * 5.0))
     assert rank_correlation(values * 0, values * 0) == 0.0, "a map that is the same everywhere is like no other"
+
+
+def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
+    model, contenders = model_of("class token"), contenders_of("raw_attention,occlusion", "class_token", "other")
+    field = Field(model, load_config(None, ["input.path=x.jsonl", "input.kind=jsonl"]), contenders, Console(quiet=True))
+    images = []
+    for number in range(3):
+        rgb = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        phrase = Phrase(text=f"thing {number}", caption_index=0, start=0, end=1, head="thing")
+        sample = Sample(sample_id=str(number), source="")
+        record = Record(sample=sample, width_px=32, height_px=32, pixels=Pixels(rgb=rgb), phrases=(phrase,))
+        question = Question(phrase=phrase, thing="", query=None)
+        images.append(ComparedImage(number=number, source=record, record=record, questions=(question,)))
+    stage = field.stages(model)["raw_attention"]
+    maps = [{"raw_attention": each.heat_maps} for each in stage.process([image.record for image in images])]
+    checked = {label: [row for row in sanity(field, images, maps, 0) if row["label"] == label] for label in LABELS}
+    assert [row.keys() for row in checked["occlusion"]] == [{"label", "image"}] * 3
+    assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in checked["raw_attention"])
