@@ -37,6 +37,33 @@ def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
         assert samples[0].source == "c.json:image 2"
 
 
+def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
+    flickr = {"imgid": 7, "filename": "b.jpg", "split": "val", "sentences": [{"raw": "A dog.", "tokens": ["a", "dog"]}]}
+    coco = {
+        "cocoid": 9,
+        "imgid": 0,
+        "filepath": "val2014",
+        "filename": "9.jpg",
+        "sentences": [{"raw": "a"}, {"raw": "b"}],
+    }
+    images = [
+        flickr,
+        coco,
+        {"imgid": 8, "filename": "c.jpg", "sentences": [{"tokens": []}, "d"]},
+        {"filename": "e.jpg"},
+    ]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    samples = samples_of(kind="coco_captions", path=str(tmp_path / "c.json"), image_root=str(tmp_path))
+    assert [(sample.sample_id, sample.captions, reason(sample)) for sample in samples] == [
+        ("7", ("A dog.",), None),
+        ("9", ("a", "b"), None),
+        ("8", ("d",), None),
+        ("c.json:images[3]", (), "bad_row"),
+        ("c.json:annotations[3]", (), "bad_caption"),
+    ]
+    assert [sample.image.url for sample in samples[:2]] == [f"{tmp_path}/b.jpg", f"{tmp_path}/val2014/9.jpg"]
+
+
 def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
     noname = {"file_name": "a.jpg"}
     images = [image(1), "x", noname, image(1), {"id": 9}, image(7, "../a.jpg"), {"id": "1", "file_name": "b"}]
