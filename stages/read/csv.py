@@ -83,7 +83,7 @@ class CsvReader(Reader):
                 return delimiter, self._header(file, delimiter)
             except InputError as error:
                 errors.append(error)
-        raise errors[0]
+        raise max(errors, key=lambda error: str(error).count("', '"))  # that which found the most columns
 
     def _header(self, file: FoundFile, delimiter: str) -> list[str]:
         shard = Shard(url=file.url, name=file.name, first_row=1)

@@ -70,6 +70,7 @@ def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("a dog\thttp://x/1.jpg\na cat\thttp://x/2.jpg\n", "the first line must name the columns.*'a dog"),
+        ("image_path;description\na.jpg;a dog\n", "found 'image_path', 'description'"),
         ("img,caption\na,b\n", "expected the column 'image' or .*found 'img', 'caption'.*input.image"),
         ("image,legend\na,b\n", "expected the column 'caption' or .*input.caption"),
         ("image,caption,image\na,b,c\n", "'image' more than once"),
