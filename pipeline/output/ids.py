@@ -24,10 +24,9 @@ from stages.write import PARQUET_SETTINGS
 _SHARED: Final = "SELECT id FROM {} GROUP BY id HAVING count(*) > 1"
 
 _PHRASES: Final = """
-WITH named AS (SELECT DISTINCT phrase, category_id FROM regions),
-    shared AS (SELECT category_id FROM named GROUP BY category_id HAVING count(*) > 1),
-    several AS (SELECT phrase FROM named GROUP BY phrase HAVING count(*) > 1)
-SELECT DISTINCT phrase FROM named WHERE category_id IN (FROM shared) OR phrase IN (FROM several)
+WITH shared AS (SELECT category_id FROM regions GROUP BY ALL HAVING min(hash(phrase)) <> max(hash(phrase))),
+    several AS (SELECT hash(phrase) AS one FROM regions GROUP BY ALL HAVING min(category_id) <> max(category_id))
+SELECT DISTINCT phrase FROM regions WHERE category_id IN (FROM shared) OR hash(phrase) IN (FROM several)
 """
 """Phrases that share an id, or have two: in rows that were added to a finished dataset they have their hash."""
 
