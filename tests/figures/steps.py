@@ -380,7 +380,7 @@ def speed(own: Photographs) -> Pages:
 
 def scale(own: Photographs) -> Pages:
     """How many model workers one driver feeds."""
-    lines = [json.loads(line) for line in called("-m", "tests.soak.simulated", "--seconds", "2").splitlines()]
+    lines = [json.loads(line) for line in called("-m", "tests.soak.simulated").splitlines()]
     kinds = ("driver", "raylet", "ledger", "model worker")
     rows = [
         [
@@ -397,9 +397,7 @@ def scale(own: Photographs) -> Pages:
         ["cores busy with it", "{:.2f}"],
         ["ms of a core for a batch: driver / raylet / ledger / model worker / all", "{:.0f}"],
     ]
-    made = table(
-        "workers", "python -m tests.soak.simulated --seconds 2", columns, rows, model="none, workers that sleep"
-    )
+    made = table("workers", "python -m tests.soak.simulated", columns, rows, model="none, workers that sleep")
     return {"scale": {"tables": [made], "said": []}}
 
 
