@@ -80,6 +80,7 @@ def test_a_refused_run_can_be_mended(scenes_folder: Path, tmp_path: Path) -> Non
     (tmp_path / "few.jsonl").write_text((scenes_folder / "captions.jsonl").read_text().splitlines()[0])
     rest = ["--model", "demo", "--engine", "inline", "--out", tmp_path / "out", "--images", scenes_folder / "images"]
     assert phrasebox("run", tmp_path / "fewer.jsonl", *rest)[0] == 2
+    assert phrasebox("run", tmp_path / "few.jsonl", *rest[2:], "--set", "model={config: none.json, weights: a}")[0] == 2
     assert phrasebox("run", tmp_path / "few.jsonl", *rest)[0] == 0
 
 

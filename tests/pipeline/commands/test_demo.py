@@ -60,7 +60,6 @@ def test_the_demo_and_the_presets_have_the_same_settings() -> None:
     presets = Path(__file__).parents[3] / "configs"
     drawings, photographs = (load_config(presets / f"{name}.yaml", []) for name in ("demo", "photos-fine"))
     source = {"input": drawings.input, "model": {"name": "demo"}}
-    assert RunConfig(**source).model_dump(include={"explain", "regions"}) == drawings.model_dump(
-        include={"explain", "regions"}
-    )
+    sections = {"explain", "regions"}
+    assert RunConfig(**source).model_dump(include=sections) == drawings.model_dump(include=sections)
     assert photographs.explain.scales == SCALES
