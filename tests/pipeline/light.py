@@ -142,15 +142,9 @@ def write_captions(folder: Path, captions: Sequence[str]) -> Path:
 
 
 def light_command(
-    captions: Path,
-    out: Path,
-    *,
-    seconds: float = 0.0,
-    marks: Path | None = None,
-    shard_size: int = 40,
-    rows_per_file: int = 16,
-    **engine: Any,
-) -> list[str]:
+    captions: Path, out: Path, *, seconds: float = 0.0, marks: Path | None = None, shard_size: int = 40,
+    rows_per_file: int = 16, **engine: Any,
+) -> list[str]:  # fmt: skip
     """A process that runs the ray engine over captions with the light stages, from lock to manifest.
 
     It prints the samples read and the records each stage had, as JSON. A process of its own, since Ray warns of
@@ -173,8 +167,7 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     """Run `light_command` to its end."""
     done = ended(light_command(*args, **options))
     assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return report
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def light_graph(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Graph:

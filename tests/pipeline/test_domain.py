@@ -103,12 +103,9 @@ def test_on_other_pictures_the_scores_rank_and_the_run_says_so(
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
 def test_a_run_that_is_resumed_keeps_what_was_decided(
-    is_finished: bool,
-    other: tuple[Path, str, Any, list[dict[str, Any]]],
-    clouds: Path,
-    tmp_path: Path,
+    is_finished: bool, other: tuple[Path, str, Any, list[dict[str, Any]]], clouds: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     """The first images may be gone by then, and leave no doubt."""
     out = Path(shutil.copytree(other[0], tmp_path / "out"))
     if not is_finished:

@@ -15,8 +15,7 @@ from tests.stages.shared.model.saved import save_tower
 
 def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:
     model = save_tower(folder, tower)[1]
-    config: ExplainConfig = check({"model": model, "explain": explain}, ExplainConfig)
-    return config
+    return check({"model": model, "explain": explain}, ExplainConfig)
 
 
 def test_a_pool_is_one_block_and_the_stored_settings_say_so(tmp_path: Path) -> None:

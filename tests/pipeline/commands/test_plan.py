@@ -71,14 +71,11 @@ def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
     assert "holds no samples" in str(call(tmp_path, "--engine", "inline").exception)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        pytest.param(("--set", "explain.blocks=99"), "blocks", marks=pytest.mark.slow),
-        (("--gpus", 2), "--cores"),
-        (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "said"), [
+    pytest.param(("--set", "explain.blocks=99"), "blocks", marks=pytest.mark.slow),
+    (("--gpus", 2), "--cores"),
+    (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
+])  # fmt: skip
 def test_a_run_or_a_cluster_that_cannot_be_is_rejected(
     arguments: tuple[object, ...], said: str, scenes_folder: Path
 ) -> None:

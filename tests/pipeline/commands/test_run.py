@@ -45,13 +45,11 @@ def table_of(dataset: Path) -> Any:
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table_of(dataset).to_pylist()
-    return rows
+    return table_of(dataset).to_pylist()
 
 
 def manifest_of(dataset: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((dataset / "dataset.json").read_text())
-    return manifest
+    return json.loads((dataset / "dataset.json").read_text())
 
 
 def test_one_row_for_every_sample(inline_dataset: Path, scenes_folder: Path) -> None:
@@ -132,13 +130,10 @@ class Stopped(Exception):
     """An exception that nobody expects."""
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        pytest.param(signal.SIGINT, 130, id="SIGINT"),
-        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("number", "code"), [
+    pytest.param(signal.SIGINT, 130, id="SIGINT"),
+    pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_an_interrupted_run_says_that_it_can_be_resumed(
     number: int, code: int, inline_dataset: Path, scenes_config: Any, tmp_path: Path, monkeypatch: Any, request: Any
 ) -> None:
@@ -311,18 +306,14 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
     assert list(validate(dataset)) == []
 
 
-@pytest.mark.parametrize(
-    ("section", "error", "told"),
-    [
-        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
-        ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "ViT-B-16"),
-        ({"model": {"config": "none.json", "weights": "none.pt"}}, ConfigError, "none.json"),
-        ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "Supported: "),
-        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
-        ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
-    ],
-    ids=["input", "name", "model", "architecture", "parser", "blocks"],
-)
+@pytest.mark.parametrize(("section", "error", "told"), [
+    ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
+    ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "ViT-B-16"),
+    ({"model": {"config": "none.json", "weights": "none.pt"}}, ConfigError, "none.json"),
+    ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "Supported: "),
+    ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
+    ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
+], ids=["input", "name", "model", "architecture", "parser", "blocks"])  # fmt: skip
 def test_what_cannot_be_run_is_refused_before_any_row(
     section: dict[str, Any], error: type[Exception], told: str, scenes_config: dict[str, Any], tmp_path: Path
 ) -> None:

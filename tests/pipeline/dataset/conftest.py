@@ -21,8 +21,7 @@ def whole(synthetic_dataset: Path) -> Any:
 
 @pytest.fixture(scope="package")
 def rows(whole: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = whole.to_pylist()
-    return found
+    return whole.to_pylist()
 
 
 @pytest.fixture(scope="package")

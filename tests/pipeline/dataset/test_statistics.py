@@ -138,17 +138,14 @@ def test_the_last_bins_hold_what_is_more(index: Index, rows: list[dict[str, Any]
     assert sum(figures["regions_per_image"]["counts"]) == figures["samples"]["all"] - figures["samples"]["failed"]
 
 
-@pytest.mark.parametrize(
-    ("values", "labels", "counts"),
-    [
-        ([0, 12], ["0", "12"], [1, 1]),
-        ([0, 13, 25], ["0 to 1", "12 to 13", "24 to 25"], [1, 1, 1]),
-        ([*range(100), 99, 99], ["0 to 9", "90 to 99"], [10, 12]),
-        ([3] * 500 + [40], ["3", "12 or more"], [500, 1]),
-        ([70_000], ["12000 or more"], [1]),
-        ([], ["0"], [0]),
-    ],
-)
+@pytest.mark.parametrize(("values", "labels", "counts"), [
+    ([0, 12], ["0", "12"], [1, 1]),
+    ([0, 13, 25], ["0 to 1", "12 to 13", "24 to 25"], [1, 1, 1]),
+    ([*range(100), 99, 99], ["0 to 9", "90 to 99"], [10, 12]),
+    ([3] * 500 + [40], ["3", "12 or more"], [500, 1]),
+    ([70_000], ["12000 or more"], [1]),
+    ([], ["0"], [0]),
+])  # fmt: skip
 def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(
     values: list[int], labels: list[str], counts: list[int]
 ) -> None:

@@ -34,12 +34,9 @@ def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 
 def asked(
-    targets: list[TruthTarget],
-    phrases: list[Phrase],
-    row: dict[str, Any] | None = None,
-    categories: Iterable[str] = (),
-    present: Iterable[str] = (),
-) -> list[Query]:
+    targets: list[TruthTarget], phrases: list[Phrase], row: dict[str, Any] | None = None,
+    categories: Iterable[str] = (), present: Iterable[str] = (),
+) -> list[Query]:  # fmt: skip
     image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=tuple(targets), present=frozenset(present))
     maps = {phrase.text: map_of([[1.0, 0.0]], phrase.text) for phrase in phrases}
     return queries_of(1, row or row_of(), image, frozenset(categories), phrases, maps)
@@ -140,31 +137,28 @@ def truth_of(*names: str) -> GroundTruth:
     return GroundTruth(images=images)
 
 
-@pytest.mark.parametrize(
-    ("names", "true_names", "matched", "by_stem", "ambiguous"),
-    [
-        # By the whole name, or by a last part that is unique.
-        (
-            ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"],
-            ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
-            {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"},
-            0,
-            1,
-        ),
-        # A row per caption does not make an image ambiguous.
-        (["a/1.jpg", "a/1.jpg"], ["1.jpg"], {"a/1.jpg": "1.jpg"}, 0, 0),
-        # Without the extension.
-        (["1.webp", "in/2.PNG", "3"], ["1.jpg", "2.jpg", "3.jpg"],
-         {"1.webp": "1.jpg", "in/2.PNG": "2.jpg", "3": "3.jpg"}, 3, 0),
-        (["a/4.webp", "b/4.webp"], ["a/4.jpg", "b/4.jpg"], {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"}, 2, 0),
-        # The exact name wins, and its image is not given away twice.
-        (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 0, 1),
-        (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 0, 1),
-        # Several of the dataset are like one of the ground truth, or the other way round.
-        (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 1, 2),
-        (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1, 1),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "true_names", "matched", "by_stem", "ambiguous"), [
+    # By the whole name, or by a last part that is unique.
+    (
+        ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"],
+        ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
+        {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"},
+        0,
+        1,
+    ),
+    # A row per caption does not make an image ambiguous.
+    (["a/1.jpg", "a/1.jpg"], ["1.jpg"], {"a/1.jpg": "1.jpg"}, 0, 0),
+    # Without the extension.
+    (["1.webp", "in/2.PNG", "3"], ["1.jpg", "2.jpg", "3.jpg"],
+     {"1.webp": "1.jpg", "in/2.PNG": "2.jpg", "3": "3.jpg"}, 3, 0),
+    (["a/4.webp", "b/4.webp"], ["a/4.jpg", "b/4.jpg"], {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"}, 2, 0),
+    # The exact name wins, and its image is not given away twice.
+    (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 0, 1),
+    (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 0, 1),
+    # Several of the dataset are like one of the ground truth, or the other way round.
+    (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 1, 2),
+    (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1, 1),
+])  # fmt: skip
 def test_images_are_matched_one_to_one(
     names: list[str], true_names: list[str], matched: dict[str, str], by_stem: int, ambiguous: int
 ) -> None:

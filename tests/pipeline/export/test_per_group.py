@@ -53,8 +53,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def instances(dataset: Path, out: Path, **request: Any) -> dict[str, Any]:
     """The COCO file of an export by things."""
     exported("coco", dataset, out, per="group", **request)
-    content: dict[str, Any] = json.loads((out / "annotations" / "instances_train.json").read_text())
-    return content
+    return json.loads((out / "annotations" / "instances_train.json").read_text())
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

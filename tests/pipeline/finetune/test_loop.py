@@ -97,13 +97,10 @@ def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) 
 FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
 
 
-@pytest.mark.parametrize(
-    ("settings", "stays", "learns"),
-    [
-        ({"recipe": {"kind": "align", "learns": "image"}}, ("transformer.", "text_projection"), {"visual.proj"}),
-        (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
-    ],
-)
+@pytest.mark.parametrize(("settings", "stays", "learns"), [
+    ({"recipe": {"kind": "align", "learns": "image"}}, ("transformer.", "text_projection"), {"visual.proj"}),
+    (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
+])  # fmt: skip
 def test_only_what_shall_learn_changes(
     settings: dict[str, Any], stays: tuple[str, ...], learns: set[str], inline_dataset: Path, tmp_path: Path
 ) -> None:

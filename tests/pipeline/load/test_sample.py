@@ -125,8 +125,7 @@ def test_torchvision_moves_image_boxes_and_masks_together(with_images: Path) -> 
         sample["boxes_xyxy_px"] = tv_tensors.BoundingBoxes(
             sample["boxes_xyxy_px"], format="XYXY", canvas_size=sample["size_hw"]
         )
-        flipped: dict[str, Any] = v2.RandomHorizontalFlip(p=1)(sample)
-        return flipped
+        return v2.RandomHorizontalFlip(p=1)(sample)
 
     plain = RegionDataset(with_images, Contents(square_px=64, masks="full", grid_hw=(4, 4)))
     moved = RegionDataset(with_images, Contents(square_px=64, masks="full", transform=flip))
@@ -183,16 +182,13 @@ def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Pat
         next(iter(RegionStream(inline_dataset, Contents(image_root=str(tmp_path)))))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"square_px": 0}, "square_px"),
-        ({"grid_hw": (0, 3)}, "grid_hw"),
-        ({"masks": "half"}, "masks"),
-        ({"images": False, "image_root": "x"}, "image_root"),
-        ({"tokenizer": "clip"}, "tokenizer"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"), [
+    ({"square_px": 0}, "square_px"),
+    ({"grid_hw": (0, 3)}, "grid_hw"),
+    ({"masks": "half"}, "masks"),
+    ({"images": False, "image_root": "x"}, "image_root"),
+    ({"tokenizer": "clip"}, "tokenizer"),
+])  # fmt: skip
 def test_contents_that_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Contents(**options)

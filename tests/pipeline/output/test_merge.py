@@ -83,19 +83,15 @@ def stored(folder: Path, **values: Any) -> None:
     (folder / "dataset.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(
-    ("change", "chosen", "words"),
-    [
-        (None, [1, 3], r"^missing: part 2/3$"),
-        (None, [1, 2, 2, 3], r"/2 and .*/2 are both part 2/3$"),
-        (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
-        (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
-        (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
-        (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
-        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
-    ],
-    ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"],
-)
+@pytest.mark.parametrize(("change", "chosen", "words"), [
+    (None, [1, 3], r"^missing: part 2/3$"),
+    (None, [1, 2, 2, 3], r"/2 and .*/2 are both part 2/3$"),
+    (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
+    (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
+    (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
+    (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
+    (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
+], ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"])  # fmt: skip
 @pytest.mark.parametrize("compact", [False, True])
 def test_what_is_no_whole_is_rejected_by_name(
     compact: bool, change: Any, chosen: list[int], words: str, parts: list[Path], tmp_path: Path
@@ -141,13 +137,9 @@ def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -
 
 @pytest.mark.parametrize(("written", "options"), [(1, []), (5, []), (1, ["--compact"])])
 def test_a_killed_merge_goes_on(
-    written: int,
-    options: list[str],
-    parts: list[Path],
-    inline_dataset: Path,
-    tmp_path: Path,
+    written: int, options: list[str], parts: list[Path], inline_dataset: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
         import os, signal
@@ -178,13 +170,9 @@ def test_a_killed_merge_goes_on(
 
 @pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"])
 def test_small_shards_are_put_together(
-    most_bytes: int,
-    files: set[int],
-    parts: list[Path],
-    inline_dataset: Path,
-    tmp_path: Path,
+    most_bytes: int, files: set[int], parts: list[Path], inline_dataset: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.setattr(merge_module, "COMPACT_BYTES", most_bytes)
     merge(parts, tmp_path / "out", compact=True)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))

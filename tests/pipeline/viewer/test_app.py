@@ -35,32 +35,14 @@ def ask(
 
 def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
     for path in (
-        "/static/../app.py",
-        "/static/..%2fapp.py",
-        "/static/%2e%2e/app.py",
-        "/static/../../../../../../../../etc/passwd",
-        "/static/..%5c..%5capp.py",
-        "/static//etc/passwd",
-        "/../../etc/passwd",
-        "/rows/../../dataset.json",
-        "/rows/0/../../dataset.json",
-        "/dataset.json",
-        "/data/00000.parquet",
-        "/rows/99999999999/image.jpg",
-        "/rows/-1/image.jpg",
-        "/rows/0/heat/99.png",
-        "/sample/1",
-        "/sample/99999999999999999999999999",
-        "/suggest/sample_id?text=a",
-        f"/?page={DIGITS}",
-        f"/sample/{DIGITS}",
-        f"/rows/{DIGITS}/image.jpg",
-        f"/rows/0/image.jpg?side={DIGITS}",
-        f"/rows/0/heat/{DIGITS}.png",
-        "/reviews.jsonl",
-        "/review/0/1.json",
-        f"/review/{DIGITS}/1.json",
-    ):
+        "/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py",
+        "/static/../../../../../../../../etc/passwd", "/static/..%5c..%5capp.py", "/static//etc/passwd",
+        "/../../etc/passwd", "/rows/../../dataset.json", "/rows/0/../../dataset.json", "/dataset.json",
+        "/data/00000.parquet", "/rows/99999999999/image.jpg", "/rows/-1/image.jpg", "/rows/0/heat/99.png", "/sample/1",
+        "/sample/99999999999999999999999999", "/suggest/sample_id?text=a", f"/?page={DIGITS}", f"/sample/{DIGITS}",
+        f"/rows/{DIGITS}/image.jpg", f"/rows/0/image.jpg?side={DIGITS}", f"/rows/0/heat/{DIGITS}.png", "/reviews.jsonl",
+        "/review/0/1.json", f"/review/{DIGITS}/1.json",
+    ):  # fmt: skip
         status, content = ask(shared, path)
         assert status == 404, path[:99]
         assert b"root:" not in content
@@ -85,23 +67,19 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
     assert [number for number, status in statuses.items() if status == 404] == [3, 4, 5]
 
 
-@pytest.mark.parametrize(
-    ("path", "headers", "status", "words"),
-    [
-        ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
-        (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
-        ("/?score_min=2", {}, 400, b"This filter cannot be used"),
-        ("/?score_min=x", {}, 400, b"This filter cannot be used"),
-        ("/?status=wrong", {}, 400, b"This filter cannot be used"),
-        ("/?seed=-1", {}, 400, b"This filter cannot be used"),
-        ("/?sort=size", {}, 400, b"This filter cannot be used"),
-        ("/?where=nonsense(", {}, 400, b"not an SQL condition"),
-        ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
-        ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
-        ("/?page=9999999", {}, 200, b"Nothing was found"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
+@pytest.mark.parametrize(("path", "headers", "status", "words"), [
+    ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
+    (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
+    ("/?score_min=2", {}, 400, b"This filter cannot be used"),
+    ("/?score_min=x", {}, 400, b"This filter cannot be used"),
+    ("/?status=wrong", {}, 400, b"This filter cannot be used"),
+    ("/?seed=-1", {}, 400, b"This filter cannot be used"),
+    ("/?sort=size", {}, 400, b"This filter cannot be used"),
+    ("/?where=nonsense(", {}, 400, b"not an SQL condition"),
+    ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
+    ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
+    ("/?page=9999999", {}, 200, b"Nothing was found"),
+], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_what_cannot_be_shown_is_said(
     shared: Served, path: str, headers: dict[str, str], status: int, words: bytes
 ) -> None:
@@ -111,19 +89,16 @@ def test_what_cannot_be_shown_is_said(
     assert ask(shared, "/")[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("body", "headers", "status"),
-    [
-        ({"sample_ids": ["a"], "mark": "good"}, {"Content-Type": "text/plain"}, 415),
-        ({"sample_ids": ["a"], "mark": "good"}, {"Origin": "http://evil.example"}, 403),
-        ({"sample_ids": ["a"], "mark": "great"}, {}, 400),
-        ({"sample_ids": "a", "mark": "good"}, {}, 400),
-        ({"sample_ids": [1], "mark": "good"}, {}, 400),
-        ({"mark": "good"}, {}, 400),
-        ([], {}, 400),
-        ({"sample_ids": ["a"], "mark": ["good"]}, {}, 400),
-    ],
-)
+@pytest.mark.parametrize(("body", "headers", "status"), [
+    ({"sample_ids": ["a"], "mark": "good"}, {"Content-Type": "text/plain"}, 415),
+    ({"sample_ids": ["a"], "mark": "good"}, {"Origin": "http://evil.example"}, 403),
+    ({"sample_ids": ["a"], "mark": "great"}, {}, 400),
+    ({"sample_ids": "a", "mark": "good"}, {}, 400),
+    ({"sample_ids": [1], "mark": "good"}, {}, 400),
+    ({"mark": "good"}, {}, 400),
+    ([], {}, 400),
+    ({"sample_ids": ["a"], "mark": ["good"]}, {}, 400),
+])  # fmt: skip
 def test_marks_from_elsewhere_or_of_another_form_are_rejected(
     shared: Served, viewed: Path, body: object, headers: dict[str, str], status: int
 ) -> None:
@@ -134,26 +109,22 @@ def test_marks_from_elsewhere_or_of_another_form_are_rejected(
 REVIEW = {"row": 0, "annotation_id": 1, "reviewer": "ann", "answer": "right"}
 
 
-@pytest.mark.parametrize(
-    ("change", "headers", "status"),
-    [
-        ({}, {"Content-Type": "text/plain"}, 415),
-        ({}, {"Origin": "http://evil.example"}, 403),
-        ({}, {"Host": "evil.example"}, 400),
-        ({"answer": "great"}, {}, 400),
-        ({"answer": None}, {}, 400),
-        ({"action": "delete"}, {}, 400),
-        ({"reviewer": "a\nb"}, {}, 400),
-        ({"reviewer": "a" * 65}, {}, 400),
-        ({"answer": None, "action": "box"}, {}, 400),
-        ({"answer": None, "action": "box", "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
-        ({"row": -1}, {}, 400),
-        ({"row": 10**40}, {}, 400),
-        ({}, {}, 404),  # there is no such region
-        ({"row": 99999}, {}, 404),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("change", "headers", "status"), [
+    ({}, {"Content-Type": "text/plain"}, 415),
+    ({}, {"Origin": "http://evil.example"}, 403),
+    ({}, {"Host": "evil.example"}, 400),
+    ({"answer": "great"}, {}, 400),
+    ({"answer": None}, {}, 400),
+    ({"action": "delete"}, {}, 400),
+    ({"reviewer": "a\nb"}, {}, 400),
+    ({"reviewer": "a" * 65}, {}, 400),
+    ({"answer": None, "action": "box"}, {}, 400),
+    ({"answer": None, "action": "box", "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
+    ({"row": -1}, {}, 400),
+    ({"row": 10**40}, {}, 400),
+    ({}, {}, 404),  # there is no such region
+    ({"row": 99999}, {}, 404),
+], ids=str)  # fmt: skip
 def test_reviews_from_elsewhere_or_of_another_form_are_rejected(
     shared: Served, viewed: Path, change: dict[str, object], headers: dict[str, str], status: int
 ) -> None:

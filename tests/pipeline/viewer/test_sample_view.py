@@ -86,35 +86,19 @@ def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> d
     mask[7:12, 10 * number : 10 * number + 10] = True
     rle = encode_mask(mask)
     return {
-        "id": 100 + number,
-        "phrase": phrase,
-        "head": phrase.rsplit(maxsplit=1)[-1],
-        "score": 0.5 + number / 100,
-        "similarity": 0.25,
-        "area": 50.0,
-        "bbox": [10.0 * number, 7.0, 10.0, 5.0],
-        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
-        "caption_index": caption_index,
-        "span": [2, 5],
-        **dict.fromkeys(("presence", "group")),
-        **fields,
-    }
+        "id": 100 + number, "phrase": phrase, "head": phrase.rsplit(maxsplit=1)[-1], "score": 0.5 + number / 100,
+        "similarity": 0.25, "area": 50.0, "bbox": [10.0 * number, 7.0, 10.0, 5.0],
+        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts}, "caption_index": caption_index,
+        "span": [2, 5], **dict.fromkeys(("presence", "group")), **fields,
+    }  # fmt: skip
 
 
 def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
     row = {
-        "id": 7,
-        "sample_id": "s7",
-        "file_name": "7.jpg",
-        "width": 80,
-        "height": 60,
-        "captions": ["A man.", "A dog."],
-        "annotations": list(annotations),
-        "phrase_count": 3,
-        "warnings": ["no region for 'cup'"],
-        **dict.fromkeys(("error", "error_detail")),
-        "absent": [],
-    }
+        "id": 7, "sample_id": "s7", "file_name": "7.jpg", "width": 80, "height": 60, "captions": ["A man.", "A dog."],
+        "annotations": list(annotations), "phrase_count": 3, "warnings": ["no region for 'cup'"],
+        **dict.fromkeys(("error", "error_detail")), "absent": [],
+    }  # fmt: skip
     assert tuple(row) == COLUMNS
     return {**row, **fields}
 
@@ -147,12 +131,9 @@ def test_a_view() -> None:
 
 def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
     names = (
-        ("dog", 5, 0.2),
-        ("man", 7, 0.3),
-        ("a very long puppy beside others", 5, 0.9),
-        ("thing", None, 0.5),
+        ("dog", 5, 0.2), ("man", 7, 0.3), ("a very long puppy beside others", 5, 0.9), ("thing", None, 0.5),
         ("pup", 5, 0.4),
-    )
+    )  # fmt: skip
     entries = [annotation(n, phrase, 0, group=g, score=s) for n, (phrase, g, s) in enumerate(names)]
     one = view_of(*entries)
     leads = [(0, False), (1, True), (0, True), (2, True), (0, False)]

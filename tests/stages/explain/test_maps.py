@@ -37,14 +37,11 @@ def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
     assert torch.allclose(found.values.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "mean"),
-    [
-        ([0.0, 4.0, 2.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.5, 0.75, 0.25, 0.0]),
-        ([0.0, 4.0, 2.0, 0.0], [0.0] * 4, [0, 0.5, 0.25, 0]),
-        ([0.0] * 4, [0.0] * 4, [0.0] * 4),
-    ],
-)
+@pytest.mark.parametrize(("one", "other", "mean"), [
+    ([0.0, 4.0, 2.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.5, 0.75, 0.25, 0.0]),
+    ([0.0, 4.0, 2.0, 0.0], [0.0] * 4, [0, 0.5, 0.25, 0]),
+    ([0.0] * 4, [0.0] * 4, [0.0] * 4),
+])  # fmt: skip
 def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(one, other, mean) -> None:
     both = [maps_of(torch.tensor(each).reshape(1, 1, 2, 2)) for each in (one, other)]
     assert mean_of(both, [(2, 2)] * 2, 0.0).values.flatten().tolist() == pytest.approx(mean)

@@ -48,8 +48,7 @@ def tangled_game(cells: int, size: int = 3, seed: int = 0) -> Game:
 def worth(game: Game, cells: int, coalition: tuple[int, ...]) -> np.ndarray:
     shares = torch.zeros(1, cells, dtype=torch.float64)
     shares[0, list(coalition)] = 1
-    found: np.ndarray = game(shares)[0].numpy()
-    return found
+    return game(shares)[0].numpy()
 
 
 def exact_shapley(game: Game, groups: list[tuple[int, ...]], cells: int) -> np.ndarray:

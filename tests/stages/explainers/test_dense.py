@@ -126,16 +126,13 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("layers", "settings", "blocks", "iterations"),
-    [
-        (6, {}, 3, 1),
-        (12, {}, 6, 1),
-        (4, {"depth": 1}, 4, 1),
-        (4, {"depth": 0.1, "iterations": 0}, 1, 0),
-        (4, {"depth": 0.75, "iterations": 3}, 3, 3),
-    ],
-)
+@pytest.mark.parametrize(("layers", "settings", "blocks", "iterations"), [
+    (6, {}, 3, 1),
+    (12, {}, 6, 1),
+    (4, {"depth": 1}, 4, 1),
+    (4, {"depth": 0.1, "iterations": 0}, 1, 0),
+    (4, {"depth": 0.75, "iterations": 3}, 3, 3),
+])  # fmt: skip
 def test_gem(layers: int, settings: dict[str, Any], blocks: int, iterations: int) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
     explainer = made("gem", model, **settings)
@@ -172,8 +169,7 @@ def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) 
     probability = softmax(2 * everything @ whole)
     weight = probability / probability.mean()
     features = np.stack([w * dense * own for w, own in zip(weight, everything, strict=True)])
-    heat: Floats = (features - features.mean(axis=0))[0].sum(axis=1)
-    return heat
+    return (features - features.mean(axis=0))[0].sum(axis=1)
 
 
 def test_clip_surgery_on_a_resnet_s_pool() -> None:

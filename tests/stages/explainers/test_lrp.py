@@ -92,14 +92,10 @@ def without_biases(tower: VisionTower) -> VisionTower:
     ]
     assert tower.ln_pre is not None
     return replace(
-        tower,
-        patch_bias=None,
-        class_token=torch.zeros_like(tower.class_token),
-        position_embedding=torch.zeros_like(tower.position_embedding),
-        ln_pre=replace(tower.ln_pre, bias=None),
-        blocks=tuple(blocks),
-        ln_post=replace(tower.ln_post, bias=None),
-    )
+        tower, patch_bias=None, class_token=torch.zeros_like(tower.class_token),
+        position_embedding=torch.zeros_like(tower.position_embedding), ln_pre=replace(tower.ln_pre, bias=None),
+        blocks=tuple(blocks), ln_post=replace(tower.ln_post, bias=None),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TOWERS)

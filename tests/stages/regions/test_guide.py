@@ -177,15 +177,12 @@ def test_pixels_are_needed_to_guide() -> None:
 def test_the_stage_guides_each_map_by_its_own_image() -> None:
     records = [
         Record(
-            sample=Sample(sample_id=str(seed), source="test"),
-            width_px=SIDE,
-            height_px=SIDE,
+            sample=Sample(sample_id=str(seed), source="test"), width_px=SIDE, height_px=SIDE,
             phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
-            pixels=Pixels(rgb=picture(seed)),
-            heat_maps=(blurry(seed),),
+            pixels=Pixels(rgb=picture(seed)), heat_maps=(blurry(seed),),
         )
         for seed in range(3)
-    ]
+    ]  # fmt: skip
     stage = RegionsStage(GUIDED)
     for record in records:
         (shown,) = stage.surfaces_of(record).values()

@@ -121,5 +121,4 @@ def assert_embeds_as(path: Path, model: Any) -> None:
 
 def siglip_tokens(tokenizer: Any, texts: list[str] = TEXTS, length: int = 16) -> Tensor:
     options = {"max_length": length, "padding": "max_length", "truncation": True}
-    found: Tensor = tokenizer(texts, return_tensors="pt", **options).input_ids
-    return found
+    return tokenizer(texts, return_tensors="pt", **options).input_ids

@@ -30,17 +30,10 @@ _HIERA = {
     "window_positional_embedding_background_size": [4, 4],
 }
 _VIT3 = {
-    "model_type": "sam3_vit_model",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": SIDE,
-    "pretrain_image_size": SIDE,
-    "patch_size": 16,
-    "window_size": 4,
+    "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": SIDE, "pretrain_image_size": SIDE, "patch_size": 16, "window_size": 4,
     "global_attn_indexes": [1],
-}
+}  # fmt: skip
 
 
 def _sam(kind: str) -> tuple[Any, Any, Any]:

@@ -39,13 +39,10 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     assert pick_device("auto").type == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("version", "cuda", "reason", "advice"),
-    [
-        ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
-        ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
-    ],
-)
+@pytest.mark.parametrize(("version", "cuda", "reason", "advice"), [
+    ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
+    ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
+])  # fmt: skip
 def test_a_gpu_that_is_wanted_and_not_seen_is_an_error_with_torch_s_reason(
     version: str, cuda: str | None, reason: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,16 +83,12 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     assert torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.parametrize(
-    ("instructions", "fast"),
-    [
-        (("avx2", "fma3"), {"fp32"}),
-        (("avx512_f", "avx512_bf16"), {"fp32", "bf16"}),
-        (("amx_bf16", "amx_fp16"), {"fp32", "bf16", "fp16"}),
-        (("neon", "bf16", "fp16_arith"), {"fp32", "bf16", "fp16"}),
-    ],
-    ids=["avx2", "avx512", "amx", "arm"],
-)
+@pytest.mark.parametrize(("instructions", "fast"), [
+    (("avx2", "fma3"), {"fp32"}),
+    (("avx512_f", "avx512_bf16"), {"fp32", "bf16"}),
+    (("amx_bf16", "amx_fp16"), {"fp32", "bf16", "fp16"}),
+    (("neon", "bf16", "fp16_arith"), {"fp32", "bf16", "fp16"}),
+], ids=["avx2", "avx512", "amx", "arm"])  # fmt: skip
 def test_the_processor_decides_what_is_fast(
     instructions: tuple[str, ...], fast: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,34 +113,26 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
     assert clip.device_name.endswith(", slow in bfloat16")
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-        (ValueError("CUDA error: out of memory"), False),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("error", "expected"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+    (RuntimeError("CUDA error: out of memory"), True),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    (ValueError("CUDA error: out of memory"), False),
+], ids=str)  # fmt: skip
 def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
-        (torch.AcceleratorError("CUDA error: out of memory"), False),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("CUDA error: device-side assert triggered"), False),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("error", "expected"), [
+    (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+    (torch.AcceleratorError("CUDA error: out of memory"), False),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    (ValueError("CUDA error: device-side assert triggered"), False),
+], ids=str)  # fmt: skip
 def test_a_broken_device_is_known(error: Any, expected: bool) -> None:
     assert is_broken(error) == expected
 

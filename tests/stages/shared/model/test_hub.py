@@ -143,17 +143,14 @@ GATED = "the repository house/tiny is gated: accept its terms on {endpoint}/hous
 NOT_THERE = "{endpoint} has no repository house/tiny, or not for you: update open_clip_torch, log in"
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (401, "GatedRepo", GATED),
-        (403, "GatedRepo", GATED),
-        (401, "RepoNotFound", NOT_THERE),
-        (404, "RevisionNotFound", NOT_THERE),
-        (403, "", "{endpoint} rejects house/tiny (403 Forbidden"),
-        (503, "", "{endpoint} rejects house/tiny (Server error '503"),
-    ],
-)
+@pytest.mark.parametrize(("status", "code", "message"), [
+    (401, "GatedRepo", GATED),
+    (403, "GatedRepo", GATED),
+    (401, "RepoNotFound", NOT_THERE),
+    (404, "RevisionNotFound", NOT_THERE),
+    (403, "", "{endpoint} rejects house/tiny (403 Forbidden"),
+    (503, "", "{endpoint} rejects house/tiny (Server error '503"),
+])  # fmt: skip
 def test_a_hub_that_refuses(status: int, code: str, message: str, hub: Hub) -> None:
     hub.refusals[REPOSITORY] = (status, code)
     assert message.format(endpoint=hub.endpoint) in said_of_fetch()
@@ -226,11 +223,8 @@ def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_an
     few.write_text("\n".join(Path(scenes_config["input"]["path"]).read_text().splitlines()[:2]))
     source = {**scenes_config["input"], "path": str(few)}
     values = {
-        **scenes_config,
-        "input": source,
-        "model": {"name": "tiny/one"},
-        "output": {"path": str(tmp_path / "out")},
-    }
+        **scenes_config, "input": source, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")},
+    }  # fmt: skip
     with pytest.raises(WeightsError, match="could not get tiny/one: the repository house/tiny is gated"):
         run(RunConfig.model_validate(values))
     assert not (tmp_path / "out" / ".phrasebox" / "run.json").exists()
