@@ -1,7 +1,5 @@
 """Datasets of any size without a model, a million rows in minutes: for what must hold over millions of rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`import phrasebox`: the public names, and that nothing heavy is loaded before one is used."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The experiment of `configs/proof`: its arithmetic, and one that is small, from drawing to table."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -4,8 +4,6 @@ A new explainer is tested as soon as it is in the table, on every tower that it 
 is in `tests.factories.TOWERS`.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle

@@ -1,7 +1,5 @@
 """What every entry of EXPORTERS promises. A new exporter is tested as soon as it is in the table and in READ_BACK."""
 
-from __future__ import annotations
-
 import gc
 import json
 import shutil

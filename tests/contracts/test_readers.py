@@ -3,8 +3,6 @@
 A new kind enters with a function in INPUTS that writes such an input.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

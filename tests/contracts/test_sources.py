@@ -1,7 +1,5 @@
 """What every entry of SOURCES promises: as a run takes it, and by itself. A new source is tested once it is there."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from contextlib import nullcontext

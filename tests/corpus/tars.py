@@ -3,8 +3,6 @@
 "good" stands for a row that is as it would be alone. A new case is one line in `TARS`.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -3,8 +3,6 @@
 `make corpus` prints the table of all cases with what they come to.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A run on Ray with stages that need no model, so that what happens around them can be tested quickly."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

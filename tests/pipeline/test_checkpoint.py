@@ -1,7 +1,5 @@
 """A run with a checkpoint of `transformers`, as people have them."""
 
-from __future__ import annotations
-
 import json
 from io import StringIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line: its verbs, what they print and write, and how they fail."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

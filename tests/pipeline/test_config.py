@@ -1,7 +1,5 @@
 """What a user types: where values come from, and one readable line for what cannot be meant."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A calibration is used on pictures like those that it was fitted on, and on no others in silence."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Heat maps and regions from Python, for one image and some phrases."""
 
-from __future__ import annotations
-
 import sys
 from io import BytesIO
 from pathlib import Path

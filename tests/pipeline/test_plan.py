@@ -1,7 +1,5 @@
 """The arithmetic of a plan."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

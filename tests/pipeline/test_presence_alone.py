@@ -1,7 +1,5 @@
 """Presence that is fitted to captions alone: the fit, and runs that fit it to their first images."""
 
-from __future__ import annotations
-
 import json
 import random
 from io import StringIO

@@ -1,7 +1,5 @@
 """What a run refuses as a whole, what that leaves behind, and how many failed rows it may end with."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

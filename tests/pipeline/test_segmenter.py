@@ -1,7 +1,5 @@
 """A run with `regions.refine: sam`, on a real SAM 2 with random weights."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

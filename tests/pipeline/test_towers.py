@@ -1,7 +1,5 @@
 """What a model's image tower decides about a run, before any work."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs on drawn scenes and the console script in this process, for the verbs that judge."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import sys

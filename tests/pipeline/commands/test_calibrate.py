@@ -1,7 +1,5 @@
 """`phrasebox calibrate`, and scores that a calibration makes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`phrasebox compare`: its figures are those of `eval` and of the maps, and what cannot be used is refused at once."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

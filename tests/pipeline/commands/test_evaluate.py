@@ -1,7 +1,5 @@
 """`phrasebox eval` on datasets whose figures are known: the truth itself, the truth of other images, nothing."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`phrasebox export`: what it prints, how it fails, and that each option arrives."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

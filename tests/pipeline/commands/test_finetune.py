@@ -1,7 +1,5 @@
 """`phrasebox finetune` as a person types it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

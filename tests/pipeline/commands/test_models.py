@@ -1,7 +1,5 @@
 """`phrasebox models` and `phrasebox models check` as a person types them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`phrasebox plan` measures with real stages and real processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`phrasebox calibrate --reviews` and `stats --reviews`, from a run over drawn scenes to the next one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A run on the inline engine, from captioned images to a dataset that others read."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`phrasebox score-model` on drawn scenes: what a model knows is found, and what cannot be used is refused at once."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

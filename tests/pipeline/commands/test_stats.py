@@ -1,7 +1,5 @@
 """`phrasebox stats`: figures as JSON and as tables, and how it fails."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """`phrasebox tune`: its figures are those of `eval`, and what is better beyond chance stays."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from io import StringIO

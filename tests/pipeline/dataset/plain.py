@@ -1,7 +1,5 @@
 """What searches find, once more in plain Python over the rows: what DuckDB's answers are compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A dataset's folder: what is one, what is none, and its rows as tables."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

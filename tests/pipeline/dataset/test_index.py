@@ -1,7 +1,5 @@
 """Every filter and order of the index, against plain Python over the rows of a dataset."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """Whether a dataset was made by who looks at it."""
 
-from __future__ import annotations
-
 import json
 import stat
 import typing

@@ -1,7 +1,5 @@
 """The file of people's answers: what counts, what a crash leaves, and what somebody else's file cannot do."""
 
-from __future__ import annotations
-
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor

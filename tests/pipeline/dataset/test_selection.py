@@ -1,7 +1,5 @@
 """A choice of regions, against plain Python over the same rows; and what is no condition."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The figures against numpy over the rows."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A sound dataset has no problems; each single damage is found and named."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """How many workers a run starts, and on which device, by what Ray says of the nodes."""
 
-from __future__ import annotations
-
 from io import StringIO
 from typing import Any
 

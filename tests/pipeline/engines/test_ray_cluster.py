@@ -1,7 +1,5 @@
 """Clusters whose nodes are not like the driver: a folder that only the driver has, no code, too little memory."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

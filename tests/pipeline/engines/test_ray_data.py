@@ -1,7 +1,5 @@
 """The ray engine gives the rows of the inline engine, and loses or doubles none when it is killed."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What goes wrong around the ray engine's workers: they die, their code differs, the disk is full."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Absent phrases: which are asked for, and the figures by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Answers and figures from embeddings that are written down here."""
 
-from __future__ import annotations
-
 import json
 from itertools import permutations
 

@@ -1,7 +1,5 @@
 """Fitting the rule `fitted` to images with known boxes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Intervals, risk, coverage, calibration and the fit: by hand, against theory, and against plain loops."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

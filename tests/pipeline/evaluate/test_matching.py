@@ -1,7 +1,5 @@
 """Which phrases and regions answer which targets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every metric on cases small enough to work out by hand: 8 x 8 pixels, a 2 x 2 map, boxes with whole edges."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

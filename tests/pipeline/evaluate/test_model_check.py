@@ -1,7 +1,5 @@
 """The check of a model, with models that know nothing, something and everything."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

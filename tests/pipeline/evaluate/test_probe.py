@@ -1,7 +1,5 @@
 """Embeddings of regions on every kind of tower, and that a region's own place is what they show."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Estimates from people's answers, and scores fitted to them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The usual place of a noun: what ground truth of other images says without a look at the image."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipeline.evaluate.text_only import FEWEST, fit, head_of

@@ -1,7 +1,5 @@
 """A small dataset of the kinds of rows that formats stumble over."""
 
-from __future__ import annotations
-
 import csv
 from io import BytesIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A server of the protocol by which the Hugging Face hub takes datasets: create, preupload, LFS batch and commit."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

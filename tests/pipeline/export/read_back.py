@@ -3,8 +3,6 @@
 A new format enters with a function in READ_BACK.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import tarfile

@@ -1,7 +1,5 @@
 """Images that an export writes: under which names, and what says whose they are."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

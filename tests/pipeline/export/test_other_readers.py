@@ -1,7 +1,5 @@
 """Exports as the libraries read them that they are for: same counts, boxes and masks."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from io import BytesIO

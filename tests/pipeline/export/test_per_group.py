@@ -1,7 +1,5 @@
 """Regions once for each thing: one box, several phrases."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`phrasebox export --push`: the hub's own client uploads the export to a server of the hub's protocol."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Written from the readers' own sources: mmdetection's `ODVGDataset`, Open-Groundi
 Ultralytics' label check.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A whole training: it resumes where it stopped, writes a model that runs take, and loses nothing when it fails."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The contract of recipes: each entry of the table learns, from the data that it needs; and their losses."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

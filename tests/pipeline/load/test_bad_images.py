@@ -1,7 +1,5 @@
 """Broken and missing images while training."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Samples -> a batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Real ranks with real workers, and memory over a long stream."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What a sample holds, against the row it is of."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Who sees which rows, in which order, and what is read for it."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whole runs in this process with stages that need no model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An input that changed after rows were made from it."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The dataset's folder: which run may write into it, and what is deleted when."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Ids of 9 bits instead of 53, so that images, regions and phrases share them: nothing is lost, whatever happens."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Parts of an input that were run on their own become the dataset that one run makes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What `--fresh` replaces is only deleted once the new run has written something."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path

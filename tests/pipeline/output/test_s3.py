@@ -1,7 +1,5 @@
 """Input and output in object storage, over S3's protocol, with a server that the tests start."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Scenes: the same from the same seed, exact masks, and distractors."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

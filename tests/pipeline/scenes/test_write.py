@@ -1,7 +1,5 @@
 """Written scenes: what pycocotools reads back is what was drawn."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

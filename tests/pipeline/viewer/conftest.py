@@ -1,7 +1,5 @@
 """A dataset with everything a viewer may meet, served on loopback, and a real browser to look at it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

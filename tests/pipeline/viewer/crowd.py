@@ -1,7 +1,5 @@
 """A dataset as photographs with five captions give it: an image of forty regions of ten things, among others."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

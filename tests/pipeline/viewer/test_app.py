@@ -1,7 +1,5 @@
 """What the server rejects, whatever a browser would ask."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import re

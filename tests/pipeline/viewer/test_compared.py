@@ -1,7 +1,5 @@
 """The page of `phrasebox compare` in a real browser; here, because the tests of pages share one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A crowded image in a real browser, by what can be seen: at rest, pointed at, pinned, stepped through, folded away."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

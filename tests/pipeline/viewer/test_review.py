@@ -1,7 +1,5 @@
 """Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """From rows to views: captions in parts, groups and colours, and what a damaged row becomes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

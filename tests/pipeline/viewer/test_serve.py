@@ -1,7 +1,5 @@
 """`phrasebox inspect` as a process: where it listens, and how it ends."""
 
-from __future__ import annotations
-
 import re
 import signal
 import socket

@@ -1,7 +1,5 @@
 """A dataset that somebody else has made: it does not decide what is read, loaded or shown."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Small models, images and explainers for the tests of heat maps."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

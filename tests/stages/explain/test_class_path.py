@@ -3,8 +3,6 @@
 That the gradients are those of the formula is tested with Grad-ECLIP, in float64.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Maps of several scales: how images shrink, how grids meet, and that the mean is one."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

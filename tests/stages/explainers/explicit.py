@@ -3,8 +3,6 @@
 Nothing here is differentiated by autograd but an activation's slope.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import torch

@@ -1,7 +1,5 @@
 """Images whose unit embedding is any function of the cells that are shown, so that attributions are known by hand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from itertools import chain, combinations

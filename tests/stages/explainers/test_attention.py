@@ -1,7 +1,5 @@
 """Explainers that read attention, against open_clip's own forward pass and autograd in float64."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

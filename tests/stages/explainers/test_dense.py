@@ -1,7 +1,5 @@
 """MaskCLIP, GEM and CLIP Surgery, in loops over heads and tokens on open_clip's own forward pass, in float64."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Relevance by gradients against relevance layer by layer, what becomes of the score, and contrasts by the papers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, Literal
 

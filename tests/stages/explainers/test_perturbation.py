@@ -1,7 +1,5 @@
 """Explainers that mask the image, against images that numpy masked, one at a time, and closed forms."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

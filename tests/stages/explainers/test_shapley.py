@@ -1,7 +1,5 @@
 """KernelSHAP and Partition SHAP: values by their definition, those of `shap`, and the sum that they must have."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

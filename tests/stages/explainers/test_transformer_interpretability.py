@@ -1,7 +1,5 @@
 """Relevance of attention against the rules as autograd has them in float64, and that nothing is lost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Captions whose phrases are known before a run."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Inputs that the reader tests write, and the shortest way to read them."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

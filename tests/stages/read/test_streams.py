@@ -1,7 +1,5 @@
 """Compressed files that break off: all that comes before the damage is read."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import lzma

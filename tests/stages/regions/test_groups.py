@@ -1,7 +1,5 @@
 """Which phrases name the same thing."""
 
-from __future__ import annotations
-
 import json
 from importlib.resources import files
 

@@ -1,7 +1,5 @@
 """Outlines by a segmenter: which mask is taken, what is believed of it, and the stage around a real SAM."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Presence: of phrases that may not be there, their scores and regions, and of the phrases that name one thing."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Scores by hand; calibrations, the probabilities that they give, and files that are none."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

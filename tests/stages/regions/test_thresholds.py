@@ -1,7 +1,5 @@
 """The rules by which maps are cut, and the learned one among them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

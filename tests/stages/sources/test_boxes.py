@@ -1,7 +1,5 @@
 """Boxes that are there already and the phrases that they answer, on cases counted by hand."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Boxes and their names: grids, crops and proposals, pools, and the choice of the softmax."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace

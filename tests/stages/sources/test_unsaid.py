@@ -1,7 +1,5 @@
 """A phrase that no caption says, all the way from the record to validate, exports, loader and viewer."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

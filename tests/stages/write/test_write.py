@@ -1,7 +1,5 @@
 """Shards, their counts, the table of categories, and the card."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from io import StringIO

@@ -1,7 +1,5 @@
 """Which explainers take part, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipeline.evaluate.compare.maps import contenders_of

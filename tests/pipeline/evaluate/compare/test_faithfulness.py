@@ -1,7 +1,5 @@
 """Insertion and deletion: curves that can be computed by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import open_clip
 import pytest

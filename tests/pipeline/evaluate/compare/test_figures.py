@@ -1,7 +1,5 @@
 """Numbers from maps that are made by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

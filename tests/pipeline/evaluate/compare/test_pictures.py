@@ -1,7 +1,5 @@
 """The sample: which images and phrases are asked, the same for the same seed."""
 
-from __future__ import annotations
-
 import json
 from io import StringIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Crops show the pixels of their boxes."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from stages.shared.images.crops import cut_out

@@ -1,8 +1,6 @@
 """A server that speaks the protocol by which the Hugging Face hub hands out files: `HEAD` and `GET` of
 `OWNER/NAME/resolve/main/FILE`, which lead to another host that has the large files by their SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Tiny models of `transformers` with random weights, saved as people save theirs."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Segmenters of each architecture, small and with random weights, as transformers saves them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

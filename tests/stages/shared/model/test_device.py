@@ -1,7 +1,5 @@
 """Devices: their choice, precisions and errors."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

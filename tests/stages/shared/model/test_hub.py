@@ -1,7 +1,5 @@
 """Weights by a tag, from a server of the hub's protocol on this machine, with open_clip's client."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Segmenters: the masks of transformers' own pipeline, and folders of something else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

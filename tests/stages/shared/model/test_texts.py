@@ -1,7 +1,5 @@
 """Embeddings of texts: open_clip's, each text once, and only the tokens that it has."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """COCO instances as ground truth, on cases counted by hand."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Flickr30k Entities as ground truth, on a folder written by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """RefCOCO as ground truth, on a folder written by hand."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

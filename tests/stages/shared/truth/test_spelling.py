@@ -1,7 +1,5 @@
 """Captions of a truth that spell a word otherwise than the dataset's."""
 
-from __future__ import annotations
-
 import pytest
 
 from stages.shared.truth.ground_truth import spelled

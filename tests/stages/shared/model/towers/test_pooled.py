@@ -1,7 +1,5 @@
 """Towers that pool a trunk's tokens: open_clip's embeddings, maps in float64, a private trunk, places of tokens."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
