@@ -88,9 +88,8 @@ class Found:
 
 def find(rows: Sequence[Row], marks: Mapping[str, str], search: Search) -> list[Found]:
     """All that a search finds, in the dataset's order."""
-    picky = any(
-        (search.phrase, search.head, search.where, *(x is not None for x in (search.score_min, search.score_max))),
-    ) or (search.area_min, search.area_max) != (None, None)
+    bounds = (search.score_min, search.score_max, search.area_min, search.area_max)
+    picky = any((search.phrase, search.head, search.where, *(bound is not None for bound in bounds)))
     found = []
     for number, row in enumerate(rows):
         regions = [region for region in regions_of(row, marks) if _fits(region, search)]

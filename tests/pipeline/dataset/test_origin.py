@@ -73,8 +73,7 @@ OUTSIDE = {
     pytest.param(
         OUTSIDE,
         [],
-        "input.path input.image_root regions.calibration source.truth model.name model.pretrained "
-        "phrases.spacy_model",
+        "input.path input.image_root regions.calibration source.truth model.name model.pretrained phrases.spacy_model",
         id="all of it",
     ),
     pytest.param(
