@@ -20,8 +20,7 @@ def phrase_of(text: str, head: str, start: int = 0, caption: int = 0) -> Phrase:
 
 
 def annotation_of(phrase: str, score: float) -> dict[str, Any]:
-    rle = mask_of(BOX)
-    coded = {"size": list(rle.size_hw), "counts": rle.counts}
+    coded = {"size": [8, 8], "counts": mask_of(BOX).counts}
     return {"phrase": phrase, "bbox": list(BOX), "segmentation": coded, "score": score, "similarity": 0.3}
 
 
@@ -110,10 +109,8 @@ def test_what_is_known_to_be_absent_is_asked_without_a_target() -> None:
     phrases = [phrase_of("red car", "car"), phrase_of("blue car", "car"), phrase_of("shadow", "shadow")]
     row = row_of(annotation_of("blue car", 0.7), annotation_of("shadow", 0.9))
     found = asked([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"})
-    assert [(query.phrase, query.target is None, len(query.answers)) for query in found] == [
-        ("red car", False, 0),
-        ("blue car", True, 1),
-    ]
+    asked_for = [(query.phrase, query.target is None, len(query.answers)) for query in found]
+    assert asked_for == [("red car", False, 0), ("blue car", True, 1)]
     assert len(asked([target_of(BOX, phrase="red car")], phrases, row)) == 1
     # Some other car is there, perhaps one that the truth would call blue too.
     assert len(asked([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"}, {"car"})) == 1
@@ -131,8 +128,7 @@ def test_a_truth_of_another_size_is_refused() -> None:
 
 
 def truth_of(*names: str) -> GroundTruth:
-    images = {name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names}
-    return GroundTruth(images=images)
+    return GroundTruth(images={name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names})
 
 
 @pytest.mark.parametrize(("names", "true_names", "matched", "by_stem", "ambiguous"), [

@@ -135,9 +135,8 @@ def test_boxes_end_with_the_image_and_empty_ones_are_left_out() -> None:
 
 
 def test_categories_are_not_phrases() -> None:
-    asked = questions_of(
-        image(("car", [LEFT]), match="category"), [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False
-    )
+    named = image(("car", [LEFT]), match="category")
+    asked = questions_of(named, [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False)
     assert asked.phrases == ()
     assert len(asked.boxes_rel) == 2
 

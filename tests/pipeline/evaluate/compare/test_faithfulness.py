@@ -54,10 +54,8 @@ def test_insertion_shows_what_deletion_hides() -> None:
     heat = np.random.default_rng(0).random((10, 10), np.float32)
     kept = {name: shown(hot_first(heat), protocol) for name, protocol in PROTOCOLS.items()}
     for name, protocol in PROTOCOLS.items():
-        seen = kept[name].mean(axis=(1, 2))
-        assert seen.tolist() == pytest.approx(
-            list(protocol.shares if protocol.inserts else 1 - np.array(protocol.shares))
-        )
+        wanted = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
+        assert kept[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(wanted))
     assert np.array_equal(kept["insertion_rise"], ~kept["deletion_rise"])
     assert heat[kept["insertion_authors"][2]].min() > heat[~kept["insertion_authors"][2]].max()
     assert kept["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"

@@ -22,24 +22,18 @@ from pipeline.evaluate.compare.figures import (
 from pipeline.evaluate.compare.maps import baselines
 from pipeline.evaluate.compare.pictures import ComparedImage, Question
 from pipeline.evaluate.matching import Query, drawn
-from stages.contract.masks import encode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.load import from_open_clip
-from stages.shared.truth.ground_truth import TruthTarget
 from tests.factories import SPEC, tiny_clip
 from tests.pipeline.evaluate.asked import query_of, target_of
 
 
 def image_of(number: int, *texts: str) -> ComparedImage:
     """128 x 128 px; the thing of every phrase fills the upper left quarter."""
-    mask = np.zeros((128, 128), np.bool_)
-    mask[:64, :64] = True
     questions = []
     for text in texts:
-        target = TruthTarget(
-            phrase=text, boxes_xywh_px=((0.0, 0.0, 64.0, 64.0),), match="phrase", mask=encode_mask(mask)
-        )
-        query = Query(image=number, size_hw=(128, 128), phrase=text, target=target, answers=())
+        target = target_of((0.0, 0.0, 64.0, 64.0), size_hw=(128, 128), phrase=text)
+        query = query_of(target, size_hw=(128, 128), image=number, phrase=text)
         phrase = Phrase(text=text, caption_index=0, start=0, end=1, head=text)
         questions.append(Question(phrase=phrase, thing=text[0], query=query))
     pixels = Pixels(rgb=np.zeros((128, 128, 3), np.uint8))
