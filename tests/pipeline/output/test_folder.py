@@ -19,7 +19,6 @@ import pytest
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.engines import inline
-from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
 from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
@@ -30,20 +29,15 @@ from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
 from stages.shared.storage import place_of
-from tests.pipeline.light import LastStage, SleepStage
+from tests.pipeline.light import LastStage, SleepStage, light_graph
 from tests.stages.write.rows import mixed, write_shards
 
 MARK = "demo:0123"
 
 
 def config_of(folder: Path, **sections: Any) -> RunConfig:
-    values = {
-        "input": {"kind": "jsonl", "path": "a.jsonl"},
-        "model": {"name": "demo"},
-        "engine": {"kind": "inline"},
-        **sections,
-    }
-    return RunConfig.model_validate({**values, "output": {"path": str(folder)}})
+    plain = {"input": {"kind": "jsonl", "path": "a.jsonl"}, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
+    return RunConfig.model_validate({**plain, **sections, "output": {"path": str(folder)}})
 
 
 @pytest.fixture
@@ -253,10 +247,8 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert DatasetFolder(Path("~/out")).path == DatasetFolder(Path("out")).path == tmp_path / "out"
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"),
-        DatasetFolder(tmp_path / "file" / "out").locked(),
-    ):
+    inside = DatasetFolder(tmp_path / "file" / "out")
+    with pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"), inside.locked():
         pass
 
 
@@ -270,7 +262,7 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
     if is_complete:
         finish(folder)
     shard = folder.data / "00001.parquet"
-    lost = {stable_key(name) for name in pq.read_table(shard)["sample_id"].to_pylist()}
+    lost = set(keys_in(shard))
     shard.write_bytes(content)
     assert begin(folder) == "started"
     (note,) = folder.notes
@@ -489,25 +481,12 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
     monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
     folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
     config = config_of(tmp_path)
-    graph = Graph(
-        reader=ReaderOfABadDisk(),
-        before=(),
-        model=SleepStage(0.0),  # type: ignore[arg-type]
-        after=(LastStage(0.0),),
-        explain=config.explain,
-        described=None,
-        calibration=None,
-    )
+    graph = light_graph(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
     words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
-
-    def run() -> None:
-        with folder.writing():
-            inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
-
     with folder.locked():
         folder.begin(folder.look(config, MARK))
-        with pytest.raises(InputError, match=words):
-            run()
+        with pytest.raises(InputError, match=words), folder.writing():
+            inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
 
 
 @pytest.mark.parametrize(("error", "words"), [

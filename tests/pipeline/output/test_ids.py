@@ -29,17 +29,14 @@ def few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "ID_BITS", 9)
 
 
-def samples(numbers: Sequence[int]) -> list[Record]:
-    """Records with two regions each, whose phrases are their own."""
-    found = [annotated(number) for number in numbers]
-    return [
-        replace(
-            one,
-            phrases=tuple(replace(phrase, text=f"{phrase.text} {one.sample.sample_id}") for phrase in one.phrases),
-            heat_maps=(),
-        )
-        for one in found
-    ]
+def samples(numbers: Sequence[int], name: str = "") -> list[Record]:
+    """Records with two regions each, whose phrases are their own; `name` stands before their ids."""
+    found = []
+    for one in map(annotated, numbers):
+        own = tuple(replace(phrase, text=f"{phrase.text} {one.sample.sample_id}") for phrase in one.phrases)
+        sample = replace(one.sample, sample_id=f"{name}{one.sample.sample_id}")
+        found.append(replace(one, sample=sample, phrases=own, heat_maps=()))
+    return found
 
 
 def set_all_apart(data: Path) -> None:
@@ -117,9 +114,7 @@ def test_rows_that_are_added_later(tmp_path: Path) -> None:
     """The phrases that they have in common with the first ones keep one id."""
     write_shards(samples(range(SAMPLES // 2)), tmp_path / "data", rows_per_file=7)
     set_all_apart(tmp_path / "data")
-    common = [
-        replace(one, sample=replace(one.sample, sample_id=f"new {one.sample.sample_id}")) for one in samples(range(5))
-    ]
+    common = samples(range(5), "new ")
     write_shards([*samples(range(SAMPLES // 2, SAMPLES)), *common], tmp_path / "data", rows_per_file=7)
     set_all_apart(tmp_path / "data")
     assert len(ids_in(tmp_path / "data")["phrases"]) == 2 * SAMPLES

@@ -1,6 +1,5 @@
 """Parts of an input that were run on their own become the dataset that one run makes."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,9 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import is_own
@@ -24,6 +21,8 @@ from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
+from tests.pipeline.changed import change_manifest
+from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, row_groups_of, rows_of
 
 COMPACT_BYTES = 120_000  # two or three shards of the parts
@@ -76,9 +75,7 @@ def unfinished(folder: Path) -> None:
 
 def stored(folder: Path, **values: Any) -> None:
     """Other values in what the run in a folder depends on."""
-    manifest = json.loads((folder / "dataset.json").read_text())
-    manifest["run"].update(values)
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    change_manifest(folder, lambda manifest: manifest["run"].update(values))
 
 
 @pytest.mark.parametrize(("change", "chosen", "words"), [
@@ -126,8 +123,7 @@ def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: d
 
 def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
-    manifest = json.loads((copies[1] / "dataset.json").read_text())
-    (copies[1] / "dataset.json").write_text(json.dumps({**manifest, "signature": "0" * 64}))
+    change_manifest(copies[1], signature="0" * 64)
     merge(copies, tmp_path / "out")
     assert not is_own(open_dataset(tmp_path / "out").manifest)
     assert list(validate(tmp_path / "out")) == []
@@ -159,9 +155,7 @@ def test_a_killed_merge_goes_on(
     assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "out/data").iterdir())) == written
     monkeypatch.setattr(merge_module, "COMPACT_BYTES", COMPACT_BYTES)
-    arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out"), *options]
-    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert shown.exit_code == 0
+    printed("merge", *parts, "--out", tmp_path / "out", *options)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
 

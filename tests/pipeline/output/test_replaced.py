@@ -1,5 +1,6 @@
 """What `--fresh` replaces is only deleted once the new run has written something."""
 
+import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -27,18 +28,11 @@ def finished(captions: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+CAPTIONS = {"kind": "jsonl", "path": "{}/captions.jsonl"}
 REFUSED: dict[str, tuple[dict[str, Any], type[PhraseboxError], str]] = {
     "input": ({"input": {"kind": "jsonl", "path": "{}/typo.jsonl"}}, InputError, "no such file or folder"),
-    "image root": (
-        {"input": {"kind": "jsonl", "path": "{}/captions.jsonl", "image_root": "{}/typo"}},
-        InputError,
-        "no such folder",
-    ),
-    "images": (
-        {"input": {"kind": "jsonl", "path": "{}/captions.jsonl", "image_root": "{}/out"}},
-        InputError,
-        "none of the first 20 images exists",
-    ),
+    "image root": ({"input": {**CAPTIONS, "image_root": "{}/typo"}}, InputError, "no such folder"),
+    "images": ({"input": {**CAPTIONS, "image_root": "{}/out"}}, InputError, "none of the first 20 images exists"),
     "weights": ({"model": {"name": "ViT-B-32/none"}}, WeightsError, "no such tag"),
 }
 """Name -> sections of the configuration, the error, a part of its message."""
@@ -48,19 +42,15 @@ REFUSED: dict[str, tuple[dict[str, Any], type[PhraseboxError], str]] = {
 def test_what_is_refused_deletes_nothing(
     name: str, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: filled(one) for key, one in value.items()}
-        return value.replace("{}", str(captions.parent))
-
     def no_network(*_: object) -> None:
         raise WeightsError("no such tag")
 
     monkeypatch.setattr("pipeline.run.fetch_weights", no_network if name == "weights" else lambda *_: None)
     sections, error, words = REFUSED[name]
+    filled = json.loads(json.dumps(sections).replace("{}", str(captions.parent)))
     before = content(finished)
     with pytest.raises(error, match=words):
-        run_light(light_config(captions, finished, **filled(sections)), fresh=True)
+        run_light(light_config(captions, finished, **filled), fresh=True)
     assert content(finished) == before
 
 
