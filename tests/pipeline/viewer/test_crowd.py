@@ -142,13 +142,8 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
             assert labels_to_read(sample) == [], "below the last lies the picture"
         else:
             assert alone(sample) == [number]
-    widths = {
-        number: sample.locator(f".region[data-region='{number}'] .mask").evaluate(
-            "one => parseFloat(getComputedStyle(one).strokeWidth)"
-        )
-        for number in LIKELY
-    }
-    by_score = [widths[number] for number in sorted(LIKELY, key=lambda number: SCORES[number])]
+    masks = [sample.locator(f".region[data-region='{n}'] .mask") for n in sorted(LIKELY, key=lambda n: SCORES[n])]
+    by_score = [mask.evaluate("one => parseFloat(getComputedStyle(one).strokeWidth)") for mask in masks]
     assert by_score == sorted(by_score)
     assert by_score[-1] > by_score[0] + 0.5
     page.get_by_label("all", exact=True).focus()

@@ -237,9 +237,7 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     """Two captions say the same phrase: its region is drawn once, so both go."""
     before = exported_boxes(dataset, tmp_path / "before")
     rows = rows_of(dataset)
-    number, row = next(
-        (k, one) for k, one in enumerate(rows) if len({part["phrase"] for part in one["annotations"]}) > 1
-    )
+    number, row = next((k, row) for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1)
     page.goto(f"{served.url}/sample/{row['id']}?row={number}")
     for button in ("#delete", "#move"):
         expect(page.locator(button)).to_be_disabled()
@@ -250,9 +248,7 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
         page.locator("#delete").click()
     expect(page.locator("tr.deleted")).to_have_count(1)
     expect(page.locator("tr.deleted")).to_contain_text(one["phrase"])
-    same = {
-        other["id"] for other in row["annotations"] if (other["phrase"], other["bbox"]) == (one["phrase"], one["bbox"])
-    }
+    same = {each["id"] for each in row["annotations"] if all(each[key] == one[key] for key in ("phrase", "bbox"))}
     after = exported_boxes(dataset, tmp_path / "after")
     assert before.keys() - after.keys() == same
     page.locator(".phrase").first.click()
@@ -266,10 +262,10 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     with page.expect_navigation():
         page.keyboard.press("Enter")
     corrected = page.locator(".region.corrected").first
-    last = [row["annotations"][int(corrected.get_attribute("data-region") or "")]]
-    x, y, w, h = last[0]["bbox"]
+    last = row["annotations"][int(corrected.get_attribute("data-region") or "")]
+    x, y, w, h = last["bbox"]
     after = exported_boxes(dataset, tmp_path / "moved")
-    assert after[last[0]["id"]] == [0, 0, w, h] != [x, y, w, h]
+    assert after[last["id"]] == [0, 0, w, h] != [x, y, w, h]
     assert after.keys() == before.keys()
     expect(page.locator("tr", has_text="box corrected").first).to_be_visible()
     page.goto(f"{served.url}/?where=w>0")  # in the grid, too

@@ -27,9 +27,8 @@ from tests.pipeline.commands.evaluated import called
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
     command = [sys.executable, "-m", "pipeline", "inspect", *arguments, "--port", "0"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

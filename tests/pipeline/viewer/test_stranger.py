@@ -13,6 +13,7 @@ from rich.console import Console
 from pipeline.dataset.selection import Search
 from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import ConfigError
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
 from tests.pipeline.viewer.test_app import ask
 
@@ -26,16 +27,14 @@ def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
     """The dataset as a stranger sends it, who changed its configuration and put images and heat maps inside or not."""
 
     def make(*, images: bool = False, heat_maps: bool = False, **sections: dict[str, Any]) -> Path:
-        manifest = json.loads((dataset / "dataset.json").read_text())
-        for name, values in sections.items():
-            manifest["config"][name] = {**manifest["config"][name], **values}
         if images:
             shutil.copytree(viewed.parent / "images", dataset / "images")
-            manifest["config"]["input"]["image_root"] = str(dataset / "images")
+            sections = {"input": {"image_root": str(dataset / "images")}, **sections}
         if not heat_maps:
             without_heat_maps(dataset)
-        manifest["signature"] = "0" * 64
-        (dataset / "dataset.json").write_text(json.dumps(manifest))
+        change_manifest(
+            dataset, lambda m: [m["config"][name].update(new) for name, new in sections.items()], signature="0" * 64
+        )
         return dataset
 
     return make
@@ -120,10 +119,9 @@ def test_images_in_the_datasets_folder_are_shown_but_no_links_out_of_it(made_by_
 
 
 def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
-    manifest = json.loads((dataset / "dataset.json").read_text())
     without_heat_maps(dataset)
     for config in ({}, {"input": "x"}, {"input": {"kind": "csv", "image_root": 5}, "model": 1}):
-        (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": config}))
+        change_manifest(dataset, config=config)
         with serving(dataset, build=False) as served:
             assert (ask(served, "/")[0], image_of(served)[0], heat_of(served)[0]) == (200, 404, 409)
 
@@ -131,11 +129,8 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
 @pytest.mark.parametrize(("section", "values", "told"), [
     ("model", {"name": "ViT-B-16", "pretrained": "x"}, "--set model.name=ViT-B-16 --set model.pretrained=x"),
     ("model", {"name": "hf-hub:evil/model"}, "--set model.name=hf-hub:evil/model"),
-    (
-        "model",
-        {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
-        "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
-    ),
+    ("model", {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
+     "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json"),
     ("model", {"name": None, "checkpoint": "FOLDER/clip"}, "--set model.checkpoint=FOLDER/clip"),
     ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
     ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
