@@ -46,11 +46,9 @@ class Hub:
         if path.endswith(".git/info/lfs/objects/batch"):
             asked = json.loads(body)
             assert asked["operation"] == "upload"
-            upload = [
-                {**each, "actions": {"upload": {"href": f"{self.endpoint}/large/{each['oid']}"}}}
-                for each in asked["objects"]
-            ]
-            return 200, {"transfer": "basic", "objects": upload}
+            for each in asked["objects"]:
+                each["actions"] = {"upload": {"href": f"{self.endpoint}/large/{each['oid']}"}}
+            return 200, {"transfer": "basic", "objects": asked["objects"]}
         if path == "/api/validate-yaml":
             front = json.loads(body)["content"].split("---")[1]
             return 200, {"errors": [] if yaml.safe_load(front)["configs"] else [{"message": "no data"}], "warnings": []}
@@ -69,11 +67,9 @@ class Hub:
 
     def of_repository(self, own: Repository, name: str, rest: list[str], body: bytes) -> tuple[int, Any]:
         if rest[:1] == ["preupload"]:
-            files = [
-                {"path": each["path"], "uploadMode": "lfs" if each["path"].endswith(".parquet") else "regular",
-                 "shouldIgnore": False}
-                for each in json.loads(body)["files"]
-            ]  # fmt: skip
+            paths = [each["path"] for each in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(".parquet") else "regular" for path in paths}
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
             return 200, {"files": files}
         if rest[:1] == ["commit"]:
             for line in body.splitlines():

@@ -50,8 +50,8 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     assert answer.exit_code == 0, answer.exception
     assert f"uploaded to {hub.endpoint}/datasets/{NAME}" in answer.stdout
     own = hub.repositories[NAME]
-    here = {path.relative_to(tmp_path / "regions").as_posix(): path.read_bytes()
-            for path in (tmp_path / "regions").rglob("*") if path.is_file()}  # fmt: skip
+    files = (path for path in (tmp_path / "regions").rglob("*") if path.is_file())
+    here = {path.relative_to(tmp_path / "regions").as_posix(): path.read_bytes() for path in files}
     assert own.private
     assert own.files == {".gitattributes": b"", **here}
     assert sorted(here)[-1] == "data/train-00002-of-00003.parquet"
