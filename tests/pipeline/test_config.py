@@ -50,12 +50,10 @@ def test_defaults_are_complete() -> None:
 
 
 def test_yaml_goes_over_defaults_and_set_over_yaml(tmp_path: Path) -> None:
-    path = written(
-        tmp_path,
-        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\nengine: {kind: inline}\n"
-        "output: {path: x}\n",
+    text = (
+        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\nengine: {kind: inline}\noutput: {path: x}"
     )
-    config = load_config(path, ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
+    config = load_config(written(tmp_path, text), ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
     assert (config.explain.blocks, config.explain.path) == (1, "full")
     assert (config.output.path, config.output.embed_images) == (Path("x"), True)
     assert (config.input.kind, config.engine) == ("csv", EngineConfig(kind="inline"))
@@ -127,8 +125,7 @@ def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(
 
 
 def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
-    preset = ROOT / "configs/photos.yaml"
-    config = load_config(preset, [], assigned={"model.weights": "mine.pt"})
+    config = load_config(ROOT / "configs/photos.yaml", [], assigned={"model.weights": "mine.pt"})
     assert (config.model.name, config.model.pretrained, config.model.weights) == ("ViT-B-16", None, Path("mine.pt"))
 
 
@@ -152,19 +149,14 @@ VALUES = {
     "input.image_rot=x": "input.image_rot: no such key; did you mean input.image_root?",
     "engine.num_cpu=3": "engine.num_cpu: no such key; did you mean engine.num_cpus?",
     "explain.block=3": "explain.block: no such key; did you mean explain.blocks?",
-    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, heat_maps, max_error_share, path, "
-    "rows_per_file",
+    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, heat_maps, max_error_share, path, rows",
     "input={kind: csv, path: a, delimter: x}": "input.delimter: no such key; did",
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
-    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
-    + ", ".join(EXPLAINERS),
+    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: grad_eclip, ",
     "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
     "engine.explain_workers=8-2": "engine.explain_workers: expected the fewest first, 2-8, got '8-2'",
-    **dict.fromkeys(
-        (f"engine.explain_workers={wrong}" for wrong in ("0", "0-3", "3-", "many", "-2", "1.5")),
-        "engine.explain_workers: ",
-    ),
+    **{f"engine.explain_workers={no}": "engine.explain_workers: " for no in ("0", "0-3", "3-", "many", "-2", "1.5")},
     "output.rows_per_file=0": "output.rows_per_file: expected greater than or equal to 1, got 0",
     "output.path=": "output.path: expected a path, got None",
     "output.embed_images=maybe": "output.embed_images: expected a valid boolean",
@@ -266,13 +258,11 @@ def changed(setting: str) -> Any:
 def test_what_rows_depend_on() -> None:
     plain = load_config(None, INPUT).rows_depend_on()
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
-    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=2", "regions.rule=mean"):
+    columns = ("output.embed_images=true", "output.heat_maps=false")
+    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=2", "regions.rule=mean", *columns):
         assert changed(setting) != plain
-    for setting in ("output.embed_images=true", "output.heat_maps=false"):
-        assert changed(setting) != plain
-    for setting in ("input.limit=3", "model.device=cpu", "model.threads=1"):
-        assert changed(setting) == plain
-    for setting in ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1"):
+    files = ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1")
+    for setting in ("input.limit=3", "model.device=cpu", "model.threads=1", *files):
         assert changed(setting) == plain
 
 
@@ -317,9 +307,8 @@ def test_a_variant_is_resolved_when_it_is_loaded() -> None:
     assert (config.explain.blocks, config.explain.path, config.explain.shorter_side_px) == (1, "full", 640)
     stored = config.rows_depend_on()["explain"]
     assert (stored["blocks"], stored["heads"], stored["contrast"]) == (1, "single", 0.0)
-    assert [key for key, value in load_config(None, INPUT).rows_depend_on()["explain"].items() if value is None] == [
-        "shorter_side_px"
-    ]
+    plain = load_config(None, INPUT).rows_depend_on()["explain"]
+    assert [key for key, value in plain.items() if value is None] == ["shorter_side_px"]
 
 
 def test_an_explicit_null_is_kept() -> None:

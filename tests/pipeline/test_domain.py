@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -17,13 +16,13 @@ from pipeline.config import RunConfig
 from pipeline.domain import outside_domain, trusted
 from pipeline.graph import build_graph
 from pipeline.run import run
-from pipeline.scenes import write_scenes
 from pipeline.summary import Report
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
 from stages.regions.stage import RegionsStage
 from tests.cuda.simulated import SimulatedCuda
-from tests.pipeline.commands.evaluated import config_of
+from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
+from tests.pipeline.light import rows_of
 
 CAPTIONS = (
     "a man in a grey coat walks along the street",
@@ -33,11 +32,7 @@ CAPTIONS = (
 )
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    write_scenes(folder, 24, 43)
-    return folder
+drawn = drawing(24, 43)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +53,8 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
     """The output of a run, its manifest and its rows."""
-    printed = StringIO()
-    dataset = run(config, Console(file=printed, width=300))
-    rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return printed.getvalue(), json.loads((dataset / "dataset.json").read_text()), rows
+    dataset, text = run_aloud(config)
+    return text, json.loads((dataset / "dataset.json").read_text()), rows_of(dataset)
 
 
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:

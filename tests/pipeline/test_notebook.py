@@ -130,10 +130,8 @@ def test_two_names_asked_for_are_two_things(path: Path) -> None:
 
 
 def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
-    default = locator(path, ["red car", "dog"])
-    other = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})(
-        path, ["red car", "dog"]
-    )
+    changed = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})
+    default, other = (each(path, ["red car", "dog"]) for each in (locator, changed))
     assert not np.array_equal(default.heat_maps, other.heat_maps)
     assert other.masks.sum() < default.masks.sum()
     with pytest.raises(ConfigError, match=r"explain\.block: no such key; did you mean explain\.blocks\?"):

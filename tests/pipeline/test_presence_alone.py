@@ -2,13 +2,11 @@
 
 import json
 import random
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipeline import presence_alone
 from pipeline.config import RunConfig
@@ -18,10 +16,9 @@ from pipeline.graph import build_graph
 from pipeline.logistic import fit_logistic
 from pipeline.presence_alone import fit_noisy, others_for, words_of
 from pipeline.run import _Computing, run
-from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
-from tests.pipeline.commands.evaluated import QUIET, called, config_of
+from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
 
 
@@ -70,11 +67,7 @@ def few() -> Any:
         yield
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, 24, 43, absent=True)
-    return folder
+scenes = drawing(24, 43, absent=True)
 
 
 def uncalibrated(scenes: Path, out: Path, **more: Any) -> RunConfig:
@@ -85,9 +78,7 @@ def uncalibrated(scenes: Path, out: Path, **more: Any) -> RunConfig:
 
 def made(config: RunConfig) -> str:
     """Run; return what was printed."""
-    printed = StringIO()
-    run(config, Console(file=printed, width=1000))
-    return printed.getvalue()
+    return run_aloud(config)[1]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pipeline.dataset.folder import write_marks
 from pipeline.dataset.origin import signed
 from pipeline.export import EXPORTERS
 from stages.contract.errors import ConfigError, InputError
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.export.datasets import encoded, write_dataset
 
 
@@ -64,8 +65,7 @@ def test_doubtful_regions_are_counted_where_scores_are_probabilities(
     calibration: str | None, options: tuple[str, ...], told: str, tmp_path: Path
 ) -> None:
     dataset = write_dataset(tmp_path / "dataset")
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps({**manifest, "calibration": calibration}))
+    change_manifest(dataset, calibration=calibration)
     text = exported(dataset, tmp_path / "out", *options)
     assert told in text
     assert ("below 0.5" in text) == bool(told)
@@ -110,9 +110,7 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
     root.mkdir()
     (root / "1.jpg").write_bytes(encoded())
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
-    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
     packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
     rejected(ConfigError, f"^--images: .*if it is right, give --images '{root}'$", *packed)
     assert not (tmp_path / "packed").exists()

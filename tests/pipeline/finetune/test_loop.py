@@ -35,10 +35,10 @@ class StopHereError(Exception):
     """Ends a training between two steps, as kill -9 would."""
 
 
-def stop_after(steps: int) -> Any:
+def stop_after(steps: int, error: type[BaseException] = StopHereError) -> Any:
     def on_step(step: int, _: int) -> None:
         if step == steps:
-            raise StopHereError
+            raise error
 
     return on_step
 
@@ -83,12 +83,8 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
 
 
 def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) -> None:
-    def on_step(step: int, _: int) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(inline_dataset, tmp_path), on_step)
+        finetune(config_of(inline_dataset, tmp_path), stop_after(2, KeyboardInterrupt))
     assert torch.load(tmp_path / LATEST, weights_only=True)["step"] == 2
 
 
@@ -176,15 +172,11 @@ def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, config.model_dump_json()],
-            env={**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, config in enumerate(configs)
-    ]
+    ranks = []
+    for rank, config in enumerate(configs):
+        command = [sys.executable, "-c", RANK, config.model_dump_json()]
+        environment = {**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)}
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         said = [process.communicate(timeout=300)[1] for process in ranks]
     finally:
