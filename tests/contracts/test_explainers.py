@@ -82,14 +82,11 @@ def state_of(model: nn.Module) -> list[Any]:
     hooks = [name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)]
     modules = [
         (
-            name,
-            module.training,
-            getattr(module.forward, "__func__", module.forward),
-            "forward" in vars(module),
+            name, module.training, getattr(module.forward, "__func__", module.forward), "forward" in vars(module),
             *(len(vars(module)[h]) for h in hooks),
         )
         for name, module in model.named_modules()
-    ]
+    ]  # fmt: skip
     parameters = [
         (name, id(p), p.requires_grad, p.grad, p.dtype, p.device, p._version) for name, p in model.named_parameters()
     ]

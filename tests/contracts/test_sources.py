@@ -43,8 +43,7 @@ PHRASES = (
 def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny model in files, as the `model` section of a run."""
     config = save_tower(tmp_path_factory.mktemp("model"), "class token")[1]
-    plain: dict[str, Any] = config.model_dump(mode="json")
-    return plain
+    return config.model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +151,9 @@ def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSou
 
 @kinds
 def test_a_run_takes_it(
-    kind: str,
-    model: dict[str, Any],
-    settings: dict[str, dict[str, Any]],
-    scenes_config: dict[str, Any],
+    kind: str, model: dict[str, Any], settings: dict[str, dict[str, Any]], scenes_config: dict[str, Any],
     tmp_path: Path,
-) -> None:
+) -> None:  # fmt: skip
     values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
     config = check(values, RunConfig)
     path = run(config)
@@ -174,14 +170,11 @@ def test_a_run_takes_it(
 
 
 @kinds
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {},
-        {"regions": {"calibration": "mine.json"}},
-        {"output": {"path": "out/", "heat_maps": True}},
-    ],
-)
+@pytest.mark.parametrize("setting", [
+    {},
+    {"regions": {"calibration": "mine.json"}},
+    {"output": {"path": "out/", "heat_maps": True}},
+])  # fmt: skip
 def test_what_concerns_heat_maps_is_rejected(
     kind: str, setting: dict[str, Any], settings: dict[str, dict[str, Any]], model: dict[str, Any]
 ) -> None:

@@ -47,13 +47,9 @@ REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
     "COCO of wrong types": ("coco_captions", "a.json", b'{"images": {}, "annotations": 5}', "expected the lists"),
     "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "nested too deeply"),
     "COCO not UTF-8": ("coco_captions", "a.json", b'{"\xff\xfe": 1}', "is not a JSON file"),
-    "COCO instances": (
-        "coco_captions",
-        "a.json",
-        f'{IMAGES}[{{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}}]}}'.encode(),
-        "is it an instances file?",
-    ),
-}
+    "COCO instances": ("coco_captions", "a.json",
+     f'{IMAGES}[{{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}}]}}'.encode(), "is it an instances file?"),
+}  # fmt: skip
 """Name -> kind of input, its path, the bytes of that file if there is one, and a part of the message."""
 
 

@@ -70,18 +70,12 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize(("sections", "settings", "left"), [
-    pytest.param(
-        OUTSIDE,
-        [],
-        "input.path input.image_root regions.calibration source.truth model.name model.pretrained phrases.spacy_model",
-        id="all of it",
-    ),
-    pytest.param(
-        OUTSIDE,
-        ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
-        "regions.calibration",
-        id="what the user names, whatever it is",
-    ),
+    pytest.param(OUTSIDE, [],
+     "input.path input.image_root regions.calibration source.truth model.name model.pretrained phrases.spacy_model",
+     id="all of it"),
+    pytest.param(OUTSIDE,
+     ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
+     "regions.calibration", id="what the user names, whatever it is"),
     pytest.param({"input": {"path": "FOLDER/a.jsonl", "image_root": "FOLDER/images"}}, [], "", id="inside"),
     pytest.param({"input": {"path": "FOLDER/../a.jsonl"}}, [], "input.path", id="out of it again"),
     pytest.param({"input": {"path": "FOLDER/out/a.jsonl"}}, [], "input.path", id="through a link"),

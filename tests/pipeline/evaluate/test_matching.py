@@ -133,13 +133,8 @@ def truth_of(*names: str) -> GroundTruth:
 
 @pytest.mark.parametrize(("names", "true_names", "matched", "by_stem", "ambiguous"), [
     # By the whole name, or by a last part that is unique.
-    (
-        ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"],
-        ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
-        {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"},
-        0,
-        1,
-    ),
+    (["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"], ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
+     {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"}, 0, 1),
     # A row per caption does not make an image ambiguous.
     (["a/1.jpg", "a/1.jpg"], ["1.jpg"], {"a/1.jpg": "1.jpg"}, 0, 0),
     # Without the extension.

@@ -19,10 +19,8 @@ from tests.stages.shared.model.saved import save_json, save_model
     ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: cannot read .*none\.json: No such file"),
     ({"name": "ViT-B16", "weights": "any"}, r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"),
     ({"name": "zzzzzzzz", "weights": "any"}, r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"),
-    (
-        {"name": "openai/clip-vit-base-patch32"},
-        r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir",
-    ),
+    ({"name": "openai/clip-vit-base-patch32"},
+     r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir"),
     ({"name": "ViT-B-16", "pretrained": "laion"}, r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"),
     # open_clip would take any tokenizer option from there.
     ({"name": "hf-hub:someone/something", "weights": "any"}, r"model\.name: there is no model"),
