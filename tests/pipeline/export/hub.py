@@ -3,14 +3,14 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import yaml
+
+from tests.stages.shared.model.hub_server import Quiet, served
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -97,12 +97,7 @@ class Hub:
 def running(hub: Hub) -> Iterator[Hub]:
     """Serve it on a port of this machine."""
 
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
+    class Answer(Quiet):
         def answer(self) -> None:
             if self.headers.get("Transfer-Encoding") == "chunked":
                 body = b""
@@ -115,9 +110,8 @@ def running(hub: Hub) -> Iterator[Hub]:
             hub.requests.append(f"{self.command} {self.path}")
             # The large files go to a signed place, without the token.
             is_known = self.command == "PUT" or self.headers.get("Authorization") == f"Bearer {hub.token}"
-            status, content = (
-                hub.answer(self.command, self.path, body) if is_known else (401, {"error": "who are you?"})
-            )
+            unknown = 401, {"error": "who are you?"}
+            status, content = hub.answer(self.command, self.path, body) if is_known else unknown
             encoded = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -127,13 +121,6 @@ def running(hub: Hub) -> Iterator[Hub]:
 
         do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that http.server calls
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Answer) as port:
+        hub.endpoint = f"http://127.0.0.1:{port}"
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -72,10 +72,8 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     with caplog.at_level(logging.INFO, "stages.shared.model"):
         clip = load(ModelConfig(name="demo", device="cpu", threads=2))
     assert clip.device_name == "cpu, 2 threads"
-    assert [record.getMessage() for record in caplog.records] == [
-        "demo: the weights are open_clip's",
-        "demo computes on cpu, 2 threads in fp32",
-    ]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["demo: the weights are open_clip's", "demo computes on cpu, 2 threads in fp32"]
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
@@ -111,28 +109,20 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
     assert clip.device_name.endswith(", slow in bfloat16")
 
 
-@pytest.mark.parametrize(("error", "expected"), [
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-    (RuntimeError("CUDA error: out of memory"), True),
-    (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-    (ValueError("CUDA error: out of memory"), False),
+@pytest.mark.parametrize(("error", "kind"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "full"),
+    (torch.AcceleratorError("CUDA error: out of memory"), "full"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "full"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
+    (RuntimeError("CUDA error: out of memory"), "full"),
+    (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "the program's"),
+    (ValueError("CUDA error: out of memory"), "the program's"),
+    (ValueError("CUDA error: device-side assert triggered"), "the program's"),
 ], ids=str)  # fmt: skip
-def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
-    assert is_out_of_memory(error) == expected
-
-
-@pytest.mark.parametrize(("error", "expected"), [
-    (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
-    (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
-    (torch.AcceleratorError("CUDA error: out of memory"), False),
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
-    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-    (ValueError("CUDA error: device-side assert triggered"), False),
-], ids=str)  # fmt: skip
-def test_a_broken_device_is_known(error: Any, expected: bool) -> None:
-    assert is_broken(error) == expected
+def test_errors_of_full_memory_and_of_a_broken_device_are_known(error: Any, kind: str) -> None:
+    assert (is_out_of_memory(error), is_broken(error)) == (kind == "full", kind == "broken")
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:

@@ -117,9 +117,8 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: asked.append((args, options)))
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
-    tokenizer_of(
-        Described(name="tiny", architecture=architecture, input=SPEC, folder=Path(), weights=None, pretrained=None)
-    )
+    files: dict[str, Any] = {"folder": Path(), "weights": None, "pretrained": None}
+    tokenizer_of(Described(name="tiny", architecture=architecture, input=SPEC, **files))
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
     assert asked == [(("a/b",), options)]
 
