@@ -275,9 +275,7 @@ def test_what_rows_depend_on() -> None:
     ("model={name: ViT-B-16, weights: a.pt}", ["model={name: ViT-B-16, weights: ./a.pt}"]),
     ("regions.calibration=fit.json", ["regions.calibration={}/fit.json"]),
 ])  # fmt: skip
-def test_the_same_path_written_otherwise_is_the_same(
-    written_as: str, same: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_path_written_otherwise_is_the_same(written_as: str, same: list[str], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = changed(written_as)
     assert [changed(setting.replace("{}", str(tmp_path))) for setting in same] == [first] * len(same)

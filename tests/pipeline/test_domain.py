@@ -173,9 +173,7 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, use
     assert graph.calibrated, "it is used all the same"
 
 
-def test_the_driver_of_other_processes_leaves_its_gpu_to_them(
-    clouds: Path, tmp_path: Path, cuda: SimulatedCuda
-) -> None:
+def test_the_driver_of_other_processes_leaves_its_gpu_to_them(clouds: Path, tmp_path, cuda: SimulatedCuda) -> None:
     graph = build_graph(config_of(clouds, tmp_path / "out", model={"name": "demo", "batch_size": 4}))
     shards = plan_shards(graph.reader)
     there = outside_domain(graph, shards, "ray")

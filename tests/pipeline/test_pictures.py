@@ -13,6 +13,7 @@ from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
 from stages.shared.images.faults import DecodeLimits
+from tests.stages.regions.cutting import mask_of
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
@@ -100,10 +101,6 @@ def drawn(path: str, size_hw: tuple[int, int]) -> Mask:
     paper = np.zeros((height * 4 + 1, width * 4 + 1), np.uint8)
     cv2.fillPoly(paper, rings, 1)
     return paper[2::4, 2::4] > 0
-
-
-def mask_of(*lines: str) -> Mask:
-    return np.array([[letter == "#" for letter in line] for line in lines])
 
 
 SMALL = {

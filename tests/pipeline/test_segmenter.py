@@ -46,9 +46,7 @@ def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> 
     assert [row["phrase_count"] for row in rows] == [row["phrase_count"] for row in contours]
 
 
-def test_the_segmenters_weights_decide_rows(
-    dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
-) -> None:
+def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
     saved("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
@@ -110,9 +108,7 @@ def test_both_models_share_the_gpus(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_gives_the_rows_of_one_process(
-    dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
-) -> None:
+def test_ray_gives_the_rows_of_one_process(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
     engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1}
     config = config_of(scenes_config, sam, tmp_path / "out", engine=engine)
     (tmp_path / "run.yaml").write_text(config.to_yaml())

@@ -144,9 +144,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     assert cook.tolist() == boy.tolist(), "the things differ in their place alone"
 
 
-def test_too_few_regions_are_refused(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_regions_are_refused(inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 10_000)
     with pytest.raises(InputError, match="at least 10000"):
         write_calibration(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
@@ -168,9 +166,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "new").exists(), "a rejected calibration leaves no folder"
 
 
-def test_absent_phrases_are_found_out_once_presence_is_fitted(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Path, tmp_path, monkeypatch) -> None:
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)

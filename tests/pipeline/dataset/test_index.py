@@ -118,9 +118,7 @@ def test_what_is_no_condition(where: str, index: Index) -> None:
     ("phrase::INTEGER > 3", "not an SQL condition: Conversion Error: "),
     (ENDLESS, r"took longer than 0\.2 s and was stopped"),
 ])  # fmt: skip
-def test_a_condition_that_fails_while_it_runs(
-    where: str, words: str, index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_condition_that_fails_while_it_runs(where: str, words: str, index: Index, monkeypatch) -> None:
     """Is given up, and the next search is answered."""
     monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)
     index.check(Search(where=where))

@@ -55,9 +55,7 @@ def instances(dataset: Path, out: Path, **request: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(
-    name: str, dataset: Path, tmp_path: Path
-) -> None:
+def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name: str, dataset: Path, tmp_path) -> None:
     if not EXPORTERS[name].takes_groups:
         with pytest.raises(ConfigError, match=f"^per: {name} "):
             exported(name, dataset, tmp_path / "out", per="group")

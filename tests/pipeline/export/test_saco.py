@@ -70,9 +70,7 @@ def test_the_pairs(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Pat
     assert pairs["plain", "cow"]["queried_category"] == pairs["no region", "cow"]["queried_category"]
 
 
-def test_pairs_are_exhaustive_where_somebody_looked(
-    rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path
-) -> None:
+def test_pairs_are_exhaustive_where_somebody_looked(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path) -> None:
     """`exhaustive=all` takes them without a look, as above."""
     marked = Path(shutil.copytree(demo_dataset, tmp_path / "dataset"))
     for marks, reviewed in (({}, set()), ({"plain": "good", "dogs": "bad"}, {"plain"})):

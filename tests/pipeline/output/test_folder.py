@@ -375,9 +375,7 @@ def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> No
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_a_take_over_that_is_killed_is_done_again(
-    step: int, noted: DatasetFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolder, monkeypatch) -> None:
     """In front of its first file, behind it, and while the journal before goes."""
     calls = count()
 

@@ -39,9 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[PhraseboxError], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_deletes_nothing(
-    name: str, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Path, monkeypatch) -> None:
     def no_network(*_: object) -> None:
         raise WeightsError("no such tag")
 

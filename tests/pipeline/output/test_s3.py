@@ -259,9 +259,7 @@ def test_a_run_that_lost_its_lease_stops_before_it_finishes(lease_file: ObjectPa
     assert lease_file.read_bytes() == b'["other machine, process 7, abc", 1]'
 
 
-def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(
-    lease_file: ObjectPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(lease_file: ObjectPath, monkeypatch) -> None:
     """Storage says how long an object is, and then gives the content of the next one."""
     contents = [b'["other, process 7, abc", 1]"', b'["other, process 7, a', b'["other, process 7, abc", 2]']
     monkeypatch.setattr(ObjectPath, "read_bytes", lambda _: contents.pop(0))

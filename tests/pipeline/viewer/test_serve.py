@@ -88,9 +88,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
 
 
-def test_it_listens_elsewhere_when_asked_to_and_says_so(
-    viewed: Path, served_to_nobody: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_listens_elsewhere_when_asked_to_and_says_so(viewed: Path, served_to_nobody: list[str], capsys) -> None:
     serve(viewed, Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
     assert served_to_nobody == ["0.0.0.0"]
     assert "everyone who can reach this machine" in capsys.readouterr().out

@@ -165,9 +165,7 @@ def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch
         assert b"built: ViT-B-16 openai mine" in heat_of(served)[1]
 
 
-def test_a_gallery_says_what_to_type(
-    made_by_a_stranger: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gallery_says_what_to_type(made_by_a_stranger: Made, tmp_path, capsys) -> None:
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
     assert f"phrasebox inspect {dataset} --images /" in capsys.readouterr().out

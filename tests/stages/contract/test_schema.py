@@ -120,21 +120,13 @@ def make_record(**changes: Any) -> Record:
     box, area = rle_box_xywh_px(rle), rle_area_px(rle)
     region = Region(phrase_index=0, box_xywh_px=box, mask=rle, area_px=area, score=0.75, similarity=0.25)
     image = ImageRef(file_name="a/b.jpg", content=b"JPEG")
-    record = Record(
-        sample=Sample(sample_id="k1", source="a.jsonl:1", captions=captions, image=image),
-        width_px=10,
-        height_px=8,
-        phrases=(
-            Phrase(text="red car", caption_index=0, start=0, end=9, head="car"),
-            Phrase(text="sky", caption_index=1, start=16, end=19, head="sky"),
-        ),
-        heat_maps=(
-            HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25),
-            HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty"),
-        ),
-        regions=(region,),
-    )
-    return replace(record, **changes)
+    sample = Sample(sample_id="k1", source="a.jsonl:1", captions=captions, image=image)
+    red_car = Phrase(text="red car", caption_index=0, start=0, end=9, head="car")
+    sky = Phrase(text="sky", caption_index=1, start=16, end=19, head="sky")
+    hot = HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25)
+    cold = HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty")
+    found: dict[str, Any] = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
+    return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **found, **changes})
 
 
 def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> dict[str, Any]:
@@ -147,11 +139,7 @@ def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = Fals
 def test_the_row_of_an_annotated_image() -> None:
     row = row_of(make_record())
     assert row == {
-        "id": stable_id("k1"),
-        "sample_id": "k1",
-        "file_name": "a/b.jpg",
-        "width": 10,
-        "height": 8,
+        "id": stable_id("k1"), "sample_id": "k1", "file_name": "a/b.jpg", "width": 10, "height": 8,
         "captions": ["A red car.", "a car under the Sky"],
         "annotations": [
             {
@@ -162,11 +150,8 @@ def test_the_row_of_an_annotated_image() -> None:
                 "similarity": 0.25, "presence": None, "group": None, "refined": "none", "fallback": None,
             }
         ],
-        "absent": [],
-        "phrase_count": 2,
+        "absent": [], "phrase_count": 2, "error": None, "error_detail": None,
         "warnings": ["no region for 'sky': its heat map is zero everywhere"],
-        "error": None,
-        "error_detail": None,
     }  # fmt: skip
 
 
@@ -242,10 +227,8 @@ def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
         {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "plural": False},
     ]
     levels = bytes([0, 64, 128, 255])
-    assert [tuple(entry.values()) for entry in row["heat_maps"]] == [
-        ("red car", [2, 2], levels, 0.5, 0.25, 0.75),
-        ("sky", [2, 2], None, 0.0, 0.125, None),
-    ]
+    entries = [tuple(entry.values()) for entry in row["heat_maps"]]
+    assert entries == [("red car", [2, 2], levels, 0.5, 0.25, 0.75), ("sky", [2, 2], None, 0.0, 0.125, None)]
     assert [*row["heat_maps"][0]] == ["phrase", "size", "levels", "shift_cells", "similarity", "presence"]
     assert not {"phrases", "heat_maps"} & row_of(make_record()).keys()
 

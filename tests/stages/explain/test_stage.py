@@ -281,9 +281,7 @@ def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_onc
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, LATE], ids=["at once", "late"])
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1", "launch 2", "wait 2"])
-def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(
-    what: str, error: RuntimeError, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str, error: RuntimeError, caplog) -> None:
     device = TalkingDevice({what: error})
     assert_answered(stage_on(device, 8), 24)
     failed = device.said.index(what)

@@ -91,10 +91,8 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
         "[a white dog] sleeps by [a boy]",
     )
     found = wordings(texts, phrases)
-    named = {
-        name for one in found for other in found if one.caption != other.caption for name in pair_features(one, other)
-    }
-    assert named == set(weights)
+    pairs = [(one, other) for one in found for other in found if one.caption != other.caption]
+    assert {name for pair in pairs for name in pair_features(*pair)} == set(weights)
 
 
 def test_relations() -> None:

@@ -13,6 +13,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, cut_map, surface_of
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of, to_cut
+from tests.stages.regions.test_refine import picture
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
@@ -103,13 +104,6 @@ def test_a_guide_is_made_once_for_an_image_and_shrinks_it_as_far_as_its_window_a
     assert canvas.guide((8, 8)) is canvas.guide((8, 8))
 
 
-def picture(seed: int = 0) -> np.ndarray:
-    """uint8 (200, 200, 3): a noisy red thing on noisy grey."""
-    rgb = np.full((SIDE, SIDE, 3), (120.0, 125.0, 130.0))
-    rgb[THING] = (200, 40, 50)
-    return np.clip(rgb + np.random.default_rng(seed).normal(0, 6, rgb.shape), 0, 255).astype(np.uint8)
-
-
 def blurry(shift_px: int = 7) -> HeatMap:
     """The thing on the grid, moved to the right and blurred."""
     full = np.zeros((SIDE, SIDE), np.float32)
@@ -136,13 +130,13 @@ def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap | No
 
 
 def test_a_guided_contour_follows_the_thing() -> None:
-    assert overlap(blurry(), LINEAR, picture()) < 0.6
-    assert overlap(blurry(), GUIDED, picture()) > 0.85
-    assert overlap(blurry(), GUIDED.model_copy(update={"refine": "grabcut"}), picture()) > 0.9
+    assert overlap(blurry(), LINEAR, picture(THING)) < 0.6
+    assert overlap(blurry(), GUIDED, picture(THING)) > 0.85
+    assert overlap(blurry(), GUIDED.model_copy(update={"refine": "grabcut"}), picture(THING)) > 0.9
 
 
 def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
-    canvas, heat_map = Canvas(picture()), blurry()
+    canvas, heat_map = Canvas(picture(THING)), blurry()
     for config in (GUIDED, GUIDED.model_copy(update={"refine": "grabcut"})):
         levels, found = surface(heat_map, config, canvas), cut(heat_map, config, canvas)
         assert levels is not None
@@ -157,7 +151,7 @@ def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
 
 def test_guided_rules_look_at_the_fine_map() -> None:
     config = GUIDED.model_copy(update={"rule": "mean"})
-    found = cut(blurry(), config, Canvas(picture()))
+    found = cut(blurry(), config, Canvas(picture(THING)))
     assert found is not None
     assert found.threshold == np.floor(found.fine.mean(dtype=np.float64)) + 0.5
 
@@ -179,14 +173,14 @@ def test_the_stage_guides_each_map_by_its_own_image() -> None:
         Record(
             sample=Sample(sample_id=str(seed), source="test"), width_px=SIDE, height_px=SIDE,
             phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
-            pixels=Pixels(rgb=picture(seed)), heat_maps=(blurry(seed),),
+            pixels=Pixels(rgb=picture(THING, seed=seed)), heat_maps=(blurry(seed),),
         )
         for seed in range(3)
     ]  # fmt: skip
     stage = RegionsStage(GUIDED)
     for record in records:
         (shown,) = stage.surfaces_of(record).values()
-        levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture()))
+        levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture(THING)))
         assert np.array_equal(shown.values, levels)
     empty = replace(records[0], heat_maps=(replace(blurry(), fault="empty"),))
     assert stage.surfaces_of(empty) == {}

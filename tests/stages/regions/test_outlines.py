@@ -91,10 +91,8 @@ def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
 
 def weighing_size(weight: float) -> FittedCut:
     """A fitted cut that knows only this of things: their usual boxes are large, or small."""
-    zeros = dict.fromkeys(CUT_FEATURES, 0.0)
-    return FittedCut(
-        weight={**zeros, "log_box_area": weight}, mean=zeros, scale=dict.fromkeys(CUT_FEATURES, 1.0), usual={}
-    )
+    zeros, ones = (dict.fromkeys(CUT_FEATURES, value) for value in (0.0, 1.0))
+    return FittedCut(weight={**zeros, "log_box_area": weight}, mean=zeros, scale=ones, usual={})
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(1.0, 0), (-1.0, 1)])
@@ -204,9 +202,7 @@ def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
         assert asked.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
 
 
-def test_a_full_gpu_gets_half_as_many_images(
-    stage: RegionsStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, caplog) -> None:
     records, encode, sizes = [record(number) for number in range(4)], Segmenter.encode, []
     expected = stage.process(records)
 

@@ -35,9 +35,8 @@ def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[Hea
 ])  # fmt: skip
 def test_parts(rows, expected):
     mask = mask_of(*rows)
-    assert [part.inside.tolist() for part in found(np.full(mask.shape, 100.0), mask)] == [
-        mask_of(*part).tolist() for part in expected
-    ]
+    parts = found(np.full(mask.shape, 100.0), mask)
+    assert [part.inside.tolist() for part in parts] == [mask_of(*part).tolist() for part in expected]
 
 
 @settings(max_examples=200)

@@ -65,9 +65,7 @@ def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names == ["cpu, 1 thread", "cuda:3 NVIDIA number 3", "cuda:1 NVIDIA number 1"]
 
 
-def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(caplog) -> None:
     """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
     with caplog.at_level(logging.INFO, "stages.shared.model"):
         clip = load(ModelConfig(name="demo", device="cpu", threads=2))
@@ -85,9 +83,7 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     (("amx_bf16", "amx_fp16"), {"fp32", "bf16", "fp16"}),
     (("neon", "bf16", "fp16_arith"), {"fp32", "bf16", "fp16"}),
 ], ids=["avx2", "avx512", "amx", "arm"])  # fmt: skip
-def test_the_processor_decides_what_is_fast(
-    instructions: tuple[str, ...], fast: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog) -> None:
     processor(monkeypatch, *instructions)
     assert fast_precision(CPU) == ("bf16" if "bf16" in fast else "fp32")
     assert is_fast(torch.bfloat16, GPU)
@@ -99,9 +95,7 @@ def test_the_processor_decides_what_is_fast(
     assert fast_precision(CPU) == "fp32", "a torch that does not know the processor"
 
 
-def test_a_slow_precision_is_obeyed_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     processor(monkeypatch, "avx2")
     clip = load(ModelConfig(name="demo", device="cpu", precision="bf16"))
     assert clip.tower.dtype == torch.bfloat16

@@ -62,9 +62,7 @@ def said_of_fetch() -> str:
     return message
 
 
-def test_weights_are_downloaded_once_and_are_the_model_s(
-    hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: bytes, monkeypatch) -> None:
     said: list[str] = []
     path = fetch("tiny", "one", said.append)
     assert path.read_bytes() == weights

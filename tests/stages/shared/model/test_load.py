@@ -122,9 +122,7 @@ def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["ViT-S-16", "ViT-B-16-plus-240", "ViT-H-14-378-quickgelu", "ViT-bigG-14"])
-def test_towers_with_a_class_token_are_supported_and_need_no_memory(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_towers_with_a_class_token_are_supported_and_need_no_memory(name: str, tmp_path, monkeypatch) -> None:
     """The check of the largest takes as little as that of the smallest: no parameter is allocated."""
     devices: set[str] = set()
 
@@ -169,9 +167,7 @@ def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_pat
     ({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max"}, "with the pooling 'max'"),
     ({"timm_model_name": "hf-hub:somebody/something", "timm_pool": "map"}, "no model of timm"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else None)  # fmt: skip
-def test_tower_options_that_change_the_formula_are_rejected(
-    vision: dict[str, Any], obstacle: str, tmp_path: Path
-) -> None:
+def test_tower_options_that_change_the_formula_are_rejected(vision: dict[str, Any], obstacle: str, tmp_path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match=obstacle) as error:
         usable_model(ModelConfig(config=path, weights=path))

@@ -26,9 +26,7 @@ from tests.stages.shared.model.saved import save_json, save_model
     ({"name": "hf-hub:someone/something", "weights": "any"}, r"model\.name: there is no model"),
     ({"name": "local-dir:.", "weights": "any"}, r"model\.name: there is no model"),
 ])  # fmt: skip
-def test_models_that_are_not_there_are_named(
-    values: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_are_not_there_are_named(values: dict[str, Any], message: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_json(tmp_path)
     with pytest.raises(PhraseboxError, match=message):

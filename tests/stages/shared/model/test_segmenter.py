@@ -34,9 +34,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "form"), [("sam", "point"), ("sam", "box"), *((kind, "both") for kind in KINDS)])
-def test_masks_are_those_of_transformers_prompt_by_prompt(
-    kind: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, tmp_path, monkeypatch) -> None:
     """Images of several sizes in one batch, more prompts than are decoded together."""
     monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
     model, processor = saved(kind, tmp_path)
@@ -117,9 +115,7 @@ def change(folder: Path, what: str) -> None:
     ("config.json", ConfigError, "is no folder of transformers"),
     ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
 ])  # fmt: skip
-def test_what_is_no_segmenter_is_rejected(
-    what: str, error: type[Exception], match: str, sam: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], match: str, sam: Path, tmp_path) -> None:
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)
     with pytest.raises(error, match=rf"^regions\.sam\.model: .*{match}"):
