@@ -66,12 +66,9 @@ def test_set_may_put_whole_sections_and_yaml_values() -> None:
     assert load_config(None, [*INPUT, "input.path=a=b.jsonl"]).input.path == "a=b.jsonl"
 
 
-def test_the_kinds_of_explainer_and_engine_may_be_left_out() -> None:
+def test_kinds_may_be_left_out_and_an_empty_file_is_no_settings(tmp_path: Path) -> None:
     config = load_config(None, [*INPUT, "explain.blocks=1", "engine.num_cpus=4"])
     assert (config.explain.kind, config.engine.kind, config.engine.num_cpus) == ("grad_eclip", "auto", 4)
-
-
-def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, "# nothing\n"), INPUT) == load_config(None, INPUT)
 
 
@@ -239,13 +236,10 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     assert "is not YAML: " in message([], tmp_path / "binary.yaml")
 
 
-def test_the_phrases_section_alone() -> None:
+def test_the_phrases_section_alone_and_explain_need_no_input(tmp_path: Path) -> None:
     """`phrasebox phrases --set` takes its keys without the section's name."""
     assert load_config(None, ["max_phrases=5"], PhrasesConfig).max_phrases == 5
     assert message(["max_phrase=5"], model=PhrasesConfig) == "max_phrase: no such key; did you mean max_phrases?"
-
-
-def test_explain_needs_no_input(tmp_path: Path) -> None:
     assert load_config(None, ["explain.blocks=1"], ExplainConfig).explain.blocks == 1
     path = written(tmp_path, "input: {kind: jsonl, path: a}\nmodel: {device: cpu}\n")
     assert load_config(path, [], ExplainConfig).model.device == "cpu"
@@ -309,13 +303,10 @@ def test_a_variant_is_resolved_when_it_is_loaded() -> None:
     assert [key for key, value in plain.items() if value is None] == ["shorter_side_px"]
 
 
-def test_an_explicit_null_is_kept() -> None:
+def test_an_explicit_null_is_kept_and_another_variant_replaces_stored_values() -> None:
     config = load_config(None, [*INPUT, "explain.variant=authors", "explain.shorter_side_px=null"])
     assert config.explain.shorter_side_px is None
     assert message([*INPUT, "explain.blocks=null"]).startswith("explain.blocks: expected a valid integer")
-
-
-def test_another_variant_replaces_the_stored_values() -> None:
     stored = json.loads(load_config(None, INPUT).model_dump_json())
     assert stored_config(stored, ["explain.variant=authors"]).explain.blocks == 1
     assert stored_config(stored, ["explain.variant=authors", "explain.blocks=3"]).explain.blocks == 3

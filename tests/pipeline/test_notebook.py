@@ -122,9 +122,6 @@ def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None
     one, several = loose(path, "a red car"), loose(path, "two red cars")
     assert len(one.scores) == 1
     assert len(several.scores) > 1
-
-
-def test_two_names_asked_for_are_two_things(path: Path) -> None:
     both = Locator("demo", regions={"min_presence": None})(path, ["a car", "a vehicle"])
     assert [region.group for region in both.regions] == both.phrase_indices.tolist() == [0, 1]
 

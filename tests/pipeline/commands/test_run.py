@@ -203,12 +203,9 @@ class Keeps(Stage):
         return list(batch)[self.lost :]
 
 
-def test_a_stage_that_loses_records_is_caught() -> None:
+def test_every_stage_is_timed_and_one_that_loses_records_is_caught() -> None:
     with pytest.raises(RuntimeError, match="stage keeps answered 1 of 2 records"):
         run_stages([Keeps(1)], [None, None], lambda *_: None)  # type: ignore[list-item]
-
-
-def test_times_are_told_for_every_stage() -> None:
     told: list[Any] = []
     assert run_stages([Keeps(), Keeps()], [], lambda *event: told.append(event)) == []
     assert [event[:2] for event in told] == [("keeps", 0), ("keeps", 0)]

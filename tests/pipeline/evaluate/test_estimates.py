@@ -104,21 +104,15 @@ def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
     return features, rng.uniform(size=n) < 1 / (1 + np.exp(-(2 * x - 1)))
 
 
-def test_it_finds_what_the_labels_were_drawn_from() -> None:
+def test_it_finds_what_the_labels_were_drawn_from_with_finite_weights_and_needs_both_kinds() -> None:
     fit = fit_logistic(*drawn(20_000))
     assert fit.weight / fit.scale == pytest.approx([0.2, 0.0], abs=0.01)
     at_average = fit.probability(np.array([[100.0, 0.0]]))
     assert at_average == pytest.approx([1 / (1 + np.e)], abs=0.01)
-
-
-def test_a_feature_that_tells_all_keeps_finite_weights() -> None:
     x = np.linspace(-1, 1, 200)[:, None]
     fit = fit_logistic(x, x[:, 0] > 0)
     assert np.isfinite(fit.weight).all()
     assert fit.probability(x)[-1] > 0.95
-
-
-def test_one_kind_of_label_is_refused() -> None:
     with pytest.raises(ValueError, match="both right and wrong"):
         fit_logistic(np.zeros((5, 1)), np.ones(5, np.bool_))
 

@@ -109,7 +109,7 @@ def image(*phrases: tuple[str, list[tuple[float, float, float, float]]], match: 
 LEFT, RIGHT, BELOW = (0, 0, 50, 25), (50, 0, 50, 25), (0, 25, 100, 25)
 
 
-def test_things_come_first_and_boxes_of_phrases_behind_them() -> None:
+def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_them() -> None:
     things = [thing(*LEFT), thing(*RIGHT, category="bus")]
     asked = questions_of(image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False)
     assert [each.category for each in asked.things] == ["car", "bus", None]
@@ -117,6 +117,10 @@ def test_things_come_first_and_boxes_of_phrases_behind_them() -> None:
     assert asked.boxes_rel.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 1, 1]]
     assert asked.candidates.tolist() == [0, 1, 2]
     assert asked.phrases == (("a car", (0,)), ("the road", (2,)))
+    named = image(("car", [LEFT]), match="category")
+    asked = questions_of(named, [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False)
+    assert asked.phrases == ()
+    assert len(asked.boxes_rel) == 2
 
 
 def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
@@ -127,21 +131,11 @@ def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
     assert asked.phrases == (("right car", (1,)),), "a phrase that means every box asks nothing"
 
 
-def test_boxes_end_with_the_image_and_empty_ones_are_left_out() -> None:
+def test_boxes_end_with_the_image_whose_size_must_be_the_truths_unless_it_was_resized() -> None:
     things = [thing(-10, -10, 20, 20), thing(100, 0, 10, 10), thing(90, 40, 30, 30)]
     asked = questions_of(image(("gone", [(100, 0, 10, 10)])), things, SIZE_HW, resized=False)
     assert asked.boxes_rel.tolist() == [[0, 0, 0.1, 0.2], [0.9, 0.8, 1, 1]]
     assert asked.phrases == ()
-
-
-def test_categories_are_not_phrases() -> None:
-    named = image(("car", [LEFT]), match="category")
-    asked = questions_of(named, [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False)
-    assert asked.phrases == ()
-    assert len(asked.boxes_rel) == 2
-
-
-def test_another_size_is_refused_unless_the_image_was_resized() -> None:
     with pytest.raises(InputError, match=r"a\.jpg has 50x25 pixels, but the ground truth is for 100x50: .*--resized"):
         questions_of(image(), [thing(*LEFT)], (25, 50), resized=False)
     asked = questions_of(image(), [thing(*LEFT)], (25, 50), resized=True)

@@ -285,14 +285,11 @@ def test_every_field_says_its_unit_and_meaning_and_occurs_once() -> None:
     assert (units["score"], units["similarity"], units["span"]) == ("0 .. 1", "-1 .. 1", "characters")
 
 
-def test_one_version_is_read() -> None:
+def test_one_version_is_read(tmp_path: Any) -> None:
     check_version("out", 1)
     for other in (None, 5, "1"):
         with pytest.raises(SchemaError, match=f"out: schema version {other}, this phrasebox reads 1: make the dataset"):
             check_version("out", other)
-
-
-def test_metadata_survives_in_parquet(tmp_path: Any) -> None:
     pq.write_table(records_to_rows([make_record()], embed_images=True), tmp_path / "a.parquet")
     back = pq.read_schema(tmp_path / "a.parquet")
     assert back.field("width").metadata[b"unit"] == b"px"

@@ -150,9 +150,8 @@ def in_float64(tower: VisionTower) -> VisionTower:
     for block in tower.blocks:
         layers = {name: wide(getattr(block, name)) for name in ("ln_1", "qkv", "out", "ln_2", "fc", "proj")}
         scales = {name: getattr(block, name) for name in ("ls_1", "ls_2")}
-        blocks.append(
-            replace(block, **layers, **{name: None if s is None else s.double() for name, s in scales.items()})
-        )
+        wider = {name: None if scale is None else scale.double() for name, scale in scales.items()}
+        blocks.append(replace(block, **layers, **wider))
     ln_post = wide(tower.ln_post)
     assert isinstance(ln_post, LayerNorm)
     output = None if tower.output is None else tower.output.double()

@@ -84,10 +84,8 @@ def without_biases(tower: VisionTower) -> VisionTower:
         return replace(layer, bias=None)
 
     names = ("ln_1", "qkv", "out", "ln_2", "fc", "proj")
-    blocks = [
-        replace(block, activation=F.relu, **{name: bare(getattr(block, name)) for name in names})
-        for block in tower.blocks
-    ]
+    layers = [{name: bare(getattr(block, name)) for name in names} for block in tower.blocks]
+    blocks = [replace(block, activation=F.relu, **own) for block, own in zip(tower.blocks, layers, strict=True)]
     assert tower.ln_pre is not None
     return replace(
         tower, patch_bias=None, class_token=torch.zeros_like(tower.class_token),
@@ -121,9 +119,8 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
         return Linear(weight, torch.randn(8, generator=make, dtype=torch.float64) if bias else None)
 
     latent, tokens = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((8,), (1, 4, 8)))
-    pool = AttentionPool(
-        heads=2, latent=latent, others=0, q=linear(), k=linear(), v=linear(), out=linear(), finish=NOTHING
-    )
+    layers = {name: linear() for name in ("q", "k", "v", "out")}
+    pool = AttentionPool(heads=2, latent=latent, others=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
     found = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
@@ -254,9 +251,7 @@ def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
     y = z.softmax(dim=0)
     for target in range(3):
         (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
-        paper = sum(
-            start * relevance / cosine for start, relevance, cosine in zip(starts, SIGNED, COSINES, strict=True)
-        )
+        paper = sum(start * own / cosine for start, own, cosine in zip(starts, SIGNED, COSINES, strict=True))
         factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
         assert torch.allclose(found[target] * factor, torch.as_tensor(paper))
 

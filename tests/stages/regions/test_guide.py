@@ -56,15 +56,12 @@ def test_it_is_the_guided_filter_of_the_paper(seed: int) -> None:
     assert np.allclose(Guide(rgb, 2)(heat), by_definition(rgb, heat, 2), atol=2e-2)
 
 
-def test_heat_that_is_a_colour_stays_as_it_is() -> None:
+def test_heat_that_is_a_colour_stays_as_it_is_and_without_colours_it_is_blurred() -> None:
     rgb = noisy(40, 50)
     heat = rgb[..., 0].astype(np.float32)
     guided = Guide(rgb, 6)(heat)
     assert np.abs(guided - heat).mean() < 3  # less than 1 %: what EPSILON takes for noise
     assert guided.dtype == np.float32
-
-
-def test_without_colours_heat_is_blurred() -> None:
     heat = np.zeros((21, 21), np.float32)
     heat[10, 10] = 81
     guided = Guide(np.full((21, 21, 3), 90, np.uint8), 1)(heat)
@@ -156,14 +153,11 @@ def test_guided_rules_look_at_the_fine_map() -> None:
     assert found.threshold == np.floor(found.fine.mean(dtype=np.float64)) + 0.5
 
 
-def test_a_canvas_of_fewer_pixels_than_cells_guides_nothing() -> None:
+def test_pixels_are_needed_to_guide_and_fewer_than_cells_guide_nothing() -> None:
     few = Canvas(np.zeros((8, 8, 3), np.uint8))
     assert regions_of(blurry(), (SIDE, SIDE), 1, GUIDED, few) == regions_of(blurry(), (SIDE, SIDE), 1, LINEAR)
     wide = HeatMap(text="x", values=np.eye(4, 9, dtype=np.float32), similarity=0.1)
     assert np.array_equal(surface(wide, GUIDED, few), surface(wide, LINEAR))
-
-
-def test_pixels_are_needed_to_guide() -> None:
     assert GUIDED.needs_pixels
     assert not LINEAR.needs_pixels
 

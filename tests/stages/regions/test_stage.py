@@ -154,13 +154,10 @@ def test_singular_and_plural(plural, change, lefts):
     assert [region.box_xywh_px[0] for region in regions] == lefts
 
 
-def test_a_region_includes_what_it_encloses():
+def test_a_region_includes_what_it_encloses_and_smoothing_joins():
     values = 1.0 - spots((5, 5), r2c2=1.0)
     (region,) = regions_of(record(heat_map(values), width_px=50, height_px=50))
     assert (region.area_px, region.box_xywh_px) == (2500, (0, 0, 50, 50))
-
-
-def test_smoothing_joins():
     bars = [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 3  # edges half a patch from either centre, one apart
     one = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
     assert len(regions_of(one)) == 2

@@ -74,14 +74,11 @@ def test_without_truth_phrases_have_things_from_their_captions(drawn: Path) -> N
         assert len(set(things)) == len(things), "a scene's caption names each thing once"
 
 
-def test_what_is_left_out_is_said(drawn: Path) -> None:
+def test_what_is_left_out_is_said(drawn: Path, tmp_path: Path) -> None:
     told = StringIO()
     sample(drawn, truth=False, console=Console(file=told, width=200))
     told_once = "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for\n"
     assert told.getvalue() == told_once
-
-
-def test_nothing_to_ask_is_an_error(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "images").symlink_to(drawn / "images")
     row = {"id": "a", "image": "000000.jpg", "caption": "beautiful!"}
     (tmp_path / "captions.jsonl").write_text(json.dumps(row) + "\n")
