@@ -36,12 +36,10 @@ TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
 PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
 FEW_MASKS: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 6, "cells": 4},
-    "occlusion": {"window": 0.5, "stride": 1.0},
-    "kernel_shap": {"players": 2, "evaluations": 8},
-    "partition_shap": {"max_evaluations": 7},
+    "rise": {"masks": 6, "cells": 4}, "occlusion": {"window": 0.5, "stride": 1.0},
+    "kernel_shap": {"players": 2, "evaluations": 8}, "partition_shap": {"max_evaluations": 7},
     "score_cam": {"channels": 6},
-}
+}  # fmt: skip
 """What makes an explainer cheap that needs many forward passes by default."""
 
 
@@ -196,7 +194,6 @@ def test_it_hands_out_the_tokens_that_affinity_looks_at(kind: str, tower: str) -
     explainer = explainer_of(kind, tower, affinity="propagation")
     rgb, texts = pixels(tower), torch.zeros(len(PHRASES), 8, explainer.model.embed_dim)
     tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
-    assert tokens is not None
     assert tokens.shape[:2] == (len(PHRASES), 16)
     assert not tokens.requires_grad
 

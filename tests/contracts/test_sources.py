@@ -42,8 +42,7 @@ PHRASES = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny model in files, as the `model` section of a run."""
-    config = save_tower(tmp_path_factory.mktemp("model"), "class token")[1]
-    return config.model_dump(mode="json")
+    return save_tower(tmp_path_factory.mktemp("model"), "class token")[1].model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +153,7 @@ def test_a_run_takes_it(
 ) -> None:  # fmt: skip
     values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
     config = check(values, RunConfig)
-    path = run(config)
-    assert [*validate(path)] == []
+    assert [*validate(run(config))] == []
     rows = [row for shard in sorted((tmp_path / "out" / "data").iterdir()) for row in pq.read_table(shard).to_pylist()]
     assert [row["error"] for row in rows] == [None] * 12
     assert sum(len(row["annotations"]) for row in rows) > 12

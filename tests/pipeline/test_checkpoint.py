@@ -36,8 +36,7 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
     assert manifest["model"] == {"name": str(folder), **described}
     assert manifest["model_fingerprint"].startswith("my-clip:")
     assert manifest["counts"]["annotated"] == 3
-    again = RunConfig.model_validate(manifest["config"])
-    assert again.model.checkpoint == folder
+    assert RunConfig.model_validate(manifest["config"]).model.checkpoint == folder
 
 
 @pytest.mark.parametrize(

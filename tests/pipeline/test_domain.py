@@ -25,11 +25,9 @@ from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
 
 CAPTIONS = (
-    "a man in a grey coat walks along the street",
-    "two children and their dog on the grass",
-    "an old woman sells fish at the market",
-    "a boat on the lake before the mountains",
-)
+    "a man in a grey coat walks along the street", "two children and their dog on the grass",
+    "an old woman sells fish at the market", "a boat on the lake before the mountains",
+)  # fmt: skip
 
 
 drawn = drawing(24, 43)
@@ -116,7 +114,6 @@ def test_a_calibration_that_is_named_is_used_and_doubted(
     clouds: Path, tmp_path: Path, uncalibrated: list[dict[str, Any]]
 ) -> None:
     own = build_graph(config_of(clouds, tmp_path)).after[0].calibration
-    assert own is not None
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
@@ -132,11 +129,9 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     graph = build_graph(config)
     own, presence = graph.cuts.calibration, graph.explains.presence
     assert own is not None
-    assert presence is not None
     closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
     graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
     outside = outside_domain(graph, plan_shards(graph.reader), "inline")
-    assert outside is not None
     assert not outside.in_regions
     assert "show other things than those the scores were calibrated on" in outside.what
     printed = StringIO()

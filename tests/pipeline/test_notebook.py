@@ -108,8 +108,7 @@ def test_images_in_memory_are_turned_upright_and_keep_their_transparency(locator
     exif = camera.getexif()
     exif[0x0112] = 6
     camera.save(tmp_path / "turned.jpg", exif=exif)
-    glass = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
-    glass.save(tmp_path / "glass.png")
+    Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "glass.png")
     for name, size_hw in (("turned.jpg", (64, 32)), ("glass.png", (40, 40))):
         with Image.open(tmp_path / name) as opened:
             by_path, in_memory = locator(tmp_path / name, "red car"), locator(opened, "red car")
@@ -164,8 +163,7 @@ def test_a_picture_is_shown_by_a_notebook(found: Located) -> None:
     with Image.open(BytesIO(found._repr_png_())) as shown:
         assert shown.size == (found.size_hw[1], found.size_hw[0])
         drawn = np.asarray(shown.convert("RGB")).astype(int)
-    small = found.picture(side_px=100)
-    assert max(small.size) == 100
+    assert max(found.picture(side_px=100).size) == 100
     inside = found.masks.any(axis=0)
     with Image.open(BytesIO(found._content)) as original:
         change = np.abs(drawn - np.asarray(original.convert("RGB"))).max(axis=2)

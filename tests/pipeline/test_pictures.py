@@ -220,8 +220,7 @@ def test_thumbnails_are_upright(kind: str, orientation: int, red_at: tuple[int, 
     red, green, _ = small.getpixel((red_at[0] // 2, red_at[1] // 2))
     assert red > 230
     assert green < 60
-    reds = (np.asarray(small)[..., 1] < 100).sum()
-    assert reds == pytest.approx(25 * 15, rel=0.1)
+    assert (np.asarray(small)[..., 1] < 100).sum() == pytest.approx(25 * 15, rel=0.1)
 
 
 @pytest.mark.parametrize(("size", "side_px", "expected"), [
@@ -262,5 +261,4 @@ def test_a_heat_map_as_a_picture() -> None:
     assert cold[2] >= cold[0]
     assert hot[3] == pytest.approx(0.75 * 255, abs=1)
     assert cold[3] == pytest.approx(0.25 * 255, abs=1)
-    alpha = np.asarray(picture)[16, :, 3].astype(int)
-    assert (np.diff(alpha) >= 0).all(), "between them it rises"
+    assert (np.diff(np.asarray(picture)[16, :, 3].astype(int)) >= 0).all(), "between them it rises"

@@ -97,8 +97,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
     card = (out / "README.md").read_text()
     assert "was fitted to the captions of 24 images, without annotations" in card
     assert "only ranks" in card
-    manifest = json.loads((out / "dataset.json").read_text())
-    assert manifest["calibration"] is None
+    assert json.loads((out / "dataset.json").read_text())["calibration"] is None
     assert list(validate(out)) == []
     regions = [region for row in rows_of(out) for region in row["annotations"]]
     assert all(region["score"] <= region["presence"] for region in regions)

@@ -38,8 +38,7 @@ def dataset(scenes_config: dict[str, Any], sam: Path, tmp_path_factory: pytest.T
 def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> None:
     rows, contours = rows_of(dataset), rows_of(inline_dataset)
     regions = [region for row in rows for region in row["annotations"]]
-    drawn = [region["refined"] for region in regions]
-    assert set(drawn) == {"sam", "none"}
+    assert {region["refined"] for region in regions} == {"sam", "none"}
     assert all((region["refined"] == "sam") == (region["fallback"] is None) for region in regions)
     assert {region["refined"] for row in contours for region in row["annotations"]} == {"none"}
     assert {region["fallback"] for row in contours for region in row["annotations"]} == {None}

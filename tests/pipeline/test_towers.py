@@ -12,8 +12,7 @@ from tests.stages.shared.model.saved import save_tower
 
 
 def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:
-    model = save_tower(folder, tower)[1]
-    return check({"model": model, "explain": explain}, ExplainConfig)
+    return check({"model": save_tower(folder, tower)[1], "explain": explain}, ExplainConfig)
 
 
 def test_a_pool_is_one_block_and_a_class_token_keeps_those_that_were_configured(tmp_path: Path) -> None:

@@ -185,8 +185,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     assert known["by"]["presence"]["auc"]["value"] > 0.9
     assert known["by"]["presence"]["il_mcc"]["value"] > 0.7
     rows = rows_of(fitted)
-    told = [annotation["presence"] for row in rows for annotation in row["annotations"]]
-    assert min(told) >= 0.5
+    assert min(annotation["presence"] for row in rows for annotation in row["annotations"]) >= 0.5
     assert all(entry["presence"] < 0.5 for row in rows for entry in row["absent"])
     assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
     printed = StringIO()

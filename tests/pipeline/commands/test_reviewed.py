@@ -61,13 +61,11 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(
 @pytest.mark.slow
 def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn: Path, tmp_path: Path) -> None:
     dataset = Path(str(run(config_of(drawn, tmp_path / "own"), QUIET)))
-    before = json.loads((dataset / "dataset.json").read_text())["calibration"]
-    assert before is not None
+    assert json.loads((dataset / "dataset.json").read_text())["calibration"] is not None
     review(dataset, drawn / "truth.json", 120)
     file = tmp_path / "c.json"
     assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), "presence was fitted"
-    fitted = json.loads(file.read_text())
-    assert fitted["presence"]["images"]
+    assert json.loads(file.read_text())["presence"]["images"]
     again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
     figures = evaluation_of(again, drawn / "truth.json", QUIET, maps=False)
     assert figures["calibration_error"]["value"] < 0.12

@@ -148,8 +148,7 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
             answer = "right" if is_true else "wrong"
             if not is_true and not absent:
                 answer = absent = "absent"
-            key = RegionKey.of(region)
-            append_review(made, Review(**key._asdict(), reviewer="ann", answer=answer))
+            append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer=answer))
             right, asked = right + is_true, asked + 1
             break
     judged, wrong = reviewed_dataset(made)

@@ -25,11 +25,9 @@ def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Pictu
         mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
         things.append(TruthThing(box_xywh_px=(0, 0, 1, 1), category="x", described="x", mask=encode_mask(mask)))
     asked = Questions(
-        boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
-        things=tuple(things),
-        candidates=np.arange(len(boxes)),
+        boxes_rel=np.array(boxes, np.float64).reshape(-1, 4), things=tuple(things), candidates=np.arange(len(boxes)),
         phrases=(),
-    )
+    )  # fmt: skip
     return Picture(rgb=rgb, full=rgb, asked=asked)
 
 
@@ -42,8 +40,7 @@ def embedder_of(tower: str, **settings: Any) -> Embedder:
 def test_every_kind_of_tower(tower: str) -> None:
     embedder = embedder_of(tower)
     side = embedder.model.input.size_px
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (2, side, side, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     pictures = [picture(noise[0], HALF, (0, 0, 1, 1)), picture(noise[1]), picture(noise[1], (0.25, 0.5, 1, 1))]
     first, empty, third = embedder.pictures(pictures)
     for found, regions in ((first, 2), (empty, 0), (third, 1)):
@@ -51,7 +48,6 @@ def test_every_kind_of_tower(tower: str) -> None:
         for rows in (found.roi, found.mask, found.crop):
             assert rows.shape == (regions, embedder.model.embed_dim)
             assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(regions), abs=1e-5)
-    assert first.crop is not None
     assert first.crop[1] == pytest.approx(first.image, abs=1e-4), "the crop of everything is the image"
     alone = embedder.pictures([pictures[2]])[0]
     for name in ("image", "roi", "mask", "crop"):

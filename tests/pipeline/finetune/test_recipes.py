@@ -27,9 +27,7 @@ ALONE = RankGroup()
 
 def taught(kind: str, **settings: Any) -> Recipe[Any]:
     recipe = RECIPES[kind]
-    module = module_of(DESCRIPTION).float()
-    tokenizer = tokenizer_of(DESCRIPTION)
-    student = Student.of(module, tokenizer, DESCRIPTION.input)
+    student = Student.of(module_of(DESCRIPTION).float(), tokenizer_of(DESCRIPTION), DESCRIPTION.input)
     return recipe(RECIPES.config({"kind": kind, **settings}), student)
 
 
@@ -43,8 +41,7 @@ def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBa
 def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) -> None:
     recipe = taught(kind)
     batch = batch_for(recipe, inline_dataset)
-    parameters = [*recipe.student.module.visual.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=3e-4)
+    optimiser = torch.optim.AdamW([*recipe.student.module.visual.parameters()], lr=3e-4)
     losses = []
     again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, ALONE).items()}
     assert all(value > 0 for value in again.values())
@@ -75,8 +72,7 @@ def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) ->
     recipe = taught("align")
     batch = batch_for(recipe, inline_dataset)
     none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices", "scores")}
-    empty = replace(batch, **none)
-    terms = recipe.terms(empty, ALONE)
+    terms = recipe.terms(replace(batch, **none), ALONE)
     assert terms["regions"][1].item() == 0
     assert terms["captions"][1].item() > 0
 
@@ -137,8 +133,7 @@ def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
 
 def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    positive = torch.eye(3, dtype=torch.bool)
-    alone = contrastive(logits, positive, weights=torch.tensor([1.0, 0.0, 0.0]))
+    alone = contrastive(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
     wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
     assert float(alone.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
 

@@ -42,8 +42,7 @@ def parts(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
 
 def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
     before = [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))]
-    total = merge(parts[::-1], tmp_path / "out")
-    assert total is not None
+    assert merge(parts[::-1], tmp_path / "out") is not None
     assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []

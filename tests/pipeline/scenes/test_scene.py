@@ -38,8 +38,7 @@ def test_masks_are_disjoint_and_boxes_fit_them(scenes: list[Scene]) -> None:
     for scene in scenes[:30]:
         assert scene.image.shape == (96, 96, 3)
         assert scene.image.dtype == np.uint8
-        total = np.sum([thing.mask for thing in scene.objects], axis=0)
-        assert total.max() == 1
+        assert np.sum([thing.mask for thing in scene.objects], axis=0).max() == 1
         for thing in scene.objects:
             assert thing.mask.dtype == np.bool_
             rows, columns = np.nonzero(thing.mask)
@@ -49,8 +48,7 @@ def test_masks_are_disjoint_and_boxes_fit_them(scenes: list[Scene]) -> None:
 
 def test_pairs_that_the_model_never_saw_are_drawn_now_and_then(scenes: list[Scene]) -> None:
     things = [thing for scene in scenes for thing in scene.objects]
-    share = np.mean([thing.unseen_combination for thing in things])
-    assert 0.08 < share < 0.30
+    assert 0.08 < np.mean([thing.unseen_combination for thing in things]) < 0.30
     assert len(HELDOUT_PAIRS) == 24
     assert all(kind in KINDS and colour in COLOURS for kind, colour in HELDOUT_PAIRS)
     assert max(Counter(kind for kind, _ in HELDOUT_PAIRS).values()) == 1

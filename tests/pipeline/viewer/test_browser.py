@@ -131,7 +131,6 @@ def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, 
             said = sample.locator(".missed p")
             expect(said).to_contain_text("does not exist below the image root (phrasebox inspect --images DIR says")
             size = sample.locator("svg").bounding_box()
-            assert size is not None
             assert abs(size["width"] / size["height"] - 1) < 0.01, "drawn scenes are square"
             assert size["height"] > 200
 

@@ -89,8 +89,7 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
 def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Served) -> None:
     sample = opened(page, crowded)
     folded = [number for number in BEST if SCORES[number] < 0.5]
-    button = sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50")
-    button.click()
+    sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50").click()
     page.mouse.move(2, 2)
     assert sorted(seen_regions(sample)) == BEST
     page.keyboard.press("f")

@@ -105,7 +105,6 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
         opened(page, served.url)
         buttons = page.locator(".answers button")
         for box in (one.bounding_box() for one in buttons.all()):
-            assert box is not None
             assert box["height"] >= 48
             assert box["width"] >= 150
             assert box["y"] + box["height"] <= 844
@@ -140,16 +139,14 @@ def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, data
             page.wait_for_timeout(20)
         reviews = read_reviews(dataset)
         assert len(reviews.answers) == total
-        both = [said for said in reviews.answers.values() if len(said) == 2]
-        assert len(both) == 3
+        assert len([said for said in reviews.answers.values() if len(said) == 2]) == 3
         assert list(reviews.merged().values()).count("unsure") == 3
 
 
 def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Path) -> None:
     with another(browser) as page, started(str(dataset), "--review") as (process, address):
         assert address.endswith("/review")
-        url = address.removesuffix("/review")
-        opened(page, url)
+        opened(page, address.removesuffix("/review"))
         at_rest(page)
         page.keyboard.press("r")
         expect(page.locator("#progress")).to_contain_text("1 of")
@@ -174,7 +171,6 @@ def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Pat
 
 def drag(page: Page, part: str, dx: float, dy: float) -> None:
     box = page.locator(part).bounding_box()
-    assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -242,8 +238,7 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     for button in ("#delete", "#move"):
         expect(page.locator(button)).to_be_disabled()
     page.locator(".phrase").first.click()
-    place = int(page.locator(".phrase").first.get_attribute("data-regions") or "")
-    one = row["annotations"][place]
+    one = row["annotations"][int(page.locator(".phrase").first.get_attribute("data-regions") or "")]
     with page.expect_navigation():
         page.locator("#delete").click()
     expect(page.locator("tr.deleted")).to_have_count(1)
@@ -301,11 +296,9 @@ def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset:
     phrases = {first["phrase"], second["phrase"]}
     with serving(dataset, build=False) as served:
         for what, left in (
-            ({"action": "box", "box_xywh_px": (1, 1, 9, 9)}, phrases),
-            ({"action": "undone"}, set()),
-            ({"action": "delete"}, {first["phrase"]}),
-            ({"action": "undone"}, set()),
-        ):
+            ({"action": "box", "box_xywh_px": (1, 1, 9, 9)}, phrases), ({"action": "undone"}, set()),
+            ({"action": "delete"}, {first["phrase"]}), ({"action": "undone"}, set()),
+        ):  # fmt: skip
             said = SaidOf.model_validate({"row": number, "annotation_id": first["id"], "reviewer": "ann", **what})
             assert served.viewer.reviewing.record(said)
             assert {key.phrase for key in read_reviews(dataset).corrections} == left

@@ -30,7 +30,6 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
         address = re.search(r"http://\S+", line)
         assert address is not None, line + process.stdout.read()
@@ -51,7 +50,6 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
-        assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
 
 

@@ -249,8 +249,7 @@ def test_a_stored_record_is_the_record_in_levels() -> None:
     assert [one.shift_cells for one in back.heat_maps] == [1 / 3, 0.0]
     assert [one.similarity for one in back.heat_maps] == [np.float32(0.1), 0.125]
     assert [one.presence for one in back.heat_maps] == [0.123457, None]
-    again = row_of(back, heat_maps=True)
-    assert again["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
+    assert row_of(back, heat_maps=True)["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
 
 
 def test_a_stored_error_comes_back() -> None:

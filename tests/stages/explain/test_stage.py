@@ -80,8 +80,7 @@ def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dic
     alone = [answer for record in records for answer in stage.process([record])]
     assert_close([each for i in range(0, 15, 7) for each in stage.process(records[i : i + 7])], alone)
     assert_close(stage.process(records[::-1])[::-1], alone)
-    forwards = stage.take_forwards()
-    assert forwards.images == 3 * sum(bool(each.heat_maps) for each in alone)
+    assert stage.take_forwards().images == 3 * sum(bool(each.heat_maps) for each in alone)
     assert stage.take_forwards().images == 0, "reported once"
     stage.teardown()
 
@@ -253,17 +252,8 @@ def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
     stage = stage_on(device, 8)
     assert_answered(stage, 37)
     order = (
-        "launch 0",
-        "launch 1",
-        "wait 0",
-        "launch 2",
-        "wait 1",
-        "launch 3",
-        "wait 2",
-        "launch 4",
-        "wait 3",
-        "wait 4",
-    )
+        "launch 0", "launch 1", "wait 0", "launch 2", "wait 1", "launch 3", "wait 2", "launch 4", "wait 3", "wait 4",
+    )  # fmt: skip
     assert device.said == [*order]
     assert device.sizes == [8] * 4 + [5], "an image is computed once"
     assert most_under_way(device.said) == AHEAD == 2

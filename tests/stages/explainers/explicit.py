@@ -123,7 +123,6 @@ class Explicit:
 
     def pool(self, pool: AttentionPool, x: Tensor, text: Tensor) -> tuple[Tensor, float]:
         """Tokens (1, N, D) of a pool with a latent query, linear layers and nothing else -> relevance, and cosine."""
-        assert pool.latent is not None
         assert pool.q is not None
         assert isinstance(pool.out, Linear)
         query = pool.q(pool.latent.expand(1, 1, -1))

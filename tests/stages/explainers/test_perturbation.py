@@ -35,8 +35,7 @@ def tower_and_image(name: str = "class token") -> tuple[Tower, torch.Tensor]:
 def test_they_are_the_embeddings_of_images_that_were_masked_before(name: str) -> None:
     tower, rgb = tower_and_image(name)
     masks = torch.tensor([[[1.0, 0, 1], [0, 1, 1]], [[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]])
-    black = baseline_image(tower, rgb, "black")
-    found = masked_embeddings(tower, rgb, masks, black, masks_per_step=2)
+    found = masked_embeddings(tower, rgb, masks, baseline_image(tower, rgb, "black"), masks_per_step=2)
     side = tower.placement.stride_px
     shown = np.kron(masks.numpy(), np.ones((1, side, side))).astype(np.uint8)
     with torch.no_grad():
@@ -260,5 +259,4 @@ def test_masks_of_channels_lie_where_tokens_look() -> None:
 
 def test_a_channel_that_is_the_same_everywhere_hides_everything_and_adds_nothing() -> None:
     even = np.full((1, 8, 8, 3), 90, dtype=np.uint8)
-    heat_map = made("score_cam", channels=3).explain(even, [["dog"]])[0][0]
-    assert heat_map.fault == "empty"
+    assert made("score_cam", channels=3).explain(even, [["dog"]])[0][0].fault == "empty"

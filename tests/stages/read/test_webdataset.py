@@ -110,8 +110,7 @@ def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
 
 
 def test_tars_behind_a_url_carry_their_images(tmp_path: Path) -> None:
-    members = [*tar_sample("a"), *tar_sample("c")]
-    content = write_tar(tmp_path / "t.tar", members).read_bytes()
+    content = write_tar(tmp_path / "t.tar", [*tar_sample("a"), *tar_sample("c")]).read_bytes()
     for name, stored in (("t.tar", content), ("u.tar.gz", gzip.compress(content))):
         with fsspec.open(f"memory://tars/{name}", "wb") as file:
             file.write(stored)

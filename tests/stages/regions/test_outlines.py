@@ -37,8 +37,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config_of(sam: str, **settings: Any) -> RegionsConfig:
-    prompt = settings.pop("prompt", "both")
-    sam_settings = {"model": sam, "prompt": prompt, "batch_size": 2}
+    sam_settings = {"model": sam, "prompt": settings.pop("prompt", "both"), "batch_size": 2}
     return RegionsConfig(**TIGHT, refine="sam", sam=sam_settings, **settings)
 
 

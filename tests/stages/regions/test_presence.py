@@ -28,16 +28,14 @@ def asked() -> Record:
 
 
 def test_scores_are_of_presence_and_right_place() -> None:
-    config = FIXED.model_copy(update={"min_presence": None})
-    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": None}), EVEN).process([asked()])
     assert [(each.score, each.presence) for each in answer.regions] == [(0.4, 0.8), (0.02, 0.04), (0.02, 0.04)]
     assert answer.absent == ()
 
 
 @pytest.mark.parametrize(("least", "absent"), [(0.05, [1, 2]), (0.04, []), (0.9, [0, 1, 2])])
 def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[int]) -> None:
-    config = FIXED.model_copy(update={"min_presence": least})
-    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": least}), EVEN).process([asked()])
     assert [each.phrase_index for each in answer.absent] == absent
     assert [each.phrase_index for each in answer.regions] == [index for index in range(3) if index not in absent]
     if absent == [1, 2]:

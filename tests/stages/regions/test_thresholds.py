@@ -126,8 +126,7 @@ def features_by_hand(levels: np.ndarray, share: float, usual: float) -> dict[str
     """The features of one cut of one map, one part after the other."""
     inside = (levels > fixed_cut(share)).astype(np.uint8)
     count, labels = cv2.connectedComponents(inside, connectivity=8)
-    parts = [labels == label for label in range(1, count)]
-    main = max(parts, key=lambda part: int(levels[part].sum()))
+    main = max((labels == label for label in range(1, count)), key=lambda part: int(levels[part].sum()))
     rows, columns = np.nonzero(main)
     box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / levels.size
     area, heat, total = main.mean(), levels[main].sum() / LEVELS, levels.sum() / LEVELS

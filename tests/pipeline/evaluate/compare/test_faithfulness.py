@@ -121,8 +121,7 @@ def test_half_an_image_means_what_the_pasted_image_means() -> None:
     hidden = hidden_pixels(model, rgb, "random", 5)
     masks = RNG.random((3, 32, 32)) < 0.5
     texts = text_embeddings(model, ["a cat", "two dogs"])
-    pasted = np.where(masks[..., None], rgb, hidden).astype(np.uint8)
-    wanted = image_embeddings(model, pasted) @ texts.T
+    wanted = image_embeddings(model, np.where(masks[..., None], rgb, hidden).astype(np.uint8)) @ texts.T
     np.testing.assert_allclose(masked_cosines(model, rgb, masks, hidden, texts), wanted, atol=1e-5)
 
 

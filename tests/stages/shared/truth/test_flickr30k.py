@@ -24,12 +24,10 @@ def xml(*objects: str, size: str = "<size><width>500</width><height>375</height>
 
 
 OBJECTS = xml(
-    "<name>7</name>" + box(1, 1, 100, 200),
-    "<name>7</name><name>8</name>" + box(11, 21, 11, 22),
-    "<name>9</name><scene>1</scene><nobndbox>0</nobndbox>",
-    "<name>10</name><scene>0</scene><nobndbox>1</nobndbox>",
+    "<name>7</name>" + box(1, 1, 100, 200), "<name>7</name><name>8</name>" + box(11, 21, 11, 22),
+    "<name>9</name><scene>1</scene><nobndbox>0</nobndbox>", "<name>10</name><scene>0</scene><nobndbox>1</nobndbox>",
     "<name>0</name>" + box(1, 1, 2, 2),
-)
+)  # fmt: skip
 
 
 def written(folder: Path, captions: str = CAPTIONS, annotations: str | None = OBJECTS, name: str = "1") -> Path:
@@ -137,23 +135,20 @@ def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: s
     assert str(tmp_path / "Annotations" / "1.xml") in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]"],
-)
+MARKS = ("[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]")
+
+
+@pytest.mark.parametrize("line", MARKS)
 def test_damaged_marks(tmp_path: Path, line: str) -> None:
     written(tmp_path, f"A fine line .\n{line}\n")
     with pytest.raises(InputError, match=r"1\.txt: line 2: expected \[/EN#CHAIN"):
         dict(read_flickr30k(tmp_path).images)
 
 
-def test_sentences_that_are_not_text(tmp_path: Path) -> None:
+def test_sentences_that_are_not_there_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected files ID\.txt"):
+        read_flickr30k(tmp_path)
     written(tmp_path)
     (tmp_path / "Sentences" / "1.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"1\.txt is not UTF-8"):
         dict(read_flickr30k(tmp_path).images)
-
-
-def test_a_folder_without_sentences(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected files ID\.txt"):
-        read_flickr30k(tmp_path)

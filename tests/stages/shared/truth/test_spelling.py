@@ -16,22 +16,17 @@ OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
     ("The dog and the cat play together on a large bed .", "The dog and the cat play togehter on a large bed .",
      "dog", "dog"),
 ])  # fmt: skip
-def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(
-    truth: str, own: str, phrase: str, expected: str
-) -> None:
+def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(truth, own, phrase, expected) -> None:
     found = spelled(truth, (*OTHERS, own))
     assert found.numbers == {2}
     assert found.phrase(phrase) == expected
 
 
-def test_letters_and_digits_decide_first() -> None:
+def test_letters_and_digits_decide_first_and_every_equal_caption_is_it() -> None:
     """The second resembles the caption, and is another one."""
     found = spelled("A grey dog runs at the beach .", ("a grey dog runs at the beach", "a gray dog runs at the beach"))
     assert found.numbers == {0}
     assert found.phrase("grey dog") == "grey dog"
-
-
-def test_every_equal_caption_is_it() -> None:
     assert spelled("A dog .", ("a dog", "two dogs", "A dog")).numbers == {0, 2}
 
 
