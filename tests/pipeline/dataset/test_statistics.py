@@ -22,13 +22,11 @@ from pipeline.dataset.selection import Search
 from tests.pipeline.dataset.plain import find, marks_of, status_of
 
 SEARCHES = {
-    "all": Search(),
-    "conditions on regions": Search(where="w > h", score_max=0.8),
+    "all": Search(), "conditions on regions": Search(where="w > h", score_max=0.8),
     "conditions on samples": Search(regions_min=3, mark="none"),
-    "both": Search(phrase="man", score_min=0.3, mark="any"),
-    "failed": Search(status="failed"),
+    "both": Search(phrase="man", score_min=0.3, mark="any"), "failed": Search(status="failed"),
     "nothing": Search(phrase="no such words"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SEARCHES)

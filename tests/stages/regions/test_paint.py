@@ -51,11 +51,9 @@ def test_no_pixel(values, size_hw):
 
 
 fields = st.builds(
-    lambda h, w, seed: np.random.default_rng(seed).normal(-0.3, 1.0, (h, w)).astype(np.float32),
-    st.integers(1, 7),
-    st.integers(1, 7),
-    st.integers(0, 2**32 - 1),
-)
+    lambda h, w, seed: np.random.default_rng(seed).normal(-0.3, 1.0, (h, w)).astype(np.float32), st.integers(1, 7),
+    st.integers(1, 7), st.integers(0, 2**32 - 1),
+)  # fmt: skip
 sides = st.integers(1, 40)
 
 
