@@ -35,11 +35,7 @@ hypothesis.settings.register_profile("same", PATIENT, derandomize=True, max_exam
 hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
 
-TOGETHER = (
-    ("tests/pipeline/engines",),
-    ("tests/pipeline/output/test_s3.py",),
-    ("tests/pipeline/viewer",),
-)
+TOGETHER = (("tests/pipeline/engines",), ("tests/pipeline/output/test_s3.py",), ("tests/pipeline/viewer",))
 """What runs in one process, and starts first because it takes longest: tests that start Ray, in two groups, so that at
 most two Rays run at a time; and those that share a browser."""
 

@@ -177,9 +177,7 @@ def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_pat
 
 
 @formats
-def test_an_export_is_replaced_only_if_asked_for_and_by_a_whole_one(
-    name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_is_replaced_only_if_asked_for_and_by_a_whole_one(name, dataset, tmp_path, monkeypatch) -> None:
     out, _ = exported(name, dataset, tmp_path / "out", min_score=0.5)
     mark = json.loads((out / MARK).read_text())
     assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)

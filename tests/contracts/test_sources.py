@@ -147,10 +147,7 @@ def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSou
 
 
 @kinds
-def test_a_run_takes_it(
-    kind: str, model: dict[str, Any], settings: dict[str, dict[str, Any]], scenes_config: dict[str, Any],
-    tmp_path: Path,
-) -> None:  # fmt: skip
+def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
     config = check(values, RunConfig)
     assert [*validate(run(config))] == []
@@ -167,13 +164,9 @@ def test_a_run_takes_it(
 
 @kinds
 @pytest.mark.parametrize("setting", [
-    {},
-    {"regions": {"calibration": "mine.json"}},
-    {"output": {"path": "out/", "heat_maps": True}},
+    {}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}
 ])  # fmt: skip
-def test_what_concerns_heat_maps_is_rejected(
-    kind: str, setting: dict[str, Any], settings: dict[str, dict[str, Any]], model: dict[str, Any]
-) -> None:
+def test_what_concerns_heat_maps_is_rejected(kind, setting, settings, model) -> None:
     values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
     if setting:
         with pytest.raises(ConfigError, match=f"it concerns heat maps, and source.kind={kind}"):

@@ -105,8 +105,7 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and 
     "empty id.parquet": (parquet(sample(0, sample_id="empty id.parquet/a"), sample(1, sample_id="")),
      ["good", "bad_row: 'sample_id' is empty"]),
     "failed downloads.parquet": (
-        parquet(sample(0, status="success", key="1"), sample(1, status="failed_to_download", key="2")),
-        ["good"],
+        parquet(sample(0, status="success", key="1"), sample(1, status="failed_to_download", key="2")), ["good"]
     ),
     "other columns.parquet": (between(sample(2, deep=[{"a": [1, None]}])), ["good", "good", "good"]),
 }  # fmt: skip

@@ -42,9 +42,7 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
 @pytest.mark.parametrize(
     ("name", "message"), [("gone.safetensors", "no file or folder"), ("empty", "the folder is empty")]
 )
-def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(
-    name: str, message: str, scenes_folder: Path, tmp_path: Path
-) -> None:
+def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(name, message, scenes_folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     command = ["run", few(scenes_folder, tmp_path), "--out", tmp_path / "out", "--model", tmp_path / name]
     code, out, err = called(*command)

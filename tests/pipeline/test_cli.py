@@ -236,9 +236,7 @@ def test_the_columns_of_conditions_are_in_the_help() -> None:
     (["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'], 1, "is bad_row (2 rows)\n"),
     ([], 0, "the input holds no samples"),
 ])  # fmt: skip
-def test_a_run_says_what_failed_and_fails_where_every_row_did(
-    lines: list[str], code: int, words: str, tmp_path: Path
-) -> None:
+def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words, tmp_path) -> None:
     (tmp_path / "bad.jpg").write_text("not an image")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -81,9 +81,7 @@ def test_a_config_prints_itself_and_reads_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("named", [{"model.name": "photo"}, {"model.name": "ViT-B-32/openai"}, {"model.name": "./a/b"}])
-def test_input_and_model_of_the_command_line_replace_those_of_any_preset(
-    preset: Path, named: dict[str, str], tmp_path: Path
-) -> None:
+def test_input_and_model_of_the_command_line_replace_those_of_any_preset(preset, named, tmp_path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("a dog")
     given = {"input.path": str(tmp_path), "input.image_root": None, **named}
@@ -110,9 +108,7 @@ DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
     ({"model": {"name": "demo"}, "explain": {"kind": "legrad"}}, ("legrad", 0, "propagation", 2), None),
     ({"model": {"name": "demo"}, "explain": {"variant": "authors"}}, ("grad_eclip", 0, "none", 1), None),
 ])  # fmt: skip
-def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(
-    values: dict[str, Any], maps: tuple[Any, ...], cut: tuple[Any, ...] | None
-) -> None:
+def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values, maps, cut) -> None:
     config: Any = RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, **values})
     explain, regions = config.explain, config.regions
     assert (explain.kind, explain.contrast, explain.affinity, explain.blocks) == maps
@@ -285,8 +281,7 @@ def test_words_in_the_place_of_a_path_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written_as", "expected"),
-    [("null", (None, None)), ("3", (3, 3)), ("2-8", (2, 8)), ("4-4", (4, 4))],
+    ("written_as", "expected"), [("null", (None, None)), ("3", (3, 3)), ("2-8", (2, 8)), ("4-4", (4, 4))]
 )
 def test_model_workers_are_a_number_or_a_range(written_as: str, expected: tuple[int | None, int | None]) -> None:
     engine = load_config(None, [*INPUT, f"engine.explain_workers={written_as}"]).engine

@@ -80,9 +80,7 @@ def uncalibrated(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     return finished(config_of(clouds, tmp_path_factory.mktemp("none"), regions={"calibration": "none"}))[2]
 
 
-def test_on_other_pictures_the_scores_rank_and_the_run_says_so(
-    other: tuple[Path, str, Any, list[dict[str, Any]]], uncalibrated: list[dict[str, Any]]
-) -> None:
+def test_on_other_pictures_the_scores_rank_and_the_run_says_so(other, uncalibrated) -> None:
     out, printed, manifest, rows = other
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
     assert manifest["calibration"] is None
@@ -91,10 +89,7 @@ def test_on_other_pictures_the_scores_rank_and_the_run_says_so(
 
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
-def test_a_run_that_is_resumed_keeps_what_was_decided(
-    is_finished: bool, other: tuple[Path, str, Any, list[dict[str, Any]]], clouds: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds, tmp_path, monkeypatch) -> None:
     """The first images may be gone by then, and leave no doubt."""
     out = Path(shutil.copytree(other[0], tmp_path / "out"))
     if not is_finished:
@@ -110,9 +105,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(
     assert rows == other[3]
 
 
-def test_a_calibration_that_is_named_is_used_and_doubted(
-    clouds: Path, tmp_path: Path, uncalibrated: list[dict[str, Any]]
-) -> None:
+def test_a_calibration_that_is_named_is_used_and_doubted(clouds, tmp_path, uncalibrated) -> None:
     own = build_graph(config_of(clouds, tmp_path)).after[0].calibration
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})

@@ -134,9 +134,7 @@ def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
         Locator("demo", explain={"block": 1})
 
 
-def test_regions_as_detections_of_supervision(
-    found: Located, inline_dataset: Path, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_regions_as_detections_of_supervision(found, inline_dataset, row, monkeypatch) -> None:
     """Those of one image and those of its row are the same, and supervision draws and merges them."""
     dataset = open_dataset(inline_dataset)
     here, by_id, by_row = found.to_supervision(), dataset.to_supervision(row["sample_id"]), dataset.to_supervision(row)
@@ -187,9 +185,7 @@ def test_an_image_of_no_region_has_empty_arrays() -> None:
     (b"", "dog", InputError, "bad_image: image: the file is empty"),
     (b"<html>", "dog", InputError, "bad_image: image: .* looks like HTML"),
 ])  # fmt: skip
-def test_errors_say_what_is_wrong(
-    locator: Locator, image: Any, phrases: Any, error: type[Exception], message: str
-) -> None:
+def test_errors_say_what_is_wrong(locator, image, phrases, error, message) -> None:
     with pytest.raises(error, match=message):
         locator(image, phrases)
 

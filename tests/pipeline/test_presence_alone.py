@@ -87,9 +87,7 @@ def whole(few: None, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out, made(uncalibrated(scenes, out))
 
 
-def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
-    whole: tuple[Path, str], scenes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, scenes, monkeypatch) -> None:
     out, printed = whole
     assert "presence was fitted to the captions of 24 images, without annotations" in printed
     assert "Scores are not calibrated" in printed
@@ -108,9 +106,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
     assert "phrases that name nothing in their image" in stats
 
 
-def test_a_run_that_was_killed_goes_on_with_its_fit(
-    few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
 
     def stop(self: _Computing, _: Any) -> None:
@@ -157,9 +153,7 @@ def test_a_run_says_why_it_goes_on_without_presence(few: None, scenes: Path, tmp
     assert "presence is not known: 4 images with" in made(uncalibrated(tmp_path, tmp_path / "few"))
 
 
-def test_calibrate_without_truth_fits_presence_alone(
-    few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_path, monkeypatch) -> None:
     file = tmp_path / "c.json"
     code, printed, _ = called("calibrate", whole[0], "--out", file)
     assert code == 0

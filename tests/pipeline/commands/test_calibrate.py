@@ -71,9 +71,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 
 
 @pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
-def test_stored_maps_give_the_calibration_of_computed_ones(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
-) -> None:
+def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_path, monkeypatch, refine) -> None:
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
@@ -97,9 +95,7 @@ def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(draw
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
-def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
-    drawn: Path, tmp_path: Path, regions: dict[str, Any]
-) -> None:
+def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(drawn, tmp_path, regions) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
     figures = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
     scores = figures["scores"]

@@ -105,9 +105,7 @@ def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth
     assert f"{metrics['pointing']['value']:.3f}" in table_of(whole)
 
 
-def test_a_truth_whose_images_have_another_extension_is_used_and_that_is_said(
-    whole: dict[str, Any], inline_dataset: Path, truth: Path, tmp_path: Path
-) -> None:
+def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dataset, truth, tmp_path) -> None:
     other = json.loads(truth.read_text())
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
@@ -144,9 +142,7 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_stages_are_torn_down_where_one_fails(
-    failure: type[BaseException], inline_dataset: Path, truth: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_are_torn_down_where_one_fails(failure, inline_dataset, truth, monkeypatch) -> None:
     judged = judged_dataset(inline_dataset, truth, AGAIN)
     graph = judged.graph(pixels=True)
     assert graph is not None
@@ -205,9 +201,7 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
     assert pq.read_table(holds / "data", columns=columns).equals(pq.read_table(lacks / "data", columns=columns))
 
 
-def test_stored_maps_need_neither_model_nor_input(
-    whole: dict[str, Any], inline_dataset: Path, truth: Path, tmp_path: Path
-) -> None:
+def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, tmp_path) -> None:
     config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
     model = {**config["model"], "name": "ViT-B-16", "weights": "/gone/model.safetensors"}
     source = {**config["input"], "path": "/gone.jsonl", "image_root": "/gone"}
@@ -218,9 +212,7 @@ def test_stored_maps_need_neither_model_nor_input(
     assert "heat maps: as the dataset holds them" in table_of(figures)
 
 
-def test_a_strangers_dataset_decides_neither_input_nor_model(
-    whole: dict[str, Any], inline_dataset: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset, truth, tmp_path, monkeypatch) -> None:
     """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
     config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
     config["phrases"]["spacy_model"] = "a_package"
@@ -241,9 +233,7 @@ def test_a_strangers_dataset_decides_neither_input_nor_model(
     assert figures["metrics"] == whole["metrics"], "the same maps, computed again"
 
 
-def test_another_setting_of_the_explainer_has_the_maps_computed(
-    whole: dict[str, Any], inline_dataset: Path, truth: Path
-) -> None:
+def test_another_setting_of_the_explainer_has_the_maps_computed(whole, inline_dataset, truth) -> None:
     other = evaluation_of(inline_dataset, truth, QUIET, ["explain.blocks=1"])
     assert (whole["maps"], other["maps"]) == ("stored", "computed")
     assert other["config"]["explain"]["blocks"] == 1

@@ -61,9 +61,7 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
     ("0" * 64, ("--min-score", "0.1"), ""),
     (None, (), ""),
 ])  # fmt: skip
-def test_doubtful_regions_are_counted_where_scores_are_probabilities(
-    calibration: str | None, options: tuple[str, ...], told: str, tmp_path: Path
-) -> None:
+def test_doubtful_regions_are_counted_where_scores_are_probabilities(calibration, options, told, tmp_path) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     change_manifest(dataset, calibration=calibration)
     text = exported(dataset, tmp_path / "out", *options)

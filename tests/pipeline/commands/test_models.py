@@ -95,9 +95,7 @@ def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed:
     ("ViT-SO400M-14-SigLIP-384", "latent_pool", 378, 27, ["grad_eclip"]),
     ("MobileCLIP2-S4", "average_pool", 256, 4, ["cam"]),
 ])  # fmt: skip
-def test_what_the_matrix_says(
-    name: str, tower: str, input_px: int, grid: int, explainers: list[str], listed: dict[str, dict[str, Any]]
-) -> None:
+def test_what_the_matrix_says(name, tower, input_px, grid, explainers, listed) -> None:
     row = listed[name]
     assert (row["tower"], row["input_px"], row["grid"]) == (tower, input_px, grid)
     assert set(explainers) <= set(row["explainers"])

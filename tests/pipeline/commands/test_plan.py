@@ -74,9 +74,7 @@ def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
     (("--gpus", 2), "--cores"),
     (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
 ])  # fmt: skip
-def test_a_run_or_a_cluster_that_cannot_be_is_rejected(
-    arguments: tuple[object, ...], said: str, scenes_folder: Path
-) -> None:
+def test_a_run_or_a_cluster_that_cannot_be_is_rejected(arguments, said, scenes_folder) -> None:
     assert said in str(call(scenes_folder, *arguments).exception)
 
 

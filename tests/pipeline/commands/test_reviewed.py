@@ -36,9 +36,7 @@ def copy(answered: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(answered, tmp_path / "copy"))
 
 
-def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(
-    drawn: Path, answered: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(drawn, answered, tmp_path) -> None:
     file = tmp_path / "c.json"
     out = printed("calibrate", answered, "--reviews", "--out", file)
     assert "right" in out

@@ -116,9 +116,7 @@ def test_another_configuration_is_refused(inline_dataset: Path, scenes_config: d
     assert list(validate(dataset)) == []
 
 
-def test_rows_do_not_depend_on_batches(
-    inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_do_not_depend_on_batches(inline_dataset, scenes_config, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(inline_engine, "call_rows", lambda _: 5)
     other = run(config_of(scenes_config, tmp_path / "out", rows_per_file=7), QUIET)
     assert_alike(rows_of(other), rows_of(inline_dataset))
@@ -309,9 +307,7 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
     ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
     ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
 ], ids=["input", "name", "model", "architecture", "parser", "blocks"])  # fmt: skip
-def test_what_cannot_be_run_is_refused_before_any_row(
-    section: dict[str, Any], error: type[Exception], told: str, scenes_config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_what_cannot_be_run_is_refused_before_any_row(section, error, told, scenes_config, tmp_path) -> None:
     with pytest.raises(error, match=told):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
     assert not list((tmp_path / "out").rglob("*.parquet"))

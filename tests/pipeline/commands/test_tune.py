@@ -56,9 +56,7 @@ def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
     return tuned(judged_dataset(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
 
 
-def test_the_start_and_the_best_are_what_eval_measures(
-    figures: dict[str, Any], dataset: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, tmp_path) -> None:
     write_settings(figures["settings"], tmp_path / "best.yaml")
     made = json.loads((dataset / "dataset.json").read_text())["config"]
     again = load_config(tmp_path / "best.yaml", [

@@ -139,9 +139,7 @@ def test_the_last_bins_hold_what_is_more(index: Index, rows: list[dict[str, Any]
     ([70_000], ["12000 or more"], [1]),
     ([], ["0"], [0]),
 ])  # fmt: skip
-def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(
-    values: list[int], labels: list[str], counts: list[int]
-) -> None:
+def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(values, labels, counts) -> None:
     """The bins that hold something, and the first."""
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE hit_samples AS SELECT unnest(?::BIGINT[]) AS n, 'regions' AS status", [values])

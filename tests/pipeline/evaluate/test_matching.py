@@ -138,9 +138,7 @@ def truth_of(*names: str) -> GroundTruth:
     (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 1, 2),
     (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1, 1),
 ])  # fmt: skip
-def test_images_are_matched_one_to_one(
-    names: list[str], true_names: list[str], matched: dict[str, str], by_stem: int, ambiguous: int
-) -> None:
+def test_images_are_matched_one_to_one(names, true_names, matched, by_stem, ambiguous) -> None:
     matches = match_images(names, truth_of(*true_names))
     assert {name: image.file_name for name, image in matches.images.items()} == matched
     assert matches.counts == {"images": len(matched), "by_stem": by_stem, "ambiguous": ambiguous}

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,9 +57,7 @@ def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_pa
     ("fiftyone", {}, "train/labels.json"),
     ("yolo", {}, None),
 ])  # fmt: skip
-def test_entries_and_table_lead_to_the_images(
-    name: str, settings: dict[str, Any], entries: str | None, tmp_path: Path
-) -> None:
+def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path) -> None:
     """Every image is found by the entry's name, and by its own, or by that in the table."""
     make, colours = Maker(), {}
     records = []

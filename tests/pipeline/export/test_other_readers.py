@@ -85,10 +85,7 @@ def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, 
 
 
 @pytest.mark.parametrize(("most", "labels"), [(14, True), (13, False)])
-def test_datasets(
-    most: int, labels: bool, demo_dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_datasets(most, labels, demo_dataset, tmp_path, annotations, monkeypatch) -> None:
     """A category is a number with a name; or the name itself where there are too many for every file, here of 14."""
     monkeypatch.setattr("pipeline.export.hf.MOST_LABELS", most)
     folder, _ = exported("hf", demo_dataset, tmp_path / "hf", {"rows_per_file": 5})

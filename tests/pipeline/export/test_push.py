@@ -81,9 +81,7 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     (Repository(False, {}), [], "is public, and everybody could see the images: add --public"),
     (Repository(False, {MARK: b"{}"}), ["--overwrite"], "is public"),
 ])  # fmt: skip
-def test_other_repositories_stay_as_they_are(
-    repository: Repository, options: list[str], message: str, dataset: Path, hub: Hub, tmp_path: Path
-) -> None:
+def test_other_repositories_stay_as_they_are(repository, options, message, dataset, hub, tmp_path) -> None:
     hub.repositories[NAME] = repository
     before = dict(repository.files)
     with pytest.raises(ConfigError, match=message):

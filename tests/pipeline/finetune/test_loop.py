@@ -93,9 +93,7 @@ FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
     ({"recipe": {"kind": "align", "learns": "image"}}, ("transformer.", "text_projection"), {"visual.proj"}),
     (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
 ])  # fmt: skip
-def test_only_what_shall_learn_changes(
-    settings: dict[str, Any], stays: tuple[str, ...], learns: set[str], inline_dataset: Path, tmp_path: Path
-) -> None:
+def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, tmp_path) -> None:
     tuned = weights(finetune(config_of(inline_dataset, tmp_path, epochs=0.34, **settings)))
     start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
@@ -199,9 +197,7 @@ def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Pat
 
 
 @pytest.mark.slow
-def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(
-    whole: Tuned, inline_dataset: Path, tmp_path: Path
-) -> None:
+def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(whole, inline_dataset, tmp_path) -> None:
     first, second = (config_of(inline_dataset, tmp_path / name, checkpoint_every_s=0) for name in ("first", "second"))
     with pytest.raises(StopHereError):
         finetune(first, stop_after(2))

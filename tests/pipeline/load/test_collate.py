@@ -51,9 +51,7 @@ def test_roi_align_takes_them(with_images: Path) -> None:
     torch.testing.assert_close(pooled[wide], centres[wide], atol=0.05, rtol=0)
 
 
-def test_images_of_different_sizes_images_without_regions_and_batches_without_images(
-    folder: Path, with_images: Path
-) -> None:
+def test_images_of_different_sizes_images_without_regions_and_batches_without_images(folder, with_images) -> None:
     samples = list(RegionStream(with_images, Contents(masks="full")))[:6]
     batch = collate_regions(samples)
     assert [image.shape for image in batch["images"]] == [sample["image"].shape for sample in samples]

@@ -127,9 +127,7 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
 
 
 @pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
-def test_an_unfinished_run_of_another_version_is_not_continued(
-    other: str | None, folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_run_of_another_version_is_not_continued(other, folder, monkeypatch) -> None:
     monkeypatch.setattr(folder_module, "__version__", other)
     begin(folder)
     monkeypatch.setattr(folder_module, "__version__", "0.1.3")
@@ -142,9 +140,7 @@ def test_an_unfinished_run_of_another_version_is_not_continued(
     assert begin(folder) == "started", "a patch leaves rows as they are"
 
 
-def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(
-    folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(folder, monkeypatch) -> None:
     complete(folder)
     monkeypatch.setattr(folder_module, "__version__", "0.2.0")
     assert begin(folder) == "complete"
@@ -186,9 +182,7 @@ def test_fresh_deletes_an_unfinished_run_and_its_journal(folder: DatasetFolder) 
 
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "categories.parquet"])
-def test_files_that_no_run_explains_are_neither_touched_nor_joined(
-    name: str, fresh: bool, folder: DatasetFolder
-) -> None:
+def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, folder) -> None:
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
     (folder.path / name).write_text("mine")
@@ -254,9 +248,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 half of a file"])
 @pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
-def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
-    content: bytes, is_complete: bool, folder: DatasetFolder
-) -> None:
+def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(content, is_complete, folder) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
     if is_complete:
@@ -403,9 +395,7 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
     [(True, 9, {"whole", "empty"}), (True, 8, {"empty"}), (False, 9, set())],
     ids=["done", "a row is missing", "another input"],
 )
-def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
-    same_input: bool, rows: int, read: set[str], folder: DatasetFolder
-) -> None:
+def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
     config, records = config_of(folder.path), mixed()
     folder.begin(folder.look(config, MARK))
     worker_shards(folder, records[:rows])
@@ -449,9 +439,7 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
     ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError, "1 rows were written twice"),
     (mixed(), 8, True, ResumeError, "8 samples were read but 9 rows written: the input is not what it was"),
 ], ids=["lost", "doubled, and as many lost", "another input"])  # fmt: skip
-def test_every_sample_has_one_row(
-    records: Any, read: int, resumed: bool, error: type[Exception], words: str, folder: DatasetFolder
-) -> None:
+def test_every_sample_has_one_row(records, read, resumed, error, words, folder) -> None:
     begin(folder)
     write_shards(records, folder.data)
     if resumed:
@@ -473,9 +461,7 @@ class ReaderOfABadDisk:
 
 
 @pytest.mark.parametrize("out", ["disk", "memory"])
-def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_storage(
-    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(out, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
     folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
     config = config_of(tmp_path)

@@ -128,9 +128,7 @@ def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path)
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
-def test_a_row_is_found_in_the_input_whatever_its_id(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(records, "ID_BITS", 53)
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     names = pq.read_table(dataset / "data")["sample_id"].to_pylist()

@@ -57,9 +57,7 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     assert merge(parts[::-1], tmp_path / "out") is None, "a second time there is nothing to do"
 
 
-def test_a_run_over_the_whole_input_has_nothing_to_do_there(
-    parts: list[Path], scenes_config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_over_the_whole_input_has_nothing_to_do_there(parts, scenes_config, tmp_path) -> None:
     merge(parts, tmp_path / "out")
     manifest = (tmp_path / "out/dataset.json").read_bytes()
     part(None, scenes_config, tmp_path / "out")
@@ -87,9 +85,7 @@ def stored(folder: Path, **values: Any) -> None:
     (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
 ], ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"])  # fmt: skip
 @pytest.mark.parametrize("compact", [False, True])
-def test_what_is_no_whole_is_rejected_by_name(
-    compact: bool, change: Any, chosen: list[int], words: str, parts: list[Path], tmp_path: Path
-) -> None:
+def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, words, parts, tmp_path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     if change is not None:
         change(copies[1])
@@ -98,9 +94,7 @@ def test_what_is_no_whole_is_rejected_by_name(
     assert not (tmp_path / "out/dataset.json").exists()
 
 
-def test_parts_of_other_settings_or_wholes(
-    parts: list[Path], inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_parts_of_other_settings_or_wholes(parts, inline_dataset, scenes_config, tmp_path) -> None:
     other = part("2/3", scenes_config, tmp_path / "2", explain={"blocks": 1})
     with pytest.raises(InputError, match=r"/2 differs from .*/1: .*explain\.blocks: 4 there, 1 now"):
         merge([parts[0], other, parts[2]], tmp_path / "out")
@@ -129,10 +123,7 @@ def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("written", "options"), [(1, []), (5, []), (1, ["--compact"])])
-def test_a_killed_merge_goes_on(
-    written: int, options: list[str], parts: list[Path], inline_dataset: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_path, monkeypatch) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
         import os, signal
@@ -160,10 +151,7 @@ def test_a_killed_merge_goes_on(
 
 
 @pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"])
-def test_small_shards_are_put_together(
-    most_bytes: int, files: set[int], parts: list[Path], inline_dataset: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_small_shards_are_put_together(most_bytes, files, parts, inline_dataset, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(merge_module, "COMPACT_BYTES", most_bytes)
     merge(parts, tmp_path / "out", compact=True)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))

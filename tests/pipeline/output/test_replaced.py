@@ -54,9 +54,7 @@ def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Pa
 
 @pytest.mark.parametrize("error", [ResourceError("no cluster"), KeyboardInterrupt(), RuntimeError("a fault")])
 @pytest.mark.parametrize("answers", [0, 1])
-def test_a_run_that_ends_before_its_first_file_leaves_the_former_one(
-    error: BaseException, answers: int, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ended_before_its_first_file_leaves_the_former(error, answers, captions, finished, monkeypatch) -> None:
     """One batch has 32 rows: after it, four files are there."""
     before = content(finished)
     config = light_config(captions, finished, explain={"blocks": 1})
@@ -90,9 +88,7 @@ def killed_at(step: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("while_coming_back", [False, True])
-def test_a_run_that_is_killed_while_files_are_moved_loses_none(
-    while_coming_back: bool, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captions, finished, monkeypatch) -> None:
     (finished / ".phrasebox/journal-0001").mkdir()
     (finished / ".phrasebox/journal-0001/00000.parquet").touch()
     before = content(finished)

@@ -78,9 +78,7 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
     ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
     ("/?page=9999999", {}, 200, b"Nothing was found"),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
-def test_what_cannot_be_shown_is_said(
-    shared: Served, path: str, headers: dict[str, str], status: int, words: bytes
-) -> None:
+def test_what_cannot_be_shown_is_said(shared, path, headers, status, words) -> None:
     found, content = ask(shared, path, headers=headers)
     assert found == status
     assert words in content
@@ -117,9 +115,7 @@ TEXT, ELSEWHERE = {"Content-Type": "text/plain"}, {"Origin": "http://evil.exampl
     ("review", REVIEW, {}, 404),  # there is no such region
     ("review", {**REVIEW, "row": 99999}, {}, 404),
 ], ids=lambda value: str(value)[-40:])  # fmt: skip
-def test_what_is_sent_from_elsewhere_or_of_another_form_is_rejected(
-    shared: Served, viewed: Path, path: str, body: object, headers: dict[str, str], status: int
-) -> None:
+def test_what_is_sent_from_elsewhere_or_in_another_form_fails(shared, viewed, path, body, headers, status) -> None:
     assert ask(shared, f"/{path}", "POST", json.dumps(body), {**JSON, **headers})[0] == status
     assert not list(viewed.glob("marks.json")) + list(viewed.glob("reviews.jsonl"))
 

@@ -67,9 +67,7 @@ def test_filters_find_what_sql_finds(page: Page, shared: Served, rows: list[dict
                 expect(part).to_be_visible()
 
 
-def test_a_condition_in_sql_and_the_command_that_exports_it(
-    page: Page, shared: Served, rows: list[dict[str, Any]]
-) -> None:
+def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) -> None:
     page.goto(shared.url)
     page.get_by_label("SQL condition").fill("w > h AND region_count >= 2 -- wide things")
     page.get_by_role("button", name="Show").click()

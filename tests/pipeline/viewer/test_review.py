@@ -190,9 +190,7 @@ def shards(dataset: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((dataset / "data").iterdir())]
 
 
-def test_a_region_is_deleted_and_a_box_dragged_in_the_review(
-    page: Page, served: Served, dataset: Path, tmp_path: Path
-) -> None:
+def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page, served, dataset, tmp_path) -> None:
     before, own = exported_boxes(dataset, tmp_path / "before"), shards(dataset)
     opened(page, served.url)
     at_rest(page)

@@ -136,9 +136,7 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
     ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
 ], ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package", "a segmenter"])  # fmt: skip
 @pytest.mark.usefixtures("nothing_is_built")
-def test_what_a_stranger_names_is_not_loaded(
-    section: str, values: Any, told: str, made_by_a_stranger: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_stranger, tmp_path, monkeypatch) -> None:
     package = tmp_path / "path" / "stranger_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")

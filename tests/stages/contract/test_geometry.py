@@ -42,8 +42,7 @@ def test_box_iou_is_a_symmetric_share(a, b):
 
 
 @pytest.mark.parametrize(
-    ("side_px", "multiple", "expected"),
-    [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)],
+    ("side_px", "multiple", "expected"), [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)]
 )
 def test_round_to_multiple(side_px, multiple, expected):
     assert round_to_multiple(side_px, multiple) == expected

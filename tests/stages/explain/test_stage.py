@@ -98,9 +98,7 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
     assert stage.process([]) == []
 
 
-def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(
-    stage: ExplainStage, model: ModelConfig
-) -> None:
+def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(stage, model) -> None:
     before = [make_record(0, ["dog"]), make_record(1, [])]
     other = set_up(model.model_copy(update={"batch_size": None}))
     for each, keeps in ((stage, True), (other, False)):

@@ -63,9 +63,7 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str,
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("activation", ["identity", "gradient"])
-def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(
-    activation: Literal["identity", "gradient"],
-) -> None:
+def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(activation) -> None:
     """With ReLU a slope times its input is its output, so that gradients, too, lose nothing."""
     model = clip()
     tower = without_biases(tower_of(model))

@@ -140,9 +140,7 @@ def test_a_square_image_never_takes_more_than_500_windows() -> None:
     ((5, 8), (0.6, 1.0), 2 * 3, 3),  # a stride that does not fit ends with the grid
     ((3, 3), (1.0, 1.0), 1, 3),
 ])  # fmt: skip
-def test_windows_cover_the_grid(
-    grid_hw: tuple[int, int], settings: tuple[float, float], number: int, side: int
-) -> None:
+def test_windows_cover_the_grid(grid_hw, settings, number, side) -> None:
     hidden = windows(grid_hw, *settings)
     assert hidden.shape == (number, *grid_hw)
     assert set(hidden.sum(dim=(1, 2)).tolist()) == {side * side}

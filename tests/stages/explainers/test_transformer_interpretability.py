@@ -9,12 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explainers.relevance.transformer_interpretability import (
-    adding,
-    through_block,
-    through_product,
-    through_sum,
-)
+from stages.explainers.relevance.transformer_interpretability import adding, through_block, through_product, through_sum
 from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 from tests.factories import tiny_clip

@@ -60,9 +60,7 @@ def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     ([("n" * 300 + ".jpg", b"x"), ("n" * 300 + ".txt", b"a")], "n" * 300 + ".jpg", ("a",)),
     ([("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())], "k\xe9\u732b.jpg", ("\u732b",)),
 ])  # fmt: skip
-def test_members_of_a_sample(
-    tmp_path: Path, members: list[tuple[str, bytes]], file_name: str, captions: tuple[str, ...]
-) -> None:
+def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
     sample = one(tmp_path, *members)
     assert isinstance(sample, Sample)
     assert (sample.error, sample.image.file_name, sample.captions) == (None, file_name, captions)

@@ -32,8 +32,7 @@ def levels_of(*values: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"),
-    [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)],
+    ("share", "expected"), [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)]
 )
 def test_fixed(share, expected):
     assert fixed_cut(share) == expected

@@ -41,9 +41,7 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
     ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
 ])  # fmt: skip
-def test_a_gpu_that_is_wanted_and_not_seen_is_an_error_with_torch_s_reason(
-    version: str, cuda: str | None, reason: str, advice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, cuda, reason, advice, monkeypatch) -> None:
     def init() -> None:
         raise AssertionError(reason) if cuda is None else RuntimeError(reason)
 

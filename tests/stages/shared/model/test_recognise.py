@@ -127,9 +127,7 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     ("ViT-B-16", open_clip.OPENAI_DATASET_MEAN, "bicubic"),
     ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
 ])  # fmt: skip
-def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(
-    name: str, mean: tuple[float, ...], interpolation: str, tmp_path: Path
-) -> None:
+def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
     (tmp_path / "weights.pt").touch()
     found = recognise(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
     assert (found.mean, found.interpolation) == (mean, interpolation)

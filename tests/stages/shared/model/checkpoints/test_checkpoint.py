@@ -271,9 +271,7 @@ def index_that_leads_elsewhere(folder: Path) -> None:
     (lambda f: [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f),
      r"holds 2 files of weights \(a\.pt, b\.pt\): give the one that is meant"),
 ])  # fmt: skip
-def test_what_cannot_be_loaded_is_said_in_one_line(
-    change: Callable[[Path], Any], message: str, clip_folder: Path
-) -> None:
+def test_what_cannot_be_loaded_is_said_in_one_line(change, message, clip_folder) -> None:
     change(clip_folder)
     assert_said_in_one_line(lambda: usable_model(config_of(clip_folder)), message)
 
@@ -287,9 +285,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
     (lambda f: (f / "tokenizer.json").write_text("{}"), r"could not get the tokenizer .*my-siglip"),
     (lambda f: (f / "tokenizer_config.json").write_text("{"), r"cannot read .*tokenizer_config\.json"),
 ])  # fmt: skip
-def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(
-    change: Callable[[Path], Any], message: str, siglip_folder: Path
-) -> None:
+def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, message, siglip_folder) -> None:
     change(siglip_folder)
     assert_said_in_one_line(lambda: tokenizer_of(recognise(config_of(siglip_folder))), message)
 

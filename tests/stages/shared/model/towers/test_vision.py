@@ -51,9 +51,7 @@ def test_a_block_in_sixteen_bits_becomes_float32() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 56), (64, 64)])
-def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_authors_do(
-    height: int, width: int
-) -> None:
+def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_authors_do(height, width) -> None:
     """open_clip's own model for that input is the reference."""
     model = tiny_clip()
     state = model.state_dict()
