@@ -112,12 +112,8 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes_config(scenes_folder: Path) -> dict[str, Any]:
     """Values of a run over the scenes with the embedded model and the inline engine, without `output`."""
-    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
-    return {
-        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(images)},
-        "model": {"name": "demo"},
-        "engine": {"kind": "inline"},
-    }
+    source = {"kind": "jsonl", "path": f"{scenes_folder}/captions.jsonl", "image_root": f"{scenes_folder}/images"}
+    return {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
 
 
 @pytest.fixture(scope="session")

@@ -78,13 +78,10 @@ def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settin
 def state_of(model: nn.Module) -> list[Any]:
     """All that an explainer could leave behind."""
     hooks = [name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)]
-    modules = [
-        (
-            name, module.training, getattr(module.forward, "__func__", module.forward), "forward" in vars(module),
-            *(len(vars(module)[h]) for h in hooks),
-        )
-        for name, module in model.named_modules()
-    ]  # fmt: skip
+    modules = [(
+        name, module.training, getattr(module.forward, "__func__", module.forward), "forward" in vars(module),
+        *(len(vars(module)[h]) for h in hooks),
+    ) for name, module in model.named_modules()]  # fmt: skip
     parameters = [
         (name, id(p), p.requires_grad, p.grad, p.dtype, p.device, p._version) for name, p in model.named_parameters()
     ]
@@ -113,12 +110,8 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     stage.setup()
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])
     rgb = pixels(tower)[0]
-    answers = stage.process(
-        [
-            Record(sample=Sample(sample_id=name, source="test"), phrases=phrases, pixels=Pixels(rgb=rgb))
-            for name in ("a", "b", "c")
-        ]
-    )
+    samples = [Sample(sample_id=name, source="test") for name in ("a", "b", "c")]
+    answers = stage.process([Record(sample=one, phrases=phrases, pixels=Pixels(rgb=rgb)) for one in samples])
     stage.teardown()
     for answer in answers:
         assert [heat_map.text for heat_map in answer.heat_maps] == PHRASES[0]

@@ -197,10 +197,8 @@ def _main() -> None:
     values, seconds, marks = sys.argv[1:]
     try:
         config = RunConfig.model_validate_json(values)
-        model, reader = (
-            SleepStage(float(seconds), Path(marks) if marks else None),
-            DeadlyReader(make_reader(config.input)),
-        )
+        model = SleepStage(float(seconds), Path(marks) if marks else None)
+        reader = DeadlyReader(make_reader(config.input))
         folder = Path(str(config.input.path)).parent
         report = run_on_ray(light_graph(reader, config, model, LastStage(0.0), folder), config)
     except PhraseboxError as error:

@@ -249,9 +249,10 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
 def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, image: Path, tmp_path: Path) -> None:
     """`demo` knows drawn scenes only, so it is never what nobody asked for."""
     captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    given = [captions, "--images", images]
     for command in (
-        ["run", captions, "--images", images, "--out", tmp_path / "out"],
-        ["plan", captions, "--images", images],
+        ["run", *given, "--out", tmp_path / "out"],
+        ["plan", *given],
         ["explain", image, "--phrase", "dog"],
     ):
         assert_refused(phrasebox(*command), "no model is given", "\n  photo ", "ViT-B-16/laion2b_s34b_b88k", "my-clip/")

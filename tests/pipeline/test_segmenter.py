@@ -57,18 +57,13 @@ def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[s
 
 def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
     plain = RunConfig.model_validate({**scenes_config, "output": {"path": str(tmp_path)}})
-    named = plain.model_copy(
-        update={
-            "regions": plain.regions.model_copy(update={"sam": plain.regions.sam.model_copy(update={"model": "a/b"})})
-        }
-    )
+    sam = plain.regions.sam.model_copy(update={"model": "a/b"})
+    named = plain.model_copy(update={"regions": plain.regions.model_copy(update={"sam": sam})})
     assert named.rows_depend_on() == plain.rows_depend_on()
     assert calibration_basis(named, "model") == calibration_basis(plain, "model")
     assert build_graph(named).segmenter is None
-    used, larger = (
-        load_config(None, ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b", *more])
-        for more in ([], ["regions.sam.batch_size=3"])
-    )
+    settings = ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b"]
+    used, larger = (load_config(None, [*settings, *more]) for more in ([], ["regions.sam.batch_size=3"]))
     assert used.rows_depend_on() == larger.rows_depend_on() != plain.rows_depend_on()
 
 

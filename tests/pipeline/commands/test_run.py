@@ -223,10 +223,7 @@ def bad_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     rows: list[Any] = [
         {"id": "good", "image": "red.jpg", "caption": "a red car"},
         "{broken",
-        {"id": "gone", "image": "gone.jpg", "caption": "a red car"},
-        {"id": "text", "image": "text.jpg", "caption": "a red car"},
-        {"id": "half", "image": "half.jpg", "caption": "a red car"},
-        {"id": "empty", "image": "empty.jpg", "caption": "a red car"},
+        *({"id": kind, "image": f"{kind}.jpg", "caption": "a red car"} for kind in ("gone", "text", "half", "empty")),
         {"id": "mute", "image": "red.jpg", "caption": " \n"},
         {"id": "none", "image": "red.jpg"},
         {"id": "good", "image": "red.jpg", "caption": "the same id again"},

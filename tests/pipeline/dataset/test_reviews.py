@@ -30,14 +30,10 @@ def said(key: RegionKey, reviewer: str = "ann", **what: Any) -> Review:
 
 
 def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
-    for review in (
-        said(DOG, answer="wrong", seconds=2.5),
-        said(DOG, "bob", answer="right"),
-        said(DOG, answer="right"),
-        said(CAT, answer="absent"),
-        said(CAT, answer="undone"),
-    ):
-        append_review(tmp_path, review)
+    append_review(tmp_path, said(DOG, answer="wrong", seconds=2.5))
+    append_review(tmp_path, said(DOG, "bob", answer="right"))
+    for key, answer in ((DOG, "right"), (CAT, "absent"), (CAT, "undone")):
+        append_review(tmp_path, said(key, answer=answer))
     reviews = read_reviews(tmp_path)
     assert [*reviews.answers] == [DOG]
     assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {"ann": "right", "bob": "right"}
@@ -48,13 +44,10 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
 
 
 def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
-    for review in (
-        said(DOG, action="delete"),
-        said(DOG, "bob", action="box", box_xywh_px=(0, 0, 9, 9)),
-        said(CAT, action="delete"),
-        said(CAT, "bob", action="undone"),
-    ):
-        append_review(tmp_path, review)
+    box: dict[str, Any] = {"action": "box", "box_xywh_px": (0, 0, 9, 9)}
+    for key, first, second in ((DOG, "delete", box), (CAT, "delete", {"action": "undone"})):
+        append_review(tmp_path, said(key, action=first))
+        append_review(tmp_path, said(key, "bob", **second))
     corrections = read_reviews(tmp_path).corrections
     assert {key: one.box_xywh_px for key, one in corrections.items()} == {DOG: (0, 0, 9, 9)}
 

@@ -166,19 +166,12 @@ ROW = {
         region(1, 9, "it", 3),
     ],
 }
-IMAGE = TruthImage(
-    file_name="1.jpg",
-    width_px=8,
-    height_px=8,
-    targets=(),
-    chained=tuple(
-        ChainedPhrase(caption=caption, phrase=phrase, chain=chain)
-        for caption, phrase, chain in (
-            ("A boy and a boy 's hat .", "boy", "7"), ("A boy and a boy 's hat .", "boy", "8"),
-            ("a child , it rains", "child", "7"), ("a child , it rains", "it", ""), ("another caption", "hat", "9"),
-        )
-    ),
+CHAINED = (
+    ("A boy and a boy 's hat .", "boy", "7"), ("A boy and a boy 's hat .", "boy", "8"),
+    ("a child , it rains", "child", "7"), ("a child , it rains", "it", ""), ("another caption", "hat", "9"),
 )  # fmt: skip
+CHAINS = tuple(ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED)
+IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained=CHAINS)
 
 
 def test_phrases_are_found_by_caption_text_and_order() -> None:

@@ -20,12 +20,9 @@ from tests.pipeline.export.read_back import READ_BACK
 CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
 
 SAID: tuple[tuple[int, str, str, int | None, float], ...] = (
-    (0, "boy", "boy", 0, 0.5),
-    (0, "dog", "dog", 1, 0.25),
-    (1, "child", "child", 0, 0.75),
-    (1, "two dogs", "dog", 2, 0.5),
-    (2, "boy", "boy", 0, 0.625),
-)
+    (0, "boy", "boy", 0, 0.5), (0, "dog", "dog", 1, 0.25), (1, "child", "child", 0, 0.75),
+    (1, "two dogs", "dog", 2, 0.5), (2, "boy", "boy", 0, 0.625),
+)  # fmt: skip
 """Caption, phrase, head, group, score."""
 
 PLACES = {0: [(2, 2, 10, 20)], 1: [(20, 2, 5, 5)], 2: [(20, 2, 5, 5), (30, 2, 6, 6)]}
@@ -66,11 +63,9 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name:
     read = READ_BACK[name]
     (found,) = read.samples(out, "train")
     places = [PLACES[0][0], PLACES[1][0], *PLACES[2]]
-    names = {
-        "phrase": ["boy", "dog", "two dogs", "two dogs"],
-        "head": ["boy", "dog", "dog", "dog"],
-        "words": ["boy child boy", "dog", "two dogs", "two dogs"],
-    }[read.label]
+    phrases = ["boy", "dog", "two dogs", "two dogs"]
+    others = {"head": ["boy", "dog", "dog", "dog"], "words": ["boy child boy", *phrases[1:]]}
+    names = {"phrase": phrases, **others}[read.label]
     wanted = [((x, y, x + w, y + h), label) for (x, y, w, h), label in zip(places, names, strict=True)]
     assert sorted((box, label) for box, label, _ in found) == sorted(wanted)
 

@@ -19,13 +19,10 @@ def write(folder: Path, files: dict[str, bytes]) -> str:
 
 def test_images_with_their_captions(tmp_path: Path) -> None:
     """Sorted by name; one caption a line, untouched but for line ends."""
-    path = write(
-        tmp_path,
-        {
-            "b/2.PNG": JPEG, "b/2.TXT": "\ufeff a cat \r\n\r\n  \nein Löwe".encode(), "a.b.webp": JPEG,
-            "a.b.txt": b"one", "notes.pdf": b"", ".hidden.jpg": b"",
-        },
-    )  # fmt: skip
+    path = write(tmp_path, {
+        "b/2.PNG": JPEG, "b/2.TXT": "\ufeff a cat \r\n\r\n  \nein Löwe".encode(), "a.b.webp": JPEG,
+        "a.b.txt": b"one", "notes.pdf": b"", ".hidden.jpg": b"",
+    })  # fmt: skip
     first, second = samples_of(kind="folder", path=path)
     assert (first.sample_id, first.source, first.captions) == ("a.b.webp", "a.b.webp", ("one",))
     assert (second.sample_id, second.captions, second.error) == ("b/2.PNG", (" a cat ", "ein Löwe"), None)

@@ -52,13 +52,10 @@ def test_hugging_face_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("encoding", "text"), [("jpg", "txt"), ("png", "caption"), ("webp", "txt")])
 def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
     columns = {
-        encoding: pa.array([b"1", None, b"3", None], pa.binary()),
-        text: ["a", "b", None, "d"],
-        "key": ["0000", "0001", "0002", "0003"],
+        encoding: pa.array([b"1", None, b"3", None], pa.binary()), text: ["a", "b", None, "d"],
+        "key": ["0000", "0001", "0002", "0003"], "error_message": [None, "404", "x", None], "width": [1, None, 1, 1],
         "status": ["success", "failed_to_download", "failed_to_resize", "success"],
-        "error_message": [None, "404", "x", None],
-        "width": [1, None, 1, 1],
-    }
+    }  # fmt: skip
     first, *skipped = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
     assert isinstance(first, Sample)
     assert (first.sample_id, first.image.content, first.captions) == ("00000.parquet/0000", b"1", ("a",))

@@ -22,14 +22,9 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
             words, bracket, rest = part.partition("]")
             if bracket:
                 phrase = words.removeprefix("a ").removeprefix("another ").removeprefix("the ")
-                last = phrase.split()[-1]
-                start = len(text)
-                found.append(
-                    Phrase(
-                        text=phrase, caption_index=index, start=start, end=start + len(words),
-                        head=PLURAL.get(last, last), plural=last in PLURAL,
-                    )
-                )  # fmt: skip
+                last, place = phrase.split()[-1], {"start": len(text), "end": len(text) + len(words)}
+                head = PLURAL.get(last, last)
+                found.append(Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place))
             text += words + rest
         texts.append(text)
     return texts, found

@@ -118,14 +118,11 @@ def test_pixels_are_needed_only_to_refine_and_large_canvases_are_shrunk() -> Non
 
 def test_neither_order_nor_random_state_matters() -> None:
     squares = [(slice(20 + 9 * n, 70 + 9 * n), slice(30 + 5 * n, 80 + 7 * n)) for n in range(6)]
-    records = [
-        Record(
-            sample=Sample(sample_id=str(n), source="test"), width_px=320, height_px=240,
-            phrases=(Phrase(text="red square", caption_index=0, start=0, end=10, head="square"),),
-            pixels=Pixels(rgb=picture(square, noise=35, seed=n)), heat_maps=(blurry(square),),
-        )
-        for n, square in enumerate(squares)
-    ]  # fmt: skip
+    records = [Record(
+        sample=Sample(sample_id=str(n), source="test"), width_px=320, height_px=240,
+        phrases=(Phrase(text="red square", caption_index=0, start=0, end=10, head="square"),),
+        pixels=Pixels(rgb=picture(square, noise=35, seed=n)), heat_maps=(blurry(square),),
+    ) for n, square in enumerate(squares)]  # fmt: skip
     stage = RegionsStage(GRABCUT)
     together = stage.process(records)
     random.Random(1).shuffle(records)

@@ -46,19 +46,15 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
     assert (image.file_name, image.width_px, image.height_px) == ("1.jpg", 500, 375)
     # pixels 1 to 100 are the half-open range 0 to 100
     large, tiny = (0, 0, 100, 200), (10, 20, 1, 2)
-    first, second = (
-        "Two men hold the man 's arm while it rains .",
-        "A street with signs and the men on it (as always) .",
-    )
+    first = "Two men hold the man 's arm while it rains ."
+    second = "A street with signs and the men on it (as always) ."
     people = {"type": "people", "number": "plural", "size": "large"}
     arm = {"type": "bodyparts", "number": "singular", "size": "small"}
+    both = (large, tiny)
+    wanted = (("two men", both, first, people), ("man's arm", (tiny,), first, arm), ("men", both, second, people))
     assert image.targets == tuple(
         TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
-        for phrase, boxes, caption, groups in (
-            ("two men", (large, tiny), first, people),
-            ("man's arm", (tiny,), first, arm),
-            ("men", (large, tiny), second, people),
-        )
+        for phrase, boxes, caption, groups in wanted
     )
     chains = [("two men", "7"), ("man's arm", "8"), ("it", ""), ("street", "9"), ("signs", "10"), ("men", "7")]
     assert [(each.phrase, each.chain) for each in image.chained] == chains
