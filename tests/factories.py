@@ -26,9 +26,13 @@ def tiny_architecture(**vision: Any) -> dict[str, Any]:
 
 
 def tiny_clip(
-    seed: int = 0, *, quick_gelu: bool = False, spread: float = 3.0, precision: torch.dtype | None = None,
+    seed: int = 0,
+    *,
+    quick_gelu: bool = False,
+    spread: float = 3.0,
+    precision: torch.dtype | None = None,
     **vision: Any,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """A randomly initialised open_clip model of the tiny architecture.
 
     With `precision` its weights are halved as `open_clip.create_model(precision="fp16")` does it: all but layer norms

@@ -37,14 +37,21 @@ def object_storage() -> Iterator[dict[str, str]]:
                 assert server.poll() is None
                 time.sleep(0.05)
         fs.S3FileSystem(
-            access_key="key", secret_key="secret", endpoint_override=f"127.0.0.1:{port}", scheme="http",
+            access_key="key",
+            secret_key="secret",
+            endpoint_override=f"127.0.0.1:{port}",
+            scheme="http",
             allow_bucket_creation=True,
-        ).create_dir(BUCKET)  # fmt: skip
+        ).create_dir(BUCKET)
         yield {
-            **os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+            **os.environ,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
             LOG: log.name,
-        }  # fmt: skip
+        }
     finally:
         server.kill()
         server.wait()

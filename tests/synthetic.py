@@ -48,9 +48,15 @@ REASONS = tuple(ROW_ERRORS)
 
 
 def write_synthetic(
-    folder: Path, rows: int, regions_per_row: float = 3.0, seed: int = 0, rows_per_file: int = 10_000, *,
-    embed_images: bool = False, fingerprint: str = "synthetic",
-) -> Path:  # fmt: skip
+    folder: Path,
+    rows: int,
+    regions_per_row: float = 3.0,
+    seed: int = 0,
+    rows_per_file: int = 10_000,
+    *,
+    embed_images: bool = False,
+    fingerprint: str = "synthetic",
+) -> Path:
     """A finished dataset of `rows` rows, which `validate` accepts; the same bytes for the same arguments.
 
     1 % of the rows have an error, 3 % name nothing, the others have 0 .. 2 x `regions_per_row` regions, so that on
@@ -82,9 +88,14 @@ def count(folder: Path) -> Tally:
 
 
 def write_manifest(
-    folder: Path, total: Tally, *, rows_per_file: int = 1000, embed_images: bool = False,
-    image_root: Path | None = None, fingerprint: str = "synthetic",
-) -> None:  # fmt: skip
+    folder: Path,
+    total: Tally,
+    *,
+    rows_per_file: int = 1000,
+    embed_images: bool = False,
+    image_root: Path | None = None,
+    fingerprint: str = "synthetic",
+) -> None:
     """`dataset.json` of a dataset whose shards are counted, as if a run with the default settings had made it here."""
     root = folder / "images" if image_root is None else image_root
     output = {"path": str(folder), "rows_per_file": rows_per_file, "embed_images": embed_images}
@@ -93,10 +104,15 @@ def write_manifest(
     config = RunConfig.model_validate(values).model_dump(mode="json")
     run = {"schema_version": SCHEMA_VERSION, "model_fingerprint": fingerprint, "calibration": None}
     manifest = {
-        "format": "phrasebox", "phrasebox_version": __version__, **run, "config": config,
-        "counts": {"read": total.rows, **total.counts(), "skipped_by_reason": {}}, "wall_time_s": 0.0, "stages": {},
+        "format": "phrasebox",
+        "phrasebox_version": __version__,
+        **run,
+        "config": config,
+        "counts": {"read": total.rows, **total.counts(), "skipped_by_reason": {}},
+        "wall_time_s": 0.0,
+        "stages": {},
         "run": {**run, "config": {}},
-    }  # fmt: skip
+    }
     write_text(folder / "dataset.json", json.dumps(signed(manifest), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -36,10 +36,12 @@ TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
 PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
 FEW_MASKS: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 6, "cells": 4}, "occlusion": {"window": 0.5, "stride": 1.0},
-    "kernel_shap": {"players": 2, "evaluations": 8}, "partition_shap": {"max_evaluations": 7},
+    "rise": {"masks": 6, "cells": 4},
+    "occlusion": {"window": 0.5, "stride": 1.0},
+    "kernel_shap": {"players": 2, "evaluations": 8},
+    "partition_shap": {"max_evaluations": 7},
     "score_cam": {"channels": 6},
-}  # fmt: skip
+}
 """What makes an explainer cheap that needs many forward passes by default."""
 
 
@@ -78,10 +80,16 @@ def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settin
 def state_of(model: nn.Module) -> list[Any]:
     """All that an explainer could leave behind."""
     hooks = [name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)]
-    modules = [(
-        name, module.training, getattr(module.forward, "__func__", module.forward), "forward" in vars(module),
-        *(len(vars(module)[h]) for h in hooks),
-    ) for name, module in model.named_modules()]  # fmt: skip
+    modules = [
+        (
+            name,
+            module.training,
+            getattr(module.forward, "__func__", module.forward),
+            "forward" in vars(module),
+            *(len(vars(module)[h]) for h in hooks),
+        )
+        for name, module in model.named_modules()
+    ]
     parameters = [
         (name, id(p), p.requires_grad, p.grad, p.dtype, p.device, p._version) for name, p in model.named_parameters()
     ]

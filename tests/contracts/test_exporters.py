@@ -100,11 +100,17 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
 
 
 @formats
-@pytest.mark.parametrize(("choice", "wanted"), [
-    ({"min_score": 0.3, "where": "head = 'dog' OR area < 90"},
-     lambda row, region: region["score"] >= 0.299 and (region["head"] == "dog" or region["area"] < 90)),
-    ({"where": "mark = 'good'"}, lambda row, region: row["sample_id"] == "ring"),
-], ids=["score and condition", "mark"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("choice", "wanted"),
+    [
+        (
+            {"min_score": 0.3, "where": "head = 'dog' OR area < 90"},
+            lambda row, region: region["score"] >= 0.299 and (region["head"] == "dog" or region["area"] < 90),
+        ),
+        ({"where": "mark = 'good'"}, lambda row, region: row["sample_id"] == "ring"),
+    ],
+    ids=["score and condition", "mark"],
+)
 def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dataset: Path, tmp_path: Path) -> None:
     out, report = exported(name, dataset, tmp_path / "out", **choice)
     rows = chosen(dataset, wanted)

@@ -103,9 +103,13 @@ def write_folder(folder: Path) -> dict[str, Any]:
 
 
 INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "jsonl": write_jsonl, "csv": write_csv, "webdataset": write_webdataset, "parquet": write_parquet,
-    "coco_captions": write_coco_captions, "folder": write_folder,
-}  # fmt: skip
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+    "webdataset": write_webdataset,
+    "parquet": write_parquet,
+    "coco_captions": write_coco_captions,
+    "folder": write_folder,
+}
 
 Items = list[Sample | Skipped]
 

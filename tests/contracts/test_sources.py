@@ -163,9 +163,9 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
 
 
 @kinds
-@pytest.mark.parametrize("setting", [
-    {}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting", [{}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}]
+)
 def test_what_concerns_heat_maps_is_rejected(kind, setting, settings, model) -> None:
     values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
     if setting:

@@ -84,9 +84,16 @@ def chunk(name: bytes, body: bytes, *, crc: int | None = None) -> bytes:
 
 
 def png(
-    width: int = 8, height: int = 8, *, depth: int = 8, colour: int = 2, extra: bytes = b"",
-    pixels: bytes | None = None, interlaced: int = 0, header: bytes | None = None,
-) -> bytes:  # fmt: skip
+    width: int = 8,
+    height: int = 8,
+    *,
+    depth: int = 8,
+    colour: int = 2,
+    extra: bytes = b"",
+    pixels: bytes | None = None,
+    interlaced: int = 0,
+    header: bytes | None = None,
+) -> bytes:
     """A PNG of black pixels. colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
     if pixels is None:

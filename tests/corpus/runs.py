@@ -142,9 +142,15 @@ def good_rows(folder: Path) -> Input:
 
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
-    ("pictures", "picture", PICTURES), ("rows", "caption", CAPTIONS), ("rows", "location", LOCATIONS),
-    ("rows", "line", LINES), ("jsonl", "jsonl file", JSONL_FILES), ("csv", "csv file", CSV_FILES),
-    ("webdataset", "webdataset file", TARS), ("parquet", "parquet file", PARQUETS), ("coco", "COCO image", COCO_IMAGES),
+    ("pictures", "picture", PICTURES),
+    ("rows", "caption", CAPTIONS),
+    ("rows", "location", LOCATIONS),
+    ("rows", "line", LINES),
+    ("jsonl", "jsonl file", JSONL_FILES),
+    ("csv", "csv file", CSV_FILES),
+    ("webdataset", "webdataset file", TARS),
+    ("parquet", "parquet file", PARQUETS),
+    ("coco", "COCO image", COCO_IMAGES),
     ("coco", "COCO annotation", COCO_ANNOTATIONS),
-]  # fmt: skip
+]
 CASES = [(run, group, name) for run, group, table in TABLES for name in table]

@@ -83,8 +83,10 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and 
     "no bytes.parquet": case("bad_image: the file is empty", of({"bytes": b"", "path": "a.jpg"})),
     "html as bytes.parquet": case("bad_image: looks like HTML", of({"bytes": b"<html>", "path": "a.jpg"})),
     "null caption.parquet": case("no_caption: the sample has no caption", {**sample(2), "caption": None}),
-    "captions all null.parquet": (parquet({**sample(2), "caption": None}, {**sample(2), "caption": None}),
-     ["no_caption: ", "no_caption: "]),
+    "captions all null.parquet": (
+        parquet({**sample(2), "caption": None}, {**sample(2), "caption": None}),
+        ["no_caption: ", "no_caption: "],
+    ),
     "caption not UTF-8.parquet": (_not_utf8(), ["good", "bad_caption: holds bytes that are not UTF-8", "good"]),
     "lists of captions.parquet": (
         parquet(*({**sample(2), "caption": texts} for texts in LISTS), schema={"caption": pa.list_(pa.string())}),
@@ -102,13 +104,16 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and 
         ["good", "good", "duplicate_id: an earlier sample has the id 'ids.parquet/a'"],
     ),
     "null id.parquet": (parquet(sample(0, sample_id="null id.parquet/a"), sample(1, sample_id=None)), ["good", "good"]),
-    "empty id.parquet": (parquet(sample(0, sample_id="empty id.parquet/a"), sample(1, sample_id="")),
-     ["good", "bad_row: 'sample_id' is empty"]),
+    "empty id.parquet": (
+        parquet(sample(0, sample_id="empty id.parquet/a"), sample(1, sample_id="")),
+        ["good", "bad_row: 'sample_id' is empty"],
+    ),
     "failed downloads.parquet": (
-        parquet(sample(0, status="success", key="1"), sample(1, status="failed_to_download", key="2")), ["good"]
+        parquet(sample(0, status="success", key="1"), sample(1, status="failed_to_download", key="2")),
+        ["good"],
     ),
     "other columns.parquet": (between(sample(2, deep=[{"a": [1, None]}])), ["good", "good", "good"]),
-}  # fmt: skip
+}
 
 NAME = good(2).name
 

@@ -98,10 +98,14 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
     "cut before a caption.tar": (THREE[: member_at(THREE, "00001.json")], ["good", CUT]),
     "cut after a caption.tar": (THREE[: member_at(THREE, "00002.jpg")], ["good", "good", CUT]),
     "wrong checksum.tar": (_wrong_checksum(THREE, "00001.jpg"), ["good", CUT]),
-    "zeros in its headers.tar": (put(THREE, SECOND, b"\0" * 512),
-     ["good", "bad_row: the tar goes on after its end mark"]),
-    "noise in an image.tar": (put(THREE, SECOND + 600, noise(1500)),
-     ["good", "bad_image: begins like JPEG, but its header is damaged", "good"]),
+    "zeros in its headers.tar": (
+        put(THREE, SECOND, b"\0" * 512),
+        ["good", "bad_row: the tar goes on after its end mark"],
+    ),
+    "noise in an image.tar": (
+        put(THREE, SECOND + 600, noise(1500)),
+        ["good", "bad_image: begins like JPEG, but its header is damaged", "good"],
+    ),
     "joined.tar": (TWO + TWO, ["good", "good", "bad_row: as joined tars do; the rest is not read"]),
     "larger than the file.tar": (_with_size(THREE, "00001.jpg", b"77777777777"), ["good", CUT]),
     "size of 8 exabytes.tar": (_with_size(THREE, "00001.jpg", b"\x80\0\0\0\x7f" + b"\xff" * 7), ["good", CUT]),
@@ -125,8 +129,11 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
         "bad_caption: half of a surrogate pair", IMAGE, ("x.json", b'{"caption": "\\ud800"}')
     ),
     "failed download.tar": (between(("x.json", b'{"status": "failed_to_download"}')), ["good", "good"]),
-    "symbolic link.tar": case("bad_location: 'x.jpg' is a link in the tar; only plain files are read",
-     special("x.jpg", tarfile.SYMTYPE, "/etc/passwd"), CAPTION),
+    "symbolic link.tar": case(
+        "bad_location: 'x.jpg' is a link in the tar; only plain files are read",
+        special("x.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        CAPTION,
+    ),
     "symbolic link to a good image.tar": case(
         "bad_location: is a link in the tar", special("x.jpg", tarfile.SYMTYPE, "00000.jpg"), CAPTION
     ),
@@ -142,10 +149,14 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
     "above the tar.tar": case("bad_location: the name '../x' leaves the tar", *pair("../x")),
     "above the tar in the middle.tar": case("bad_location: leaves the tar", *pair("a/../../x")),
     "absolute.tar": case("bad_location: the name '/etc/x' leaves the tar", *pair("/etc/x")),
-    "the same name again.tar": (tar(sample(0), sample(1), sample(2, "00000")),
-     ["good", "good", "duplicate_id: the name came before in this tar"]),
-    "members apart.tar": (tar(sample(0)[:1], sample(1), sample(0)[2:]),
-     ["no_caption: the sample has no caption", "good", "duplicate_id: must be neighbours (tar --sort=name)"]),
+    "the same name again.tar": (
+        tar(sample(0), sample(1), sample(2, "00000")),
+        ["good", "good", "duplicate_id: the name came before in this tar"],
+    ),
+    "members apart.tar": (
+        tar(sample(0)[:1], sample(1), sample(0)[2:]),
+        ["no_caption: the sample has no caption", "good", "duplicate_id: must be neighbours (tar --sort=name)"],
+    ),
     "two images.tar": case(ANNOTATED, IMAGE, ("x.png", b"not looked at"), CAPTION),
     "other members.tar": (between(("x.mp3", b"?"), ("README", b"?"), (".x.jpg", b"?")), ["good", "good"]),
     "of a Mac.tar": (between(("__MACOSX/x.jpg", b"?"), ("._00001.jpg", b"?")), ["good", "good"]),
@@ -161,7 +172,9 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
     "cut.tar.gz": (cut(gzip.compress(THREE), 0.5), ["good", CUT]),
     "damaged tail.tar.gz": (put(gzip.compress(TWO), -8, b"\0\0\0\0"), ["good", "good", CUT]),
     "something after it.tar.gz": (gzip.compress(TWO) + b"<html>", ["good", "good", CUT]),
-    "a bomb.tar.gz": (gzip.compress(between(("x.jpg", bytes(2**28 + 1)), CAPTION), 1),
-     ["good", "image_too_large: at most 268435456 are read", "good"]),
+    "a bomb.tar.gz": (
+        gzip.compress(between(("x.jpg", bytes(2**28 + 1)), CAPTION), 1),
+        ["good", "image_too_large: at most 268435456 are read", "good"],
+    ),
     "html.tgz": (b"<html>404</html>", [CUT]),
-}  # fmt: skip
+}

@@ -140,9 +140,15 @@ def write_captions(folder: Path, captions: Sequence[str]) -> Path:
 
 
 def light_command(
-    captions: Path, out: Path, *, seconds: float = 0.0, marks: Path | None = None, shard_size: int = 40,
-    rows_per_file: int = 16, **engine: Any,
-) -> list[str]:  # fmt: skip
+    captions: Path,
+    out: Path,
+    *,
+    seconds: float = 0.0,
+    marks: Path | None = None,
+    shard_size: int = 40,
+    rows_per_file: int = 16,
+    **engine: Any,
+) -> list[str]:
     """A process that runs the ray engine over captions with the light stages, from lock to manifest.
 
     It prints the samples read and the records each stage had, as JSON. A process of its own, since Ray warns of

@@ -53,10 +53,13 @@ def test_help_lists_the_verbs_and_is_what_no_arguments_give() -> None:
     assert phrasebox("--version") == (0, f"{__version__}\n", "")
 
 
-@pytest.mark.parametrize("program", [
-    [str(Path(sys.executable).parent / "phrasebox")],
-    pytest.param([sys.executable, "-m", "pipeline"], marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "program",
+    [
+        [str(Path(sys.executable).parent / "phrasebox")],
+        pytest.param([sys.executable, "-m", "pipeline"], marks=pytest.mark.slow),
+    ],
+)
 def test_as_a_program(program: list[str], tmp_path: Path) -> None:
     """An error is one line and exit code 2, also in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -200,11 +203,14 @@ def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.M
     assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "a.jsonl", "red.png", "out"}, "nothing half done"
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ("--format odvg --set segmentation=rle", "segmentation: no such key"),
-    ("--format coco --where head=dog", "; put text in single quotes, as in head = 'dog' (columns: phrase, "),
-    ("--format yolo --images none", "/none (image root)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--format odvg --set segmentation=rle", "segmentation: no such key"),
+        ("--format coco --where head=dog", "; put text in single quotes, as in head = 'dog' (columns: phrase, "),
+        ("--format yolo --images none", "/none (image root)"),
+    ],
+)
 def test_errors_of_an_export_are_one_line(options: str, words: str, inline_dataset: Path, tmp_path: Path) -> None:
     answer = phrasebox("export", inline_dataset, *options.split(), "--out", tmp_path / "out")
     assert_refused_in_one_line(answer, words)
@@ -231,11 +237,14 @@ def test_the_columns_of_conditions_are_in_the_help() -> None:
         assert words == {*REGION_COLUMNS.names, "and", "in", "pixels"}
 
 
-@pytest.mark.parametrize(("lines", "code", "words"), [
-    (['{"image": "bad.jpg", "caption": "a dog"}', '{"image": "good.png", "caption": "a dog"}'], 0, "error_detail"),
-    (["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'], 1, "is bad_row (2 rows)\n"),
-    ([], 0, "the input holds no samples"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lines", "code", "words"),
+    [
+        (['{"image": "bad.jpg", "caption": "a dog"}', '{"image": "good.png", "caption": "a dog"}'], 0, "error_detail"),
+        (["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'], 1, "is bad_row (2 rows)\n"),
+        ([], 0, "the input holds no samples"),
+    ],
+)
 def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words, tmp_path) -> None:
     (tmp_path / "bad.jpg").write_text("not an image")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")

@@ -97,17 +97,24 @@ BROUGHT = ("grad_eclip", 0.25, "none", 4)
 DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
 
 
-@pytest.mark.parametrize(("values", "maps", "cut"), [
-    ({}, DEFAULT, ("fitted", "linear", 1.0)),
-    ({"model": {"name": "photo"}}, DEFAULT, ("fitted", "linear", 1.0)),
-    ({"model": {"name": "demo"}}, BROUGHT, ("fixed", "guided", 0.5)),
-    ({"model": ModelConfig(name="demo")}, BROUGHT, ("fixed", "guided", 0.5)),
-    ({"model": {"name": "demo"}, "regions": {"rule": "otsu"}}, BROUGHT, ("otsu", "guided", 0.5)),
-    ({"model": {"name": "demo"}, "regions": RegionsConfig(rule="otsu")}, BROUGHT, ("otsu", "guided", 0.5)),
-    ({"model": {"name": "demo"}, "explain": {"contrast": 0}}, ("grad_eclip", 0, "none", 4), ("fixed", "guided", 0.5)),
-    ({"model": {"name": "demo"}, "explain": {"kind": "legrad"}}, ("legrad", 0, "propagation", 2), None),
-    ({"model": {"name": "demo"}, "explain": {"variant": "authors"}}, ("grad_eclip", 0, "none", 1), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "maps", "cut"),
+    [
+        ({}, DEFAULT, ("fitted", "linear", 1.0)),
+        ({"model": {"name": "photo"}}, DEFAULT, ("fitted", "linear", 1.0)),
+        ({"model": {"name": "demo"}}, BROUGHT, ("fixed", "guided", 0.5)),
+        ({"model": ModelConfig(name="demo")}, BROUGHT, ("fixed", "guided", 0.5)),
+        ({"model": {"name": "demo"}, "regions": {"rule": "otsu"}}, BROUGHT, ("otsu", "guided", 0.5)),
+        ({"model": {"name": "demo"}, "regions": RegionsConfig(rule="otsu")}, BROUGHT, ("otsu", "guided", 0.5)),
+        (
+            {"model": {"name": "demo"}, "explain": {"contrast": 0}},
+            ("grad_eclip", 0, "none", 4),
+            ("fixed", "guided", 0.5),
+        ),
+        ({"model": {"name": "demo"}, "explain": {"kind": "legrad"}}, ("legrad", 0, "propagation", 2), None),
+        ({"model": {"name": "demo"}, "explain": {"variant": "authors"}}, ("grad_eclip", 0, "none", 1), None),
+    ],
+)
 def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values, maps, cut) -> None:
     config: Any = RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, **values})
     explain, regions = config.explain, config.regions
@@ -183,10 +190,14 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize(("settings", "start"), [
-    ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
-    (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
-], ids=["all", "path"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
+        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
+    ],
+    ids=["all", "path"],
+)
 def test_a_missing_input_says_what_to_type(settings: list[str], start: str) -> None:
     assert message(settings).startswith(start)
     assert "\n" not in message(settings)
@@ -209,16 +220,20 @@ def test_several_problems_are_a_line_each() -> None:
     ]
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    ("- a\n- b\n", "holds a list, not a mapping of keys"),
-    ("a: [1\nb: 2", "is not YAML: "),
-    ("just words", "holds a str, not a mapping"),
-    ("a: !!python/object:os.system x", "is not YAML: could not determine a constructor"),
-    ("engine: {kind: inline}\nengine: {kind: ray}", "is not YAML: the key 'engine' is given twice"),
-    ("output: {path: a, path: b}", "is not YAML: the key 'path' is given twice"),
-    ("output: {path: 2021-02-30}", "is not YAML: day is out of range"),
-    ("3: x\ninput: {kind: jsonl, path: a}", "3: "),
-], ids=["list", "broken", "words", "code", "key twice", "inner key twice", "no date", "number as key"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("- a\n- b\n", "holds a list, not a mapping of keys"),
+        ("a: [1\nb: 2", "is not YAML: "),
+        ("just words", "holds a str, not a mapping"),
+        ("a: !!python/object:os.system x", "is not YAML: could not determine a constructor"),
+        ("engine: {kind: inline}\nengine: {kind: ray}", "is not YAML: the key 'engine' is given twice"),
+        ("output: {path: a, path: b}", "is not YAML: the key 'path' is given twice"),
+        ("output: {path: 2021-02-30}", "is not YAML: day is out of range"),
+        ("3: x\ninput: {kind: jsonl, path: a}", "3: "),
+    ],
+    ids=["list", "broken", "words", "code", "key twice", "inner key twice", "no date", "number as key"],
+)
 def test_a_file_that_is_no_config(content: str, told: str, tmp_path: Path) -> None:
     found = message([], written(tmp_path, content))
     assert told in found
@@ -256,15 +271,18 @@ def test_what_rows_depend_on() -> None:
         assert changed(setting) == plain
 
 
-@pytest.mark.parametrize(("written_as", "same"), [
-    ("input.path=f8k", ["input.path=f8k/", "input.path=./f8k", "input.path={}/f8k", "input.path=file://{}/f8k"]),
-    ("input.path=[a, b]", ["input.path=[./a, {}/b]"]),
-    ("input.path=s3://bucket/a", ["input.path=s3://bucket/a/"]),
-    ("input.image_root=captions", ["input.image_root=captions/", "input.image_root=x/../captions"]),
-    ("model={checkpoint: my}", ["model={checkpoint: ./my/}", "model={checkpoint: '{}/my'}"]),
-    ("model={name: ViT-B-16, weights: a.pt}", ["model={name: ViT-B-16, weights: ./a.pt}"]),
-    ("regions.calibration=fit.json", ["regions.calibration={}/fit.json"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("written_as", "same"),
+    [
+        ("input.path=f8k", ["input.path=f8k/", "input.path=./f8k", "input.path={}/f8k", "input.path=file://{}/f8k"]),
+        ("input.path=[a, b]", ["input.path=[./a, {}/b]"]),
+        ("input.path=s3://bucket/a", ["input.path=s3://bucket/a/"]),
+        ("input.image_root=captions", ["input.image_root=captions/", "input.image_root=x/../captions"]),
+        ("model={checkpoint: my}", ["model={checkpoint: ./my/}", "model={checkpoint: '{}/my'}"]),
+        ("model={name: ViT-B-16, weights: a.pt}", ["model={name: ViT-B-16, weights: ./a.pt}"]),
+        ("regions.calibration=fit.json", ["regions.calibration={}/fit.json"]),
+    ],
+)
 def test_the_same_path_written_otherwise_is_the_same(written_as: str, same: list[str], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = changed(written_as)

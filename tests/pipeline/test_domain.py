@@ -25,9 +25,11 @@ from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
 
 CAPTIONS = (
-    "a man in a grey coat walks along the street", "two children and their dog on the grass",
-    "an old woman sells fish at the market", "a boat on the lake before the mountains",
-)  # fmt: skip
+    "a man in a grey coat walks along the street",
+    "two children and their dog on the grass",
+    "an old woman sells fish at the market",
+    "a boat on the lake before the mountains",
+)
 
 
 drawn = drawing(24, 43)

@@ -176,26 +176,32 @@ def test_an_image_of_no_region_has_empty_arrays() -> None:
     assert repr(found) == "Located(['red car'] in 40 x 50 px: 0 regions)"
 
 
-@pytest.mark.parametrize(("image", "phrases", "error", "message"), [
-    (np.zeros((8, 8, 3), np.uint8), [], ConfigError, "expected one or several phrases, none of them empty"),
-    (np.zeros((8, 8, 3), np.uint8), ["dog", " \u200b"], ConfigError, "none of them empty, got"),
-    (np.zeros((3, 8, 8), np.float32), "dog", InputError, r"\(height, width, 3\) as image, got float32 \(3, 8, 8\)"),
-    (None, "dog", InputError, "a Pillow image or an array as image, got a NoneType"),
-    ("none.jpg", "dog", InputError, "cannot read none.jpg: No such file"),
-    (b"", "dog", InputError, "bad_image: image: the file is empty"),
-    (b"<html>", "dog", InputError, "bad_image: image: .* looks like HTML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("image", "phrases", "error", "message"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), [], ConfigError, "expected one or several phrases, none of them empty"),
+        (np.zeros((8, 8, 3), np.uint8), ["dog", " \u200b"], ConfigError, "none of them empty, got"),
+        (np.zeros((3, 8, 8), np.float32), "dog", InputError, r"\(height, width, 3\) as image, got float32 \(3, 8, 8\)"),
+        (None, "dog", InputError, "a Pillow image or an array as image, got a NoneType"),
+        ("none.jpg", "dog", InputError, "cannot read none.jpg: No such file"),
+        (b"", "dog", InputError, "bad_image: image: the file is empty"),
+        (b"<html>", "dog", InputError, "bad_image: image: .* looks like HTML"),
+    ],
+)
 def test_errors_say_what_is_wrong(locator, image, phrases, error, message) -> None:
     with pytest.raises(error, match=message):
         locator(image, phrases)
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    ("ViT-B-16", "ViT-B-16 needs weights: set model.pretrained=TAG"),
-    ("ViT-B-17/openai", "there is no model 'ViT-B-17' (`phrasebox models` lists them); did you mean"),
-    ("ViT-B-16/none", "open_clip has no tag 'none' for ViT-B-16; it has"),
-    ("coca_ViT-B-32/laion2b_s13b_b90k", "the image tower is CoCa's, .*. Supported: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("ViT-B-16", "ViT-B-16 needs weights: set model.pretrained=TAG"),
+        ("ViT-B-17/openai", "there is no model 'ViT-B-17' (`phrasebox models` lists them); did you mean"),
+        ("ViT-B-16/none", "open_clip has no tag 'none' for ViT-B-16; it has"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", "the image tower is CoCa's, .*. Supported: "),
+    ],
+)
 def test_models_that_cannot_be_used(model: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
         Locator(model)

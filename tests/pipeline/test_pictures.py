@@ -223,14 +223,17 @@ def test_thumbnails_are_upright(kind: str, orientation: int, red_at: tuple[int, 
     assert (np.asarray(small)[..., 1] < 100).sum() == pytest.approx(25 * 15, rel=0.1)
 
 
-@pytest.mark.parametrize(("size", "side_px", "expected"), [
-    ((200, 100), 100, (100, 50)),
-    ((100, 200), 100, (50, 100)),
-    ((200, 100), 200, (200, 100)),
-    ((200, 100), 5000, (200, 100)),
-    ((1, 1), 640, (1, 1)),
-    ((2000, 3), 100, (100, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "side_px", "expected"),
+    [
+        ((200, 100), 100, (100, 50)),
+        ((100, 200), 100, (50, 100)),
+        ((200, 100), 200, (200, 100)),
+        ((200, 100), 5000, (200, 100)),
+        ((1, 1), 640, (1, 1)),
+        ((2000, 3), 100, (100, 1)),
+    ],
+)
 def test_thumbnails_are_never_enlarged(size: tuple[int, int], side_px: int, expected: tuple[int, int]) -> None:
     assert shown(thumbnail(encoded(Image.new("RGB", size, "blue")), side_px, LIMITS)).size == expected
 
@@ -240,12 +243,16 @@ def test_thumbnails_of_transparent_and_grey_images() -> None:
         assert shown(thumbnail(encoded(image), 10, LIMITS)).getpixel((5, 5)) == (grey, grey, grey)
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (b"", "bad_image"),
-    (b"<html>no image</html>", "bad_image"),
-    (encoded(Image.new("RGB", (60, 60), "red"), "JPEG")[:-200], "bad_image"),
-    (encoded(Image.new("RGB", (500, 500))), "image_too_large"),
-], ids=["empty", "a page", "half", "too large"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "bad_image"),
+        (b"<html>no image</html>", "bad_image"),
+        (encoded(Image.new("RGB", (60, 60), "red"), "JPEG")[:-200], "bad_image"),
+        (encoded(Image.new("RGB", (500, 500))), "image_too_large"),
+    ],
+    ids=["empty", "a page", "half", "too large"],
+)
 def test_thumbnails_of_bad_images(content: bytes, reason: str) -> None:
     with pytest.raises(RowFault) as caught:
         thumbnail(content, 100, LIMITS)

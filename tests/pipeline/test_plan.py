@@ -7,20 +7,32 @@ import pytest
 from pipeline.plan import Costs, Machine, forecast, texts_in
 
 COSTS = Costs(
-    images=100, failed=0, phrases=5.0, steps={"read": 0.001, "phrases": 0.004, "explain": 0.08, "write": 0.005},
-    explain="explain", text_s=0.0, half_texts=200, texts=300, bytes=5000.0, memory_bytes=10**9, processes=2,
+    images=100,
+    failed=0,
+    phrases=5.0,
+    steps={"read": 0.001, "phrases": 0.004, "explain": 0.08, "write": 0.005},
+    explain="explain",
+    text_s=0.0,
+    half_texts=200,
+    texts=300,
+    bytes=5000.0,
+    memory_bytes=10**9,
+    processes=2,
     device="cpu, 1 thread",
-)  # fmt: skip
+)
 
 
-@pytest.mark.parametrize(("machine", "limit", "rate"), [
-    (Machine(cores=2, workers=2), "cores", 2 / 0.09),
-    (Machine(cores=16, workers=2), "model workers", 2 / 0.08),
-    (Machine(cores=2, workers=2, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.1),
-    (Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0), "GPUs", 1000),
-    (Machine(cores=4, workers=1, gpus=2, gpu_rate=500.0), "cores", 400),
-    (Machine(cores=2, workers=1, gpus=1, gpu_rate=1000.0, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.02),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("machine", "limit", "rate"),
+    [
+        (Machine(cores=2, workers=2), "cores", 2 / 0.09),
+        (Machine(cores=16, workers=2), "model workers", 2 / 0.08),
+        (Machine(cores=2, workers=2, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.1),
+        (Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0), "GPUs", 1000),
+        (Machine(cores=4, workers=1, gpus=2, gpu_rate=500.0), "cores", 400),
+        (Machine(cores=2, workers=1, gpus=1, gpu_rate=1000.0, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.02),
+    ],
+)
 def test_the_scarcest_resource_limits_the_rate(machine: Machine, limit: str, rate: float) -> None:
     found = forecast(COSTS, 10_000, machine)
     assert (found.limit, found.rate) == (limit, pytest.approx(rate))

@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
     "COCO without images": ("coco_captions", "a.json", b'{"annotations": []}', "expected the lists 'images' and"),
     "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "nested too deeply"),
     "COCO not UTF-8": ("coco_captions", "a.json", b'{"\xff\xfe": 1}', "is not a JSON file"),
-}  # fmt: skip
+}
 """Name -> kind of input, its path, the bytes of that file if there is one, and a part of the message."""
 
 

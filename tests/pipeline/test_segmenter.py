@@ -74,20 +74,26 @@ def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeyp
     assert config.regions.sam.model == str(sam)
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"regions": {"refine": "sam"}}, r"^regions\.sam\.model: regions\.refine=sam needs a folder"),
-    ({"source": {"kind": "grid"}}, r"^regions\.refine: it concerns heat maps, and source\.kind=grid makes none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"regions": {"refine": "sam"}}, r"^regions\.sam\.model: regions\.refine=sam needs a folder"),
+        ({"source": {"kind": "grid"}}, r"^regions\.refine: it concerns heat maps, and source\.kind=grid makes none"),
+    ],
+)
 def test_what_cannot_be_meant_is_rejected_before_any_work(changed, message, scenes_config, sam, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message):
         build_graph(config_of(scenes_config, sam, tmp_path / "out", **changed))
 
 
-@pytest.mark.parametrize(("resources", "given", "expected"), [
-    ({"CPU": 16.0, "GPU": 2.0}, {}, (2, 0.5)),
-    ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_worker": 0.25}, (4, 0.25)),
-    ({"CPU": 30.0}, {}, (4, 0.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("resources", "given", "expected"),
+    [
+        ({"CPU": 16.0, "GPU": 2.0}, {}, (2, 0.5)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_worker": 0.25}, (4, 0.25)),
+        ({"CPU": 30.0}, {}, (4, 0.0)),
+    ],
+)
 def test_both_models_share_the_gpus(resources, given, expected) -> None:
     engine = load_config(None, ["input.path=a", "input.kind=jsonl"], assigned=None).engine.model_copy(
         update={"address": "head:6379", **given}

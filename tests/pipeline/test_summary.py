@@ -58,15 +58,18 @@ def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
     assert "0/" not in text.getvalue()
 
 
-@pytest.mark.parametrize(("settings", "samples", "kind"), [
-    ([], AT_MOST_INLINE, "inline"),
-    ([], AT_MOST_INLINE + 1, "ray"),
-    ([], None, "ray"),
-    (["engine.address=auto"], 1, "ray"),
-    (["engine.kind=ray"], 1, "ray"),
-    (["engine.kind=inline"], None, "inline"),
-    (["engine.num_cpus=4"], 1, "inline"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "samples", "kind"),
+    [
+        ([], AT_MOST_INLINE, "inline"),
+        ([], AT_MOST_INLINE + 1, "ray"),
+        ([], None, "ray"),
+        (["engine.address=auto"], 1, "ray"),
+        (["engine.kind=ray"], 1, "ray"),
+        (["engine.kind=inline"], None, "inline"),
+        (["engine.num_cpus=4"], 1, "inline"),
+    ],
+)
 def test_an_engine_is_chosen_by_the_number_of_samples(settings: list[str], samples: int | None, kind: str) -> None:
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
     assert chosen(config, samples).engine.kind == kind

@@ -32,26 +32,29 @@ def prepare(*records: Record, **keys: Any) -> list[Record]:
     return answers
 
 
-@pytest.mark.parametrize(("keys", "original", "expected"), [
-    ({"size_px": 224}, (6000, 4000), (224, 224)),
-    ({"size_px": 224}, (1, 30_000), (224, 224)),
-    ({"size_px": (320, 240)}, (100, 100), (320, 240)),
-    ({"mode": "keep", "patch_px": 16}, (640, 480), (640, 480)),
-    ({"mode": "keep", "patch_px": 16}, (647, 488), (640, 496)),  # 40.4 and 30.5 patches
-    ({"mode": "keep", "patch_px": 14}, (500, 375), (504, 378)),
-    ({"mode": "keep", "patch_px": 32}, (1, 1), (32, 32)),
-    ({"mode": "keep", "patch_px": 16}, (30_000, 1), (30_000, 16)),
-    ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (640, 480), (640, 480)),
-    ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (6000, 4000), (960, 640)),
-    ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (641, 2000), (640, 2000)),
-    ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (30_000, 1), (30_000, 16)),
-    ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (30_000, 1), (640, 16)),
-    ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (6000, 4000), (640, 432)),
-    ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
-    ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
-    ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
-    ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800}, (6000, 4000), (800, 528)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "original", "expected"),
+    [
+        ({"size_px": 224}, (6000, 4000), (224, 224)),
+        ({"size_px": 224}, (1, 30_000), (224, 224)),
+        ({"size_px": (320, 240)}, (100, 100), (320, 240)),
+        ({"mode": "keep", "patch_px": 16}, (640, 480), (640, 480)),
+        ({"mode": "keep", "patch_px": 16}, (647, 488), (640, 496)),  # 40.4 and 30.5 patches
+        ({"mode": "keep", "patch_px": 14}, (500, 375), (504, 378)),
+        ({"mode": "keep", "patch_px": 32}, (1, 1), (32, 32)),
+        ({"mode": "keep", "patch_px": 16}, (30_000, 1), (30_000, 16)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (640, 480), (640, 480)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (6000, 4000), (960, 640)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (641, 2000), (640, 2000)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (30_000, 1), (30_000, 16)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (30_000, 1), (640, 16)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (6000, 4000), (640, 432)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
+        ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800}, (6000, 4000), (800, 528)),
+    ],
+)
 def test_target_sizes(keys: dict[str, Any], original: tuple[int, int], expected: tuple[int, int]) -> None:
     assert target_size_px(PrepareConfig(**keys), *original) == expected
 

@@ -62,11 +62,20 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
         rows = pq.read_table(path).to_pylist()
         for row in rows:
             own = [e for e in known["annotations"] if names[e["image_id"]] == row["file_name"] and e["mentioned"]]
-            row["annotations"] = [{
-                **{key: entry[key] for key in ("id", "bbox", "area", "segmentation", "phrase")},
-                "image_id": row["id"], "category_id": stable_id(entry["phrase"]), "iscrowd": 0, "score": 1.0,
-                "head": entry["phrase"].split()[-1], "caption_index": 0, "span": [0, 1], "similarity": 0.2,
-            } for entry in own]  # fmt: skip
+            row["annotations"] = [
+                {
+                    **{key: entry[key] for key in ("id", "bbox", "area", "segmentation", "phrase")},
+                    "image_id": row["id"],
+                    "category_id": stable_id(entry["phrase"]),
+                    "iscrowd": 0,
+                    "score": 1.0,
+                    "head": entry["phrase"].split()[-1],
+                    "caption_index": 0,
+                    "span": [0, 1],
+                    "similarity": 0.2,
+                }
+                for entry in own
+            ]
         pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
     figures = evaluation_of(dataset, truth, QUIET, maps=False)
     mentioned = {(e["image_id"], e["phrase"]) for e in known["annotations"] if e["mentioned"]}
@@ -171,12 +180,15 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [
-    pytest.param({}, id="defaults"),
-    pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
-    pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region"),
-    pytest.param({"explain": {"kind": "rollout"}}, id="rollout"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
+        pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region"),
+        pytest.param({"explain": {"kind": "rollout"}}, id="rollout"),
+    ],
+)
 def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     def dataset(name: str, **output: Any) -> Path:
         return run(config_of(troubled, **values, output={"path": str(tmp_path / name), **output}), QUIET)

@@ -55,12 +55,15 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
     assert (figures["samples"], figures["regions"], figures["faults"]) == ({"train": 12}, {"train": 17}, [])
 
 
-@pytest.mark.parametrize(("calibration", "options", "told"), [
-    ("0" * 64, (), "9 of 17 regions have a score below 0.5; --min-score 0.5 leaves them out"),
-    ("0" * 64, ("--where", "score < 0.2"), "3 of 3 regions have a score below 0.5; "),
-    ("0" * 64, ("--min-score", "0.1"), ""),
-    (None, (), ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("calibration", "options", "told"),
+    [
+        ("0" * 64, (), "9 of 17 regions have a score below 0.5; --min-score 0.5 leaves them out"),
+        ("0" * 64, ("--where", "score < 0.2"), "3 of 3 regions have a score below 0.5; "),
+        ("0" * 64, ("--min-score", "0.1"), ""),
+        (None, (), ""),
+    ],
+)
 def test_doubtful_regions_are_counted_where_scores_are_probabilities(calibration, options, told, tmp_path) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     change_manifest(dataset, calibration=calibration)
@@ -118,15 +121,18 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
     assert call(*embedded, "--set", "model.name=demo").exit_code == 0
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("cooc", [], f"^--format: there is no 'cooc'; one of {', '.join(sorted(EXPORTERS))}"),
-    ("coco", ["--where", "hed = 'dog'"], "^--where: not an SQL condition.*columns: phrase, head"),
-    ("coco", ["--split", "../x=1"], "^--split: .*cannot be the name of a split"),
-    ("coco", ["--per", "thing"], "^--per: expected phrase or group, got 'thing'"),
-    ("coco", ["--set", "segmentation=masks"], "segmentation"),
-    ("grit", ["--set", "segmentation=rle"], "segmentation"),
-    ("odvg", ["--keep-empty"], "^--keep-empty: odvg cannot hold"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cooc", [], f"^--format: there is no 'cooc'; one of {', '.join(sorted(EXPORTERS))}"),
+        ("coco", ["--where", "hed = 'dog'"], "^--where: not an SQL condition.*columns: phrase, head"),
+        ("coco", ["--split", "../x=1"], "^--split: .*cannot be the name of a split"),
+        ("coco", ["--per", "thing"], "^--per: expected phrase or group, got 'thing'"),
+        ("coco", ["--set", "segmentation=masks"], "segmentation"),
+        ("grit", ["--set", "segmentation=rle"], "segmentation"),
+        ("odvg", ["--keep-empty"], "^--keep-empty: odvg cannot hold"),
+    ],
+)
 def test_what_cannot_be_used(name: str, options: list[str], message: str, dataset: Path, tmp_path: Path) -> None:
     rejected(ConfigError, message, dataset, "--format", name, "--out", tmp_path / "out", *options)
     assert list(tmp_path.iterdir()) == []

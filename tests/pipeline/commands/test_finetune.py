@@ -30,13 +30,16 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
-    (["--set", "recipe.kind=detector"], "align, clim, captions"),
-    (["--model", "ViT-B-32"], "needs weights"),
-    (["--batch-size", "500"], "a step takes 500 images"),
-    (["--set", "model.precision=fp16"], "take bf16, or fp32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
+        (["--set", "recipe.kind=detector"], "align, clim, captions"),
+        (["--model", "ViT-B-32"], "needs weights"),
+        (["--batch-size", "500"], "a step takes 500 images"),
+        (["--set", "model.precision=fp16"], "take bf16, or fp32"),
+    ],
+)
 def test_what_cannot_be_used_is_refused(options: list[str], said: str, inline_dataset: Path, tmp_path: Path) -> None:
     code, _, err = called("finetune", inline_dataset, "--out", tmp_path, "--model", "demo", *options)
     assert (code, said in err, "Traceback" in err) == (2, True, False)

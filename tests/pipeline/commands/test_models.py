@@ -56,12 +56,15 @@ def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> Non
     assert (tmp_path / "maps.png").is_file()
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ("ViT-B-16", "needs weights"),
-    ("demo --out maps.doc", "does not end like a picture"),
-    ("no-such-model/laion2b", "no-such-model"),
-    ("demo --set explain.kind=cam", "cam needs tokens that are averaged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("ViT-B-16", "needs weights"),
+        ("demo --out maps.doc", "does not end like a picture"),
+        ("no-such-model/laion2b", "no-such-model"),
+        ("demo --set explain.kind=cam", "cam needs tokens that are averaged"),
+    ],
+)
 def test_faults_are_reported_before_any_work(arguments: str, words: str) -> None:
     result = phrasebox("check", *arguments.split())
     assert result.exit_code not in (0, 1) or isinstance(result.exception, ConfigError)
@@ -87,14 +90,17 @@ def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed:
     assert sum(row["refused"] is not None for row in listed.values()) < 15
 
 
-@pytest.mark.parametrize(("name", "tower", "input_px", "grid", "explainers"), [
-    ("ViT-B-16", "class_token", 224, 14, ["grad_eclip", "rollout"]),
-    ("RN50x4", "attention_pool", 288, 9, ["grad_eclip"]),
-    ("EVA02-L-14-336", "attention_pool", 336, 24, ["grad_eclip"]),
-    ("convnext_base_w_320", "average_pool", 320, 10, ["cam"]),
-    ("ViT-SO400M-14-SigLIP-384", "latent_pool", 378, 27, ["grad_eclip"]),
-    ("MobileCLIP2-S4", "average_pool", 256, 4, ["cam"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "tower", "input_px", "grid", "explainers"),
+    [
+        ("ViT-B-16", "class_token", 224, 14, ["grad_eclip", "rollout"]),
+        ("RN50x4", "attention_pool", 288, 9, ["grad_eclip"]),
+        ("EVA02-L-14-336", "attention_pool", 336, 24, ["grad_eclip"]),
+        ("convnext_base_w_320", "average_pool", 320, 10, ["cam"]),
+        ("ViT-SO400M-14-SigLIP-384", "latent_pool", 378, 27, ["grad_eclip"]),
+        ("MobileCLIP2-S4", "average_pool", 256, 4, ["cam"]),
+    ],
+)
 def test_what_the_matrix_says(name, tower, input_px, grid, explainers, listed) -> None:
     row = listed[name]
     assert (row["tower"], row["input_px"], row["grid"]) == (tower, input_px, grid)
@@ -117,13 +123,16 @@ def test_a_narrow_terminal_folds_the_tables(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\u2026" not in phrasebox().output
 
 
-@pytest.mark.parametrize(("model", "weights", "settings", "sane", "command"), [
-    ("RN50/openai", None, ["explain.blocks=1"], True, "--model RN50/openai --set explain.blocks=1"),
-    ("RN50", Path("my model.pt"), [], True, "--model RN50 --weights 'my model.pt'"),
-    ("my.json", Path("my.pt"), [], True, "--set model.config=my.json --weights my.pt"),
-    ("RN50", Path("my.pt"), [], False, "phrasebox models check ViT-B-16/laion2b_s34b_b88k"),
-    ("demo", None, [], False, "phrasebox demo"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "weights", "settings", "sane", "command"),
+    [
+        ("RN50/openai", None, ["explain.blocks=1"], True, "--model RN50/openai --set explain.blocks=1"),
+        ("RN50", Path("my model.pt"), [], True, "--model RN50 --weights 'my model.pt'"),
+        ("my.json", Path("my.pt"), [], True, "--set model.config=my.json --weights my.pt"),
+        ("RN50", Path("my.pt"), [], False, "phrasebox models check ViT-B-16/laion2b_s34b_b88k"),
+        ("demo", None, [], False, "phrasebox demo"),
+    ],
+)
 def test_the_next_command_is_named(model: str, weights: Any, settings: list[str], sane: bool, command: str) -> None:
     found = _next(model, weights, settings, sane=sane)
     assert found == (f"phrasebox run captions.jsonl --images photos/ --out out/ {command}" if sane else command)

@@ -69,11 +69,14 @@ def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
     assert "holds no samples" in str(call(tmp_path, "--engine", "inline").exception)
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    pytest.param(("--set", "explain.blocks=99"), "blocks", marks=pytest.mark.slow),
-    (("--gpus", 2), "--cores"),
-    (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(("--set", "explain.blocks=99"), "blocks", marks=pytest.mark.slow),
+        (("--gpus", 2), "--cores"),
+        (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
+    ],
+)
 def test_a_run_or_a_cluster_that_cannot_be_is_rejected(arguments, said, scenes_folder) -> None:
     assert said in str(call(scenes_folder, *arguments).exception)
 

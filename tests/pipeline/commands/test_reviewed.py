@@ -95,14 +95,17 @@ def replaced(old: str, new: str) -> Callable[[Path], object]:
     return lambda file: file.write_text(file.read_text().replace(old, new))
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    (Path.unlink, "no answers that count"),
-    (lambda file: file.write_text("".join(file.read_text().splitlines(keepends=True)[:30])), "at least 50"),
-    (replaced('"right"', '"unsure"'), "right and others that are wrong|at least 50"),
-    (replaced('"annotation_id":', '"annotation_id":1'), "no answers that count"),
-    (replaced('"wrong"', '"right"'), "right and others that are wrong"),
-    (replaced("{", "("), "damaged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (Path.unlink, "no answers that count"),
+        (lambda file: file.write_text("".join(file.read_text().splitlines(keepends=True)[:30])), "at least 50"),
+        (replaced('"right"', '"unsure"'), "right and others that are wrong|at least 50"),
+        (replaced('"annotation_id":', '"annotation_id":1'), "no answers that count"),
+        (replaced('"wrong"', '"right"'), "right and others that are wrong"),
+        (replaced("{", "("), "damaged"),
+    ],
+)
 def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callable[[Path], Any], expected: str) -> None:
     change(copy / REVIEWS_FILE)
     code, out, err = called("calibrate", copy, "--reviews", "--out", tmp_path / "c.json")
@@ -112,11 +115,14 @@ def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callabl
     assert not (tmp_path / "c.json").exists()
 
 
-@pytest.mark.parametrize(("command", "message"), [
-    ("calibrate {} --reviews --out {}/c.json --truth truth.json", "--reviews: leave --truth"),
-    ("calibrate {} --reviews --out {}/c.json --resized", "--reviews: leave --truth"),
-    ("stats {} --reviews --min-score 0.5", "--min-score"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("calibrate {} --reviews --out {}/c.json --truth truth.json", "--reviews: leave --truth"),
+        ("calibrate {} --reviews --out {}/c.json --resized", "--reviews: leave --truth"),
+        ("stats {} --reviews --min-score 0.5", "--min-score"),
+    ],
+)
 def test_options_that_are_not_for_reviews(copy: Path, command: str, message: str) -> None:
     code, _, err = called(*command.replace("{}", str(copy)).split())
     assert (code != 0, message in err) == (True, True), err

@@ -126,10 +126,13 @@ class Stopped(Exception):
     """An exception that nobody expects."""
 
 
-@pytest.mark.parametrize(("number", "code"), [
-    pytest.param(signal.SIGINT, 130, id="SIGINT"),
-    pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_says_that_it_can_be_resumed(
     number: int, code: int, inline_dataset: Path, scenes_config: Any, tmp_path: Path, monkeypatch: Any, request: Any
 ) -> None:
@@ -296,14 +299,18 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
     assert list(validate(dataset)) == []
 
 
-@pytest.mark.parametrize(("section", "error", "told"), [
-    ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
-    ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "ViT-B-16"),
-    ({"model": {"config": "none.json", "weights": "none.pt"}}, ConfigError, "none.json"),
-    ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "Supported: "),
-    ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
-    ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
-], ids=["input", "name", "model", "architecture", "parser", "blocks"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "error", "told"),
+    [
+        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
+        ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "ViT-B-16"),
+        ({"model": {"config": "none.json", "weights": "none.pt"}}, ConfigError, "none.json"),
+        ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "Supported: "),
+        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
+        ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
+    ],
+    ids=["input", "name", "model", "architecture", "parser", "blocks"],
+)
 def test_what_cannot_be_run_is_refused_before_any_row(section, error, told, scenes_config, tmp_path) -> None:
     with pytest.raises(error, match=told):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)

@@ -53,12 +53,14 @@ def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:
     of_row |= {"region_count": len(row["annotations"]), "mark": marks.get(row["sample_id"])}
     return [
         {
-            **{name: a[name] for name in _FIELDS}, **dict(zip("xywh", a["bbox"], strict=True)),
-            "area_share": a["area"] / (row["width"] * row["height"]), "caption": row["captions"][a["caption_index"]],
+            **{name: a[name] for name in _FIELDS},
+            **dict(zip("xywh", a["bbox"], strict=True)),
+            "area_share": a["area"] / (row["width"] * row["height"]),
+            "caption": row["captions"][a["caption_index"]],
             **of_row,
         }
         for a in row["annotations"]
-    ]  # fmt: skip
+    ]
 
 
 def status_of(row: Row) -> str:

@@ -151,17 +151,20 @@ def test_no_dataset(tmp_path: Path) -> None:
             open_dataset(tmp_path, finished=finished)
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    ("", "is damaged"),
-    ("{", "is damaged"),
-    ("\udcff", "is damaged"),
-    ("[]", "is damaged: expected an object"),
-    ("{}", "is not the manifest"),
-    ('{"schema_version": 1}', "is not the manifest"),
-    ('{"schema_version": 1, "config": []}', "is not the manifest"),
-    ('{"config": {}}', f"schema version None, this phrasebox reads {SCHEMA_VERSION}"),
-    ('{"config": {}, "schema_version": 99}', f"schema version 99, this phrasebox reads {SCHEMA_VERSION}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is damaged"),
+        ("{", "is damaged"),
+        ("\udcff", "is damaged"),
+        ("[]", "is damaged: expected an object"),
+        ("{}", "is not the manifest"),
+        ('{"schema_version": 1}', "is not the manifest"),
+        ('{"schema_version": 1, "config": []}', "is not the manifest"),
+        ('{"config": {}}', f"schema version None, this phrasebox reads {SCHEMA_VERSION}"),
+        ('{"config": {}, "schema_version": 99}', f"schema version 99, this phrasebox reads {SCHEMA_VERSION}"),
+    ],
+)
 def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
     """Also where the run need not have finished: a manifest is written at its end."""
     (folder / "dataset.json").write_text(content, errors="surrogateescape")

@@ -78,12 +78,16 @@ def test_a_path_that_looks_like_a_pattern(folder: Path) -> None:
         assert ImageSource(dataset_of(kind="csv", path=f"{folder}/{pattern}")).root is None
 
 
-@pytest.mark.parametrize("source", [
-    {"kind": "webdataset", "path": "/data/{00..09}.tar"},
-    {"kind": "parquet", "path": "/data/rows.parquet"},
-    {"kind": "jsonl", "path": ["/data/a.jsonl", "/data/b.jsonl"]},
-    {},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "webdataset", "path": "/data/{00..09}.tar"},
+        {"kind": "parquet", "path": "/data/rows.parquet"},
+        {"kind": "jsonl", "path": ["/data/a.jsonl", "/data/b.jsonl"]},
+        {},
+    ],
+    ids=str,
+)
 def test_no_folder(source: dict[str, Any]) -> None:
     """The message says what to do; a folder that is given helps."""
     reason, detail = fault(ImageSource(dataset_of(**source)), "a.jpg")

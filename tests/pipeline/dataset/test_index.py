@@ -28,13 +28,17 @@ def page(index: Index, search: Search) -> list[int]:
 
 
 SEARCHES = [
-    Search(), Search(phrase="no such words"), Search(score_min=0.5, score_max=0.51),
-    Search(where="caption_index = 1 /* the second */"), Search(regions_min=0, regions_max=0),
+    Search(),
+    Search(phrase="no such words"),
+    Search(score_min=0.5, score_max=0.51),
+    Search(where="caption_index = 1 /* the second */"),
+    Search(regions_min=0, regions_max=0),
     Search(mark="bad", score_min=0.6),
     *(Search(status=status) for status in ("regions", "no_regions", "no_phrases", "failed")),
-    Search(status="failed", phrase="man"), Search(reason="missing_image", status="failed"),
+    Search(status="failed", phrase="man"),
+    Search(reason="missing_image", status="failed"),
     Search(phrase="a", head="man", score_min=0.2, area_min=0.001, where="w > h", regions_min=2, mark="none"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True)))
@@ -114,10 +118,13 @@ def test_what_is_no_condition(where: str, index: Index) -> None:
             assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("where", "words"), [
-    ("phrase::INTEGER > 3", "not an SQL condition: Conversion Error: "),
-    (ENDLESS, r"took longer than 0\.2 s and was stopped"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("phrase::INTEGER > 3", "not an SQL condition: Conversion Error: "),
+        (ENDLESS, r"took longer than 0\.2 s and was stopped"),
+    ],
+)
 def test_a_condition_that_fails_while_it_runs(where: str, words: str, index: Index, monkeypatch) -> None:
     """Is given up, and the next search is answered."""
     monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)

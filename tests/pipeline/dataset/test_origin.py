@@ -69,23 +69,34 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize(("sections", "settings", "left"), [
-    pytest.param(OUTSIDE, [],
-     "input.path input.image_root regions.calibration source.truth model.name model.pretrained phrases.spacy_model",
-     id="all of it"),
-    pytest.param(OUTSIDE,
-     ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
-     "regions.calibration", id="what the user names, whatever it is"),
-    pytest.param({"input": {"path": "FOLDER/a.jsonl", "image_root": "FOLDER/images"}}, [], "", id="inside"),
-    pytest.param({"input": {"path": "FOLDER/../a.jsonl"}}, [], "input.path", id="out of it again"),
-    pytest.param({"input": {"path": "FOLDER/out/a.jsonl"}}, [], "input.path", id="through a link"),
-    pytest.param({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint", id="a model inside"),
-    pytest.param({"input": {"path": 5}, "model": "x"}, [], "input.path", id="of another form"),
-    pytest.param(
-        {"input": {"path": "FOLDER"}, "model": {"name": "photo"}, "regions": {"calibration": "auto"}}, [], "",
-        id="what comes with phrasebox",
-    ),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sections", "settings", "left"),
+    [
+        pytest.param(
+            OUTSIDE,
+            [],
+            "input.path input.image_root regions.calibration source.truth model.name model.pretrained phrases.spacy_model",
+            id="all of it",
+        ),
+        pytest.param(
+            OUTSIDE,
+            ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
+            "regions.calibration",
+            id="what the user names, whatever it is",
+        ),
+        pytest.param({"input": {"path": "FOLDER/a.jsonl", "image_root": "FOLDER/images"}}, [], "", id="inside"),
+        pytest.param({"input": {"path": "FOLDER/../a.jsonl"}}, [], "input.path", id="out of it again"),
+        pytest.param({"input": {"path": "FOLDER/out/a.jsonl"}}, [], "input.path", id="through a link"),
+        pytest.param({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint", id="a model inside"),
+        pytest.param({"input": {"path": 5}, "model": "x"}, [], "input.path", id="of another form"),
+        pytest.param(
+            {"input": {"path": "FOLDER"}, "model": {"name": "photo"}, "regions": {"calibration": "auto"}},
+            [],
+            "",
+            id="what comes with phrasebox",
+        ),
+    ],
+)
 def test_what_a_stranger_names(sections: dict[str, Any], settings: list[str], left: str, tmp_path: Path) -> None:
     folder = tmp_path / "dataset"
     folder.mkdir()

@@ -52,16 +52,19 @@ def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
     assert {key: one.box_xywh_px for key, one in corrections.items()} == {DOG: (0, 0, 9, 9)}
 
 
-@pytest.mark.parametrize(("answers", "merged"), [
-    (["right"], "right"),
-    (["right", "wrong"], "unsure"),
-    (["right", "right", "absent"], "right"),
-    (["right", "wrong", "absent"], "wrong"),
-    (["wrong", "absent"], "wrong"),
-    (["wrong", "absent", "absent"], "absent"),
-    (["unsure", "unsure", "right"], "right"),
-    (["unsure"], "unsure"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answers", "merged"),
+    [
+        (["right"], "right"),
+        (["right", "wrong"], "unsure"),
+        (["right", "right", "absent"], "right"),
+        (["right", "wrong", "absent"], "wrong"),
+        (["wrong", "absent"], "wrong"),
+        (["wrong", "absent", "absent"], "absent"),
+        (["unsure", "unsure", "right"], "right"),
+        (["unsure"], "unsure"),
+    ],
+)
 def test_several_reviewers_make_one_answer(answers: list[str], merged: str) -> None:
     assert merged_answer(said(DOG, f"{n}", answer=one) for n, one in enumerate(answers)) == merged
 
@@ -77,25 +80,29 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     assert reviews.skipped == 1
 
 
-@pytest.mark.parametrize("change", [
-    {"annotation_id": 0},
-    {"annotation_id": "DROP"},
-    {"bbox": [1, 2, 3]},
-    {"bbox": [1, 2, float("inf"), 4]},
-    {"reviewer": ""},
-    {"reviewer": "a\nb"},
-    {"reviewer": "a" * 65},
-    {"answer": "great"},
-    {"action": "delete"},  # beside an answer
-    {"answer": None},  # neither
-    {"answer": None, "action": "box"},
-    {"answer": None, "action": "box", "box_xywh_px": [0, 0, 0, 5]},
-    {"box_xywh_px": [0, 0, 5, 5]},
-    {"time": "yesterday"},
-    {"time": "2026-01-31T12:00:00"},  # in which zone?
-    {"seconds": -1},
-    {"phrase": "x" * (LONGEST_LINE // 8 + 1)},
-], ids=lambda change: str(change)[:40])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"annotation_id": 0},
+        {"annotation_id": "DROP"},
+        {"bbox": [1, 2, 3]},
+        {"bbox": [1, 2, float("inf"), 4]},
+        {"reviewer": ""},
+        {"reviewer": "a\nb"},
+        {"reviewer": "a" * 65},
+        {"answer": "great"},
+        {"action": "delete"},  # beside an answer
+        {"answer": None},  # neither
+        {"answer": None, "action": "box"},
+        {"answer": None, "action": "box", "box_xywh_px": [0, 0, 0, 5]},
+        {"box_xywh_px": [0, 0, 5, 5]},
+        {"time": "yesterday"},
+        {"time": "2026-01-31T12:00:00"},  # in which zone?
+        {"seconds": -1},
+        {"phrase": "x" * (LONGEST_LINE // 8 + 1)},
+    ],
+    ids=lambda change: str(change)[:40],
+)
 def test_what_is_not_a_review_is_skipped(tmp_path: Path, change: dict[str, Any]) -> None:
     line = {**said(DOG, answer="right").model_dump(mode="json", exclude_none=True), **change}
     text = json.dumps(line).replace("Infinity", "1e999")

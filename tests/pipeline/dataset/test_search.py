@@ -17,23 +17,27 @@ from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
 TEXTS = ("dog", "MAN", " red   car ", "it's", "a -- b", "/* c", "'", "''); DROP TABLE regions; --", "%", "piñata", "\\")
 
 
-@pytest.mark.parametrize(("search", "region", "sample"), [
-    (Search(), "", ""),
-    (Search(phrase="  Red  CAR "), "contains(phrase, 'red car')", ""),
-    (Search(head=" Dog "), "head = 'dog'", ""),
-    (Search(phrase=" ", head=" ", where=" \n"), "", ""),
-    (Search(phrase="it's -- here"), "contains(phrase, 'it''s -- here')", ""),
-    (Search(score_min=0.5, score_max=1), "score >= 0.5 AND score <= 1.0", ""),
-    (Search(area_min=0, area_max=0.25), "area_share >= 0.0 AND area_share <= 0.25", ""),
-    (Search(where=" w > h "), "w > h", ""),
-    (Search(head="dog", where="w > h OR y = 0"), "head = 'dog' AND (\nw > h OR y = 0\n)", ""),
-    (Search(regions_min=0, regions_max=3), "", "region_count >= 0 AND region_count <= 3"),
-    (Search(mark="good"), "", "mark = 'good'"),
-    (Search(mark="none"), "", "mark IS NULL"),
-    (Search(mark="any"), "", "mark IS NOT NULL"),
-    (Search(status="failed", reason="bad_image", sort="random", seed=4), "", ""),
-    (Search(head="dog", mark="bad"), "head = 'dog'", "mark = 'bad'"),
-], ids=lambda value: repr(value)[:60])  # fmt: skip
+@pytest.mark.parametrize(
+    ("search", "region", "sample"),
+    [
+        (Search(), "", ""),
+        (Search(phrase="  Red  CAR "), "contains(phrase, 'red car')", ""),
+        (Search(head=" Dog "), "head = 'dog'", ""),
+        (Search(phrase=" ", head=" ", where=" \n"), "", ""),
+        (Search(phrase="it's -- here"), "contains(phrase, 'it''s -- here')", ""),
+        (Search(score_min=0.5, score_max=1), "score >= 0.5 AND score <= 1.0", ""),
+        (Search(area_min=0, area_max=0.25), "area_share >= 0.0 AND area_share <= 0.25", ""),
+        (Search(where=" w > h "), "w > h", ""),
+        (Search(head="dog", where="w > h OR y = 0"), "head = 'dog' AND (\nw > h OR y = 0\n)", ""),
+        (Search(regions_min=0, regions_max=3), "", "region_count >= 0 AND region_count <= 3"),
+        (Search(mark="good"), "", "mark = 'good'"),
+        (Search(mark="none"), "", "mark IS NULL"),
+        (Search(mark="any"), "", "mark IS NOT NULL"),
+        (Search(status="failed", reason="bad_image", sort="random", seed=4), "", ""),
+        (Search(head="dog", mark="bad"), "head = 'dog'", "mark = 'bad'"),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
 def test_conditions(search: Search, region: str, sample: str) -> None:
     assert search.region_condition() == region
     assert search.sample_condition() == sample
@@ -69,10 +73,18 @@ def test_a_literal_is_its_text(text: str, connection: Any) -> None:
 SHARES = st.none() | st.integers(0, 10_000).map(lambda number: number / 10_000)
 COUNTS = st.none() | st.integers(0, 6)
 SEARCHES = st.builds(
-    Search, phrase=st.sampled_from(("", "", *TEXTS)), head=st.sampled_from(("", "", "", "dog", "Woman", "it's")),
-    score_min=SHARES, score_max=SHARES, area_min=SHARES, area_max=SHARES, where=st.sampled_from(("", *CONDITIONS)),
-    regions_min=COUNTS, regions_max=COUNTS, mark=st.sampled_from(("", "", "good", "bad", "none", "any")),
-)  # fmt: skip
+    Search,
+    phrase=st.sampled_from(("", "", *TEXTS)),
+    head=st.sampled_from(("", "", "", "dog", "Woman", "it's")),
+    score_min=SHARES,
+    score_max=SHARES,
+    area_min=SHARES,
+    area_max=SHARES,
+    where=st.sampled_from(("", *CONDITIONS)),
+    regions_min=COUNTS,
+    regions_max=COUNTS,
+    mark=st.sampled_from(("", "", "good", "bad", "none", "any")),
+)
 
 
 @settings(max_examples=15)

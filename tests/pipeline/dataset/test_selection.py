@@ -157,9 +157,12 @@ def test_a_condition_that_fails_on_a_value(where: str, table: Any) -> None:
 def test_the_sandbox_stays_closed(tmp_path: Path) -> None:
     connection = sandboxed()
     for statement in (
-        "SET enable_external_access = true", "SET python_enable_replacements = true",
-        f"ATTACH '{tmp_path / 'a.duckdb'}'", f"COPY (SELECT 1) TO '{tmp_path / 'a.csv'}'", "INSTALL httpfs",
-    ):  # fmt: skip
+        "SET enable_external_access = true",
+        "SET python_enable_replacements = true",
+        f"ATTACH '{tmp_path / 'a.duckdb'}'",
+        f"COPY (SELECT 1) TO '{tmp_path / 'a.csv'}'",
+        "INSTALL httpfs",
+    ):
         with pytest.raises(Exception, match=r"Cannot|cannot|disabled|locked"):
             connection.execute(statement)
     assert list(tmp_path.iterdir()) == []

@@ -22,11 +22,13 @@ from pipeline.dataset.selection import Search
 from tests.pipeline.dataset.plain import find, marks_of, status_of
 
 SEARCHES = {
-    "all": Search(), "conditions on regions": Search(where="w > h", score_max=0.8),
+    "all": Search(),
+    "conditions on regions": Search(where="w > h", score_max=0.8),
     "conditions on samples": Search(regions_min=3, mark="none"),
-    "both": Search(phrase="man", score_min=0.3, mark="any"), "failed": Search(status="failed"),
+    "both": Search(phrase="man", score_min=0.3, mark="any"),
+    "failed": Search(status="failed"),
     "nothing": Search(phrase="no such words"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -131,14 +133,17 @@ def test_the_last_bins_hold_what_is_more(index: Index, rows: list[dict[str, Any]
     assert sum(figures["regions_per_image"]["counts"]) == figures["samples"]["all"] - figures["samples"]["failed"]
 
 
-@pytest.mark.parametrize(("values", "labels", "counts"), [
-    ([0, 12], ["0", "12"], [1, 1]),
-    ([0, 13, 25], ["0 to 1", "12 to 13", "24 to 25"], [1, 1, 1]),
-    ([*range(100), 99, 99], ["0 to 9", "90 to 99"], [10, 12]),
-    ([3] * 500 + [40], ["3", "12 or more"], [500, 1]),
-    ([70_000], ["12000 or more"], [1]),
-    ([], ["0"], [0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "labels", "counts"),
+    [
+        ([0, 12], ["0", "12"], [1, 1]),
+        ([0, 13, 25], ["0 to 1", "12 to 13", "24 to 25"], [1, 1, 1]),
+        ([*range(100), 99, 99], ["0 to 9", "90 to 99"], [10, 12]),
+        ([3] * 500 + [40], ["3", "12 or more"], [500, 1]),
+        ([70_000], ["12000 or more"], [1]),
+        ([], ["0"], [0]),
+    ],
+)
 def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(values, labels, counts) -> None:
     """The bins that hold something, and the first."""
     with duckdb.connect() as connection:

@@ -74,9 +74,11 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
     """Return the fewest milliseconds by step that all images of a folder took in a round, and their number."""
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder), **settings}
     values = {
-        "input": source, "model": {"name": "demo"}, "regions": {"upsample": "linear", "refine": "none"},
+        "input": source,
+        "model": {"name": "demo"},
+        "regions": {"upsample": "linear", "refine": "none"},
         "images": {"resize": "torch"},
-    }  # fmt: skip
+    }
     graph = build_graph(RunConfig.model_validate(values))
     clock, encode = Clock(), TextEncoder.__call__
 

@@ -21,9 +21,13 @@ def nodes(count: int = 1, **resources: float) -> list[dict[str, Any]]:
 
 
 def chosen(
-    nodes: list[dict[str, Any]], *, device: Any = "auto", threads: int | None = None, cores: int | None = None,
+    nodes: list[dict[str, Any]],
+    *,
+    device: Any = "auto",
+    threads: int | None = None,
+    cores: int | None = None,
     **engine: Any,
-) -> Pools:  # fmt: skip
+) -> Pools:
     return pools(EngineConfig(**engine), device, threads, nodes, cores)
 
 
@@ -54,14 +58,17 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
     assert chosen(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
 
 
-@pytest.mark.parametrize(("count", "gpus", "share", "segments", "fit"), [
-    (1, 8.0, 0.3, False, 24),  # three on each GPU, whose last tenth nobody can take
-    (2, 6.0, 4.0, False, 2),  # one on each node
-    (3, 4.0, 0.5, True, 12),  # as many of the model as of the segmenter
-    (1, 0.5, 0.25, False, 2),
-    (8, 1.0, 0.1, False, 80),
-    (2, 1.0, 2.0, False, 1),  # none fits now: one waits for a larger node
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "gpus", "share", "segments", "fit"),
+    [
+        (1, 8.0, 0.3, False, 24),  # three on each GPU, whose last tenth nobody can take
+        (2, 6.0, 4.0, False, 2),  # one on each node
+        (3, 4.0, 0.5, True, 12),  # as many of the model as of the segmenter
+        (1, 0.5, 0.25, False, 2),
+        (8, 1.0, 0.1, False, 80),
+        (2, 1.0, 2.0, False, 1),  # none fits now: one waits for a larger node
+    ],
+)
 def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, segments, fit) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
     found = pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
@@ -74,13 +81,16 @@ def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
     assert chosen(nodes(CPU=16.0, GPU=1.0), cores=16, threads=5).threads == 5, "as the user says"
 
 
-@pytest.mark.parametrize(("count", "cpus", "gpus", "captions"), [
-    (1, 16.0, 1.0, 11),
-    (1, 128.0, 1.0, 32),  # more would only wait for the GPU
-    (1, 128.0, 8.0, 90),  # and 30 CPUs for reading, regions and writing
-    (32, 128.0, 8.0, 2880),
-    (1, 4.0, 1.0, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "cpus", "gpus", "captions"),
+    [
+        (1, 16.0, 1.0, 11),
+        (1, 128.0, 1.0, 32),  # more would only wait for the GPU
+        (1, 128.0, 8.0, 90),  # and 30 CPUs for reading, regions and writing
+        (32, 128.0, 8.0, 2880),
+        (1, 4.0, 1.0, 1),
+    ],
+)
 def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cpus, gpus, captions) -> None:
     assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
     assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions

@@ -78,19 +78,29 @@ def head_of(python: Path) -> Iterator[str]:
     """A cluster of one node that was started with an interpreter, as `ray start` does; its address."""
     with tempfile.TemporaryDirectory(prefix="pb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         options = {
-            "port": "0", "temp-dir": folder, "num-cpus": "10", "resources": '{"model": 1}',
-            "object-store-memory": "100000000", "include-dashboard": "false", "dashboard-agent-listen-port": "0",
-        }  # fmt: skip
+            "port": "0",
+            "temp-dir": folder,
+            "num-cpus": "10",
+            "resources": '{"model": 1}',
+            "object-store-memory": "100000000",
+            "include-dashboard": "false",
+            "dashboard-agent-listen-port": "0",
+        }
         process = subprocess.Popen(
             [
-                python, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+                python,
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--block",
                 *(f"--{k}={v}" for k, v in options.items()),
             ],
             cwd="/",
             env={**with_token(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         try:
             note = Path(folder) / "ray_current_cluster"
             while not note.exists() or not note.read_text():
@@ -192,9 +202,13 @@ class MemoryOfCaptionWorkers:
     def run(self, wanted: list[str]) -> subprocess.CompletedProcess[str]:
         script = f"mount --bind {self.folder} /sys/fs/cgroup; exec {shlex.join(wanted)}"
         process = subprocess.Popen(
-            ["unshare", "-rm", "bash", "-ec", script], cwd=ROOT, env={**os.environ, **self.settings},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            ["unshare", "-rm", "bash", "-ec", script],
+            cwd=ROOT,
+            env={**os.environ, **self.settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         done = threading.Event()
         watch = threading.Thread(target=self._watch, args=(process.pid, done))
         watch.start()

@@ -29,10 +29,19 @@ SMALL = ("engine.explain_workers=1", "engine.cpu_workers=1")
 
 def command(source: Path, out: Path, *settings: str) -> list[str]:
     keys = [
-        "input.kind=jsonl", f"input.path={source / 'captions.jsonl'}", f"input.image_root={source / 'images'}",
-        "input.shard_size=16", "model.name=demo", "model.threads=1", "explain.blocks=1", "engine.kind=ray",
-        f"output.path={out}", "output.rows_per_file=16", "output.embed_images=true", *settings,
-    ]  # fmt: skip
+        "input.kind=jsonl",
+        f"input.path={source / 'captions.jsonl'}",
+        f"input.image_root={source / 'images'}",
+        "input.shard_size=16",
+        "model.name=demo",
+        "model.threads=1",
+        "explain.blocks=1",
+        "engine.kind=ray",
+        f"output.path={out}",
+        "output.rows_per_file=16",
+        "output.embed_images=true",
+        *settings,
+    ]
     return [sys.executable, "-m", "pipeline", "run", *(part for key in keys for part in ("--set", key))]
 
 

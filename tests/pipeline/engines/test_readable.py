@@ -12,9 +12,13 @@ from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 @pytest.mark.parametrize("kind", [ConfigError, WeightsError])
 def test_an_error_of_a_worker_is_told_without_ray_s_advice(kind: type[PhraseboxError], tmp_path: Path) -> None:
     carried = _annotate_exception_with_retry_context(
-        kind("model.weights: no file"), description="apply UDF transform", attempts=1, max_attempts=1,
-        total_backoff_s=0.0, exception_str="",
-    )  # fmt: skip
+        kind("model.weights: no file"),
+        description="apply UDF transform",
+        attempts=1,
+        max_attempts=1,
+        total_backoff_s=0.0,
+        exception_str="",
+    )
     assert "DataContext" in str(carried)
     wrapped = RuntimeError("a task failed")
     wrapped.__cause__ = carried

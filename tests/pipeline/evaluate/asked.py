@@ -34,11 +34,22 @@ def map_of(values: Any, text: str = "car", fault: str = "") -> HeatMap:
 
 
 def query_of(
-    target: TruthTarget | None, *answers: Answer, heat: HeatMap | None = None, size_hw: tuple[int, int] = (8, 8),
-    image: int = 1, phrase: str | None = "car", **fields: Any,
-) -> Query:  # fmt: skip
+    target: TruthTarget | None,
+    *answers: Answer,
+    heat: HeatMap | None = None,
+    size_hw: tuple[int, int] = (8, 8),
+    image: int = 1,
+    phrase: str | None = "car",
+    **fields: Any,
+) -> Query:
     ordered = tuple(sorted(answers, key=lambda answer: -answer.score))
     shown = ImageHeat(heat, size_hw) if heat is not None and not heat.fault else None
     return Query(
-        image=image, size_hw=size_hw, phrase=phrase, target=target, answers=ordered, heat=shown, **fields,
-    )  # fmt: skip
+        image=image,
+        size_hw=size_hw,
+        phrase=phrase,
+        target=target,
+        answers=ordered,
+        heat=shown,
+        **fields,
+    )

@@ -17,10 +17,13 @@ def image_of(number: int, *names: str, caption: str = "", present: frozenset[str
     """An image whose phrases are of the type of their first letter."""
     phrases = tuple(Phrase(text=name, caption_index=0, start=0, end=1, head=name.split()[-1]) for name in names)
     return AskedImage(
-        number=number, sample_id=f"s{number}", captions=(caption or " and ".join(names),), phrases=phrases,
+        number=number,
+        sample_id=f"s{number}",
+        captions=(caption or " and ".join(names),),
+        phrases=phrases,
         queries=tuple(query_of(target_of(BOX, groups={"type": name[0]}), phrase=name) for name in names),
         present=present,
-    )  # fmt: skip
+    )
 
 
 def test_absent_phrases_share_no_word_with_the_captions_and_the_truth() -> None:
@@ -65,9 +68,13 @@ def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
     )
     queries = (query_of(target_of(BOX, groups={"type": "people"}), phrase="boy"),)
     boys = AskedImage(
-        number=1, sample_id="s1", captions=tuple(f"a {text}" for text in spans), phrases=phrases, queries=queries,
+        number=1,
+        sample_id="s1",
+        captions=tuple(f"a {text}" for text in spans),
+        phrases=phrases,
+        queries=queries,
         present=(),
-    )  # fmt: skip
+    )
     chosen = absent_phrases([boys, image_of(2, "tree", caption="A tree, no young man")])[2]
     assert [phrase.text for phrase in chosen.absent["random"]] == ["boy"]
     assert [phrase.text for phrase in chosen.voters["boy"]] == ["kid"], "young is a word of the captions"
@@ -77,10 +84,16 @@ def pair_of(
     image: int, kind: str, presence: float | None, *boxes: Any, score: float = 0.5, group: float | None = None
 ) -> Pair:
     return Pair(
-        image=image, text="red car", kind=kind, similarity=0.1 * image, z_score=-0.1 * image, presence=presence,
+        image=image,
+        text="red car",
+        kind=kind,
+        similarity=0.1 * image,
+        z_score=-0.1 * image,
+        presence=presence,
         presence_of_group=presence if group is None else group,
-        answers=tuple(answer_of(box, score=score) for box in boxes), boxes_xywh_px=(BOX,) if kind == "there" else (),
-    )  # fmt: skip
+        answers=tuple(answer_of(box, score=score) for box in boxes),
+        boxes_xywh_px=(BOX,) if kind == "there" else (),
+    )
 
 
 def test_figures_by_hand() -> None:
@@ -96,8 +109,14 @@ def test_figures_by_hand() -> None:
     ]
     figures = absent_figures(pairs)
     counts = {
-        "there": 3, "random": 2, "same_type": 1, "adversarial": 0, "attribute": 1, "said": 0, "without_synonyms": 1,
-    }  # fmt: skip
+        "there": 3,
+        "random": 2,
+        "same_type": 1,
+        "adversarial": 0,
+        "attribute": 1,
+        "said": 0,
+        "without_synonyms": 1,
+    }
     assert figures["pairs"] == counts
     alone, shared, cosine = (figures["by"][way] for way in ("presence", "presence_of_group", "similarity"))
     areas = {"auc": 5 / 6, "auc_without_synonyms": 1.0, "auc_same_type": 0.0, "auc_attribute": 1 / 3}

@@ -31,8 +31,11 @@ def embedded(*regions: np.ndarray, masks: list[bool] | None = None) -> Embedded:
 
 def asked(count: int, *phrases: tuple[str, tuple[int, ...]]) -> Questions:
     return Questions(
-        boxes_rel=np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)), things=(), candidates=np.arange(count), phrases=phrases,
-    )  # fmt: skip
+        boxes_rel=np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)),
+        things=(),
+        candidates=np.arange(count),
+        phrases=phrases,
+    )
 
 
 def test_regions_are_named_among_all_classes() -> None:
@@ -106,17 +109,20 @@ def case_of(similarities: list[float], right: list[int]) -> tuple[np.ndarray, np
     return np.array([similarities], np.float32), np.isin(np.arange(len(similarities)), right)[None]
 
 
-@pytest.mark.parametrize(("similarities", "right", "hits"), [
-    ([0.9, 0.5, 0.1], [0], (1, 1, 1)),
-    ([0.9, 0.5, 0.1], [1], (0, 1, 1)),
-    ([0.9, 0.5, 0.1], [2], (0, 0, 1)),
-    ([0.9, 0.5, 0.1], [1, 2], (0, 1, 1)),
-    ([-0.9, -0.5, -0.1], [0], (0, 0, 1)),
-    ([0.5, 0.5, 0.1], [0], (1 / 2, 1, 1)),
-    ([0.9, 0.5, 0.5], [2], (0, 1 / 2, 1)),
-    ([0.5, 0.5, 0.5], [0, 1], (2 / 3, 1, 1)),
-    ([0.5], [0], (1, 1, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("similarities", "right", "hits"),
+    [
+        ([0.9, 0.5, 0.1], [0], (1, 1, 1)),
+        ([0.9, 0.5, 0.1], [1], (0, 1, 1)),
+        ([0.9, 0.5, 0.1], [2], (0, 0, 1)),
+        ([0.9, 0.5, 0.1], [1, 2], (0, 1, 1)),
+        ([-0.9, -0.5, -0.1], [0], (0, 0, 1)),
+        ([0.5, 0.5, 0.1], [0], (1 / 2, 1, 1)),
+        ([0.9, 0.5, 0.5], [2], (0, 1 / 2, 1)),
+        ([0.5, 0.5, 0.5], [0, 1], (2 / 3, 1, 1)),
+        ([0.5], [0], (1, 1, 1)),
+    ],
+)
 def test_known_cases(similarities: list[float], right: list[int], hits: tuple[float, ...]) -> None:
     found = ranks(*case_of(similarities, right))
     assert [found.hits(k)[0] for k in (1, 2, 3)] == pytest.approx(list(hits))

@@ -31,9 +31,12 @@ def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 
 def asked(
-    targets: list[TruthTarget], phrases: list[Phrase], row: dict[str, Any] | None = None,
-    categories: Iterable[str] = (), present: Iterable[str] = (),
-) -> list[Query]:  # fmt: skip
+    targets: list[TruthTarget],
+    phrases: list[Phrase],
+    row: dict[str, Any] | None = None,
+    categories: Iterable[str] = (),
+    present: Iterable[str] = (),
+) -> list[Query]:
     image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=tuple(targets), present=frozenset(present))
     maps = {phrase.text: map_of([[1.0, 0.0]], phrase.text) for phrase in phrases}
     return queries_of(1, row or row_of(), image, frozenset(categories), phrases, maps)
@@ -121,23 +124,36 @@ def truth_of(*names: str) -> GroundTruth:
     return GroundTruth(images={name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names})
 
 
-@pytest.mark.parametrize(("names", "true_names", "matched", "by_stem", "ambiguous"), [
-    # By the whole name, or by a last part that is unique.
-    (["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"], ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
-     {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"}, 0, 1),
-    # A row per caption does not make an image ambiguous.
-    (["a/1.jpg", "a/1.jpg"], ["1.jpg"], {"a/1.jpg": "1.jpg"}, 0, 0),
-    # Without the extension.
-    (["1.webp", "in/2.PNG", "3"], ["1.jpg", "2.jpg", "3.jpg"],
-     {"1.webp": "1.jpg", "in/2.PNG": "2.jpg", "3": "3.jpg"}, 3, 0),
-    (["a/4.webp", "b/4.webp"], ["a/4.jpg", "b/4.jpg"], {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"}, 2, 0),
-    # The exact name wins, and its image is not given away twice.
-    (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 0, 1),
-    (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 0, 1),
-    # Several of the dataset are like one of the ground truth, or the other way round.
-    (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 1, 2),
-    (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "true_names", "matched", "by_stem", "ambiguous"),
+    [
+        # By the whole name, or by a last part that is unique.
+        (
+            ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"],
+            ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
+            {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"},
+            0,
+            1,
+        ),
+        # A row per caption does not make an image ambiguous.
+        (["a/1.jpg", "a/1.jpg"], ["1.jpg"], {"a/1.jpg": "1.jpg"}, 0, 0),
+        # Without the extension.
+        (
+            ["1.webp", "in/2.PNG", "3"],
+            ["1.jpg", "2.jpg", "3.jpg"],
+            {"1.webp": "1.jpg", "in/2.PNG": "2.jpg", "3": "3.jpg"},
+            3,
+            0,
+        ),
+        (["a/4.webp", "b/4.webp"], ["a/4.jpg", "b/4.jpg"], {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"}, 2, 0),
+        # The exact name wins, and its image is not given away twice.
+        (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 0, 1),
+        (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 0, 1),
+        # Several of the dataset are like one of the ground truth, or the other way round.
+        (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 1, 2),
+        (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1, 1),
+    ],
+)
 def test_images_are_matched_one_to_one(names, true_names, matched, by_stem, ambiguous) -> None:
     matches = match_images(names, truth_of(*true_names))
     assert {name: image.file_name for name, image in matches.images.items()} == matched

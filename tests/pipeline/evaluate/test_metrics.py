@@ -53,29 +53,32 @@ LEFT = target_of(TOP_LEFT)
 APART = (0.0, 4.0, 2.0, 2.0)
 
 
-@pytest.mark.parametrize(("name", "target", "answers", "wanted"), [
-    # With the best true box, and the best-scored region, which is not the best one.
-    ("box_recall", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
-    ("box_iou", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
-    ("box_recall", TWO, [answer_of(TOP_LEFT, 0.1), answer_of(APART, 0.9)], 0.0),
-    # The box around both is 8 x 4: half of it.
-    ("box_recall_merged", TWO, [answer_of(TOP_LEFT)], 1.0),
-    ("box_recall_merged", TWO, [answer_of((0.0, 0.0, 3.0, 4.0))], 0.0),
-    # 4 x 4 against 4 x 2 within it: 8 of 16.
-    ("box_iou", LEFT, [answer_of((0.0, 0.0, 4.0, 2.0))], 0.5),
-    ("box_recall", LEFT, [answer_of((0.0, 0.0, 4.0, 2.0))], 1.0),
-    ("box_recall", LEFT, [answer_of((0.0, 0.0, 3.0, 2.0))], 0.0),
-    # Masks are compared all together.
-    ("mask_iou", TWO, [answer_of(TOP_LEFT)], 0.5),
-    ("mask_iou", TWO, [answer_of(TOP_LEFT), answer_of(TOP_RIGHT)], 1.0),
-    ("mask_iou", target_of(TOP_LEFT, masked=False), [answer_of(TOP_LEFT)], None),
-    ("centre", target_of((4.0, 4.0, 2.0, 2.0)), [], 1.0),
-    ("centre", LEFT, [], 0.0),
-    ("chance", LEFT, [], 0.25),
-    ("centred_box", target_of((0.0, 0.0, 8.0, 8.0)), [], 1.0),  # IoU 0.64
-    ("centred_box", target_of(TOP_LEFT, (1.0, 1.0, 5.0, 5.0)), [], 1.0),  # with the second box
-    ("centred_box", LEFT, [], 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "target", "answers", "wanted"),
+    [
+        # With the best true box, and the best-scored region, which is not the best one.
+        ("box_recall", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
+        ("box_iou", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
+        ("box_recall", TWO, [answer_of(TOP_LEFT, 0.1), answer_of(APART, 0.9)], 0.0),
+        # The box around both is 8 x 4: half of it.
+        ("box_recall_merged", TWO, [answer_of(TOP_LEFT)], 1.0),
+        ("box_recall_merged", TWO, [answer_of((0.0, 0.0, 3.0, 4.0))], 0.0),
+        # 4 x 4 against 4 x 2 within it: 8 of 16.
+        ("box_iou", LEFT, [answer_of((0.0, 0.0, 4.0, 2.0))], 0.5),
+        ("box_recall", LEFT, [answer_of((0.0, 0.0, 4.0, 2.0))], 1.0),
+        ("box_recall", LEFT, [answer_of((0.0, 0.0, 3.0, 2.0))], 0.0),
+        # Masks are compared all together.
+        ("mask_iou", TWO, [answer_of(TOP_LEFT)], 0.5),
+        ("mask_iou", TWO, [answer_of(TOP_LEFT), answer_of(TOP_RIGHT)], 1.0),
+        ("mask_iou", target_of(TOP_LEFT, masked=False), [answer_of(TOP_LEFT)], None),
+        ("centre", target_of((4.0, 4.0, 2.0, 2.0)), [], 1.0),
+        ("centre", LEFT, [], 0.0),
+        ("chance", LEFT, [], 0.25),
+        ("centred_box", target_of((0.0, 0.0, 8.0, 8.0)), [], 1.0),  # IoU 0.64
+        ("centred_box", target_of(TOP_LEFT, (1.0, 1.0, 5.0, 5.0)), [], 1.0),  # with the second box
+        ("centred_box", LEFT, [], 0.0),
+    ],
+)
 def test_boxes_masks_and_baselines_by_hand(name: str, target: Any, answers: list[Any], wanted: float | None) -> None:
     assert value(name, target, *answers) == (wanted if wanted is None else pytest.approx(wanted))
 
@@ -87,9 +90,15 @@ def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
 
 
 OURS = (
-    "pointing", "pointing_15px", "pointing_off_centre", "energy", "box_recall", "box_recall_merged", "box_iou",
+    "pointing",
+    "pointing_15px",
+    "pointing_off_centre",
+    "energy",
+    "box_recall",
+    "box_recall_merged",
+    "box_iou",
     "mask_iou",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -167,9 +176,12 @@ ROW = {
     ],
 }
 CHAINED = (
-    ("A boy and a boy 's hat .", "boy", "7"), ("A boy and a boy 's hat .", "boy", "8"),
-    ("a child , it rains", "child", "7"), ("a child , it rains", "it", ""), ("another caption", "hat", "9"),
-)  # fmt: skip
+    ("A boy and a boy 's hat .", "boy", "7"),
+    ("A boy and a boy 's hat .", "boy", "8"),
+    ("a child , it rains", "child", "7"),
+    ("a child , it rains", "it", ""),
+    ("another caption", "hat", "9"),
+)
 CHAINS = tuple(ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED)
 IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained=CHAINS)
 

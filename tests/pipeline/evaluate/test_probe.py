@@ -25,9 +25,11 @@ def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Pictu
         mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
         things.append(TruthThing(box_xywh_px=(0, 0, 1, 1), category="x", described="x", mask=encode_mask(mask)))
     asked = Questions(
-        boxes_rel=np.array(boxes, np.float64).reshape(-1, 4), things=tuple(things), candidates=np.arange(len(boxes)),
+        boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
+        things=tuple(things),
+        candidates=np.arange(len(boxes)),
         phrases=(),
-    )  # fmt: skip
+    )
     return Picture(rgb=rgb, full=rgb, asked=asked)
 
 

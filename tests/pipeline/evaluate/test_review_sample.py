@@ -12,9 +12,11 @@ from pipeline.evaluate.review_sample import SHARES, Population, kind_of, populat
 def population(count: int) -> Population:
     rng = np.random.default_rng(3)
     return Population(
-        rows=np.arange(count), ids=rng.integers(1, 2**53, count), scores=rng.random(count) ** 2,
+        rows=np.arange(count),
+        ids=rng.integers(1, 2**53, count),
+        scores=rng.random(count) ** 2,
         kinds=np.array(["people", "animals", "vehicles"])[rng.choice(3, count, p=[0.8, 0.19, 0.01])],
-    )  # fmt: skip
+    )
 
 
 def test_a_larger_sample_continues_a_smaller_one_and_each_has_all_strata() -> None:

@@ -37,13 +37,16 @@ def test_the_calibration_error_without_chance(too_high: float, low: float, high:
     assert low <= np.median([each["debiased"] for each in found]) <= high
 
 
-@pytest.mark.parametrize(("answers", "share", "alpha"), [
-    ([["right"], ["wrong"]], None, None),
-    ([["right", "right"], ["wrong", "wrong"]], 1.0, 1.0),
-    ([["right", "right"]], 1.0, None),
-    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example B: two observers, nominal.
-    (list(map(list, ("ab", "aa", "bb", "bb", "db", "cc", "cc", "cc", "ee", "dd", "dd", "ad"))), 9 / 12, 0.692),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answers", "share", "alpha"),
+    [
+        ([["right"], ["wrong"]], None, None),
+        ([["right", "right"], ["wrong", "wrong"]], 1.0, 1.0),
+        ([["right", "right"]], 1.0, None),
+        # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example B: two observers, nominal.
+        (list(map(list, ("ab", "aa", "bb", "bb", "db", "cc", "cc", "cc", "ee", "dd", "dd", "ad"))), 9 / 12, 0.692),
+    ],
+)
 def test_agreement(answers: list[list[str]], share: float | None, alpha: float | None) -> None:
     found = agreement(answers)
     assert found["share"] == share

@@ -30,14 +30,17 @@ IMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("phrase", "head"), [
-    ("man in blue shirt", "man"),
-    ("two young dogs", "dogs"),
-    ("group of people", "group"),
-    ("red shirts", "shirts"),
-    ("of", "of"),
-    ("", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("phrase", "head"),
+    [
+        ("man in blue shirt", "man"),
+        ("two young dogs", "dogs"),
+        ("group of people", "group"),
+        ("red shirts", "shirts"),
+        ("of", "of"),
+        ("", ""),
+    ],
+)
 def test_the_head_of_a_phrase_stands_before_what_describes_it(phrase: str, head: str) -> None:
     assert head_of(phrase) == head
 

@@ -159,10 +159,15 @@ def saco(folder: Path, split: str) -> Samples:
 
 
 READ_BACK: dict[str, ReadBack] = {
-    "coco": ReadBack(coco("annotations/instances_{split}.json")), "odvg": ReadBack(odvg),
-    "mdetr": ReadBack(mdetr, "words"), "hf": ReadBack(hf), "webdataset": ReadBack(webdataset),
-    "yolo": ReadBack(yolo, "head", has_area=False), "grit": ReadBack(grit, "words"),
-    "clipself": ReadBack(coco("{split}.json")), "fiftyone": ReadBack(coco("{split}/labels.json")),
+    "coco": ReadBack(coco("annotations/instances_{split}.json")),
+    "odvg": ReadBack(odvg),
+    "mdetr": ReadBack(mdetr, "words"),
+    "hf": ReadBack(hf),
+    "webdataset": ReadBack(webdataset),
+    "yolo": ReadBack(yolo, "head", has_area=False),
+    "grit": ReadBack(grit, "words"),
+    "clipself": ReadBack(coco("{split}.json")),
+    "fiftyone": ReadBack(coco("{split}/labels.json")),
     "saco": ReadBack(saco),
-}  # fmt: skip
+}
 """Format -> how it is read."""

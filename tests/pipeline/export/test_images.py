@@ -26,37 +26,43 @@ def written(folder: Path, names: list[str], *, flat: bool, extension: str = "jpg
     return [name.replace(f"{row['id']:016d}", "ID") for row, name in found]
 
 
-@pytest.mark.parametrize(("names", "deep", "flat"), [
-    pytest.param(["1.jpg", "2.JPG", "3.jpeg"], ["1.jpg", "2.JPG", "3.jpeg"], None, id="their own"),
-    pytest.param(["a b.jpg", "日本 😀.jpg"], ["a b.jpg", "日本 😀.jpg"], None, id="of any script"),
-    pytest.param(["v1.2", "v1.3"], ["v1.2.jpg", "v1.3.jpg"], None, id="without an extension"),
-    pytest.param(["1.png", "2.gif"], ["1.jpg", "2.jpg"], None, id="encoded in another way"),
-    pytest.param(["a/1.jpg", "b/2.jpg"], ["a/1.jpg", "b/2.jpg"], ["1.jpg", "2.jpg"], id="in folders"),
-    pytest.param(["a/1.jpg", "b/1.jpg"], ["a/1.jpg", "b/1.jpg"], ["ID.jpg"] * 2, id="in folders, the same"),
-    pytest.param(["./a//1.jpg", "a/2.jpg"], ["a/1.jpg", "a/2.jpg"], ["1.jpg", "2.jpg"], id="normalised"),
-    pytest.param(["1.jpg", "1.jpg", "2.jpg"], ["ID.jpg", "ID.jpg", "2.jpg"], None, id="twice"),
-    pytest.param(["a.jpg", "A.JPG", "a.png"], ["ID.jpg"] * 3, None, id="one label, one file in any case"),
-    pytest.param(["é.jpg", "e\u0301.jpg"], ["ID.jpg"] * 2, None, id="one name where accents are composed"),
-    pytest.param(["../x.jpg", "/etc/y.jpg"], ["ID.jpg"] * 2, ["x.jpg", "y.jpg"], id="outside"),
-    pytest.param(["..", "", ".jpg", "."], ["ID.jpg"] * 4, None, id="no names"),
-    pytest.param(["a:b.jpg", "a\\b.jpg", "a\nb.jpg", "a?.jpg"], ["ID.jpg"] * 4, None, id="signs of systems"),
-    pytest.param(["con.jpg", "LPT1.x.jpg", "a..jpg", "b .jpg", ".c.jpg"], ["ID.jpg"] * 5, None, id="of Windows"),
-    pytest.param(["0000000000000001.jpg", f"{LONG}.jpg"], ["ID.jpg"] * 2, None, id="an id, a long one"),
-    pytest.param(["a.jpg/1.jpg"], ["ID.jpg"], ["1.jpg"], id="a folder that a file may be called"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "deep", "flat"),
+    [
+        pytest.param(["1.jpg", "2.JPG", "3.jpeg"], ["1.jpg", "2.JPG", "3.jpeg"], None, id="their own"),
+        pytest.param(["a b.jpg", "日本 😀.jpg"], ["a b.jpg", "日本 😀.jpg"], None, id="of any script"),
+        pytest.param(["v1.2", "v1.3"], ["v1.2.jpg", "v1.3.jpg"], None, id="without an extension"),
+        pytest.param(["1.png", "2.gif"], ["1.jpg", "2.jpg"], None, id="encoded in another way"),
+        pytest.param(["a/1.jpg", "b/2.jpg"], ["a/1.jpg", "b/2.jpg"], ["1.jpg", "2.jpg"], id="in folders"),
+        pytest.param(["a/1.jpg", "b/1.jpg"], ["a/1.jpg", "b/1.jpg"], ["ID.jpg"] * 2, id="in folders, the same"),
+        pytest.param(["./a//1.jpg", "a/2.jpg"], ["a/1.jpg", "a/2.jpg"], ["1.jpg", "2.jpg"], id="normalised"),
+        pytest.param(["1.jpg", "1.jpg", "2.jpg"], ["ID.jpg", "ID.jpg", "2.jpg"], None, id="twice"),
+        pytest.param(["a.jpg", "A.JPG", "a.png"], ["ID.jpg"] * 3, None, id="one label, one file in any case"),
+        pytest.param(["é.jpg", "e\u0301.jpg"], ["ID.jpg"] * 2, None, id="one name where accents are composed"),
+        pytest.param(["../x.jpg", "/etc/y.jpg"], ["ID.jpg"] * 2, ["x.jpg", "y.jpg"], id="outside"),
+        pytest.param(["..", "", ".jpg", "."], ["ID.jpg"] * 4, None, id="no names"),
+        pytest.param(["a:b.jpg", "a\\b.jpg", "a\nb.jpg", "a?.jpg"], ["ID.jpg"] * 4, None, id="signs of systems"),
+        pytest.param(["con.jpg", "LPT1.x.jpg", "a..jpg", "b .jpg", ".c.jpg"], ["ID.jpg"] * 5, None, id="of Windows"),
+        pytest.param(["0000000000000001.jpg", f"{LONG}.jpg"], ["ID.jpg"] * 2, None, id="an id, a long one"),
+        pytest.param(["a.jpg/1.jpg"], ["ID.jpg"], ["1.jpg"], id="a folder that a file may be called"),
+    ],
+)
 def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_path: Path) -> None:
     assert written(tmp_path / "deep", names, flat=False) == deep
     assert written(tmp_path / "flat", names, flat=True) == (deep if flat is None else flat)
 
 
-@pytest.mark.parametrize(("name", "settings", "entries"), [
-    ("coco", {"images": True}, "annotations/instances_train.json"),
-    ("mdetr", {"images": True}, "train.json"),
-    ("saco", {"images": True}, "train.json"),
-    ("odvg", {"images": True}, "train.jsonl"),
-    ("fiftyone", {}, "train/labels.json"),
-    ("yolo", {}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "settings", "entries"),
+    [
+        ("coco", {"images": True}, "annotations/instances_train.json"),
+        ("mdetr", {"images": True}, "train.json"),
+        ("saco", {"images": True}, "train.json"),
+        ("odvg", {"images": True}, "train.jsonl"),
+        ("fiftyone", {}, "train/labels.json"),
+        ("yolo", {}, None),
+    ],
+)
 def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path) -> None:
     """Every image is found by the entry's name, and by its own, or by that in the table."""
     make, colours = Maker(), {}

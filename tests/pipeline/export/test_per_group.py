@@ -20,9 +20,12 @@ from tests.pipeline.export.read_back import READ_BACK
 CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
 
 SAID: tuple[tuple[int, str, str, int | None, float], ...] = (
-    (0, "boy", "boy", 0, 0.5), (0, "dog", "dog", 1, 0.25), (1, "child", "child", 0, 0.75),
-    (1, "two dogs", "dog", 2, 0.5), (2, "boy", "boy", 0, 0.625),
-)  # fmt: skip
+    (0, "boy", "boy", 0, 0.5),
+    (0, "dog", "dog", 1, 0.25),
+    (1, "child", "child", 0, 0.75),
+    (1, "two dogs", "dog", 2, 0.5),
+    (2, "boy", "boy", 0, 0.625),
+)
 """Caption, phrase, head, group, score."""
 
 PLACES = {0: [(2, 2, 10, 20)], 1: [(20, 2, 5, 5)], 2: [(20, 2, 5, 5), (30, 2, 6, 6)]}

@@ -76,11 +76,14 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     assert pq.read_table(io.BytesIO(own.files["data/train-00000-of-00001.parquet"])).num_rows == 12
 
 
-@pytest.mark.parametrize(("repository", "options", "message"), [
-    (Repository(True, {"model.bin": b"1"}), ["--overwrite"], "holds files that no export wrote .model.bin."),
-    (Repository(False, {}), [], "is public, and everybody could see the images: add --public"),
-    (Repository(False, {MARK: b"{}"}), ["--overwrite"], "is public"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("repository", "options", "message"),
+    [
+        (Repository(True, {"model.bin": b"1"}), ["--overwrite"], "holds files that no export wrote .model.bin."),
+        (Repository(False, {}), [], "is public, and everybody could see the images: add --public"),
+        (Repository(False, {MARK: b"{}"}), ["--overwrite"], "is public"),
+    ],
+)
 def test_other_repositories_stay_as_they_are(repository, options, message, dataset, hub, tmp_path) -> None:
     hub.repositories[NAME] = repository
     before = dict(repository.files)

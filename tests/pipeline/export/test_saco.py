@@ -57,9 +57,14 @@ def test_the_pairs(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Pat
     assert notes == {NEGATIVES: 4, SAID_TWICE: 1, UNREVIEWED: 0}
     pairs = {(pair["sample_id"], pair["text_input"]): pair for pair in truth.dataset["images"]}
     assert [(*name, len(truth.imgToAnns[pair["id"]])) for name, pair in pairs.items()] == [
-        ("plain", "red car", 1), ("plain", "cow", 0), ("plain", "fish", 0), ("dogs", "two dogs", 2),
-        ("turned", "lamp", 1), ("no region", "ghost", 0), ("no region", "cow", 0),
-    ]  # fmt: skip
+        ("plain", "red car", 1),
+        ("plain", "cow", 0),
+        ("plain", "fish", 0),
+        ("dogs", "two dogs", 2),
+        ("turned", "lamp", 1),
+        ("no region", "ghost", 0),
+        ("no region", "cow", 0),
+    ]
     for pair in pairs.values():
         assert int(pair["queried_category"]) > 0
         assert (pair["is_instance_exhaustive"], pair["is_pixel_exhaustive"]) == (1, 1)

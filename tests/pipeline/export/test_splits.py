@@ -60,19 +60,22 @@ def test_the_split_of_an_id_is_part_of_the_contract() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("train", "expected NAME=SHARE"),
-    ("train=half", "not a number"),
-    ("train=nan,val=1", "share above 0"),
-    ("train=0,val=1", "share above 0"),
-    ("train=0.5,val=0.4", "sum to 1, got 0.9"),
-    ("train=0.5,train=0.5", "given twice"),
-    ("train=0.5,Train=0.5", "only by case"),
-    ("../x=1", "cannot be the name"),
-    ("=1", "cannot be the name"),
-    ("träin=1", "cannot be the name"),
-    (f"{'x' * 65}=1", "cannot be the name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train", "expected NAME=SHARE"),
+        ("train=half", "not a number"),
+        ("train=nan,val=1", "share above 0"),
+        ("train=0,val=1", "share above 0"),
+        ("train=0.5,val=0.4", "sum to 1, got 0.9"),
+        ("train=0.5,train=0.5", "given twice"),
+        ("train=0.5,Train=0.5", "only by case"),
+        ("../x=1", "cannot be the name"),
+        ("=1", "cannot be the name"),
+        ("träin=1", "cannot be the name"),
+        (f"{'x' * 65}=1", "cannot be the name"),
+    ],
+)
 def test_what_is_no_split(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_splits(text)

@@ -66,13 +66,16 @@ def test_a_folder_without_a_mark_or_with_one_that_says_nothing_stays(name: str, 
     assert (tmp_path / "out" / name).read_text() == content
 
 
-@pytest.mark.parametrize(("out", "words"), [
-    ("s3://bucket/out", "s3://bucket/out is a URL; exports are written to local and"),
-    ("file", ".* is not a folder"),
-    ("link", ".* is not a folder"),
-    ("dead", ".* is a link to a folder that does not exist"),
-    ("file/out", "cannot write to "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("s3://bucket/out", "s3://bucket/out is a URL; exports are written to local and"),
+        ("file", ".* is not a folder"),
+        ("link", ".* is not a folder"),
+        ("dead", ".* is a link to a folder that does not exist"),
+        ("file/out", "cannot write to "),
+    ],
+)
 def test_other_places_are_rejected(out: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")

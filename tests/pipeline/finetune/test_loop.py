@@ -89,10 +89,13 @@ def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) 
 FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
 
 
-@pytest.mark.parametrize(("settings", "stays", "learns"), [
-    ({"recipe": {"kind": "align", "learns": "image"}}, ("transformer.", "text_projection"), {"visual.proj"}),
-    (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "stays", "learns"),
+    [
+        ({"recipe": {"kind": "align", "learns": "image"}}, ("transformer.", "text_projection"), {"visual.proj"}),
+        (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
+    ],
+)
 def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, tmp_path) -> None:
     tuned = weights(finetune(config_of(inline_dataset, tmp_path, epochs=0.34, **settings)))
     start = module_of(recognise(ModelConfig(name="demo"))).state_dict()

@@ -82,10 +82,14 @@ def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() ->
     assert isinstance(recipe, Align)
     rois = torch.tensor([[0.0, 0, 0, 10, 10], [0.0, 1, 0, 10, 10], [0.0, 50, 50, 60, 60], [1.0, 0, 0, 10, 10]])
     batch = TrainingBatch(
-        rgb=torch.zeros(2, 200, 200, 3, dtype=torch.uint8), captions=["a car", "a dog"], rois=rois,
-        phrases=["car", "red car", "dog"], phrase_indices=torch.tensor([0, 1, 2, 0]), scores=torch.ones(4),
+        rgb=torch.zeros(2, 200, 200, 3, dtype=torch.uint8),
+        captions=["a car", "a dog"],
+        rois=rois,
+        phrases=["car", "red car", "dog"],
+        phrase_indices=torch.tensor([0, 1, 2, 0]),
+        scores=torch.ones(4),
         seeds=(0, 0, 0),
-    )  # fmt: skip
+    )
     embeddings, positive, ignored = recipe._pairs(batch, ALONE)
     assert embeddings.shape == (3, 192)
     assert positive.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]

@@ -172,13 +172,16 @@ def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Pat
         next(iter(RegionStream(inline_dataset, Contents(image_root=str(tmp_path)))))
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"square_px": 0}, "square_px"),
-    ({"grid_hw": (0, 3)}, "grid_hw"),
-    ({"masks": "half"}, "masks"),
-    ({"images": False, "image_root": "x"}, "image_root"),
-    ({"tokenizer": "clip"}, "tokenizer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"square_px": 0}, "square_px"),
+        ({"grid_hw": (0, 3)}, "grid_hw"),
+        ({"masks": "half"}, "masks"),
+        ({"images": False, "image_root": "x"}, "image_root"),
+        ({"tokenizer": "clip"}, "tokenizer"),
+    ],
+)
 def test_contents_that_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Contents(**options)

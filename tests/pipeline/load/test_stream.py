@@ -102,12 +102,17 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
     assert len(expected(folder)) % 3 == 0 or len(dropped) > 2
 
 
-@pytest.mark.parametrize(("options", "keep"), [
-    ({"min_score": 0.5, "count": True}, lambda one: one["score"] >= np.float32(0.5)),
-    ({"min_score": 0.6999}, lambda one: one["score"] >= np.float32(0.6999)),
-    ({"min_score": 0.2, "where": "head = 'man' AND w > 30"},
-     lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "keep"),
+    [
+        ({"min_score": 0.5, "count": True}, lambda one: one["score"] >= np.float32(0.5)),
+        ({"min_score": 0.6999}, lambda one: one["score"] >= np.float32(0.6999)),
+        (
+            {"min_score": 0.2, "where": "head = 'man' AND w > 30"},
+            lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2),
+        ),
+    ],
+)
 def test_a_choice_is_the_same_as_filtering(folder: Path, options: dict[str, Any], keep: Any) -> None:
     found = given(stream_of(folder, **options))
     assert found == expected(folder, keep)
@@ -181,18 +186,21 @@ def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
             place_of_rank(None, None)
 
 
-@pytest.mark.parametrize(("options", "error", "words"), [
-    ({"min_score": 1.5}, ConfigError, "min_score"),
-    ({"where": "nonsense ="}, ConfigError, "SQL"),
-    ({"where": "no_column > 3"}, ConfigError, "no_column"),
-    ({"shuffle_rows": 0}, ConfigError, "shuffle_rows"),
-    ({"seed": -1}, ConfigError, "seed"),
-    ({"even": "yes"}, ConfigError, "even"),
-    ({"on_bad_image": "ignore"}, ConfigError, "on_bad_image"),
-    ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
-    ({"shufle": True}, TypeError, "shufle"),
-    ({"count": False}, TypeError, "count=True"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"min_score": 1.5}, ConfigError, "min_score"),
+        ({"where": "nonsense ="}, ConfigError, "SQL"),
+        ({"where": "no_column > 3"}, ConfigError, "no_column"),
+        ({"shuffle_rows": 0}, ConfigError, "shuffle_rows"),
+        ({"seed": -1}, ConfigError, "seed"),
+        ({"even": "yes"}, ConfigError, "even"),
+        ({"on_bad_image": "ignore"}, ConfigError, "on_bad_image"),
+        ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
+        ({"shufle": True}, TypeError, "shufle"),
+        ({"count": False}, TypeError, "count=True"),
+    ],
+)
 def test_options_that_cannot_be(folder: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
     """The last one cannot be for a length."""
     with pytest.raises(error, match=words):

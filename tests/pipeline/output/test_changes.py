@@ -88,10 +88,13 @@ def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_pat
     assert run_light(config) == complete
 
 
-@pytest.mark.parametrize(("source", "words"), [
-    ({"path": "{}/typo.jsonl"}, r"no such file or folder: .*typo\.jsonl"),
-    ({"path": "{}/captions.jsonl", "image_root": "{}/typo"}, "no such folder: .*typo"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"path": "{}/typo.jsonl"}, r"no such file or folder: .*typo\.jsonl"),
+        ({"path": "{}/captions.jsonl", "image_root": "{}/typo"}, "no such folder: .*typo"),
+    ],
+)
 def test_a_missing_input_is_missing_also_where_another_run_is(source, words, captions, out) -> None:
     places = {key: value.format(captions.parent) for key, value in source.items()}
     with pytest.raises(InputError, match=words):

@@ -434,11 +434,15 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
     assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
 
 
-@pytest.mark.parametrize(("records", "read", "resumed", "error", "words"), [
-    (mixed(), 10, False, RuntimeError, "10 samples were read but 9 rows written"),
-    ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError, "1 rows were written twice"),
-    (mixed(), 8, True, ResumeError, "8 samples were read but 9 rows written: the input is not what it was"),
-], ids=["lost", "doubled, and as many lost", "another input"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("records", "read", "resumed", "error", "words"),
+    [
+        (mixed(), 10, False, RuntimeError, "10 samples were read but 9 rows written"),
+        ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError, "1 rows were written twice"),
+        (mixed(), 8, True, ResumeError, "8 samples were read but 9 rows written: the input is not what it was"),
+    ],
+    ids=["lost", "doubled, and as many lost", "another input"],
+)
 def test_every_sample_has_one_row(records, read, resumed, error, words, folder) -> None:
     begin(folder)
     write_shards(records, folder.data)
@@ -473,13 +477,16 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(o
             inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    (OSError("AWS Error ACCESS_DENIED during PutObject"), "s3://bucket/out: AWS Error ACCESS_DENIED"),
-    (OSError(28, "No space left on device", "/tmp/a/0.parquet"), "cannot write to /tmp/a/0.parquet: No space left"),
-    (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
-    (OSError(28, "No space left on device", "Failed to apply UDF"), "s3://bucket/out: No space left"),
-    (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("AWS Error ACCESS_DENIED during PutObject"), "s3://bucket/out: AWS Error ACCESS_DENIED"),
+        (OSError(28, "No space left on device", "/tmp/a/0.parquet"), "cannot write to /tmp/a/0.parquet: No space left"),
+        (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
+        (OSError(28, "No space left on device", "Failed to apply UDF"), "s3://bucket/out: No space left"),
+        (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),
+    ],
+)
 def test_what_an_error_in_a_run_into_object_storage_is_about(error: OSError, words: str | None) -> None:
     wanted = type(error) if words is None else OutputError
     with pytest.raises(wanted, match=words), DatasetFolder("s3://bucket/out").writing():

@@ -75,15 +75,19 @@ def stored(folder: Path, **values: Any) -> None:
     change_manifest(folder, lambda manifest: manifest["run"].update(values))
 
 
-@pytest.mark.parametrize(("change", "chosen", "words"), [
-    (None, [1, 3], r"^missing: part 2/3$"),
-    (None, [1, 2, 2, 3], r"/2 and .*/2 are both part 2/3$"),
-    (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
-    (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
-    (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
-    (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
-    (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
-], ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "chosen", "words"),
+    [
+        (None, [1, 3], r"^missing: part 2/3$"),
+        (None, [1, 2, 2, 3], r"/2 and .*/2 are both part 2/3$"),
+        (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
+        (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
+        (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
+        (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
+        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
+    ],
+    ids=["missing", "twice", "unfinished", "model", "input", "gone", "damaged"],
+)
 @pytest.mark.parametrize("compact", [False, True])
 def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, words, parts, tmp_path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]

@@ -51,10 +51,17 @@ def source(storage: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def settings(source: AnyPath, out: AnyPath, *others: str) -> list[str]:
     return [
-        "input.kind=jsonl", f"input.path={source / 'captions.jsonl'}", f"input.image_root={source / 'images'}",
-        "input.shard_size=4", "model.name=demo", "model.threads=1", "engine.kind=ray", f"output.path={out}",
-        "output.rows_per_file=3", *others,
-    ]  # fmt: skip
+        "input.kind=jsonl",
+        f"input.path={source / 'captions.jsonl'}",
+        f"input.image_root={source / 'images'}",
+        "input.shard_size=4",
+        "model.name=demo",
+        "model.threads=1",
+        "engine.kind=ray",
+        f"output.path={out}",
+        "output.rows_per_file=3",
+        *others,
+    ]
 
 
 def command(keys: list[str]) -> list[str]:
@@ -196,11 +203,14 @@ def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
     assert len(set(seen)) == 5
 
 
-@pytest.mark.parametrize(("dataset", "words"), [
-    ("nothing/here", "no such folder: s3://bucket/nothing/here"),
-    ("inline/dataset.json", "s3://bucket/inline/dataset.json is a file: expected the folder that a run"),
-    ("inline/data", "s3://bucket/inline/data is not a finished dataset: no dataset.json in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("nothing/here", "no such folder: s3://bucket/nothing/here"),
+        ("inline/dataset.json", "s3://bucket/inline/dataset.json is a file: expected the folder that a run"),
+        ("inline/data", "s3://bucket/inline/data is not a finished dataset: no dataset.json in it"),
+    ],
+)
 def test_what_is_no_dataset_is_named_by_its_url(stored, dataset: str, words: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(words)}"):
         open_dataset(Path(f"s3://bucket/{dataset}"))

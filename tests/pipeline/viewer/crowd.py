@@ -42,11 +42,18 @@ def write_crowd(folder: Path) -> Path:
         mask = cv2.ellipse(np.zeros((480, 640), np.uint8), (x, y), (58 - 4 * word, 90 - 8 * word), 0, 0, 360, 1, -1)
         rle = encode_mask(mask.astype(bool))
         fields: dict[str, Any] = {
-            "id": number + 1, "phrase": phrase, "head": THINGS[thing], "bbox": list(rle_box_xywh_px(rle)),
-            "area": float(rle_area_px(rle)), "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
-            "caption_index": caption, "span": [start, start + len(phrase)], "score": score, "presence": 0.9,
+            "id": number + 1,
+            "phrase": phrase,
+            "head": THINGS[thing],
+            "bbox": list(rle_box_xywh_px(rle)),
+            "area": float(rle_area_px(rle)),
+            "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
+            "caption_index": caption,
+            "span": [start, start + len(phrase)],
+            "score": score,
+            "presence": 0.9,
             "group": thing,
-        }  # fmt: skip
+        }
         annotations.append({**like, **fields})
     captions[0] += "no ghost"
     span = [len(captions[0]) - len("ghost"), len(captions[0])]

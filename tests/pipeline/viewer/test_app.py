@@ -33,14 +33,32 @@ def ask(
 
 def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
     for path in (
-        "/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py",
-        "/static/../../../../../../../../etc/passwd", "/static/..%5c..%5capp.py", "/static//etc/passwd",
-        "/../../etc/passwd", "/rows/../../dataset.json", "/rows/0/../../dataset.json", "/dataset.json",
-        "/data/00000.parquet", "/rows/99999999999/image.jpg", "/rows/-1/image.jpg", "/rows/0/heat/99.png", "/sample/1",
-        "/sample/99999999999999999999999999", "/suggest/sample_id?text=a", f"/?page={DIGITS}", f"/sample/{DIGITS}",
-        f"/rows/{DIGITS}/image.jpg", f"/rows/0/image.jpg?side={DIGITS}", f"/rows/0/heat/{DIGITS}.png", "/reviews.jsonl",
-        "/review/0/1.json", f"/review/{DIGITS}/1.json",
-    ):  # fmt: skip
+        "/static/../app.py",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/app.py",
+        "/static/../../../../../../../../etc/passwd",
+        "/static/..%5c..%5capp.py",
+        "/static//etc/passwd",
+        "/../../etc/passwd",
+        "/rows/../../dataset.json",
+        "/rows/0/../../dataset.json",
+        "/dataset.json",
+        "/data/00000.parquet",
+        "/rows/99999999999/image.jpg",
+        "/rows/-1/image.jpg",
+        "/rows/0/heat/99.png",
+        "/sample/1",
+        "/sample/99999999999999999999999999",
+        "/suggest/sample_id?text=a",
+        f"/?page={DIGITS}",
+        f"/sample/{DIGITS}",
+        f"/rows/{DIGITS}/image.jpg",
+        f"/rows/0/image.jpg?side={DIGITS}",
+        f"/rows/0/heat/{DIGITS}.png",
+        "/reviews.jsonl",
+        "/review/0/1.json",
+        f"/review/{DIGITS}/1.json",
+    ):
         status, content = ask(shared, path)
         assert status == 404, path[:99]
         assert b"root:" not in content
@@ -65,19 +83,23 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
     assert [number for number, status in statuses.items() if status == 404] == [3, 4, 5]
 
 
-@pytest.mark.parametrize(("path", "headers", "status", "words"), [
-    ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
-    (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
-    ("/?score_min=2", {}, 400, b"This filter cannot be used"),
-    ("/?score_min=x", {}, 400, b"This filter cannot be used"),
-    ("/?status=wrong", {}, 400, b"This filter cannot be used"),
-    ("/?seed=-1", {}, 400, b"This filter cannot be used"),
-    ("/?sort=size", {}, 400, b"This filter cannot be used"),
-    ("/?where=nonsense(", {}, 400, b"not an SQL condition"),
-    ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
-    ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
-    ("/?page=9999999", {}, 200, b"Nothing was found"),
-], ids=lambda value: str(value)[:30])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "words"),
+    [
+        ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
+        (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
+        ("/?score_min=2", {}, 400, b"This filter cannot be used"),
+        ("/?score_min=x", {}, 400, b"This filter cannot be used"),
+        ("/?status=wrong", {}, 400, b"This filter cannot be used"),
+        ("/?seed=-1", {}, 400, b"This filter cannot be used"),
+        ("/?sort=size", {}, 400, b"This filter cannot be used"),
+        ("/?where=nonsense(", {}, 400, b"not an SQL condition"),
+        ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
+        ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
+        ("/?page=9999999", {}, 200, b"Nothing was found"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
 def test_what_cannot_be_shown_is_said(shared, path, headers, status, words) -> None:
     found, content = ask(shared, path, headers=headers)
     assert found == status
@@ -91,30 +113,34 @@ BOX = {**REVIEW, "answer": None, "action": "box"}
 TEXT, ELSEWHERE = {"Content-Type": "text/plain"}, {"Origin": "http://evil.example"}
 
 
-@pytest.mark.parametrize(("path", "body", "headers", "status"), [
-    ("marks", MARK, TEXT, 415),
-    ("marks", MARK, ELSEWHERE, 403),
-    ("marks", {**MARK, "mark": "great"}, {}, 400),
-    ("marks", {**MARK, "sample_ids": "a"}, {}, 400),
-    ("marks", {**MARK, "sample_ids": [1]}, {}, 400),
-    ("marks", {"mark": "good"}, {}, 400),
-    ("marks", [], {}, 400),
-    ("marks", {**MARK, "mark": ["good"]}, {}, 400),
-    ("review", REVIEW, TEXT, 415),
-    ("review", REVIEW, ELSEWHERE, 403),
-    ("review", REVIEW, {"Host": "evil.example"}, 400),
-    ("review", {**REVIEW, "answer": "great"}, {}, 400),
-    ("review", {**REVIEW, "answer": None}, {}, 400),
-    ("review", {**REVIEW, "action": "delete"}, {}, 400),
-    ("review", {**REVIEW, "reviewer": "a\nb"}, {}, 400),
-    ("review", {**REVIEW, "reviewer": "a" * 65}, {}, 400),
-    ("review", BOX, {}, 400),
-    ("review", {**BOX, "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
-    ("review", {**REVIEW, "row": -1}, {}, 400),
-    ("review", {**REVIEW, "row": 10**40}, {}, 400),
-    ("review", REVIEW, {}, 404),  # there is no such region
-    ("review", {**REVIEW, "row": 99999}, {}, 404),
-], ids=lambda value: str(value)[-40:])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("marks", MARK, TEXT, 415),
+        ("marks", MARK, ELSEWHERE, 403),
+        ("marks", {**MARK, "mark": "great"}, {}, 400),
+        ("marks", {**MARK, "sample_ids": "a"}, {}, 400),
+        ("marks", {**MARK, "sample_ids": [1]}, {}, 400),
+        ("marks", {"mark": "good"}, {}, 400),
+        ("marks", [], {}, 400),
+        ("marks", {**MARK, "mark": ["good"]}, {}, 400),
+        ("review", REVIEW, TEXT, 415),
+        ("review", REVIEW, ELSEWHERE, 403),
+        ("review", REVIEW, {"Host": "evil.example"}, 400),
+        ("review", {**REVIEW, "answer": "great"}, {}, 400),
+        ("review", {**REVIEW, "answer": None}, {}, 400),
+        ("review", {**REVIEW, "action": "delete"}, {}, 400),
+        ("review", {**REVIEW, "reviewer": "a\nb"}, {}, 400),
+        ("review", {**REVIEW, "reviewer": "a" * 65}, {}, 400),
+        ("review", BOX, {}, 400),
+        ("review", {**BOX, "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
+        ("review", {**REVIEW, "row": -1}, {}, 400),
+        ("review", {**REVIEW, "row": 10**40}, {}, 400),
+        ("review", REVIEW, {}, 404),  # there is no such region
+        ("review", {**REVIEW, "row": 99999}, {}, 404),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
 def test_what_is_sent_from_elsewhere_or_in_another_form_fails(shared, viewed, path, body, headers, status) -> None:
     assert ask(shared, f"/{path}", "POST", json.dumps(body), {**JSON, **headers})[0] == status
     assert not list(viewed.glob("marks.json")) + list(viewed.glob("reviews.jsonl"))

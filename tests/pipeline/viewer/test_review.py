@@ -294,9 +294,11 @@ def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset:
     phrases = {first["phrase"], second["phrase"]}
     with serving(dataset, build=False) as served:
         for what, left in (
-            ({"action": "box", "box_xywh_px": (1, 1, 9, 9)}, phrases), ({"action": "undone"}, set()),
-            ({"action": "delete"}, {first["phrase"]}), ({"action": "undone"}, set()),
-        ):  # fmt: skip
+            ({"action": "box", "box_xywh_px": (1, 1, 9, 9)}, phrases),
+            ({"action": "undone"}, set()),
+            ({"action": "delete"}, {first["phrase"]}),
+            ({"action": "undone"}, set()),
+        ):
             said = SaidOf.model_validate({"row": number, "annotation_id": first["id"], "reviewer": "ann", **what})
             assert served.viewer.reviewing.record(said)
             assert {key.phrase for key in read_reviews(dataset).corrections} == left

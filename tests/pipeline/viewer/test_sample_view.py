@@ -24,13 +24,21 @@ def spans(*found: Said) -> list[tuple[int, int, dict[str, Any]]]:
     ]
 
 
-@pytest.mark.parametrize(("found", "parts"), [
-    ([], [(CAPTION, (), None)]),
-    ([("man", 0, 5), ("two dogs", 28, 36), ("two dogs", 28, 36)],
-     [("A man", (0,), 0), (" with a café cup 🙂 and ", (), None), ("two dogs", (1, 2), 1)]),
-    ([("man with a café cup", 2, 21), ("cup", 18, 21)],
-     [("A ", (), None), ("man with a café ", (0,), 0), ("cup", (1,), 1), (" 🙂 and two dogs", (), None)]),
-], ids=["no region", "side by side, one with two regions", "the innermost is what one points at"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("found", "parts"),
+    [
+        ([], [(CAPTION, (), None)]),
+        (
+            [("man", 0, 5), ("two dogs", 28, 36), ("two dogs", 28, 36)],
+            [("A man", (0,), 0), (" with a café cup 🙂 and ", (), None), ("two dogs", (1, 2), 1)],
+        ),
+        (
+            [("man with a café cup", 2, 21), ("cup", 18, 21)],
+            [("A ", (), None), ("man with a café ", (0,), 0), ("cup", (1,), 1), (" 🙂 and two dogs", (), None)],
+        ),
+    ],
+    ids=["no region", "side by side, one with two regions", "the innermost is what one points at"],
+)
 def test_a_caption_in_parts(found: list[Said], parts: list[tuple[str, tuple[int, ...], int | None]]) -> None:
     assert [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*found))] == parts
 
@@ -76,19 +84,35 @@ def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> d
     mask[7:12, 10 * number : 10 * number + 10] = True
     rle = encode_mask(mask)
     return {
-        "id": 100 + number, "phrase": phrase, "head": phrase.rsplit(maxsplit=1)[-1], "score": 0.5 + number / 100,
-        "similarity": 0.25, "area": 50.0, "bbox": [10.0 * number, 7.0, 10.0, 5.0],
-        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts}, "caption_index": caption_index,
-        "span": [2, 5], **dict.fromkeys(("presence", "group")), **fields,
-    }  # fmt: skip
+        "id": 100 + number,
+        "phrase": phrase,
+        "head": phrase.rsplit(maxsplit=1)[-1],
+        "score": 0.5 + number / 100,
+        "similarity": 0.25,
+        "area": 50.0,
+        "bbox": [10.0 * number, 7.0, 10.0, 5.0],
+        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
+        "caption_index": caption_index,
+        "span": [2, 5],
+        **dict.fromkeys(("presence", "group")),
+        **fields,
+    }
 
 
 def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
     row = {
-        "id": 7, "sample_id": "s7", "file_name": "7.jpg", "width": 80, "height": 60, "captions": ["A man.", "A dog."],
-        "annotations": list(annotations), "phrase_count": 3, "warnings": ["no region for 'cup'"],
-        **dict.fromkeys(("error", "error_detail")), "absent": [],
-    }  # fmt: skip
+        "id": 7,
+        "sample_id": "s7",
+        "file_name": "7.jpg",
+        "width": 80,
+        "height": 60,
+        "captions": ["A man.", "A dog."],
+        "annotations": list(annotations),
+        "phrase_count": 3,
+        "warnings": ["no region for 'cup'"],
+        **dict.fromkeys(("error", "error_detail")),
+        "absent": [],
+    }
     assert tuple(row) == COLUMNS
     return {**row, **fields}
 

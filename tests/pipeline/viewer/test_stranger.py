@@ -126,15 +126,22 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
             assert (ask(served, "/")[0], image_of(served)[0], heat_of(served)[0]) == (200, 404, 409)
 
 
-@pytest.mark.parametrize(("section", "values", "told"), [
-    ("model", {"name": "ViT-B-16", "pretrained": "x"}, "--set model.name=ViT-B-16 --set model.pretrained=x"),
-    ("model", {"name": "hf-hub:evil/model"}, "--set model.name=hf-hub:evil/model"),
-    ("model", {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
-     "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json"),
-    ("model", {"name": None, "checkpoint": "FOLDER/clip"}, "--set model.checkpoint=FOLDER/clip"),
-    ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
-    ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
-], ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package", "a segmenter"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("model", {"name": "ViT-B-16", "pretrained": "x"}, "--set model.name=ViT-B-16 --set model.pretrained=x"),
+        ("model", {"name": "hf-hub:evil/model"}, "--set model.name=hf-hub:evil/model"),
+        (
+            "model",
+            {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
+            "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
+        ),
+        ("model", {"name": None, "checkpoint": "FOLDER/clip"}, "--set model.checkpoint=FOLDER/clip"),
+        ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
+        ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
+    ],
+    ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package", "a segmenter"],
+)
 @pytest.mark.usefixtures("nothing_is_built")
 def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_stranger, tmp_path, monkeypatch) -> None:
     package = tmp_path / "path" / "stranger_package"

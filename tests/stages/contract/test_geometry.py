@@ -23,14 +23,17 @@ def test_forms_of_a_box_are_inverse(box):
     assert xyxy_to_xywh(xywh_to_xyxy(box)) == box
 
 
-@pytest.mark.parametrize(("a", "b", "expected"), [
-    pytest.param((0, 0, 2, 2), (0, 0, 2, 2), 1.0, id="same"),
-    pytest.param((0, 0, 2, 2), (1, 1, 2, 2), 1 / 7, id="one pixel of 4 + 4 shared"),
-    pytest.param((0, 0, 2, 2), (2, 0, 2, 2), 0.0, id="edges touch"),
-    pytest.param((0, 0, 10, 10), (2, 3, 2, 5), 0.1, id="one within the other"),
-    pytest.param((0, 0, 2, 2), (5, 5, 0, 0), 0.0, id="one empty"),
-    pytest.param((1, 1, 0, 0), (1, 1, 0, 0), 0.0, id="both empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param((0, 0, 2, 2), (0, 0, 2, 2), 1.0, id="same"),
+        pytest.param((0, 0, 2, 2), (1, 1, 2, 2), 1 / 7, id="one pixel of 4 + 4 shared"),
+        pytest.param((0, 0, 2, 2), (2, 0, 2, 2), 0.0, id="edges touch"),
+        pytest.param((0, 0, 10, 10), (2, 3, 2, 5), 0.1, id="one within the other"),
+        pytest.param((0, 0, 2, 2), (5, 5, 0, 0), 0.0, id="one empty"),
+        pytest.param((1, 1, 0, 0), (1, 1, 0, 0), 0.0, id="both empty"),
+    ],
+)
 def test_box_iou(a, b, expected):
     assert box_iou(a, b) == pytest.approx(expected)
 
@@ -48,13 +51,16 @@ def test_round_to_multiple(side_px, multiple, expected):
     assert round_to_multiple(side_px, multiple) == expected
 
 
-@pytest.mark.parametrize(("position_px", "side_px", "cells", "position_cells"), [
-    pytest.param(0.0, 40, 4, -0.5, id="left edge of the image"),
-    pytest.param(5.0, 40, 4, 0.0, id="centre of the first cell"),
-    pytest.param(25.0, 40, 4, 2.0, id="centre of the third cell"),
-    pytest.param(40.0, 40, 4, 3.5, id="right edge of the image"),
-    pytest.param(0.5, 1, 14, 6.5, id="one pixel under 14 cells"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("position_px", "side_px", "cells", "position_cells"),
+    [
+        pytest.param(0.0, 40, 4, -0.5, id="left edge of the image"),
+        pytest.param(5.0, 40, 4, 0.0, id="centre of the first cell"),
+        pytest.param(25.0, 40, 4, 2.0, id="centre of the third cell"),
+        pytest.param(40.0, 40, 4, 3.5, id="right edge of the image"),
+        pytest.param(0.5, 1, 14, 6.5, id="one pixel under 14 cells"),
+    ],
+)
 def test_cells_and_pixels(position_px, side_px, cells, position_cells):
     assert px_to_cell(position_px, side_px=side_px, cells=cells) == pytest.approx(position_cells)
     assert cell_to_px(position_cells, side_px=side_px, cells=cells) == pytest.approx(position_px)

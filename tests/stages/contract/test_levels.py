@@ -11,21 +11,24 @@ from hypothesis.extra import numpy as hnp
 from stages.contract.levels import LEVELS, quantise
 
 
-@pytest.mark.parametrize(("values", "levels"), [
-    pytest.param([[0.0, 1.0]], [[0, 255]], id="range"),
-    pytest.param([[2.0, 3.0, 4.0]], [[0, 128, 255]], id="offset; 127.5 goes up"),
-    pytest.param([[0.0, 1e-30, 2e-30]], [[0, 128, 255]], id="tiny"),
-    pytest.param([[0.0, 3e38]], [[0, 255]], id="huge"),
-    pytest.param([[-1.0], [0.0], [3.0]], [[0], [64], [255]], id="signed"),
-    pytest.param([[0.0, 0.0]], None, id="zeros"),
-    pytest.param([[0.3, 0.3]], None, id="constant"),
-    pytest.param([[0.3, 0.30000004]], None, id="constant up to rounding"),
-    pytest.param([[0.5]], None, id="one cell"),
-    pytest.param([[]], None, id="no cell"),
-    pytest.param([[0.0, np.nan]], None, id="nan"),
-    pytest.param([[0.0, np.inf]], None, id="inf"),
-    pytest.param([[-np.inf, np.inf]], None, id="both infinities"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        pytest.param([[0.0, 1.0]], [[0, 255]], id="range"),
+        pytest.param([[2.0, 3.0, 4.0]], [[0, 128, 255]], id="offset; 127.5 goes up"),
+        pytest.param([[0.0, 1e-30, 2e-30]], [[0, 128, 255]], id="tiny"),
+        pytest.param([[0.0, 3e38]], [[0, 255]], id="huge"),
+        pytest.param([[-1.0], [0.0], [3.0]], [[0], [64], [255]], id="signed"),
+        pytest.param([[0.0, 0.0]], None, id="zeros"),
+        pytest.param([[0.3, 0.3]], None, id="constant"),
+        pytest.param([[0.3, 0.30000004]], None, id="constant up to rounding"),
+        pytest.param([[0.5]], None, id="one cell"),
+        pytest.param([[]], None, id="no cell"),
+        pytest.param([[0.0, np.nan]], None, id="nan"),
+        pytest.param([[0.0, np.inf]], None, id="inf"),
+        pytest.param([[-np.inf, np.inf]], None, id="both infinities"),
+    ],
+)
 def test_quantise(values: Any, levels: Any) -> None:
     found = quantise(np.array(values, dtype=np.float32))
     assert levels is found if levels is None else np.array_equal(found, levels)

@@ -41,17 +41,20 @@ def dog(**changes: Any) -> Phrase:
     return Phrase(**{"text": "dog", "caption_index": 0, "start": 0, "end": 3, "head": "dog", **changes})
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: dog(start=3, end=3), "expected 0 <= start < end, got 3, 3"),
-    (lambda: dog(start=-1, end=3), "expected 0 <= start < end, got -1, 3"),
-    (lambda: dog(text=""), "non-empty"),
-    (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
-    (lambda: Pixels(rgb=np.zeros((4, 4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
-    (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
-    (lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2), r"expected float32 \(grid_h, "),
-    (lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2), r"expected float32 \(grid_h, "),
-    (lambda: RowFault("odd", "something"), r"expected a reason from \[.*got 'odd'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: dog(start=3, end=3), "expected 0 <= start < end, got 3, 3"),
+        (lambda: dog(start=-1, end=3), "expected 0 <= start < end, got -1, 3"),
+        (lambda: dog(text=""), "non-empty"),
+        (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
+        (lambda: Pixels(rgb=np.zeros((4, 4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
+        (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
+        (lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2), r"expected float32 \(grid_h, "),
+        (lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2), r"expected float32 \(grid_h, "),
+        (lambda: RowFault("odd", "something"), r"expected a reason from \[.*got 'odd'"),
+    ],
+)
 def test_values_that_records_reject(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()

@@ -42,23 +42,42 @@ def arrays(dtype: type, *shape: int, most: int = 5) -> st.SearchStrategy[Any]:
 counts = st.integers(0, 2**31 - 1)
 shares = st.none() | st.floats(0, 1)
 images = st.builds(
-    ImageRef, file_name=texts, url=st.none() | texts, offset=st.integers(0, 2**62), size=st.integers(-1, 2**62),
+    ImageRef,
+    file_name=texts,
+    url=st.none() | texts,
+    offset=st.integers(0, 2**62),
+    size=st.integers(-1, 2**62),
     content=st.none() | st.binary(max_size=20),
-)  # fmt: skip
+)
 errors = st.builds(RowError, reason=st.sampled_from(sorted(ROW_ERRORS)), detail=texts)
 phrases = st.builds(
-    Phrase, text=texts.filter(bool), caption_index=counts, start=st.integers(0, 99), end=st.integers(100, 199),
-    head=texts, plural=st.booleans(),
-)  # fmt: skip
+    Phrase,
+    text=texts.filter(bool),
+    caption_index=counts,
+    start=st.integers(0, 99),
+    end=st.integers(100, 199),
+    head=texts,
+    plural=st.booleans(),
+)
 heat_maps = st.builds(
-    HeatMap, text=texts, values=arrays(np.float32), similarity=finite, fault=st.sampled_from(["", "constant"]),
+    HeatMap,
+    text=texts,
+    values=arrays(np.float32),
+    similarity=finite,
+    fault=st.sampled_from(["", "constant"]),
     presence=shares,
-)  # fmt: skip
+)
 records = st.builds(
-    Record, sample=st.builds(Sample, sample_id=texts, source=texts, captions=some(texts), image=images),
-    width_px=counts, height_px=counts, phrases=some(phrases), dropped_phrases=counts,
-    pixels=st.none() | st.builds(Pixels, rgb=arrays(np.uint8, 3)), heat_maps=some(heat_maps), error=st.none() | errors,
-)  # fmt: skip
+    Record,
+    sample=st.builds(Sample, sample_id=texts, source=texts, captions=some(texts), image=images),
+    width_px=counts,
+    height_px=counts,
+    phrases=some(phrases),
+    dropped_phrases=counts,
+    pixels=st.none() | st.builds(Pixels, rgb=arrays(np.uint8, 3)),
+    heat_maps=some(heat_maps),
+    error=st.none() | errors,
+)
 
 
 def plain(record: Record) -> Any:
@@ -139,20 +158,39 @@ def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = Fals
 def test_the_row_of_an_annotated_image() -> None:
     row = row_of(make_record())
     assert row == {
-        "id": stable_id("k1"), "sample_id": "k1", "file_name": "a/b.jpg", "width": 10, "height": 8,
+        "id": stable_id("k1"),
+        "sample_id": "k1",
+        "file_name": "a/b.jpg",
+        "width": 10,
+        "height": 8,
         "captions": ["A red car.", "a car under the Sky"],
         "annotations": [
             {
-                "id": stable_id("k1\n0"), "image_id": stable_id("k1"), "category_id": stable_id("red car"),
-                "bbox": [1.0, 2.0, 6.0, 3.0], "area": 18,
-                "segmentation": {"size": [8, 10], "counts": make_record().regions[0].mask.counts}, "iscrowd": 0,
-                "phrase": "red car", "head": "car", "caption_index": 0, "span": [0, 9], "score": 0.75,
-                "similarity": 0.25, "presence": None, "group": None, "refined": "none", "fallback": None,
+                "id": stable_id("k1\n0"),
+                "image_id": stable_id("k1"),
+                "category_id": stable_id("red car"),
+                "bbox": [1.0, 2.0, 6.0, 3.0],
+                "area": 18,
+                "segmentation": {"size": [8, 10], "counts": make_record().regions[0].mask.counts},
+                "iscrowd": 0,
+                "phrase": "red car",
+                "head": "car",
+                "caption_index": 0,
+                "span": [0, 9],
+                "score": 0.75,
+                "similarity": 0.25,
+                "presence": None,
+                "group": None,
+                "refined": "none",
+                "fallback": None,
             }
         ],
-        "absent": [], "phrase_count": 2, "error": None, "error_detail": None,
+        "absent": [],
+        "phrase_count": 2,
+        "error": None,
+        "error_detail": None,
         "warnings": ["no region for 'sky': its heat map is zero everywhere"],
-    }  # fmt: skip
+    }
 
 
 def test_the_row_of_an_image_in_which_a_phrase_is_absent() -> None:
@@ -178,12 +216,15 @@ def test_rows_of_failed_samples_and_of_images_without_phrases() -> None:
     assert records_to_rows([], embed_images=False).num_rows == records_to_table([]).num_rows == 0
 
 
-@pytest.mark.parametrize(("fault", "reason"), [
-    ("constant", "the similarity of all patches is the same"),
-    ("empty", "its heat map is zero everywhere"),
-    ("non_finite", "its heat map is not finite"),
-    ("", "no part of its heat map passed the cleaning"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("constant", "the similarity of all patches is the same"),
+        ("empty", "its heat map is zero everywhere"),
+        ("non_finite", "its heat map is not finite"),
+        ("", "no part of its heat map passed the cleaning"),
+    ],
+)
 def test_phrases_without_a_region_are_explained_once(fault: str, reason: str) -> None:
     record = make_record()
     sky = replace(record.heat_maps[1], fault=fault)
@@ -259,11 +300,14 @@ def test_a_stored_error_comes_back() -> None:
     assert (back.error, back.phrases, back.heat_maps) == (error, failed.phrases, ())
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"levels": b"abc"}, "3 levels for 2 x 2 cells"),
-    ({"size": [-2, -2]}, "4 levels for -2 x -2 cells"),
-    ({"levels": None, "size": [0, 2]}, "no levels for 0 x 2 cells"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"levels": b"abc"}, "3 levels for 2 x 2 cells"),
+        ({"size": [-2, -2]}, "4 levels for -2 x -2 cells"),
+        ({"levels": None, "size": [0, 2]}, "no levels for 0 x 2 cells"),
+    ],
+)
 def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: dict[str, Any], words: str) -> None:
     heat_map = replace(make_record().heat_maps[0], values=np.eye(2, dtype=np.float32))
     row = row_of(make_record(heat_maps=(heat_map,)), heat_maps=True)

@@ -45,9 +45,16 @@ def _finish(block: Any, x: Tensor, o: Tensor) -> Tensor:
 
 
 def grad_eclip(
-    model: nn.Module, pixels: Tensor, text: Tensor, *, heads: str, similarity: str, spatial_weight: bool, blocks: int,
+    model: nn.Module,
+    pixels: Tensor,
+    text: Tensor,
+    *,
+    heads: str,
+    similarity: str,
+    spatial_weight: bool,
+    blocks: int,
     rectify: str,
-) -> Answer:  # fmt: skip
+) -> Answer:
     """model in float64; pixels (3, H, W) normalised; text (E,) unit."""
     visual: Any = model.visual
     x = visual.conv1(pixels[None])

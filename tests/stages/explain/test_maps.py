@@ -35,11 +35,14 @@ def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
     assert torch.allclose(found.values.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
 
 
-@pytest.mark.parametrize(("one", "other", "mean"), [
-    ([0.0, 4.0, 2.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.5, 0.75, 0.25, 0.0]),
-    ([0.0, 4.0, 2.0, 0.0], [0.0] * 4, [0, 0.5, 0.25, 0]),
-    ([0.0] * 4, [0.0] * 4, [0.0] * 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other", "mean"),
+    [
+        ([0.0, 4.0, 2.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.5, 0.75, 0.25, 0.0]),
+        ([0.0, 4.0, 2.0, 0.0], [0.0] * 4, [0, 0.5, 0.25, 0]),
+        ([0.0] * 4, [0.0] * 4, [0.0] * 4),
+    ],
+)
 def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(one, other, mean) -> None:
     both = [maps_of(torch.tensor(each).reshape(1, 1, 2, 2)) for each in (one, other)]
     assert mean_of(both, [(2, 2)] * 2, 0.0).values.flatten().tolist() == pytest.approx(mean)
@@ -57,9 +60,11 @@ def test_cosines_and_embeddings_are_means_and_constant_is_constant_at_all_scales
     )  # fmt: skip
     found = mean_of([one, other], [(2, 2)] * 2, 0.0)
     for mine, wanted in [
-        (found.cosines, [[0.2], [0.2]]), (found.local, [[0.2], [0.5]]), (found.embedding, [[0.5, 0.5], [0.0, 1.0]]),
+        (found.cosines, [[0.2], [0.2]]),
+        (found.local, [[0.2], [0.5]]),
+        (found.embedding, [[0.5, 0.5], [0.0, 1.0]]),
         (found.constant, [True, False]),
-    ]:  # fmt: skip
+    ]:
         assert torch.allclose(mine.float(), torch.tensor(wanted).float())
 
 

@@ -71,10 +71,13 @@ def test_plain_values_give_the_same_presence() -> None:
 def test_damaged_values_are_refused() -> None:
     presence = presence_of(unit(np.random.default_rng(3), 9, 4), **dict.fromkeys(FEATURES, 1.0))
     for change in (
-        {"weight": {"odd": 1.0}}, {"scale": dict.fromkeys(FEATURES, 0.0)}, {"bias": float("nan")},
-        {"absent_share": 1.0}, {"images": {"mean": "AA==", "directions": "", "rest": 0.0}},
+        {"weight": {"odd": 1.0}},
+        {"scale": dict.fromkeys(FEATURES, 0.0)},
+        {"bias": float("nan")},
+        {"absent_share": 1.0},
+        {"images": {"mean": "AA==", "directions": "", "rest": 0.0}},
         {"images": {"mean": "", "directions": "", "rest": -1.0}},
-    ):  # fmt: skip
+    ):
         with pytest.raises((KeyError, TypeError, ValueError)):
             Presence.from_plain({**presence.plain(), **change})
 

@@ -250,8 +250,17 @@ def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
     stage = stage_on(device, 8)
     assert_answered(stage, 37)
     order = (
-        "launch 0", "launch 1", "wait 0", "launch 2", "wait 1", "launch 3", "wait 2", "launch 4", "wait 3", "wait 4",
-    )  # fmt: skip
+        "launch 0",
+        "launch 1",
+        "wait 0",
+        "launch 2",
+        "wait 1",
+        "launch 3",
+        "wait 2",
+        "launch 4",
+        "wait 3",
+        "wait 4",
+    )
     assert device.said == [*order]
     assert device.sizes == [8] * 4 + [5], "an image is computed once"
     assert most_under_way(device.said) == AHEAD == 2

@@ -14,10 +14,14 @@ KINDS = ["grad_cam", "grad_cam_plus_plus", "layer_cam"]
 Floats = NDArray[np.float64]
 
 PLACES = {
-    ("class token", 1): "transformer.resblocks.3.ln_1", ("class token", 3): "transformer.resblocks.1.ln_1",
-    ("timm, class token", 1): "trunk.blocks.4", ("ResNet", 1): "layer4", ("EVA02", 1): "trunk.blocks.10",
-    ("SigLIP", 1): "trunk.norm", ("ConvNeXt", 1): "trunk.norm_pre",
-}  # fmt: skip
+    ("class token", 1): "transformer.resblocks.3.ln_1",
+    ("class token", 3): "transformer.resblocks.1.ln_1",
+    ("timm, class token", 1): "trunk.blocks.4",
+    ("ResNet", 1): "layer4",
+    ("EVA02", 1): "trunk.blocks.10",
+    ("SigLIP", 1): "trunk.norm",
+    ("ConvNeXt", 1): "trunk.norm_pre",
+}
 """Tower and layer -> the module whose output has the features, with or without tokens that are no patches."""
 
 

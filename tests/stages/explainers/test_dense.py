@@ -124,13 +124,16 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("layers", "settings", "blocks", "iterations"), [
-    (6, {}, 3, 1),
-    (12, {}, 6, 1),
-    (4, {"depth": 1}, 4, 1),
-    (4, {"depth": 0.1, "iterations": 0}, 1, 0),
-    (4, {"depth": 0.75, "iterations": 3}, 3, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layers", "settings", "blocks", "iterations"),
+    [
+        (6, {}, 3, 1),
+        (12, {}, 6, 1),
+        (4, {"depth": 1}, 4, 1),
+        (4, {"depth": 0.1, "iterations": 0}, 1, 0),
+        (4, {"depth": 0.75, "iterations": 3}, 3, 3),
+    ],
+)
 def test_gem(layers: int, settings: dict[str, Any], blocks: int, iterations: int) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
     explainer = made("gem", model, **settings)

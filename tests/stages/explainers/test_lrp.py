@@ -86,10 +86,14 @@ def without_biases(tower: VisionTower) -> VisionTower:
     blocks = [replace(block, activation=F.relu, **own) for block, own in zip(tower.blocks, layers, strict=True)]
     assert tower.ln_pre is not None
     return replace(
-        tower, patch_bias=None, class_token=torch.zeros_like(tower.class_token),
-        position_embedding=torch.zeros_like(tower.position_embedding), ln_pre=replace(tower.ln_pre, bias=None),
-        blocks=tuple(blocks), ln_post=replace(tower.ln_post, bias=None),
-    )  # fmt: skip
+        tower,
+        patch_bias=None,
+        class_token=torch.zeros_like(tower.class_token),
+        position_embedding=torch.zeros_like(tower.position_embedding),
+        ln_pre=replace(tower.ln_pre, bias=None),
+        blocks=tuple(blocks),
+        ln_post=replace(tower.ln_post, bias=None),
+    )
 
 
 @pytest.mark.parametrize("name", TOWERS)

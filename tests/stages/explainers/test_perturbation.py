@@ -133,13 +133,16 @@ def test_a_square_image_never_takes_more_than_500_windows() -> None:
     assert max(numbers) == 484
 
 
-@pytest.mark.parametrize(("grid_hw", "settings", "number", "side"), [
-    ((4, 4), (DEFAULTS.window, DEFAULTS.stride), 16, 1),
-    ((14, 14), (DEFAULTS.window, DEFAULTS.stride), 169, 2),
-    ((14, 21), (DEFAULTS.window, DEFAULTS.stride), 260, 2),
-    ((5, 8), (0.6, 1.0), 2 * 3, 3),  # a stride that does not fit ends with the grid
-    ((3, 3), (1.0, 1.0), 1, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("grid_hw", "settings", "number", "side"),
+    [
+        ((4, 4), (DEFAULTS.window, DEFAULTS.stride), 16, 1),
+        ((14, 14), (DEFAULTS.window, DEFAULTS.stride), 169, 2),
+        ((14, 21), (DEFAULTS.window, DEFAULTS.stride), 260, 2),
+        ((5, 8), (0.6, 1.0), 2 * 3, 3),  # a stride that does not fit ends with the grid
+        ((3, 3), (1.0, 1.0), 1, 3),
+    ],
+)
 def test_windows_cover_the_grid(grid_hw, settings, number, side) -> None:
     hidden = windows(grid_hw, *settings)
     assert hidden.shape == (number, *grid_hw)

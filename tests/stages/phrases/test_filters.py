@@ -7,25 +7,28 @@ from stages.phrases.filters import is_code, normalise, parse_sections, readable,
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 
 
-@pytest.mark.parametrize(("words", "text"), [
-    ("The Old  MAN", "old man"),
-    ("his\n\tred\u00a0hat", "red hat"),
-    ("a man 's arm", "man's arm"),
-    ("John's bicycle", "john's bicycle"),
-    ("some newspapers", "newspapers"),
-    ("all the people", "people"),
-    ("two dogs", "two dogs"),
-    ("\u201cstop\u201d sign,", "stop\u201d sign"),
-    ("fish &amp; chips", "fish & chips"),
-    ("a <b class='x'>red</b> car &lt;br&gt;", "red car"),
-    ("Stra\u00dfe", "strasse"),
-    ("dog\u200b", "dog"),
-    ("red\x00car\ud800", "red car"),
-    ("the", "the"),
-    ("...", ""),
-    ("", ""),
-    ("\U0001f436", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("The Old  MAN", "old man"),
+        ("his\n\tred\u00a0hat", "red hat"),
+        ("a man 's arm", "man's arm"),
+        ("John's bicycle", "john's bicycle"),
+        ("some newspapers", "newspapers"),
+        ("all the people", "people"),
+        ("two dogs", "two dogs"),
+        ("\u201cstop\u201d sign,", "stop\u201d sign"),
+        ("fish &amp; chips", "fish & chips"),
+        ("a <b class='x'>red</b> car &lt;br&gt;", "red car"),
+        ("Stra\u00dfe", "strasse"),
+        ("dog\u200b", "dog"),
+        ("red\x00car\ud800", "red car"),
+        ("the", "the"),
+        ("...", ""),
+        ("", ""),
+        ("\U0001f436", ""),
+    ],
+)
 def test_normalise(words, text):
     assert normalise(words) == text
 
@@ -38,33 +41,36 @@ def test_normalise_is_idempotent_and_clean(words):
     text.encode("utf-8")
 
 
-@pytest.mark.parametrize(("caption", "text"), [
-    ("A dog on grass.", "A dog on grass."),
-    ("Man Riding A Horse In The Desert", "man riding a horse in the desert"),
-    ("A MAN AND HIS HORSE", "a man and his horse"),
-    ("Golden Retriever", "Golden Retriever"),
-    ("A man in New York City", "A man in New York City"),
-    ("two  dogs\t run", "two dogs run"),
-    ("see http://a.b/c.jpg or www.x.org now", "see . or . now"),
-    ("mail me@x.org @someone", "mail . . "),
-    ("IMG_1234.JPG DSC0001 my cat", "my cat"),
-    ("the_dog-1.png of a dog", "of a dog"),
-    ("<b class='x'>red car</b> &amp; truck", "red car & truck"),
-    ("<p>a dog</p><br>a <i>big</i> cat", "a dog . . a big cat"),
-    ("dog&#39;s", "dog's"),
-    ("#dog #cat", ", dog , cat"),
-    ("number #8", "number #8"),
-    ("dog \U0001f60d\ufe0f beach", "dog , beach"),
-    ("Dog | Beach - stock", "Dog , Beach , stock"),
-    ("a t-shirt", "a t-shirt"),
-    ("Two dogs\nA cat", "Two dogs . A cat"),
-    ("Two foxes on\nthe pebbles\n", "Two foxes on the pebbles "),
-    ("soft\u00adhyphen", "softhyphen"),
-    ("a\x00b\ud800c", "a b c"),
-    ("x" * 101 + " dog", "dog"),
-    ("", ""),
-    (" ", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("caption", "text"),
+    [
+        ("A dog on grass.", "A dog on grass."),
+        ("Man Riding A Horse In The Desert", "man riding a horse in the desert"),
+        ("A MAN AND HIS HORSE", "a man and his horse"),
+        ("Golden Retriever", "Golden Retriever"),
+        ("A man in New York City", "A man in New York City"),
+        ("two  dogs\t run", "two dogs run"),
+        ("see http://a.b/c.jpg or www.x.org now", "see . or . now"),
+        ("mail me@x.org @someone", "mail . . "),
+        ("IMG_1234.JPG DSC0001 my cat", "my cat"),
+        ("the_dog-1.png of a dog", "of a dog"),
+        ("<b class='x'>red car</b> &amp; truck", "red car & truck"),
+        ("<p>a dog</p><br>a <i>big</i> cat", "a dog . . a big cat"),
+        ("dog&#39;s", "dog's"),
+        ("#dog #cat", ", dog , cat"),
+        ("number #8", "number #8"),
+        ("dog \U0001f60d\ufe0f beach", "dog , beach"),
+        ("Dog | Beach - stock", "Dog , Beach , stock"),
+        ("a t-shirt", "a t-shirt"),
+        ("Two dogs\nA cat", "Two dogs . A cat"),
+        ("Two foxes on\nthe pebbles\n", "Two foxes on the pebbles "),
+        ("soft\u00adhyphen", "softhyphen"),
+        ("a\x00b\ud800c", "a b c"),
+        ("x" * 101 + " dog", "dog"),
+        ("", ""),
+        (" ", ""),
+    ],
+)
 def test_readable(caption, text):
     assert readable(caption).text == text
 

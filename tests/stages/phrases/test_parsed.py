@@ -36,31 +36,37 @@ def test_hyphenated_words_are_whole(nlp):
     assert parsed.hyphenated(5) == (5, 6)
 
 
-@pytest.mark.parametrize(("caption", "word", "has_verb"), [
-    ("Boy in a yellow raincoat", "boy", False),
-    ("A man with a tattoo on his arm.", "tattoo", False),
-    ("a mini-trampoline", "-", False),
-    ("Two dogs are asleep on the grass.", "grass", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("caption", "word", "has_verb"),
+    [
+        ("Boy in a yellow raincoat", "boy", False),
+        ("A man with a tattoo on his arm.", "tattoo", False),
+        ("a mini-trampoline", "-", False),
+        ("Two dogs are asleep on the grass.", "grass", True),
+    ],
+)
 def test_tags_are_put_right(nlp, caption, word, has_verb):
     parsed = Parsed.of(nlp(caption))
     assert parsed.tags[parsed.words.index(word)] == ("HYPH" if word == "-" else "NN")
     assert parsed.has_verb == has_verb
 
 
-@pytest.mark.parametrize(("caption", "expected"), [
-    ("a dog in a field of flowers", ["a dog in a field of flowers"]),
-    ("A dog.", []),
-    ("The girl who wears a hat is holding an umbrella.", ["The girl who wears a hat"]),
-    # conjuncts are not joined
-    ("A man and a woman riding horses on the beach.", ["a woman riding horses on the beach"]),
-    ("A red car next to a small blue fish and three yellow stars.", ["A red car next to a small blue fish"]),
-    # an expression inside another is left out
-    ("a hat on the head of a man in a boat", ["a hat on the head of a man in a boat"]),
-    # no phrase is cut in two
-    ("man wearing a long-sleeved, checked shirt", ["man wearing a long-sleeved, checked shirt"]),
-    ("", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a dog in a field of flowers", ["a dog in a field of flowers"]),
+        ("A dog.", []),
+        ("The girl who wears a hat is holding an umbrella.", ["The girl who wears a hat"]),
+        # conjuncts are not joined
+        ("A man and a woman riding horses on the beach.", ["a woman riding horses on the beach"]),
+        ("A red car next to a small blue fish and three yellow stars.", ["A red car next to a small blue fish"]),
+        # an expression inside another is left out
+        ("a hat on the head of a man in a boat", ["a hat on the head of a man in a boat"]),
+        # no phrase is cut in two
+        ("man wearing a long-sleeved, checked shirt", ["man wearing a long-sleeved, checked shirt"]),
+        ("", []),
+    ],
+)
 def test_expressions_have_the_head_and_number_of_their_phrases(nlp, caption, expected):
     doc = nlp(caption)
     phrases = extract(doc, word_lists())

@@ -37,11 +37,14 @@ def test_phrases_of_all_captions_in_order(stage):
     )
 
 
-@pytest.mark.parametrize(("captions", "error"), [
-    ((), "no_caption: test: the sample has no caption"),
-    ((" \t\n", ""), "no_caption: test: all captions are empty"),
-    (("a dog", "a horse"), "bad_caption: test: caption 1 has 7 characters, expected at most 5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("captions", "error"),
+    [
+        ((), "no_caption: test: the sample has no caption"),
+        ((" \t\n", ""), "no_caption: test: all captions are empty"),
+        (("a dog", "a horse"), "bad_caption: test: caption 1 has 7 characters, expected at most 5"),
+    ],
+)
 def test_captions_that_cannot_be_used_are_errors(captions, error):
     wrong, right = make_stage(max_caption_chars=5).process([make_record(*captions), make_record("a dog")])
     assert str(wrong.error).startswith(error)
@@ -51,12 +54,15 @@ def test_captions_that_cannot_be_used_are_errors(captions, error):
 LEFT_OUT = "captions in another language than en, left out: "
 
 
-@pytest.mark.parametrize(("languages", "notes", "indices"), [
-    (None, ("captions in another language than en: 1 (de), 3 (zh)",), {0, 1}),
-    (["en"], (f"{LEFT_OUT}1 (de), 3 (zh)",), {0}),
-    (["en", "de"], ("captions in another language than en: 1 (de)", f"{LEFT_OUT}3 (zh)"), {0, 1}),
-    (["zh"], ("captions in another language than en: 3 (zh)", f"{LEFT_OUT}1 (de)"), set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("languages", "notes", "indices"),
+    [
+        (None, ("captions in another language than en: 1 (de), 3 (zh)",), {0, 1}),
+        (["en"], (f"{LEFT_OUT}1 (de), 3 (zh)",), {0}),
+        (["en", "de"], ("captions in another language than en: 1 (de)", f"{LEFT_OUT}3 (zh)"), {0, 1}),
+        (["zh"], ("captions in another language than en: 3 (zh)", f"{LEFT_OUT}1 (de)"), set()),
+    ],
+)
 def test_captions_in_another_language_are_named_and_can_be_left_out(languages, notes, indices):
     chinese = "\u4e24\u53ea\u72d7\u5728\u96ea\u5730\u91cc\u5954\u8dd1"
     captions = ("Two dogs run.", "Ein Hund spielt mit einem Ball im Schnee.", "", chinese)
@@ -89,17 +95,20 @@ def test_settings_reach_the_phrases():
     assert [phrase.text for phrase in record.phrases] == ["cat", "ground"]
 
 
-@pytest.mark.parametrize(("caption", "words", "text"), [
-    ("Man Riding A Horse In The Desert", ["Man", "A Horse", "The Desert"], ["man", "horse", "desert"]),
-    ("IMG_1234.jpg: my  cat", ["my  cat"], ["cat"]),
-    ("<b>Red car</b> &amp; blue truck", ["Red car", "blue truck"], ["red car", "blue truck"]),
-    ("so much fun @me <b>bold</b> dog", ["bold</b> dog"], ["bold dog"]),
-    ("a red <b>car</b><br>my IMG_1234.jpg cat", ["a red <b>car", "cat"], ["red car", "cat"]),
-    ("cute dog \U0001f60d beach #sunset", ["cute dog", "beach", "sunset"], ["cute dog", "beach", "sunset"]),
-    ("Dog | Beach | Sunset", ["Dog", "Beach", "Sunset"], ["dog", "beach", "sunset"]),
-    ("a man 's hat", ["a man 's hat"], ["man's hat"]),
-    ("\u05db\u05dc\u05d1 a dog", ["a dog"], ["dog"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("caption", "words", "text"),
+    [
+        ("Man Riding A Horse In The Desert", ["Man", "A Horse", "The Desert"], ["man", "horse", "desert"]),
+        ("IMG_1234.jpg: my  cat", ["my  cat"], ["cat"]),
+        ("<b>Red car</b> &amp; blue truck", ["Red car", "blue truck"], ["red car", "blue truck"]),
+        ("so much fun @me <b>bold</b> dog", ["bold</b> dog"], ["bold dog"]),
+        ("a red <b>car</b><br>my IMG_1234.jpg cat", ["a red <b>car", "cat"], ["red car", "cat"]),
+        ("cute dog \U0001f60d beach #sunset", ["cute dog", "beach", "sunset"], ["cute dog", "beach", "sunset"]),
+        ("Dog | Beach | Sunset", ["Dog", "Beach", "Sunset"], ["dog", "beach", "sunset"]),
+        ("a man 's hat", ["a man 's hat"], ["man's hat"]),
+        ("\u05db\u05dc\u05d1 a dog", ["a dog"], ["dog"]),
+    ],
+)
 def test_spans_are_offsets_into_the_untouched_caption(stage, caption, words, text):
     (record,) = stage.process([make_record(caption)])
     found = [(caption[phrase.start : phrase.end], phrase.text) for phrase in record.phrases]
@@ -130,14 +139,17 @@ def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
     assert stage.process(records) == alone == sevens
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("max_phrases", 0),
-    ("max_caption_chars", 0),
-    ("drop_heads_add", [" "]),
-    ("spacy_model", ""),
-    ("max_phrase", 1),
-    ("languages", ["eng"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_phrases", 0),
+        ("max_caption_chars", 0),
+        ("drop_heads_add", [" "]),
+        ("spacy_model", ""),
+        ("max_phrase", 1),
+        ("languages", ["eng"]),
+    ],
+)
 def test_settings_that_are_refused(key, value):
     with pytest.raises(ValidationError, match=key):
         PhrasesConfig(**{key: value})

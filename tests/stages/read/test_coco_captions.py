@@ -42,26 +42,36 @@ def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
     annotations = [caption(1, 1, "a"), unknown, caption(3, 1, None), 5, {"caption": "c"}, unknown]
     samples = samples_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations))
     assert [(sample.sample_id, reason(sample)) for sample in samples] == [
-        ("1", None), ("c.json:images[1]", "bad_row"), ("c.json:images[2]", "bad_row"),
-        ("1#c.json:image 1", "duplicate_id"), ("9", "bad_row"), ("7", "bad_location"),
-        ("1#c.json:image 1#", "duplicate_id"), ("annotation:2", "bad_row"), ("annotation:3", "bad_caption"),
-        ("c.json:annotations[3]", "bad_row"), ("c.json:annotations[4]", "bad_row"),
+        ("1", None),
+        ("c.json:images[1]", "bad_row"),
+        ("c.json:images[2]", "bad_row"),
+        ("1#c.json:image 1", "duplicate_id"),
+        ("9", "bad_row"),
+        ("7", "bad_location"),
+        ("1#c.json:image 1#", "duplicate_id"),
+        ("annotation:2", "bad_row"),
+        ("annotation:3", "bad_caption"),
+        ("c.json:annotations[3]", "bad_row"),
+        ("c.json:annotations[4]", "bad_row"),
         ("annotation:2#c.json:annotations[5]", "duplicate_id"),
-    ]  # fmt: skip
+    ]
     assert samples[0].captions == ("a",)
     assert "no image has the id '42'" in str(samples[7].error)
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", "is not a JSON file"),
-    (b"{", "is not a JSON file"),
-    (b"\xff\xfe\x00", "is not a JSON file"),
-    (b"[1]", "expected a JSON object"),
-    (b'{"images": [' + b"9" * 5000 + b"]}", "a number has more than 4300 digits$"),
-    (b'{"images": [], "captions": []}', "found the keys 'images', 'captions'"),
-    (b'{"images": {}, "annotations": []}', "expected the lists"),
-    (b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}', "instances file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not a JSON file"),
+        (b"{", "is not a JSON file"),
+        (b"\xff\xfe\x00", "is not a JSON file"),
+        (b"[1]", "expected a JSON object"),
+        (b'{"images": [' + b"9" * 5000 + b"]}", "a number has more than 4300 digits$"),
+        (b'{"images": [], "captions": []}', "found the keys 'images', 'captions'"),
+        (b'{"images": {}, "annotations": []}', "expected the lists"),
+        (b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}', "instances file"),
+    ],
+)
 def test_other_files_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "c.json").write_bytes(content)
     with pytest.raises(InputError, match=words):

@@ -22,15 +22,18 @@ def test_rows_become_samples(tmp_path: Path) -> None:
         assert second.image.url == str(tmp_path / "sub/b.jpg")
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("in.tsv", "file_name\ttext\na.jpg\ta, b; c\n"),
-    ("in.TAB", "filename\ttitle\na.jpg\ta, b; c\n"),
-    ("in.csv", "filepath\ttitle\na.jpg\ta, b; c\n"),
-    ("in.csv", 'filename;caption\na.jpg;"a, b; c"\n'),
-    ("in.tsv", 'image,caption\na.jpg,"a, b; c"\n'),
-    ("captions.txt", 'image,caption\na.jpg,"a, b; c"\n'),
-    ("in.csv", '\ufeffimage, caption \na.jpg,"a, b; c"\n'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("in.tsv", "file_name\ttext\na.jpg\ta, b; c\n"),
+        ("in.TAB", "filename\ttitle\na.jpg\ta, b; c\n"),
+        ("in.csv", "filepath\ttitle\na.jpg\ta, b; c\n"),
+        ("in.csv", 'filename;caption\na.jpg;"a, b; c"\n'),
+        ("in.tsv", 'image,caption\na.jpg,"a, b; c"\n'),
+        ("captions.txt", 'image,caption\na.jpg,"a, b; c"\n'),
+        ("in.csv", '\ufeffimage, caption \na.jpg,"a, b; c"\n'),
+    ],
+)
 def test_the_delimiter_is_the_one_with_which_the_header_names_the_columns(tmp_path: Path, name: str, text: str) -> None:
     for shard_size in (1, 10):
         (sample,) = samples_of(kind="csv", path=write(tmp_path / name, text), shard_size=shard_size)
@@ -61,13 +64,16 @@ def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
     assert samples_of(kind="csv", path=path, shard_size=1) == samples
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("a dog\thttp://x/1.jpg\na cat\thttp://x/2.jpg\n", "the first line must name the columns.*'a dog"),
-    ("img,caption\na,b\n", "expected the column 'image' or .*found 'img', 'caption'.*input.image"),
-    ("image,legend\na,b\n", "expected the column 'caption' or .*input.caption"),
-    ("image,caption,image\na,b,c\n", "'image' more than once"),
-    (b"image,\xff\n", "the columns"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a dog\thttp://x/1.jpg\na cat\thttp://x/2.jpg\n", "the first line must name the columns.*'a dog"),
+        ("img,caption\na,b\n", "expected the column 'image' or .*found 'img', 'caption'.*input.image"),
+        ("image,legend\na,b\n", "expected the column 'caption' or .*input.caption"),
+        ("image,caption,image\na,b,c\n", "'image' more than once"),
+        (b"image,\xff\n", "the columns"),
+    ],
+)
 def test_wrong_headers_are_rejected(tmp_path: Path, text: str | bytes, words: str) -> None:
     with pytest.raises(InputError, match=words):
         reader_of(kind="csv", path=write(tmp_path / "in.csv", text)).shards()

@@ -17,18 +17,21 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("path", "names"), [
-    ("", ["[h].x", "a.x", "b.x", "sub/c.x", "sub/d.X"]),
-    ("sub", ["c.x", "d.X"]),
-    ("sub/e.y", ["e.y"]),
-    ("[h].x", ["[h].x"]),
-    ("[ab].x", ["a.x", "b.x"]),
-    ("*.x", ["[h].x", "a.x", "b.x"]),
-    ("sub/*", ["c.x", "d.X"]),
-    ("sub/*.y", ["e.y"]),
-    ("**/*.x", ["[h].x", "a.x", "b.x", "sub/c.x"]),
-    ("{b,a}.x", ["b.x", "a.x"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("", ["[h].x", "a.x", "b.x", "sub/c.x", "sub/d.X"]),
+        ("sub", ["c.x", "d.X"]),
+        ("sub/e.y", ["e.y"]),
+        ("[h].x", ["[h].x"]),
+        ("[ab].x", ["a.x", "b.x"]),
+        ("*.x", ["[h].x", "a.x", "b.x"]),
+        ("sub/*", ["c.x", "d.X"]),
+        ("sub/*.y", ["e.y"]),
+        ("**/*.x", ["[h].x", "a.x", "b.x", "sub/c.x"]),
+        ("{b,a}.x", ["b.x", "a.x"]),
+    ],
+)
 def test_entries(tree: Path, path: str, names: list[str]) -> None:
     found = find_files(f"{tree}/{path}", (".x",))
     assert [file.name for file in found] == names
@@ -44,17 +47,20 @@ def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
     assert [file.name for file in find_files(str(tree / "sub"), (".y",))] == ["deep/z.y", "e.y"]
 
 
-@pytest.mark.parametrize(("path", "words"), [
-    ("none.x", r"no such file or folder: .*/none\.x \(input\.path\)"),
-    ("none/", "no such file or folder"),
-    ("*.none", r"no file matches .*/\*\.none"),
-    ("void", r"no \.x or \.xx file in the folder .*/void: it is empty"),
-    ("sub/*.x", "no file matches"),
-    ("sub", r"it holds 1 other files, such as e\.y"),
-    ("{sub,.}/{c,b}.x", r"3 of the 4 files of .* do not exist"),
-    ("{0..99999999}.x", "means more than"),
-    ("", "empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("none.x", r"no such file or folder: .*/none\.x \(input\.path\)"),
+        ("none/", "no such file or folder"),
+        ("*.none", r"no file matches .*/\*\.none"),
+        ("void", r"no \.x or \.xx file in the folder .*/void: it is empty"),
+        ("sub/*.x", "no file matches"),
+        ("sub", r"it holds 1 other files, such as e\.y"),
+        ("{sub,.}/{c,b}.x", r"3 of the 4 files of .* do not exist"),
+        ("{0..99999999}.x", "means more than"),
+        ("", "empty"),
+    ],
+)
 def test_nothing_found_says_what_was_looked_for(tree: Path, path: str, words: str) -> None:
     (tree / "sub" / "c.x").unlink()
     (tree / "sub" / "d.X").unlink()

@@ -19,10 +19,17 @@ def write(folder: Path, files: dict[str, bytes]) -> str:
 
 def test_images_with_their_captions(tmp_path: Path) -> None:
     """Sorted by name; one caption a line, untouched but for line ends."""
-    path = write(tmp_path, {
-        "b/2.PNG": JPEG, "b/2.TXT": "\ufeff a cat \r\n\r\n  \nein Löwe".encode(), "a.b.webp": JPEG,
-        "a.b.txt": b"one", "notes.pdf": b"", ".hidden.jpg": b"",
-    })  # fmt: skip
+    path = write(
+        tmp_path,
+        {
+            "b/2.PNG": JPEG,
+            "b/2.TXT": "\ufeff a cat \r\n\r\n  \nein Löwe".encode(),
+            "a.b.webp": JPEG,
+            "a.b.txt": b"one",
+            "notes.pdf": b"",
+            ".hidden.jpg": b"",
+        },
+    )
     first, second = samples_of(kind="folder", path=path)
     assert (first.sample_id, first.source, first.captions) == ("a.b.webp", "a.b.webp", ("one",))
     assert (second.sample_id, second.captions, second.error) == ("b/2.PNG", (" a cat ", "ein Löwe"), None)
@@ -35,9 +42,12 @@ def test_every_file_is_in_a_row(tmp_path: Path) -> None:
     files |= {"4.jpg": JPEG, "4.txt": b"\xff"}
     samples = samples_of(kind="folder", path=write(tmp_path, files))
     assert [(sample.sample_id, sample.captions, reason(sample)) for sample in samples] == [
-        ("1.jpg", ("a dog",), None), ("1.png", ("a dog",), None), ("2.jpg", (), None),
-        ("3.txt", ("a cat",), "missing_image"), ("4.jpg", (), "bad_caption"),
-    ]  # fmt: skip
+        ("1.jpg", ("a dog",), None),
+        ("1.png", ("a dog",), None),
+        ("2.jpg", (), None),
+        ("3.txt", ("a cat",), "missing_image"),
+        ("4.jpg", (), "bad_caption"),
+    ]
     assert "no .jpg or .jpeg" in str(samples[3].error)
     assert "'4.txt' is not UTF-8 at byte 0" in str(samples[4].error)
 

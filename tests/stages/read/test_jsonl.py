@@ -11,24 +11,27 @@ from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, wr
 GOOD = {"image": "a.jpg", "caption": "a cat"}
 
 
-@pytest.mark.parametrize(("row", "file_name", "captions", "sample_id"), [
-    ({"image": "x/../sub/a.jpg", "caption": " A cat. ", "id": "k 1"}, "sub/a.jpg", (" A cat. ",), "k 1"),
-    ({"image": "a.jpg", "captions": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
-    ({"image": "a.jpg", "captions": "x"}, "a.jpg", ("x",), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": None, "captions": ["x"]}, "a.jpg", ("x",), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": "x", "captions": ["y"]}, "a.jpg", ("x",), "in.jsonl:1"),
-    ({"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3}, "b/a.jpg", ("x",), "in.jsonl:1"),
-    ({"file_name": "a.png", "text": "x"}, "a.png", ("x",), "in.jsonl:1"),
-    ({"image": "a.jpg"}, "a.jpg", (), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": None}, "a.jpg", (), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": []}, "a.jpg", (), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": ""}, "a.jpg", ("",), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": "e\u0301\U0001f600", "id": 17}, "a.jpg", ("e\u0301\U0001f600",), "17"),
-    ({"image": "a.jpg", "caption": "x", "id": None}, "a.jpg", ("x",), "in.jsonl:1"),
-    ({"image": "a.jpg", "caption": "x", "sample_id": "s"}, "a.jpg", ("x",), "s"),
-    ({"image": "a\\b: c?#.jpg", "caption": "x"}, "a\\b: c?#.jpg", ("x",), "in.jsonl:1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "file_name", "captions", "sample_id"),
+    [
+        ({"image": "x/../sub/a.jpg", "caption": " A cat. ", "id": "k 1"}, "sub/a.jpg", (" A cat. ",), "k 1"),
+        ({"image": "a.jpg", "captions": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
+        ({"image": "a.jpg", "captions": "x"}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": None, "captions": ["x"]}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": "x", "captions": ["y"]}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3}, "b/a.jpg", ("x",), "in.jsonl:1"),
+        ({"file_name": "a.png", "text": "x"}, "a.png", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg"}, "a.jpg", (), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": None}, "a.jpg", (), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": []}, "a.jpg", (), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": ""}, "a.jpg", ("",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": "e\u0301\U0001f600", "id": 17}, "a.jpg", ("e\u0301\U0001f600",), "17"),
+        ({"image": "a.jpg", "caption": "x", "id": None}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": "x", "sample_id": "s"}, "a.jpg", ("x",), "s"),
+        ({"image": "a\\b: c?#.jpg", "caption": "x"}, "a\\b: c?#.jpg", ("x",), "in.jsonl:1"),
+    ],
+)
 def test_accepted_rows(tmp_path, row, file_name, captions, sample_id) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row])
     (sample,) = samples_of(kind="jsonl", path=str(path))
@@ -44,12 +47,15 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     assert [sample.sample_id for sample in samples] == ["in.jsonl:2", "in.jsonl:5"]
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    (["a", 7, "a", None, "7", b"{"], ["a", "7", "a#in.jsonl:3!", "in.jsonl:4", "7#in.jsonl:5!", "in.jsonl:6!"]),
-    (["in.jsonl:2", None, "a"], ["in.jsonl:2", "in.jsonl:2#in.jsonl:2!", "a"]),
-    (["a", "a#in.jsonl:3", "a"], ["a", "a#in.jsonl:3", "a#in.jsonl:3#!"]),
-    (["a", b'{"image": "b.jpg", "caption": "x", "\\u0069d": "a"}'], ["a", "a#in.jsonl:2!"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", 7, "a", None, "7", b"{"], ["a", "7", "a#in.jsonl:3!", "in.jsonl:4", "7#in.jsonl:5!", "in.jsonl:6!"]),
+        (["in.jsonl:2", None, "a"], ["in.jsonl:2", "in.jsonl:2#in.jsonl:2!", "a"]),
+        (["a", "a#in.jsonl:3", "a"], ["a", "a#in.jsonl:3", "a#in.jsonl:3#!"]),
+        (["a", b'{"image": "b.jpg", "caption": "x", "\\u0069d": "a"}'], ["a", "a#in.jsonl:2!"]),
+    ],
+)
 def test_ids_that_come_twice(given: list[object], expected: list[str], tmp_path: Path) -> None:
     """Faults are marked. An id may look like a place, and its key may be escaped."""
     rows = [one if isinstance(one, bytes) else GOOD if one is None else {**GOOD, "id": one} for one in given]
@@ -106,11 +112,18 @@ def test_configured_fields(tmp_path: Path) -> None:
     assert several.captions == ("x", "y", "z")
 
 
-@pytest.mark.parametrize(("row", "keys", "words"), [
-    ({"img": "a", "caption": "x"}, {}, r"none of the first 10 rows has the field 'image'.*'img'.*input\.image"),
-    ({"img": "a", "caption": "x"}, {"image": "img", "caption": "title"}, r"'title'.*input\.caption"),
-    ({"image": "a", "conversations": [{"value": "x"}]}, {}, r"'caption' or .*'conversations'\. Conversations are not"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "keys", "words"),
+    [
+        ({"img": "a", "caption": "x"}, {}, r"none of the first 10 rows has the field 'image'.*'img'.*input\.image"),
+        ({"img": "a", "caption": "x"}, {"image": "img", "caption": "title"}, r"'title'.*input\.caption"),
+        (
+            {"image": "a", "conversations": [{"value": "x"}]},
+            {},
+            r"'caption' or .*'conversations'\. Conversations are not",
+        ),
+    ],
+)
 def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, words, tmp_path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row] * 10)
     with pytest.raises(InputError, match=words):
@@ -147,12 +160,15 @@ def test_a_json_list_is_cut_into_shards(tmp_path: Path, name: str) -> None:
         ]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("[]", []),
-    ("[\n]\n", []),
-    ('[{"image": "a"}, 7, {"image": "b"}]', [None, "expected a JSON object", None]),
-    ('[{"image": "a"}, {"image": "\\ud800"}]', [None, "cannot be the name"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", []),
+        ("[\n]\n", []),
+        ('[{"image": "a"}, 7, {"image": "b"}]', [None, "expected a JSON object", None]),
+        ('[{"image": "a"}, {"image": "\\ud800"}]', [None, "cannot be the name"]),
+    ],
+)
 def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: list[str | None]) -> None:
     (tmp_path / "in.json").write_text(text)
     for shard_size in (1, 100):

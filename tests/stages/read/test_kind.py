@@ -12,33 +12,39 @@ from stages.read import guess_kind
 COCO = {"images": [], "annotations": []}
 
 
-@pytest.mark.parametrize(("path", "kind"), [
-    ("captions.jsonl", "jsonl"),
-    ("a/CAPTIONS.JSONL.GZ", "jsonl"),
-    ("rows.ndjson", "jsonl"),
-    ("captions.csv", "csv"),
-    ("captions.tsv.zst", "csv"),
-    ("part.parquet", "parquet"),
-    ("data/*.parquet", "parquet"),
-    ("{00000..00099}.tar", "webdataset"),
-    ("memory://guess/{00..10}.tar", "webdataset"),
-    ("*.tar.gz", "webdataset"),
-    ("captions_val2017.json", "coco_captions"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("captions.jsonl", "jsonl"),
+        ("a/CAPTIONS.JSONL.GZ", "jsonl"),
+        ("rows.ndjson", "jsonl"),
+        ("captions.csv", "csv"),
+        ("captions.tsv.zst", "csv"),
+        ("part.parquet", "parquet"),
+        ("data/*.parquet", "parquet"),
+        ("{00000..00099}.tar", "webdataset"),
+        ("memory://guess/{00..10}.tar", "webdataset"),
+        ("*.tar.gz", "webdataset"),
+        ("captions_val2017.json", "coco_captions"),
+    ],
+)
 def test_by_the_end_of_the_path(path: str, kind: str) -> None:
     """Files need not be there: the reader says so."""
     assert guess_kind(path) == {"kind": kind, "path": path}
 
 
-@pytest.mark.parametrize(("files", "kind"), [
-    (["00000.tar", "00000.parquet", "00000_stats.json", "00001.tar"], "webdataset"),
-    (["train-00000.parquet", "00000_stats.json"], "parquet"),
-    (["captions.jsonl", "images/1.jpg", "images/2.png"], "jsonl"),
-    (["metadata.csv", "1.jpg"], "csv"),
-    (["a/1.jpg", "a/1.txt", "b/2.webp", "README.md"], "folder"),
-    (["1.jpg"], "folder"),
-    (["captions_train.json"], "coco_captions"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["00000.tar", "00000.parquet", "00000_stats.json", "00001.tar"], "webdataset"),
+        (["train-00000.parquet", "00000_stats.json"], "parquet"),
+        (["captions.jsonl", "images/1.jpg", "images/2.png"], "jsonl"),
+        (["metadata.csv", "1.jpg"], "csv"),
+        (["a/1.jpg", "a/1.txt", "b/2.webp", "README.md"], "folder"),
+        (["1.jpg"], "folder"),
+        (["captions_train.json"], "coco_captions"),
+    ],
+)
 def test_by_what_a_folder_holds(files: list[str], kind: str, tmp_path: Path) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -46,13 +52,16 @@ def test_by_what_a_folder_holds(files: list[str], kind: str, tmp_path: Path) -> 
     assert guess_kind(str(tmp_path)) == {"kind": kind, "path": str(tmp_path)}
 
 
-@pytest.mark.parametrize(("content", "kind"), [
-    (json.dumps(COCO), "coco_captions"),
-    (json.dumps(COCO, indent=2), "coco_captions"),
-    ("", "coco_captions"),
-    ('\ufeff \n[{"image": "1.jpg", "caption": "a"}]', "jsonl"),
-    ('{"image": "1.jpg", "caption": "a"}\n{"image": "2.jpg", "caption": "b"}\n', "jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (json.dumps(COCO), "coco_captions"),
+        (json.dumps(COCO, indent=2), "coco_captions"),
+        ("", "coco_captions"),
+        ('\ufeff \n[{"image": "1.jpg", "caption": "a"}]', "jsonl"),
+        ('{"image": "1.jpg", "caption": "a"}\n{"image": "2.jpg", "caption": "b"}\n', "jsonl"),
+    ],
+)
 def test_by_the_beginning_of_a_json(content: str, kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     assert guess_kind(str(tmp_path / "a.json"))["kind"] == kind
@@ -64,16 +73,19 @@ def test_a_text_by_itself_is_a_table_and_paths_may_be_several_of_one_kind(tmp_pa
     assert guess_kind(["a.csv", "b.tsv"]) == {"kind": "csv", "path": ("a.csv", "b.tsv")}
 
 
-@pytest.mark.parametrize(("path", "words"), [
-    ("none", "no such file or folder"),
-    ("captions.xml", "cannot see the kind of input .*captions.xml: expected .jsonl or .ndjson"),
-    ("1.jpg", "is an image: expected .*a folder of images each with a .txt"),
-    ("empty", "it is empty"),
-    ("odd", "it holds 1 other files, such as a.xml"),
-    ("mixed", "holds files of several kinds, parquet and csv"),
-    (["a.csv", "b.parquet"], "expected inputs of one kind, got csv and parquet"),
-    ([], "expected inputs of one kind, got none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("none", "no such file or folder"),
+        ("captions.xml", "cannot see the kind of input .*captions.xml: expected .jsonl or .ndjson"),
+        ("1.jpg", "is an image: expected .*a folder of images each with a .txt"),
+        ("empty", "it is empty"),
+        ("odd", "it holds 1 other files, such as a.xml"),
+        ("mixed", "holds files of several kinds, parquet and csv"),
+        (["a.csv", "b.parquet"], "expected inputs of one kind, got csv and parquet"),
+        ([], "expected inputs of one kind, got none"),
+    ],
+)
 def test_what_is_of_no_kind_is_rejected(path: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("captions.xml", "1.jpg", "odd/a.xml", "mixed/a.csv", "mixed/b.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

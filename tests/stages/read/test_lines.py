@@ -26,16 +26,19 @@ def write(folder: Path, kind: str, rows: list[Row]) -> str:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-@pytest.mark.parametrize(("rows", "expected"), [
-    ([("a", "1", ""), ("a", "2", ""), ("b", "3", "")], [("in:1", "12"), ("in:3", "3")]),
-    ([("a", "1", ""), ("b", "2", ""), ("a", "3", "")], [("in:1", "1"), ("in:2", "2"), ("in:3", "3")]),
-    ([("a", "1", "k"), ("a", "2", "k"), ("b", "3", "k")], [("k", "12"), ("k#in:3", "duplicate_id")]),
-    ([("a", "1", "k"), ("a", "2", "l"), ("a", "3", "")], [("k", "1"), ("l", "2"), ("in:3", "3")]),
-    ([("a", "1", ""), ("a", "", ""), ("a", "1", "")], [("in:1", "11")]),
-    ([("../a", "1", ""), ("../a", "2", "")], [("in:1", "bad_location"), ("in:2", "bad_location")]),
-    ([("", "1", ""), ("", "2", "")], [("in:1", "bad_row"), ("in:2", "bad_row")]),
-    ([("a", "1", ""), ("./a", "2", "")], [("in:1", "12")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("a", "1", ""), ("a", "2", ""), ("b", "3", "")], [("in:1", "12"), ("in:3", "3")]),
+        ([("a", "1", ""), ("b", "2", ""), ("a", "3", "")], [("in:1", "1"), ("in:2", "2"), ("in:3", "3")]),
+        ([("a", "1", "k"), ("a", "2", "k"), ("b", "3", "k")], [("k", "12"), ("k#in:3", "duplicate_id")]),
+        ([("a", "1", "k"), ("a", "2", "l"), ("a", "3", "")], [("k", "1"), ("l", "2"), ("in:3", "3")]),
+        ([("a", "1", ""), ("a", "", ""), ("a", "1", "")], [("in:1", "11")]),
+        ([("../a", "1", ""), ("../a", "2", "")], [("in:1", "bad_location"), ("in:2", "bad_location")]),
+        ([("", "1", ""), ("", "2", "")], [("in:1", "bad_row"), ("in:2", "bad_row")]),
+        ([("a", "1", ""), ("./a", "2", "")], [("in:1", "12")]),
+    ],
+)
 def test_which_rows_are_one_sample(kind: str, rows: list[Row], expected: list[tuple[str, str]], tmp_path: Path) -> None:
     """As id and captions or fault; the rows of the table count from 1."""
     for shard_size in (1, 2, 10):

@@ -32,10 +32,16 @@ def images(*values: bytes) -> pa.Array:
 
 def test_hugging_face_form(tmp_path: Path) -> None:
     rows = [
-        {"bytes": b"1", "path": "sub/a.jpg"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "b.jpg"},
-        {"bytes": b"4", "path": "/home/user/.cache/c.jpg"}, {"bytes": b"5", "path": "../../d.jpg"},
-        {"bytes": None, "path": "../e.jpg"}, {"bytes": None, "path": None}, None, {"bytes": b"", "path": "f.jpg"},
-    ]  # fmt: skip
+        {"bytes": b"1", "path": "sub/a.jpg"},
+        {"bytes": b"2", "path": None},
+        {"bytes": None, "path": "b.jpg"},
+        {"bytes": b"4", "path": "/home/user/.cache/c.jpg"},
+        {"bytes": b"5", "path": "../../d.jpg"},
+        {"bytes": None, "path": "../e.jpg"},
+        {"bytes": None, "path": None},
+        None,
+        {"bytes": b"", "path": "f.jpg"},
+    ]
     samples = read(tmp_path, {"image": pa.array(rows, STRUCT), "text": [f"t{n}" for n in range(9)]})
     assert [sample.sample_id for sample in samples] == [f"p.parquet:{n}" for n in range(9)]
     assert [sample.captions for sample in samples] == [(f"t{n}",) for n in range(9)]
@@ -52,10 +58,13 @@ def test_hugging_face_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("encoding", "text"), [("jpg", "txt"), ("png", "caption"), ("webp", "txt")])
 def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
     columns = {
-        encoding: pa.array([b"1", None, b"3", None], pa.binary()), text: ["a", "b", None, "d"],
-        "key": ["0000", "0001", "0002", "0003"], "error_message": [None, "404", "x", None], "width": [1, None, 1, 1],
+        encoding: pa.array([b"1", None, b"3", None], pa.binary()),
+        text: ["a", "b", None, "d"],
+        "key": ["0000", "0001", "0002", "0003"],
+        "error_message": [None, "404", "x", None],
+        "width": [1, None, 1, 1],
         "status": ["success", "failed_to_download", "failed_to_resize", "success"],
-    }  # fmt: skip
+    }
     first, *skipped = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
     assert isinstance(first, Sample)
     assert (first.sample_id, first.image.content, first.captions) == ("00000.parquet/0000", b"1", ("a",))
@@ -70,13 +79,16 @@ def test_rows_without_a_status_of_img2dataset_are_not_skipped(tmp_path: Path) ->
     assert sample.error is None
 
 
-@pytest.mark.parametrize(("captions", "expected"), [
-    (pa.array([["a", "b"], [], None]), [("a", "b"), (), ()]),
-    (pa.array([["a"], ["b"], ["c"]], pa.list_(pa.string(), 1)), [("a",), ("b",), ("c",)]),
-    (pa.array([["a"], ["b"], ["c"]], pa.large_list(pa.large_string())), [("a",), ("b",), ("c",)]),
-    (pa.array(["a", "b", None]).dictionary_encode(), [("a",), ("b",), ()]),
-    (pa.array(["a", "b", None], pa.large_string()), [("a",), ("b",), ()]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (pa.array([["a", "b"], [], None]), [("a", "b"), (), ()]),
+        (pa.array([["a"], ["b"], ["c"]], pa.list_(pa.string(), 1)), [("a",), ("b",), ("c",)]),
+        (pa.array([["a"], ["b"], ["c"]], pa.large_list(pa.large_string())), [("a",), ("b",), ("c",)]),
+        (pa.array(["a", "b", None]).dictionary_encode(), [("a",), ("b",), ()]),
+        (pa.array(["a", "b", None], pa.large_string()), [("a",), ("b",), ()]),
+    ],
+)
 def test_types_of_captions(tmp_path: Path, captions: pa.Array, expected: list[tuple[str, ...]]) -> None:
     samples = read(tmp_path, {"image_path": ["1.jpg", "2.jpg", "3.jpg"], "captions": captions})
     assert [sample.captions for sample in samples] == expected
@@ -86,9 +98,12 @@ def test_types_of_captions(tmp_path: Path, captions: pa.Array, expected: list[tu
 def test_paths_and_configured_columns(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     columns = {
-        "picture": ["a.jpg", "http://x/b.jpg", None], "short": ["x", None, "z"], "long": [["u"], ["v"], []],
-        "number": pa.array([5, 6, None], pa.uint64()), "image": [1, 2, 3],
-    }  # fmt: skip
+        "picture": ["a.jpg", "http://x/b.jpg", None],
+        "short": ["x", None, "z"],
+        "long": [["u"], ["v"], []],
+        "number": pa.array([5, 6, None], pa.uint64()),
+        "image": [1, 2, 3],
+    }
     keys = {"image": "picture", "id": "number", "caption": ["long", "short"], "image_root": str(tmp_path / "images")}
     samples = read(tmp_path, columns, **keys)
     assert [sample.sample_id for sample in samples] == ["5", "6", "p.parquet:2"]
@@ -135,16 +150,19 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("columns", "keys", "words"), [
-    ({"a": [1], "caption": ["x"]}, {}, r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image"),
-    ({"image": [1], "caption": ["x"]}, {}, "a column of images"),
-    ({"image_path": ["x"], "legend": ["x"]}, {}, r"a column of text.*'legend' \(string\).*input\.caption"),
-    ({"image_path": ["x"], "caption": [1]}, {}, "a column of text"),
-    ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}, "the column 'img' of bytes"),
-    ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}, "the column 'b' of text"),
-    ({"image_path": ["x"], "caption": ["x"]}, {"id": "key"}, r"the column 'key' of text or whole.*input\.id"),
-    ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}, "the column 'key' of text or whole"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("columns", "keys", "words"),
+    [
+        ({"a": [1], "caption": ["x"]}, {}, r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image"),
+        ({"image": [1], "caption": ["x"]}, {}, "a column of images"),
+        ({"image_path": ["x"], "legend": ["x"]}, {}, r"a column of text.*'legend' \(string\).*input\.caption"),
+        ({"image_path": ["x"], "caption": [1]}, {}, "a column of text"),
+        ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}, "the column 'img' of bytes"),
+        ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}, "the column 'b' of text"),
+        ({"image_path": ["x"], "caption": ["x"]}, {"id": "key"}, r"the column 'key' of text or whole.*input\.id"),
+        ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}, "the column 'key' of text or whole"),
+    ],
+)
 def test_wrong_columns_are_rejected(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         reader_of(kind="parquet", path=write(tmp_path / "p.parquet", columns), **keys).shards()

@@ -18,8 +18,11 @@ CONTENT = random.Random(0).randbytes(1_500_000)
 
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gz": gzip.compress, "bz2": lambda content: bz2.compress(content, 1), "xz": lzma.compress, "zst": zstd,
-}  # fmt: skip
+    "gz": gzip.compress,
+    "bz2": lambda content: bz2.compress(content, 1),
+    "xz": lzma.compress,
+    "zst": zstd,
+}
 
 
 @pytest.mark.parametrize("packer", PACKERS)

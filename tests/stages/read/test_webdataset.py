@@ -43,23 +43,26 @@ def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return member
 
 
-@pytest.mark.parametrize(("members", "file_name", "captions"), [
-    ([("k.png", b"x"), ("k.txt", b"a")], "k.png", ("a",)),
-    ([("k.txt", b"a"), ("k.webp", b"x")], "k.webp", ("a",)),
-    ([("k.JPG", b"x"), ("k.TXT", b"a")], "k.JPG", ("a",)),
-    ([("k.jpeg", b"x"), ("k.json", b'{"caption": "b"}')], "k.jpeg", ("b",)),
-    ([("k.jpg", b"x"), ("k.json", b'{"caption": "b"}'), ("k.txt", b"a")], "k.jpg", ("a",)),
-    ([("k.jpg", b"x"), ("k.json", b'{"captions": ["b", "c"]}')], "k.jpg", ("b", "c")),
-    ([("k.jpg", b"x"), ("k.json", b'{"caption": null}')], "k.jpg", ()),
-    ([("k.jpg", b"x")], "k.jpg", ()),
-    ([("k.jpg", b"x"), ("k.txt", b"\xef\xbb\xbfa \n")], "k.jpg", ("a \n",)),
-    ([("./k.jpg", b"x"), ("./k.txt", b"a")], "k.jpg", ("a",)),
-    ([("d.1/e/k.jpg", b"x"), ("d.1/e/k.txt", b"a")], "d.1/e/k.jpg", ("a",)),
-    ([("k.cls", b"3"), ("k.jpg", b"x"), ("k.seg.png", b"y"), ("k.txt", b"a")], "k.jpg", ("a",)),
-    ([("k.png", b"x"), ("k.jpg", b"x"), ("k.txt", b"a")], "k.jpg", ("a",)),
-    ([("n" * 300 + ".jpg", b"x"), ("n" * 300 + ".txt", b"a")], "n" * 300 + ".jpg", ("a",)),
-    ([("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())], "k\xe9\u732b.jpg", ("\u732b",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("members", "file_name", "captions"),
+    [
+        ([("k.png", b"x"), ("k.txt", b"a")], "k.png", ("a",)),
+        ([("k.txt", b"a"), ("k.webp", b"x")], "k.webp", ("a",)),
+        ([("k.JPG", b"x"), ("k.TXT", b"a")], "k.JPG", ("a",)),
+        ([("k.jpeg", b"x"), ("k.json", b'{"caption": "b"}')], "k.jpeg", ("b",)),
+        ([("k.jpg", b"x"), ("k.json", b'{"caption": "b"}'), ("k.txt", b"a")], "k.jpg", ("a",)),
+        ([("k.jpg", b"x"), ("k.json", b'{"captions": ["b", "c"]}')], "k.jpg", ("b", "c")),
+        ([("k.jpg", b"x"), ("k.json", b'{"caption": null}')], "k.jpg", ()),
+        ([("k.jpg", b"x")], "k.jpg", ()),
+        ([("k.jpg", b"x"), ("k.txt", b"\xef\xbb\xbfa \n")], "k.jpg", ("a \n",)),
+        ([("./k.jpg", b"x"), ("./k.txt", b"a")], "k.jpg", ("a",)),
+        ([("d.1/e/k.jpg", b"x"), ("d.1/e/k.txt", b"a")], "d.1/e/k.jpg", ("a",)),
+        ([("k.cls", b"3"), ("k.jpg", b"x"), ("k.seg.png", b"y"), ("k.txt", b"a")], "k.jpg", ("a",)),
+        ([("k.png", b"x"), ("k.jpg", b"x"), ("k.txt", b"a")], "k.jpg", ("a",)),
+        ([("n" * 300 + ".jpg", b"x"), ("n" * 300 + ".txt", b"a")], "n" * 300 + ".jpg", ("a",)),
+        ([("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())], "k\xe9\u732b.jpg", ("\u732b",)),
+    ],
+)
 def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
     sample = one(tmp_path, *members)
     assert isinstance(sample, Sample)

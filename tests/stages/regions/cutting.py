@@ -17,9 +17,13 @@ def to_cut(
     levels = levels_of_map(heat_map)
     assert levels is not None
     return MapToCut(
-        levels=levels, shift_cells=heat_map.shift_cells, similarity=heat_map.similarity, size_hw=size_hw, limit=limit,
+        levels=levels,
+        shift_cells=heat_map.shift_cells,
+        similarity=heat_map.similarity,
+        size_hw=size_hw,
+        limit=limit,
         canvas=canvas,
-    )  # fmt: skip
+    )
 
 
 def regions_of(

@@ -30,17 +30,20 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
     return texts, found
 
 
-@pytest.mark.parametrize(("captions", "expected"), [
-    (["[a boy] runs", "[a young child] is running", "[a kid] in [a blue top] runs"], [0, 0, 0, 1]),
-    (["[a boy] and [a girl] play", "[a girl] plays with [a boy]"], [0, 1, 1, 0]),
-    (["[a man] and [a woman] sit", "[a lady] sits by [a guy]"], [0, 1, 1, 0]),
-    (["[a red shirt] on [a man]", "[a man] in [a blue shirt]"], [0, 1, 1, 2]),
-    (["[two dogs] run", "[a dog] runs after [another dog]", "[dogs] in [the grass]"], [0, 1, 2, 0, 3]),
-    (["[a poodle] on [a lawn]", "[a dog] in [the grass]"], [0, 1, 0, 1]),
-    (["[a cat] sleeps", "[a dog] sleeps"], [0, 1]),
-    (["[a boy] and [another boy] play"], [0, 1]),
-    ([], []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (["[a boy] runs", "[a young child] is running", "[a kid] in [a blue top] runs"], [0, 0, 0, 1]),
+        (["[a boy] and [a girl] play", "[a girl] plays with [a boy]"], [0, 1, 1, 0]),
+        (["[a man] and [a woman] sit", "[a lady] sits by [a guy]"], [0, 1, 1, 0]),
+        (["[a red shirt] on [a man]", "[a man] in [a blue shirt]"], [0, 1, 1, 2]),
+        (["[two dogs] run", "[a dog] runs after [another dog]", "[dogs] in [the grass]"], [0, 1, 2, 0, 3]),
+        (["[a poodle] on [a lawn]", "[a dog] in [the grass]"], [0, 1, 0, 1]),
+        (["[a cat] sleeps", "[a dog] sleeps"], [0, 1]),
+        (["[a boy] and [another boy] play"], [0, 1]),
+        ([], []),
+    ],
+)
 def test_things_of_captions(captions: list[str], expected: list[int]) -> None:
     assert list(linked(*phrases_of(*captions))) == expected
 

@@ -158,11 +158,17 @@ def test_pixels_are_needed_to_guide_and_fewer_than_cells_guide_nothing() -> None
 
 
 def test_the_stage_guides_each_map_by_its_own_image() -> None:
-    records = [Record(
-        sample=Sample(sample_id=str(seed), source="test"), width_px=SIDE, height_px=SIDE,
-        phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
-        pixels=Pixels(rgb=picture(THING, seed=seed)), heat_maps=(blurry(seed),),
-    ) for seed in range(3)]  # fmt: skip
+    records = [
+        Record(
+            sample=Sample(sample_id=str(seed), source="test"),
+            width_px=SIDE,
+            height_px=SIDE,
+            phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
+            pixels=Pixels(rgb=picture(THING, seed=seed)),
+            heat_maps=(blurry(seed),),
+        )
+        for seed in range(3)
+    ]
     stage = RegionsStage(GUIDED)
     for record in records:
         (shown,) = stage.surfaces_of(record).values()

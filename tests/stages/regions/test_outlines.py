@@ -102,13 +102,16 @@ def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam
     assert share(mask, parts[expected]) > 0.85
 
 
-@pytest.mark.parametrize(("masks", "reason"), [
-    ([np.full((CELLS, CELLS), np.nan, np.float32)], "not_finite"),
-    ([logits_of()], "empty"),
-    ([logits_of(BESIDE)], "beside"),
-    ([logits_of(WHOLE)], "size"),
-    ([logits_of(), logits_of(WHOLE), logits_of(BESIDE)], "size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("masks", "reason"),
+    [
+        ([np.full((CELLS, CELLS), np.nan, np.float32)], "not_finite"),
+        ([logits_of()], "empty"),
+        ([logits_of(BESIDE)], "beside"),
+        ([logits_of(WHOLE)], "size"),
+        ([logits_of(), logits_of(WHOLE), logits_of(BESIDE)], "size"),
+    ],
+)
 def test_where_no_mask_will_do_the_contour_stays_and_says_why(masks: list[np.ndarray], reason: str, sam: str) -> None:
     [(refined, fallback, mask, evidence)] = outlined(sam, masks)
     ((contour, expected),) = RegionsStage(RegionsConfig(**TIGHT)).regions_of(record(0))[0]
@@ -152,9 +155,12 @@ def record(number: int, *, content: bytes | None = None) -> Record:
         content = file.getvalue()
     name = Phrase(text="red square", caption_index=0, start=0, end=10, head="square")
     return Record(
-        sample=Sample(sample_id=str(number), source=f"test:{number}", image=ImageRef(content=content)), width_px=SIDE,
-        height_px=SIDE, phrases=(name,), heat_maps=(blurry(SQUARE, shift=3 * number),),
-    )  # fmt: skip
+        sample=Sample(sample_id=str(number), source=f"test:{number}", image=ImageRef(content=content)),
+        width_px=SIDE,
+        height_px=SIDE,
+        phrases=(name,),
+        heat_maps=(blurry(SQUARE, shift=3 * number),),
+    )
 
 
 @pytest.fixture

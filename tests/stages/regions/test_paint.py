@@ -20,18 +20,21 @@ def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return np.array([np.interp(rows, np.arange(h), column) for column in wide.T]).T
 
 
-@pytest.mark.parametrize(("values", "size_hw", "rows"), [
-    pytest.param([[1.0]], (2, 3), ["###", "###"], id="everything"),
-    # the sign changes at column 2.0, a pixel's edge
-    pytest.param([[1.0, -1.0]], (1, 4), ["##.."], id="left half"),
-    pytest.param([[-1.0], [1.0]], (4, 1), [".", ".", "#", "#"], id="lower half"),
-    # cell centres at 1 and 3; zero at 1 + 2 * 3 / 4 = 2.5, the centre of pixel 2: outside
-    pytest.param([[3.0, -1.0]], (1, 4), ["##.."], id="zero at a pixel's centre, leaving"),
-    pytest.param([[-1.0, 3.0]], (1, 4), ["..##"], id="zero at a pixel's centre, entering"),
-    pytest.param([[-1.0], [3.0]], (4, 1), [".", ".", "#", "#"], id="the same, down a column"),
-    pytest.param([[1.0, -1.0], [-1.0, 1.0]], (2, 2), ["#.", ".#"], id="size of the grid"),
-    pytest.param([[-1.0, 5.0, -1.0]], (1, 1), ["#"], id="one pixel reads the middle"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "size_hw", "rows"),
+    [
+        pytest.param([[1.0]], (2, 3), ["###", "###"], id="everything"),
+        # the sign changes at column 2.0, a pixel's edge
+        pytest.param([[1.0, -1.0]], (1, 4), ["##.."], id="left half"),
+        pytest.param([[-1.0], [1.0]], (4, 1), [".", ".", "#", "#"], id="lower half"),
+        # cell centres at 1 and 3; zero at 1 + 2 * 3 / 4 = 2.5, the centre of pixel 2: outside
+        pytest.param([[3.0, -1.0]], (1, 4), ["##.."], id="zero at a pixel's centre, leaving"),
+        pytest.param([[-1.0, 3.0]], (1, 4), ["..##"], id="zero at a pixel's centre, entering"),
+        pytest.param([[-1.0], [3.0]], (4, 1), [".", ".", "#", "#"], id="the same, down a column"),
+        pytest.param([[1.0, -1.0], [-1.0, 1.0]], (2, 2), ["#.", ".#"], id="size of the grid"),
+        pytest.param([[-1.0, 5.0, -1.0]], (1, 1), ["#"], id="one pixel reads the middle"),
+    ],
+)
 def test_paint(values, size_hw, rows):
     painted = paint(np.array(values, np.float32), size_hw)
     expected = mask_of(*rows)
@@ -41,19 +44,24 @@ def test_paint(values, size_hw, rows):
     assert painted.area_px == expected.sum()
 
 
-@pytest.mark.parametrize(("values", "size_hw"), [
-    pytest.param([[-1.0, -2.0]], (5, 5), id="nowhere positive"),
-    pytest.param([[-1.0, 1.0, -1.0]], (1, 2), id="positive between two pixels' centres only"),
-    pytest.param([[-1.0], [1.0], [-1.0]], (2, 1), id="the same, down a column"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "size_hw"),
+    [
+        pytest.param([[-1.0, -2.0]], (5, 5), id="nowhere positive"),
+        pytest.param([[-1.0, 1.0, -1.0]], (1, 2), id="positive between two pixels' centres only"),
+        pytest.param([[-1.0], [1.0], [-1.0]], (2, 1), id="the same, down a column"),
+    ],
+)
 def test_no_pixel(values, size_hw):
     assert paint(np.array(values, np.float32), size_hw) is None
 
 
 fields = st.builds(
-    lambda h, w, seed: np.random.default_rng(seed).normal(-0.3, 1.0, (h, w)).astype(np.float32), st.integers(1, 7),
-    st.integers(1, 7), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    lambda h, w, seed: np.random.default_rng(seed).normal(-0.3, 1.0, (h, w)).astype(np.float32),
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.integers(0, 2**32 - 1),
+)
 sides = st.integers(1, 40)
 
 

@@ -25,14 +25,17 @@ def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[Hea
     return parts_of(each, fine.astype(np.float32), inside, 51.0, ALL.model_copy(update=settings_))
 
 
-@pytest.mark.parametrize(("rows", "expected"), [
-    pytest.param(["#####", "#...#", "#.#.#", "#...#", "#####"], [["#####"] * 5], id="a hole and what is in it"),
-    pytest.param(["###", "#.#", "#.#"], [["###", "#.#", "#.#"]], id="a bay is no hole"),
-    pytest.param([".#.", "#.#", ".#."], [[".#.", "###", ".#."]], id="closed by corners"),
-    pytest.param(["##...", "##..#"], [["##", "##"], ["#"]], id="two parts"),
-    pytest.param(["#...#", ".#..."], [["#.", ".#"], ["#"]], id="diagonal neighbours are one part"),
-    pytest.param(["..."], [], id="nothing inside"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(["#####", "#...#", "#.#.#", "#...#", "#####"], [["#####"] * 5], id="a hole and what is in it"),
+        pytest.param(["###", "#.#", "#.#"], [["###", "#.#", "#.#"]], id="a bay is no hole"),
+        pytest.param([".#.", "#.#", ".#."], [[".#.", "###", ".#."]], id="closed by corners"),
+        pytest.param(["##...", "##..#"], [["##", "##"], ["#"]], id="two parts"),
+        pytest.param(["#...#", ".#..."], [["#.", ".#"], ["#"]], id="diagonal neighbours are one part"),
+        pytest.param(["..."], [], id="nothing inside"),
+    ],
+)
 def test_parts(rows, expected):
     mask = mask_of(*rows)
     parts = found(np.full(mask.shape, 100.0), mask)
@@ -77,11 +80,14 @@ def test_small_parts_are_dropped(least, samples):
     assert [part.samples for part in parts] == samples
 
 
-@pytest.mark.parametrize(("rows", "order"), [
-    pytest.param(["#.##", "....", "....", "...."], [(0, 2), (0, 0)], id="larger first"),
-    pytest.param(["...#", "....", "#...", "...."], [(0, 3), (2, 0)], id="then the upper one"),
-    pytest.param(["#..#", "....", "....", "...."], [(0, 0), (0, 3)], id="then the left one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "order"),
+    [
+        pytest.param(["#.##", "....", "....", "...."], [(0, 2), (0, 0)], id="larger first"),
+        pytest.param(["...#", "....", "#...", "...."], [(0, 3), (2, 0)], id="then the upper one"),
+        pytest.param(["#..#", "....", "....", "...."], [(0, 0), (0, 3)], id="then the left one"),
+    ],
+)
 def test_rank_of_equals(rows, order):
     parts = found(np.full((4, 4), 100.0), mask_of(*rows), rank="peak", keep_share=1.0)
     assert [(part.top, part.left) for part in parts] == order

@@ -75,11 +75,14 @@ def test_several_things_stay_several() -> None:
     assert overlap([best], squares[1]) > 0.95  # the larger one; the other one does not come back by its colour
 
 
-@pytest.mark.parametrize("rgb", [
-    pytest.param(np.full((SIDE, SIDE, 3), 128, np.uint8), id="one colour"),
-    pytest.param(picture(noise=20), id="noise"),
-    pytest.param(np.zeros((8, 8, 3), np.uint8), id="fewer pixels than cells"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rgb",
+    [
+        pytest.param(np.full((SIDE, SIDE, 3), 128, np.uint8), id="one colour"),
+        pytest.param(picture(noise=20), id="noise"),
+        pytest.param(np.zeros((8, 8, 3), np.uint8), id="fewer pixels than cells"),
+    ],
+)
 def test_the_contour_stays_where_colours_say_nothing(rgb: np.ndarray) -> None:
     heat_map = blurry(SQUARE)
     contour = regions_of(heat_map, (SIDE, SIDE), 1, CONTOUR)
@@ -118,11 +121,17 @@ def test_pixels_are_needed_only_to_refine_and_large_canvases_are_shrunk() -> Non
 
 def test_neither_order_nor_random_state_matters() -> None:
     squares = [(slice(20 + 9 * n, 70 + 9 * n), slice(30 + 5 * n, 80 + 7 * n)) for n in range(6)]
-    records = [Record(
-        sample=Sample(sample_id=str(n), source="test"), width_px=320, height_px=240,
-        phrases=(Phrase(text="red square", caption_index=0, start=0, end=10, head="square"),),
-        pixels=Pixels(rgb=picture(square, noise=35, seed=n)), heat_maps=(blurry(square),),
-    ) for n, square in enumerate(squares)]  # fmt: skip
+    records = [
+        Record(
+            sample=Sample(sample_id=str(n), source="test"),
+            width_px=320,
+            height_px=240,
+            phrases=(Phrase(text="red square", caption_index=0, start=0, end=10, head="square"),),
+            pixels=Pixels(rgb=picture(square, noise=35, seed=n)),
+            heat_maps=(blurry(square),),
+        )
+        for n, square in enumerate(squares)
+    ]
     stage = RegionsStage(GRABCUT)
     together = stage.process(records)
     random.Random(1).shuffle(records)

@@ -38,9 +38,13 @@ def test_scores_are_shares(name: Any, evidence: Evidence) -> None:
 
 def calibration_of(**weight: float) -> Calibration:
     return Calibration(
-        bias=0.5, weight=weight, mean=dict.fromkeys(weight, 0.25), scale=dict.fromkeys(weight, 0.5),
-        made_with={"model": "demo:1"}, made_from={"regions": 100},
-    )  # fmt: skip
+        bias=0.5,
+        weight=weight,
+        mean=dict.fromkeys(weight, 0.25),
+        scale=dict.fromkeys(weight, 0.5),
+        made_with={"model": "demo:1"},
+        made_from={"regions": 100},
+    )
 
 
 def test_probability_by_hand() -> None:
@@ -68,19 +72,22 @@ def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
 CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")} | {"usual": {}}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"cut": {"weight": {}}}, "share"),
-    ({"cut": CUT}, "not 0"),
-    ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
-    ({"cut": {**CUT, "usual": None}}, "not a calibration"),
-    ({"format": "other"}, "expected the format"),
-    ({"weight": {"luck": 1.0}}, "unknown features luck"),
-    ({"bias": float("nan")}, "finite"),
-    ({"bias": "1"}, "not a calibration"),
-    ({"scale": {"energy": 0.0}}, "scales that are not 0"),
-    ({"mean": {}}, "lacks 'energy', so it is no calibration of this version; phrasebox calibrate"),
-    ({"more": 1}, "more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cut": {"weight": {}}}, "share"),
+        ({"cut": CUT}, "not 0"),
+        ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
+        ({"cut": {**CUT, "usual": None}}, "not a calibration"),
+        ({"format": "other"}, "expected the format"),
+        ({"weight": {"luck": 1.0}}, "unknown features luck"),
+        ({"bias": float("nan")}, "finite"),
+        ({"bias": "1"}, "not a calibration"),
+        ({"scale": {"energy": 0.0}}, "scales that are not 0"),
+        ({"mean": {}}, "lacks 'energy', so it is no calibration of this version; phrasebox calibrate"),
+        ({"more": 1}, "more"),
+    ],
+)
 def test_what_is_no_calibration_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps({**json.loads(calibration_of(energy=1.0).to_json()), **change}))

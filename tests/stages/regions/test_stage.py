@@ -41,10 +41,13 @@ def record(
     *maps: HeatMap, phrases: tuple[Phrase, ...] | None = None, width_px: int = 40, height_px: int = 40
 ) -> Record:
     return Record(
-        sample=Sample(sample_id="a", source="captions.jsonl:1"), width_px=width_px, height_px=height_px,
+        sample=Sample(sample_id="a", source="captions.jsonl:1"),
+        width_px=width_px,
+        height_px=height_px,
         phrases=tuple(phrase(each.text) for each in maps) if phrases is None else phrases,
-        pixels=Pixels(rgb=np.zeros((8, 8, 3), dtype=np.uint8)), heat_maps=maps,
-    )  # fmt: skip
+        pixels=Pixels(rgb=np.zeros((8, 8, 3), dtype=np.uint8)),
+        heat_maps=maps,
+    )
 
 
 def regions_of(one: Record, config: RegionsConfig = FIXED) -> tuple[Region, ...]:
@@ -96,16 +99,19 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
 # Between cell centres 10 px apart a spot falls off as (1 - |dx| / 10)(1 - |dy| / 10). Above one half
 # lie, for |dy| = .5, 1.5, 2.5, 3.5, 4.5 px: |dx| < 4.74, 4.12, 3.33, 2.31, 0.91 px, so 5, 4, 3, 2, 1
 # pixel centres .5, 1.5, ... on each side.
-@pytest.mark.parametrize(("values", "box", "area"), [
-    pytest.param(spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15, id="inner cell"),
-    # 5 px of full heat towards the corner, then .95, .85, .75, .65, .55
-    pytest.param(spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6, id="top left"),
-    pytest.param(spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90, id="bottom right"),
-    # at the upper edge: on each side 5 px wide over 5 rows, then 5, 4, 3, 2, 1
-    pytest.param(spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15), id="upper edge"),
-    # the bilinear hump between two equal cells is flat: 10 px more, 5 px to each side
-    pytest.param(spots((4, 4), r1c1=1.0, r1c2=1.0), (10, 10, 20, 10), 4 * 15 + 10 * 10, id="two cells"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "box", "area"),
+    [
+        pytest.param(spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15, id="inner cell"),
+        # 5 px of full heat towards the corner, then .95, .85, .75, .65, .55
+        pytest.param(spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6, id="top left"),
+        pytest.param(spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90, id="bottom right"),
+        # at the upper edge: on each side 5 px wide over 5 rows, then 5, 4, 3, 2, 1
+        pytest.param(spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15), id="upper edge"),
+        # the bilinear hump between two equal cells is flat: 10 px more, 5 px to each side
+        pytest.param(spots((4, 4), r1c1=1.0, r1c2=1.0), (10, 10, 20, 10), 4 * 15 + 10 * 10, id="two cells"),
+    ],
+)
 def test_box_and_area_by_hand(values, box, area):
     (region,) = regions_of(record(heat_map(values)))
     assert region.box_xywh_px == box
@@ -119,16 +125,19 @@ def test_box_on_a_stretched_grid():
     assert region.box_xywh_px == (20, 0, 20, 20)
 
 
-@pytest.mark.parametrize(("settings_", "box"), [
-    pytest.param({"rule": "fixed", "threshold": 0.5}, (10, 0, 10, 1), id="half"),
-    # 1 - |dx| / 10 > 229.5 / 255: |dx| < 1, so the pixel centres .5 on each side
-    pytest.param({"rule": "fixed", "threshold": 0.9}, (14, 0, 2, 1), id="nine tenths"),
-    pytest.param({"rule": "otsu"}, (10, 0, 10, 1), id="otsu: halfway between the classes"),
-    # mean 63.75: 1 - |dx| / 10 > 63.5 / 255: |dx| < 7.51, so 7.5 just lies inside
-    pytest.param({"rule": "mean"}, (7, 0, 16, 1), id="mean"),
-    # three of four are 0: above 0.5 / 255, |dx| < 9.98
-    pytest.param({"rule": "quantile", "quantile": 0.6}, (5, 0, 20, 1), id="quantile"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings_", "box"),
+    [
+        pytest.param({"rule": "fixed", "threshold": 0.5}, (10, 0, 10, 1), id="half"),
+        # 1 - |dx| / 10 > 229.5 / 255: |dx| < 1, so the pixel centres .5 on each side
+        pytest.param({"rule": "fixed", "threshold": 0.9}, (14, 0, 2, 1), id="nine tenths"),
+        pytest.param({"rule": "otsu"}, (10, 0, 10, 1), id="otsu: halfway between the classes"),
+        # mean 63.75: 1 - |dx| / 10 > 63.5 / 255: |dx| < 7.51, so 7.5 just lies inside
+        pytest.param({"rule": "mean"}, (7, 0, 16, 1), id="mean"),
+        # three of four are 0: above 0.5 / 255, |dx| < 9.98
+        pytest.param({"rule": "quantile", "quantile": 0.6}, (5, 0, 20, 1), id="quantile"),
+    ],
+)
 def test_rules(settings_, box):
     config = RegionsConfig(min_area_px=1, smooth_patches=0.0, refine="none", **settings_)
     (region,) = regions_of(record(heat_map(spots((1, 4), r0c1=1.0)), height_px=1), config)
@@ -139,15 +148,18 @@ def test_rules(settings_, box):
 TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
 
 
-@pytest.mark.parametrize(("plural", "change", "lefts"), [
-    pytest.param(False, {}, [10], id="singular: the best"),
-    pytest.param(True, {}, [10, 52], id="plural: both"),
-    pytest.param(False, {"max_regions_singular": 2}, [10, 52], id="singular, two allowed"),
-    pytest.param(True, {"max_regions_plural": 1}, [10], id="plural, one allowed"),
-    pytest.param(True, {"keep_share": 0.9}, [10], id="the second falls behind"),
-    pytest.param(True, {"min_area_px": 40}, [10], id="the second is too small in pixels"),
-    pytest.param(True, {"threshold": 1.0}, [], id="nothing lies above the threshold"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("plural", "change", "lefts"),
+    [
+        pytest.param(False, {}, [10], id="singular: the best"),
+        pytest.param(True, {}, [10, 52], id="plural: both"),
+        pytest.param(False, {"max_regions_singular": 2}, [10, 52], id="singular, two allowed"),
+        pytest.param(True, {"max_regions_plural": 1}, [10], id="plural, one allowed"),
+        pytest.param(True, {"keep_share": 0.9}, [10], id="the second falls behind"),
+        pytest.param(True, {"min_area_px": 40}, [10], id="the second is too small in pixels"),
+        pytest.param(True, {"threshold": 1.0}, [], id="nothing lies above the threshold"),
+    ],
+)
 def test_singular_and_plural(plural, change, lefts):
     config = FIXED.model_copy(update=change)
     regions = regions_of(record(heat_map(TWO), phrases=(phrase(plural=plural),), width_px=80), config)
@@ -164,16 +176,19 @@ def test_a_region_includes_what_it_encloses_and_smoothing_joins():
     assert len(regions_of(one, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
 
 
-@pytest.mark.parametrize("one_map", [
-    pytest.param(heat_map(np.zeros((4, 4)), fault="constant"), id="fault"),
-    pytest.param(heat_map(np.eye(4), fault="non_finite"), id="fault with values"),
-    pytest.param(heat_map(np.zeros((4, 4))), id="zeros"),
-    pytest.param(heat_map(np.full((4, 4), 0.2)), id="constant"),
-    pytest.param(heat_map([[np.nan, 1.0]]), id="nan"),
-    pytest.param(heat_map([[np.inf, 1.0]]), id="inf"),
-    pytest.param(heat_map([[0.0, 1.0]], similarity=float("nan")), id="similarity nan"),
-    pytest.param(heat_map([[1.0]]), id="one cell"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "one_map",
+    [
+        pytest.param(heat_map(np.zeros((4, 4)), fault="constant"), id="fault"),
+        pytest.param(heat_map(np.eye(4), fault="non_finite"), id="fault with values"),
+        pytest.param(heat_map(np.zeros((4, 4))), id="zeros"),
+        pytest.param(heat_map(np.full((4, 4), 0.2)), id="constant"),
+        pytest.param(heat_map([[np.nan, 1.0]]), id="nan"),
+        pytest.param(heat_map([[np.inf, 1.0]]), id="inf"),
+        pytest.param(heat_map([[0.0, 1.0]], similarity=float("nan")), id="similarity nan"),
+        pytest.param(heat_map([[1.0]]), id="one cell"),
+    ],
+)
 @pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
 def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
     other = heat_map(spots((4, 4), r1c2=1.0), "cat")
@@ -181,15 +196,18 @@ def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
     assert [region.phrase_index for region in regions] == [1]
 
 
-@pytest.mark.parametrize(("shape", "width_px", "height_px", "boxes"), [
-    pytest.param((14, 14), 1, 1, 0, id="1 x 1, cold in the middle"),
-    pytest.param((1, 3), 1, 1, 1, id="1 x 1, hot in the middle"),
-    pytest.param((1, 14), 30_000, 1, 1, id="30000 x 1"),
-    pytest.param((14, 1), 1, 30_000, 1, id="1 x 30000"),
-    pytest.param((1, 1875), 30_000, 1, 1, id="30000 x 1 on its own grid"),
-    pytest.param((14, 14), 30_000, 30_000, 1, id="more pixels than memory"),
-    pytest.param((9, 21), 6000, 4000, 1, id="6000 x 4000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "width_px", "height_px", "boxes"),
+    [
+        pytest.param((14, 14), 1, 1, 0, id="1 x 1, cold in the middle"),
+        pytest.param((1, 3), 1, 1, 1, id="1 x 1, hot in the middle"),
+        pytest.param((1, 14), 30_000, 1, 1, id="30000 x 1"),
+        pytest.param((14, 1), 1, 30_000, 1, id="1 x 30000"),
+        pytest.param((1, 1875), 30_000, 1, 1, id="30000 x 1 on its own grid"),
+        pytest.param((14, 14), 30_000, 30_000, 1, id="more pixels than memory"),
+        pytest.param((9, 21), 6000, 4000, 1, id="6000 x 4000"),
+    ],
+)
 def test_odd_sizes(shape, width_px, height_px, boxes):
     values = np.zeros(shape, dtype=np.float32)
     values[0, min(1, shape[1] - 1)] = 1.0
@@ -274,12 +292,18 @@ def test_the_heads_of_a_thing_are_those_of_its_texts():
 grids = st.tuples(st.integers(1, 8), st.integers(1, 8))
 sides = st.integers(1, 60)
 configs = st.builds(
-    RegionsConfig, rule=st.sampled_from(["mean", "otsu", "fixed", "quantile"]), threshold=st.floats(0, 1),
-    quantile=st.floats(0, 1), smooth_patches=st.sampled_from([0.0, 0.7]), min_area_share=st.sampled_from([0.0, 0.01]),
-    min_area_px=st.sampled_from([1, 16]), rank=st.sampled_from(["energy", "peak", "similarity"]),
-    keep_share=st.floats(0, 1), max_regions_plural=st.integers(1, 10),
+    RegionsConfig,
+    rule=st.sampled_from(["mean", "otsu", "fixed", "quantile"]),
+    threshold=st.floats(0, 1),
+    quantile=st.floats(0, 1),
+    smooth_patches=st.sampled_from([0.0, 0.7]),
+    min_area_share=st.sampled_from([0.0, 0.01]),
+    min_area_px=st.sampled_from([1, 16]),
+    rank=st.sampled_from(["energy", "peak", "similarity"]),
+    keep_share=st.floats(0, 1),
+    max_regions_plural=st.integers(1, 10),
     score=st.sampled_from(["energy", "contrast", "product", "mean_heat"]),
-)  # fmt: skip
+)
 
 
 @given(grids, sides, sides, st.integers(0, 2**32 - 1), configs)

@@ -38,31 +38,37 @@ def test_fixed(share, expected):
     assert fixed_cut(share) == expected
 
 
-@pytest.mark.parametrize(("quantile", "expected"), [
-    pytest.param(0.0, 10.5, id="all but the smallest"),
-    pytest.param(0.5, 30.5, id="middle of five"),
-    pytest.param(0.6, 30.5, id="between two: the lower"),
-    pytest.param(0.75, 40.5, id="fourth of five"),
-    pytest.param(1.0, 50.5, id="nothing above the largest"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("quantile", "expected"),
+    [
+        pytest.param(0.0, 10.5, id="all but the smallest"),
+        pytest.param(0.5, 30.5, id="middle of five"),
+        pytest.param(0.6, 30.5, id="between two: the lower"),
+        pytest.param(0.75, 40.5, id="fourth of five"),
+        pytest.param(1.0, 50.5, id="nothing above the largest"),
+    ],
+)
 def test_quantile(quantile, expected):
     assert quantile_cut(levels_of(30, 10, 50, 20, 40), quantile) == expected
 
 
-@pytest.mark.parametrize(("cut", "values", "expected"), [
-    pytest.param(mean_cut, (0, 0, 0, 100), 25.5, id="mean 25, itself outside"),
-    pytest.param(mean_cut, (0, 0, 101), 33.5, id="mean 33.67"),
-    pytest.param(mean_cut, (0, 255), 127.5, id="mean 127.5"),
-    pytest.param(otsu_cut, (0, 0, 0, 255), 127.5, id="one hot cell: halfway, not just above zero"),
-    pytest.param(otsu_cut, (10, 10, 20, 20), 14.5, id="cuts 10 .. 19 are equal, the middle is 14"),
-    # variances n0 n1 (m1 - m0)^2: {0}|{4, 10}: 2 * 7^2 = 98, {0, 4}|{10}: 2 * 8^2 = 128
-    pytest.param(otsu_cut, (0, 4, 10), 6.5, id="cuts 4 .. 9"),
-    # {0}|{9, 10, 10}: 3 * (29/3)^2 = 280, {0, 9}|{10, 10}: 4 * 5.5^2 = 121
-    pytest.param(otsu_cut, (0, 9, 10, 10), 4.5, id="cuts 0 .. 8"),
-    # {10}|{20, 30} and {10, 20}|{30}: 2 * 15^2 both
-    pytest.param(otsu_cut, (10, 20, 30), 14.5, id="two equal gaps, the lower one"),
-    pytest.param(otsu_cut, (7, 7, 7), 7.5, id="a single level has nothing above"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cut", "values", "expected"),
+    [
+        pytest.param(mean_cut, (0, 0, 0, 100), 25.5, id="mean 25, itself outside"),
+        pytest.param(mean_cut, (0, 0, 101), 33.5, id="mean 33.67"),
+        pytest.param(mean_cut, (0, 255), 127.5, id="mean 127.5"),
+        pytest.param(otsu_cut, (0, 0, 0, 255), 127.5, id="one hot cell: halfway, not just above zero"),
+        pytest.param(otsu_cut, (10, 10, 20, 20), 14.5, id="cuts 10 .. 19 are equal, the middle is 14"),
+        # variances n0 n1 (m1 - m0)^2: {0}|{4, 10}: 2 * 7^2 = 98, {0, 4}|{10}: 2 * 8^2 = 128
+        pytest.param(otsu_cut, (0, 4, 10), 6.5, id="cuts 4 .. 9"),
+        # {0}|{9, 10, 10}: 3 * (29/3)^2 = 280, {0, 9}|{10, 10}: 4 * 5.5^2 = 121
+        pytest.param(otsu_cut, (0, 9, 10, 10), 4.5, id="cuts 0 .. 8"),
+        # {10}|{20, 30} and {10, 20}|{30}: 2 * 15^2 both
+        pytest.param(otsu_cut, (10, 20, 30), 14.5, id="two equal gaps, the lower one"),
+        pytest.param(otsu_cut, (7, 7, 7), 7.5, id="a single level has nothing above"),
+    ],
+)
 def test_mean_and_otsu(cut, values, expected):
     assert cut(levels_of(*values)) == expected
 
@@ -133,13 +139,23 @@ def features_by_hand(levels: np.ndarray, share: float, usual: float) -> dict[str
     energy = heat / total
     log_box = np.log(box)
     return {
-        "share": share, "share_squared": share**2, "energy": energy, "energy_squared": energy**2, "mean_inside": hot,
-        "mean_outside": cold, "log_area": np.log(area), "log_area_squared": np.log(area) ** 2, "log_box_area": log_box,
-        "log_box_area_squared": log_box**2, "outside_to_inside": cold / hot,
-        "outside_to_inside_squared": (cold / hot) ** 2, "share_by_box_area": share * log_box,
-        "energy_by_box_area": energy * log_box, "mean_inside_by_box_area": hot * log_box,
+        "share": share,
+        "share_squared": share**2,
+        "energy": energy,
+        "energy_squared": energy**2,
+        "mean_inside": hot,
+        "mean_outside": cold,
+        "log_area": np.log(area),
+        "log_area_squared": np.log(area) ** 2,
+        "log_box_area": log_box,
+        "log_box_area_squared": log_box**2,
+        "outside_to_inside": cold / hot,
+        "outside_to_inside_squared": (cold / hot) ** 2,
+        "share_by_box_area": share * log_box,
+        "energy_by_box_area": energy * log_box,
+        "mean_inside_by_box_area": hot * log_box,
         "usual_by_box_area": usual * log_box,
-    }  # fmt: skip
+    }
 
 
 def test_features_are_those_of_the_part_with_most_heat_of_each_cut() -> None:
@@ -193,17 +209,20 @@ def test_what_is_usually_large_is_cut_lower() -> None:
     assert rule.usual_size(()) == 0
 
 
-@pytest.mark.parametrize("change", [
-    {"weight": {"luck": 1.0}},
-    {"mean": {}},
-    {"scale": dict.fromkeys(CUT_FEATURES, 0.0)},
-    {"weight": dict.fromkeys(CUT_FEATURES, float("nan"))},
-    {"weight": {**dict.fromkeys(CUT_FEATURES, 1.0), "luck": 1.0}},
-    {"weight": None},
-    {"usual": {"dog": float("inf")}},
-    {"usual": {"dog": "large"}},
-    {"usual": None},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": {"luck": 1.0}},
+        {"mean": {}},
+        {"scale": dict.fromkeys(CUT_FEATURES, 0.0)},
+        {"weight": dict.fromkeys(CUT_FEATURES, float("nan"))},
+        {"weight": {**dict.fromkeys(CUT_FEATURES, 1.0), "luck": 1.0}},
+        {"weight": None},
+        {"usual": {"dog": float("inf")}},
+        {"usual": {"dog": "large"}},
+        {"usual": None},
+    ],
+)
 def test_other_values_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
         FittedCut.from_plain({**chooses().plain(), **change})

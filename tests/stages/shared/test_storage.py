@@ -32,14 +32,17 @@ from stages.shared.storage import (
 )
 
 
-@pytest.mark.parametrize(("location", "local", "folder"), [
-    ("/a/b.x", True, "/a"),
-    ("/b.x", True, "/"),
-    ("file:///a/b.x", True, "file:///a"),
-    ("memory://a/b.x", False, "memory://a"),
-    ("s3://bucket/a/b.x", False, "s3://bucket/a"),
-    ("/a::b/c", True, "/a::b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("location", "local", "folder"),
+    [
+        ("/a/b.x", True, "/a"),
+        ("/b.x", True, "/"),
+        ("file:///a/b.x", True, "file:///a"),
+        ("memory://a/b.x", False, "memory://a"),
+        ("s3://bucket/a/b.x", False, "s3://bucket/a"),
+        ("/a::b/c", True, "/a::b"),
+    ],
+)
 def test_locations(location: str, local: bool, folder: str) -> None:
     assert is_local(location) is local
     assert parent(location) == folder

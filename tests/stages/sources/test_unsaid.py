@@ -29,9 +29,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = encode_box((1, 2, 9, 8), (HEIGHT, WIDTH))
     unsaid = Phrase(text="old lorry", caption_index=0, start=0, end=0, head="lorry")
     region = Region(
-        phrase_index=len(first.phrases), box_xywh_px=rle_box_xywh_px(mask), mask=mask, area_px=48, score=0.5,
-        similarity=0.25, group=9,
-    )  # fmt: skip
+        phrase_index=len(first.phrases),
+        box_xywh_px=rle_box_xywh_px(mask),
+        mask=mask,
+        area_px=48,
+        score=0.5,
+        similarity=0.25,
+        group=9,
+    )
     rows[0] = replace(first, phrases=(*first.phrases, unsaid), regions=(*first.regions, region))
     return finished(tmp_path_factory.mktemp("unsaid") / "dataset", rows)
 

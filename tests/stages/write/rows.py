@@ -44,9 +44,13 @@ def annotated(number: int, regions: int = 2) -> Record:
     maps = tuple(HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases)
     image = ImageRef(file_name=f"{number}.jpg", content=encoded_image())
     return Record(
-        sample=Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=image), width_px=WIDTH,
-        height_px=HEIGHT, phrases=phrases, heat_maps=maps, regions=found[:regions],
-    )  # fmt: skip
+        sample=Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=image),
+        width_px=WIDTH,
+        height_px=HEIGHT,
+        phrases=phrases,
+        heat_maps=maps,
+        regions=found[:regions],
+    )
 
 
 def without_phrases(number: int) -> Record:

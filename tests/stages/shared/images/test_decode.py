@@ -79,57 +79,63 @@ def wide(values: list[list[float]], dtype: Any) -> Image.Image:
     return Image.fromarray(np.array(values, dtype))
 
 
-@pytest.mark.parametrize(("content", "colour"), [
-    (encode(flat("L", 128), "PNG"), GREY),
-    (encode(flat("L", 128), "JPEG"), GREY),
-    (encode(flat("1", 1), "PNG"), WHITE),
-    (encode(flat("1", 0), "TIFF"), (0, 0, 0)),
-    (encode(flat("LA", (128, 255)), "PNG"), GREY),
-    (encode(flat("LA", (0, 0)), "PNG"), WHITE),
-    (encode(flat("RGBA", (255, 0, 0, 255)), "PNG"), RED),
-    (encode(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
-    (encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
-    (encode(flat("RGBA", (0, 0, 0, 128)), "TIFF"), (127, 127, 127)),
-    (encode(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
-    (encode(palette(BLUE), "PNG"), BLUE),
-    (encode(palette(BLUE), "GIF"), BLUE),
-    (encode(palette(BLUE), "BMP"), BLUE),
-    (encode(palette(BLUE), "PNG", transparency=1), WHITE),
-    (encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
-    (encode(palette(BLUE), "PNG", transparency=0), BLUE),
-    (encode(palette(BLUE), "GIF", transparency=1), WHITE),
-    (encode(flat("RGB", RED), "PNG", transparency=RED), WHITE),
-    (encode(flat("RGB", RED), "PNG", transparency=BLUE), RED),
-    (encode(flat("L", 9), "PNG", transparency=9), WHITE),
-    (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
-    (encode(flat("CMYK", (0, 255, 255, 0)), "TIFF"), RED),
-    (encode(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
-    (encode(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
-    (encode(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
-    (encode(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
-    (encode(wide([[0xFFFF] * 8] * 6, np.uint16), "PNG"), WHITE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (encode(flat("L", 128), "PNG"), GREY),
+        (encode(flat("L", 128), "JPEG"), GREY),
+        (encode(flat("1", 1), "PNG"), WHITE),
+        (encode(flat("1", 0), "TIFF"), (0, 0, 0)),
+        (encode(flat("LA", (128, 255)), "PNG"), GREY),
+        (encode(flat("LA", (0, 0)), "PNG"), WHITE),
+        (encode(flat("RGBA", (255, 0, 0, 255)), "PNG"), RED),
+        (encode(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
+        (encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
+        (encode(flat("RGBA", (0, 0, 0, 128)), "TIFF"), (127, 127, 127)),
+        (encode(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
+        (encode(palette(BLUE), "PNG"), BLUE),
+        (encode(palette(BLUE), "GIF"), BLUE),
+        (encode(palette(BLUE), "BMP"), BLUE),
+        (encode(palette(BLUE), "PNG", transparency=1), WHITE),
+        (encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
+        (encode(palette(BLUE), "PNG", transparency=0), BLUE),
+        (encode(palette(BLUE), "GIF", transparency=1), WHITE),
+        (encode(flat("RGB", RED), "PNG", transparency=RED), WHITE),
+        (encode(flat("RGB", RED), "PNG", transparency=BLUE), RED),
+        (encode(flat("L", 9), "PNG", transparency=9), WHITE),
+        (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
+        (encode(flat("CMYK", (0, 255, 255, 0)), "TIFF"), RED),
+        (encode(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
+        (encode(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
+        (encode(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
+        (encode(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
+        (encode(wide([[0xFFFF] * 8] * 6, np.uint16), "PNG"), WHITE),
+    ],
+)
 def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
     rgb = decode_rgb(content, LIMITS)
     assert rgb.shape == (6, 8, 3)
     assert np.abs(rgb.astype(int) - colour).max() <= 2, rgb[0, 0]
 
 
-@pytest.mark.parametrize(("values", "dtype", "expected"), [
-    ([[0.0, 0.5, 1.0]], np.float32, [0, 128, 255]),
-    ([[0.0, 100.4, 255.0]], np.float32, [0, 100, 255]),
-    ([[0.0, 257.0, 65535.0]], np.float32, [0, 1, 255]),
-    ([[-1.0, 0.0, 1.0]], np.float32, [0, 128, 255]),
-    ([[0.0, 1e6, 2e6]], np.float32, [0, 128, 255]),
-    ([[0.0, np.nan, 1.0]], np.float32, [0, 0, 255]),
-    ([[np.inf, -np.inf, 0.5]], np.float32, [128, 128, 128]),
-    ([[np.nan, np.nan, np.nan]], np.float32, [0, 0, 0]),
-    ([[-7.0, -7.0, -7.0]], np.float32, [0, 0, 0]),
-    ([[2e38, -1e38, 3e38]], np.float32, [191, 0, 255]),
-    ([[0, 128, 255]], np.int32, [0, 128, 255]),
-    ([[0, 257, 65535]], np.int32, [0, 1, 255]),
-    ([[-100, 0, 100]], np.int32, [0, 128, 255]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([[0.0, 0.5, 1.0]], np.float32, [0, 128, 255]),
+        ([[0.0, 100.4, 255.0]], np.float32, [0, 100, 255]),
+        ([[0.0, 257.0, 65535.0]], np.float32, [0, 1, 255]),
+        ([[-1.0, 0.0, 1.0]], np.float32, [0, 128, 255]),
+        ([[0.0, 1e6, 2e6]], np.float32, [0, 128, 255]),
+        ([[0.0, np.nan, 1.0]], np.float32, [0, 0, 255]),
+        ([[np.inf, -np.inf, 0.5]], np.float32, [128, 128, 128]),
+        ([[np.nan, np.nan, np.nan]], np.float32, [0, 0, 0]),
+        ([[-7.0, -7.0, -7.0]], np.float32, [0, 0, 0]),
+        ([[2e38, -1e38, 3e38]], np.float32, [191, 0, 255]),
+        ([[0, 128, 255]], np.int32, [0, 128, 255]),
+        ([[0, 257, 65535]], np.int32, [0, 1, 255]),
+        ([[-100, 0, 100]], np.int32, [0, 128, 255]),
+    ],
+)
 def test_wide_grey_in_tiff(values: list[list[float]], dtype: Any, expected: list[int]) -> None:
     rgb = decode_rgb(encode(wide(values, dtype), "TIFF"), LIMITS)
     np.testing.assert_array_equal(rgb[0], np.array([expected] * 3).T)
@@ -335,10 +341,13 @@ def test_loading(tmp_path: Path) -> None:
     path.write_bytes(b"0123456789")
     link.symlink_to(path)
     for fields, content in (
-        ({"url": str(path)}, b"0123456789"), ({"url": str(path), "offset": 3, "size": 4}, b"3456"),
-        ({"url": str(path), "offset": 3}, b"3456789"), ({"url": str(path), "offset": 3, "size": 0}, b""),
-        ({"content": b"abc"}, b"abc"), ({"url": str(link)}, b"0123456789"),
-    ):  # fmt: skip
+        ({"url": str(path)}, b"0123456789"),
+        ({"url": str(path), "offset": 3, "size": 4}, b"3456"),
+        ({"url": str(path), "offset": 3}, b"3456789"),
+        ({"url": str(path), "offset": 3, "size": 0}, b""),
+        ({"content": b"abc"}, b"abc"),
+        ({"url": str(link)}, b"0123456789"),
+    ):
         assert load_image_bytes(image(**fields), LIMITS) == content
 
 

@@ -16,16 +16,29 @@ _DECODER |= {"iou_head_hidden_dim": 32}
 _PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 4}
 _FEATURES = {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]], "fpn_hidden_size": 32}
 _HIERA = {
-    "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1, "image_size": [SIDE, SIDE],
-    "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128], "global_attention_blocks": [3],
-    "num_attention_heads_per_stage": [1, 2, 4, 8], "window_size_per_stage": [8, 4, 4, 4],
+    "model_type": "sam2_hiera_det_model",
+    "hidden_size": 16,
+    "num_attention_heads": 1,
+    "image_size": [SIDE, SIDE],
+    "blocks_per_stage": [1, 1, 2, 1],
+    "embed_dim_per_stage": [16, 32, 64, 128],
+    "global_attention_blocks": [3],
+    "num_attention_heads_per_stage": [1, 2, 4, 8],
+    "window_size_per_stage": [8, 4, 4, 4],
     "window_positional_embedding_background_size": [4, 4],
-}  # fmt: skip
+}
 _VIT3 = {
-    "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "image_size": SIDE, "pretrain_image_size": SIDE, "patch_size": 16, "window_size": 4,
+    "model_type": "sam3_vit_model",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "pretrain_image_size": SIDE,
+    "patch_size": 16,
+    "window_size": 4,
     "global_attn_indexes": [1],
-}  # fmt: skip
+}
 
 
 def _sam(kind: str) -> tuple[Any, Any, Any]:

@@ -33,11 +33,14 @@ def test_a_bundled_model_is_small_and_its_card_names_the_checksums(name: str, mo
         assert "No box, mask or point" in card
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("photo", r"missing from the weights 'photo': photo is in phrasebox's repository"),
-    ("demo", r"model\.json is missing .*reinstall phrasebox"),
-    ("dmeo", "expected one of demo, photo, got 'dmeo'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("photo", r"missing from the weights 'photo': photo is in phrasebox's repository"),
+        ("demo", r"model\.json is missing .*reinstall phrasebox"),
+        ("dmeo", "expected one of demo, photo, got 'dmeo'"),
+    ],
+)
 def test_weights_that_are_not_there_are_named_with_the_remedy(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=message):
         resolve(name, tmp_path)

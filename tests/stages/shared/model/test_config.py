@@ -8,30 +8,39 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import OWN_MODELS, ModelConfig
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"weights": "a.pt"}, "need a name or a config"),
-    ({"pretrained": "openai"}, "need a name or a config"),
-    ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "either name or config"),
-    ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "either pretrained or weights"),
-    ({"name": "demo", "weights": "a.pt"}, "brings its own weights"),
-    ({"name": "photo", "pretrained": "openai"}, "the photo model brings its own weights"),
-    ({"name": "phto"},
-     r"no model 'phto' \(`phrasebox models` lists them\); did you mean photo\? For open_clip's weights"),
-    ({"name": "nosuch"},
-     r"no model 'nosuch' \(`phrasebox models` lists them\)\. For open_clip's weights write --model NAME/TAG"),
-    ({"name": "VIT-b-16"}, "no model 'VIT-b-16' .*; did you mean ViT-B-16"),
-    ({"name": "Photo"}, "no model 'Photo' .*; did you mean photo"),
-    ({"name": "ViT-B-16"},
-     r"ViT-B-16 needs weights: set model.pretrained=TAG \(open_clip downloads it: openai, .*, \.\.\.\)"),
-    ({"config": "a.json"}, "a.json needs weights: set model.weights=FILE"),
-    ({"name": "demmo"}, "no model 'demmo' .*; did you mean demo"),
-    ({"device": "tpu"}, "'auto', 'cpu' or 'cuda'"),
-    ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
-    ({"batch_size": 0}, "greater than or equal to 1"),
-    ({"weight": "a.pt"}, "Extra inputs"),
-    ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "describes itself: leave out name and pre"),
-    ({"checkpoint": "a", "weights": "a.pt"}, "describes itself: leave out weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": "a.pt"}, "need a name or a config"),
+        ({"pretrained": "openai"}, "need a name or a config"),
+        ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "either name or config"),
+        ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "either pretrained or weights"),
+        ({"name": "demo", "weights": "a.pt"}, "brings its own weights"),
+        ({"name": "photo", "pretrained": "openai"}, "the photo model brings its own weights"),
+        (
+            {"name": "phto"},
+            r"no model 'phto' \(`phrasebox models` lists them\); did you mean photo\? For open_clip's weights",
+        ),
+        (
+            {"name": "nosuch"},
+            r"no model 'nosuch' \(`phrasebox models` lists them\)\. For open_clip's weights write --model NAME/TAG",
+        ),
+        ({"name": "VIT-b-16"}, "no model 'VIT-b-16' .*; did you mean ViT-B-16"),
+        ({"name": "Photo"}, "no model 'Photo' .*; did you mean photo"),
+        (
+            {"name": "ViT-B-16"},
+            r"ViT-B-16 needs weights: set model.pretrained=TAG \(open_clip downloads it: openai, .*, \.\.\.\)",
+        ),
+        ({"config": "a.json"}, "a.json needs weights: set model.weights=FILE"),
+        ({"name": "demmo"}, "no model 'demmo' .*; did you mean demo"),
+        ({"device": "tpu"}, "'auto', 'cpu' or 'cuda'"),
+        ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"weight": "a.pt"}, "Extra inputs"),
+        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "describes itself: leave out name and pre"),
+        ({"checkpoint": "a", "weights": "a.pt"}, "describes itself: leave out weights"),
+    ],
+)
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ModelConfig(**values)

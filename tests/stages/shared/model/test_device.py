@@ -37,10 +37,13 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     assert pick_device("auto").type == "cpu"
 
 
-@pytest.mark.parametrize(("version", "cuda", "reason", "advice"), [
-    ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
-    ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "cuda", "reason", "advice"),
+    [
+        ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
+        ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
+    ],
+)
 def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, cuda, reason, advice, monkeypatch) -> None:
     def init() -> None:
         raise AssertionError(reason) if cuda is None else RuntimeError(reason)
@@ -75,12 +78,16 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     assert torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.parametrize(("instructions", "fast"), [
-    (("avx2", "fma3"), {"fp32"}),
-    (("avx512_f", "avx512_bf16"), {"fp32", "bf16"}),
-    (("amx_bf16", "amx_fp16"), {"fp32", "bf16", "fp16"}),
-    (("neon", "bf16", "fp16_arith"), {"fp32", "bf16", "fp16"}),
-], ids=["avx2", "avx512", "amx", "arm"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("instructions", "fast"),
+    [
+        (("avx2", "fma3"), {"fp32"}),
+        (("avx512_f", "avx512_bf16"), {"fp32", "bf16"}),
+        (("amx_bf16", "amx_fp16"), {"fp32", "bf16", "fp16"}),
+        (("neon", "bf16", "fp16_arith"), {"fp32", "bf16", "fp16"}),
+    ],
+    ids=["avx2", "avx512", "amx", "arm"],
+)
 def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog) -> None:
     processor(monkeypatch, *instructions)
     assert fast_precision(CPU) == ("bf16" if "bf16" in fast else "fp32")
@@ -101,18 +108,22 @@ def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     assert clip.device_name.endswith(", slow in bfloat16")
 
 
-@pytest.mark.parametrize(("error", "kind"), [
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "full"),
-    (torch.AcceleratorError("CUDA error: out of memory"), "full"),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "full"),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
-    (RuntimeError("CUDA error: out of memory"), "full"),
-    (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
-    (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),
-    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "the program's"),
-    (ValueError("CUDA error: out of memory"), "the program's"),
-    (ValueError("CUDA error: device-side assert triggered"), "the program's"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "full"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "full"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "full"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
+        (RuntimeError("CUDA error: out of memory"), "full"),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "the program's"),
+        (ValueError("CUDA error: out of memory"), "the program's"),
+        (ValueError("CUDA error: device-side assert triggered"), "the program's"),
+    ],
+    ids=str,
+)
 def test_errors_of_full_memory_and_of_a_broken_device_are_known(error: Any, kind: str) -> None:
     assert (is_out_of_memory(error), is_broken(error)) == (kind == "full", kind == "broken")
 

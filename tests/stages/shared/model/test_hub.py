@@ -134,14 +134,17 @@ GATED = "the repository house/tiny is gated: accept its terms on {endpoint}/hous
 NOT_THERE = "{endpoint} has no repository house/tiny, or not for you: update open_clip_torch, log in"
 
 
-@pytest.mark.parametrize(("status", "code", "message"), [
-    (401, "GatedRepo", GATED),
-    (403, "GatedRepo", GATED),
-    (401, "RepoNotFound", NOT_THERE),
-    (404, "RevisionNotFound", NOT_THERE),
-    (403, "", "{endpoint} rejects house/tiny (403 Forbidden"),
-    (503, "", "{endpoint} rejects house/tiny (Server error '503"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (401, "GatedRepo", GATED),
+        (403, "GatedRepo", GATED),
+        (401, "RepoNotFound", NOT_THERE),
+        (404, "RevisionNotFound", NOT_THERE),
+        (403, "", "{endpoint} rejects house/tiny (403 Forbidden"),
+        (503, "", "{endpoint} rejects house/tiny (Server error '503"),
+    ],
+)
 def test_a_hub_that_refuses(status: int, code: str, message: str, hub: Hub) -> None:
     hub.refusals[REPOSITORY] = (status, code)
     assert message.format(endpoint=hub.endpoint) in said_of_fetch()

@@ -101,13 +101,17 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
         load(config)
 
 
-@pytest.mark.parametrize("architecture", [
-    {"embed_dim": "x", "vision_cfg": 5, "text_cfg": []},
-    {"embed_dim": 8, "vision_cfg": {"image_size": "big"}, "text_cfg": {}},
-    {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "width": -1, "layers": 1}, "text_cfg": {}},
-    {"embed_dim": "x", "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 1}, "text_cfg": {}},
-    {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "widht": 64}, "text_cfg": {}},
-], ids=["no keys", "size", "width", "dimension", "unknown key"])  # fmt: skip
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"embed_dim": "x", "vision_cfg": 5, "text_cfg": []},
+        {"embed_dim": 8, "vision_cfg": {"image_size": "big"}, "text_cfg": {}},
+        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "width": -1, "layers": 1}, "text_cfg": {}},
+        {"embed_dim": "x", "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 1}, "text_cfg": {}},
+        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "widht": 64}, "text_cfg": {}},
+    ],
+    ids=["no keys", "size", "width", "dimension", "unknown key"],
+)
 def test_a_model_file_that_makes_no_sense(architecture: dict[str, Any], tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
     (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
@@ -154,19 +158,23 @@ def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_pat
     assert SUPPORTED in str(error.value)
 
 
-@pytest.mark.parametrize(("vision", "obstacle"), [
-    ({"attentional_pool": True}, "attention pooler"),
-    ({"attentional_pool": "parallel"}, "attention pooler"),
-    ({"pool_type": "none"}, "pools by 'none'"),
-    ({"qk_norm": True}, "qk-norm"),
-    ({"scaled_cosine_attn": True}, "scaled cosine"),
-    ({"scale_heads": True}, "head scale"),
-    ({"scale_attn_inner": True}, "inner norm"),
-    ({"scale_attn": True}, "attention norm"),
-    ({"scale_fc": True}, "MLP norm"),
-    ({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max"}, "with the pooling 'max'"),
-    ({"timm_model_name": "hf-hub:somebody/something", "timm_pool": "map"}, "no model of timm"),
-], ids=lambda value: next(iter(value)) if isinstance(value, dict) else None)  # fmt: skip
+@pytest.mark.parametrize(
+    ("vision", "obstacle"),
+    [
+        ({"attentional_pool": True}, "attention pooler"),
+        ({"attentional_pool": "parallel"}, "attention pooler"),
+        ({"pool_type": "none"}, "pools by 'none'"),
+        ({"qk_norm": True}, "qk-norm"),
+        ({"scaled_cosine_attn": True}, "scaled cosine"),
+        ({"scale_heads": True}, "head scale"),
+        ({"scale_attn_inner": True}, "inner norm"),
+        ({"scale_attn": True}, "attention norm"),
+        ({"scale_fc": True}, "MLP norm"),
+        ({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max"}, "with the pooling 'max'"),
+        ({"timm_model_name": "hf-hub:somebody/something", "timm_pool": "map"}, "no model of timm"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
 def test_tower_options_that_change_the_formula_are_rejected(vision: dict[str, Any], obstacle: str, tmp_path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match=obstacle) as error:
@@ -174,20 +182,24 @@ def test_tower_options_that_change_the_formula_are_rejected(vision: dict[str, An
     assert SUPPORTED in str(error.value)
 
 
-@pytest.mark.parametrize("vision", [
-    {},
-    {"ls_init_value": 0.1},
-    {"no_ln_pre": True},
-    {"block_type": "custom"},
-    {"patch_dropout": 0.5},
-    {"final_ln_after_pool": True},
-    {"mlp_ratio": 2.0},
-    {"pool_type": "avg"},
-    {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
-    {"norm_kwargs": {"eps": 1e-3}},
-    {"act_kwargs": {"approximate": "tanh"}},
-    {"output_tokens": True},
-], ids=lambda value: next(iter(value), "plain"))  # fmt: skip
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {},
+        {"ls_init_value": 0.1},
+        {"no_ln_pre": True},
+        {"block_type": "custom"},
+        {"patch_dropout": 0.5},
+        {"final_ln_after_pool": True},
+        {"mlp_ratio": 2.0},
+        {"pool_type": "avg"},
+        {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
+        {"norm_kwargs": {"eps": 1e-3}},
+        {"act_kwargs": {"approximate": "tanh"}},
+        {"output_tokens": True},
+    ],
+    ids=lambda value: next(iter(value), "plain"),
+)
 def test_tower_options_that_do_not_are_supported(vision: dict[str, Any], tmp_path: Path) -> None:
     model, config = save_model(tmp_path, **vision)
     assert usable_model(config).tower == ("average_pool" if vision.get("pool_type") == "avg" else "class_token")

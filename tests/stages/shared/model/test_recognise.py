@@ -14,18 +14,26 @@ from tests.factories import SPEC, tiny_architecture
 from tests.stages.shared.model.saved import save_json, save_model
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"config": "tiny.json", "weights": "none.pt"}, r"model\.weights: no file .*none\.pt"),
-    ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: cannot read .*none\.json: No such file"),
-    ({"name": "ViT-B16", "weights": "any"}, r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"),
-    ({"name": "zzzzzzzz", "weights": "any"}, r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"),
-    ({"name": "openai/clip-vit-base-patch32"},
-     r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir"),
-    ({"name": "ViT-B-16", "pretrained": "laion"}, r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"),
-    # open_clip would take any tokenizer option from there.
-    ({"name": "hf-hub:someone/something", "weights": "any"}, r"model\.name: there is no model"),
-    ({"name": "local-dir:.", "weights": "any"}, r"model\.name: there is no model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"config": "tiny.json", "weights": "none.pt"}, r"model\.weights: no file .*none\.pt"),
+        ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: cannot read .*none\.json: No such file"),
+        ({"name": "ViT-B16", "weights": "any"}, r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"),
+        ({"name": "zzzzzzzz", "weights": "any"}, r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"),
+        (
+            {"name": "openai/clip-vit-base-patch32"},
+            r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir",
+        ),
+        (
+            {"name": "ViT-B-16", "pretrained": "laion"},
+            r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k",
+        ),
+        # open_clip would take any tokenizer option from there.
+        ({"name": "hf-hub:someone/something", "weights": "any"}, r"model\.name: there is no model"),
+        ({"name": "local-dir:.", "weights": "any"}, r"model\.name: there is no model"),
+    ],
+)
 def test_models_that_are_not_there_are_named(values: dict[str, Any], message: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_json(tmp_path)
@@ -93,14 +101,17 @@ def test_a_tag_decides_about_the_fingerprint_which_needs_no_file_and_the_activat
     assert [each.architecture.get("quick_gelu", False) for each in found] == [True, False, True]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"trust_remote_code": True}, "asks for trust_remote_code, .* phrasebox never does that"),
-    ({"trust_remote_code": False}, "phrasebox never does that"),
-    ({"code_revision": "main"}, r"may hold bpe_path \(str\), .* not code_revision: 'main'"),
-    ({"bpe_path": ["a"]}, r"not bpe_path: \['a'\]"),
-    ({"strip_sep_token": "yes"}, "not strip_sep_token: 'yes'"),
-    ([["trust_remote_code", True]], "tokenizer_kwargs must hold keys"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trust_remote_code": True}, "asks for trust_remote_code, .* phrasebox never does that"),
+        ({"trust_remote_code": False}, "phrasebox never does that"),
+        ({"code_revision": "main"}, r"may hold bpe_path \(str\), .* not code_revision: 'main'"),
+        ({"bpe_path": ["a"]}, r"not bpe_path: \['a'\]"),
+        ({"strip_sep_token": "yes"}, "not strip_sep_token: 'yes'"),
+        ([["trust_remote_code", True]], "tokenizer_kwargs must hold keys"),
+    ],
+)
 def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, message: str, tmp_path: Path) -> None:
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "someone/something", "tokenizer_kwargs": options}
@@ -121,12 +132,15 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     assert asked == [(("a/b",), options)]
 
 
-@pytest.mark.parametrize(("name", "mean", "interpolation"), [
-    ("ViT-B-16-SigLIP", (0.5, 0.5, 0.5), "bicubic"),
-    ("ViT-L-14-CLIPA", (0.485, 0.456, 0.406), "bilinear"),
-    ("ViT-B-16", open_clip.OPENAI_DATASET_MEAN, "bicubic"),
-    ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "mean", "interpolation"),
+    [
+        ("ViT-B-16-SigLIP", (0.5, 0.5, 0.5), "bicubic"),
+        ("ViT-L-14-CLIPA", (0.485, 0.456, 0.406), "bilinear"),
+        ("ViT-B-16", open_clip.OPENAI_DATASET_MEAN, "bicubic"),
+        ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
+    ],
+)
 def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
     (tmp_path / "weights.pt").touch()
     found = recognise(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input

@@ -107,14 +107,17 @@ def change(folder: Path, what: str) -> None:
         (folder / what).unlink()
 
 
-@pytest.mark.parametrize(("what", "error", "match"), [
-    ("pickle", WeightsError, "has no model.safetensors; pickles"),
-    ("cut", WeightsError, "cannot load"),
-    ("other", WeightsError, "cannot load"),
-    ("clip", ConfigError, "is no folder of transformers"),
-    ("config.json", ConfigError, "is no folder of transformers"),
-    ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "error", "match"),
+    [
+        ("pickle", WeightsError, "has no model.safetensors; pickles"),
+        ("cut", WeightsError, "cannot load"),
+        ("other", WeightsError, "cannot load"),
+        ("clip", ConfigError, "is no folder of transformers"),
+        ("config.json", ConfigError, "is no folder of transformers"),
+        ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
+    ],
+)
 def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], match: str, sam: Path, tmp_path) -> None:
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)

@@ -51,10 +51,12 @@ def targets(folder: Path, *annotations: dict[str, Any]) -> list[TruthTarget]:
 
 def test_every_thing_by_itself(tmp_path: Path) -> None:
     truth = read(
-        tmp_path, annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)], colour="Red"),
-        annotation(bbox=[3, 4, 3, 3], segmentation=[]), annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
+        tmp_path,
+        annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)], colour="Red"),
+        annotation(bbox=[3, 4, 3, 3], segmentation=[]),
+        annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
         annotation(bbox=[0, 0, 0, 9]),
-    )  # fmt: skip
+    )
     first, second = truth.things["a.jpg"]
     assert (first.box_xywh_px, first.category, first.described) == ((1, 2, 3, 3), "car", "red car")
     assert first.mask is not None
@@ -80,14 +82,19 @@ def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
     assert expected.sum() == 17
     assert first.targets == (
         TruthTarget(
-            phrase="car", boxes_xywh_px=((1, 2, 3, 3), (3, 4, 3, 3)), match="category", mask=encode_mask(expected),
+            phrase="car",
+            boxes_xywh_px=((1, 2, 3, 3), (3, 4, 3, 3)),
+            match="category",
+            mask=encode_mask(expected),
             groups={"number": "plural", "size": "small", "objects": "3"},
         ),
         TruthTarget(
-            phrase="traffic light", boxes_xywh_px=((0, 0, 2.5, 2),), match="category",
+            phrase="traffic light",
+            boxes_xywh_px=((0, 0, 2.5, 2),),
+            match="category",
             groups={"number": "singular", "size": "small", "objects": "3"},
         ),
-    )  # fmt: skip
+    )
 
 
 def test_a_target_for_every_mentioned_phrase_of_an_image(tmp_path: Path) -> None:
@@ -109,10 +116,13 @@ def test_a_target_for_every_mentioned_phrase_of_an_image(tmp_path: Path) -> None
 def test_crowds_and_boxes_without_area_are_left_out(tmp_path: Path) -> None:
     crowd = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
     (target,) = targets(
-        tmp_path, annotation(iscrowd=1, segmentation=crowd), annotation(iscrowd=1, category_id=2),
-        annotation(bbox=[1, 1, 0, 5]), annotation(bbox=[1, 1, 5, -1]),
+        tmp_path,
+        annotation(iscrowd=1, segmentation=crowd),
+        annotation(iscrowd=1, category_id=2),
+        annotation(bbox=[1, 1, 0, 5]),
+        annotation(bbox=[1, 1, 5, -1]),
         annotation(bbox=[2, 2, 2, 2], segmentation=[square(2, 2, 2)]),
-    )  # fmt: skip
+    )
     assert target.boxes_xywh_px == ((2, 2, 2, 2),)
     assert target.groups == {"number": "singular", "size": "small", "objects": "1"}
     assert target.mask is not None
@@ -126,10 +136,12 @@ def test_every_form_of_a_segmentation_is_the_same_mask(tmp_path: Path) -> None:
     counts = [HEIGHT + 2, 3, gap, 3, gap, 3, HEIGHT * WIDTH - HEIGHT - 2 - 3 * 3 - 2 * gap]
     text = encode_mask(mask).counts
     for segmentation in (
-        [square(1, 2, 3)], [square(1, 2, 3), [0, 0, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": counts},
+        [square(1, 2, 3)],
+        [square(1, 2, 3), [0, 0, 9, 9]],
+        {"size": [HEIGHT, WIDTH], "counts": counts},
         {"size": [HEIGHT, WIDTH], "counts": [*counts[:-1], 1, 0, counts[-1] - 1]},
         {"size": [HEIGHT, WIDTH], "counts": text},
-    ):  # fmt: skip
+    ):
         (target,) = targets(tmp_path, annotation(segmentation=segmentation))
         assert target.mask == encode_mask(mask), segmentation
 
@@ -142,13 +154,16 @@ def test_no_mask_if_one_thing_has_none_or_it_has_no_pixel(tmp_path: Path) -> Non
         assert target.mask is None
 
 
-@pytest.mark.parametrize(("boxes", "expected"), [
-    ([(0, 0, 32, 31.9)], "small"),
-    ([(0, 0, 32, 32)], "medium"),
-    ([(0, 0, 96, 95.9)], "medium"),
-    ([(0, 0, 96, 96)], "large"),
-    ([(0, 0, 32, 32), (0, 0, 1, 1)], "small"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([(0, 0, 32, 31.9)], "small"),
+        ([(0, 0, 32, 32)], "medium"),
+        ([(0, 0, 96, 95.9)], "medium"),
+        ([(0, 0, 96, 96)], "large"),
+        ([(0, 0, 32, 32), (0, 0, 1, 1)], "small"),
+    ],
+)
 def test_size_is_of_the_mean_thing(boxes: list[tuple[float, float, float, float]], expected: str) -> None:
     assert size_member(None, boxes) == expected
 
@@ -184,39 +199,44 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
                 assert target.mask.counts == things[0]["segmentation"]["counts"]
 
 
-@pytest.mark.parametrize(("value", "message"), [
-    pytest.param("{", "not a JSON file", id="not JSON"),
-    pytest.param("[" * 100_000, "not a JSON file", id="too deep"),
-    pytest.param([], "expected an object with 'images' and 'annotations', got a list", id="a list"),
-    pytest.param({"annotations": []}, "expected a list 'images', got nothing", id="no images"),
-    pytest.param({"images": []}, "expected a list 'annotations', got nothing", id="no annotations"),
-    pytest.param(without(content(annotation()), "categories"), "expected categories", id="no names"),
-    pytest.param(content(images=[1]), r"images\[0\]: expected an object, got a number", id="no object"),
-    pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]: expected 'id'", id="image id"),
-    pytest.param(content(images=[IMAGE | {"id": True}]), "got true or false", id="a flag as id"),
-    pytest.param(content(images=[IMAGE | {"file_name": ""}]), "expected 'file_name'", id="no file_name"),
-    pytest.param(content(images=[without(IMAGE, "width")]), "expected 'width'.*got nothing", id="no width"),
-    pytest.param(content(images=[IMAGE | {"height": 0}]), "expected 'height'.*got 0", id="no height"),
-    pytest.param(content(images=[IMAGE | {"height": 10**9}]), "1 to 65535", id="too high"),
-    pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]: an earlier image has the id 1", id="same id"),
-    pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), "has the file_name 'a.jpg' too", id="same file_name"),
-    pytest.param(content(categories=[{"id": 1, "name": "?!"}]), "expected 'name'.*got '\\?!'", id="no word"),
-    pytest.param(content(categories=[{"id": 1}]), "expected 'name'.*got nothing", id="no name"),
-    pytest.param(content(categories=[{"id": 1, "name": name} for name in "ab"]), "an earlier category", id="category"),
-    pytest.param(content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2", id="other image"),
-    pytest.param(content(annotation(category_id=3)), "no category has the id 3", id="other category"),
-    pytest.param(content(without(annotation(), "category_id")), "expected 'category_id'", id="no category"),
-    pytest.param(content(without(annotation(), "bbox")), "expected 'bbox'.*got nothing", id="no box"),
-    pytest.param(content(annotation(bbox=[1, 2, 3])), "expected 'bbox'", id="three numbers"),
-    pytest.param(content(annotation(bbox=[1, 2, 3, "4"])), "expected 'bbox'", id="text in a box"),
-    pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), "expected 'bbox'", id="not a number"),
-    pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), "expected 'bbox'", id="a huge number"),
-    pytest.param(content(annotation(iscrowd="no")), "expected 'iscrowd'", id="crowd"),
-    pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected 'phrase'", id="some"),
-    pytest.param(content(annotation(phrase="...")), "expected 'phrase'.*got '\\.\\.\\.'", id="no letter"),
-    pytest.param(content(annotation(phrase="a", mentioned=None)), "expected 'mentioned'", id="mentioned"),
-    pytest.param(content(annotation(phrase="a", unseen_combination=0)), "'unseen_combination'", id="combination"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param("{", "not a JSON file", id="not JSON"),
+        pytest.param("[" * 100_000, "not a JSON file", id="too deep"),
+        pytest.param([], "expected an object with 'images' and 'annotations', got a list", id="a list"),
+        pytest.param({"annotations": []}, "expected a list 'images', got nothing", id="no images"),
+        pytest.param({"images": []}, "expected a list 'annotations', got nothing", id="no annotations"),
+        pytest.param(without(content(annotation()), "categories"), "expected categories", id="no names"),
+        pytest.param(content(images=[1]), r"images\[0\]: expected an object, got a number", id="no object"),
+        pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]: expected 'id'", id="image id"),
+        pytest.param(content(images=[IMAGE | {"id": True}]), "got true or false", id="a flag as id"),
+        pytest.param(content(images=[IMAGE | {"file_name": ""}]), "expected 'file_name'", id="no file_name"),
+        pytest.param(content(images=[without(IMAGE, "width")]), "expected 'width'.*got nothing", id="no width"),
+        pytest.param(content(images=[IMAGE | {"height": 0}]), "expected 'height'.*got 0", id="no height"),
+        pytest.param(content(images=[IMAGE | {"height": 10**9}]), "1 to 65535", id="too high"),
+        pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]: an earlier image has the id 1", id="same id"),
+        pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), "has the file_name 'a.jpg' too", id="same file_name"),
+        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), "expected 'name'.*got '\\?!'", id="no word"),
+        pytest.param(content(categories=[{"id": 1}]), "expected 'name'.*got nothing", id="no name"),
+        pytest.param(
+            content(categories=[{"id": 1, "name": name} for name in "ab"]), "an earlier category", id="category"
+        ),
+        pytest.param(content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2", id="other image"),
+        pytest.param(content(annotation(category_id=3)), "no category has the id 3", id="other category"),
+        pytest.param(content(without(annotation(), "category_id")), "expected 'category_id'", id="no category"),
+        pytest.param(content(without(annotation(), "bbox")), "expected 'bbox'.*got nothing", id="no box"),
+        pytest.param(content(annotation(bbox=[1, 2, 3])), "expected 'bbox'", id="three numbers"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, "4"])), "expected 'bbox'", id="text in a box"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), "expected 'bbox'", id="not a number"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), "expected 'bbox'", id="a huge number"),
+        pytest.param(content(annotation(iscrowd="no")), "expected 'iscrowd'", id="crowd"),
+        pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected 'phrase'", id="some"),
+        pytest.param(content(annotation(phrase="...")), "expected 'phrase'.*got '\\.\\.\\.'", id="no letter"),
+        pytest.param(content(annotation(phrase="a", mentioned=None)), "expected 'mentioned'", id="mentioned"),
+        pytest.param(content(annotation(phrase="a", unseen_combination=0)), "'unseen_combination'", id="combination"),
+    ],
+)
 def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
         read_coco(tmp_path / "none.json")
@@ -226,20 +246,23 @@ def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("segmentation", "message"), [
-    pytest.param("abc", "expected a list of polygons or a run-length code, got text", id="text"),
-    pytest.param([1, 2, 3, 4, 5, 6], "expected a list of polygons", id="a bare polygon"),
-    pytest.param([[1, 2, 3, 4, 5, None]], "of numbers", id="no number"),
-    pytest.param([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates", id="odd"),
-    pytest.param({"counts": [200]}, "expected the size", id="no size"),
-    pytest.param({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image", id="other size"),
-    pytest.param(SIZE, "expected counts", id="no counts"),
-    pytest.param(SIZE | {"counts": [100, 99]}, "sum to 10 x 20", id="too short"),
-    pytest.param(SIZE | {"counts": [201, -1]}, "sum to 10 x 20", id="negative"),
-    pytest.param(SIZE | {"counts": ["200"]}, "sum to 10 x 20", id="text in counts"),
-    pytest.param(SIZE | {"counts": "12"}, "sum to height x width", id="text too short"),
-    pytest.param(SIZE | {"counts": "\u00e9"}, "expected run-length text", id="no run-length text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        pytest.param("abc", "expected a list of polygons or a run-length code, got text", id="text"),
+        pytest.param([1, 2, 3, 4, 5, 6], "expected a list of polygons", id="a bare polygon"),
+        pytest.param([[1, 2, 3, 4, 5, None]], "of numbers", id="no number"),
+        pytest.param([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates", id="odd"),
+        pytest.param({"counts": [200]}, "expected the size", id="no size"),
+        pytest.param({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image", id="other size"),
+        pytest.param(SIZE, "expected counts", id="no counts"),
+        pytest.param(SIZE | {"counts": [100, 99]}, "sum to 10 x 20", id="too short"),
+        pytest.param(SIZE | {"counts": [201, -1]}, "sum to 10 x 20", id="negative"),
+        pytest.param(SIZE | {"counts": ["200"]}, "sum to 10 x 20", id="text in counts"),
+        pytest.param(SIZE | {"counts": "12"}, "sum to height x width", id="text too short"),
+        pytest.param(SIZE | {"counts": "\u00e9"}, "expected run-length text", id="no run-length text"),
+    ],
+)
 def test_damaged_segmentations(tmp_path: Path, segmentation: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"annotations\[0\]: segmentation: .*{message}"):
         targets(tmp_path, annotation(segmentation=segmentation))

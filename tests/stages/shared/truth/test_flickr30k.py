@@ -24,10 +24,12 @@ def xml(*objects: str, size: str = "<size><width>500</width><height>375</height>
 
 
 OBJECTS = xml(
-    "<name>7</name>" + box(1, 1, 100, 200), "<name>7</name><name>8</name>" + box(11, 21, 11, 22),
-    "<name>9</name><scene>1</scene><nobndbox>0</nobndbox>", "<name>10</name><scene>0</scene><nobndbox>1</nobndbox>",
+    "<name>7</name>" + box(1, 1, 100, 200),
+    "<name>7</name><name>8</name>" + box(11, 21, 11, 22),
+    "<name>9</name><scene>1</scene><nobndbox>0</nobndbox>",
+    "<name>10</name><scene>0</scene><nobndbox>1</nobndbox>",
     "<name>0</name>" + box(1, 1, 2, 2),
-)  # fmt: skip
+)
 
 
 def written(folder: Path, captions: str = CAPTIONS, annotations: str | None = OBJECTS, name: str = "1") -> Path:
@@ -108,22 +110,25 @@ def test_only_the_files_of_images_that_are_looked_up_are_read(tmp_path: Path) ->
 LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]>'
 
 
-@pytest.mark.parametrize(("annotations", "message"), [
-    pytest.param(None, "cannot be read: No such file", id="missing"),
-    pytest.param("<annotation>", "not an XML file", id="cut off"),
-    pytest.param("", "not an XML file", id="empty"),
-    pytest.param(OBJECTS + "\x00", "not an XML file", id="zero byte"),
-    pytest.param(LAUGHS + OBJECTS, "files with a document type are rejected", id="entities"),
-    pytest.param("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS, "with a document type", id="external"),
-    pytest.param(xml(size=""), "expected the <size>", id="no size"),
-    pytest.param(xml(size="<size><width>5</width></size>"), "<size> <height>, got nothing", id="no height"),
-    pytest.param(xml(size="<size><width>5</width><height>0</height></size>"), "got 5x0", id="no pixel"),
-    pytest.param(xml(box(1, 1, 2, 2)), "expected a <name>", id="no name"),
-    pytest.param(xml("<name/>" + box(1, 1, 2, 2)), "expected a <name>", id="empty name"),
-    pytest.param(xml("<name>1</name><bndbox/>"), "<bndbox> <xmin>, got nothing", id="empty box"),
-    pytest.param(xml("<name>1</name>" + box(1, 1, 2.5, 2)), "<xmax>, got '2.5'", id="fraction"),
-    pytest.param(xml("<name>1</name>" + box(1, 1, 2, 9**40)), "<ymax>, got '", id="huge"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        pytest.param(None, "cannot be read: No such file", id="missing"),
+        pytest.param("<annotation>", "not an XML file", id="cut off"),
+        pytest.param("", "not an XML file", id="empty"),
+        pytest.param(OBJECTS + "\x00", "not an XML file", id="zero byte"),
+        pytest.param(LAUGHS + OBJECTS, "files with a document type are rejected", id="entities"),
+        pytest.param("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS, "with a document type", id="external"),
+        pytest.param(xml(size=""), "expected the <size>", id="no size"),
+        pytest.param(xml(size="<size><width>5</width></size>"), "<size> <height>, got nothing", id="no height"),
+        pytest.param(xml(size="<size><width>5</width><height>0</height></size>"), "got 5x0", id="no pixel"),
+        pytest.param(xml(box(1, 1, 2, 2)), "expected a <name>", id="no name"),
+        pytest.param(xml("<name/>" + box(1, 1, 2, 2)), "expected a <name>", id="empty name"),
+        pytest.param(xml("<name>1</name><bndbox/>"), "<bndbox> <xmin>, got nothing", id="empty box"),
+        pytest.param(xml("<name>1</name>" + box(1, 1, 2.5, 2)), "<xmax>, got '2.5'", id="fraction"),
+        pytest.param(xml("<name>1</name>" + box(1, 1, 2, 9**40)), "<ymax>, got '", id="huge"),
+    ],
+)
 def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: str) -> None:
     written(tmp_path, annotations=annotations)
     with pytest.raises(InputError, match=message) as caught:

@@ -63,12 +63,15 @@ def test_archives_that_are_none_or_reach_outside_are_rejected(tmp_path: Path) ->
     assert not (tmp_path.parent / "outside.json").exists()
 
 
-@pytest.mark.parametrize(("names", "path", "message"), [
-    pytest.param((), "none.json", "does not exist", id="missing"),
-    pytest.param(("some.txt",), "some.txt", "is not a ground truth", id="other file"),
-    pytest.param(("Sentences/",), ".", "is not a ground truth", id="half a folder"),
-    pytest.param(("x.json/",), "x.json", "is not a ground truth", id="a folder with the name of a file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "path", "message"),
+    [
+        pytest.param((), "none.json", "does not exist", id="missing"),
+        pytest.param(("some.txt",), "some.txt", "is not a ground truth", id="other file"),
+        pytest.param(("Sentences/",), ".", "is not a ground truth", id="half a folder"),
+        pytest.param(("x.json/",), "x.json", "is not a ground truth", id="a folder with the name of a file"),
+    ],
+)
 def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:
     made(tmp_path, *names)
     with pytest.raises(InputError, match=rf"{message}.*COCO.*Sentences/ and Annotations/.*instances\.json") as caught:

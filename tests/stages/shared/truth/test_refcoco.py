@@ -53,9 +53,13 @@ def test_a_target_for_every_sentence(tmp_path: Path) -> None:
     assert (len(truth.images), other.targets, image.width_px, image.height_px) == (2, (), 60, 50)
     man, left, mark = image.targets
     assert man == TruthTarget(
-        phrase="man in blue", boxes_xywh_px=((1, 2, 40, 40),), match="expression", mask=man.mask,
-        caption="The man in blue", groups={"size": "medium", "objects": "2", "split": "val"},
-    )  # fmt: skip
+        phrase="man in blue",
+        boxes_xywh_px=((1, 2, 40, 40),),
+        match="expression",
+        mask=man.mask,
+        caption="The man in blue",
+        groups={"size": "medium", "objects": "2", "split": "val"},
+    )
     assert man.mask is not None
     assert rle_area_px(man.mask) == 1600
     assert (left.phrase, left.caption, left.boxes_xywh_px) == ("left guy", "left guy", man.boxes_xywh_px)
@@ -99,16 +103,19 @@ def test_no_refs_or_too_many_or_no_instances(tmp_path: Path) -> None:
         read_refcoco(tmp_path)
 
 
-@pytest.mark.parametrize(("refs", "message"), [
-    pytest.param({}, "expected a list 'refs', got an object", id="no list"),
-    pytest.param([3], r"refs\[0\]: expected an object", id="no object"),
-    pytest.param([{"image_id": 5}], r"refs\[0\]: expected 'ann_id'", id="no annotation"),
-    pytest.param([{"ann_id": 70}], "expected 'image_id'", id="no image"),
-    pytest.param([ref(99)], "no annotation of instances.json has the id 99", id="other annotation"),
-    pytest.param([ref(70, image_id=6)], "the annotation 70 is not of the image 6", id="other image"),
-    pytest.param([{"ann_id": 70, "image_id": 5}], r"expected a list 'refs\[0\]\.sentences'", id="no sentences"),
-    pytest.param([{**ref(70), "sentences": [{"raw": "a"}]}], r"s\[0\]: expected 'sent' of text", id="raw"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("refs", "message"),
+    [
+        pytest.param({}, "expected a list 'refs', got an object", id="no list"),
+        pytest.param([3], r"refs\[0\]: expected an object", id="no object"),
+        pytest.param([{"image_id": 5}], r"refs\[0\]: expected 'ann_id'", id="no annotation"),
+        pytest.param([{"ann_id": 70}], "expected 'image_id'", id="no image"),
+        pytest.param([ref(99)], "no annotation of instances.json has the id 99", id="other annotation"),
+        pytest.param([ref(70, image_id=6)], "the annotation 70 is not of the image 6", id="other image"),
+        pytest.param([{"ann_id": 70, "image_id": 5}], r"expected a list 'refs\[0\]\.sentences'", id="no sentences"),
+        pytest.param([{**ref(70), "sentences": [{"raw": "a"}]}], r"s\[0\]: expected 'sent' of text", id="raw"),
+    ],
+)
 def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
     written(tmp_path, refs)
     with pytest.raises(InputError, match=message) as caught:

@@ -7,15 +7,30 @@ from stages.shared.truth.ground_truth import spelled
 OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
 
 
-@pytest.mark.parametrize(("truth", "own", "phrase", "expected"), [
-    ("A gray dog runs at the beach .", "A grey dog runs at the beach.", "gray dog", "grey dog"),
-    ("A blond-haired girl sits on the swing .", "a blonde haired girl sits on the swing", "blond-haired girl",
-     "blonde haired girl"),
-    ("Two men near a metal structure in front of a brick wall .",
-     "Two men near a metal structure in from of a brick wall .", "brick wall", "brick wall"),
-    ("The dog and the cat play together on a large bed .", "The dog and the cat play togehter on a large bed .",
-     "dog", "dog"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("truth", "own", "phrase", "expected"),
+    [
+        ("A gray dog runs at the beach .", "A grey dog runs at the beach.", "gray dog", "grey dog"),
+        (
+            "A blond-haired girl sits on the swing .",
+            "a blonde haired girl sits on the swing",
+            "blond-haired girl",
+            "blonde haired girl",
+        ),
+        (
+            "Two men near a metal structure in front of a brick wall .",
+            "Two men near a metal structure in from of a brick wall .",
+            "brick wall",
+            "brick wall",
+        ),
+        (
+            "The dog and the cat play together on a large bed .",
+            "The dog and the cat play togehter on a large bed .",
+            "dog",
+            "dog",
+        ),
+    ],
+)
 def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(truth, own, phrase, expected) -> None:
     found = spelled(truth, (*OTHERS, own))
     assert found.numbers == {2}

@@ -55,13 +55,17 @@ def as_training_saved_it(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-@pytest.mark.parametrize("change", [
-    as_bin,
-    lambda folder: as_index(folder, "model.safetensors"),
-    lambda folder: as_index(folder, "pytorch_model.bin"),
-    as_training_saved_it,
-    lambda folder: (folder / "model.safetensors").rename(folder / "fine-tuned.safetensors"),
-], ids=["bin", "index", "index of bin", "training", "another name"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_bin,
+        lambda folder: as_index(folder, "model.safetensors"),
+        lambda folder: as_index(folder, "pytorch_model.bin"),
+        as_training_saved_it,
+        lambda folder: (folder / "model.safetensors").rename(folder / "fine-tuned.safetensors"),
+    ],
+    ids=["bin", "index", "index of bin", "training", "another name"],
+)
 def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], clip: Any, clip_folder: Path) -> None:
     change(clip_folder)
     assert_same(embeddings(clip_folder), clip, CLIP_TOKENS)
@@ -241,50 +245,60 @@ def index_that_leads_elsewhere(folder: Path) -> None:
     index.write_text(index.read_text().replace("model-00001", "../model-00001"))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (drop("model.safetensors"), r"my-clip holds no weights: expected model.safetensors, .*; found config\.json"),
-    (lambda f: (f / "model.safetensors").write_bytes(b""), r"cannot read .*model\.safetensors .* is it damaged"),
-    (lambda f: (f / "config.json").write_text("{"), r"cannot read .*config\.json: "),
-    (lambda f: (f / "config.json").write_text("[1]"), r"config\.json holds a list, not keys"),
-    (change_json("config.json", model_type="blip"), r"describes a model of type 'blip'; expected clip or siglip"),
-    (change_json("config.json", model_type="siglip"), r"says .*SiglipModel, and its tensors are .*CLIPModel"),
-    (change_json("config.json", vision__hidden_act="relu"), r"hidden_act is quick_gelu and relu: expected one of"),
-    (change_json("config.json", vision__hidden_act="gelu"), r"hidden_act is gelu and quick_gelu: .* both towers"),
-    (change_json("config.json", vision__image_size="big"), r"vision_config\.image_size must be a whole number"),
-    (change_json("config.json", vision__num_attention_heads=7), r"64 cannot be shared among 7 heads"),
-    (change_json("config.json", vision__num_channels=1), r"num_channels is 1: expected images of 3 channels"),
-    (change_json("config.json", vision__image_size=64), r"does not fit .*config\.json.*positional_embedding: \(65"),
-    (change_json("config.json", vision__num_hidden_layers=4), r"does not fit .*12 tensors are missing"),
-    (change_json("config.json", text__num_hidden_layers=1), r"does not fit .*12 tensors are not the model's"),
-    (change_json("config.json", text__vocab_size=1000), r"vocabulary has 1000 tokens: expected CLIP's own"),
-    (drop("config.json"), r"nothing says what model this is \(no config\.json, open_clip_config"),
-    (change_json("preprocessor_config.json", resample=1), r"resample is 1: expected 2 \(bilinear\) or 3"),
-    (change_json("preprocessor_config.json", rescale_factor=1.0), r"scaled by 1\.0: expected colours from 0 to 1"),
-    (change_json("preprocessor_config.json", image_mean=[0.5]), r"image_mean must be three numbers, got \[0\.5\]"),
-    (only("vision_model."), r"found an image tower of transformers without a text tower; expected"),
-    (only("text_model."), r"found a text tower of transformers without an image tower; expected"),
-    (change_state(lambda s: {f"base_model.model.{k}": v for k, v in s.items()}), r"found an adapter \(PEFT\)"),
-    (change_state(lambda s: {"layer.weight": s["logit_scale"]}), r"is no CLIP that is known: found tensors"),
-    (other_merges, r"merges\.txt is not the vocabulary of CLIP"),
-    (index_of_a_missing_file, r"names 2 files, of which 1 are missing, such as model-00001"),
-    (index_that_leads_elsewhere, r"does not name weight files of its own folder"),
-    (lambda f: [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f),
-     r"holds 2 files of weights \(a\.pt, b\.pt\): give the one that is meant"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("model.safetensors"), r"my-clip holds no weights: expected model.safetensors, .*; found config\.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), r"cannot read .*model\.safetensors .* is it damaged"),
+        (lambda f: (f / "config.json").write_text("{"), r"cannot read .*config\.json: "),
+        (lambda f: (f / "config.json").write_text("[1]"), r"config\.json holds a list, not keys"),
+        (change_json("config.json", model_type="blip"), r"describes a model of type 'blip'; expected clip or siglip"),
+        (change_json("config.json", model_type="siglip"), r"says .*SiglipModel, and its tensors are .*CLIPModel"),
+        (change_json("config.json", vision__hidden_act="relu"), r"hidden_act is quick_gelu and relu: expected one of"),
+        (change_json("config.json", vision__hidden_act="gelu"), r"hidden_act is gelu and quick_gelu: .* both towers"),
+        (change_json("config.json", vision__image_size="big"), r"vision_config\.image_size must be a whole number"),
+        (change_json("config.json", vision__num_attention_heads=7), r"64 cannot be shared among 7 heads"),
+        (change_json("config.json", vision__num_channels=1), r"num_channels is 1: expected images of 3 channels"),
+        (change_json("config.json", vision__image_size=64), r"does not fit .*config\.json.*positional_embedding: \(65"),
+        (change_json("config.json", vision__num_hidden_layers=4), r"does not fit .*12 tensors are missing"),
+        (change_json("config.json", text__num_hidden_layers=1), r"does not fit .*12 tensors are not the model's"),
+        (change_json("config.json", text__vocab_size=1000), r"vocabulary has 1000 tokens: expected CLIP's own"),
+        (drop("config.json"), r"nothing says what model this is \(no config\.json, open_clip_config"),
+        (change_json("preprocessor_config.json", resample=1), r"resample is 1: expected 2 \(bilinear\) or 3"),
+        (change_json("preprocessor_config.json", rescale_factor=1.0), r"scaled by 1\.0: expected colours from 0 to 1"),
+        (change_json("preprocessor_config.json", image_mean=[0.5]), r"image_mean must be three numbers, got \[0\.5\]"),
+        (only("vision_model."), r"found an image tower of transformers without a text tower; expected"),
+        (only("text_model."), r"found a text tower of transformers without an image tower; expected"),
+        (change_state(lambda s: {f"base_model.model.{k}": v for k, v in s.items()}), r"found an adapter \(PEFT\)"),
+        (change_state(lambda s: {"layer.weight": s["logit_scale"]}), r"is no CLIP that is known: found tensors"),
+        (other_merges, r"merges\.txt is not the vocabulary of CLIP"),
+        (index_of_a_missing_file, r"names 2 files, of which 1 are missing, such as model-00001"),
+        (index_that_leads_elsewhere, r"does not name weight files of its own folder"),
+        (
+            lambda f: (
+                [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f)
+            ),
+            r"holds 2 files of weights \(a\.pt, b\.pt\): give the one that is meant",
+        ),
+    ],
+)
 def test_what_cannot_be_loaded_is_said_in_one_line(change, message, clip_folder) -> None:
     change(clip_folder)
     assert_said_in_one_line(lambda: usable_model(config_of(clip_folder)), message)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (drop("spiece.model"), r"no tokenizer\.json or spiece\.model in .*my-siglip: save the model's tokenizer"),
-    (drop("config.json"), r"nothing says what model this is \(no config\.json, open_clip_config"),
-    (change_json("config.json", vision__vision_use_head=False), r"vision_use_head is false"),
-    (change_json("config.json", text__projection_size=32), r"texts have embeddings of 32 numbers and images of 64"),
-    (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"could not get the tokenizer .*my-siglip"),
-    (lambda f: (f / "tokenizer.json").write_text("{}"), r"could not get the tokenizer .*my-siglip"),
-    (lambda f: (f / "tokenizer_config.json").write_text("{"), r"cannot read .*tokenizer_config\.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("spiece.model"), r"no tokenizer\.json or spiece\.model in .*my-siglip: save the model's tokenizer"),
+        (drop("config.json"), r"nothing says what model this is \(no config\.json, open_clip_config"),
+        (change_json("config.json", vision__vision_use_head=False), r"vision_use_head is false"),
+        (change_json("config.json", text__projection_size=32), r"texts have embeddings of 32 numbers and images of 64"),
+        (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"could not get the tokenizer .*my-siglip"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"could not get the tokenizer .*my-siglip"),
+        (lambda f: (f / "tokenizer_config.json").write_text("{"), r"cannot read .*tokenizer_config\.json"),
+    ],
+)
 def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, message, siglip_folder) -> None:
     change(siglip_folder)
     assert_said_in_one_line(lambda: tokenizer_of(recognise(config_of(siglip_folder))), message)

@@ -16,12 +16,16 @@ from stages.shared.model.checkpoints.state import read_state
 STATE = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(2.5)}
 
 
-@pytest.mark.parametrize("content", [
-    STATE,
-    {"state_dict": STATE, "epoch": 3},
-    {f"module.{key}": value for key, value in STATE.items()},
-    {"state_dict": {f"module._orig_mod.{key}": value for key, value in STATE.items()}, "name": "run-1"},
-], ids=["bare", "state_dict", "module", "state_dict-module"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {f"module.{key}": value for key, value in STATE.items()},
+        {"state_dict": {f"module._orig_mod.{key}": value for key, value in STATE.items()}, "name": "run-1"},
+    ],
+    ids=["bare", "state_dict", "module", "state_dict-module"],
+)
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 def test_all_forms(content: Any, form: str, tmp_path: Path) -> None:
     if form == "safetensors":
@@ -128,17 +132,20 @@ def test_torchscript_is_read_without_running_it(how: str, tmp_path: Path, monkey
     assert read_state(tmp_path / "a.pt", numbers=False)["proj"].shape == (4, 6)
 
 
-@pytest.mark.parametrize(("instructions", "message"), [
-    (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "it uses os system"),
-    (b"\x80\x02cos\nsystem\n)\x81.", "it uses os system"),
-    (b"(ios\nsystem\n.", "it uses os system"),
-    (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "it uses builtins eval"),
-    (b"\x80\x02ccollections\nOrderedDict\n)R.", "it holds a OrderedDict and no module"),
-    (b"\x80\x02c__torch__.a\nA\n)\x81K\x01K\x02\x86b.", "a module in it is filled by code of its own"),
-    (b"\x80\x02h\x07.", ""),
-    (b"\x80\x02b.", ""),
-    (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02K\x03K\x04tR.", "it has a int where a Tensor"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("instructions", "message"),
+    [
+        (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "it uses os system"),
+        (b"\x80\x02cos\nsystem\n)\x81.", "it uses os system"),
+        (b"(ios\nsystem\n.", "it uses os system"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "it uses builtins eval"),
+        (b"\x80\x02ccollections\nOrderedDict\n)R.", "it holds a OrderedDict and no module"),
+        (b"\x80\x02c__torch__.a\nA\n)\x81K\x01K\x02\x86b.", "a module in it is filled by code of its own"),
+        (b"\x80\x02h\x07.", ""),
+        (b"\x80\x02b.", ""),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02K\x03K\x04tR.", "it has a int where a Tensor"),
+    ],
+)
 def test_torchscript_with_other_instructions_is_refused(instructions: bytes, message: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a/data.pkl", instructions)

@@ -15,10 +15,13 @@ from tests.stages.explain.models import tokenizer
 tiny_clip = functools.cache(factories.tiny_clip)  # only read
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "plain": {}, "layer scale": {"ls_init_value": 0.5}, "quick gelu": {"quick_gelu": True},
-    "no ln_pre": {"no_ln_pre": True}, "custom block": {"block_type": "custom", "ls_init_value": 0.5},
+    "plain": {},
+    "layer scale": {"ls_init_value": 0.5},
+    "quick gelu": {"quick_gelu": True},
+    "no ln_pre": {"no_ln_pre": True},
+    "custom block": {"block_type": "custom", "ls_init_value": 0.5},
     "one layer": {"layers": 1},
-}  # fmt: skip
+}
 
 
 def pixels(height: int = 32, width: int = 32) -> Tensor:
