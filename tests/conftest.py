@@ -35,11 +35,7 @@ hypothesis.settings.register_profile("same", PATIENT, derandomize=True, max_exam
 hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
 
-TOGETHER = (
-    ("tests/pipeline/engines",),
-    ("tests/pipeline/output/test_s3.py",),
-    ("tests/pipeline/viewer",),
-)
+TOGETHER = (("tests/pipeline/engines",), ("tests/pipeline/output/test_s3.py",), ("tests/pipeline/viewer",))
 """What runs in one process, and starts first because it takes longest: tests that start Ray, in two groups, so that at
 most two Rays run at a time; and those that share a browser."""
 
@@ -116,12 +112,8 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes_config(scenes_folder: Path) -> dict[str, Any]:
     """Values of a run over the scenes with the embedded model and the inline engine, without `output`."""
-    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
-    return {
-        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(images)},
-        "model": {"name": "demo"},
-        "engine": {"kind": "inline"},
-    }
+    source = {"kind": "jsonl", "path": f"{scenes_folder}/captions.jsonl", "image_root": f"{scenes_folder}/images"}
+    return {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Small things of the real kinds, for tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """A server that speaks S3's protocol, on this machine, for as long as it is needed."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

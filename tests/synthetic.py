@@ -1,7 +1,5 @@
 """Datasets of any size without a model, a million rows in minutes: for what must hold over millions of rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -193,16 +191,9 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
             at = captions[0].rindex("thing")
             phrases["thing", "thing", 0, at, at + 5] = len(phrases)
         width, height = SIZES_WH[size]
-        yield Record(
-            sample=sample,
-            width_px=width,
-            height_px=height,
-            phrases=tuple(
-                Phrase(text=text, head=head, caption_index=caption, start=begin, end=end)
-                for text, head, caption, begin, end in phrases
-            ),
-            regions=tuple(found),
-        )
+        names = ("text", "head", "caption_index", "start", "end")
+        said = tuple(Phrase(**dict(zip(names, one, strict=True))) for one in phrases)
+        yield Record(sample=sample, width_px=width, height_px=height, phrases=said, regions=tuple(found))
 
 
 Placed = tuple[str, str, int, int, int]

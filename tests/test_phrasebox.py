@@ -1,7 +1,5 @@
 """`import phrasebox`: the public names, and that nothing heavy is loaded before one is used."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import shutil
@@ -28,9 +26,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         phrasebox.Locater  # noqa: B018
 
 
-def test_its_example_runs(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_example_runs(scenes_folder, tmp_path, monkeypatch, capsys) -> None:
     """With drawn scenes in the place of photographs, and their model."""
     monkeypatch.chdir(tmp_path)
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()[:2]

@@ -1,7 +1,5 @@
 """The Python snippets of the README run as they are printed there."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

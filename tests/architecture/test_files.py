@@ -1,7 +1,5 @@
 """Sizes and names of files, and what stands at the top of the repository."""
 
-from __future__ import annotations
-
 from tests.architecture.source import ROOT, classes, modules, tracked
 
 MOST_LINES = {"pipeline": 400, "stages": 400, "tests": 600}

@@ -1,7 +1,5 @@
 """Which room may import which, and where each library is used. Read from the source, so that nothing is loaded."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable
 

@@ -26,8 +26,6 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.timm_model.TimmModel: trunk and an empty head           load              SigLIP checkpoints are rejected
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import tomllib

@@ -1,7 +1,5 @@
 """Nothing that input, weights or configuration hold is ever run. Read from the source."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The libraries that `phrasebox --help`, the help of verbs and the light verbs load: each second is everyone's."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

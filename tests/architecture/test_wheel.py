@@ -1,7 +1,5 @@
 """What is installed: two packages with their data, and nothing else."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The experiment of `configs/proof`: its arithmetic, and one that is small, from drawing to table."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -126,13 +124,7 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     assert "CPU hours" in said
     done = len((out / "commands.txt").read_text("utf-8").splitlines())
     assert done == 4 + 2 + 1 + 2 * len(names) * (1 + 2) + 2, "a score that is lost is made again, and nothing else"
-    boxes = [
-        [
-            region["bbox"]
-            for row in phrasebox.open_dataset(out / "datasets" / name).rows(["annotations"])
-            for region in row["annotations"]
-        ]
-        for name in ("ours", "text only")
-    ]
+    found = [phrasebox.open_dataset(out / "datasets" / name).rows(["annotations"]) for name in ("ours", "text only")]
+    boxes = [[region["bbox"] for row in rows for region in row["annotations"]] for rows in found]
     assert len(boxes[0]) == len(boxes[1])
     assert boxes[0] != boxes[1]

@@ -4,8 +4,6 @@ A new explainer is tested as soon as it is in the table, on every tower that it 
 is in `tests.factories.TOWERS`.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle
@@ -120,12 +118,8 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     stage.setup()
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])
     rgb = pixels(tower)[0]
-    answers = stage.process(
-        [
-            Record(sample=Sample(sample_id=name, source="test"), phrases=phrases, pixels=Pixels(rgb=rgb))
-            for name in ("a", "b", "c")
-        ]
-    )
+    samples = [Sample(sample_id=name, source="test") for name in ("a", "b", "c")]
+    answers = stage.process([Record(sample=one, phrases=phrases, pixels=Pixels(rgb=rgb)) for one in samples])
     stage.teardown()
     for answer in answers:
         assert [heat_map.text for heat_map in answer.heat_maps] == PHRASES[0]
@@ -201,7 +195,6 @@ def test_it_hands_out_the_tokens_that_affinity_looks_at(kind: str, tower: str) -
     explainer = explainer_of(kind, tower, affinity="propagation")
     rgb, texts = pixels(tower), torch.zeros(len(PHRASES), 8, explainer.model.embed_dim)
     tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
-    assert tokens is not None
     assert tokens.shape[:2] == (len(PHRASES), 16)
     assert not tokens.requires_grad
 

@@ -1,7 +1,5 @@
 """What every entry of EXPORTERS promises. A new exporter is tested as soon as it is in the table and in READ_BACK."""
 
-from __future__ import annotations
-
 import gc
 import json
 import shutil
@@ -155,9 +153,7 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
 
 
 @formats
-def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(
-    name: str, dataset: Path, tmp_path: Path
-) -> None:
+def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(name: str, dataset: Path, tmp_path) -> None:
     shares = "train=0.5,val=0.3,test=0.2"
     splits = parse_splits(shares)
     out, report = exported(name, dataset, tmp_path / "out", split=shares)
@@ -187,9 +183,7 @@ def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_pat
 
 
 @formats
-def test_an_export_is_replaced_only_if_asked_for_and_by_a_whole_one(
-    name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_is_replaced_only_if_asked_for_and_by_a_whole_one(name, dataset, tmp_path, monkeypatch) -> None:
     out, _ = exported(name, dataset, tmp_path / "out", min_score=0.5)
     mark = json.loads((out / MARK).read_text())
     assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)
@@ -257,9 +251,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for name in EXPORTERS
     ],
 )
-def test_memory_does_not_grow_with_the_dataset(
-    name: str, large: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_does_not_grow_with_the_dataset(name: str, large: list[Path], tmp_path, monkeypatch) -> None:
     """What is kept of regions would show both before the end and at the peak. Each alone also depends on how full a
     buffer is, or on the largest mask. The others share their writers with three formats.
     """

@@ -3,8 +3,6 @@
 A new kind enters with a function in INPUTS that writes such an input.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess
@@ -248,9 +246,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=80)
 @given(st.lists(PIECES | st.binary(max_size=4), max_size=60))
-def test_any_text_gives_the_same_rows_wherever_it_is_cut(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
-) -> None:
+def test_any_text_gives_the_same_rows_wherever_it_is_cut(tmp_path_factory, pieces: list[bytes]) -> None:
     folder = tmp_path_factory.mktemp("text")
     (folder / "a.jsonl").write_bytes(b"".join(pieces))
     (folder / "a.csv").write_bytes(b"id,image,caption\n" + b"".join(pieces))

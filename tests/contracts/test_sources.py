@@ -1,7 +1,5 @@
 """What every entry of SOURCES promises: as a run takes it, and by itself. A new source is tested once it is there."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from contextlib import nullcontext
@@ -44,9 +42,7 @@ PHRASES = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny model in files, as the `model` section of a run."""
-    config = save_tower(tmp_path_factory.mktemp("model"), "class token")[1]
-    plain: dict[str, Any] = config.model_dump(mode="json")
-    return plain
+    return save_tower(tmp_path_factory.mktemp("model"), "class token")[1].model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +104,7 @@ def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[s
 
 
 @kinds
-def test_on_a_device_that_is_not_there_it_raises(
-    kind: str, stages: dict[str, RegionSource[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_device_that_is_not_there_it_raises(kind: str, stages: dict[str, RegionSource[Any]], monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     on_gpu = stages[kind].on_device("cuda")
     assert (on_gpu.config, on_gpu.model.device) == (stages[kind].config, "cuda")
@@ -153,17 +147,10 @@ def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSou
 
 
 @kinds
-def test_a_run_takes_it(
-    kind: str,
-    model: dict[str, Any],
-    settings: dict[str, dict[str, Any]],
-    scenes_config: dict[str, Any],
-    tmp_path: Path,
-) -> None:
+def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
     config = check(values, RunConfig)
-    path = run(config)
-    assert [*validate(path)] == []
+    assert [*validate(run(config))] == []
     rows = [row for shard in sorted((tmp_path / "out" / "data").iterdir()) for row in pq.read_table(shard).to_pylist()]
     assert [row["error"] for row in rows] == [None] * 12
     assert sum(len(row["annotations"]) for row in rows) > 12
@@ -177,16 +164,9 @@ def test_a_run_takes_it(
 
 @kinds
 @pytest.mark.parametrize(
-    "setting",
-    [
-        {},
-        {"regions": {"calibration": "mine.json"}},
-        {"output": {"path": "out/", "heat_maps": True}},
-    ],
+    "setting", [{}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}]
 )
-def test_what_concerns_heat_maps_is_rejected(
-    kind: str, setting: dict[str, Any], settings: dict[str, dict[str, Any]], model: dict[str, Any]
-) -> None:
+def test_what_concerns_heat_maps_is_rejected(kind, setting, settings, model) -> None:
     values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
     if setting:
         with pytest.raises(ConfigError, match=f"it concerns heat maps, and source.kind={kind}"):

@@ -3,8 +3,6 @@
 "good" stands for a row that is as it would be alone. A new case is one line in one of the tables.
 """
 
-from __future__ import annotations
-
 import bz2
 import csv
 import gzip

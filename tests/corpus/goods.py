@@ -1,7 +1,5 @@
 """Good samples to stand beside bad ones, drawn scenes with their captions; and what a row came to."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Mapping

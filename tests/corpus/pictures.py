@@ -3,8 +3,6 @@
 A new case is one line in `PICTURES`. The name is also the file's name, so that its ending may be part of the case.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import random

@@ -3,8 +3,6 @@
 Values are written as JSON, bytes as they are. A new case is one line in one of the tables.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.corpus.pictures import ANNOTATED

@@ -1,7 +1,5 @@
 """The corpus as inputs of real runs: one for each kind of input, with good samples between the bad ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 "good" stands for a row that is as it would be alone. A new case is one line in `TARS`.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -35,11 +33,8 @@ def sample(number: int, key: str = "") -> list[Member]:
     """A good sample as img2dataset writes it."""
     key = key or f"{number:05d}"
     facts = {"caption": good(number).caption, "key": key, "status": "success"}
-    return [
-        (f"{key}.jpg", good(number).image),
-        (f"{key}.json", json.dumps(facts).encode()),
-        (f"{key}.txt", good(number).caption.encode()),
-    ]
+    members = {"jpg": good(number).image, "json": json.dumps(facts).encode(), "txt": good(number).caption.encode()}
+    return [(f"{key}.{kind}", content) for kind, content in members.items()]
 
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:

@@ -3,8 +3,6 @@
 `make corpus` prints the table of all cases with what they come to.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -43,11 +41,8 @@ class Finished(NamedTuple):
             extra = [Wanted(group, case, "no more rows", case)] * (len(found) - len(wanted))
             padded = found + [None] * (len(wanted) - len(found))
             return list(zip([*wanted, *extra], padded, strict=True))
-        return [
-            (one, row)
-            for one, row in zip(self.input.wanted, self.rows, strict=True)
-            if (one.group, one.case) == (group, case)
-        ]
+        rows = zip(self.input.wanted, self.rows, strict=True)
+        return [(one, row) for one, row in rows if (one.group, one.case) == (group, case)]
 
 
 def finished(given: Input, folder: Path) -> Finished:
@@ -93,12 +88,8 @@ def is_met(one: Wanted, row: Row | None, alone: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize(("name", "group", "case"), CASES, ids=[ascii(" ".join(case))[:70] for case in CASES])
 def test_case(name: str, group: str, case: str, run_of: Callable[[str], Finished], alone: dict[str, Any]) -> None:
-    wrong = [
-        f"wanted {one.outcome!r}, got {'no row' if row is None else outcome(row)!r}"
-        for one, row in run_of(name).of_case(group, case)
-        if not is_met(one, row, alone)
-    ]
-    assert wrong == []
+    wrong = [(one, row) for one, row in run_of(name).of_case(group, case) if not is_met(one, row, alone)]
+    assert [(one.outcome, "no row" if row is None else outcome(row)) for one, row in wrong] == []
 
 
 @pytest.mark.parametrize("name", RUNS)

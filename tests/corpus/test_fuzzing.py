@@ -1,7 +1,5 @@
 """Damage at random places and values of any kind: always a row each, never a crash, never a wrong neighbour."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

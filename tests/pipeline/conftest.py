@@ -1,7 +1,5 @@
 """Intervals from fewer resamples, which take most of the time of an evaluation."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from typing import Any

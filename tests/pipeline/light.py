@@ -1,7 +1,5 @@
 """A run on Ray with stages that need no model, so that what happens around them can be tested quickly."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -173,8 +171,7 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     """Run `light_command` to its end."""
     done = ended(light_command(*args, **options))
     assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return report
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def light_graph(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Graph:
@@ -206,10 +203,8 @@ def _main() -> None:
     values, seconds, marks = sys.argv[1:]
     try:
         config = RunConfig.model_validate_json(values)
-        model, reader = (
-            SleepStage(float(seconds), Path(marks) if marks else None),
-            DeadlyReader(make_reader(config.input)),
-        )
+        model = SleepStage(float(seconds), Path(marks) if marks else None)
+        reader = DeadlyReader(make_reader(config.input))
         folder = Path(str(config.input.path)).parent
         report = run_on_ray(light_graph(reader, config, model, LastStage(0.0), folder), config)
     except PhraseboxError as error:

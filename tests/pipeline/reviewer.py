@@ -1,7 +1,5 @@
 """A reviewer who knows the ground truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.dataset.folder import NumberedRows

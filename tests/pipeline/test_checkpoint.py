@@ -1,18 +1,12 @@
 """A run with a checkpoint of `transformers`, as people have them."""
 
-from __future__ import annotations
-
 import json
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.run import run
-from tests.pipeline.commands.evaluated import called
+from tests.pipeline.commands.evaluated import called, config_of, run_aloud
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 
 
@@ -32,33 +26,23 @@ def few(scenes_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_folder: Path, tmp_path: Path) -> None:
-    values: dict[str, Any] = {
-        "input": {"path": str(few(scenes_folder, tmp_path)), "image_root": str(scenes_folder / "images")},
-        "model": {"name": str(folder)},
-        "explain": {"blocks": 2},
-        "engine": {"kind": "inline"},
-        "output": {"path": str(tmp_path / "out")},
-    }
-    config = RunConfig.model_validate(values)
-    printed = StringIO()
-    run(config, Console(file=printed, width=200))
+    source = {"path": str(few(scenes_folder, tmp_path)), "image_root": str(scenes_folder / "images")}
+    own = {"input": source, "model": {"name": str(folder)}, "explain": {"blocks": 2}}
+    _, text = run_aloud(config_of(scenes_folder, tmp_path / "out", **own))
     found = "(transformers CLIPModel by config.json, preprocessor_config.json)"
-    assert printed.getvalue().count(f"model: {folder} {found}") == 2
+    assert text.count(f"model: {folder} {found}") == 2
     manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
     described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
     assert manifest["model"] == {"name": str(folder), **described}
     assert manifest["model_fingerprint"].startswith("my-clip:")
     assert manifest["counts"]["annotated"] == 3
-    again = RunConfig.model_validate(manifest["config"])
-    assert again.model.checkpoint == folder
+    assert RunConfig.model_validate(manifest["config"]).model.checkpoint == folder
 
 
 @pytest.mark.parametrize(
     ("name", "message"), [("gone.safetensors", "no file or folder"), ("empty", "the folder is empty")]
 )
-def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(
-    name: str, message: str, scenes_folder: Path, tmp_path: Path
-) -> None:
+def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(name, message, scenes_folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     command = ["run", few(scenes_folder, tmp_path), "--out", tmp_path / "out", "--model", tmp_path / name]
     code, out, err = called(*command)

@@ -1,7 +1,5 @@
 """The command line: its verbs, what they print and write, and how they fail."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -22,6 +20,7 @@ from pipeline.commands.run import SHORTHANDS
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig
 from tests.pipeline.commands.evaluated import called as phrasebox
+from tests.pipeline.commands.evaluated import printed
 
 ROOT = Path(__file__).parents[3]
 DEMO = ("--model", "demo")
@@ -76,10 +75,8 @@ def test_wrong_usage(arguments: list[str]) -> None:
 
 
 def test_print_config(tmp_path: Path) -> None:
-    code, out, _ = phrasebox(
-        "run", "--print-config", "--set", "input={kind: csv, path: a.csv}", "--set", "explain.blocks=2"
-    )
-    assert code == 0
+    settings = ("--set", "input={kind: csv, path: a.csv}", "--set", "explain.blocks=2")
+    out = printed("run", "--print-config", *settings)
     (tmp_path / "again.yaml").write_text(out)
     assert phrasebox("run", tmp_path / "again.yaml", "--print-config") == (0, out, "")
     assert "blocks: 2" in out
@@ -88,9 +85,7 @@ def test_print_config(tmp_path: Path) -> None:
 def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nmodel: {name: demo}\noutput: {path: a}\n")
     command = ["run", "b.jsonl", "--config", tmp_path / "my.yaml", "--model", "ViT-B-16/openai", "--out", "b"]
-    code, out, _ = phrasebox(*command, "--set", "output.path=c", "--print-config")
-    assert code == 0
-    values = yaml.safe_load(out)
+    values = yaml.safe_load(printed(*command, "--set", "output.path=c", "--print-config"))
     assert (values["input"]["path"], values["output"]["path"]) == ("b.jsonl", "c")
     assert (values["model"]["name"], values["model"]["pretrained"]) == ("ViT-B-16", "openai")
 
@@ -98,9 +93,8 @@ def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
 def test_errors_name_what_was_typed(tmp_path: Path) -> None:
     given = ["run", "a.jsonl", "--set", "input.kind=jsonl"]
     assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"), "error: --engine: expected 'auto', 'ray' or")
-    assert_refused_in_one_line(
-        phrasebox("run", tmp_path / "none.jsonl", *DEMO, *given[2:], "--engine", "inline"), "none.jsonl"
-    )
+    missing = ["run", tmp_path / "none.jsonl", *DEMO, *given[2:], "--engine", "inline"]
+    assert_refused_in_one_line(phrasebox(*missing), "none.jsonl")
     assert_refused_in_one_line(phrasebox(*given, "--set", "output.path="), "error: output.path: expected a path")
     (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nengine: {kind: rai}\n")
     assert_refused_in_one_line(phrasebox("run", tmp_path / "my.yaml"), "error: engine.kind: ")
@@ -112,10 +106,9 @@ def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None
     """With a folder whose name looks like markup."""
     out_folder, lines = tmp_path / "[red] out", (scenes_folder / "captions.jsonl").read_text().splitlines()
     (tmp_path / "few.jsonl").write_text("\n".join(lines[:3]))
-    (tmp_path / "config.yaml").write_text(
-        f"input: {{kind: jsonl, path: {tmp_path}/few.jsonl, image_root: {scenes_folder}/images}}\n"
-        "engine: {kind: inline}\nmodel: {name: demo}\n"
-    )
+    source = {"kind": "jsonl", "path": f"{tmp_path}/few.jsonl", "image_root": f"{scenes_folder}/images"}
+    values = {"input": source, "engine": {"kind": "inline"}, "model": {"name": "demo"}}
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
     command = ["run", tmp_path / "config.yaml", "--set", f"output.path='{out_folder}'"]
     code, out, err = phrasebox(*command)
     assert (code, err) == (0, "")
@@ -126,15 +119,13 @@ def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None
     code, out, err = phrasebox(*command, "--set", "explain.blocks=1")
     assert (code, out) == (2, "")
     assert "  explain.blocks: 4 there, 1 now\n" in err
-    code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
-    assert (code, err) == (0, "")
-    assert phrasebox("validate", out_folder)[0] == 0
+    printed(*command, "--set", "explain.blocks=1", "--fresh")
+    printed("validate", out_folder)
     (out_folder / "data/mine.parquet").write_text("mine")
     told = f"error: --fresh would delete files in {out_folder} that phrasebox did not write (data/mine.parquet): "
     answer = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
     assert answer == (2, "", f"{told}move them away, or add --yes. Nothing was deleted\n")
-    code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh", "--yes")
-    assert (code, err) == (0, "")
+    printed(*command, "--set", "explain.blocks=1", "--fresh", "--yes")
     assert not (out_folder / "data/mine.parquet").exists()
 
 
@@ -254,9 +245,7 @@ def test_the_columns_of_conditions_are_in_the_help() -> None:
         ([], 0, "the input holds no samples"),
     ],
 )
-def test_a_run_says_what_failed_and_fails_where_every_row_did(
-    lines: list[str], code: int, words: str, tmp_path: Path
-) -> None:
+def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words, tmp_path) -> None:
     (tmp_path / "bad.jpg").write_text("not an image")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
@@ -269,9 +258,10 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(
 def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, image: Path, tmp_path: Path) -> None:
     """`demo` knows drawn scenes only, so it is never what nobody asked for."""
     captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    given = [captions, "--images", images]
     for command in (
-        ["run", captions, "--images", images, "--out", tmp_path / "out"],
-        ["plan", captions, "--images", images],
+        ["run", *given, "--out", tmp_path / "out"],
+        ["plan", *given],
         ["explain", image, "--phrase", "dog"],
     ):
         assert_refused(phrasebox(*command), "no model is given", "\n  photo ", "ViT-B-16/laion2b_s34b_b88k", "my-clip/")
@@ -317,7 +307,7 @@ def test_phrases_of_standard_input() -> None:
     first = rows[0]["phrases"]
     assert [phrase["text"] for phrase in first] == ["red car", "two dogs"]
     assert set(first[0]) == {"text", "start", "end", "head", "plural"}
-    code, out, _ = phrasebox("phrases", "-", "--set", "max_phrases=1", stdin=CAPTIONS[0].encode())
+    out = printed("phrases", "-", "--set", "max_phrases=1", stdin=CAPTIONS[0].encode())
     assert [phrase["text"] for phrase in json.loads(out)["phrases"]] == ["red car"]
     code, _, err = phrasebox("phrases", "-", stdin=b"\xff\xfe")
     assert (code, err.startswith("error: - is not UTF-8: ")) == (2, True)
@@ -326,9 +316,8 @@ def test_phrases_of_standard_input() -> None:
 def test_phrases_of_a_file(tmp_path: Path) -> None:
     """Also one of Windows, with a byte order mark; a lone carriage return ends no line."""
     (tmp_path / "captions.txt").write_bytes(b"\xef\xbb\xbfA red car\r\ntwo\rdogs\r\n")
-    code, out, _ = phrasebox("phrases", tmp_path / "captions.txt")
-    assert code == 0
-    assert [json.loads(line)["caption"] for line in out.splitlines()] == ["A red car", "two\rdogs"]
+    lines = printed("phrases", tmp_path / "captions.txt").splitlines()
+    assert [json.loads(line)["caption"] for line in lines] == ["A red car", "two\rdogs"]
 
 
 @pytest.fixture(scope="module")
@@ -361,16 +350,15 @@ def test_explain(image: Path, tmp_path: Path) -> None:
 
 
 def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(
-        "input: {kind: jsonl, path: a}\nexplain: {image_size: keep, shorter_side_px: 64}\n"
-    )
+    kept = {"image_size": "keep", "shorter_side_px": 64}
+    (tmp_path / "run.yaml").write_text(json.dumps({"input": {"kind": "jsonl", "path": "a"}, "explain": kept}))
     arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
-    assert phrasebox("explain", *DEMO, image, *arguments)[0] == 0
-    with np.load(tmp_path / "maps.npz") as arrays:
-        small = arrays["maps"].shape
-    assert phrasebox("explain", *DEMO, image, *arguments, "--set", "explain.shorter_side_px=128")[0] == 0
-    with np.load(tmp_path / "maps.npz") as arrays:
-        assert arrays["maps"].shape[1:] > small[1:]
+    shapes = []
+    for more in ([], ["--set", "explain.shorter_side_px=128"]):
+        printed("explain", *DEMO, image, *arguments, *more)
+        with np.load(tmp_path / "maps.npz") as arrays:
+            shapes.append(arrays["maps"].shape[1:])
+    assert shapes[1] > shapes[0]
 
 
 def test_scenes(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """What a user types: where values come from, and one readable line for what cannot be meant."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -52,12 +50,10 @@ def test_defaults_are_complete() -> None:
 
 
 def test_yaml_goes_over_defaults_and_set_over_yaml(tmp_path: Path) -> None:
-    path = written(
-        tmp_path,
-        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\nengine: {kind: inline}\n"
-        "output: {path: x}\n",
+    text = (
+        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\nengine: {kind: inline}\noutput: {path: x}"
     )
-    config = load_config(path, ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
+    config = load_config(written(tmp_path, text), ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
     assert (config.explain.blocks, config.explain.path) == (1, "full")
     assert (config.output.path, config.output.embed_images) == (Path("x"), True)
     assert (config.input.kind, config.engine) == ("csv", EngineConfig(kind="inline"))
@@ -70,12 +66,9 @@ def test_set_may_put_whole_sections_and_yaml_values() -> None:
     assert load_config(None, [*INPUT, "input.path=a=b.jsonl"]).input.path == "a=b.jsonl"
 
 
-def test_the_kinds_of_explainer_and_engine_may_be_left_out() -> None:
+def test_kinds_may_be_left_out_and_an_empty_file_is_no_settings(tmp_path: Path) -> None:
     config = load_config(None, [*INPUT, "explain.blocks=1", "engine.num_cpus=4"])
     assert (config.explain.kind, config.engine.kind, config.engine.num_cpus) == ("grad_eclip", "auto", 4)
-
-
-def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, "# nothing\n"), INPUT) == load_config(None, INPUT)
 
 
@@ -88,9 +81,7 @@ def test_a_config_prints_itself_and_reads_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("named", [{"model.name": "photo"}, {"model.name": "ViT-B-32/openai"}, {"model.name": "./a/b"}])
-def test_input_and_model_of_the_command_line_replace_those_of_any_preset(
-    preset: Path, named: dict[str, str], tmp_path: Path
-) -> None:
+def test_input_and_model_of_the_command_line_replace_those_of_any_preset(preset, named, tmp_path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("a dog")
     given = {"input.path": str(tmp_path), "input.image_root": None, **named}
@@ -124,9 +115,7 @@ DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
         ({"model": {"name": "demo"}, "explain": {"variant": "authors"}}, ("grad_eclip", 0, "none", 1), None),
     ],
 )
-def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(
-    values: dict[str, Any], maps: tuple[Any, ...], cut: tuple[Any, ...] | None
-) -> None:
+def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values, maps, cut) -> None:
     config: Any = RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, **values})
     explain, regions = config.explain, config.regions
     assert (explain.kind, explain.contrast, explain.affinity, explain.blocks) == maps
@@ -136,8 +125,7 @@ def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(
 
 
 def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
-    preset = ROOT / "configs/photos.yaml"
-    config = load_config(preset, [], assigned={"model.weights": "mine.pt"})
+    config = load_config(ROOT / "configs/photos.yaml", [], assigned={"model.weights": "mine.pt"})
     assert (config.model.name, config.model.pretrained, config.model.weights) == ("ViT-B-16", None, Path("mine.pt"))
 
 
@@ -161,19 +149,14 @@ VALUES = {
     "input.image_rot=x": "input.image_rot: no such key; did you mean input.image_root?",
     "engine.num_cpu=3": "engine.num_cpu: no such key; did you mean engine.num_cpus?",
     "explain.block=3": "explain.block: no such key; did you mean explain.blocks?",
-    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, heat_maps, max_error_share, path, "
-    "rows_per_file",
+    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, heat_maps, max_error_share, path, rows",
     "input={kind: csv, path: a, delimter: x}": "input.delimter: no such key; did",
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
-    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
-    + ", ".join(EXPLAINERS),
+    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: grad_eclip, ",
     "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
     "engine.explain_workers=8-2": "engine.explain_workers: expected the fewest first, 2-8, got '8-2'",
-    **dict.fromkeys(
-        (f"engine.explain_workers={wrong}" for wrong in ("0", "0-3", "3-", "many", "-2", "1.5")),
-        "engine.explain_workers: ",
-    ),
+    **{f"engine.explain_workers={no}": "engine.explain_workers: " for no in ("0", "0-3", "3-", "many", "-2", "1.5")},
     "output.rows_per_file=0": "output.rows_per_file: expected greater than or equal to 1, got 0",
     "output.path=": "output.path: expected a path, got None",
     "output.embed_images=maybe": "output.embed_images: expected a valid boolean",
@@ -264,13 +247,10 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     assert "is not YAML: " in message([], tmp_path / "binary.yaml")
 
 
-def test_the_phrases_section_alone() -> None:
+def test_the_phrases_section_alone_and_explain_need_no_input(tmp_path: Path) -> None:
     """`phrasebox phrases --set` takes its keys without the section's name."""
     assert load_config(None, ["max_phrases=5"], PhrasesConfig).max_phrases == 5
     assert message(["max_phrase=5"], model=PhrasesConfig) == "max_phrase: no such key; did you mean max_phrases?"
-
-
-def test_explain_needs_no_input(tmp_path: Path) -> None:
     assert load_config(None, ["explain.blocks=1"], ExplainConfig).explain.blocks == 1
     path = written(tmp_path, "input: {kind: jsonl, path: a}\nmodel: {device: cpu}\n")
     assert load_config(path, [], ExplainConfig).model.device == "cpu"
@@ -283,13 +263,11 @@ def changed(setting: str) -> Any:
 def test_what_rows_depend_on() -> None:
     plain = load_config(None, INPUT).rows_depend_on()
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
-    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=2", "regions.rule=mean"):
+    columns = ("output.embed_images=true", "output.heat_maps=false")
+    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=2", "regions.rule=mean", *columns):
         assert changed(setting) != plain
-    for setting in ("output.embed_images=true", "output.heat_maps=false"):
-        assert changed(setting) != plain
-    for setting in ("input.limit=3", "model.device=cpu", "model.threads=1"):
-        assert changed(setting) == plain
-    for setting in ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1"):
+    files = ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1")
+    for setting in ("input.limit=3", "model.device=cpu", "model.threads=1", *files):
         assert changed(setting) == plain
 
 
@@ -305,9 +283,7 @@ def test_what_rows_depend_on() -> None:
         ("regions.calibration=fit.json", ["regions.calibration={}/fit.json"]),
     ],
 )
-def test_the_same_path_written_otherwise_is_the_same(
-    written_as: str, same: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_path_written_otherwise_is_the_same(written_as: str, same: list[str], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = changed(written_as)
     assert [changed(setting.replace("{}", str(tmp_path))) for setting in same] == [first] * len(same)
@@ -323,8 +299,7 @@ def test_words_in_the_place_of_a_path_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written_as", "expected"),
-    [("null", (None, None)), ("3", (3, 3)), ("2-8", (2, 8)), ("4-4", (4, 4))],
+    ("written_as", "expected"), [("null", (None, None)), ("3", (3, 3)), ("2-8", (2, 8)), ("4-4", (4, 4))]
 )
 def test_model_workers_are_a_number_or_a_range(written_as: str, expected: tuple[int | None, int | None]) -> None:
     engine = load_config(None, [*INPUT, f"engine.explain_workers={written_as}"]).engine
@@ -337,18 +312,14 @@ def test_a_variant_is_resolved_when_it_is_loaded() -> None:
     assert (config.explain.blocks, config.explain.path, config.explain.shorter_side_px) == (1, "full", 640)
     stored = config.rows_depend_on()["explain"]
     assert (stored["blocks"], stored["heads"], stored["contrast"]) == (1, "single", 0.0)
-    assert [key for key, value in load_config(None, INPUT).rows_depend_on()["explain"].items() if value is None] == [
-        "shorter_side_px"
-    ]
+    plain = load_config(None, INPUT).rows_depend_on()["explain"]
+    assert [key for key, value in plain.items() if value is None] == ["shorter_side_px"]
 
 
-def test_an_explicit_null_is_kept() -> None:
+def test_an_explicit_null_is_kept_and_another_variant_replaces_stored_values() -> None:
     config = load_config(None, [*INPUT, "explain.variant=authors", "explain.shorter_side_px=null"])
     assert config.explain.shorter_side_px is None
     assert message([*INPUT, "explain.blocks=null"]).startswith("explain.blocks: expected a valid integer")
-
-
-def test_another_variant_replaces_the_stored_values() -> None:
     stored = json.loads(load_config(None, INPUT).model_dump_json())
     assert stored_config(stored, ["explain.variant=authors"]).explain.blocks == 1
     assert stored_config(stored, ["explain.variant=authors", "explain.blocks=3"]).explain.blocks == 3

@@ -1,7 +1,5 @@
 """A calibration is used on pictures like those that it was fitted on, and on no others in silence."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -11,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -19,13 +16,13 @@ from pipeline.config import RunConfig
 from pipeline.domain import outside_domain, trusted
 from pipeline.graph import build_graph
 from pipeline.run import run
-from pipeline.scenes import write_scenes
 from pipeline.summary import Report
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
 from stages.regions.stage import RegionsStage
 from tests.cuda.simulated import SimulatedCuda
-from tests.pipeline.commands.evaluated import config_of
+from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
+from tests.pipeline.light import rows_of
 
 CAPTIONS = (
     "a man in a grey coat walks along the street",
@@ -35,11 +32,7 @@ CAPTIONS = (
 )
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    write_scenes(folder, 24, 43)
-    return folder
+drawn = drawing(24, 43)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +53,8 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
     """The output of a run, its manifest and its rows."""
-    printed = StringIO()
-    dataset = run(config, Console(file=printed, width=300))
-    rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return printed.getvalue(), json.loads((dataset / "dataset.json").read_text()), rows
+    dataset, text = run_aloud(config)
+    return text, json.loads((dataset / "dataset.json").read_text()), rows_of(dataset)
 
 
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:
@@ -91,9 +82,7 @@ def uncalibrated(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     return finished(config_of(clouds, tmp_path_factory.mktemp("none"), regions={"calibration": "none"}))[2]
 
 
-def test_on_other_pictures_the_scores_rank_and_the_run_says_so(
-    other: tuple[Path, str, Any, list[dict[str, Any]]], uncalibrated: list[dict[str, Any]]
-) -> None:
+def test_on_other_pictures_the_scores_rank_and_the_run_says_so(other, uncalibrated) -> None:
     out, printed, manifest, rows = other
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
     assert manifest["calibration"] is None
@@ -102,13 +91,7 @@ def test_on_other_pictures_the_scores_rank_and_the_run_says_so(
 
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
-def test_a_run_that_is_resumed_keeps_what_was_decided(
-    is_finished: bool,
-    other: tuple[Path, str, Any, list[dict[str, Any]]],
-    clouds: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds, tmp_path, monkeypatch) -> None:
     """The first images may be gone by then, and leave no doubt."""
     out = Path(shutil.copytree(other[0], tmp_path / "out"))
     if not is_finished:
@@ -124,11 +107,8 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(
     assert rows == other[3]
 
 
-def test_a_calibration_that_is_named_is_used_and_doubted(
-    clouds: Path, tmp_path: Path, uncalibrated: list[dict[str, Any]]
-) -> None:
+def test_a_calibration_that_is_named_is_used_and_doubted(clouds, tmp_path, uncalibrated) -> None:
     own = build_graph(config_of(clouds, tmp_path)).after[0].calibration
-    assert own is not None
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
@@ -144,11 +124,9 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     graph = build_graph(config)
     own, presence = graph.cuts.calibration, graph.explains.presence
     assert own is not None
-    assert presence is not None
     closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
     graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
     outside = outside_domain(graph, plan_shards(graph.reader), "inline")
-    assert outside is not None
     assert not outside.in_regions
     assert "show other things than those the scores were calibrated on" in outside.what
     printed = StringIO()
@@ -185,9 +163,7 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, use
     assert graph.calibrated, "it is used all the same"
 
 
-def test_the_driver_of_other_processes_leaves_its_gpu_to_them(
-    clouds: Path, tmp_path: Path, cuda: SimulatedCuda
-) -> None:
+def test_the_driver_of_other_processes_leaves_its_gpu_to_them(clouds: Path, tmp_path, cuda: SimulatedCuda) -> None:
     graph = build_graph(config_of(clouds, tmp_path / "out", model={"name": "demo", "batch_size": 4}))
     shards = plan_shards(graph.reader)
     there = outside_domain(graph, shards, "ray")

@@ -1,7 +1,5 @@
 """Heat maps and regions from Python, for one image and some phrases."""
 
-from __future__ import annotations
-
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -110,8 +108,7 @@ def test_images_in_memory_are_turned_upright_and_keep_their_transparency(locator
     exif = camera.getexif()
     exif[0x0112] = 6
     camera.save(tmp_path / "turned.jpg", exif=exif)
-    glass = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
-    glass.save(tmp_path / "glass.png")
+    Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "glass.png")
     for name, size_hw in (("turned.jpg", (64, 32)), ("glass.png", (40, 40))):
         with Image.open(tmp_path / name) as opened:
             by_path, in_memory = locator(tmp_path / name, "red car"), locator(opened, "red car")
@@ -124,27 +121,20 @@ def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None
     one, several = loose(path, "a red car"), loose(path, "two red cars")
     assert len(one.scores) == 1
     assert len(several.scores) > 1
-
-
-def test_two_names_asked_for_are_two_things(path: Path) -> None:
     both = Locator("demo", regions={"min_presence": None})(path, ["a car", "a vehicle"])
     assert [region.group for region in both.regions] == both.phrase_indices.tolist() == [0, 1]
 
 
 def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
-    default = locator(path, ["red car", "dog"])
-    other = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})(
-        path, ["red car", "dog"]
-    )
+    changed = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})
+    default, other = (each(path, ["red car", "dog"]) for each in (locator, changed))
     assert not np.array_equal(default.heat_maps, other.heat_maps)
     assert other.masks.sum() < default.masks.sum()
     with pytest.raises(ConfigError, match=r"explain\.block: no such key; did you mean explain\.blocks\?"):
         Locator("demo", explain={"block": 1})
 
 
-def test_regions_as_detections_of_supervision(
-    found: Located, inline_dataset: Path, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_regions_as_detections_of_supervision(found, inline_dataset, row, monkeypatch) -> None:
     """Those of one image and those of its row are the same, and supervision draws and merges them."""
     dataset = open_dataset(inline_dataset)
     here, by_id, by_row = found.to_supervision(), dataset.to_supervision(row["sample_id"]), dataset.to_supervision(row)
@@ -171,8 +161,7 @@ def test_a_picture_is_shown_by_a_notebook(found: Located) -> None:
     with Image.open(BytesIO(found._repr_png_())) as shown:
         assert shown.size == (found.size_hw[1], found.size_hw[0])
         drawn = np.asarray(shown.convert("RGB")).astype(int)
-    small = found.picture(side_px=100)
-    assert max(small.size) == 100
+    assert max(found.picture(side_px=100).size) == 100
     inside = found.masks.any(axis=0)
     with Image.open(BytesIO(found._content)) as original:
         change = np.abs(drawn - np.asarray(original.convert("RGB"))).max(axis=2)
@@ -199,9 +188,7 @@ def test_an_image_of_no_region_has_empty_arrays() -> None:
         (b"<html>", "dog", InputError, "bad_image: image: .* looks like HTML"),
     ],
 )
-def test_errors_say_what_is_wrong(
-    locator: Locator, image: Any, phrases: Any, error: type[Exception], message: str
-) -> None:
+def test_errors_say_what_is_wrong(locator, image, phrases, error, message) -> None:
     with pytest.raises(error, match=message):
         locator(image, phrases)
 

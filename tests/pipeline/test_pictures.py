@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +13,7 @@ from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
 from stages.shared.images.faults import DecodeLimits
+from tests.stages.regions.cutting import mask_of
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
@@ -102,10 +101,6 @@ def drawn(path: str, size_hw: tuple[int, int]) -> Mask:
     paper = np.zeros((height * 4 + 1, width * 4 + 1), np.uint8)
     cv2.fillPoly(paper, rings, 1)
     return paper[2::4, 2::4] > 0
-
-
-def mask_of(*lines: str) -> Mask:
-    return np.array([[letter == "#" for letter in line] for line in lines])
 
 
 SMALL = {
@@ -225,8 +220,7 @@ def test_thumbnails_are_upright(kind: str, orientation: int, red_at: tuple[int, 
     red, green, _ = small.getpixel((red_at[0] // 2, red_at[1] // 2))
     assert red > 230
     assert green < 60
-    reds = (np.asarray(small)[..., 1] < 100).sum()
-    assert reds == pytest.approx(25 * 15, rel=0.1)
+    assert (np.asarray(small)[..., 1] < 100).sum() == pytest.approx(25 * 15, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -274,5 +268,4 @@ def test_a_heat_map_as_a_picture() -> None:
     assert cold[2] >= cold[0]
     assert hot[3] == pytest.approx(0.75 * 255, abs=1)
     assert cold[3] == pytest.approx(0.25 * 255, abs=1)
-    alpha = np.asarray(picture)[16, :, 3].astype(int)
-    assert (np.diff(alpha) >= 0).all(), "between them it rises"
+    assert (np.diff(np.asarray(picture)[16, :, 3].astype(int)) >= 0).all(), "between them it rises"

@@ -1,7 +1,5 @@
 """The arithmetic of a plan."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -56,9 +54,7 @@ def test_gpus_need_cores_and_a_known_speed() -> None:
     ("images", "gpus", "parts", "at_once"),
     [(10_000_000, 64, 1, 1), (25_000_000, 4, 3, 1), (25_000_000, 23, 4, 2), (1_000_000_000, 64, 102, 6)],
 )
-def test_a_large_input_is_cut_into_parts_that_one_driver_feeds(
-    images: int, gpus: int, parts: int, at_once: int
-) -> None:
+def test_a_large_input_is_cut_into_parts_that_one_driver_feeds(images, gpus, parts, at_once) -> None:
     found = forecast(COSTS, images, Machine(cores=10_000, workers=1, gpus=gpus, gpu_rate=500.0))
     assert (found.parts, found.side_by_side) == (parts, at_once)
     assert found.part_hours * parts / at_once == pytest.approx(found.seconds / 3600)

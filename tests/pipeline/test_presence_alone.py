@@ -1,16 +1,12 @@
 """Presence that is fitted to captions alone: the fit, and runs that fit it to their first images."""
 
-from __future__ import annotations
-
 import json
 import random
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipeline import presence_alone
 from pipeline.config import RunConfig
@@ -20,10 +16,9 @@ from pipeline.graph import build_graph
 from pipeline.logistic import fit_logistic
 from pipeline.presence_alone import fit_noisy, others_for, words_of
 from pipeline.run import _Computing, run
-from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
-from tests.pipeline.commands.evaluated import QUIET, called, config_of
+from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
 
 
@@ -49,12 +44,8 @@ def record_of(number: int, *said: tuple[str, str]) -> Record:
 
 
 def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
-    records = [
-        record_of(1, ("one man", "man"), ("red car", "car")),
-        record_of(2, ("tall person", "person"), ("red hat", "hat")),
-        record_of(3, ("old boat", "boat"), ("small dog", "dog")),
-        record_of(4, ("green tree", "tree")),
-    ]
+    named = [["one man", "red car"], ["tall person", "red hat"], ["old boat", "small dog"], ["green tree"]]
+    records = [record_of(n, *((text, text.split()[1]) for text in own)) for n, own in enumerate(named, start=1)]
     pool = [(record.sample.id, phrase) for record in records for phrase in record.phrases]
     texts = [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
     assert texts == [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
@@ -72,11 +63,7 @@ def few() -> Any:
         yield
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, 24, 43, absent=True)
-    return folder
+scenes = drawing(24, 43, absent=True)
 
 
 def uncalibrated(scenes: Path, out: Path, **more: Any) -> RunConfig:
@@ -87,9 +74,7 @@ def uncalibrated(scenes: Path, out: Path, **more: Any) -> RunConfig:
 
 def made(config: RunConfig) -> str:
     """Run; return what was printed."""
-    printed = StringIO()
-    run(config, Console(file=printed, width=1000))
-    return printed.getvalue()
+    return run_aloud(config)[1]
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +83,7 @@ def whole(few: None, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out, made(uncalibrated(scenes, out))
 
 
-def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
-    whole: tuple[Path, str], scenes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, scenes, monkeypatch) -> None:
     out, printed = whole
     assert "presence was fitted to the captions of 24 images, without annotations" in printed
     assert "Scores are not calibrated" in printed
@@ -108,8 +91,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
     card = (out / "README.md").read_text()
     assert "was fitted to the captions of 24 images, without annotations" in card
     assert "only ranks" in card
-    manifest = json.loads((out / "dataset.json").read_text())
-    assert manifest["calibration"] is None
+    assert json.loads((out / "dataset.json").read_text())["calibration"] is None
     assert list(validate(out)) == []
     regions = [region for row in rows_of(out) for region in row["annotations"]]
     assert all(region["score"] <= region["presence"] for region in regions)
@@ -120,9 +102,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(
     assert "phrases that name nothing in their image" in stats
 
 
-def test_a_run_that_was_killed_goes_on_with_its_fit(
-    few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
 
     def stop(self: _Computing, _: Any) -> None:
@@ -151,9 +131,7 @@ def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, 
     assert [row["absent"] for row in rows_of(tmp_path / "out")] == [[]] * 24
 
 
-def test_a_run_says_why_it_goes_on_without_presence(
-    few: None, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_why_it_goes_on_without_presence(few: None, scenes: Path, tmp_path, monkeypatch) -> None:
     lines = [json.loads(line) for line in (scenes / "captions.jsonl").read_text().splitlines()]
     captions = [line["captions"] for line in lines]
     random.Random(1).shuffle(captions)
@@ -171,9 +149,7 @@ def test_a_run_says_why_it_goes_on_without_presence(
     assert "presence is not known: 4 images with" in made(uncalibrated(tmp_path, tmp_path / "few"))
 
 
-def test_calibrate_without_truth_fits_presence_alone(
-    few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_path, monkeypatch) -> None:
     file = tmp_path / "c.json"
     code, printed, _ = called("calibrate", whole[0], "--out", file)
     assert code == 0

@@ -1,7 +1,5 @@
 """What a run refuses as a whole, what that leaves behind, and how many failed rows it may end with."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -19,20 +17,16 @@ def table(**columns: list[object]) -> bytes:
 
 
 LINES = b'{"img": "a.jpg", "text": "a cat"}\n' * 20
-IMAGES = '{"images": [], "annotations": '
 
 REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
     "missing": ("jsonl", "a.jsonl", None, "no such file or folder: "),
-    "glob without match": ("jsonl", "*.jsonl", None, "no file matches "),
     "range with gaps": ("webdataset", "{0..3}.tar", None, "4 of the 4 files of "),
-    "range without end": ("webdataset", "{0..99999999}.tar", None, "means more than 1000000 files"),
     "empty path": ("jsonl", "", None, "input.path is empty"),
     "unknown protocol": ("jsonl", "abc://a/b.jsonl", None, "Protocol not known: abc"),
     "device": ("jsonl", "/dev/null", None, "no such file or folder: /dev/null"),
     "NUL": ("jsonl", "a\\0b.jsonl", None, "no such file or folder: "),
     "other fields": ("jsonl", "a.jsonl", LINES, "none of the first 20 rows has the field 'image'"),
     "csv without header": ("csv", "a.csv", b"a.jpg,a cat\n", "the first line must name the columns"),
-    "csv with a column twice": ("csv", "a.csv", b"image,caption,image\n", "names 'image' more than once"),
     "csv in UTF-16": ("csv", "a.csv", "image,caption\n".encode("utf-16"), "is UTF-16; convert it to UTF-8"),
     "csv that is binary": ("csv", "a.csv", bytes(range(256)), "the first line must name the columns"),
     "csv not gzip": ("csv", "a.csv.gz", b"image,caption\n", "the header cannot be read"),
@@ -42,19 +36,10 @@ REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
     "parquet without caption": ("parquet", "a.parquet", table(image=["a"]), "expected a column of text"),
     "parquet of numbers": ("parquet", "a.parquet", table(image=[1], caption=[2]), "expected a column of images"),
     "parquet of nulls": ("parquet", "a.parquet", table(image=["a"], caption=[None]), "expected a column of text"),
-    "COCO not JSON": ("coco_captions", "a.json", b"{", "is not a JSON file"),
     "COCO empty": ("coco_captions", "a.json", b"", "is not a JSON file"),
-    "COCO a list": ("coco_captions", "a.json", b"[]", "of an object with 'images' and 'annotations': expected a JSON"),
     "COCO without images": ("coco_captions", "a.json", b'{"annotations": []}', "expected the lists 'images' and"),
-    "COCO of wrong types": ("coco_captions", "a.json", b'{"images": {}, "annotations": 5}', "expected the lists"),
     "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "nested too deeply"),
     "COCO not UTF-8": ("coco_captions", "a.json", b'{"\xff\xfe": 1}', "is not a JSON file"),
-    "COCO instances": (
-        "coco_captions",
-        "a.json",
-        f'{IMAGES}[{{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}}]}}'.encode(),
-        "is it an instances file?",
-    ),
 }
 """Name -> kind of input, its path, the bytes of that file if there is one, and a part of the message."""
 
@@ -80,6 +65,7 @@ def test_a_refused_run_can_be_mended(scenes_folder: Path, tmp_path: Path) -> Non
     (tmp_path / "few.jsonl").write_text((scenes_folder / "captions.jsonl").read_text().splitlines()[0])
     rest = ["--model", "demo", "--engine", "inline", "--out", tmp_path / "out", "--images", scenes_folder / "images"]
     assert phrasebox("run", tmp_path / "fewer.jsonl", *rest)[0] == 2
+    assert phrasebox("run", tmp_path / "few.jsonl", *rest[2:], "--set", "model={config: none.json, weights: a}")[0] == 2
     assert phrasebox("run", tmp_path / "few.jsonl", *rest)[0] == 0
 
 

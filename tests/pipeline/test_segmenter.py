@@ -1,7 +1,5 @@
 """A run with `regions.refine: sam`, on a real SAM 2 with random weights."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,17 +38,14 @@ def dataset(scenes_config: dict[str, Any], sam: Path, tmp_path_factory: pytest.T
 def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> None:
     rows, contours = rows_of(dataset), rows_of(inline_dataset)
     regions = [region for row in rows for region in row["annotations"]]
-    drawn = [region["refined"] for region in regions]
-    assert set(drawn) == {"sam", "none"}
+    assert {region["refined"] for region in regions} == {"sam", "none"}
     assert all((region["refined"] == "sam") == (region["fallback"] is None) for region in regions)
     assert {region["refined"] for row in contours for region in row["annotations"]} == {"none"}
     assert {region["fallback"] for row in contours for region in row["annotations"]} == {None}
     assert [row["phrase_count"] for row in rows] == [row["phrase_count"] for row in contours]
 
 
-def test_the_segmenters_weights_decide_rows(
-    dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
-) -> None:
+def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
     saved("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
@@ -62,18 +57,13 @@ def test_the_segmenters_weights_decide_rows(
 
 def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
     plain = RunConfig.model_validate({**scenes_config, "output": {"path": str(tmp_path)}})
-    named = plain.model_copy(
-        update={
-            "regions": plain.regions.model_copy(update={"sam": plain.regions.sam.model_copy(update={"model": "a/b"})})
-        }
-    )
+    sam = plain.regions.sam.model_copy(update={"model": "a/b"})
+    named = plain.model_copy(update={"regions": plain.regions.model_copy(update={"sam": sam})})
     assert named.rows_depend_on() == plain.rows_depend_on()
     assert calibration_basis(named, "model") == calibration_basis(plain, "model")
     assert build_graph(named).segmenter is None
-    used, larger = (
-        load_config(None, ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b", *more])
-        for more in ([], ["regions.sam.batch_size=3"])
-    )
+    settings = ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b"]
+    used, larger = (load_config(None, [*settings, *more]) for more in ([], ["regions.sam.batch_size=3"]))
     assert used.rows_depend_on() == larger.rows_depend_on() != plain.rows_depend_on()
 
 
@@ -91,9 +81,7 @@ def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeyp
         ({"source": {"kind": "grid"}}, r"^regions\.refine: it concerns heat maps, and source\.kind=grid makes none"),
     ],
 )
-def test_what_cannot_be_meant_is_rejected_before_any_work(
-    changed: dict[str, Any], message: str, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_meant_is_rejected_before_any_work(changed, message, scenes_config, sam, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message):
         build_graph(config_of(scenes_config, sam, tmp_path / "out", **changed))
 
@@ -106,9 +94,7 @@ def test_what_cannot_be_meant_is_rejected_before_any_work(
         ({"CPU": 30.0}, {}, (4, 0.0)),
     ],
 )
-def test_both_models_share_the_gpus(
-    resources: dict[str, float], given: dict[str, Any], expected: tuple[int, float]
-) -> None:
+def test_both_models_share_the_gpus(resources, given, expected) -> None:
     engine = load_config(None, ["input.path=a", "input.kind=jsonl"], assigned=None).engine.model_copy(
         update={"address": "head:6379", **given}
     )
@@ -128,9 +114,7 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_gives_the_rows_of_one_process(
-    dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path: Path
-) -> None:
+def test_ray_gives_the_rows_of_one_process(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
     engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1}
     config = config_of(scenes_config, sam, tmp_path / "out", engine=engine)
     (tmp_path / "run.yaml").write_text(config.to_yaml())

@@ -1,7 +1,5 @@
 """What a run shows of itself, from reports of runs that never were."""
 
-from __future__ import annotations
-
 from io import StringIO
 
 import pytest

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from io import StringIO
 
 import pytest
@@ -17,11 +15,8 @@ def shown(*, is_terminal: bool, total: int | None = 2000) -> str:
     return text.getvalue()
 
 
-def test_progress_is_redrawn_on_a_terminal() -> None:
+def test_progress_is_redrawn_on_a_terminal_and_a_short_job_says_nothing_in_a_log() -> None:
     assert "rows" in shown(is_terminal=True)
-
-
-def test_a_short_job_says_nothing_in_a_log() -> None:
     assert shown(is_terminal=False) == ""
 
 

@@ -1,7 +1,5 @@
 """What a model's image tower decides about a run, before any work."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +12,16 @@ from tests.stages.shared.model.saved import save_tower
 
 
 def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:
-    model = save_tower(folder, tower)[1]
-    config: ExplainConfig = check({"model": model, "explain": explain}, ExplainConfig)
-    return config
+    return check({"model": save_tower(folder, tower)[1], "explain": explain}, ExplainConfig)
 
 
-def test_a_pool_is_one_block_and_the_stored_settings_say_so(tmp_path: Path) -> None:
+def test_a_pool_is_one_block_and_a_class_token_keeps_those_that_were_configured(tmp_path: Path) -> None:
     config = config_of(tmp_path, "ResNet")
     steps = build_steps(config)
     assert steps.settings(config).explain.blocks == steps.model.config.explainer.blocks == 1
     again = config_of(tmp_path, "ResNet", **steps.explain.model_dump(mode="json"))
     assert build_steps(again).explain == steps.explain
-
-
-def test_a_class_token_keeps_the_blocks_that_were_configured(tmp_path: Path) -> None:
     assert build_steps(config_of(tmp_path, "class token", blocks=4)).explain.blocks == 4
-
-
-def test_several_blocks_of_a_pool_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"explain\.blocks: .*pooled by one attention.* and not 3"):
         build_steps(config_of(tmp_path, "ResNet", blocks=3))
 

@@ -1,7 +1,5 @@
 """Explainers in float64, so that a comparison with a paper's equations shows more than rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs on drawn scenes and the console script in this process, for the verbs that judge."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import sys
@@ -13,8 +11,22 @@ from rich.console import Console
 
 from pipeline.cli import main
 from pipeline.config import RunConfig
+from pipeline.run import run
+from pipeline.scenes import write_scenes
 
 QUIET = Console(quiet=True)
+
+
+def drawing(count: int, seed: int, **options: Any) -> Any:
+    """Make a fixture of a module: a folder of drawn scenes."""
+
+    @pytest.fixture(scope="module")
+    def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("drawn")
+        write_scenes(folder, count, seed, **options)
+        return folder
+
+    return drawn
 
 
 def config_of(folder: Path, out: Path | None = None, **values: Any) -> RunConfig:
@@ -45,3 +57,16 @@ def called(*arguments: object, stdin: bytes = b"", typed: str = "", columns: int
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return code, out.getvalue(), err.getvalue()
+
+
+def printed(*arguments: object, **options: Any) -> str:
+    """Output of a command that succeeds."""
+    code, out, err = called(*arguments, **options)
+    assert code == 0, err
+    return out
+
+
+def run_aloud(config: RunConfig) -> tuple[Path, str]:
+    """The dataset of a run, and what it prints."""
+    text = io.StringIO()
+    return run(config, Console(file=text, width=500)), text.getvalue()

@@ -1,7 +1,5 @@
 """`phrasebox calibrate`, and scores that a calibration makes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -11,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -24,28 +21,22 @@ from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.matching import queries_of
 from pipeline.graph import build_graph
 from pipeline.run import run
-from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from stages.truth.ground_truth import TruthImage, TruthTarget
-from tests.pipeline.commands.evaluated import QUIET, config_of
+from tests.pipeline.commands.evaluated import QUIET, config_of, drawing, run_aloud
+from tests.pipeline.light import rows_of
 
 CONTOUR = {"rule": "otsu", "upsample": "linear"}
 GRABCUT = {**CONTOUR, "refine": "grabcut"}
 
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    write_scenes(folder, 60, 41)
-    return folder
+drawn = drawing(60, 41)
 
 
 def scores_of(dataset: Path) -> list[float]:
-    rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return [annotation["score"] for row in rows for annotation in row["annotations"]]
+    return [annotation["score"] for row in rows_of(dataset) for annotation in row["annotations"]]
 
 
 @pytest.mark.slow
@@ -55,15 +46,13 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     Without presence, so that the scores are about phrases that are there, as all are here.
     """
     values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none", "calibration": "none"}}
-    printed = StringIO()
-    plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
-    assert "Scores are not calibrated" in printed.getvalue()
+    plain, text = run_aloud(config_of(drawn, tmp_path / "plain", **values))
+    assert "Scores are not calibrated" in text
     figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     assert figures["regions"] >= 100
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
-    printed = StringIO()
-    fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=200))
-    assert "score:" not in printed.getvalue()
+    fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", **with_file))
+    assert "score:" not in text
     before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
     after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
     assert after["metrics"]["mask_iou"] == before["metrics"]["mask_iou"]
@@ -74,7 +63,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     assert json.loads((plain / "dataset.json").read_text())["calibration"] is None
     assert "only ranks" in (plain / "README.md").read_text()
     assert "calibrated" in (fitted / "README.md").read_text()
-    print_calibration(figures, tmp_path / "c.json", Console(file=printed, width=200))
+    print_calibration(figures, tmp_path / "c.json", Console(file=(printed := StringIO()), width=200))
     assert f"{figures['calibration_error']['value']:.3f}" in printed.getvalue()
     # It is for three blocks only, and says so.
     with pytest.raises(ConfigError, match=r"explain\.blocks: 3 there, 4 now"):
@@ -82,9 +71,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 
 
 @pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
-def test_stored_maps_give_the_calibration_of_computed_ones(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
-) -> None:
+def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_path, monkeypatch, refine) -> None:
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
@@ -108,9 +95,7 @@ def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(draw
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
-def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
-    drawn: Path, tmp_path: Path, regions: dict[str, Any]
-) -> None:
+def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(drawn, tmp_path, regions) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
     figures = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
     scores = figures["scores"]
@@ -125,9 +110,8 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     """The man of the first caption is the cook, top left; that of the second the boy, bottom right."""
     heat = np.full((3, 8, 8), 0.02, np.float32)
     heat[0, :3, :3] = heat[0, 5:, 5:] = heat[1, :3, :3] = heat[2, 5:, 5:] = 1.0
-    maps = [
-        HeatMap(text=text, values=own, similarity=0.3) for text, own in zip(("man", "cook", "boy"), heat, strict=True)
-    ]
+    texts = ("man", "cook", "boy")
+    maps = [HeatMap(text=text, values=own, similarity=0.3) for text, own in zip(texts, heat, strict=True)]
     said = [("man", 0), ("cook", 0), ("man", 1), ("boy", 1)]
     phrases = [Phrase(text=text, head=text, caption_index=c, start=0, end=len(text)) for text, c in said]
     captions = ("a man who is a cook", "a man who is a boy")
@@ -156,9 +140,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     assert cook.tolist() == boy.tolist(), "the things differ in their place alone"
 
 
-def test_too_few_regions_are_refused(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_regions_are_refused(inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 10_000)
     with pytest.raises(InputError, match="at least 10000"):
         write_calibration(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
@@ -180,9 +162,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "new").exists(), "a rejected calibration leaves no folder"
 
 
-def test_absent_phrases_are_found_out_once_presence_is_fitted(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Path, tmp_path, monkeypatch) -> None:
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
@@ -200,9 +180,8 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert known["by"]["similarity"] == unknown["by"]["similarity"], "presence takes nothing from the cosine"
     assert known["by"]["presence"]["auc"]["value"] > 0.9
     assert known["by"]["presence"]["il_mcc"]["value"] > 0.7
-    rows = [row for path in sorted((fitted / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    told = [annotation["presence"] for row in rows for annotation in row["annotations"]]
-    assert min(told) >= 0.5
+    rows = rows_of(fitted)
+    assert min(annotation["presence"] for row in rows for annotation in row["annotations"]) >= 0.5
     assert all(entry["presence"] < 0.5 for row in rows for entry in row["absent"])
     assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
     printed = StringIO()
@@ -215,23 +194,17 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
 @pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
     """The run without one cuts at a fixed share, and says so."""
-    values: dict[str, Any] = {
-        "explain": {"blocks": 3},
-        "regions": {"rule": "fitted", "upsample": "linear", "calibration": "none"},
-    }
-    printed = StringIO()
-    plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
-    assert "Maps are cut at 0.2 of their highest heat" in printed.getvalue()
+    regions = {"rule": "fitted", "upsample": "linear", "calibration": "none"}
+    plain, text = run_aloud(config_of(drawn, tmp_path / "plain", explain={"blocks": 3}, regions=regions))
+    assert "Maps are cut at 0.2 of their highest heat" in text
     assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "fixed"
     write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     cut = json.loads((tmp_path / "c.json").read_text())["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
-    rows = pq.read_table(next((plain / "data").glob("*.parquet"))).to_pylist()
-    assert {phrase["head"] for row in rows for phrase in row["annotations"]} >= set(cut["usual"]) != set()
-    with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
-    printed = StringIO()
-    fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=300))
-    assert "highest heat" not in printed.getvalue()
+    assert {phrase["head"] for row in rows_of(plain) for phrase in row["annotations"]} >= set(cut["usual"]) != set()
+    regions["calibration"] = str(tmp_path / "c.json")
+    fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", explain={"blocks": 3}, regions=regions))
+    assert "highest heat" not in text
     before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
     after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
     assert after["metrics"]["box_recall"]["value"] > before["metrics"]["box_recall"]["value"] + 0.2

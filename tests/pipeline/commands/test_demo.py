@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
@@ -25,8 +23,7 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
     assert list(validate(tmp_path / "dataset")) == []
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 24
-    sheet = np.asarray(Image.open(tmp_path / "overlays.png"))
-    assert sheet.shape[1] > 600
+    assert np.asarray(Image.open(tmp_path / "overlays.png")).shape[1] > 600
 
 
 @pytest.mark.slow
@@ -34,7 +31,6 @@ def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     """The embedded model stands in for it: what it makes of photographs is not the point here."""
     printed = io.StringIO()
     figures = run_photographs(tmp_path, Console(file=printed, width=120), model="demo")
-    assert figures is not None
     assert (figures["counts"]["images"], figures["counts"]["targets"]) == (8, 31)
     assert figures["counts"]["targets_not_among_phrases"] == 0
     assert "the eight photographs, model demo:" in printed.getvalue()
@@ -60,7 +56,6 @@ def test_the_demo_and_the_presets_have_the_same_settings() -> None:
     presets = Path(__file__).parents[3] / "configs"
     drawings, photographs = (load_config(presets / f"{name}.yaml", []) for name in ("demo", "photos-fine"))
     source = {"input": drawings.input, "model": {"name": "demo"}}
-    assert RunConfig(**source).model_dump(include={"explain", "regions"}) == drawings.model_dump(
-        include={"explain", "regions"}
-    )
+    sections = {"explain", "regions"}
+    assert RunConfig(**source).model_dump(include=sections) == drawings.model_dump(include=sections)
     assert photographs.explain.scales == SCALES

@@ -1,7 +1,5 @@
 """`phrasebox export`: what it prints, how it fails, and that each option arrives."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -15,6 +13,7 @@ from pipeline.dataset.folder import write_marks
 from pipeline.dataset.origin import signed
 from pipeline.export import EXPORTERS
 from stages.contract.errors import ConfigError, InputError
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.export.datasets import encoded, write_dataset
 
 
@@ -43,17 +42,13 @@ def rejected(error: type[Exception], message: str, *arguments: object) -> None:
 
 
 def content_of(out: Path, split: str = "train") -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((out / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-    return loaded
+    return json.loads((out / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
 
 
 def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Path) -> None:
     text = exported(dataset, tmp_path / "out", "--split", "train=0.6,val=0.4")
-    lines = [
-        "14 categories", "masks: exact as RLE", "rows left out: 4 of 16", "2 with an error in the dataset",
-        "2 without a chosen region",
-    ]  # fmt: skip
-    for words in ("coco in", "train", "val", "12", "17", *lines):
+    known = ("14 categories", "masks: exact as RLE", "rows left out: 4 of 16", "2 with an error in the dataset")
+    for words in ("coco in", "train", "val", "12", "17", *known, "2 without a chosen region"):
         assert words in text
     figures = json.loads(exported(dataset, tmp_path / "grit", "--json", name="grit"))
     assert (figures["format"], figures["out"], figures["rows"]) == ("grit", str(tmp_path / "grit"), 16)
@@ -69,12 +64,9 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
         (None, (), ""),
     ],
 )
-def test_doubtful_regions_are_counted_where_scores_are_probabilities(
-    calibration: str | None, options: tuple[str, ...], told: str, tmp_path: Path
-) -> None:
+def test_doubtful_regions_are_counted_where_scores_are_probabilities(calibration, options, told, tmp_path) -> None:
     dataset = write_dataset(tmp_path / "dataset")
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps({**manifest, "calibration": calibration}))
+    change_manifest(dataset, calibration=calibration)
     text = exported(dataset, tmp_path / "out", *options)
     assert told in text
     assert ("below 0.5" in text) == bool(told)
@@ -119,9 +111,7 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
     root.mkdir()
     (root / "1.jpg").write_bytes(encoded())
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
-    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
     packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
     rejected(ConfigError, f"^--images: .*if it is right, give --images '{root}'$", *packed)
     assert not (tmp_path / "packed").exists()

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.commands.phrases import phrases_json
 from pipeline.config import RunConfig
 from pipeline.run import run
 from stages.contract.errors import InputError, ResumeError
 from stages.phrases.stage import PhrasesConfig
+from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, rows_of
 
 
@@ -27,16 +26,12 @@ def test_phrases_json_reads_no_further_than_a_batch():
     lines = [next(answers)]
     assert len(read) == 2
     lines += answers
+    dogs = {"text": "two dogs", "start": 0, "end": 8, "head": "dog", "plural": True}
+    cat = {"text": "cat", "start": 11, "end": 17, "head": "cat", "plural": False}
     assert json.loads(json.dumps(lines)) == [
-        {
-            "caption": "Two dogs.",
-            "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog", "plural": True}],
-        },
+        {"caption": "Two dogs.", "phrases": [dogs]},
         {"caption": "", "phrases": [], "error": "no_caption: all captions are empty"},
-        {
-            "caption": "A photo of my cat",
-            "phrases": [{"text": "cat", "start": 11, "end": 17, "head": "cat", "plural": False}],
-        },
+        {"caption": "A photo of my cat", "phrases": [cat]},
     ]
 
 
@@ -45,8 +40,7 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
 ) -> None:
     file, out = tmp_path / "phrases.jsonl", tmp_path / "out"
     source = scenes_config["input"]
-    done = CliRunner().invoke(app, ["phrases", source["path"], "--images", source["image_root"], "--out", str(file)])
-    assert done.exit_code == 0, done.output
+    printed("phrases", source["path"], "--images", source["image_root"], "--out", file)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len({line["caption"] for line in lines}) == len(lines)
 

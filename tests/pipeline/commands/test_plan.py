@@ -1,7 +1,5 @@
 """`phrasebox plan` measures with real stages and real processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -25,14 +23,18 @@ def call(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, ["plan", *map(str, (*given, *arguments))])
 
 
+def figures_of(folder: Path, *arguments: object) -> dict[str, Any]:
+    answer = call(folder, *arguments, "--json")
+    assert answer.exit_code == 0, answer.output
+    return dict(json.loads(answer.stdout))
+
+
 @pytest.mark.slow
 def test_a_sample_goes_through_every_step(scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = sorted(os.listdir("."))
     never = ("--set", f"output.path={tmp_path / 'never'}")
-    answer = call(scenes_folder, "--engine", "inline", "--samples", 9, "--total", 5000, "--json", *never)
-    assert answer.exit_code == 0, answer.output
-    found: dict[str, Any] = json.loads(answer.stdout)
+    found = figures_of(scenes_folder, "--engine", "inline", "--samples", 9, "--total", 5000, *never)
     costs, (first, million) = found["costs"], found["forecasts"]
     assert (costs["images"], costs["failed"], costs["processes"]) == (9, 0, 1)
     assert list(costs["steps"]) == ["read", "phrases", "prepare", "explain", "regions", "write"]
@@ -51,9 +53,7 @@ def test_a_sample_goes_through_every_step(scenes_folder: Path, tmp_path: Path, m
 @pytest.mark.slow
 def test_processes_measure_at_once(scenes_folder: Path) -> None:
     settings = ("--set", "engine.explain_workers=2", "--samples", 4, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
-    answer = call(scenes_folder, *settings, "--json")
-    assert answer.exit_code == 0, answer.output
-    found = json.loads(answer.stdout)
+    found = figures_of(scenes_folder, *settings)
     assert found["costs"]["processes"] == 2
     assert found["costs"]["steps"]["tables"] > 0
     assert found["costs"]["first"] == 12
@@ -77,9 +77,7 @@ def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
         (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
     ],
 )
-def test_a_run_or_a_cluster_that_cannot_be_is_rejected(
-    arguments: tuple[object, ...], said: str, scenes_folder: Path
-) -> None:
+def test_a_run_or_a_cluster_that_cannot_be_is_rejected(arguments, said, scenes_folder) -> None:
     assert said in str(call(scenes_folder, *arguments).exception)
 
 
@@ -100,15 +98,6 @@ def test_the_table_for_people() -> None:
     columns = [("here", forecast(COSTS, images, machine)) for images in (2_000_000, 1000, 25_000_000)]
     print_plan(COSTS, columns, Console(file=text, width=160))
     shown = text.getvalue()
-    for part in (
-        "2,000,000 images",
-        "33 minutes",
-        "1 s",
-        "1,000.0",
-        "GPUs",
-        "5.0",
-        "10.0 GB",
-        "2 processes at once",
-        "3, 1 at once",
-    ):
+    costs = ("10.0 GB", "2 processes at once", "3, 1 at once")
+    for part in ("2,000,000 images", "33 minutes", "1 s", "1,000.0", "GPUs", "5.0", *costs):
         assert part in shown

@@ -1,7 +1,5 @@
 """`phrasebox tune`: its figures are those of `eval`, and what is better beyond chance stays."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from io import StringIO
@@ -24,18 +22,13 @@ from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Measured, tuned, write_settings
 from pipeline.run import run
-from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, InputError
-from tests.pipeline.commands.evaluated import QUIET, called, config_of
+from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 
 METRICS = FIGURES[:-2]
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    write_scenes(folder, 16, 47)
-    return folder
+drawn = drawing(16, 47)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +56,7 @@ def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
     return tuned(judged_dataset(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
 
 
-def test_the_start_and_the_best_are_what_eval_measures(
-    figures: dict[str, Any], dataset: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, tmp_path) -> None:
     write_settings(figures["settings"], tmp_path / "best.yaml")
     made = json.loads((dataset / "dataset.json").read_text())["config"]
     again = load_config(tmp_path / "best.yaml", [
@@ -83,9 +74,8 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(fi
     now = figures["base"]["box_recall"]
     assert figures["base"] == figures["start"], "there was no calibration"
     groups = list(dict.fromkeys(step["group"] for step in figures["steps"]))
-    assert groups == ["explainer", "blocks", "contrast", "rule", "edges"], (
-        "four blocks and an affinity behind them do not go together"
-    )
+    wanted = ["explainer", "blocks", "contrast", "rule", "edges"]
+    assert groups == wanted, "four blocks and an affinity behind them do not go together"
     for group in groups:
         own = [step for step in figures["steps"] if step["group"] == group]
         for step in own:
@@ -135,9 +125,8 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_the_budget(dataset: Path, drawn: Path) -> None:
-    found = tuned(
-        judged_dataset(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4
-    )
+    judged = judged_dataset(dataset, drawn / "truth.json")
+    found = tuned(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
     assert (found["steps"], found["best"], found["images"]) == ([], {}, 4)
     assert found["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
     assert found["settings"]["explain"]["kind"] == "raw_attention"
@@ -157,8 +146,7 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
             answer = "right" if is_true else "wrong"
             if not is_true and not absent:
                 answer = absent = "absent"
-            key = RegionKey.of(region)
-            append_review(made, Review(**key._asdict(), reviewer="ann", answer=answer))
+            append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer=answer))
             right, asked = right + is_true, asked + 1
             break
     judged, wrong = reviewed_dataset(made)
@@ -170,9 +158,7 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
     assert "fitted" not in {step["group"] for step in found["steps"]}
     moved = [step["figures"]["reviewed"] for step in found["steps"]]
     assert min(moved) < asked, "some regions left the wrong places"
-    code, out, _ = called("tune", made, "--reviews", "--minutes", 0, "--out", tmp_path / "t.yaml")
-    assert code == 0
-    assert "agreement" in out
+    assert "agreement" in printed("tune", made, "--reviews", "--minutes", 0, "--out", tmp_path / "t.yaml")
     assert yaml.safe_load((tmp_path / "t.yaml").read_text()).keys() == {"explain", "regions"}
 
 
@@ -180,14 +166,8 @@ def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
     printed = StringIO()
     print_tuning(figures, Console(file=printed, width=120))
     text = printed.getvalue()
-    for words in (
-        "the dataset",
-        "explainer: grad_eclip *",
-        "rule: quantile 0.98",
-        "blocks: 2",
-        "contrast: 0.25",
-        "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6",
-    ):
+    tried = ("explainer: grad_eclip *", "rule: quantile 0.98", "blocks: 2", "contrast: 0.25")
+    for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
         assert words in text
     assert f"{figures['start']['box_recall']:.3f}" in text
     assert "agreement" not in text

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,8 +19,7 @@ def whole(synthetic_dataset: Path) -> Any:
 
 @pytest.fixture(scope="package")
 def rows(whole: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = whole.to_pylist()
-    return found
+    return whole.to_pylist()
 
 
 @pytest.fixture(scope="package")

@@ -1,7 +1,5 @@
 """What searches find, once more in plain Python over the rows: what DuckDB's answers are compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +88,8 @@ class Found:
 
 def find(rows: Sequence[Row], marks: Mapping[str, str], search: Search) -> list[Found]:
     """All that a search finds, in the dataset's order."""
-    picky = any(
-        (search.phrase, search.head, search.where, *(x is not None for x in (search.score_min, search.score_max))),
-    ) or (search.area_min, search.area_max) != (None, None)
+    bounds = (search.score_min, search.score_max, search.area_min, search.area_max)
+    picky = any((search.phrase, search.head, search.where, *(bound is not None for bound in bounds)))
     found = []
     for number, row in enumerate(rows):
         regions = [region for region in regions_of(row, marks) if _fits(region, search)]

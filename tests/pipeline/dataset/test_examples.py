@@ -1,7 +1,5 @@
 """The examples in the docstrings of the packages, run as they are."""
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 from pathlib import Path

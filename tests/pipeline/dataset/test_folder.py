@@ -1,12 +1,7 @@
 """A dataset's folder: what is one, what is none, and its rows as tables."""
 
-from __future__ import annotations
-
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +11,7 @@ from pipeline.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, MARKS_FILE, op
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
 from tests.synthetic import write_synthetic
 
@@ -29,13 +25,6 @@ def folder(synthetic_dataset: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic(tmp_path_factory.mktemp("images") / "dataset", 80, rows_per_file=50, embed_images=True)
-
-
-def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    path = folder / "dataset.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
 
 
 def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """Images of rows: embedded, in the folder of the run, moved; and names that lead elsewhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

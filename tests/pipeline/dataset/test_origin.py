@@ -1,7 +1,5 @@
 """Whether a dataset was made by who looks at it."""
 
-from __future__ import annotations
-
 import json
 import stat
 import typing
@@ -77,8 +75,8 @@ OUTSIDE = {
         pytest.param(
             OUTSIDE,
             [],
-            "input.path input.image_root regions.calibration source.truth model.name model.pretrained "
-            "phrases.spacy_model",
+            "input.path input.image_root regions.calibration source.truth "
+            "model.name model.pretrained phrases.spacy_model",
             id="all of it",
         ),
         pytest.param(
@@ -93,11 +91,13 @@ OUTSIDE = {
         pytest.param({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint", id="a model inside"),
         pytest.param({"input": {"path": 5}, "model": "x"}, [], "input.path", id="of another form"),
         pytest.param(
-            {"input": {"path": "FOLDER"}, "model": {"name": "photo"}, "regions": {"calibration": "auto"}}, [], "",
+            {"input": {"path": "FOLDER"}, "model": {"name": "photo"}, "regions": {"calibration": "auto"}},
+            [],
+            "",
             id="what comes with phrasebox",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_a_stranger_names(sections: dict[str, Any], settings: list[str], left: str, tmp_path: Path) -> None:
     folder = tmp_path / "dataset"
     folder.mkdir()

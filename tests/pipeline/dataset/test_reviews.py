@@ -1,7 +1,5 @@
 """The file of people's answers: what counts, what a crash leaves, and what somebody else's file cannot do."""
 
-from __future__ import annotations
-
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +19,7 @@ from pipeline.dataset.reviews import (
     read_reviews,
 )
 from stages.contract.errors import InputError
-from tests.object_storage import object_storage
+from stages.shared.storage import place_of
 
 DOG = RegionKey(7, "a dog", (1.0, 2.0, 30.5, 4.0))
 CAT = RegionKey(8, "a cat", (0.0, 0.0, 5.0, 5.0))
@@ -32,18 +30,13 @@ def said(key: RegionKey, reviewer: str = "ann", **what: Any) -> Review:
 
 
 def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
-    for review in (
-        said(DOG, answer="wrong", seconds=2.5),
-        said(DOG, "bob", answer="right"),
-        said(DOG, answer="right"),
-        said(CAT, answer="absent"),
-        said(CAT, answer="undone"),
-    ):
-        append_review(tmp_path, review)
+    append_review(tmp_path, said(DOG, answer="wrong", seconds=2.5))
+    append_review(tmp_path, said(DOG, "bob", answer="right"))
+    for key, answer in ((DOG, "right"), (CAT, "absent"), (CAT, "undone")):
+        append_review(tmp_path, said(key, answer=answer))
     reviews = read_reviews(tmp_path)
-    assert {key: {who: one.answer for who, one in answers.items()} for key, answers in reviews.answers.items()} == {
-        DOG: {"ann": "right", "bob": "right"}
-    }
+    assert [*reviews.answers] == [DOG]
+    assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {"ann": "right", "bob": "right"}
     assert reviews.merged() == {DOG: "right"}
     assert reviews.skipped == 0
     lines = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
@@ -51,13 +44,10 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
 
 
 def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
-    for review in (
-        said(DOG, action="delete"),
-        said(DOG, "bob", action="box", box_xywh_px=(0, 0, 9, 9)),
-        said(CAT, action="delete"),
-        said(CAT, "bob", action="undone"),
-    ):
-        append_review(tmp_path, review)
+    box: dict[str, Any] = {"action": "box", "box_xywh_px": (0, 0, 9, 9)}
+    for key, first, second in ((DOG, "delete", box), (CAT, "delete", {"action": "undone"})):
+        append_review(tmp_path, said(key, action=first))
+        append_review(tmp_path, said(key, "bob", **second))
     corrections = read_reviews(tmp_path).corrections
     assert {key: one.box_xywh_px for key, one in corrections.items()} == {DOG: (0, 0, 9, 9)}
 
@@ -165,24 +155,19 @@ def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
     one = row["annotations"][-1]
     key = RegionKey.of(one)
     moved, renamed = key._replace(bbox=(0.0, 0.0, 1.0, 1.0)), key._replace(phrase="another")
-    found = find_regions(dataset, {key, moved, renamed, DOG}, ["score", "head"])
-    assert {name: (place.row, place.annotation) for name, place in found.items()} == {
-        key: (number, {field: one[field] for field in ("id", "phrase", "bbox", "score", "head")})
-    }
+    ((name, place),) = find_regions(dataset, {key, moved, renamed, DOG}, ["score", "head"]).items()
+    assert (name, place.row) == (key, number)
+    assert place.annotation == {field: one[field] for field in ("id", "phrase", "bbox", "score", "head")}
     assert find_regions(dataset, set()) == {}
     line = json.loads(said(key, answer="right").model_dump_json(exclude_none=True))
     assert Review.model_validate(line).key == key, "boxes are the same numbers again"
 
 
 @pytest.mark.slow
-def test_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.shared.storage import place_of
-
-    with object_storage() as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        folder = place_of("s3://bucket/reviewed")
-        assert read_reviews(folder).answers == {}
-        append_review(folder, said(DOG, answer="wrong"))
-        append_review(folder, said(DOG, answer="right"))
-        assert read_reviews(folder).merged() == {DOG: "right"}
+@pytest.mark.usefixtures("storage")
+def test_object_storage() -> None:
+    folder = place_of("s3://bucket/reviewed")
+    assert read_reviews(folder).answers == {}
+    append_review(folder, said(DOG, answer="wrong"))
+    append_review(folder, said(DOG, answer="right"))
+    assert read_reviews(folder).merged() == {DOG: "right"}

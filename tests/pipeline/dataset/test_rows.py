@@ -1,7 +1,5 @@
 """Rows by number, from shards with several row groups."""
 
-from __future__ import annotations
-
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Searches as SQL: texts stay texts, and what is exported is what is shown."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing

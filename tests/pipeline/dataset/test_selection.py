@@ -1,7 +1,5 @@
 """A choice of regions, against plain Python over the same rows; and what is no condition."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +51,9 @@ def test_a_lowest_score_lies_between_0_and_1(score: float) -> None:
         Selection(min_score=score)
 
 
-@pytest.mark.parametrize(
-    "selection", [Selection(), Selection(where=" \n "), Selection(min_score=0.0, marks={"a": "bad"})]
-)
-def test_all_is_the_same_table(selection: Selection, table: Any) -> None:
-    assert Selector(selection).choose(table) is table
+@pytest.mark.parametrize("selection", [{}, {"where": " \n "}, {"min_score": 0.0, "marks": {"a": "bad"}}])
+def test_all_is_the_same_table(selection: dict[str, Any], table: Any) -> None:
+    assert Selector(Selection(**selection)).choose(table) is table
 
 
 def test_what_is_chosen_stays_as_it_was(table: Any) -> None:
@@ -75,9 +71,8 @@ def test_what_is_chosen_stays_as_it_was(table: Any) -> None:
 def test_slices_and_chunks(selection: dict[str, Any], table: Any) -> None:
     whole = chosen(table, **selection)
     if "where" in selection:
-        assert chosen(table, min_score=0.5, **selection) == chosen(
-            table, where=f"score >= 0.5 AND {selection['where']}"
-        )
+        both = f"score >= 0.5 AND {selection['where']}"
+        assert chosen(table, min_score=0.5, **selection) == chosen(table, where=both)
     assert chosen(table.slice(17, 90), **selection) == whole[17:107]
     parts = pa.concat_tables([table.slice(start, 23) for start in range(0, 200, 23)])
     assert parts["annotations"].num_chunks > 5

@@ -5,8 +5,6 @@ The model computes for real; of its worker only what the host of a GPU would do,
 back, tokens, pinned pixels, presence and answers. The launches are not in it (`python -m tests.cuda.traced`).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

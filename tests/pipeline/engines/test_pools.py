@@ -1,7 +1,5 @@
 """How many workers a run starts, and on which device, by what Ray says of the nodes."""
 
-from __future__ import annotations
-
 from io import StringIO
 from typing import Any
 
@@ -74,9 +72,7 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
         (2, 1.0, 2.0, False, 1),  # none fits now: one waits for a larger node
     ],
 )
-def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(
-    count: int, gpus: float, share: float, segments: bool, fit: int
-) -> None:
+def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, segments, fit) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
     found = pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
     assert (found.fewest, found.most) == (fit, fit)
@@ -98,9 +94,7 @@ def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
         (1, 4.0, 1.0, 1),
     ],
 )
-def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(
-    count: int, cpus: float, gpus: float, captions: int
-) -> None:
+def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cpus, gpus, captions) -> None:
     assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
     assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
     assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7

@@ -1,7 +1,5 @@
 """Clusters whose nodes are not like the driver: a folder that only the driver has, no code, too little memory."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -165,8 +163,7 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
 @pytest.mark.slow
 def test_a_driver_without_the_clusters_token_is_told_of_it(node, tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out", address=node)
-    environment = with_token("f" * 64)
-    done = ended(wanted, env=environment)
+    done = ended(wanted, env=with_token("f" * 64))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{node}'. If it has a token, ")

@@ -1,7 +1,5 @@
 """The ray engine gives the rows of the inline engine, and loses or doubles none when it is killed."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -125,8 +123,7 @@ def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
-    wanted = command(source, tmp_path / "out", "model.device=cuda")
-    done = ended(wanted)
+    done = ended(command(source, tmp_path / "out", "model.device=cuda"))
     assert done.returncode == 2
     assert "this worker sees no GPU" in done.stderr
     assert "Traceback" not in done.stderr
@@ -162,8 +159,7 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     kill_when(wanted, lambda: any((out / "data").glob("*.parquet")))
     finished = {path: path.read_bytes() for path in (out / "data").glob("*.parquet")}
     assert not (out / "dataset.json").exists()
-    printed = ended(wanted).stdout
-    assert "resuming the run" in printed
+    assert "resuming the run" in ended(wanted).stdout
     assert_alike(rows_of(out), reference)
     assert list(validate(out)) == []
     kept = {path: path.read_bytes() for path in finished}

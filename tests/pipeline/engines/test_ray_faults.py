@@ -1,7 +1,5 @@
 """What goes wrong around the ray engine's workers: they die, their code differs, the disk is full."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -210,8 +208,7 @@ def test_rows_are_in_groups_as_inline(tmp_path) -> None:
 @pytest.mark.slow
 def test_an_input_smaller_than_the_pool_is_nothing_to_warn_of(tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out", explain_workers=2)
-    done = subprocess.run(wanted, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    assert subprocess.run(wanted, capture_output=True, text=True, check=True).stderr == ""
     assert len(rows_of(tmp_path / "out")) == 3
 
 

@@ -1,7 +1,5 @@
 """What becomes of a worker's process."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

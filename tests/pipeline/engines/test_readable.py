@@ -1,7 +1,5 @@
 """What the driver says of an error that Ray carried."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

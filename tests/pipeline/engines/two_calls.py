@@ -3,8 +3,6 @@
 It prints the rows: sample, note, the number of samples that the stage had in hand, and the thread.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

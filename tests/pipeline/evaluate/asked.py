@@ -1,7 +1,5 @@
 """Queries made by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -13,25 +11,22 @@ from stages.contract.records import HeatMap, Rle
 from stages.truth.ground_truth import TruthTarget
 
 
-def mask_of(box: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:
-    """A mask that fills a box with whole-number edges."""
-    x, y, w, h = (int(edge) for edge in box)
+def mask_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:
+    """A mask that fills boxes with whole-number edges."""
     mask = np.zeros(size_hw, np.bool_)
-    mask[y : y + h, x : x + w] = True
+    for x, y, w, h in boxes:
+        mask[int(y) : int(y + h), int(x) : int(x + w)] = True
     return encode_mask(mask)
 
 
 def target_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8), masked: bool = True, **fields: Any) -> TruthTarget:
     """Things that fill their boxes."""
-    drawn = np.zeros(size_hw, np.bool_)
-    for x, y, w, h in boxes:
-        drawn[int(y) : int(y + h), int(x) : int(x + w)] = True
-    mask = encode_mask(drawn) if masked else None
+    mask = mask_of(*boxes, size_hw=size_hw) if masked else None
     return TruthTarget(**{"phrase": "car", "match": "phrase", "boxes_xywh_px": boxes, "mask": mask, **fields})
 
 
 def answer_of(box: Box, score: float = 0.5, size_hw: tuple[int, int] = (8, 8), similarity: float = 0.2) -> Answer:
-    return Answer(box_xywh_px=box, mask=mask_of(box, size_hw), score=score, similarity=similarity)
+    return Answer(box_xywh_px=box, mask=mask_of(box, size_hw=size_hw), score=score, similarity=similarity)
 
 
 def map_of(values: Any, text: str = "car", fault: str = "") -> HeatMap:

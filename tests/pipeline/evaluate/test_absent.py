@@ -1,7 +1,5 @@
 """Absent phrases: which are asked for, and the figures by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -63,14 +61,9 @@ def test_an_attribute_is_another_colour_that_no_caption_says() -> None:
 def test_adversarial_phrases_have_the_nouns_that_stand_beside_those_of_the_image() -> None:
     """Boats occur with water, dogs do not; what a man wears may be there without a word, and "people" may be he."""
     images = [image_of(number, "lake", "boat") for number in range(1, 6)]
-    images += [
-        image_of(6, "lake", "shirt"),
-        image_of(7, "lake", "people"),
-        image_of(8, "dog"),
-        image_of(9, "lake", "man"),
-    ]
-    chosen = absent_phrases(images)[9].absent["adversarial"]
-    assert [phrase.head for phrase in chosen] == ["boat"]
+    images += [image_of(6, "lake", "shirt"), image_of(7, "lake", "people"), image_of(8, "dog")]
+    images.append(image_of(9, "lake", "man"))
+    assert [phrase.head for phrase in absent_phrases(images)[9].absent["adversarial"]] == ["boat"]
 
 
 def boys() -> AskedImage:

@@ -1,7 +1,5 @@
 """Answers and figures from embeddings that are written down here."""
 
-from __future__ import annotations
-
 import json
 from itertools import permutations
 
@@ -94,8 +92,7 @@ def test_the_same_caption_of_two_images_is_right_for_both() -> None:
 
 def test_differences_are_paired_and_survive_a_file() -> None:
     ours, theirs = Answers(), Answers()
-    rng = np.random.default_rng(0)
-    hits = rng.random(60) < 0.5
+    hits = np.random.default_rng(0).random(60) < 0.5
     classes = ["x", "y"] * 30
     ours.add(range(60), {"top1": np.ones(60) * hits}, classes)
     theirs.add(range(60), {"top1": np.ones(60) * hits}, classes)
@@ -145,5 +142,4 @@ def test_ties_are_the_mean_over_all_orders() -> None:
 def test_a_model_that_knows_nothing_scores_chance() -> None:
     """With whatever number of right answers, and wherever they stand."""
     right = np.array([[True, True, False, False, False], [False, False, False, False, True]])
-    found = ranks(np.ones((2, 5), np.float32), right)
-    assert found.hits(1).tolist() == pytest.approx([2 / 5, 1 / 5])
+    assert ranks(np.ones((2, 5), np.float32), right).hits(1).tolist() == pytest.approx([2 / 5, 1 / 5])

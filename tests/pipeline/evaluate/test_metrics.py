@@ -1,7 +1,5 @@
 """Every metric on cases small enough to work out by hand: 8 x 8 pixels, a 2 x 2 map, boxes with whole edges."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any
@@ -155,9 +153,6 @@ def test_pairs_and_b_cubed_by_hand() -> None:
     assert pair_f1(totals) == pytest.approx(2 * 1 / (3 + 2))
     precision, recall = (2 / 3 + 2 / 3 + 1 / 3 + 1) / 4, 3 / 4
     assert b_cubed(totals) == pytest.approx(2 * precision * recall / (precision + recall))
-
-
-def test_right_links_and_none() -> None:
     right = totals_of((0, "a"), (1, "b"), (0, "a"))
     assert pair_f1(right) == b_cubed(right) == 1
     assert pair_f1(totals_of((0, "a"), (1, "a"))) == 0
@@ -180,31 +175,25 @@ ROW = {
         region(1, 9, "it", 3),
     ],
 }
-IMAGE = TruthImage(
-    file_name="1.jpg",
-    width_px=8,
-    height_px=8,
-    targets=(),
-    chained=tuple(
-        ChainedPhrase(caption=caption, phrase=phrase, chain=chain)
-        for caption, phrase, chain in (
-            ("A boy and a boy 's hat .", "boy", "7"),
-            ("A boy and a boy 's hat .", "boy", "8"),
-            ("a child , it rains", "child", "7"),
-            ("a child , it rains", "it", ""),
-            ("another caption", "hat", "9"),
-        )
-    ),
+CHAINED = (
+    ("A boy and a boy 's hat .", "boy", "7"),
+    ("A boy and a boy 's hat .", "boy", "8"),
+    ("a child , it rains", "child", "7"),
+    ("a child , it rains", "it", ""),
+    ("another caption", "hat", "9"),
 )
+CHAINS = tuple(ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED)
+IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained=CHAINS)
 
 
 def test_phrases_are_found_by_caption_text_and_order() -> None:
     assert grouping_of(5, ROW, IMAGE) == Grouping(image=5, links=((0, "7"), (1, "8"), (0, "7")))
-
-
-def test_other_counts_of_a_text_in_a_caption_are_left_out() -> None:
     fewer = {**ROW, "annotations": [one for one in ROW["annotations"] if one["span"][0] != 12]}
     assert grouping_of(5, fewer, IMAGE).links == ((0, "7"),)
+    said, marked = "A grey dog runs along the sea.", "A gray dog runs along the sea ."
+    row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
+    image = replace(IMAGE, chained=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
+    assert grouping_of(5, row, image).links == ((4, "7"),)
 
 
 def test_datasets_without_groups_have_no_figures() -> None:
@@ -221,13 +210,6 @@ def test_the_report_has_both_with_intervals_over_images() -> None:
     assert (figures["group_f1"]["n"], figures["group_b_cubed"]["n"]) == (2, 5)
     assert figures["group_f1"]["low"] == 0
     assert figures["group_f1"]["high"] == 1
-
-
-def test_a_caption_that_the_truth_spells_otherwise_is_the_same() -> None:
-    said, marked = "A grey dog runs along the sea.", "A gray dog runs along the sea ."
-    row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
-    image = replace(IMAGE, chained=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
-    assert grouping_of(5, row, image).links == ((4, "7"),)
 
 
 def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:

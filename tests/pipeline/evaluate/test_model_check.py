@@ -1,7 +1,5 @@
 """The check of a model, with models that know nothing, something and everything."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +23,7 @@ from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage
 from stages.truth import read_truth
 from stages.truth.ground_truth import TruthTarget
+from tests.pipeline.evaluate.asked import mask_of
 from tests.stages.shared.model.saved import save_model
 
 CELLS = 48
@@ -50,10 +49,8 @@ class Informed(Stage):
         return Forwards(images=8, device="cpu, 1 thread")
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        return [
-            replace(record, heat_maps=tuple(self.map_of(record, phrase) for phrase in record.phrases), pixels=None)
-            for record in batch
-        ]
+        maps = [tuple(self.map_of(record, phrase) for phrase in record.phrases) for record in batch]
+        return [replace(record, heat_maps=own, pixels=None) for record, own in zip(batch, maps, strict=True)]
 
     def map_of(self, record: Record, phrase: Phrase) -> HeatMap:
         similarity = 0.2 + 0.1 * (self.knows_captions and phrase.text in record.sample.captions)
@@ -68,13 +65,8 @@ class Informed(Stage):
 
 def drawn(target: TruthTarget, size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """1 where the thing is, 0 elsewhere."""
-    values = np.zeros(size_hw, np.float32)
-    if target.mask is not None:
-        values[decode_mask(target.mask)] = 1
-        return values
-    for x, y, w, h in target.boxes_xywh_px:
-        values[int(y) : int(y + h), int(x) : int(x + w)] = 1
-    return values
+    mask = target.mask if target.mask is not None else mask_of(*target.boxes_xywh_px, size_hw=size_hw)
+    return decode_mask(mask).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Embeddings of regions on every kind of tower, and that a region's own place is what they show."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -44,8 +42,7 @@ def embedder_of(tower: str, **settings: Any) -> Embedder:
 def test_every_kind_of_tower(tower: str) -> None:
     embedder = embedder_of(tower)
     side = embedder.model.input.size_px
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (2, side, side, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     pictures = [picture(noise[0], HALF, (0, 0, 1, 1)), picture(noise[1]), picture(noise[1], (0.25, 0.5, 1, 1))]
     first, empty, third = embedder.pictures(pictures)
     for found, regions in ((first, 2), (empty, 0), (third, 1)):
@@ -53,7 +50,6 @@ def test_every_kind_of_tower(tower: str) -> None:
         for rows in (found.roi, found.mask, found.crop):
             assert rows.shape == (regions, embedder.model.embed_dim)
             assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(regions), abs=1e-5)
-    assert first.crop is not None
     assert first.crop[1] == pytest.approx(first.image, abs=1e-4), "the crop of everything is the image"
     alone = embedder.pictures([pictures[2]])[0]
     for name in ("image", "roi", "mask", "crop"):
@@ -111,7 +107,7 @@ def image(*phrases: tuple[str, list[tuple[float, float, float, float]]], match: 
 LEFT, RIGHT, BELOW = (0, 0, 50, 25), (50, 0, 50, 25), (0, 25, 100, 25)
 
 
-def test_things_come_first_and_boxes_of_phrases_behind_them() -> None:
+def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_them() -> None:
     things = [thing(*LEFT), thing(*RIGHT, category="bus")]
     asked = questions_of(image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False)
     assert [each.category for each in asked.things] == ["car", "bus", None]
@@ -119,6 +115,10 @@ def test_things_come_first_and_boxes_of_phrases_behind_them() -> None:
     assert asked.boxes_rel.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 1, 1]]
     assert asked.candidates.tolist() == [0, 1, 2]
     assert asked.phrases == (("a car", (0,)), ("the road", (2,)))
+    named = image(("car", [LEFT]), match="category")
+    asked = questions_of(named, [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False)
+    assert asked.phrases == ()
+    assert len(asked.boxes_rel) == 2
 
 
 def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
@@ -129,22 +129,11 @@ def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
     assert asked.phrases == (("right car", (1,)),), "a phrase that means every box asks nothing"
 
 
-def test_boxes_end_with_the_image_and_empty_ones_are_left_out() -> None:
+def test_boxes_end_with_the_image_whose_size_must_be_the_truths_unless_it_was_resized() -> None:
     things = [thing(-10, -10, 20, 20), thing(100, 0, 10, 10), thing(90, 40, 30, 30)]
     asked = questions_of(image(("gone", [(100, 0, 10, 10)])), things, SIZE_HW, resized=False)
     assert asked.boxes_rel.tolist() == [[0, 0, 0.1, 0.2], [0.9, 0.8, 1, 1]]
     assert asked.phrases == ()
-
-
-def test_categories_are_not_phrases() -> None:
-    asked = questions_of(
-        image(("car", [LEFT]), match="category"), [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False
-    )
-    assert asked.phrases == ()
-    assert len(asked.boxes_rel) == 2
-
-
-def test_another_size_is_refused_unless_the_image_was_resized() -> None:
     with pytest.raises(InputError, match=r"a\.jpg has 50x25 pixels, but the ground truth is for 100x50: .*--resized"):
         questions_of(image(), [thing(*LEFT)], (25, 50), resized=False)
     asked = questions_of(image(), [thing(*LEFT)], (25, 50), resized=True)

@@ -1,7 +1,5 @@
 """Regions for review: every beginning is a sample, and weighed answers estimate the whole dataset."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,8 +1,7 @@
 """The usual place of a noun: what ground truth of other images says without a look at the image."""
 
-from __future__ import annotations
-
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,15 +18,12 @@ RIGHT: Box = (60.0, 20.0, 20.0, 30.0)
 
 
 def image_of(*named: tuple[str, tuple[Box, ...]], scale: float = 1.0) -> TruthImage:
-    targets = tuple(
-        TruthTarget(
-            phrase=phrase,
-            boxes_xywh_px=tuple((x * scale, y * scale, w * scale, h * scale) for x, y, w, h in boxes),
-            match="phrase",
-        )
-        for phrase, boxes in named
-    )
-    return TruthImage(file_name="a.jpg", width_px=round(80 * scale), height_px=round(60 * scale), targets=targets)
+    targets = []
+    for phrase, boxes in named:
+        scaled: Any = tuple(tuple(side * scale for side in box) for box in boxes)
+        targets.append(TruthTarget(phrase=phrase, boxes_xywh_px=scaled, match="phrase"))
+    size = {"width_px": round(80 * scale), "height_px": round(60 * scale)}
+    return TruthImage(file_name="a.jpg", targets=tuple(targets), **size)
 
 
 IMAGES = [
@@ -55,7 +51,7 @@ def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None
     usual = fit(IMAGES)
     assert usual.images == len(IMAGES)
     for phrase, place in (("dark sky with clouds", SKY), ("green grass", GRASS)):
-        twice: Box = (place[0] * 2, place[1] * 2, place[2] * 2, place[3] * 2)
+        twice: Any = tuple(2 * side for side in place)
         assert box_iou(usual.box_of(phrase, 80, 60), place) > 0.5
         assert box_iou(usual.box_of(phrase, 160, 120), twice) > 0.5
         x, y = usual.point_of(phrase, 80, 60)

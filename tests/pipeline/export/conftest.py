@@ -1,7 +1,5 @@
 """The dataset that all tests of exports read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

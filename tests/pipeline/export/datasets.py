@@ -1,7 +1,5 @@
 """A small dataset of the kinds of rows that formats stumble over."""
 
-from __future__ import annotations
-
 import csv
 from io import BytesIO
 from pathlib import Path
@@ -67,27 +65,24 @@ class Maker:
             fields = {"presence": 0.9 if known else None, "group": self.regions if known else None}
             fields |= {"score": self.regions * 0.05, "similarity": 0.21 + self.regions / 1000}
             regions.append(region(phrases.index(phrase), place, **fields))
-        image = ImageRef(
-            file_name=more.pop("file_name", f"{self.regions}.jpg"), content=more.pop("image_bytes", encoded())
-        )
+        name, content = more.pop("file_name", f"{self.regions}.jpg"), more.pop("image_bytes", encoded())
+        image = ImageRef(file_name=name, content=content)
         return record(sample_id, captions, image, phrases, regions, **more)
 
 
 def region(phrase_index: int, place: Any, **fields: Any) -> Region:
     """place: a box x, y, w, h, or a mask."""
     rle = encode_mask(mask(place) if isinstance(place, tuple) else place)
-    return Region(
-        phrase_index=phrase_index, box_xywh_px=rle_box_xywh_px(rle), mask=rle, area_px=rle_area_px(rle), **fields
-    )
+    shape = {"box_xywh_px": rle_box_xywh_px(rle), "mask": rle, "area_px": rle_area_px(rle)}
+    return Region(phrase_index=phrase_index, **shape, **fields)
 
 
 def record(
     sample_id: str, captions: tuple[str, ...], image: ImageRef, phrases: Any, regions: Any, **more: Any
 ) -> Record:
     sample = Sample(sample_id=sample_id, source="test", captions=captions, image=image)
-    return Record(
-        sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions), **more
-    )
+    found = {"phrases": tuple(phrases), "regions": tuple(regions)}
+    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, **found, **more)
 
 
 def records() -> list[Record]:
@@ -95,7 +90,8 @@ def records() -> list[Record]:
     make = Maker().record
     ring, outside = mask((4, 4, 20, 16), holes=((10, 8, 5, 5),)), "/tmp/phrasebox-escape.png"
     parts = mask((0, 0, 6, 6), (20, 3, 9, 4), (30, 20, 10, 10))
-    wave, fog = ("a wave", "the beach and a wave"), "some fog: null # & 'quoted' \"x\""
+    wave, beach = ("a wave", "the beach and a wave"), ("the beach", (0, 15, 40, 15))
+    fog = "some fog: null # & 'quoted' \"x\""
     return [
         make("plain", "The  Red car beside two dogs", ("The  Red car", (3, 4, 10, 12))),
         make("ring", "a ring, a chain", ("a ring", ring), ("a chain", parts)),
@@ -103,9 +99,7 @@ def records() -> list[Record]:
         make("日本/😀 *?", "Ein müder Löwe 😀 und a café", ("a café", (1, 1, 5, 5)), file_name="ü/ä b?.jpg"),
         make("../../etc/passwd", "a thief", ("a thief", (2, 2, 3, 9)), file_name="../../../escape.jpg"),
         make("a.b.c/d", "a dot", ("a dot", (39, 29, 1, 1)), file_name=outside, image_bytes=encoded("PNG")),
-        make(
-            "two captions", wave, (wave[0], (0, 10, 40, 5)), ("the beach", (0, 15, 40, 15)), (wave[0], (0, 9, 40, 5), 1)
-        ),
+        make("two captions", wave, ("a wave", (0, 10, 40, 5)), beach, ("a wave", (0, 9, 40, 5), 1)),
         make("second caption", ("wow", "a kite"), ("a kite", (7, 7, 7, 7))),
         make("no region", "a ghost"),
         without_phrases(1),

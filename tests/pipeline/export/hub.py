@@ -1,18 +1,16 @@
 """A server of the protocol by which the Hugging Face hub takes datasets: create, preupload, LFS batch and commit."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import yaml
+
+from tests.stages.shared.model.hub_server import Quiet, served
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -48,11 +46,9 @@ class Hub:
         if path.endswith(".git/info/lfs/objects/batch"):
             asked = json.loads(body)
             assert asked["operation"] == "upload"
-            upload = [
-                {**each, "actions": {"upload": {"href": f"{self.endpoint}/large/{each['oid']}"}}}
-                for each in asked["objects"]
-            ]
-            return 200, {"transfer": "basic", "objects": upload}
+            for each in asked["objects"]:
+                each["actions"] = {"upload": {"href": f"{self.endpoint}/large/{each['oid']}"}}
+            return 200, {"transfer": "basic", "objects": asked["objects"]}
         if path == "/api/validate-yaml":
             front = json.loads(body)["content"].split("---")[1]
             return 200, {"errors": [] if yaml.safe_load(front)["configs"] else [{"message": "no data"}], "warnings": []}
@@ -71,11 +67,9 @@ class Hub:
 
     def of_repository(self, own: Repository, name: str, rest: list[str], body: bytes) -> tuple[int, Any]:
         if rest[:1] == ["preupload"]:
-            files = [
-                {"path": each["path"], "uploadMode": "lfs" if each["path"].endswith(".parquet") else "regular",
-                 "shouldIgnore": False}
-                for each in json.loads(body)["files"]
-            ]  # fmt: skip
+            paths = [each["path"] for each in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(".parquet") else "regular" for path in paths}
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
             return 200, {"files": files}
         if rest[:1] == ["commit"]:
             for line in body.splitlines():
@@ -103,12 +97,7 @@ class Hub:
 def running(hub: Hub) -> Iterator[Hub]:
     """Serve it on a port of this machine."""
 
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
+    class Answer(Quiet):
         def answer(self) -> None:
             if self.headers.get("Transfer-Encoding") == "chunked":
                 body = b""
@@ -121,9 +110,8 @@ def running(hub: Hub) -> Iterator[Hub]:
             hub.requests.append(f"{self.command} {self.path}")
             # The large files go to a signed place, without the token.
             is_known = self.command == "PUT" or self.headers.get("Authorization") == f"Bearer {hub.token}"
-            status, content = (
-                hub.answer(self.command, self.path, body) if is_known else (401, {"error": "who are you?"})
-            )
+            unknown = 401, {"error": "who are you?"}
+            status, content = hub.answer(self.command, self.path, body) if is_known else unknown
             encoded = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -133,13 +121,6 @@ def running(hub: Hub) -> Iterator[Hub]:
 
         do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that http.server calls
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Answer) as port:
+        hub.endpoint = f"http://127.0.0.1:{port}"
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

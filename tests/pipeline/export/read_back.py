@@ -3,9 +3,6 @@
 A new format enters with a function in READ_BACK.
 """
 
-from __future__ import annotations
-
-import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -68,14 +65,11 @@ def coco(path: str) -> Callable[[Path, str], Samples]:
 
 def odvg(folder: Path, split: str) -> Samples:
     lines = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [
-        tuple(
-            (tuple(region["bbox"]), region["phrase"], area_of(region["segmentation"]))
-            for line in group
-            for region in line["grounding"]["regions"]
-        )
-        for _, group in itertools.groupby(lines, lambda line: line["filename"])
-    ]
+    samples: dict[str, list[Found]] = {}
+    for line in lines:
+        regions = samples.setdefault(line["filename"], [])
+        regions += [(tuple(r["bbox"]), r["phrase"], area_of(r["segmentation"])) for r in line["grounding"]["regions"]]
+    return [tuple(regions) for regions in samples.values()]
 
 
 def mdetr(folder: Path, split: str) -> Samples:
@@ -144,9 +138,8 @@ def grit(folder: Path, split: str) -> Samples:
         for (start, end, *edges, _), counts in zip(row["noun_chunks"], row["segmentations"], strict=True):
             x0, y0, x1, y1 = (round(edge * side, 3) for edge, side in zip(edges, sides, strict=True))
             words = row["caption"][int(start) : int(end)]
-            regions.append(
-                ((x0, y0, x1, y1), words, area_of({"size": [row["height"], row["width"]], "counts": counts}))
-            )
+            area = area_of({"size": [row["height"], row["width"]], "counts": counts})
+            regions.append(((x0, y0, x1, y1), words, area))
     return [tuple(regions) for regions in samples.values()]
 
 

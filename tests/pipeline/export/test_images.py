@@ -1,12 +1,9 @@
 """Images that an export writes: under which names, and what says whose they are."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -49,7 +46,7 @@ def written(folder: Path, names: list[str], *, flat: bool, extension: str = "jpg
         pytest.param(["0000000000000001.jpg", f"{LONG}.jpg"], ["ID.jpg"] * 2, None, id="an id, a long one"),
         pytest.param(["a.jpg/1.jpg"], ["ID.jpg"], ["1.jpg"], id="a folder that a file may be called"),
     ],
-)  # fmt: skip
+)
 def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_path: Path) -> None:
     assert written(tmp_path / "deep", names, flat=False) == deep
     assert written(tmp_path / "flat", names, flat=True) == (deep if flat is None else flat)
@@ -66,9 +63,7 @@ def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_pa
         ("yolo", {}, None),
     ],
 )
-def test_entries_and_table_lead_to_the_images(
-    name: str, settings: dict[str, Any], entries: str | None, tmp_path: Path
-) -> None:
+def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path) -> None:
     """Every image is found by the entry's name, and by its own, or by that in the table."""
     make, colours = Maker(), {}
     records = []

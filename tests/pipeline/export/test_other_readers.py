@@ -1,7 +1,5 @@
 """Exports as the libraries read them that they are for: same counts, boxes and masks."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from io import BytesIO
@@ -77,11 +75,8 @@ def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, 
     loaded = supervision.DetectionDataset.from_coco(
         images_directory_path=str(out / "images" / "train"), annotations_path=str(out / INSTANCES), force_masks=True
     )
-    found = [
-        (*box.tolist(), int(mask.sum()))
-        for _, _, detections in loaded
-        for box, mask in zip(detections.xyxy, detections.mask, strict=True)
-    ]
+    seen = [pair for _, _, one in loaded for pair in zip(one.xyxy, one.mask, strict=True)]
+    found = [(*box.tolist(), int(mask.sum())) for box, mask in seen]
     boxes = ([*entry["bbox"], entry["area"]] for entry in annotations.values())
     wanted = sorted((x, y, x + w, y + h, area) for x, y, w, h, area in boxes)
     for (*box, drawn), (*true, area) in zip(sorted(found), wanted, strict=True):
@@ -90,14 +85,7 @@ def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, 
 
 
 @pytest.mark.parametrize(("most", "labels"), [(14, True), (13, False)])
-def test_datasets(
-    most: int,
-    labels: bool,
-    demo_dataset: Path,
-    tmp_path: Path,
-    annotations: dict[int, dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_datasets(most, labels, demo_dataset, tmp_path, annotations, monkeypatch) -> None:
     """A category is a number with a name; or the name itself where there are too many for every file, here of 14."""
     monkeypatch.setattr("pipeline.export.hf.MOST_LABELS", most)
     folder, _ = exported("hf", demo_dataset, tmp_path / "hf", {"rows_per_file": 5})
@@ -170,15 +158,9 @@ def test_import_of_a_coco_export_gives_the_same_annotations(demo_dataset: Path, 
             entry[key] = float(np.float32(entry[key]))
         imported[entry["image_id"]].append(entry)
     for number, row in rows.items():
-        wanted = [
-            {
-                key: value
-                for key, value in entry.items()
-                if key != "category_id" and value is not None and (key, value) != ("refined", "none")
-            }
-            for entry in row["annotations"]
-        ]
-        assert imported[number] == wanted
+        wanted = [{**entry, "category_id": None} for entry in row["annotations"]]
+        unsaid = (None, "none")  # the latter is what `refined` says of a plain region
+        assert imported[number] == [{key: one[key] for key in one if one[key] not in unsaid} for one in wanted]
     truth = read_truth(coco / INSTANCES)  # `eval` takes it for ground truth
     assert len(truth.images) == 12
     assert sum(len(target.boxes_xywh_px) for image in truth.images.values() for target in image.targets) == 17

@@ -1,7 +1,5 @@
 """Regions once for each thing: one box, several phrases."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from pathlib import Path
@@ -53,14 +51,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def instances(dataset: Path, out: Path, **request: Any) -> dict[str, Any]:
     """The COCO file of an export by things."""
     exported("coco", dataset, out, per="group", **request)
-    content: dict[str, Any] = json.loads((out / "annotations" / "instances_train.json").read_text())
-    return content
+    return json.loads((out / "annotations" / "instances_train.json").read_text())
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(
-    name: str, dataset: Path, tmp_path: Path
-) -> None:
+def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name: str, dataset: Path, tmp_path) -> None:
     if not EXPORTERS[name].takes_groups:
         with pytest.raises(ConfigError, match=f"^per: {name} "):
             exported(name, dataset, tmp_path / "out", per="group")
@@ -71,11 +66,9 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(
     read = READ_BACK[name]
     (found,) = read.samples(out, "train")
     places = [PLACES[0][0], PLACES[1][0], *PLACES[2]]
-    names = {
-        "phrase": ["boy", "dog", "two dogs", "two dogs"],
-        "head": ["boy", "dog", "dog", "dog"],
-        "words": ["boy child boy", "dog", "two dogs", "two dogs"],
-    }[read.label]
+    phrases = ["boy", "dog", "two dogs", "two dogs"]
+    others = {"head": ["boy", "dog", "dog", "dog"], "words": ["boy child boy", *phrases[1:]]}
+    names = {"phrase": phrases, **others}[read.label]
     wanted = [((x, y, x + w, y + h), label) for (x, y, w, h), label in zip(places, names, strict=True)]
     assert sorted((box, label) for box, label, _ in found) == sorted(wanted)
 

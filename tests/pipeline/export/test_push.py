@@ -1,7 +1,5 @@
 """`phrasebox export --push`: the hub's own client uploads the export to a server of the hub's protocol."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator
@@ -52,8 +50,8 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     assert answer.exit_code == 0, answer.exception
     assert f"uploaded to {hub.endpoint}/datasets/{NAME}" in answer.stdout
     own = hub.repositories[NAME]
-    here = {path.relative_to(tmp_path / "regions").as_posix(): path.read_bytes()
-            for path in (tmp_path / "regions").rglob("*") if path.is_file()}  # fmt: skip
+    files = (path for path in (tmp_path / "regions").rglob("*") if path.is_file())
+    here = {path.relative_to(tmp_path / "regions").as_posix(): path.read_bytes() for path in files}
     assert own.private
     assert own.files == {".gitattributes": b"", **here}
     assert sorted(here)[-1] == "data/train-00002-of-00003.parquet"
@@ -86,9 +84,7 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
         (Repository(False, {MARK: b"{}"}), ["--overwrite"], "is public"),
     ],
 )
-def test_other_repositories_stay_as_they_are(
-    repository: Repository, options: list[str], message: str, dataset: Path, hub: Hub, tmp_path: Path
-) -> None:
+def test_other_repositories_stay_as_they_are(repository, options, message, dataset, hub, tmp_path) -> None:
     hub.repositories[NAME] = repository
     before = dict(repository.files)
     with pytest.raises(ConfigError, match=message):

@@ -1,7 +1,5 @@
 """SA-Co JSON as SAM 3's evaluator (`sam3/eval/cgf1_eval.py`) reads it: which pairs it takes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

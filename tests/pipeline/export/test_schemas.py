@@ -5,8 +5,6 @@ Written from the readers' own sources: mmdetection's `ODVGDataset`, Open-Groundi
 Ultralytics' label check.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -111,10 +109,8 @@ def test_grit(demo_dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("grit", demo_dataset, tmp_path / "out")
     [path] = (out / "data").iterdir()
     assert path.name == "train-00000-of-00001.parquet"
-    columns = [
-        "key", "clip_similarity_vitb32", "clip_similarity_vitl14", "id", "url", "caption", "width", "height",
-        "noun_chunks", "ref_exps",
-    ]  # fmt: skip
+    columns = ["key", "clip_similarity_vitb32", "clip_similarity_vitl14", "id", "url", "caption", "width", "height"]
+    columns += ["noun_chunks", "ref_exps"]
     table = pq.read_table(path)
     assert table.schema.names[: len(columns)] == columns
     rows = table.to_pylist()
@@ -128,11 +124,9 @@ def test_grit(demo_dataset: Path, tmp_path: Path) -> None:
             assert 0 <= y0 < y1 <= 1
             assert 0 <= score <= 1
         assert all(expression in row["noun_chunks"] for expression in row["ref_exps"])
-    [nested] = [row for row in rows if row["caption"] == "the dog of the man"]
-    assert [row["caption"][int(c[0]) : int(c[1])] for row in [nested] for c in nested["noun_chunks"]] == [
-        "the dog of the man",
-        "the man",
-    ]
+    caption = "the dog of the man"
+    [nested] = [row for row in rows if row["caption"] == caption]
+    assert [caption[int(c[0]) : int(c[1])] for c in nested["noun_chunks"]] == [caption, "the man"]
     assert [(c[0], c[1]) for c in nested["ref_exps"]] == [(0, 18)]
 
 

@@ -1,7 +1,5 @@
 """Splits depend on the image's name alone."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace

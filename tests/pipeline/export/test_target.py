@@ -1,7 +1,5 @@
 """A target is whole or not there, and takes the place of nothing but an export."""
 
-from __future__ import annotations
-
 import fcntl
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a YOLO label is made of: one outline for a mask of several parts, numbers, names."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

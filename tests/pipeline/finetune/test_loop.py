@@ -1,7 +1,5 @@
 """A whole training: it resumes where it stopped, writes a model that runs take, and loses nothing when it fails."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -37,10 +35,10 @@ class StopHereError(Exception):
     """Ends a training between two steps, as kill -9 would."""
 
 
-def stop_after(steps: int) -> Any:
+def stop_after(steps: int, error: type[BaseException] = StopHereError) -> Any:
     def on_step(step: int, _: int) -> None:
         if step == steps:
-            raise StopHereError
+            raise error
 
     return on_step
 
@@ -69,9 +67,7 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
     assert '"learning_rate": 0.0001' in card
 
 
-def test_a_training_that_was_killed_ends_with_the_same_weights(
-    whole: Tuned, inline_dataset: Path, tmp_path: Path
-) -> None:
+def test_a_training_that_was_killed_ends_with_the_same_weights(whole: Tuned, inline_dataset: Path, tmp_path) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
     with pytest.raises(StopHereError):
         finetune(config, stop_after(2))
@@ -85,12 +81,8 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
 
 
 def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) -> None:
-    def on_step(step: int, _: int) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(inline_dataset, tmp_path), on_step)
+        finetune(config_of(inline_dataset, tmp_path), stop_after(2, KeyboardInterrupt))
     assert torch.load(tmp_path / LATEST, weights_only=True)["step"] == 2
 
 
@@ -104,9 +96,7 @@ FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
         (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
     ],
 )
-def test_only_what_shall_learn_changes(
-    settings: dict[str, Any], stays: tuple[str, ...], learns: set[str], inline_dataset: Path, tmp_path: Path
-) -> None:
+def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, tmp_path) -> None:
     tuned = weights(finetune(config_of(inline_dataset, tmp_path, epochs=0.34, **settings)))
     start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
@@ -181,15 +171,11 @@ def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, config.model_dump_json()],
-            env={**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, config in enumerate(configs)
-    ]
+    ranks = []
+    for rank, config in enumerate(configs):
+        command = [sys.executable, "-c", RANK, config.model_dump_json()]
+        environment = {**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)}
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         said = [process.communicate(timeout=300)[1] for process in ranks]
     finally:
@@ -214,9 +200,7 @@ def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Pat
 
 
 @pytest.mark.slow
-def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(
-    whole: Tuned, inline_dataset: Path, tmp_path: Path
-) -> None:
+def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(whole, inline_dataset, tmp_path) -> None:
     first, second = (config_of(inline_dataset, tmp_path / name, checkpoint_every_s=0) for name in ("first", "second"))
     with pytest.raises(StopHereError):
         finetune(first, stop_after(2))

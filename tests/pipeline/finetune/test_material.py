@@ -1,7 +1,5 @@
 """Batches of a training: the same for the same seed and step, whoever asks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The contract of recipes: each entry of the table learns, from the data that it needs; and their losses."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +27,7 @@ ALONE = RankGroup()
 
 def taught(kind: str, **settings: Any) -> Recipe[Any]:
     recipe = RECIPES[kind]
-    module = module_of(DESCRIPTION).float()
-    tokenizer = tokenizer_of(DESCRIPTION)
-    student = Student.of(module, tokenizer, DESCRIPTION.input)
+    student = Student.of(module_of(DESCRIPTION).float(), tokenizer_of(DESCRIPTION), DESCRIPTION.input)
     return recipe(RECIPES.config({"kind": kind, **settings}), student)
 
 
@@ -45,17 +41,14 @@ def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBa
 def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) -> None:
     recipe = taught(kind)
     batch = batch_for(recipe, inline_dataset)
-    parameters = [*recipe.student.module.visual.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=3e-4)
+    optimiser = torch.optim.AdamW([*recipe.student.module.visual.parameters()], lr=3e-4)
     losses = []
     again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, ALONE).items()}
     assert all(value > 0 for value in again.values())
     for _ in range(3):
         terms = recipe.terms(batch, ALONE)
-        if not losses:
-            assert {name: float(term.detach()) for name, (_, term) in terms.items()} == again, (
-                "no draw is left to chance"
-            )
+        values = {name: float(term.detach()) for name, (_, term) in terms.items()}
+        assert losses or values == again, "no draw is left to chance"
         loss = sum((weight * term for weight, term in terms.values()), torch.zeros(()))
         losses.append(float(loss.detach()))
         optimiser.zero_grad()
@@ -70,9 +63,8 @@ def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_da
     batch = batch_for(recipe, inline_dataset, images=8)
     corner = batch.rois.clone()
     corner[:, 1:] = torch.tensor([0.0, 0.0, 20.0, 20.0])
-    there, elsewhere = (
-        recipe.terms(replace(batch, rois=rois), ALONE)["regions"][1].item() for rois in (batch.rois, corner)
-    )
+    terms = [recipe.terms(replace(batch, rois=rois), ALONE) for rois in (batch.rois, corner)]
+    there, elsewhere = (each["regions"][1].item() for each in terms)
     assert there < elsewhere - 0.3
 
 
@@ -80,8 +72,7 @@ def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) ->
     recipe = taught("align")
     batch = batch_for(recipe, inline_dataset)
     none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices", "scores")}
-    empty = replace(batch, **none)
-    terms = recipe.terms(empty, ALONE)
+    terms = recipe.terms(replace(batch, **none), ALONE)
     assert terms["regions"][1].item() == 0
     assert terms["captions"][1].item() > 0
 
@@ -146,8 +137,7 @@ def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
 
 def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    positive = torch.eye(3, dtype=torch.bool)
-    alone = contrastive(logits, positive, weights=torch.tensor([1.0, 0.0, 0.0]))
+    alone = contrastive(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
     wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
     assert float(alone.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
 

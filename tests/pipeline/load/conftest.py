@@ -1,7 +1,5 @@
 """Two datasets that all tests of the loaders read, and what a loader should give of them, found the slow way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Broken and missing images while training."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from pathlib import Path
@@ -33,8 +31,8 @@ def good(folder: Path) -> list[str]:
 
 
 def test_they_stop_the_training_and_say_where(damaged: Path) -> None:
+    words = r"dataset: sample 's0.*', image '.*jpg': bad_image: .*on_bad_image='skip'"
     for loader in (RegionStream, RegionDataset):
-        words = r"dataset: sample 's0.*', image '.*jpg': bad_image: .*on_bad_image='skip'"
         with pytest.raises(InputError, match=words):
             list(DataLoader(loader(damaged, SMALL), batch_size=4, collate_fn=list))
 

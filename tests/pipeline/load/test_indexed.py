@@ -1,7 +1,5 @@
 """Samples by number."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

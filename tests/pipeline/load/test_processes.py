@@ -1,7 +1,5 @@
 """Real ranks with real workers, and memory over a long stream."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,6 +11,8 @@ import pytest
 from tests.architecture.source import ROOT
 from tests.pipeline.load.conftest import expected
 from tests.synthetic import write_synthetic
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 RANK = """
 import json, sys
@@ -42,8 +42,7 @@ if __name__ == "__main__":
 def test_two_ranks_of_gloo_with_two_workers_each(folder: Path, tmp_path: Path) -> None:
     program = tmp_path / "rank.py"
     program.write_text(RANK)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"RANK": "7", "WORLD_SIZE": "9"}  # the group knows better
+    environment = {**ENVIRONMENT, "RANK": "7", "WORLD_SIZE": "9"}  # the group knows better
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
     command = [sys.executable, "-W", "error", program, folder, tmp_path / "meeting"]
     ranks = [
@@ -91,10 +90,7 @@ print(rows, *marks)
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """Five times through the images, in windows of a sixth of them."""
     folder = write_synthetic(tmp_path / "dataset", 600, rows_per_file=200, embed_images=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", STREAM, str(folder)], env=environment, capture_output=True, text=True, check=True
-    )
-    rows, first, *others = map(float, done.stdout.split())
+    told = subprocess.check_output([sys.executable, "-c", STREAM, folder], env=ENVIRONMENT, text=True)
+    rows, first, *others = map(float, told.split())
     assert rows > 450
-    assert others[-1] - first < 15, done.stdout
+    assert others[-1] - first < 15, told

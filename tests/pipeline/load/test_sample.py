@@ -1,8 +1,5 @@
 """What a sample holds, against the row it is of."""
 
-from __future__ import annotations
-
-import json
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +18,7 @@ from pipeline.load import Contents, RegionDataset, RegionStream
 from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, expected, letters
 
 
@@ -50,10 +48,8 @@ def test_it_is_the_row(folder: Path) -> None:
             assert sample[key].dtype == (torch.int64 if key in wholes else torch.float32)
         assert sample["phrases"] == [region["phrase"] for region in regions]
         assert sample["heads"] == [region["head"] for region in regions]
-        for phrase, index, (start, end) in zip(
-            sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True
-        ):
-            assert sample["captions"][index][start:end].endswith(phrase)
+        said = zip(sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True)
+        assert all(sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in said)
 
 
 def test_tensors_own_their_memory(folder: Path) -> None:
@@ -109,10 +105,7 @@ def test_each_phrase_is_tokenised_once(folder: Path) -> None:
 
 
 def test_a_transform_decides_what_is_given(with_images: Path) -> None:
-    def named(sample: dict[str, Any]) -> str:
-        return str(sample["sample_id"])
-
-    contents = Contents(square_px=16, transform=named)
+    contents = Contents(square_px=16, transform=lambda sample: sample["sample_id"])
     assert set(RegionStream(with_images, contents)) == set(expected(with_images))
 
 
@@ -122,11 +115,9 @@ def test_torchvision_moves_image_boxes_and_masks_together(with_images: Path) -> 
     def flip(sample: dict[str, Any]) -> dict[str, Any]:
         sample["image"] = tv_tensors.Image(sample["image"])
         sample["masks"] = tv_tensors.Mask(sample["masks"])
-        sample["boxes_xyxy_px"] = tv_tensors.BoundingBoxes(
-            sample["boxes_xyxy_px"], format="XYXY", canvas_size=sample["size_hw"]
-        )
-        flipped: dict[str, Any] = v2.RandomHorizontalFlip(p=1)(sample)
-        return flipped
+        size: Any = {"format": "XYXY", "canvas_size": sample["size_hw"]}
+        sample["boxes_xyxy_px"] = tv_tensors.BoundingBoxes(sample["boxes_xyxy_px"], **size)
+        return v2.RandomHorizontalFlip(p=1)(sample)
 
     plain = RegionDataset(with_images, Contents(square_px=64, masks="full", grid_hw=(4, 4)))
     moved = RegionDataset(with_images, Contents(square_px=64, masks="full", transform=flip))
@@ -151,9 +142,7 @@ def test_images_from_the_image_root(inline_dataset: Path, scenes_folder: Path, t
 
 def test_a_strangers_dataset_decides_no_folder(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
-    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
     root = str(scenes_folder / "images")
     for loader in (RegionDataset, RegionStream):
         with pytest.raises(ConfigError, match=f"if it is right, give image_root={root}$"):

@@ -1,7 +1,5 @@
 """Who sees which rows, in which order, and what is read for it."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from pathlib import Path
@@ -66,8 +64,7 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
     stored = list(expected(folder))
     assert {frozenset(found) for found in orders} == {frozenset(stored)}
     for one, other in [(0, 1), (1, 2), (0, 3)]:
-        same = np.mean([a == b for a, b in zip(orders[one], orders[other], strict=True)])
-        assert same < 0.1
+        assert np.mean([a == b for a, b in zip(orders[one], orders[other], strict=True)]) < 0.1
     places = [stored.index(name) for name in orders[0]]
     assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.6  # row groups come in another order
     assert np.mean(np.diff(places[:30]) == 1) < 0.2  # and so do their rows
@@ -142,9 +139,8 @@ def test_only_the_needed_columns_are_read(with_images: Path) -> None:
 def test_images_masks_and_tokens_from_a_spawned_worker(with_images: Path) -> None:
     contents = Contents(square_px=32, grid_hw=(4, 4), masks="full", tokenizer=letters)
     stream = RegionStream(with_images, contents, where="score > 0.1", shuffle_rows=10)
-    batches = list(
-        DataLoader(stream, batch_size=8, num_workers=1, collate_fn=collate_regions, multiprocessing_context="spawn")
-    )
+    spawned = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    batches = list(DataLoader(stream, batch_size=8, collate_fn=collate_regions, **spawned))
     wanted = expected(with_images, lambda region: region["score"] > 0.1)
     assert sorted(name for batch in batches for name in batch["sample_ids"]) == sorted(wanted)
     assert {tuple(batch["images"].shape[1:]) for batch in batches} == {(3, 32, 32)}

@@ -1,7 +1,5 @@
 """Whole runs in this process with stages that need no model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -33,12 +31,8 @@ class RaisingStage(Stage):
 
 
 def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
-    values = {
-        "input": {"kind": "jsonl", "path": str(captions)},
-        "engine": {"kind": "inline"},
-        "output": {"path": str(out), "rows_per_file": 8},
-    }
-    return RunConfig.model_validate({**values, **sections})
+    values = {"input": {"kind": "jsonl", "path": str(captions)}, "engine": {"kind": "inline"}}
+    return RunConfig.model_validate({**values, "output": {"path": str(out), "rows_per_file": 8}, **sections})
 
 
 def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:

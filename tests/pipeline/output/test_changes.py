@@ -1,7 +1,5 @@
 """An input that changed after rows were made from it."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -10,6 +8,7 @@ import pytest
 
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, ResumeError
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
 
@@ -61,10 +60,8 @@ def test_changed_samples_keep_their_rows_and_are_told_of_each_time(captions: Pat
     assert told in run_light(config)
     assert len(rows_of(out)) == 41
     for _ in range(2):
-        printed = run_light(config)
-        assert printed == (
-            f"{COMPARED}{out}\n{told}{out} is complete: every sample of the input has its row. --fresh starts over.\n"
-        )
+        complete = f"{out} is complete: every sample of the input has its row. --fresh starts over.\n"
+        assert run_light(config) == f"{COMPARED}{out}\n{told}{complete}"
     assert {row["captions"][0] for row in rows_of(out)} == {*FIRST, "a new one"}
     run_light(config, fresh=True)
     assert {row["captions"][0] for row in rows_of(out)} == set(changed)
@@ -98,9 +95,7 @@ def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_pat
         ({"path": "{}/captions.jsonl", "image_root": "{}/typo"}, "no such folder: .*typo"),
     ],
 )
-def test_a_missing_input_is_missing_also_where_another_run_is(
-    source: dict[str, str], words: str, captions: Path, out: Path
-) -> None:
+def test_a_missing_input_is_missing_also_where_another_run_is(source, words, captions, out) -> None:
     places = {key: value.format(captions.parent) for key, value in source.items()}
     with pytest.raises(InputError, match=words):
         run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
@@ -111,10 +106,8 @@ def test_paths_may_be_relative_or_not(captions: Path, tmp_path: Path, monkeypatc
     run_light(light_config(captions, tmp_path / "out"))
     monkeypatch.chdir(tmp_path)
     assert "nothing to do" in run_light(light_config(Path("captions.jsonl"), tmp_path / "out"))
-    manifest = json.loads((tmp_path / "out/dataset.json").read_text())
-    manifest["run"]["config"]["input"]["path"] = "./captions.jsonl"
-    del manifest["run"]["input_fingerprint"]
-    (tmp_path / "out/dataset.json").write_text(json.dumps(manifest))
+    change_manifest(tmp_path / "out", lambda manifest: manifest["run"].pop("input_fingerprint"))
+    change_manifest(tmp_path / "out", lambda m: m["run"]["config"]["input"].update(path="./captions.jsonl"))
     assert "nothing to do" in run_light(light_config(captions, tmp_path / "out"))
 
 

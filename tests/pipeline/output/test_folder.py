@@ -1,7 +1,5 @@
 """The dataset's folder: which run may write into it, and what is deleted when."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -21,7 +19,6 @@ import pytest
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.engines import inline
-from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
 from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
@@ -32,20 +29,15 @@ from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
 from stages.shared.storage import place_of
-from tests.pipeline.light import LastStage, SleepStage
+from tests.pipeline.light import LastStage, SleepStage, light_graph
 from tests.stages.write.rows import mixed, write_shards
 
 MARK = "demo:0123"
 
 
 def config_of(folder: Path, **sections: Any) -> RunConfig:
-    values = {
-        "input": {"kind": "jsonl", "path": "a.jsonl"},
-        "model": {"name": "demo"},
-        "engine": {"kind": "inline"},
-        **sections,
-    }
-    return RunConfig.model_validate({**values, "output": {"path": str(folder)}})
+    plain = {"input": {"kind": "jsonl", "path": "a.jsonl"}, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
+    return RunConfig.model_validate({**plain, **sections, "output": {"path": str(folder)}})
 
 
 @pytest.fixture
@@ -135,9 +127,7 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
 
 
 @pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
-def test_an_unfinished_run_of_another_version_is_not_continued(
-    other: str | None, folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_run_of_another_version_is_not_continued(other, folder, monkeypatch) -> None:
     monkeypatch.setattr(folder_module, "__version__", other)
     begin(folder)
     monkeypatch.setattr(folder_module, "__version__", "0.1.3")
@@ -150,9 +140,7 @@ def test_an_unfinished_run_of_another_version_is_not_continued(
     assert begin(folder) == "started", "a patch leaves rows as they are"
 
 
-def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(
-    folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(folder, monkeypatch) -> None:
     complete(folder)
     monkeypatch.setattr(folder_module, "__version__", "0.2.0")
     assert begin(folder) == "complete"
@@ -194,9 +182,7 @@ def test_fresh_deletes_an_unfinished_run_and_its_journal(folder: DatasetFolder) 
 
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "categories.parquet"])
-def test_files_that_no_run_explains_are_neither_touched_nor_joined(
-    name: str, fresh: bool, folder: DatasetFolder
-) -> None:
+def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, folder) -> None:
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
     (folder.path / name).write_text("mine")
@@ -255,24 +241,20 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert DatasetFolder(Path("~/out")).path == DatasetFolder(Path("out")).path == tmp_path / "out"
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"),
-        DatasetFolder(tmp_path / "file" / "out").locked(),
-    ):
+    inside = DatasetFolder(tmp_path / "file" / "out")
+    with pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"), inside.locked():
         pass
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 half of a file"])
 @pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
-def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
-    content: bytes, is_complete: bool, folder: DatasetFolder
-) -> None:
+def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(content, is_complete, folder) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
     if is_complete:
         finish(folder)
     shard = folder.data / "00001.parquet"
-    lost = {stable_key(name) for name in pq.read_table(shard)["sample_id"].to_pylist()}
+    lost = set(keys_in(shard))
     shard.write_bytes(content)
     assert begin(folder) == "started"
     (note,) = folder.notes
@@ -385,9 +367,7 @@ def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> No
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_a_take_over_that_is_killed_is_done_again(
-    step: int, noted: DatasetFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolder, monkeypatch) -> None:
     """In front of its first file, behind it, and while the journal before goes."""
     calls = count()
 
@@ -415,9 +395,7 @@ def test_a_take_over_that_is_killed_is_done_again(
     [(True, 9, {"whole", "empty"}), (True, 8, {"empty"}), (False, 9, set())],
     ids=["done", "a row is missing", "another input"],
 )
-def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
-    same_input: bool, rows: int, read: set[str], folder: DatasetFolder
-) -> None:
+def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
     config, records = config_of(folder.path), mixed()
     folder.begin(folder.look(config, MARK))
     worker_shards(folder, records[:rows])
@@ -465,9 +443,7 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
     ],
     ids=["lost", "doubled, and as many lost", "another input"],
 )
-def test_every_sample_has_one_row(
-    records: Any, read: int, resumed: bool, error: type[Exception], words: str, folder: DatasetFolder
-) -> None:
+def test_every_sample_has_one_row(records, read, resumed, error, words, folder) -> None:
     begin(folder)
     write_shards(records, folder.data)
     if resumed:
@@ -489,31 +465,16 @@ class ReaderOfABadDisk:
 
 
 @pytest.mark.parametrize("out", ["disk", "memory"])
-def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_storage(
-    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(out, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
     folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
     config = config_of(tmp_path)
-    graph = Graph(
-        reader=ReaderOfABadDisk(),
-        before=(),
-        model=SleepStage(0.0),  # type: ignore[arg-type]
-        after=(LastStage(0.0),),
-        explain=config.explain,
-        described=None,
-        calibration=None,
-    )
+    graph = light_graph(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
     words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
-
-    def run() -> None:
-        with folder.writing():
-            inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
-
     with folder.locked():
         folder.begin(folder.look(config, MARK))
-        with pytest.raises(InputError, match=words):
-            run()
+        with pytest.raises(InputError, match=words), folder.writing():
+            inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Ids of 9 bits instead of 53, so that images, regions and phrases share them: nothing is lost, whatever happens."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -34,17 +32,14 @@ def few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "ID_BITS", 9)
 
 
-def samples(numbers: Sequence[int]) -> list[Record]:
-    """Records with two regions each, whose phrases are their own."""
-    found = [annotated(number) for number in numbers]
-    return [
-        replace(
-            one,
-            phrases=tuple(replace(phrase, text=f"{phrase.text} {one.sample.sample_id}") for phrase in one.phrases),
-            heat_maps=(),
-        )
-        for one in found
-    ]
+def samples(numbers: Sequence[int], name: str = "") -> list[Record]:
+    """Records with two regions each, whose phrases are their own; `name` stands before their ids."""
+    found = []
+    for one in map(annotated, numbers):
+        own = tuple(replace(phrase, text=f"{phrase.text} {one.sample.sample_id}") for phrase in one.phrases)
+        sample = replace(one.sample, sample_id=f"{name}{one.sample.sample_id}")
+        found.append(replace(one, sample=sample, phrases=own, heat_maps=()))
+    return found
 
 
 def set_all_apart(data: Path) -> None:
@@ -141,9 +136,7 @@ def test_rows_that_are_added_later(tmp_path: Path) -> None:
     """The phrases that they have in common with the first ones keep one id."""
     write_shards(samples(range(SAMPLES // 2)), tmp_path / "data", rows_per_file=7)
     set_all_apart(tmp_path / "data")
-    common = [
-        replace(one, sample=replace(one.sample, sample_id=f"new {one.sample.sample_id}")) for one in samples(range(5))
-    ]
+    common = samples(range(5), "new ")
     write_shards([*samples(range(SAMPLES // 2, SAMPLES)), *common], tmp_path / "data", rows_per_file=7)
     set_all_apart(tmp_path / "data")
     assert len(ids_in(tmp_path / "data")["phrases"]) == 2 * SAMPLES
@@ -157,9 +150,7 @@ def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path)
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
-def test_a_row_is_found_in_the_input_whatever_its_id(
-    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(records, "ID_BITS", 53)
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     names = pq.read_table(dataset / "data")["sample_id"].to_pylist()

@@ -1,8 +1,5 @@
 """Parts of an input that were run on their own become the dataset that one run makes."""
 
-from __future__ import annotations
-
-import json
 import os
 import shutil
 import signal
@@ -15,9 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import is_own
@@ -28,6 +23,8 @@ from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
+from tests.pipeline.changed import change_manifest
+from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, row_groups_of, rows_of
 
 COMPACT_BYTES = 120_000  # two or three shards of the parts
@@ -47,8 +44,7 @@ def parts(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
 
 def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
     before = [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))]
-    total = merge(parts[::-1], tmp_path / "out")
-    assert total is not None
+    assert merge(parts[::-1], tmp_path / "out") is not None
     assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
@@ -63,9 +59,7 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     assert merge(parts[::-1], tmp_path / "out") is None, "a second time there is nothing to do"
 
 
-def test_a_run_over_the_whole_input_has_nothing_to_do_there(
-    parts: list[Path], scenes_config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_over_the_whole_input_has_nothing_to_do_there(parts, scenes_config, tmp_path) -> None:
     merge(parts, tmp_path / "out")
     manifest = (tmp_path / "out/dataset.json").read_bytes()
     part(None, scenes_config, tmp_path / "out")
@@ -80,9 +74,7 @@ def unfinished(folder: Path) -> None:
 
 def stored(folder: Path, **values: Any) -> None:
     """Other values in what the run in a folder depends on."""
-    manifest = json.loads((folder / "dataset.json").read_text())
-    manifest["run"].update(values)
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    change_manifest(folder, lambda manifest: manifest["run"].update(values))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +97,7 @@ def stored(folder: Path, **values: Any) -> None:
     ids=["missing", "twice", "unfinished", "model", "input", "presence", "domain", "gone", "damaged"],
 )
 @pytest.mark.parametrize("compact", [False, True])
-def test_what_is_no_whole_is_rejected_by_name(
-    compact: bool, change: Any, chosen: list[int], words: str, parts: list[Path], tmp_path: Path
-) -> None:
+def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, words, parts, tmp_path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     if change is not None:
         change(copies[1])
@@ -116,9 +106,7 @@ def test_what_is_no_whole_is_rejected_by_name(
     assert not (tmp_path / "out/dataset.json").exists()
 
 
-def test_parts_of_other_settings_or_wholes(
-    parts: list[Path], inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_parts_of_other_settings_or_wholes(parts, inline_dataset, scenes_config, tmp_path) -> None:
     other = part("2/3", scenes_config, tmp_path / "2", explain={"blocks": 1})
     with pytest.raises(InputError, match=r"/2 differs from .*/1: .*explain\.blocks: 4 there, 1 now"):
         merge([parts[0], other, parts[2]], tmp_path / "out")
@@ -176,22 +164,14 @@ def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: d
 
 def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
-    manifest = json.loads((copies[1] / "dataset.json").read_text())
-    (copies[1] / "dataset.json").write_text(json.dumps({**manifest, "signature": "0" * 64}))
+    change_manifest(copies[1], signature="0" * 64)
     merge(copies, tmp_path / "out")
     assert not is_own(open_dataset(tmp_path / "out").manifest)
     assert list(validate(tmp_path / "out")) == []
 
 
 @pytest.mark.parametrize(("written", "options"), [(1, []), (5, []), (1, ["--compact"])])
-def test_a_killed_merge_goes_on(
-    written: int,
-    options: list[str],
-    parts: list[Path],
-    inline_dataset: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_path, monkeypatch) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
         import os, signal
@@ -213,22 +193,13 @@ def test_a_killed_merge_goes_on(
     assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "out/data").iterdir())) == written
     monkeypatch.setattr(merge_module, "COMPACT_BYTES", COMPACT_BYTES)
-    arguments = ["merge", *map(str, parts), "--out", str(tmp_path / "out"), *options]
-    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert shown.exit_code == 0
+    printed("merge", *parts, "--out", tmp_path / "out", *options)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
 
 
 @pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"])
-def test_small_shards_are_put_together(
-    most_bytes: int,
-    files: set[int],
-    parts: list[Path],
-    inline_dataset: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_small_shards_are_put_together(most_bytes, files, parts, inline_dataset, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(merge_module, "COMPACT_BYTES", most_bytes)
     merge(parts, tmp_path / "out", compact=True)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))

@@ -1,7 +1,6 @@
 """What `--fresh` replaces is only deleted once the new run has written something."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -29,48 +28,33 @@ def finished(captions: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+CAPTIONS = {"kind": "jsonl", "path": "{}/captions.jsonl"}
 REFUSED: dict[str, tuple[dict[str, Any], type[PhraseboxError], str]] = {
     "input": ({"input": {"kind": "jsonl", "path": "{}/typo.jsonl"}}, InputError, "no such file or folder"),
-    "image root": (
-        {"input": {"kind": "jsonl", "path": "{}/captions.jsonl", "image_root": "{}/typo"}},
-        InputError,
-        "no such folder",
-    ),
-    "images": (
-        {"input": {"kind": "jsonl", "path": "{}/captions.jsonl", "image_root": "{}/out"}},
-        InputError,
-        "none of the first 20 images exists",
-    ),
+    "image root": ({"input": {**CAPTIONS, "image_root": "{}/typo"}}, InputError, "no such folder"),
+    "images": ({"input": {**CAPTIONS, "image_root": "{}/out"}}, InputError, "none of the first 20 images exists"),
     "weights": ({"model": {"name": "ViT-B-32/none"}}, WeightsError, "no such tag"),
 }
 """Name -> sections of the configuration, the error, a part of its message."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_deletes_nothing(
-    name: str, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: filled(one) for key, one in value.items()}
-        return value.replace("{}", str(captions.parent))
-
+def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Path, monkeypatch) -> None:
     def no_network(*_: object) -> None:
         raise WeightsError("no such tag")
 
     monkeypatch.setattr("pipeline.run.fetch_weights", no_network if name == "weights" else lambda *_: None)
     sections, error, words = REFUSED[name]
+    filled = json.loads(json.dumps(sections).replace("{}", str(captions.parent)))
     before = content(finished)
     with pytest.raises(error, match=words):
-        run_light(light_config(captions, finished, **filled(sections)), fresh=True)
+        run_light(light_config(captions, finished, **filled), fresh=True)
     assert content(finished) == before
 
 
 @pytest.mark.parametrize("error", [ResourceError("no cluster"), KeyboardInterrupt(), RuntimeError("a fault")])
 @pytest.mark.parametrize("answers", [0, 1])
-def test_a_run_that_ends_before_its_first_file_leaves_the_former_one(
-    error: BaseException, answers: int, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ended_before_its_first_file_leaves_the_former(error, answers, captions, finished, monkeypatch) -> None:
     """One batch has 32 rows: after it, four files are there."""
     before = content(finished)
     config = light_config(captions, finished, explain={"blocks": 1})
@@ -104,9 +88,7 @@ def killed_at(step: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("while_coming_back", [False, True])
-def test_a_run_that_is_killed_while_files_are_moved_loses_none(
-    while_coming_back: bool, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captions, finished, monkeypatch) -> None:
     (finished / ".phrasebox/journal-0001").mkdir()
     (finished / ".phrasebox/journal-0001/00000.parquet").touch()
     before = content(finished)

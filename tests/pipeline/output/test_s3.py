@@ -1,14 +1,11 @@
 """Input and output in object storage, over S3's protocol, with a server that the tests start."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.config import load_config
 from pipeline.dataset.folder import open_dataset, read_marks, write_marks
 from pipeline.dataset.selection import Search
@@ -28,13 +23,13 @@ from pipeline.dataset.validate import validate as problems_of
 from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
-from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
 from stages.shared.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
+from tests.pipeline.commands.evaluated import printed, run_aloud
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 from tests.soak.resuming import measure
@@ -70,18 +65,14 @@ def settings(source: AnyPath, out: AnyPath, *others: str) -> list[str]:
 
 
 def command(keys: list[str]) -> list[str]:
-    code = (
-        "from pipeline.output import lock; lock.LEASE_SECONDS, lock.RENEW_SECONDS = 8.0, 1.0; "
-        "from pipeline.cli import main; main()"
-    )
+    lease = "from pipeline.output import lock; lock.LEASE_SECONDS, lock.RENEW_SECONDS = 8.0, 1.0"
+    code = f"{lease}; from pipeline.cli import main; main()"
     return [sys.executable, "-c", code, "run", *(part for key in keys for part in ("--set", key))]
 
 
 def run_here(keys: list[str]) -> str:
     """Run in this process; what it printed."""
-    printed = StringIO()
-    run(load_config(None, keys), Console(file=printed, width=500))
-    return printed.getvalue()
+    return run_aloud(load_config(None, keys))[1]
 
 
 def rows_of(dataset: AnyPath) -> list[dict[str, Any]]:
@@ -140,21 +131,15 @@ def test_inline_into_storage(stored, on_disk) -> None:
     assert read_marks(open_dataset("s3://bucket/inline").path) == {"one": "good"}
 
 
-def phrasebox(*arguments: object) -> str:
-    answer = CliRunner().invoke(app, list(map(str, arguments)))
-    assert answer.exit_code == 0, answer.exception
-    return answer.stdout
-
-
 def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, tmp_path) -> None:
     console = Console(quiet=True)
     read_back: list[Any] = []
     for dataset in (on_disk, stored):
         out, as_typed = tmp_path / dataset.name, Path(str(dataset))  # of a URL, what the command line's pathlib leaves
-        figures = json.loads(phrasebox("stats", dataset, "--where", "score > 0.1", "--json"))
-        figures |= json.loads(phrasebox("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json"))
+        figures = json.loads(printed("stats", dataset, "--where", "score > 0.1", "--json"))
+        figures |= json.loads(printed("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json"))
         assert figures.pop("dataset") == str(dataset)
-        phrasebox("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
+        printed("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
         write_gallery(as_typed, out / "pages", console, Search(), samples=5, image_root=str(source[0] / "images"))
         files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".html"]
         read_back.append((figures, {path.relative_to(out): path.read_bytes() for path in files}))
@@ -268,7 +253,6 @@ def test_a_lease_whose_run_was_killed_is_taken_over(lease_file: ObjectPath) -> N
     lease_file.write_bytes(b'["other machine, process 7, abc", 3]')
     start = time.monotonic()
     with locked(lease_file) as lease:
-        assert lease is not None
         lease.check()
     assert time.monotonic() - start >= lock.LEASE_SECONDS, "it may live: it was watched for so long"
 
@@ -284,9 +268,7 @@ def test_a_run_that_lost_its_lease_stops_before_it_finishes(lease_file: ObjectPa
     assert lease_file.read_bytes() == b'["other machine, process 7, abc", 1]'
 
 
-def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(
-    lease_file: ObjectPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(lease_file: ObjectPath, monkeypatch) -> None:
     """Storage says how long an object is, and then gives the content of the next one."""
     contents = [b'["other, process 7, abc", 1]"', b'["other, process 7, a', b'["other, process 7, abc", 2]']
     monkeypatch.setattr(ObjectPath, "read_bytes", lambda _: contents.pop(0))

@@ -1,7 +1,5 @@
 """Captions: spans are the words, and a caption is unambiguous and true."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Shapes: every kind has one, in the unit square, unlike every other."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

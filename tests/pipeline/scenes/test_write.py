@@ -1,7 +1,5 @@
 """Written scenes: what pycocotools reads back is what was drawn."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from pipeline.scenes import make_scene, write_scenes
 from stages.contract.masks import mask_box_xywh_px
@@ -43,8 +42,6 @@ def test_one_row_and_one_image_a_scene_with_its_exact_pixels(folder: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
 def test_annotations_are_valid_coco(folder: Path) -> None:
-    from pycocotools import mask as coco_mask
-
     rows, truth = read(folder)
     captions = {image["id"]: row["caption"] for image, row in zip(truth["images"], rows, strict=True)}
     names = {category["id"]: category["name"] for category in truth["categories"]}

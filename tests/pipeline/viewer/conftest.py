@@ -1,7 +1,5 @@
 """A dataset with everything a viewer may meet, served on loopback, and a real browser to look at it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading
@@ -16,11 +14,11 @@ import duckdb
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
-from rich.console import Console
 
-from pipeline.config import RunConfig
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from pipeline.viewer.app import Viewer, create_app, make_viewer
+from tests.pipeline.commands.evaluated import QUIET, config_of
 
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
 """A caption that would like to run."""
@@ -36,8 +34,6 @@ expect.set_options(timeout=PATIENCE_MS)
 @pytest.fixture(scope="session")
 def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of drawn scenes by the real pipeline, with hostile and broken rows. Only to be read: see `dataset`."""
-    from pipeline.scenes import write_scenes
-
     folder = tmp_path_factory.mktemp("viewed")
     write_scenes(folder, SCENES, seed=11)
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
@@ -51,13 +47,7 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[7]["id"] = "<i>x</i>' OR 1=1 --"
     (folder / "images" / "broken.jpg").write_bytes(b"<html>no picture</html>")
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    config = {
-        "input": {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")},
-        "model": {"name": "demo"},
-        "engine": {"kind": "inline"},
-        "output": {"path": str(folder / "dataset"), "rows_per_file": 8},
-    }
-    return run(RunConfig.model_validate(config), Console(quiet=True))
+    return run(config_of(folder, output={"path": str(folder / "dataset"), "rows_per_file": 8}), QUIET)
 
 
 @pytest.fixture

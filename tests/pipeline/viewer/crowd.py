@@ -1,8 +1,5 @@
 """A dataset as photographs with five captions give it: an image of forty regions of ten things, among others."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pyarrow.parquet as pq
 from playwright.sync_api import Locator
 
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from tests.pipeline.changed import change_manifest
 from tests.synthetic import write_synthetic
 
 THINGS = ("dog", "cat", "cow", "man", "car", "hat", "cup", "boy", "bus", "owl")
@@ -62,8 +60,7 @@ def write_crowd(folder: Path) -> Path:
     absent = {"phrase": "ghost", "head": "ghost", "caption_index": 0, "span": span, "presence": 0.07, "similarity": 0.1}
     row |= {"captions": captions, "annotations": annotations, "absent": [absent], "phrase_count": REGIONS + 1}
     pq.write_table(pa.Table.from_pylist([row, *rows], table.schema), path)
-    manifest = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**manifest, "calibration": "0" * 64}))
+    change_manifest(folder, calibration="0" * 64)
     return folder
 
 

@@ -1,7 +1,5 @@
 """The viewer as a person uses it, in a real browser."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -69,9 +67,7 @@ def test_filters_find_what_sql_finds(page: Page, shared: Served, rows: list[dict
                 expect(part).to_be_visible()
 
 
-def test_a_condition_in_sql_and_the_command_that_exports_it(
-    page: Page, shared: Served, rows: list[dict[str, Any]]
-) -> None:
+def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) -> None:
     page.goto(shared.url)
     page.get_by_label("SQL condition").fill("w > h AND region_count >= 2 -- wide things")
     page.get_by_role("button", name="Show").click()
@@ -133,7 +129,6 @@ def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, 
             said = sample.locator(".missed p")
             expect(said).to_contain_text("does not exist below the image root (phrasebox inspect --images DIR says")
             size = sample.locator("svg").bounding_box()
-            assert size is not None
             assert abs(size["width"] / size["height"] - 1) < 0.01, "drawn scenes are square"
             assert size["height"] > 200
 

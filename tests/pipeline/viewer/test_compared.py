@@ -1,19 +1,16 @@
 """The page of `phrasebox compare` in a real browser; here, because the tests of pages share one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from rich.console import Console
 
-from pipeline.config import RunConfig
 from pipeline.evaluate.compare.comparison import Comparison, Source, compared
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.scenes import write_scenes
 from pipeline.viewer.compared import pictured, write_page
+from tests.pipeline.commands.evaluated import QUIET, config_of
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
 from tests.stages.shared.model.saved import save_model
 
@@ -27,12 +24,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
     rows[0] |= {"caption": HOSTILE, "id": "<img src=x onerror='window.hacked = 3'>"}
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
     _, model = save_model(folder)
-    config = RunConfig.model_validate({"input": source, "model": model, "engine": {"kind": "inline"}})
-    asked = Source(name="</style><b>x", config=config, truth=None)
-    effort = Effort(most=4, phrases=3, faithful=1, seed=0)
-    return compared(asked, ",".join(EXPLAINERS), effort, Console(quiet=True))
+    asked = Source(name="</style><b>x", config=config_of(folder, model=model), truth=None)
+    return compared(asked, ",".join(EXPLAINERS), Effort(most=4, phrases=3, faithful=1, seed=0), QUIET)
 
 
 def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: Comparison, tmp_path: Path) -> None:

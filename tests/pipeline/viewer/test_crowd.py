@@ -1,7 +1,5 @@
 """A crowded image in a real browser, by what can be seen: at rest, pointed at, pinned, stepped through, folded away."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest
@@ -91,8 +89,7 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
 def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Served) -> None:
     sample = opened(page, crowded)
     folded = [number for number in BEST if SCORES[number] < 0.5]
-    button = sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50")
-    button.click()
+    sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50").click()
     page.mouse.move(2, 2)
     assert sorted(seen_regions(sample)) == BEST
     page.keyboard.press("f")
@@ -144,13 +141,8 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
             assert labels_to_read(sample) == [], "below the last lies the picture"
         else:
             assert alone(sample) == [number]
-    widths = {
-        number: sample.locator(f".region[data-region='{number}'] .mask").evaluate(
-            "one => parseFloat(getComputedStyle(one).strokeWidth)"
-        )
-        for number in LIKELY
-    }
-    by_score = [widths[number] for number in sorted(LIKELY, key=lambda number: SCORES[number])]
+    masks = [sample.locator(f".region[data-region='{n}'] .mask") for n in sorted(LIKELY, key=lambda n: SCORES[n])]
+    by_score = [mask.evaluate("one => parseFloat(getComputedStyle(one).strokeWidth)") for mask in masks]
     assert by_score == sorted(by_score)
     assert by_score[-1] > by_score[0] + 0.5
     page.get_by_label("all", exact=True).focus()

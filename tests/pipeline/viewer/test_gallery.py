@@ -1,7 +1,5 @@
 """`phrasebox inspect --html`: pages as files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

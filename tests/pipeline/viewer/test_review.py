@@ -1,7 +1,5 @@
 """Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Iterator
@@ -107,7 +105,6 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
         opened(page, served.url)
         buttons = page.locator(".answers button")
         for box in (one.bounding_box() for one in buttons.all()):
-            assert box is not None
             assert box["height"] >= 48
             assert box["width"] >= 150
             assert box["y"] + box["height"] <= 844
@@ -142,16 +139,14 @@ def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, data
             page.wait_for_timeout(20)
         reviews = read_reviews(dataset)
         assert len(reviews.answers) == total
-        both = [said for said in reviews.answers.values() if len(said) == 2]
-        assert len(both) == 3
+        assert len([said for said in reviews.answers.values() if len(said) == 2]) == 3
         assert list(reviews.merged().values()).count("unsure") == 3
 
 
 def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Path) -> None:
     with another(browser) as page, started(str(dataset), "--review") as (process, address):
         assert address.endswith("/review")
-        url = address.removesuffix("/review")
-        opened(page, url)
+        opened(page, address.removesuffix("/review"))
         at_rest(page)
         page.keyboard.press("r")
         expect(page.locator("#progress")).to_contain_text("1 of")
@@ -176,7 +171,6 @@ def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Pat
 
 def drag(page: Page, part: str, dx: float, dy: float) -> None:
     box = page.locator(part).bounding_box()
-    assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
@@ -196,9 +190,7 @@ def shards(dataset: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((dataset / "data").iterdir())]
 
 
-def test_a_region_is_deleted_and_a_box_dragged_in_the_review(
-    page: Page, served: Served, dataset: Path, tmp_path: Path
-) -> None:
+def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page, served, dataset, tmp_path) -> None:
     before, own = exported_boxes(dataset, tmp_path / "before"), shards(dataset)
     opened(page, served.url)
     at_rest(page)
@@ -239,22 +231,17 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     """Two captions say the same phrase: its region is drawn once, so both go."""
     before = exported_boxes(dataset, tmp_path / "before")
     rows = rows_of(dataset)
-    number, row = next(
-        (k, one) for k, one in enumerate(rows) if len({part["phrase"] for part in one["annotations"]}) > 1
-    )
+    number, row = next((k, row) for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1)
     page.goto(f"{served.url}/sample/{row['id']}?row={number}")
     for button in ("#delete", "#move"):
         expect(page.locator(button)).to_be_disabled()
     page.locator(".phrase").first.click()
-    place = int(page.locator(".phrase").first.get_attribute("data-regions") or "")
-    one = row["annotations"][place]
+    one = row["annotations"][int(page.locator(".phrase").first.get_attribute("data-regions") or "")]
     with page.expect_navigation():
         page.locator("#delete").click()
     expect(page.locator("tr.deleted")).to_have_count(1)
     expect(page.locator("tr.deleted")).to_contain_text(one["phrase"])
-    same = {
-        other["id"] for other in row["annotations"] if (other["phrase"], other["bbox"]) == (one["phrase"], one["bbox"])
-    }
+    same = {each["id"] for each in row["annotations"] if all(each[key] == one[key] for key in ("phrase", "bbox"))}
     after = exported_boxes(dataset, tmp_path / "after")
     assert before.keys() - after.keys() == same
     page.locator(".phrase").first.click()
@@ -268,10 +255,10 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     with page.expect_navigation():
         page.keyboard.press("Enter")
     corrected = page.locator(".region.corrected").first
-    last = [row["annotations"][int(corrected.get_attribute("data-region") or "")]]
-    x, y, w, h = last[0]["bbox"]
+    last = row["annotations"][int(corrected.get_attribute("data-region") or "")]
+    x, y, w, h = last["bbox"]
     after = exported_boxes(dataset, tmp_path / "moved")
-    assert after[last[0]["id"]] == [0, 0, w, h] != [x, y, w, h]
+    assert after[last["id"]] == [0, 0, w, h] != [x, y, w, h]
     assert after.keys() == before.keys()
     expect(page.locator("tr", has_text="box corrected").first).to_be_visible()
     page.goto(f"{served.url}/?where=w>0")  # in the grid, too

@@ -1,7 +1,5 @@
 """From rows to views: captions in parts, groups and colours, and what a damaged row becomes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -39,7 +37,7 @@ def spans(*found: Said) -> list[tuple[int, int, dict[str, Any]]]:
             [("A ", (), None), ("man with a café ", (0,), 0), ("cup", (1,), 1), (" 🙂 and two dogs", (), None)],
         ),
     ],
-    ids=["no region", "side by side, one with two regions", "one in another: the innermost is what one points at"],
+    ids=["no region", "side by side, one with two regions", "the innermost is what one points at"],
 )
 def test_a_caption_in_parts(found: list[Said], parts: list[tuple[str, tuple[int, ...], int | None]]) -> None:
     assert [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*found))] == parts
@@ -127,10 +125,8 @@ def test_a_view() -> None:
     row = row_of(annotation(0, "man", 0), annotation(1, "dog", 1), annotation(2, "man", 0))
     one = sample_view(row, 3, "good", found={101})
     assert (one.number, one.row, one.mark) == (3, row, "good")
-    assert [[(part.text, part.regions, part.group) for part in caption] for caption in one.captions] == [
-        [("A ", (), None), ("man", (0, 2), 0), (".", (), None)],
-        [("A ", (), None), ("dog", (1,), 1), (".", (), None)],
-    ]
+    parts = [[(part.text, part.regions, part.group) for part in caption] for caption in one.captions]
+    assert parts == [[("A ", (), None), said, (".", (), None)] for said in (("man", (0, 2), 0), ("dog", (1,), 1))]
     assert [region.found for region in one.regions] == [False, True, False]
     assert [region.group for region in one.regions] == [0, 1, 0], "of the phrase"
     assert [region.number for region in one.regions] == [0, 1, 2]
@@ -146,13 +142,8 @@ def test_a_view() -> None:
 
 
 def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
-    names = (
-        ("dog", 5, 0.2),
-        ("man", 7, 0.3),
-        ("a very long puppy beside others", 5, 0.9),
-        ("thing", None, 0.5),
-        ("pup", 5, 0.4),
-    )
+    long = "a very long puppy beside others"
+    names = (("dog", 5, 0.2), ("man", 7, 0.3), (long, 5, 0.9), ("thing", None, 0.5), ("pup", 5, 0.4))
     entries = [annotation(n, phrase, 0, group=g, score=s) for n, (phrase, g, s) in enumerate(names)]
     one = view_of(*entries)
     leads = [(0, False), (1, True), (0, True), (2, True), (0, False)]

@@ -1,7 +1,5 @@
 """`phrasebox inspect` as a process: where it listens, and how it ends."""
 
-from __future__ import annotations
-
 import re
 import signal
 import socket
@@ -29,11 +27,9 @@ from tests.pipeline.commands.evaluated import called
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
     command = [sys.executable, "-m", "pipeline", "inspect", *arguments, "--port", "0"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
         address = re.search(r"http://\S+", line)
         assert address is not None, line + process.stdout.read()
@@ -54,7 +50,6 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
-        assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
 
 
@@ -91,9 +86,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
 
 
-def test_it_listens_elsewhere_when_asked_to_and_says_so(
-    viewed: Path, served_to_nobody: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_listens_elsewhere_when_asked_to_and_says_so(viewed: Path, served_to_nobody: list[str], capsys) -> None:
     serve(viewed, Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
     assert served_to_nobody == ["0.0.0.0"]
     assert "everyone who can reach this machine" in capsys.readouterr().out

@@ -1,7 +1,5 @@
 """A dataset that somebody else has made: it does not decide what is read, loaded or shown."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from rich.console import Console
 from pipeline.dataset.selection import Search
 from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import ConfigError
+from tests.pipeline.changed import change_manifest
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
 from tests.pipeline.viewer.test_app import ask
 
@@ -28,16 +27,14 @@ def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
     """The dataset as a stranger sends it, who changed its configuration and put images and heat maps inside or not."""
 
     def make(*, images: bool = False, heat_maps: bool = False, **sections: dict[str, Any]) -> Path:
-        manifest = json.loads((dataset / "dataset.json").read_text())
-        for name, values in sections.items():
-            manifest["config"][name] = {**manifest["config"][name], **values}
         if images:
             shutil.copytree(viewed.parent / "images", dataset / "images")
-            manifest["config"]["input"]["image_root"] = str(dataset / "images")
+            sections = {"input": {"image_root": str(dataset / "images")}, **sections}
         if not heat_maps:
             without_heat_maps(dataset)
-        manifest["signature"] = "0" * 64
-        (dataset / "dataset.json").write_text(json.dumps(manifest))
+        change_manifest(
+            dataset, lambda m: [m["config"][name].update(new) for name, new in sections.items()], signature="0" * 64
+        )
         return dataset
 
     return make
@@ -122,10 +119,9 @@ def test_images_in_the_datasets_folder_are_shown_but_no_links_out_of_it(made_by_
 
 
 def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
-    manifest = json.loads((dataset / "dataset.json").read_text())
     without_heat_maps(dataset)
     for config in ({}, {"input": "x"}, {"input": {"kind": "csv", "image_root": 5}, "model": 1}):
-        (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": config}))
+        change_manifest(dataset, config=config)
         with serving(dataset, build=False) as served:
             assert (ask(served, "/")[0], image_of(served)[0], heat_of(served)[0]) == (200, 404, 409)
 
@@ -147,9 +143,7 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
     ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package", "a segmenter"],
 )
 @pytest.mark.usefixtures("nothing_is_built")
-def test_what_a_stranger_names_is_not_loaded(
-    section: str, values: Any, told: str, made_by_a_stranger: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_stranger, tmp_path, monkeypatch) -> None:
     package = tmp_path / "path" / "stranger_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
@@ -176,9 +170,7 @@ def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch
         assert b"built: ViT-B-16 openai mine" in heat_of(served)[1]
 
 
-def test_a_gallery_says_what_to_type(
-    made_by_a_stranger: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gallery_says_what_to_type(made_by_a_stranger: Made, tmp_path, capsys) -> None:
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
     assert f"phrasebox inspect {dataset} --images /" in capsys.readouterr().out

@@ -45,8 +45,7 @@ def test_box_iou_is_a_symmetric_share(a, b):
 
 
 @pytest.mark.parametrize(
-    ("side_px", "multiple", "expected"),
-    [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)],
+    ("side_px", "multiple", "expected"), [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)]
 )
 def test_round_to_multiple(side_px, multiple, expected):
     assert round_to_multiple(side_px, multiple) == expected
@@ -82,6 +81,7 @@ def test_a_grid_without_a_shift_is_drawn_as_opencv_draws_it() -> None:
     for size_hw in ((35, 91), (5, 7), (3, 4), (480, 640)):
         wanted = cv2.resize(values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
         np.testing.assert_allclose(resize_shifted(values, size_hw, 0.0), wanted, atol=1e-5)
+    assert resize_shifted(np.full((1, 1), 3, np.float32), (4, 5), 0.4).tolist() == [[3.0] * 5] * 4
 
 
 @pytest.mark.parametrize("shift", [0.46875, -0.25, 1.5])
@@ -94,7 +94,3 @@ def test_a_shifted_value_is_drawn_where_it_lies(shift: float) -> None:
     centres = (rows @ (np.arange(96) + 0.5) / rows.sum(), columns @ (np.arange(128) + 0.5) / columns.sum())
     assert centres == pytest.approx(((2.5 + shift) * 16, (3.5 + shift) * 16), abs=1e-3)
     assert np.array_equal(resize_shifted(np.ones((6, 8), np.float32), (96, 128), shift), np.ones((96, 128)))
-
-
-def test_a_grid_of_one_cell_is_drawn_everywhere() -> None:
-    assert resize_shifted(np.full((1, 1), 3, np.float32), (4, 5), 0.4).tolist() == [[3.0] * 5] * 4

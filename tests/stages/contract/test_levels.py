@@ -1,7 +1,5 @@
 """Heat in whole levels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -23,12 +23,9 @@ from stages.contract.masks import (
     run_ends,
 )
 from stages.contract.records import Rle
+from tests.stages.regions.cutting import mask_of
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
-
-
-def mask_of(*rows: str) -> np.ndarray:
-    return np.array([[letter == "#" for letter in row] for row in rows])
 
 
 @given(masks)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -18,8 +16,7 @@ any_text = st.text(st.characters())  # lone surrogates too
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
-    [("", 1865147336997338), ("scene-0-000000", 6330526573861826), ("a\n0", 24314453463526)],
+    ("text", "number"), [("", 1865147336997338), ("scene-0-000000", 6330526573861826), ("a\n0", 24314453463526)]
 )
 def test_ids_never_change(text: str, number: int) -> None:
     """They are stored in datasets: a new hash is a new schema version."""

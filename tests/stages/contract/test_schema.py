@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -141,21 +139,13 @@ def make_record(**changes: Any) -> Record:
     box, area = rle_box_xywh_px(rle), rle_area_px(rle)
     region = Region(phrase_index=0, box_xywh_px=box, mask=rle, area_px=area, score=0.75, similarity=0.25)
     image = ImageRef(file_name="a/b.jpg", content=b"JPEG")
-    record = Record(
-        sample=Sample(sample_id="k1", source="a.jsonl:1", captions=captions, image=image),
-        width_px=10,
-        height_px=8,
-        phrases=(
-            Phrase(text="red car", caption_index=0, start=0, end=9, head="car"),
-            Phrase(text="sky", caption_index=1, start=16, end=19, head="sky"),
-        ),
-        heat_maps=(
-            HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25),
-            HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty"),
-        ),
-        regions=(region,),
-    )
-    return replace(record, **changes)
+    sample = Sample(sample_id="k1", source="a.jsonl:1", captions=captions, image=image)
+    red_car = Phrase(text="red car", caption_index=0, start=0, end=9, head="car")
+    sky = Phrase(text="sky", caption_index=1, start=16, end=19, head="sky")
+    hot = HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25)
+    cold = HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty")
+    found: dict[str, Any] = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
+    return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **found, **changes})
 
 
 def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> dict[str, Any]:
@@ -197,9 +187,9 @@ def test_the_row_of_an_annotated_image() -> None:
         ],
         "absent": [],
         "phrase_count": 2,
-        "warnings": ["no region for 'sky': its heat map is zero everywhere"],
         "error": None,
         "error_detail": None,
+        "warnings": ["no region for 'sky': its heat map is zero everywhere"],
     }
 
 
@@ -278,10 +268,8 @@ def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
         {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "plural": False},
     ]
     levels = bytes([0, 64, 128, 255])
-    assert [tuple(entry.values()) for entry in row["heat_maps"]] == [
-        ("red car", [2, 2], levels, 0.5, 0.25, 0.75),
-        ("sky", [2, 2], None, 0.0, 0.125, None),
-    ]
+    entries = [tuple(entry.values()) for entry in row["heat_maps"]]
+    assert entries == [("red car", [2, 2], levels, 0.5, 0.25, 0.75), ("sky", [2, 2], None, 0.0, 0.125, None)]
     assert [*row["heat_maps"][0]] == ["phrase", "size", "levels", "shift_cells", "similarity", "presence"]
     assert not {"phrases", "heat_maps"} & row_of(make_record()).keys()
 
@@ -302,8 +290,7 @@ def test_a_stored_record_is_the_record_in_levels() -> None:
     assert [one.shift_cells for one in back.heat_maps] == [1 / 3, 0.0]
     assert [one.similarity for one in back.heat_maps] == [np.float32(0.1), 0.125]
     assert [one.presence for one in back.heat_maps] == [0.123457, None]
-    again = row_of(back, heat_maps=True)
-    assert again["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
+    assert row_of(back, heat_maps=True)["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
 
 
 def test_a_stored_error_comes_back() -> None:
@@ -341,14 +328,11 @@ def test_every_field_says_its_unit_and_meaning_and_occurs_once() -> None:
     assert (units["score"], units["similarity"], units["span"]) == ("0 .. 1", "-1 .. 1", "characters")
 
 
-def test_one_version_is_read() -> None:
+def test_one_version_is_read(tmp_path: Any) -> None:
     check_version("out", 1)
     for other in (None, 5, "1"):
         with pytest.raises(SchemaError, match=f"out: schema version {other}, this phrasebox reads 1: make the dataset"):
             check_version("out", other)
-
-
-def test_metadata_survives_in_parquet(tmp_path: Any) -> None:
     pq.write_table(records_to_rows([make_record()], embed_images=True), tmp_path / "a.parquet")
     back = pq.read_schema(tmp_path / "a.parquet")
     assert back.field("width").metadata[b"unit"] == b"px"

@@ -1,7 +1,5 @@
 """Small models, images and explainers for the tests of heat maps."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -45,10 +43,8 @@ def clip_of(model: nn.Module | str = "class token", **options: Any) -> ClipModel
 def made(kind: str, model: ClipModel | nn.Module | str = "class token", **settings: Any) -> Any:
     """An explainer of a kind with settings, which gives the maps of its method alone if they do not say otherwise."""
     explainer = EXPLAINERS[kind]
-    return explainer(
-        explainer.config_type(**{"affinity": "none", **settings}),
-        model if isinstance(model, ClipModel) else clip_of(model),
-    )
+    config = explainer.config_type(**{"affinity": "none", **settings})
+    return explainer(config, model if isinstance(model, ClipModel) else clip_of(model))
 
 
 def image(tower: str = "class token", rows: int = 4, columns: int = 4, count: int = 1, seed: int = 2) -> NDArray[Any]:

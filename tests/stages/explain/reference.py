@@ -4,8 +4,6 @@ Written from the paper's equations (arXiv 2502.18816) and the description of the
 nothing from `stages.explain`. Gradients come from autograd over the complete computation of the cosine.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Affinity: the formulas against naive numpy, on every kind of tower, and without any effect where it is off."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 That the gradients are those of the formula is tested with Grad-ECLIP, in float64.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -41,10 +39,8 @@ def test_the_class_token_is_one_of_the_tokens(tower: VisionTower, heads: int) ->
 
 
 def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
-    held = [
-        Held(block=block, heads=4, keys=numbers(B, N, D + n)[..., :D], values=numbers(B, N, D))
-        for n, block in enumerate(tower.blocks)
-    ]
+    keys, blocks = [numbers(B, N, D + n)[..., :D] for n in range(len(tower.blocks))], tower.blocks
+    held = [Held(block=b, heads=4, keys=k, values=numbers(B, N, D)) for b, k in zip(blocks, keys, strict=True)]
     gradient = numbers(B, P, 48)
     together = class_path(tower, numbers(B, D), held, P)
     alone = class_path(replace(tower), numbers(B, D), held, 1)

@@ -1,7 +1,5 @@
 """Presence: its statistics and its probability by hand, its file, and that it does not depend on neighbours."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -69,25 +69,18 @@ def assert_close(found: Sequence[Record], wanted: Sequence[Record]) -> None:
             assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}],
-    ids=["small steps", "full path", "mixed sizes"],
-)
+@pytest.mark.parametrize("settings", [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}])
 def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dict[str, Any]) -> None:
     sizes = [(32, 32)]
     if "variant" in settings:
         model, sizes = model.model_copy(update={"batch_size": None}), [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
     stage = set_up(model, **settings)
-    records = [
-        replace(record, pixels=make_record(n, size=sizes[n % len(sizes)]).pixels)
-        for n, record in enumerate(make_records())
-    ]
+    pixels = (make_record(n, size=sizes[n % len(sizes)]).pixels for n in itertools.count())
+    records = [replace(record, pixels=own) for record, own in zip(make_records(), pixels, strict=False)]
     alone = [answer for record in records for answer in stage.process([record])]
     assert_close([each for i in range(0, 15, 7) for each in stage.process(records[i : i + 7])], alone)
     assert_close(stage.process(records[::-1])[::-1], alone)
-    forwards = stage.take_forwards()
-    assert forwards.images == 3 * sum(bool(each.heat_maps) for each in alone)
+    assert stage.take_forwards().images == 3 * sum(bool(each.heat_maps) for each in alone)
     assert stage.take_forwards().images == 0, "reported once"
     stage.teardown()
 
@@ -105,9 +98,7 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
     assert stage.process([]) == []
 
 
-def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(
-    stage: ExplainStage, model: ModelConfig
-) -> None:
+def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(stage, model) -> None:
     before = [make_record(0, ["dog"]), make_record(1, [])]
     other = set_up(model.model_copy(update={"batch_size": None}))
     for each, keeps in ((stage, True), (other, False)):
@@ -132,9 +123,7 @@ def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.Monkey
         set_up(model.model_copy(update={"weights": Path("none.safetensors")}))
     with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
         set_up(model, blocks=5)
-    with pytest.raises(
-        ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch;"
-    ):
+    with pytest.raises(ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch"):
         set_up(model, variant="authors")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ResourceError, match="sees no GPU"):
@@ -245,11 +234,10 @@ def stage_on(device: TalkingDevice, batch_size: int) -> ExplainStage:
 def assert_answered(stage: ExplainStage, count: int) -> None:
     """Each record gets the map of its own pixels and phrase."""
     records = [make_record(number, (f"dog {number}",)) for number in range(count)]
-    assert [[(each.text, each.similarity) for each in answer.heat_maps] for answer in stage.process(records)] == [
-        [(f"dog {number}", float(record.pixels.rgb.sum()))]
-        for number, record in enumerate(records)
-        if record.pixels is not None
-    ]
+    answers = stage.process(records)
+    for number, (record, answer) in enumerate(zip(records, answers, strict=True)):
+        (found,) = answer.heat_maps
+        assert (found.text, found.similarity) == (f"dog {number}", float(record.pixels.rgb.sum()))
 
 
 def most_under_way(said: Sequence[str]) -> int:
@@ -261,10 +249,19 @@ def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
     device = TalkingDevice()
     stage = stage_on(device, 8)
     assert_answered(stage, 37)
-    assert device.said == [
-        *("launch 0", "launch 1", "wait 0", "launch 2", "wait 1"),
-        *("launch 3", "wait 2", "launch 4", "wait 3", "wait 4"),
-    ]
+    order = (
+        "launch 0",
+        "launch 1",
+        "wait 0",
+        "launch 2",
+        "wait 1",
+        "launch 3",
+        "wait 2",
+        "launch 4",
+        "wait 3",
+        "wait 4",
+    )
+    assert device.said == [*order]
     assert device.sizes == [8] * 4 + [5], "an image is computed once"
     assert most_under_way(device.said) == AHEAD == 2
     assert_answered(stage, 8)
@@ -281,9 +278,7 @@ def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_onc
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, LATE], ids=["at once", "late"])
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1", "launch 2", "wait 2"])
-def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(
-    what: str, error: RuntimeError, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str, error: RuntimeError, caplog) -> None:
     device = TalkingDevice({what: error})
     assert_answered(stage_on(device, 8), 24)
     failed = device.said.index(what)

@@ -4,8 +4,6 @@ Every image tower of open_clip and timm attends through torch's one function, so
 definition while the model runs; nothing of `stages` is involved.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass, field
 from typing import Any

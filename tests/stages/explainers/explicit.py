@@ -3,8 +3,6 @@
 Nothing here is differentiated by autograd but an activation's slope.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -125,7 +123,6 @@ class Explicit:
 
     def pool(self, pool: AttentionPool, x: Tensor, text: Tensor) -> tuple[Tensor, float]:
         """Tokens (1, N, D) of a pool with a latent query, linear layers and nothing else -> relevance, and cosine."""
-        assert pool.latent is not None
         assert pool.q is not None
         assert isinstance(pool.out, Linear)
         query = pool.q(pool.latent.expand(1, 1, -1))
@@ -152,9 +149,8 @@ def in_float64(tower: VisionTower) -> VisionTower:
     for block in tower.blocks:
         layers = {name: wide(getattr(block, name)) for name in ("ln_1", "qkv", "out", "ln_2", "fc", "proj")}
         scales = {name: getattr(block, name) for name in ("ls_1", "ls_2")}
-        blocks.append(
-            replace(block, **layers, **{name: None if s is None else s.double() for name, s in scales.items()})
-        )
+        wider = {name: None if scale is None else scale.double() for name, scale in scales.items()}
+        blocks.append(replace(block, **layers, **wider))
     ln_post = wide(tower.ln_post)
     assert isinstance(ln_post, LayerNorm)
     output = None if tower.output is None else tower.output.double()

@@ -1,7 +1,5 @@
 """Images whose unit embedding is any function of the cells that are shown, so that attributions are known by hand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from itertools import chain, combinations
@@ -48,8 +46,7 @@ def tangled_game(cells: int, size: int = 3, seed: int = 0) -> Game:
 def worth(game: Game, cells: int, coalition: tuple[int, ...]) -> np.ndarray:
     shares = torch.zeros(1, cells, dtype=torch.float64)
     shares[0, list(coalition)] = 1
-    found: np.ndarray = game(shares)[0].numpy()
-    return found
+    return game(shares)[0].numpy()
 
 
 def exact_shapley(game: Game, groups: list[tuple[int, ...]], cells: int) -> np.ndarray:

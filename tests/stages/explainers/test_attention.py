@@ -1,7 +1,5 @@
 """Explainers that read attention, against open_clip's own forward pass and autograd in float64."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -180,7 +178,6 @@ def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
     for kept in (0, 2, 3):
         wanted, _ = clip.tower.tokens_before(rgb, kept)  # type: ignore[attr-defined]
         early = Walk(clip, 2, kept)(rgb).early
-        assert early is not None
         assert not early.requires_grad
         assert torch.allclose(early, wanted[:, 1:], rtol=0, atol=1e-9)
 

@@ -1,7 +1,5 @@
 """Grad-CAM, Grad-CAM++ and LayerCAM: the papers' sums in loops over float64 features of open_clip's own modules."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

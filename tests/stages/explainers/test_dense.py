@@ -1,7 +1,5 @@
 """MaskCLIP, GEM and CLIP Surgery, in loops over heads and tokens on open_clip's own forward pass, in float64."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -172,8 +170,7 @@ def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) 
     probability = softmax(2 * everything @ whole)
     weight = probability / probability.mean()
     features = np.stack([w * dense * own for w, own in zip(weight, everything, strict=True)])
-    heat: Floats = (features - features.mean(axis=0))[0].sum(axis=1)
-    return heat
+    return (features - features.mean(axis=0))[0].sum(axis=1)
 
 
 def test_clip_surgery_on_a_resnet_s_pool() -> None:

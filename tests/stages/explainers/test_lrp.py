@@ -1,7 +1,5 @@
 """Relevance by gradients against relevance layer by layer, what becomes of the score, and contrasts by the papers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -65,9 +63,7 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str,
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("activation", ["identity", "gradient"])
-def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(
-    activation: Literal["identity", "gradient"],
-) -> None:
+def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(activation) -> None:
     """With ReLU a slope times its input is its output, so that gradients, too, lose nothing."""
     model = clip()
     tower = without_biases(tower_of(model))
@@ -86,10 +82,8 @@ def without_biases(tower: VisionTower) -> VisionTower:
         return replace(layer, bias=None)
 
     names = ("ln_1", "qkv", "out", "ln_2", "fc", "proj")
-    blocks = [
-        replace(block, activation=F.relu, **{name: bare(getattr(block, name)) for name in names})
-        for block in tower.blocks
-    ]
+    layers = [{name: bare(getattr(block, name)) for name in names} for block in tower.blocks]
+    blocks = [replace(block, activation=F.relu, **own) for block, own in zip(tower.blocks, layers, strict=True)]
     assert tower.ln_pre is not None
     return replace(
         tower,
@@ -127,9 +121,8 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
         return Linear(weight, torch.randn(8, generator=make, dtype=torch.float64) if bias else None)
 
     latent, tokens = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((8,), (1, 4, 8)))
-    pool = AttentionPool(
-        heads=2, latent=latent, others=0, q=linear(), k=linear(), v=linear(), out=linear(), finish=NOTHING
-    )
+    layers = {name: linear() for name in ("q", "k", "v", "out")}
+    pool = AttentionPool(heads=2, latent=latent, others=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
     found = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
@@ -260,9 +253,7 @@ def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
     y = z.softmax(dim=0)
     for target in range(3):
         (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
-        paper = sum(
-            start * relevance / cosine for start, relevance, cosine in zip(starts, SIGNED, COSINES, strict=True)
-        )
+        paper = sum(start * own / cosine for start, own, cosine in zip(starts, SIGNED, COSINES, strict=True))
         factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
         assert torch.allclose(found[target] * factor, torch.as_tensor(paper))
 

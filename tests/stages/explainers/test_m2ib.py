@@ -1,7 +1,5 @@
 """The bottleneck against torch's own divergence and an optimum in closed form; maps by noise that nobody shares."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

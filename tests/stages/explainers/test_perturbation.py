@@ -1,7 +1,5 @@
 """Explainers that mask the image, against images that numpy masked, one at a time, and closed forms."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -37,8 +35,7 @@ def tower_and_image(name: str = "class token") -> tuple[Tower, torch.Tensor]:
 def test_they_are_the_embeddings_of_images_that_were_masked_before(name: str) -> None:
     tower, rgb = tower_and_image(name)
     masks = torch.tensor([[[1.0, 0, 1], [0, 1, 1]], [[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]])
-    black = baseline_image(tower, rgb, "black")
-    found = masked_embeddings(tower, rgb, masks, black, masks_per_step=2)
+    found = masked_embeddings(tower, rgb, masks, baseline_image(tower, rgb, "black"), masks_per_step=2)
     side = tower.placement.stride_px
     shown = np.kron(masks.numpy(), np.ones((1, side, side))).astype(np.uint8)
     with torch.no_grad():
@@ -146,9 +143,7 @@ def test_a_square_image_never_takes_more_than_500_windows() -> None:
         ((3, 3), (1.0, 1.0), 1, 3),
     ],
 )
-def test_windows_cover_the_grid(
-    grid_hw: tuple[int, int], settings: tuple[float, float], number: int, side: int
-) -> None:
+def test_windows_cover_the_grid(grid_hw, settings, number, side) -> None:
     hidden = windows(grid_hw, *settings)
     assert hidden.shape == (number, *grid_hw)
     assert set(hidden.sum(dim=(1, 2)).tolist()) == {side * side}
@@ -265,5 +260,4 @@ def test_masks_of_channels_lie_where_tokens_look() -> None:
 
 def test_a_channel_that_is_the_same_everywhere_hides_everything_and_adds_nothing() -> None:
     even = np.full((1, 8, 8, 3), 90, dtype=np.uint8)
-    heat_map = made("score_cam", channels=3).explain(even, [["dog"]])[0][0]
-    assert heat_map.fault == "empty"
+    assert made("score_cam", channels=3).explain(even, [["dog"]])[0][0].fault == "empty"

@@ -1,7 +1,5 @@
 """KernelSHAP and Partition SHAP: values by their definition, those of `shap`, and the sum that they must have."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -96,9 +94,8 @@ def test_on_a_model_the_map_sums_to_what_the_image_gains_over_the_baseline() -> 
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
     heat = explainer.maps(rgb, texts).values
     against = explainer.maps(rgb, -texts).values
-    ends = masked_embeddings(
-        explainer.model.tower, rgb[0], torch.tensor([1.0, 0])[:, None, None], torch.zeros(32, 32, 3)
-    )
+    masks, black = torch.tensor([1.0, 0])[:, None, None], torch.zeros(32, 32, 3)
+    ends = masked_embeddings(explainer.model.tower, rgb[0], masks, black)
     # What is cut off a map is what the opposite phrase keeps.
     gain = texts[0] @ (ends[0] - ends[1])
     assert torch.allclose((heat - against).sum(dim=-1)[0], gain, atol=1e-5)

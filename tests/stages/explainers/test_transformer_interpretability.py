@@ -1,7 +1,5 @@
 """Relevance of attention against the rules as autograd has them in float64, and that nothing is lost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explainers.relevance.transformer_interpretability import (
-    adding,
-    through_block,
-    through_product,
-    through_sum,
-)
+from stages.explainers.relevance.transformer_interpretability import adding, through_block, through_product, through_sum
 from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 from tests.factories import tiny_clip

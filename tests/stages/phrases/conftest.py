@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from stages.phrases.noun_phrases import load_pipeline

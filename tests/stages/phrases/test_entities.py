@@ -52,13 +52,8 @@ def test_phrases_agree_with_the_mark_up_better_than_plain_noun_chunks(nlp):
     docs = list(nlp.pipe([gold.caption for gold in MARKED]))
 
     def score(spans: Callable[[Any], list[Span]]) -> float:
-        return f1(
-            MARKED,
-            [
-                {without_determiner(gold.caption, *span) for span in spans(doc)}
-                for gold, doc in zip(MARKED, docs, strict=True)
-            ],
-        )
+        pairs = zip(MARKED, docs, strict=True)
+        return f1(MARKED, [{without_determiner(gold.caption, *span) for span in spans(doc)} for gold, doc in pairs])
 
     def by_us(doc: Any, *, keep_parts: bool) -> list[Span]:
         return [(each.start, each.end) for each in extract(doc, word_lists(), keep_parts=keep_parts)]

@@ -1,7 +1,5 @@
 """Captions whose phrases are known before a run."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path
@@ -71,14 +69,8 @@ def test_a_correction_at_the_end_counts(tmp_path: Path) -> None:
         ('{"caption": "a cat"}', "2: phrases: Field required"),
         ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2}]}', "2: phrases.0.end: Field required"),
         ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2, "end": 6}]}', "2: expected 0 <= s"),
-        (
-            '{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}',
-            "2: phrases.0: expected a non-e",
-        ),
-        (
-            '{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}',
-            "2: phrases.0: expected a non-e",
-        ),
+        ('{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}', "2: phrases.0: expected a non-e"),
+        ('{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}', "2: phrases.0: expected a non-e"),
     ],
 )
 def test_a_wrong_line_is_named(line: str, problem: str, tmp_path: Path) -> None:

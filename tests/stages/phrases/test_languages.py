@@ -1,7 +1,5 @@
 """Languages of captions: other ones are found, and English is not taken for one."""
 
-from __future__ import annotations
-
 from stages.phrases.stage import Languages
 
 FOREIGN = {

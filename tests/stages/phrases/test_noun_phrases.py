@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from stages.phrases.filters import readable, word_lists
@@ -13,9 +11,7 @@ def found(nlp, caption: str, **settings) -> str:
     """The phrases as "words:head | words:head*", the star for a plural; captions are as the parser gets them."""
     assert readable(caption).text == caption
     phrases = extract(nlp(caption), LISTS, **settings)
-    return " | ".join(
-        f"{caption[phrase.start : phrase.end]}:{phrase.head}{'*' if phrase.plural else ''}" for phrase in phrases
-    )
+    return " | ".join(f"{caption[each.start : each.end]}:{each.head}{'*' * each.plural}" for each in phrases)
 
 
 @pytest.mark.parametrize(

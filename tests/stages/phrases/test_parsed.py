@@ -1,7 +1,5 @@
 """The parser that is loaded, a parsed caption as lists, and expressions along the tree."""
 
-from __future__ import annotations
-
 import pytest
 import spacy
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,12 +64,8 @@ LEFT_OUT = "captions in another language than en, left out: "
     ],
 )
 def test_captions_in_another_language_are_named_and_can_be_left_out(languages, notes, indices):
-    captions = (
-        "Two dogs run.",
-        "Ein Hund spielt mit einem Ball im Schnee.",
-        "",
-        "\u4e24\u53ea\u72d7\u5728\u96ea\u5730\u91cc\u5954\u8dd1",
-    )
+    chinese = "\u4e24\u53ea\u72d7\u5728\u96ea\u5730\u91cc\u5954\u8dd1"
+    captions = ("Two dogs run.", "Ein Hund spielt mit einem Ball im Schnee.", "", chinese)
     (record,) = make_stage(languages=languages).process([make_record(*captions)])
     assert record.notes == notes
     assert {phrase.caption_index for phrase in record.phrases} == indices
@@ -79,30 +73,23 @@ def test_captions_in_another_language_are_named_and_can_be_left_out(languages, n
 
 
 def test_a_record_with_an_error_passes_untouched(stage):
-    broken = Record(
-        sample=Sample(sample_id="1", source="test", captions=("a dog",)),
-        error=RowError(reason="bad_row", detail="test"),
-    )
+    broken = Record(sample=make_record("a dog").sample, error=RowError(reason="bad_row", detail="test"))
     answer = stage.process([make_record("a cat"), broken, make_record("a dog")])
     assert answer[1] is broken
     assert [record.phrases[0].text for record in (answer[0], answer[2])] == ["cat", "dog"]
 
 
 def test_the_cap_counts_unique_texts_and_keeps_their_mentions():
-    (record,) = make_stage(max_phrases=2).process(
-        [make_record("a dog, a cat, a cow", "the cow and the dog", "his cat")]
-    )
+    captions = ("a dog, a cat, a cow", "the cow and the dog", "his cat")
+    (record,) = make_stage(max_phrases=2).process([make_record(*captions)])
     assert [phrase.text for phrase in record.phrases] == ["dog", "cat", "dog", "cat"]
     assert record.dropped_phrases == 2
 
 
 def test_settings_reach_the_phrases():
     (record,) = make_stage(referring_expressions=True).process([make_record("A Dog in a field of flowers.")])
-    assert [(phrase.text, phrase.head) for phrase in record.phrases] == [
-        ("dog", "dog"),
-        ("dog in a field of flowers", "dog"),
-        ("field of flowers", "field"),
-    ]
+    found = [(phrase.text, phrase.head) for phrase in record.phrases]
+    assert found == [("dog", "dog"), ("dog in a field of flowers", "dog"), ("field of flowers", "field")]
     stage = make_stage(drop_heads_add=["Dog"], drop_heads_keep=["ground"])
     (record,) = stage.process([make_record("A dog and a cat on the ground.")])
     assert [phrase.text for phrase in record.phrases] == ["cat", "ground"]

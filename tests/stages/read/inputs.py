@@ -1,7 +1,5 @@
 """Inputs that the reader tests write, and the shortest way to read them."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile
@@ -69,8 +67,5 @@ def zstd(content: bytes) -> bytes:
 def tar_sample(key: str, caption: str = "a cat", **more: Any) -> list[tuple[str, bytes]]:
     """The members that img2dataset writes for a sample."""
     facts = {"caption": caption, "key": key, "status": "success", **more}
-    return [
-        (f"{key}.jpg", JPEG + key.encode()),
-        (f"{key}.json", json.dumps(facts).encode()),
-        (f"{key}.txt", caption.encode()),
-    ]
+    members = {"jpg": JPEG + key.encode(), "json": json.dumps(facts).encode(), "txt": caption.encode()}
+    return [(f"{key}.{kind}", content) for kind, content in members.items()]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import fsspec
@@ -43,9 +41,6 @@ def test_entries(tree: Path, path: str, names: list[str]) -> None:
 def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
     found = find_files((f"{tree}/sub", f"{tree}/b.x", f"{tree}/*.x"), (".x",))
     assert [file.name for file in found] == ["sub/c.x", "sub/d.X", "b.x", "[h].x", "a.x"]
-
-
-def test_names_do_not_change_when_a_folder_grows(tree: Path) -> None:
     assert [file.name for file in find_files(str(tree / "sub"), (".y",))] == ["e.y"]
     (tree / "sub" / "deep").mkdir()
     (tree / "sub" / "deep" / "z.y").touch()
@@ -77,9 +72,6 @@ def test_home_folder_and_file_urls(tree: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HOME", str(tree))
     home, url, plain = (find_files(path, (".x",)) for path in ("~/a.x", f"file://{tree}/a.x", f"{tree}/a.x"))
     assert home == url == plain
-
-
-def test_different_filesystems(tree: Path) -> None:
     with fsspec.open("memory://one/a.x", "wb") as file:
         file.write(b"")
     found = find_files(("memory://one/a.x", f"{tree}/a.x"), (".x",))

@@ -1,7 +1,5 @@
 """Folders of images with a text beside each."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import fsspec

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path
@@ -34,9 +32,7 @@ GOOD = {"image": "a.jpg", "caption": "a cat"}
         ({"image": "a\\b: c?#.jpg", "caption": "x"}, "a\\b: c?#.jpg", ("x",), "in.jsonl:1"),
     ],
 )
-def test_accepted_rows(
-    tmp_path: Path, row: dict[str, object], file_name: str, captions: tuple[str, ...], sample_id: str
-) -> None:
+def test_accepted_rows(tmp_path, row, file_name, captions, sample_id) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row])
     (sample,) = samples_of(kind="jsonl", path=str(path))
     assert (sample.image.file_name, sample.captions, sample.sample_id) == (file_name, captions, sample_id)
@@ -128,9 +124,7 @@ def test_configured_fields(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_field_that_none_of_ten_rows_has_is_rejected(
-    row: dict[str, object], keys: dict[str, str], words: str, tmp_path: Path
-) -> None:
+def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, words, tmp_path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row] * 10)
     with pytest.raises(InputError, match=words):
         reader_of(kind="jsonl", path=str(path), **keys).shards()

@@ -1,7 +1,5 @@
 """The kind of an input, told from its path."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of one image that follow each other are one sample, however the input is written and cut."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +61,9 @@ def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
         encoding: pa.array([b"1", None, b"3", None], pa.binary()),
         text: ["a", "b", None, "d"],
         "key": ["0000", "0001", "0002", "0003"],
-        "status": ["success", "failed_to_download", "failed_to_resize", "success"],
         "error_message": [None, "404", "x", None],
         "width": [1, None, 1, 1],
+        "status": ["success", "failed_to_download", "failed_to_resize", "success"],
     }
     first, *skipped = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
     assert isinstance(first, Sample)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from array import array
 from collections.abc import Sequence
@@ -31,14 +29,11 @@ def test_no_second_look_without_need() -> None:
     assert next(again) == ("a", "p0")
 
 
-def test_all_but_the_first_are_renamed_each_in_its_shard() -> None:
+def test_all_but_the_first_are_renamed_and_different_ids_with_one_key_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert renamed(["a", "b", "a", "a"]) == [{2: "a#p2", 3: "a#p3"}]
     assert renamed(["a", "a", "a#p1", "a#p1#"]) == [{1: "a#p1##"}]
     assert renamed(["a#p2", "a", "a", "a#p2"]) == [{2: "a#p2#", 3: "a#p2#p3"}]
     assert renamed(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [{1: "a#p1"}, {}, {}, {0: "a#p4"}]
-
-
-def test_different_ids_with_one_key_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "stable_key", lambda text: 1 + sum(map(ord, text)))
     assert renamed(["ab", "ba", "c", "ab"]) == [{3: "ab#p3"}]
 
@@ -96,13 +91,10 @@ def test_images_behind_a_url_must_be_there_too(tmp_path: Path) -> None:
     assert len(plan_shards(reader)) == 1
 
 
-def test_inputs_that_hold_their_images_are_not_asked_for_others(tmp_path: Path) -> None:
+def test_inputs_that_hold_their_images_or_bad_rows_alone_are_not_asked_for_others(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", tar_sample("1"))
     assert len(plan_shards(reader_of(kind="webdataset", path=str(tmp_path)))) == 1
     pq.write_table(pa.table({"image": [b"1"], "caption": ["a cat"]}), tmp_path / "a.parquet")
     assert len(plan_shards(reader_of(kind="parquet", path=str(tmp_path)))) == 1
-
-
-def test_an_input_of_bad_rows_alone_is_read(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [b"{", {"image": "../x.jpg"}])
     assert len(plan_shards(reader_of(kind="jsonl", path=str(tmp_path)))) == 1

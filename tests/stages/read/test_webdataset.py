@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -65,9 +63,7 @@ def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         ([("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())], "k\xe9\u732b.jpg", ("\u732b",)),
     ],
 )
-def test_members_of_a_sample(
-    tmp_path: Path, members: list[tuple[str, bytes]], file_name: str, captions: tuple[str, ...]
-) -> None:
+def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
     sample = one(tmp_path, *members)
     assert isinstance(sample, Sample)
     assert (sample.error, sample.image.file_name, sample.captions) == (None, file_name, captions)
@@ -115,8 +111,7 @@ def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
 
 
 def test_tars_behind_a_url_carry_their_images(tmp_path: Path) -> None:
-    members = [*tar_sample("a"), *tar_sample("c")]
-    content = write_tar(tmp_path / "t.tar", members).read_bytes()
+    content = write_tar(tmp_path / "t.tar", [*tar_sample("a"), *tar_sample("c")]).read_bytes()
     for name, stored in (("t.tar", content), ("u.tar.gz", gzip.compress(content))):
         with fsspec.open(f"memory://tars/{name}", "wb") as file:
             file.write(stored)

@@ -1,7 +1,5 @@
 """One heat map cut alone, as tests want it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from stages.contract.records import HeatMap

@@ -1,7 +1,5 @@
 """Which phrases name the same thing."""
 
-from __future__ import annotations
-
 import json
 from importlib.resources import files
 
@@ -24,18 +22,9 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
             words, bracket, rest = part.partition("]")
             if bracket:
                 phrase = words.removeprefix("a ").removeprefix("another ").removeprefix("the ")
-                last = phrase.split()[-1]
-                start = len(text)
-                found.append(
-                    Phrase(
-                        text=phrase,
-                        caption_index=index,
-                        start=start,
-                        end=start + len(words),
-                        head=PLURAL.get(last, last),
-                        plural=last in PLURAL,
-                    )
-                )
+                last, place = phrase.split()[-1], {"start": len(text), "end": len(text) + len(words)}
+                head = PLURAL.get(last, last)
+                found.append(Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place))
             text += words + rest
         texts.append(text)
     return texts, found
@@ -100,10 +89,8 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
         "[a white dog] sleeps by [a boy]",
     )
     found = wordings(texts, phrases)
-    named = {
-        name for one in found for other in found if one.caption != other.caption for name in pair_features(one, other)
-    }
-    assert named == set(weights)
+    pairs = [(one, other) for one in found for other in found if one.caption != other.caption]
+    assert {name for pair in pairs for name in pair_features(*pair)} == set(weights)
 
 
 def test_relations() -> None:

@@ -13,6 +13,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, cut_map, surface_of
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of, to_cut
+from tests.stages.regions.test_refine import picture
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
@@ -55,15 +56,12 @@ def test_it_is_the_guided_filter_of_the_paper(seed: int) -> None:
     assert np.allclose(Guide(rgb, 2)(heat), by_definition(rgb, heat, 2), atol=2e-2)
 
 
-def test_heat_that_is_a_colour_stays_as_it_is() -> None:
+def test_heat_that_is_a_colour_stays_as_it_is_and_without_colours_it_is_blurred() -> None:
     rgb = noisy(40, 50)
     heat = rgb[..., 0].astype(np.float32)
     guided = Guide(rgb, 6)(heat)
     assert np.abs(guided - heat).mean() < 3  # less than 1 %: what EPSILON takes for noise
     assert guided.dtype == np.float32
-
-
-def test_without_colours_heat_is_blurred() -> None:
     heat = np.zeros((21, 21), np.float32)
     heat[10, 10] = 81
     guided = Guide(np.full((21, 21, 3), 90, np.uint8), 1)(heat)
@@ -103,13 +101,6 @@ def test_a_guide_is_made_once_for_an_image_and_shrinks_it_as_far_as_its_window_a
     assert canvas.guide((8, 8)) is canvas.guide((8, 8))
 
 
-def picture(seed: int = 0) -> np.ndarray:
-    """uint8 (200, 200, 3): a noisy red thing on noisy grey."""
-    rgb = np.full((SIDE, SIDE, 3), (120.0, 125.0, 130.0))
-    rgb[THING] = (200, 40, 50)
-    return np.clip(rgb + np.random.default_rng(seed).normal(0, 6, rgb.shape), 0, 255).astype(np.uint8)
-
-
 def blurry(shift_px: int = 7) -> HeatMap:
     """The thing on the grid, moved to the right and blurred."""
     full = np.zeros((SIDE, SIDE), np.float32)
@@ -136,40 +127,32 @@ def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap | No
 
 
 def test_a_guided_contour_follows_the_thing() -> None:
-    assert overlap(blurry(), LINEAR, picture()) < 0.6
-    assert overlap(blurry(), GUIDED, picture()) > 0.85
-    assert overlap(blurry(), GUIDED.model_copy(update={"refine": "grabcut"}), picture()) > 0.9
+    assert overlap(blurry(), LINEAR, picture(THING)) < 0.6
+    assert overlap(blurry(), GUIDED, picture(THING)) > 0.85
+    assert overlap(blurry(), GUIDED.model_copy(update={"refine": "grabcut"}), picture(THING)) > 0.9
 
 
 def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
-    canvas, heat_map = Canvas(picture()), blurry()
+    canvas, heat_map = Canvas(picture(THING)), blurry()
     for config in (GUIDED, GUIDED.model_copy(update={"refine": "grabcut"})):
         levels, found = surface(heat_map, config, canvas), cut(heat_map, config, canvas)
-        assert levels is not None
-        assert found is not None
         assert levels.shape == (SIDE, SIDE)
         assert (levels.min(), levels.max()) == (0, 255)
         assert np.array_equal(found.fine, levels)
-    grid = surface(heat_map, LINEAR)
-    assert grid is not None
-    assert grid.shape == (GRID, GRID)
+    assert surface(heat_map, LINEAR).shape == (GRID, GRID)
 
 
 def test_guided_rules_look_at_the_fine_map() -> None:
     config = GUIDED.model_copy(update={"rule": "mean"})
-    found = cut(blurry(), config, Canvas(picture()))
-    assert found is not None
+    found = cut(blurry(), config, Canvas(picture(THING)))
     assert found.threshold == np.floor(found.fine.mean(dtype=np.float64)) + 0.5
 
 
-def test_a_canvas_of_fewer_pixels_than_cells_guides_nothing() -> None:
+def test_pixels_are_needed_to_guide_and_fewer_than_cells_guide_nothing() -> None:
     few = Canvas(np.zeros((8, 8, 3), np.uint8))
     assert regions_of(blurry(), (SIDE, SIDE), 1, GUIDED, few) == regions_of(blurry(), (SIDE, SIDE), 1, LINEAR)
     wide = HeatMap(text="x", values=np.eye(4, 9, dtype=np.float32), similarity=0.1)
     assert np.array_equal(surface(wide, GUIDED, few), surface(wide, LINEAR))
-
-
-def test_pixels_are_needed_to_guide() -> None:
     assert GUIDED.needs_pixels
     assert not LINEAR.needs_pixels
 
@@ -181,7 +164,7 @@ def test_the_stage_guides_each_map_by_its_own_image() -> None:
             width_px=SIDE,
             height_px=SIDE,
             phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
-            pixels=Pixels(rgb=picture(seed)),
+            pixels=Pixels(rgb=picture(THING, seed=seed)),
             heat_maps=(blurry(seed),),
         )
         for seed in range(3)
@@ -189,7 +172,7 @@ def test_the_stage_guides_each_map_by_its_own_image() -> None:
     stage = RegionsStage(GUIDED)
     for record in records:
         (shown,) = stage.surfaces_of(record).values()
-        levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture()))
+        levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture(THING)))
         assert np.array_equal(shown.values, levels)
     empty = replace(records[0], heat_maps=(replace(blurry(), fault="empty"),))
     assert stage.surfaces_of(empty) == {}

@@ -1,7 +1,5 @@
 """Outlines by a segmenter: which mask is taken, what is believed of it, and the stage around a real SAM."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -39,8 +37,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config_of(sam: str, **settings: Any) -> RegionsConfig:
-    prompt = settings.pop("prompt", "both")
-    sam_settings = {"model": sam, "prompt": prompt, "batch_size": 2}
+    sam_settings = {"model": sam, "prompt": settings.pop("prompt", "both"), "batch_size": 2}
     return RegionsConfig(**TIGHT, refine="sam", sam=sam_settings, **settings)
 
 
@@ -93,10 +90,8 @@ def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
 
 def weighing_size(weight: float) -> FittedCut:
     """A fitted cut that knows only this of things: their usual boxes are large, or small."""
-    zeros = dict.fromkeys(CUT_FEATURES, 0.0)
-    return FittedCut(
-        weight={**zeros, "log_box_area": weight}, mean=zeros, scale=dict.fromkeys(CUT_FEATURES, 1.0), usual={}
-    )
+    zeros, ones = (dict.fromkeys(CUT_FEATURES, value) for value in (0.0, 1.0))
+    return FittedCut(weight={**zeros, "log_box_area": weight}, mean=zeros, scale=ones, usual={})
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(1.0, 0), (-1.0, 1)])
@@ -212,9 +207,7 @@ def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
         assert asked.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
 
 
-def test_a_full_gpu_gets_half_as_many_images(
-    stage: RegionsStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, caplog) -> None:
     records, encode, sizes = [record(number) for number in range(4)], Segmenter.encode, []
     expected = stage.process(records)
 

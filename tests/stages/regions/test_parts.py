@@ -38,9 +38,8 @@ def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[Hea
 )
 def test_parts(rows, expected):
     mask = mask_of(*rows)
-    assert [part.inside.tolist() for part in found(np.full(mask.shape, 100.0), mask)] == [
-        mask_of(*part).tolist() for part in expected
-    ]
+    parts = found(np.full(mask.shape, 100.0), mask)
+    assert [part.inside.tolist() for part in parts] == [mask_of(*part).tolist() for part in expected]
 
 
 @settings(max_examples=200)
@@ -115,9 +114,6 @@ def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
     assert blurred[3, 4] == pytest.approx(0.360 * 255, abs=1)
     np.testing.assert_array_equal(blurred, blurred.T)
     np.testing.assert_array_equal(blurred, blurred[::-1])
-
-
-def test_the_blur_goes_on_beyond_the_border():
     step = np.repeat([[0, 0, 0, 255, 255, 255]], 3, axis=0).astype(np.uint8)
     blurred = surface_of(map_of(step), RegionsConfig(smooth_patches=0.5))
     np.testing.assert_array_equal(blurred[0], blurred[1])
@@ -131,14 +127,11 @@ def test_samples_are_odd_and_within_the_side(height, width):
     assert samples == 1 or samples * max(height, width) <= FINE_SIDE
 
 
-def test_the_fine_map_holds_the_grid_at_the_cell_centres():
+def test_the_fine_map_holds_the_grid_at_the_cell_centres_and_is_bilinear_with_flat_borders():
     levels = np.random.default_rng(0).integers(0, 256, (14, 5)).astype(np.uint8)
     fine = refine_grid(levels)
     assert fine.shape == (98, 35)
     np.testing.assert_allclose(fine[3::7, 3::7], levels, atol=1e-3)
-
-
-def test_the_fine_map_is_bilinear_with_flat_borders():
     fine = refine_grid(np.array([[0, 90]], dtype=np.uint8))
     samples = samples_per_cell((1, 2))
     # half-pixel centres: constant up to the first cell's centre, then linear to the second's

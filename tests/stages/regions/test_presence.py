@@ -1,7 +1,5 @@
 """Presence: of phrases that may not be there, their scores and regions, and of the phrases that name one thing."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -30,16 +28,14 @@ def asked() -> Record:
 
 
 def test_scores_are_of_presence_and_right_place() -> None:
-    config = FIXED.model_copy(update={"min_presence": None})
-    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": None}), EVEN).process([asked()])
     assert [(each.score, each.presence) for each in answer.regions] == [(0.4, 0.8), (0.02, 0.04), (0.02, 0.04)]
     assert answer.absent == ()
 
 
 @pytest.mark.parametrize(("least", "absent"), [(0.05, [1, 2]), (0.04, []), (0.9, [0, 1, 2])])
 def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[int]) -> None:
-    config = FIXED.model_copy(update={"min_presence": least})
-    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": least}), EVEN).process([asked()])
     assert [each.phrase_index for each in answer.absent] == absent
     assert [each.phrase_index for each in answer.regions] == [index for index in range(3) if index not in absent]
     if absent == [1, 2]:
@@ -85,25 +81,19 @@ def named(text: str, caption: int) -> Phrase:
     return Phrase(text=text, caption_index=caption, start=0, end=len(text), head=text)
 
 
-def test_a_thing_has_the_mean_of_the_log_odds_of_its_texts() -> None:
+def test_a_thing_has_the_mean_of_the_log_odds_of_its_texts_each_once() -> None:
     """Odds of 16, 1 and 1/16 are even odds; odds of 64, 1 and 1 are 4 to 1."""
     phrases = [named(text, caption) for caption, text in enumerate(["boy", "child", "kid", "dog", "hound", "puppy"])]
     presences = [16 / 17, 0.5, 1 / 17, 64 / 65, 0.5, 0.5]
     assert shared_presences(phrases, [0, 0, 0, 1, 1, 1], presences) == [0.5] * 3 + [0.8] * 3
-
-
-def test_a_text_counts_once_however_often_it_is_said() -> None:
     phrases = [named("boy", 0), named("boy", 1), named("boy", 2), named("child", 3), named("kid", 4)]
     assert shared_presences(phrases, [0] * 5, [16 / 17, 16 / 17, 16 / 17, 0.5, 1 / 17]) == [0.5] * 5
 
 
-def test_two_texts_do_not_outvote_each_other() -> None:
+def test_two_texts_do_not_outvote_each_other_and_what_is_alone_or_not_known_stays() -> None:
     """ "A car" is there and "a green car" is not: the mean would make the second half as likely as the first."""
     phrases = [named("car", 0), named("green car", 1)]
     assert shared_presences(phrases, [0, 0], [0.9, 0.1]) == [0.9, 0.1]
-
-
-def test_what_is_alone_or_not_known_stays_as_it_is() -> None:
     phrases = [named("boy", 0), named("dog", 0), named("boy", 1), named("cat", 1)]
     assert shared_presences(phrases, [0, 1, 0, 2], [0.123456, 0.7, 0.123456, None]) == [0.123456, 0.7, 0.123456, None]
     assert shared_presences(phrases, [0, 1, 0, 2], [None] * 4) == [None] * 4

@@ -108,18 +108,15 @@ def test_degenerate_cuts_have_no_outline() -> None:
     assert grabcut(picture(small), corner, corner, PATCH) is None  # 900 pixels of one colour around 36
 
 
-def test_pixels_are_needed_only_to_refine() -> None:
-    plain = regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR)
-    assert regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR, Canvas(picture(SQUARE))) == plain
-
-
-def test_large_canvases_are_shrunk() -> None:
+def test_pixels_are_needed_only_to_refine_and_large_canvases_are_shrunk() -> None:
     small = picture(SQUARE)
     assert Canvas(small).rgb is small
     large = cv2.resize(small, (1600, 1000), interpolation=cv2.INTER_NEAREST)
     assert Canvas(large).rgb.shape == (CANVAS_SIDE * 5 // 8, CANVAS_SIDE, 3)
     (region,) = regions_of(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT, Canvas(large))
     assert overlap([region], SQUARE) > 0.9
+    plain = regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR)
+    assert regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR, Canvas(picture(SQUARE))) == plain
 
 
 def test_neither_order_nor_random_state_matters() -> None:

@@ -1,7 +1,5 @@
 """Scores by hand; calibrations, the probabilities that they give, and files that are none."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -61,10 +59,8 @@ def test_the_farthest_feature_is_told_with_its_shift() -> None:
     """energy: (0.5 - 0.25) / 0.5; area is no feature; similarity: (0.25 - 0.25) / 0.5, once .25 and once -.75."""
     calibration = calibration_of(energy=1.0, similarity=0.0)
     assert calibration.shift([EVIDENCE]) == ("energy", pytest.approx(0.5))
-    assert calibration.shift([EVIDENCE, replace(EVIDENCE, similarity=-0.75, energy=0.0)]) == (
-        "similarity",
-        pytest.approx(-1.0),
-    )
+    other = replace(EVIDENCE, similarity=-0.75, energy=0.0)
+    assert calibration.shift([EVIDENCE, other]) == ("similarity", pytest.approx(-1.0))
 
 
 def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
@@ -73,10 +69,7 @@ def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
     assert read_calibration(tmp_path / "c.json") == calibration
 
 
-CUT: dict[str, Any] = {
-    "usual": {},
-    **{part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")},
-}
+CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")} | {"usual": {}}
 
 
 @pytest.mark.parametrize(

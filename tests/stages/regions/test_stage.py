@@ -13,6 +13,7 @@ from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sam
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of as regions_of_map
+from tests.stages.regions.test_paint import drawn
 
 # Boxes by hand need the plain interpolated map: no blur.
 FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none")
@@ -56,11 +57,8 @@ def regions_of(one: Record, config: RegionsConfig = FIXED) -> tuple[Region, ...]
 
 def two_captions(config: RegionsConfig, *maps: HeatMap) -> tuple[Region, ...]:
     """The regions of "a boy" and "a child", each alone in its caption."""
-    phrases = tuple(
-        Phrase(text=text, caption_index=index, start=2, end=2 + len(text), head=text)
-        for index, text in enumerate(("boy", "child"))
-    )
-    one = record(*maps, phrases=phrases, width_px=80)
+    boy, child = (replace(phrase(text, start=2), caption_index=n) for n, text in enumerate(("boy", "child")))
+    one = record(*maps, phrases=(boy, child), width_px=80)
     return regions_of(replace(one, sample=replace(one.sample, captions=("a boy", "a child"))), config)
 
 
@@ -74,10 +72,8 @@ def test_phrases_of_one_thing_share_the_region_of_their_mean_map():
     linked = two_captions(FIXED.model_copy(update={"group": "phrases"}), *maps)
     assert linked == tuple(replace(region, group=0) for region in alone)
     shared = two_captions(FIXED, *maps)
-    assert [(region.group, region.box_xywh_px[0], region.similarity) for region in shared] == [
-        (0, 50, 0.3),
-        (0, 50, 0.1),
-    ]
+    found = [(region.group, region.box_xywh_px[0], region.similarity) for region in shared]
+    assert found == [(0, 50, 0.3), (0, 50, 0.1)]
     assert shared[0].mask == shared[1].mask
     swapped = two_captions(FIXED, *(replace(each, values=each.values * 7 + 3) for each in maps))
     assert swapped == shared  # each map counts alike, whatever its scale
@@ -170,13 +166,10 @@ def test_singular_and_plural(plural, change, lefts):
     assert [region.box_xywh_px[0] for region in regions] == lefts
 
 
-def test_a_region_includes_what_it_encloses():
+def test_a_region_includes_what_it_encloses_and_smoothing_joins():
     values = 1.0 - spots((5, 5), r2c2=1.0)
     (region,) = regions_of(record(heat_map(values), width_px=50, height_px=50))
     assert (region.area_px, region.box_xywh_px) == (2500, (0, 0, 50, 50))
-
-
-def test_smoothing_joins():
     bars = [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 3  # edges half a patch from either centre, one apart
     one = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
     assert len(regions_of(one)) == 2
@@ -199,8 +192,7 @@ def test_smoothing_joins():
 @pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
 def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
     other = heat_map(spots((4, 4), r1c2=1.0), "cat")
-    config = FIXED.model_copy(update={"smooth_patches": smooth_patches})
-    regions = regions_of(record(one_map, other), config)
+    regions = regions_of(record(one_map, other), FIXED.model_copy(update={"smooth_patches": smooth_patches}))
     assert [region.phrase_index for region in regions] == [1]
 
 
@@ -250,16 +242,11 @@ def test_pixels_and_heat_maps_are_taken_away():
 
 
 def test_errors_pass_through_untouched():
-    failed = replace(
-        record(heat_map(TWO)),
-        error=RowError(reason="bad_image", detail="not an image"),
-        width_px=0,
-        height_px=0,
-    )
+    error = RowError(reason="bad_image", detail="not an image")
+    failed = replace(record(heat_map(TWO)), error=error, width_px=0, height_px=0)
     good = record(heat_map(TWO), width_px=80)
     answers = RegionsStage(FIXED).process([failed, good, failed])
-    assert answers[0] is failed
-    assert answers[2] is failed
+    assert answers[0] is answers[2] is failed
     assert answers[1].regions
 
 
@@ -322,10 +309,8 @@ configs = st.builds(
 @given(grids, sides, sides, st.integers(0, 2**32 - 1), configs)
 def test_regions_of_any_map_are_whole(grid_hw, width_px, height_px, seed, config):
     values = np.maximum(np.random.default_rng(seed).normal(0, 1, grid_hw), 0)
-    regions = regions_of(
-        record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px),
-        config,
-    )
+    one = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
+    regions = regions_of(one, config)
     assert len(regions) <= config.max_regions_plural
     covered = np.zeros((height_px, width_px), dtype=int)
     for region in regions:
@@ -344,19 +329,13 @@ def test_regions_together_are_what_lies_above_the_threshold(grid_hw, width_px, h
     if np.ptp(values) == 0:
         return
     config = EVERYTHING.model_copy(update={"threshold": share})
-    regions = regions_of(
-        record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px),
-        config,
-    )
+    one = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
+    regions = regions_of(one, config)
     mask = np.zeros((height_px, width_px), dtype=bool)
     for region in regions:
         mask |= decode_mask(region.mask)
-    # Between two rows no map has holes. The plain way: whole levels, interpolated in float64, one axis after the other
-    levels = np.floor((values - values.min()) / np.ptp(values) * 255 + 0.5)
-    rows = (np.arange(height_px) + 0.5) * grid_hw[0] / height_px - 0.5
-    columns = (np.arange(width_px) + 0.5) * grid_hw[1] / width_px - 0.5
-    wide = np.array([np.interp(columns, np.arange(grid_hw[1]), row) for row in levels])
-    full = np.array([np.interp(rows, np.arange(grid_hw[0]), column) for column in wide.T]).T
+    # Between two rows no map has holes. The plain way: whole levels, interpolated.
+    full = drawn(np.floor((values - values.min()) / np.ptp(values) * 255 + 0.5), (height_px, width_px))
     threshold = np.floor(share * 255 + 1e-9) + 0.5
     clear = np.abs(full - threshold) > 0.01
     np.testing.assert_array_equal(mask[clear], (full > threshold)[clear])

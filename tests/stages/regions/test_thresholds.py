@@ -1,7 +1,5 @@
 """The rules by which maps are cut, and the learned one among them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2
@@ -34,20 +32,7 @@ def levels_of(*values: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        pytest.param((0, 0, 0, 100), 25.5, id="mean 25, itself outside"),
-        pytest.param((0, 0, 101), 33.5, id="mean 33.67"),
-        pytest.param((0, 255), 127.5, id="mean 127.5"),
-    ],
-)
-def test_mean(values, expected):
-    assert mean_cut(levels_of(*values)) == expected
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)],
+    ("share", "expected"), [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)]
 )
 def test_fixed(share, expected):
     assert fixed_cut(share) == expected
@@ -68,21 +53,24 @@ def test_quantile(quantile, expected):
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("cut", "values", "expected"),
     [
-        pytest.param((0, 0, 0, 255), 127.5, id="one hot cell: halfway, not just above zero"),
-        pytest.param((10, 10, 20, 20), 14.5, id="cuts 10 .. 19 are equal, the middle is 14"),
+        pytest.param(mean_cut, (0, 0, 0, 100), 25.5, id="mean 25, itself outside"),
+        pytest.param(mean_cut, (0, 0, 101), 33.5, id="mean 33.67"),
+        pytest.param(mean_cut, (0, 255), 127.5, id="mean 127.5"),
+        pytest.param(otsu_cut, (0, 0, 0, 255), 127.5, id="one hot cell: halfway, not just above zero"),
+        pytest.param(otsu_cut, (10, 10, 20, 20), 14.5, id="cuts 10 .. 19 are equal, the middle is 14"),
         # variances n0 n1 (m1 - m0)^2: {0}|{4, 10}: 2 * 7^2 = 98, {0, 4}|{10}: 2 * 8^2 = 128
-        pytest.param((0, 4, 10), 6.5, id="cuts 4 .. 9"),
+        pytest.param(otsu_cut, (0, 4, 10), 6.5, id="cuts 4 .. 9"),
         # {0}|{9, 10, 10}: 3 * (29/3)^2 = 280, {0, 9}|{10, 10}: 4 * 5.5^2 = 121
-        pytest.param((0, 9, 10, 10), 4.5, id="cuts 0 .. 8"),
+        pytest.param(otsu_cut, (0, 9, 10, 10), 4.5, id="cuts 0 .. 8"),
         # {10}|{20, 30} and {10, 20}|{30}: 2 * 15^2 both
-        pytest.param((10, 20, 30), 14.5, id="two equal gaps, the lower one"),
-        pytest.param((7, 7, 7), 7.5, id="a single level has nothing above"),
+        pytest.param(otsu_cut, (10, 20, 30), 14.5, id="two equal gaps, the lower one"),
+        pytest.param(otsu_cut, (7, 7, 7), 7.5, id="a single level has nothing above"),
     ],
 )
-def test_otsu(values, expected):
-    assert otsu_cut(levels_of(*values)) == expected
+def test_mean_and_otsu(cut, values, expected):
+    assert cut(levels_of(*values)) == expected
 
 
 def variance_between(values: np.ndarray, threshold: float) -> float:
@@ -114,14 +102,11 @@ def test_each_rule_uses_its_own_setting_and_a_rule_without_weights_is_a_fixed_sh
     assert threshold_of(levels_of(30, 10, 50, 20, 40), config) == expected
 
 
-def chooses(**weight: float) -> FittedCut:
-    """A rule that weighs some features as they are."""
-    return FittedCut(
-        weight={name: weight.get(name, 0.0) for name in CUT_FEATURES},
-        mean=dict.fromkeys(CUT_FEATURES, 0.0),
-        scale=dict.fromkeys(CUT_FEATURES, 1.0),
-        usual={"field": 1.5, "hat": -2.0},
-    )
+def chooses(mean: float = 0.0, scale: float = 1.0, **weight: float) -> FittedCut:
+    """A rule that weighs some features, by default as they are."""
+    weights = {name: weight.get(name, 0.0) for name in CUT_FEATURES}
+    means, scales = (dict.fromkeys(CUT_FEATURES, value) for value in (mean, scale))
+    return FittedCut(weight=weights, mean=means, scale=scales, usual={"field": 1.5, "hat": -2.0})
 
 
 def test_a_stage_knows_the_rule_that_it_cuts_by() -> None:
@@ -146,8 +131,7 @@ def features_by_hand(levels: np.ndarray, share: float, usual: float) -> dict[str
     """The features of one cut of one map, one part after the other."""
     inside = (levels > fixed_cut(share)).astype(np.uint8)
     count, labels = cv2.connectedComponents(inside, connectivity=8)
-    parts = [labels == label for label in range(1, count)]
-    main = max(parts, key=lambda part: int(levels[part].sum()))
+    main = max((labels == label for label in range(1, count)), key=lambda part: int(levels[part].sum()))
     rows, columns = np.nonzero(main)
     box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / levels.size
     area, heat, total = main.mean(), levels[main].sum() / LEVELS, levels.sum() / LEVELS
@@ -202,12 +186,8 @@ def test_the_cut_of_the_highest_worth_is_taken_and_the_lowest_of_equals() -> Non
 
 
 def test_means_and_scales_do_not_matter_to_the_choice_beside_their_weights() -> None:
-    rule = FittedCut(
-        weight={name: 0.3 * (number % 3 - 1) for number, name in enumerate(CUT_FEATURES)},
-        mean=dict.fromkeys(CUT_FEATURES, 0.25),
-        scale=dict.fromkeys(CUT_FEATURES, 2.0),
-        usual={"dog": 0.5},
-    )
+    weight = {name: 0.3 * (number % 3 - 1) for number, name in enumerate(CUT_FEATURES)}
+    rule = chooses(mean=0.25, scale=2.0, **weight)
     same = chooses(**{name: weight / 2.0 for name, weight in rule.weight.items()})
     maps = random_maps(20)
     for levels, usual in zip(maps, sizes_of(maps), strict=True):

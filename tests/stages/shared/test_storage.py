@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess
@@ -65,8 +63,7 @@ def test_paths_of_filesystems_and_back(tmp_path: Path) -> None:
         file.write(b"abc")
     (tmp_path / "a.x").write_bytes(b"abc")
     for location in ("memory://files/a.x", str(tmp_path / "a.x")):
-        filesystem = filesystem_of(location)
-        assert location_of(path_in(filesystem, location), location) == location
+        assert location_of(path_in(filesystem_of(location), location), location) == location
         with open_file(location) as file:
             assert file.read() == b"abc"
 

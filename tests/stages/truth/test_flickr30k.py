@@ -1,7 +1,5 @@
 """Flickr30k Entities as ground truth, on a folder written by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -50,19 +48,15 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
     assert (image.file_name, image.width_px, image.height_px) == ("1.jpg", 500, 375)
     # pixels 1 to 100 are the half-open range 0 to 100
     large, tiny = (0, 0, 100, 200), (10, 20, 1, 2)
-    first, second = (
-        "Two men hold the man 's arm while it rains .",
-        "A street with signs and the men on it (as always) .",
-    )
+    first = "Two men hold the man 's arm while it rains ."
+    second = "A street with signs and the men on it (as always) ."
     people = {"type": "people", "number": "plural", "size": "large"}
     arm = {"type": "bodyparts", "number": "singular", "size": "small"}
+    both = (large, tiny)
+    wanted = (("two men", both, first, people), ("man's arm", (tiny,), first, arm), ("men", both, second, people))
     assert image.targets == tuple(
         TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
-        for phrase, boxes, caption, groups in (
-            ("two men", (large, tiny), first, people),
-            ("man's arm", (tiny,), first, arm),
-            ("men", (large, tiny), second, people),
-        )
+        for phrase, boxes, caption, groups in wanted
     )
     chains = [("two men", "7"), ("man's arm", "8"), ("it", ""), ("street", "9"), ("signs", "10"), ("men", "7")]
     assert [(each.phrase, each.chain) for each in image.chained] == chains
@@ -142,23 +136,20 @@ def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: s
     assert str(tmp_path / "Annotations" / "1.xml") in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]"],
-)
+MARKS = ("[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]")
+
+
+@pytest.mark.parametrize("line", MARKS)
 def test_damaged_marks(tmp_path: Path, line: str) -> None:
     written(tmp_path, f"A fine line .\n{line}\n")
     with pytest.raises(InputError, match=r"1\.txt: line 2: expected \[/EN#CHAIN"):
         dict(read_flickr30k(tmp_path).images)
 
 
-def test_sentences_that_are_not_text(tmp_path: Path) -> None:
+def test_sentences_that_are_not_there_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected files ID\.txt"):
+        read_flickr30k(tmp_path)
     written(tmp_path)
     (tmp_path / "Sentences" / "1.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"1\.txt is not UTF-8"):
         dict(read_flickr30k(tmp_path).images)
-
-
-def test_a_folder_without_sentences(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected files ID\.txt"):
-        read_flickr30k(tmp_path)

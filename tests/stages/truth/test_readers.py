@@ -1,7 +1,5 @@
 """The reader that a path gets."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import shutil

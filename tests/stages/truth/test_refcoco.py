@@ -1,7 +1,5 @@
 """RefCOCO as ground truth, on a folder written by hand."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess
@@ -17,10 +15,7 @@ from stages.truth.ground_truth import TruthTarget
 from stages.truth.refcoco import read_refcoco
 
 INSTANCES: dict[str, Any] = {
-    "images": [
-        {"id": 5, "file_name": "COCO_train2014_5.jpg", "width": 60, "height": 50},
-        {"id": 6, "file_name": "COCO_train2014_6.jpg", "width": 60, "height": 50},
-    ],
+    "images": [{"id": n, "file_name": f"COCO_train2014_{n}.jpg", "width": 60, "height": 50} for n in (5, 6)],
     "annotations": [
         {"id": 70, "image_id": 5, "bbox": [1, 2, 40, 40], "segmentation": [[1, 2, 41, 2, 41, 42, 1, 42]]},
         {"id": 71, "image_id": 5, "bbox": [0, 0, 9, 9], "segmentation": []},
@@ -82,10 +77,9 @@ def test_a_crowd_stays_and_a_box_without_area_goes(tmp_path: Path) -> None:
 def test_a_pickle_is_rejected_with_the_command_that_turns_it_into_json(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
-    refs = [ref(70, "left guy")]
     written(folder, [])
-    (folder / "refs(unc).json").unlink()
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    (folder / "refs(unc).json").rename(folder / "refs(unc).p")
+    (folder / "refs(unc).p").write_bytes(pickle.dumps([ref(70, "left guy")]))
     with pytest.raises(InputError, match="pickles are not read, because loading one runs code") as caught:
         read_refcoco(folder)
     command = str(caught.value).partition("If you trust it: ")[2]

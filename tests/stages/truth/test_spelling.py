@@ -1,7 +1,5 @@
 """Captions of a truth that spell a word otherwise than the dataset's."""
 
-from __future__ import annotations
-
 import pytest
 
 from stages.truth.ground_truth import spelled
@@ -13,30 +11,37 @@ OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
     ("truth", "own", "phrase", "expected"),
     [
         ("A gray dog runs at the beach .", "A grey dog runs at the beach.", "gray dog", "grey dog"),
-        ("A blond-haired girl sits on the swing .", "a blonde haired girl sits on the swing", "blond-haired girl",
-         "blonde haired girl"),
-        ("Two men near a metal structure in front of a brick wall .",
-         "Two men near a metal structure in from of a brick wall .", "brick wall", "brick wall"),
-        ("The dog and the cat play together on a large bed .", "The dog and the cat play togehter on a large bed .",
-         "dog", "dog"),
+        (
+            "A blond-haired girl sits on the swing .",
+            "a blonde haired girl sits on the swing",
+            "blond-haired girl",
+            "blonde haired girl",
+        ),
+        (
+            "Two men near a metal structure in front of a brick wall .",
+            "Two men near a metal structure in from of a brick wall .",
+            "brick wall",
+            "brick wall",
+        ),
+        (
+            "The dog and the cat play together on a large bed .",
+            "The dog and the cat play togehter on a large bed .",
+            "dog",
+            "dog",
+        ),
     ],
-)  # fmt: skip
-def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(
-    truth: str, own: str, phrase: str, expected: str
-) -> None:
+)
+def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(truth, own, phrase, expected) -> None:
     found = spelled(truth, (*OTHERS, own))
     assert found.numbers == {2}
     assert found.phrase(phrase) == expected
 
 
-def test_letters_and_digits_decide_first() -> None:
+def test_letters_and_digits_decide_first_and_every_equal_caption_is_it() -> None:
     """The second resembles the caption, and is another one."""
     found = spelled("A grey dog runs at the beach .", ("a grey dog runs at the beach", "a gray dog runs at the beach"))
     assert found.numbers == {0}
     assert found.phrase("grey dog") == "grey dog"
-
-
-def test_every_equal_caption_is_it() -> None:
     assert spelled("A dog .", ("a dog", "two dogs", "A dog")).numbers == {0, 2}
 
 

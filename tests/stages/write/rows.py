@@ -1,7 +1,5 @@
 """Finished records and datasets without a model, for the tests of what is written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Shards, their counts, the table of categories, and the card."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from io import StringIO
@@ -78,9 +76,7 @@ def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pyte
     assert sizes_in(tmp_path) == {"00000.parquet": 2}
 
 
-def test_a_shard_whose_write_was_interrupted_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_whose_write_was_interrupted_is_not_written_again(tmp_path, monkeypatch) -> None:
     rename = Path.replace
 
     def rename_and_stop(path: Path, target: Path) -> None:

@@ -1,7 +1,5 @@
 """Which explainers take part, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipeline.evaluate.compare.maps import contenders_of
@@ -25,11 +23,8 @@ def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
 
 
 def test_settings_stand_behind_colons() -> None:
-    plain, single, own, authors = contenders_of(
-        "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors",
-        "class_token",
-        "m",
-    )
+    named = "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors"
+    plain, single, own, authors = contenders_of(named, "class_token", "m")
     assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 1)  # type: ignore[attr-defined]
     assert (single.config.heads, single.config.blocks) == ("single", 2)  # type: ignore[attr-defined]
     assert own.config.contrast == 0.5, "what was typed stays"

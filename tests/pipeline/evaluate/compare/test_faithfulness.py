@@ -1,7 +1,5 @@
 """Insertion and deletion: curves that can be computed by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import open_clip
 import pytest
@@ -56,10 +54,8 @@ def test_insertion_shows_what_deletion_hides() -> None:
     heat = np.random.default_rng(0).random((10, 10), np.float32)
     kept = {name: shown(hot_first(heat), protocol) for name, protocol in PROTOCOLS.items()}
     for name, protocol in PROTOCOLS.items():
-        seen = kept[name].mean(axis=(1, 2))
-        assert seen.tolist() == pytest.approx(
-            list(protocol.shares if protocol.inserts else 1 - np.array(protocol.shares))
-        )
+        wanted = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
+        assert kept[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(wanted))
     assert np.array_equal(kept["insertion_rise"], ~kept["deletion_rise"])
     assert heat[kept["insertion_authors"][2]].min() > heat[~kept["insertion_authors"][2]].max()
     assert kept["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
@@ -125,8 +121,7 @@ def test_half_an_image_means_what_the_pasted_image_means() -> None:
     hidden = hidden_pixels(model, rgb, "random", 5)
     masks = RNG.random((3, 32, 32)) < 0.5
     texts = text_embeddings(model, ["a cat", "two dogs"])
-    pasted = np.where(masks[..., None], rgb, hidden).astype(np.uint8)
-    wanted = image_embeddings(model, pasted) @ texts.T
+    wanted = image_embeddings(model, np.where(masks[..., None], rgb, hidden).astype(np.uint8)) @ texts.T
     np.testing.assert_allclose(masked_cosines(model, rgb, masks, hidden, texts), wanted, atol=1e-5)
 
 

@@ -1,7 +1,5 @@
 """Numbers from maps that are made by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -24,24 +22,18 @@ from pipeline.evaluate.compare.figures import (
 from pipeline.evaluate.compare.maps import baselines
 from pipeline.evaluate.compare.pictures import ComparedImage, Question
 from pipeline.evaluate.matching import Query, drawn
-from stages.contract.masks import encode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.load import from_open_clip
-from stages.truth.ground_truth import TruthTarget
 from tests.factories import SPEC, tiny_clip
 from tests.pipeline.evaluate.asked import query_of, target_of
 
 
 def image_of(number: int, *texts: str) -> ComparedImage:
     """128 x 128 px; the thing of every phrase fills the upper left quarter."""
-    mask = np.zeros((128, 128), np.bool_)
-    mask[:64, :64] = True
     questions = []
     for text in texts:
-        target = TruthTarget(
-            phrase=text, boxes_xywh_px=((0.0, 0.0, 64.0, 64.0),), match="phrase", mask=encode_mask(mask)
-        )
-        query = Query(image=number, size_hw=(128, 128), phrase=text, target=target, answers=())
+        target = target_of((0.0, 0.0, 64.0, 64.0), size_hw=(128, 128), phrase=text)
+        query = query_of(target, size_hw=(128, 128), image=number, phrase=text)
         phrase = Phrase(text=text, caption_index=0, start=0, end=1, head=text)
         questions.append(Question(phrase=phrase, thing=text[0], query=query))
     pixels = Pixels(rgb=np.zeros((128, 128, 3), np.uint8))
@@ -65,15 +57,12 @@ def test_a_map_of_the_thing_is_right_and_a_failed_one_counts_as_missed() -> None
     assert best == {"box_recall": SHARES[0], "mask_iou": SHARES[0]}
 
 
-def test_the_best_share_is_found() -> None:
+def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
     values = np.full((128, 128), 0.55)
     values[:64, :64] = 1.0
     numbers, best = local_numbers([image_of(0, "a")], [{"x": [heat_map(values)]}], "x")
     assert best == {"box_recall": 0.6, "mask_iou": 0.6}
     assert numbers.values["mask_iou"].tolist() == pytest.approx([1.0])
-
-
-def test_the_share_is_chosen_on_other_images_than_it_is_judged_on() -> None:
     low, high = np.full((128, 128), 0.35), np.full((128, 128), 0.85)
     low[:64, :64], high[:64, :64] = 0.5, 1.0
     low[127, 127] = 1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
@@ -146,6 +135,10 @@ def test_what_lies_above_the_threshold_is_compared_exactly() -> None:
     assert overlaps(heat, 0.5, truth) == (1.0, 1.0)
     assert overlaps(heat, 0.3, truth) == pytest.approx((40 / 60, 40 / 60))
     assert overlaps(heat, 1.0, truth) == (0.0, 0.0), "nothing lies above"
+    heat = np.linspace(0, 5, 64 * 128, dtype=np.float32).reshape(64, 128)
+    truth = place(slice(32, 64), slice(0, 128))
+    found = [overlaps(heat, share * 5, truth)[1] for share in (0.5, 0.9)]
+    assert found == pytest.approx([1.0, 0.2], abs=0.001)
 
 
 def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() -> None:
@@ -156,19 +149,9 @@ def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() 
     small = overlaps(heat, 0.5, place(slice(0, 10), slice(0, 10)))
     assert large == pytest.approx((1.0, 800 / 900))
     assert small == pytest.approx((0.0, 100 / 900))
-
-
-def test_parts_that_share_a_corner_are_one() -> None:
     heat = np.zeros((64, 128), np.float32)
     heat[0:8, 0:8] = heat[8:16, 8:16] = 1.0
     assert overlaps(heat, 0.5, place(slice(0, 16), slice(0, 16)))[0] == 1.0
-
-
-def test_shares_are_of_the_maximum() -> None:
-    heat = np.linspace(0, 5, 64 * 128, dtype=np.float32).reshape(64, 128)
-    truth = place(slice(32, 64), slice(0, 128))
-    found = [overlaps(heat, share * 5, truth)[1] for share in (0.5, 0.9)]
-    assert found == pytest.approx([1.0, 0.2], abs=0.001)
 
 
 def test_the_truth_on_the_samples() -> None:

@@ -1,7 +1,5 @@
 """One trunk for all explainers."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Towers with shuffled weights: everything that should change does, and the model does not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Tiny checkpoints of `transformers`."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """A server that speaks the protocol by which the Hugging Face hub hands out files: `HEAD` and `GET` of
 `OWNER/NAME/resolve/main/FILE`, which lead to another host that has the large files by their SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -38,16 +36,34 @@ class Hub:
         return [range_ for method, path, range_ in self.requests if method == "GET" and path.startswith("/large/")]
 
 
+class Quiet(BaseHTTPRequestHandler):
+    """Answers without a log, and keeps connections."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(handler: type[Quiet]) -> Iterator[int]:
+    """Serve on a port of this machine, which is given."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @contextmanager
 def running(hub: Hub) -> Iterator[Hub]:
     """Serve it on a port of this machine."""
 
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
+    class Answer(Quiet):
         def answer(self) -> None:
             hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
             if self.path.startswith("/large/"):
@@ -108,13 +124,5 @@ def running(hub: Hub) -> Iterator[Hub]:
             if self.command == "GET":
                 self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    hub.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Answer) as hub.port:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

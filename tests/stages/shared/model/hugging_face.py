@@ -1,7 +1,5 @@
 """Tiny models of `transformers` with random weights, saved as people save theirs."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path
@@ -121,5 +119,4 @@ def assert_embeds_as(path: Path, model: Any) -> None:
 
 def siglip_tokens(tokenizer: Any, texts: list[str] = TEXTS, length: int = 16) -> Tensor:
     options = {"max_length": length, "padding": "max_length", "truncation": True}
-    found: Tensor = tokenizer(texts, return_tensors="pt", **options).input_ids
-    return found
+    return tokenizer(texts, return_tensors="pt", **options).input_ids

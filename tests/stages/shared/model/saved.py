@@ -1,7 +1,5 @@
 """Tiny models as files: a model JSON and a checkpoint beside it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Milliseconds of one CPU thread for an image and for each prompt, and the same as
 ViT-B-16 takes for an image of 224 px, measured in turns with it.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Segmenters of each architecture, small and with random weights, as transformers saves them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +22,9 @@ _HIERA = {
     "image_size": [SIDE, SIDE],
     "blocks_per_stage": [1, 1, 2, 1],
     "embed_dim_per_stage": [16, 32, 64, 128],
+    "global_attention_blocks": [3],
     "num_attention_heads_per_stage": [1, 2, 4, 8],
     "window_size_per_stage": [8, 4, 4, 4],
-    "global_attention_blocks": [3],
     "window_positional_embedding_background_size": [4, 4],
 }
 _VIT3 = {

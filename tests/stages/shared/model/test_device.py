@@ -1,7 +1,5 @@
 """Devices: their choice, precisions and errors."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 
@@ -46,9 +44,7 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
         ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
     ],
 )
-def test_a_gpu_that_is_wanted_and_not_seen_is_an_error_with_torch_s_reason(
-    version: str, cuda: str | None, reason: str, advice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, cuda, reason, advice, monkeypatch) -> None:
     def init() -> None:
         raise AssertionError(reason) if cuda is None else RuntimeError(reason)
 
@@ -70,17 +66,13 @@ def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names == ["cpu, 1 thread", "cuda:3 NVIDIA number 3", "cuda:1 NVIDIA number 1"]
 
 
-def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(caplog) -> None:
     """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
     with caplog.at_level(logging.INFO, "stages.shared.model"):
         clip = load(ModelConfig(name="demo", device="cpu", threads=2))
     assert clip.device_name == "cpu, 2 threads"
-    assert [record.getMessage() for record in caplog.records] == [
-        "demo: the weights are open_clip's",
-        "demo computes on cpu, 2 threads in fp32",
-    ]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["demo: the weights are open_clip's", "demo computes on cpu, 2 threads in fp32"]
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
@@ -96,9 +88,7 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     ],
     ids=["avx2", "avx512", "amx", "arm"],
 )
-def test_the_processor_decides_what_is_fast(
-    instructions: tuple[str, ...], fast: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog) -> None:
     processor(monkeypatch, *instructions)
     assert fast_precision(CPU) == ("bf16" if "bf16" in fast else "fp32")
     assert is_fast(torch.bfloat16, GPU)
@@ -110,9 +100,7 @@ def test_the_processor_decides_what_is_fast(
     assert fast_precision(CPU) == "fp32", "a torch that does not know the processor"
 
 
-def test_a_slow_precision_is_obeyed_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     processor(monkeypatch, "avx2")
     clip = load(ModelConfig(name="demo", device="cpu", precision="bf16"))
     assert clip.tower.dtype == torch.bfloat16
@@ -121,37 +109,25 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "kind"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-        (ValueError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "full"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "full"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "full"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
+        (RuntimeError("CUDA error: out of memory"), "full"),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "broken"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), "the program's"),  # each worker would meet it again
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "the program's"),
+        (ValueError("CUDA error: out of memory"), "the program's"),
+        (ValueError("CUDA error: device-side assert triggered"), "the program's"),
     ],
     ids=str,
 )
-def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
-    assert is_out_of_memory(error) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),  # each worker would meet it again
-        (torch.AcceleratorError("CUDA error: out of memory"), False),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("CUDA error: device-side assert triggered"), False),
-    ],
-    ids=str,
-)
-def test_a_broken_device_is_known(error: Any, expected: bool) -> None:
-    assert is_broken(error) == expected
+def test_errors_of_full_memory_and_of_a_broken_device_are_known(error: Any, kind: str) -> None:
+    assert (is_out_of_memory(error), is_broken(error)) == (kind == "full", kind == "broken")
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:

@@ -1,7 +1,5 @@
 """Weights by a tag, from a server of the hub's protocol on this machine, with open_clip's client."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +62,7 @@ def said_of_fetch() -> str:
     return message
 
 
-def test_weights_are_downloaded_once_and_are_the_model_s(
-    hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: bytes, monkeypatch) -> None:
     said: list[str] = []
     path = fetch("tiny", "one", said.append)
     assert path.read_bytes() == weights
@@ -85,16 +81,11 @@ def test_weights_are_downloaded_once_and_are_the_model_s(
     assert len(said) == 1
 
 
-@pytest.mark.parametrize(
-    ("place", "file", "small"),
-    [("", "open_clip_pytorch_model.bin", False), ("tiny-v1.pt", "tiny-v1.pt", True)],
-    ids=["without safetensors", "named by the tag"],
-)
-def test_other_files(
-    place: str, file: str, small: bool, hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("place", "file"), [("", "open_clip_pytorch_model.bin"), ("tiny-v1.pt", "tiny-v1.pt")])
+def test_other_files(place: str, file: str, hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without safetensors, or named by the tag, which the hub itself serves."""
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"one": {**TAG, "hf_hub": f"{REPOSITORY}/{place}"}})
-    hub.files, hub.small = {f"{REPOSITORY}/{file}": weights}, small
+    hub.files, hub.small = {f"{REPOSITORY}/{file}": weights}, bool(place)
     assert fetch("tiny", "one").name == file
     asked = len(hub.requests)
     assert fetch("tiny", "one").name == file
@@ -225,12 +216,8 @@ def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_an
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(Path(scenes_config["input"]["path"]).read_text().splitlines()[:2]))
     source = {**scenes_config["input"], "path": str(few)}
-    values = {
-        **scenes_config,
-        "input": source,
-        "model": {"name": "tiny/one"},
-        "output": {"path": str(tmp_path / "out")},
-    }
+    own = {"input": source, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")}}
+    values = {**scenes_config, **own}
     with pytest.raises(WeightsError, match="could not get tiny/one: the repository house/tiny is gated"):
         run(RunConfig.model_validate(values))
     assert not (tmp_path / "out" / ".phrasebox" / "run.json").exists()

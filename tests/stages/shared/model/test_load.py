@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -128,9 +126,7 @@ def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["ViT-S-16", "ViT-B-16-plus-240", "ViT-H-14-378-quickgelu", "ViT-bigG-14"])
-def test_towers_with_a_class_token_are_supported_and_need_no_memory(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_towers_with_a_class_token_are_supported_and_need_no_memory(name: str, tmp_path, monkeypatch) -> None:
     """The check of the largest takes as little as that of the smallest: no parameter is allocated."""
     devices: set[str] = set()
 
@@ -179,9 +175,7 @@ def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_pat
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_tower_options_that_change_the_formula_are_rejected(
-    vision: dict[str, Any], obstacle: str, tmp_path: Path
-) -> None:
+def test_tower_options_that_change_the_formula_are_rejected(vision: dict[str, Any], obstacle: str, tmp_path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match=obstacle) as error:
         usable_model(ModelConfig(config=path, weights=path))

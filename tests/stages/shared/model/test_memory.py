@@ -1,7 +1,5 @@
 """What a worker keeps in memory of a model: the bytes of all tensors that can be reached from it."""
 
-from __future__ import annotations
-
 import gc
 import types
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -36,9 +34,7 @@ from tests.stages.shared.model.saved import save_json, save_model
         ({"name": "local-dir:.", "weights": "any"}, r"model\.name: there is no model"),
     ],
 )
-def test_models_that_are_not_there_are_named(
-    values: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_are_not_there_are_named(values: dict[str, Any], message: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_json(tmp_path)
     with pytest.raises(PhraseboxError, match=message):
@@ -130,9 +126,8 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: asked.append((args, options)))
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
-    tokenizer_of(
-        Described(name="tiny", architecture=architecture, input=SPEC, folder=Path(), weights=None, pretrained=None)
-    )
+    files: dict[str, Any] = {"folder": Path(), "weights": None, "pretrained": None}
+    tokenizer_of(Described(name="tiny", architecture=architecture, input=SPEC, **files))
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
     assert asked == [(("a/b",), options)]
 
@@ -146,9 +141,7 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
         ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
     ],
 )
-def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(
-    name: str, mean: tuple[float, ...], interpolation: str, tmp_path: Path
-) -> None:
+def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
     (tmp_path / "weights.pt").touch()
     found = recognise(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
     assert (found.mean, found.interpolation) == (mean, interpolation)

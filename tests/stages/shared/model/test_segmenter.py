@@ -1,10 +1,10 @@
 """Segmenters: the masks of transformers' own pipeline, and folders of something else."""
 
-from __future__ import annotations
-
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,30 +35,19 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "form"), [("sam", "point"), ("sam", "box"), *((kind, "both") for kind in KINDS)])
-def test_masks_are_those_of_transformers_prompt_by_prompt(
-    kind: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, tmp_path, monkeypatch) -> None:
     """Images of several sizes in one batch, more prompts than are decoded together."""
     monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
     model, processor = saved(kind, tmp_path)
     segmenter = load_segmenter(SegmenterConfig(model=str(tmp_path)), "cpu")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-    prompts = [
-        [
-            Prompt(
-                point_xy_px=None if form == "box" else one.point_xy_px,
-                box_xyxy_px=None if form == "point" else one.box_xyxy_px,
-            )
-            for one in own
-        ]
-        for own in PROMPTS
-    ]
+    lacks: dict[str, Any] = {"box": {"point_xy_px": None}, "point": {"box_xyxy_px": None}, "both": {}}
+    prompts = [[replace(one, **lacks[form]) for one in own] for own in PROMPTS]
     prepared = [segmenter.prepare(rgb) for rgb in images]
     other = segmenter.prepare(images[0][::-1].copy())
-    assert not np.allclose(
-        *(segmenter.masks(segmenter.encode([one]), [one], prompts[:1])[0][0] for one in (prepared[0], other)), atol=0.1
-    )
+    alone = [segmenter.masks(segmenter.encode([one]), [one], prompts[:1])[0][0] for one in (prepared[0], other)]
+    assert not np.allclose(*alone, atol=0.1)
     found = segmenter.masks(segmenter.encode(prepared), prepared, prompts)
     load_segmenter.cache_clear()
     areas = []
@@ -67,11 +56,9 @@ def test_masks_are_those_of_transformers_prompt_by_prompt(
             points = {} if prompt.point_xy_px is None else {"input_points": [[[list(prompt.point_xy_px)]]]}
             boxes = {} if prompt.box_xyxy_px is None else {"input_boxes": [[list(prompt.box_xyxy_px)]]}
             inputs = processor(images=rgb, **points, **boxes, return_tensors="pt")
+            given = {k: v for k, v in inputs.items() if k not in ("original_sizes", "reshaped_input_sizes")}
             with torch.no_grad():
-                expected = model(
-                    **{k: v for k, v in inputs.items() if k not in ("original_sizes", "reshaped_input_sizes")},
-                    multimask_output=True,
-                ).pred_masks
+                expected = model(**given, multimask_output=True).pred_masks
             scale = float(expected.std())
             assert scale > 1e-3, "masks of noise would prove nothing"
             np.testing.assert_allclose(logits, expected[0, 0].numpy(), atol=1e-3 * scale)
@@ -106,10 +93,8 @@ def test_a_full_gpu_is_said(sam: Path, cuda: SimulatedCuda) -> None:
 
 def test_weights_are_identified(sam: Path, tmp_path: Path) -> None:
     saved("sam", tmp_path, seed=1)
-    first, copy, other = (
-        usable_segmenter(SegmenterConfig(model=str(folder)))
-        for folder in (sam, shutil.copytree(sam, tmp_path / "copy"), tmp_path)
-    )
+    folders = (sam, shutil.copytree(sam, tmp_path / "copy"), tmp_path)
+    first, copy, other = (usable_segmenter(SegmenterConfig(model=str(folder))) for folder in folders)
     assert first == copy != other
     assert usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base")) == "facebook/sam-vit-base"
 
@@ -140,9 +125,7 @@ def change(folder: Path, what: str) -> None:
         ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
     ],
 )
-def test_what_is_no_segmenter_is_rejected(
-    what: str, error: type[Exception], match: str, sam: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], match: str, sam: Path, tmp_path) -> None:
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)
     with pytest.raises(error, match=rf"^regions\.sam\.model: .*{match}"):

@@ -1,7 +1,5 @@
 """Embeddings of texts: open_clip's, each text once, and only the tokens that it has."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,9 +46,7 @@ def wanted(network: nn.Module, texts: list[str]) -> Tensor:
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 20, 4096])
-def test_texts_of_all_lengths_in_any_order(
-    network: nn.Module, tokens_per_pass: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: int, monkeypatch) -> None:
     monkeypatch.setattr(clip, "TOKENS_PER_PASS", tokens_per_pass)
     encode = TextEncoder(network, tokenizer)
     for texts in (TEXTS, TEXTS[::-1], [*TEXTS, *TEXTS[::2]], TEXTS[:1]):

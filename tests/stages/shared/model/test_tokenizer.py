@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +46,8 @@ def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, s
     letters = "▁adegnorstwc,!"
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     vocabulary = {piece: k for k, piece in enumerate([*specials, *letters, "do", "dog", "▁r", "▁re"])}
-    made = Siglip2Tokenizer(
-        vocab=vocabulary, merges=[("d", "o"), ("do", "g"), ("▁", "r"), ("▁r", "e")], padding_side=side
-    )
+    merges = [("d", "o"), ("do", "g"), ("▁", "r"), ("▁r", "e")]
+    made = Siglip2Tokenizer(vocab=vocabulary, merges=merges, padding_side=side)
     template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
     made.backend_tokenizer.post_processor = template
     made.save_pretrained(siglip_folder)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -276,13 +274,15 @@ def index_that_leads_elsewhere(folder: Path) -> None:
         (other_merges, r"merges\.txt is not the vocabulary of CLIP"),
         (index_of_a_missing_file, r"names 2 files, of which 1 are missing, such as model-00001"),
         (index_that_leads_elsewhere, r"does not name weight files of its own folder"),
-        (lambda f: [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f),
-         r"holds 2 files of weights \(a\.pt, b\.pt\): give the one that is meant"),
+        (
+            lambda f: (
+                [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f)
+            ),
+            r"holds 2 files of weights \(a\.pt, b\.pt\): give the one that is meant",
+        ),
     ],
-)  # fmt: skip
-def test_what_cannot_be_loaded_is_said_in_one_line(
-    change: Callable[[Path], Any], message: str, clip_folder: Path
-) -> None:
+)
+def test_what_cannot_be_loaded_is_said_in_one_line(change, message, clip_folder) -> None:
     change(clip_folder)
     assert_said_in_one_line(lambda: usable_model(config_of(clip_folder)), message)
 
@@ -298,10 +298,8 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
         (lambda f: (f / "tokenizer.json").write_text("{}"), r"could not get the tokenizer .*my-siglip"),
         (lambda f: (f / "tokenizer_config.json").write_text("{"), r"cannot read .*tokenizer_config\.json"),
     ],
-)  # fmt: skip
-def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(
-    change: Callable[[Path], Any], message: str, siglip_folder: Path
-) -> None:
+)
+def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, message, siglip_folder) -> None:
     change(siglip_folder)
     assert_said_in_one_line(lambda: tokenizer_of(recognise(config_of(siglip_folder))), message)
 

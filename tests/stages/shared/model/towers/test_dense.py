@@ -1,7 +1,5 @@
 """Dense features: MaskCLIP's tests show that they are right; here that training can use them, and their means."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

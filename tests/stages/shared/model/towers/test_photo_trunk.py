@@ -1,7 +1,5 @@
 """The photograph model's trunk: what timm and open_clip make of it, and tokens that speak for what they belong to."""
 
-from __future__ import annotations
-
 import numpy as np
 import open_clip
 import pytest

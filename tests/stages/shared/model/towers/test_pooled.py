@@ -1,7 +1,5 @@
 """Towers that pool a trunk's tokens: open_clip's embeddings, maps in float64, a private trunk, places of tokens."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -217,6 +215,5 @@ def test_a_transformer_of_timm_takes_other_sizes_as_its_own_option_does(rows: in
 
 def test_pixels_that_fill_no_patch_are_left_out_of_the_input() -> None:
     """ViT-SO400M-14-SigLIP-384: timm cuts off what does not fill a patch of 14 px, so that a token less is seen."""
-    assert plan_of(open_clip.get_model_config("ViT-SO400M-14-SigLIP-384")) == TowerPlan(
-        kind="latent_pool", size_px=378, stride_px=14
-    )
+    plan = plan_of(open_clip.get_model_config("ViT-SO400M-14-SigLIP-384"))
+    assert plan == TowerPlan(kind="latent_pool", size_px=378, stride_px=14)

@@ -3,8 +3,6 @@
 With every explainer they take hours: `pytest -m real_towers`. With the default explainer of each they are `slow`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
