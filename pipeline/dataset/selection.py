@@ -138,8 +138,7 @@ def region_schema(names: Sequence[str]) -> Any:
 def sandboxed(database: str = ":memory:", **config: Any) -> Any:
     """Return a DuckDB connection, with settings of DuckDB, that opens only its database and loads nothing."""
     connection = duckdb.connect(database, config={"enable_external_access": False, **config})
-    connection.execute("SET python_enable_replacements = false")
-    connection.execute("SET lock_configuration = true")
+    connection.execute("SET python_enable_replacements = false; SET lock_configuration = true")
     return connection
 
 

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.selection import sandboxed
@@ -26,7 +27,6 @@ from stages.write import LIKELY, PARQUET_SETTINGS, Tally
 MEMORY: Final = "1GB"
 
 _THREADS: Final = 16  # Shards read at once: in object storage the answers take the time
-_CATEGORIES_AT_ONCE: Final = 1_000_000  # Rows of a row group
 _SHARDS_AT_ONCE: Final = 64  # Shards inserted together: each insert has a fixed cost of some milliseconds
 _BYTES_AT_ONCE: Final = 1 << 30  # Of shards inserted together: a tenth is counted, and takes three times that in memory
 
@@ -46,12 +46,12 @@ CREATE TABLE samples (
     other_language BOOLEAN
 );
 CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCHAR, head VARCHAR);
-CREATE VIEW categories AS
-    SELECT any_value(category_id) AS id, phrase AS name, first(head ORDER BY times DESC, head) AS supercategory,
-        sum(times)::BIGINT AS count
-    FROM (SELECT category_id, phrase, head, count(*) AS times FROM regions GROUP BY ALL) GROUP BY phrase;
 """
-"""The supercategory of a category is its most frequent head; of equally frequent ones the first of the alphabet."""
+
+_CATEGORIES: Final = """
+SELECT category_id AS id, phrase AS name, head AS supercategory, count(*) AS count
+FROM regions GROUP BY ALL ORDER BY id, name, count DESC, supercategory
+"""
 
 _INSERTS: Final = f"""
 INSERT INTO samples
@@ -78,7 +78,7 @@ FROM samples
 
 
 class Rows:
-    """The light columns of a dataset's rows: `samples`, `regions` and `categories` of a DuckDB connection."""
+    """The light columns of a dataset's rows: `samples` and `regions` of a DuckDB connection."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -105,6 +105,22 @@ class Rows:
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
         failed = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
         return Tally(**counts, files=files, failed_by_reason=Counter(dict(failed)))
+
+    def categories(self) -> Iterator[Any]:
+        """Yield Arrow tables with `CATEGORIES_SCHEMA`, sorted by id and name.
+
+        The supercategory is a phrase's most frequent head; of equally frequent ones the first of the alphabet.
+        """
+        last = CATEGORIES_SCHEMA.empty_table()  # rows of the same phrase may follow
+        for batch in pa.RecordBatchReader.from_stream(self.connection.sql(_CATEGORIES)):
+            table = pa.concat_tables([last, pa.table(batch).cast(CATEGORIES_SCHEMA)]).combine_chunks()
+            changes = [pc.not_equal(table[name][1:], table[name][:-1]) for name in ("id", "name")]
+            starts = np.flatnonzero(np.append(True, pc.fill_null(pc.or_(*changes), True).to_numpy()))
+            counts = pa.array(np.add.reduceat(table["count"].to_numpy(), starts))
+            table = table.take(starts).set_column(3, CATEGORIES_SCHEMA.field("count"), counts)
+            yield table[:-1]
+            last = table[-1:]
+        yield last
 
 
 @contextmanager
@@ -157,10 +173,6 @@ def _columns_of(path: AnyPath) -> Any:
 
 def write_categories(rows: Rows, path: AnyPath) -> None:
     """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count."""
-    rows.ask("CREATE OR REPLACE TABLE ordered AS FROM categories ORDER BY id, name")
     with replacing(path) as temporary, pq.ParquetWriter(temporary, CATEGORIES_SCHEMA, **PARQUET_SETTINGS) as file:
-        for first in count(0, _CATEGORIES_AT_ONCE):
-            some = f"FROM ordered WHERE rowid >= {first} AND rowid < {first + _CATEGORIES_AT_ONCE}"
-            if not (table := rows.connection.sql(some).to_arrow_table()).num_rows:
-                break
-            file.write_table(table.cast(CATEGORIES_SCHEMA))
+        for table in rows.categories():
+            file.write_table(table)

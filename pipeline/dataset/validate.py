@@ -29,7 +29,7 @@ from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import Tally
 
 _DIFFERENT: Final = """
-(FROM stored EXCEPT ALL FROM categories) UNION ALL (FROM categories EXCEPT ALL FROM stored) ORDER BY ALL LIMIT 3
+(FROM stored EXCEPT ALL FROM counted) UNION ALL (FROM counted EXCEPT ALL FROM stored) ORDER BY ALL LIMIT 3
 """
 """Rows of `categories.parquet` that do not agree with the shards."""
 
@@ -275,6 +275,7 @@ def _category_problems(path: AnyPath, rows: Rows) -> Iterator[str]:
         yield f"{path}: expected the columns {expected}, got {got}"
         return
     rows.connection.register("stored", table)
+    rows.connection.register("counted", pa.concat_tables(rows.categories()))
     twice = rows.ask("SELECT name FROM stored GROUP BY name HAVING count(*) > 1")
     yield from (f"{path}: {name!r} occurs twice" for (name,) in twice)
     different = rows.ask(_DIFFERENT)

@@ -3,9 +3,7 @@
     {"images": [{"id": 9, "file_name": "000000000009.jpg"}],
      "annotations": [{"id": 1, "image_id": 9, "caption": "a bowl of broccoli"}]}
 
-Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`), whose images hold their captions, are read, too:
-
-    {"images": [{"cocoid": 9, "filepath": "val2014", "filename": "9.jpg", "sentences": [{"raw": "a bowl"}]}]}
+Karpathy's splits (`dataset_flickr30k.json`), whose images hold their captions as `sentences`, are read, too.
 
 Captions keep the order of the annotations. Every entry of the file is accounted for: an image without captions is a
 row without captions, and a caption of an image that is not listed is a bad row "annotation:ID". The images usually lie
@@ -125,8 +123,8 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
         expected = "a JSON file of an object with 'images' and 'annotations'"
         raise InputError(f"{file.url} is not {expected}: {fault.error.detail}") from fault
     images, annotations = content.get("images"), content.get("annotations")
-    if isinstance(images, list) and annotations is None and any(map(_has_sentences, images)):
-        return _taken_apart(images)
+    if annotations is None and isinstance(images, list):
+        images, annotations = _taken_apart(images)
     if not isinstance(images, list) or not isinstance(annotations, list):
         present = ", ".join(shorten(key, 40) for key in list(content)[:20]) or "none"
         raise InputError(f"{file.url}: expected the lists 'images' and 'annotations', found the keys {present}")
@@ -137,20 +135,17 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     return images, annotations
 
 
-def _has_sentences(image: Any) -> bool:
-    return isinstance(image, dict) and isinstance(image.get("sentences"), list)
-
-
-def _taken_apart(images: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Images of Karpathy's splits -> images and annotations as COCO has them."""
+def _taken_apart(images: list[Any]) -> tuple[list[Any], list[Any] | None]:
+    """Images of Karpathy's splits -> images and annotations as COCO has them, or None where no image has sentences."""
     listed, annotations = [], []
     for image in images:
-        if not _has_sentences(image):
+        sentences = image.get("sentences") if isinstance(image, dict) else None
+        if not isinstance(sentences, list):
             listed.append(image)
             continue
-        own_id, folder = image.get("cocoid", image.get("imgid")), image.get("filepath")
-        path = [part for part in (folder, image.get("filename")) if isinstance(part, str)]
+        own_id = image.get("cocoid", image.get("imgid"))
+        path = [part for part in map(image.get, ("filepath", "filename")) if isinstance(part, str)]
         listed.append({"id": own_id, "file_name": "/".join(path) or None})
-        raw = [each.get("raw") if isinstance(each, dict) else each for each in image["sentences"]]
+        raw = [each.get("raw") if isinstance(each, dict) else each for each in sentences]
         annotations += [{"image_id": own_id, "caption": caption} for caption in raw]
-    return listed, annotations
+    return listed, annotations or None

@@ -98,11 +98,6 @@ def is_fast(precision: torch.dtype, device: torch.device) -> bool:
     return any(capabilities.get(name) for name in _INSTRUCTIONS[precision])
 
 
-def fast_precision(device: torch.device) -> str:
-    """`bf16` where the device computes it fast, else `fp32`: for work whose result need not be the same everywhere."""
-    return "bf16" if is_fast(torch.bfloat16, device) else "fp32"
-
-
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:
     """Log a warning if the configured precision, which is obeyed all the same, is slow on this device."""
     if not is_fast(PRECISIONS[precision], device):

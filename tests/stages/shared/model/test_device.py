@@ -12,7 +12,6 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.device import (
     OnTheWay,
     device_name,
-    fast_precision,
     is_broken,
     is_fast,
     is_out_of_memory,
@@ -90,14 +89,14 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
 )
 def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog) -> None:
     processor(monkeypatch, *instructions)
-    assert fast_precision(CPU) == ("bf16" if "bf16" in fast else "fp32")
+    assert is_fast(torch.bfloat16, CPU) == ("bf16" in fast)
     assert is_fast(torch.bfloat16, GPU)
     for name in ("fp32", "bf16", "fp16"):
         caplog.clear()
         warn_of_slow_precision(name, CPU)
         assert bool(caplog.records) == (name not in fast)
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert fast_precision(CPU) == "fp32", "a torch that does not know the processor"
+    assert not is_fast(torch.bfloat16, CPU), "a torch that does not know the processor"
 
 
 def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
