@@ -419,7 +419,7 @@ NOT_MADE: Final = {
     "explainers": ("scenes-earlier", "photographs-earlier", "single-head"),
     "photographs": ("absent-others",),
     "proof": ("interpolated",),
-    "scale": ("batches", "gpus"),
+    "scale": ("batches", "gpus", "memory", "start"),
     "settings": ("scores",),
     "sources": ("sources",),
     "speed": ("segmenter", "whole-run", "traced", "host"),
