@@ -3,6 +3,7 @@
 A new format enters with a function in READ_BACK.
 """
 
+import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -65,11 +66,14 @@ def coco(path: str) -> Callable[[Path, str], Samples]:
 
 def odvg(folder: Path, split: str) -> Samples:
     lines = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-    samples: dict[str, list[Found]] = {}
-    for line in lines:
-        regions = samples.setdefault(line["filename"], [])
-        regions += [(tuple(r["bbox"]), r["phrase"], area_of(r["segmentation"])) for r in line["grounding"]["regions"]]
-    return [tuple(regions) for regions in samples.values()]
+    return [
+        tuple(
+            (tuple(region["bbox"]), region["phrase"], area_of(region["segmentation"]))
+            for line in group
+            for region in line["grounding"]["regions"]
+        )
+        for _, group in itertools.groupby(lines, lambda line: line["filename"])  # two rows may name one file
+    ]
 
 
 def mdetr(folder: Path, split: str) -> Samples:
