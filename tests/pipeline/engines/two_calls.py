@@ -1,6 +1,6 @@
 """A model worker on a GPU that Ray counts and nobody uses: `python -m tests.pipeline.engines.two_calls FOLDER`.
 
-It prints the rows: sample, note, the number of samples that the stage had in hand, and the thread.
+It writes the rows to `rows.jsonl`: sample, note, the number of samples that the stage had in hand, and the thread.
 """
 
 import json
@@ -61,9 +61,10 @@ def main(folder: Path) -> None:
     tables = [records_to_table([Record(sample=one) for one in samples[n::CALLS]]) for n in range(CALLS)]
     chosen = Pools(fewest=1, most=1, gpus=1.0, threads=1, captions=1, resources={})
     rows = _on_models(ray.data.from_arrow(tables), LonelyStage(folder), chosen, CALL, 1, start_ledger(), code_here())
-    for batch in rows.iter_batches(batch_format="pyarrow", batch_size=None):
-        for record in table_to_records(batch):
-            print(json.dumps([record.sample.sample_id, *record.notes]))
+    # Ray's own messages end up in the midst of what is printed.
+    with (folder / "rows.jsonl").open("w") as file:
+        for batch in rows.iter_batches(batch_format="pyarrow", batch_size=None):
+            file.writelines(json.dumps([one.sample.sample_id, *one.notes]) + "\n" for one in table_to_records(batch))
 
 
 if __name__ == "__main__":
