@@ -153,7 +153,8 @@ VALUES = {
     "input={kind: csv, path: a, delimter: x}": "input.delimter: no such key; did",
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
-    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: grad_eclip, ",
+    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
+    + ", ".join(EXPLAINERS),
     "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
     "engine.explain_workers=8-2": "engine.explain_workers: expected the fewest first, 2-8, got '8-2'",
     **{f"engine.explain_workers={no}": "engine.explain_workers: " for no in ("0", "0-3", "3-", "many", "-2", "1.5")},

@@ -133,7 +133,8 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
 
 
 REFUSED = {
-    "--explainers cam": "cam needs tokens that are averaged, which demo does not have; on it these are defined",
+    "--explainers cam": "cam needs tokens that are averaged, which demo does not have; on it these are "
+    "defined: grad_ecl",
     "--explainers lime": "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip",
     "--truth t.json": "--truth: it belongs to images of your own",
     "--images x": "--images: it belongs to images of your own",
