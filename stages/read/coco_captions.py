@@ -138,12 +138,12 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
 def _taken_apart(images: list[Any]) -> tuple[list[Any], list[Any] | None]:
     """Images of Karpathy's splits -> images and annotations as COCO has them, or None where no image has sentences."""
     listed, annotations = [], []
-    for image in images:
+    for number, image in enumerate(images):
         sentences = image.get("sentences") if isinstance(image, dict) else None
         if not isinstance(sentences, list):
             listed.append(image)
             continue
-        own_id = image.get("cocoid", image.get("imgid"))
+        own_id = image.get("cocoid", image.get("imgid", number))
         path = [part for part in map(image.get, ("filepath", "filename")) if isinstance(part, str)]
         listed.append({"id": own_id, "file_name": "/".join(path) or None})
         raw = [each.get("raw") if isinstance(each, dict) else each for each in sentences]

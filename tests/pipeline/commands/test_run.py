@@ -311,7 +311,7 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
     ],
     ids=["input", "name", "model", "architecture", "parser", "blocks"],
 )
-def test_what_cannot_be_run_is_refused_before_any_row(section, error, told, scenes_config, tmp_path) -> None:
+def test_what_cannot_be_run_is_rejected_before_any_row(section, error, told, scenes_config, tmp_path) -> None:
     with pytest.raises(error, match=told):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
     assert not list((tmp_path / "out").rglob("*.parquet"))

@@ -47,7 +47,7 @@ def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
     images = [
         flickr,
         coco,
-        {"imgid": 8, "filename": "c.jpg", "sentences": [{"tokens": []}, "d"]},
+        {"filename": "c.jpg", "sentences": [{"tokens": []}, "d"]},
         {"filename": "e.jpg"},
     ]
     (tmp_path / "c.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
@@ -55,7 +55,7 @@ def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
     assert [(sample.sample_id, sample.captions, reason(sample)) for sample in samples] == [
         ("7", ("A dog.",), None),
         ("9", ("a", "b"), None),
-        ("8", ("d",), None),
+        ("2", ("d",), None),
         ("c.json:images[3]", (), "bad_row"),
         ("c.json:annotations[3]", (), "bad_caption"),
     ]
