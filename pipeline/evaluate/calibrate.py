@@ -61,7 +61,7 @@ def write_calibration(
 ) -> dict[str, Any]:
     """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
 
-    The figures are from five folds: each region is judged by a fit that has not seen its image. Only the rule
+    The figures are from five folds: each region is judged once, by a fit that has not seen its image. Only the rule
     `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
     thing comes from the other images alone. A path that cannot be written is rejected before any work, if that can be
     known. `presence`: whether to fit presence, too, which takes a forward pass for each image.
@@ -99,7 +99,8 @@ def write_calibration(
         cut=None if cut is None else cut.plain(),
     )
     store(calibration, out)
-    unseen = out_of_fold(features, labels, owners)
+    once = np.unique(np.c_[owners, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
+    unseen, labels, owners = out_of_fold(features, labels, owners)[once], labels[once], owners[once]
     return {
         "matched": judged.matched.counts,
         **counts,
