@@ -146,7 +146,7 @@ def test_a_gpu_that_does_not_take_the_model_is_said(is_full: bool, cuda: Simulat
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("demo", "bf16"), ("photo", "bf16"), pytest.param("photo", "fp16", marks=pytest.mark.slow)],
+    [("demo", "bf16"), *(pytest.param("photo", kind, marks=pytest.mark.slow) for kind in ("bf16", "fp16"))],
 )
 def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: SimulatedCuda) -> None:
     config = ModelConfig(name=name, precision=precision, batch_size=2)  # type: ignore[arg-type]

@@ -131,6 +131,7 @@ def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, 
     assert [row["absent"] for row in rows_of(tmp_path / "out")] == [[]] * 24
 
 
+@pytest.mark.slow
 def test_a_run_says_why_it_goes_on_without_presence(few: None, scenes: Path, tmp_path, monkeypatch) -> None:
     lines = [json.loads(line) for line in (scenes / "captions.jsonl").read_text().splitlines()]
     captions = [line["captions"] for line in lines]

@@ -67,6 +67,7 @@ def test_boxes_of_other_things_are_worse(scores: dict[str, Any], drawn: Path, tm
     assert shuffled["retrieval"] == scores["retrieval"], "which boxes do not touch"
 
 
+@pytest.mark.slow
 def test_the_same_again_and_compared_with_itself(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
     other = tmp_path / "before.json"
     other.write_text(json.dumps(scores))

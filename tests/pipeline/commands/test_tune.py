@@ -101,6 +101,7 @@ def test_the_interval_is_over_images_of_both() -> None:
     assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
 
 
+@pytest.mark.slow
 def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dataset's figures are with it, the others without; its settings stay if nothing is better than it."""
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)

@@ -93,6 +93,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     assert report["explain"] < 200, "what was finished is not done again"
 
 
+@pytest.mark.slow
 def test_a_read_only_output_is_refused_before_any_work(tmp_path) -> None:
     captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
     out.mkdir()

@@ -43,6 +43,7 @@ def test_a_read_task_that_dies_repeats_one_shard_of_a_part(shards: int, tasks: i
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_worker_on_a_gpu_has_two_calls_in_hand_and_its_stage_one(tmp_path: Path) -> None:
     """Its process dies with both: only the samples of the call that the stage had are taken one by one."""
     done = ended([sys.executable, "-m", "tests.pipeline.engines.two_calls", tmp_path])

@@ -132,6 +132,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(inline_dataset:
     assert finetune(config).steps == 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(inline_dataset: Path, tmp_path: Path) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
     with pytest.raises(StopHereError):

@@ -170,7 +170,10 @@ def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -
     assert list(validate(tmp_path / "out")) == []
 
 
-@pytest.mark.parametrize(("written", "options"), [(1, []), (5, []), (1, ["--compact"])])
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [(5, []), *(pytest.param(1, options, marks=pytest.mark.slow) for options in ([], ["--compact"]))],
+)
 def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_path, monkeypatch) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
