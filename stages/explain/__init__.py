@@ -39,7 +39,6 @@ EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable(
         "gem": "stages.explainers.dense:Gem",
         "rise": "stages.explainers.perturbation.masks:Rise",
         "occlusion": "stages.explainers.perturbation.masks:Occlusion",
-        "kernel_shap": "stages.explainers.perturbation.shapley:KernelShap",
         "partition_shap": "stages.explainers.perturbation.shapley:PartitionShap",
         "score_cam": "stages.explainers.perturbation.masks:ScoreCam",
         "lrp": "stages.explainers.relevance.lrp:Lrp",

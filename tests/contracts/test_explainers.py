@@ -38,7 +38,6 @@ PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for
 FEW_MASKS: dict[str, dict[str, Any]] = {
     "rise": {"masks": 6, "cells": 4},
     "occlusion": {"window": 0.5, "stride": 1.0},
-    "kernel_shap": {"players": 2, "evaluations": 8},
     "partition_shap": {"max_evaluations": 7},
     "score_cam": {"channels": 6},
 }

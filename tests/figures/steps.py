@@ -288,18 +288,15 @@ LOCAL: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou
 PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *CURVED)
 SANE: Final = ("weights_all", "phrase_swapped")
 PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
-PERTURBED: Final = (
-    "grad_eclip,rise:masks={0},occlusion,kernel_shap:{1}evaluations={0},partition_shap:max_evaluations={0},"
-    "score_cam:channels={2},m2ib"
-)
+PERTURBED: Final = "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
 CHEAP: Final = ",".join(each.label for each in contenders_of(None, "class_token", "demo"))
 EXPLAINED: Final = {
     "scenes": ("demo", f"{CHEAP},grad_eclip:blocks=1", 200, (*LOCAL, *SANE)),
     "photographs": ("photo", None, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, (*LOCAL, *SANE)),
     "patented-photographs": ("photo", PATENTED, 200, (*PLACES, *SANE)),
-    "perturbation-scenes": ("demo", PERTURBED.format(256, "", 128), 24, LOCAL),
-    "perturbation-photographs": ("photo", PERTURBED.format(128, "players=16:", 64), 12, PLACES),
+    "perturbation-scenes": ("demo", PERTURBED.format(256, 128), 24, LOCAL),
+    "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, PLACES),
 }
 """Table -> model, explainers (None: all that are cheap and defined on it), images, and figures."""
 

@@ -1,10 +1,7 @@
 """Images whose unit embedding is any function of the cells that are shown, so that attributions are known by hand."""
 
-import math
 from collections.abc import Callable
-from itertools import chain, combinations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,25 +38,3 @@ def tangled_game(cells: int, size: int = 3, seed: int = 0) -> Game:
     first = torch.randn(cells, 6, generator=generator, dtype=torch.float64)
     second = torch.randn(6, size, generator=generator, dtype=torch.float64)
     return lambda shares: torch.sin(shares @ first) @ second + 1
-
-
-def worth(game: Game, cells: int, coalition: tuple[int, ...]) -> np.ndarray:
-    shares = torch.zeros(1, cells, dtype=torch.float64)
-    shares[0, list(coalition)] = 1
-    return game(shares)[0].numpy()
-
-
-def exact_shapley(game: Game, groups: list[tuple[int, ...]], cells: int) -> np.ndarray:
-    """Shapley values of groups of cells (players, E) by the definition: a mean over all coalitions of the others."""
-    players = len(groups)
-    values = []
-    for player in range(players):
-        others = [other for other in range(players) if other != player]
-        total = np.zeros_like(worth(game, cells, ()))
-        for coalition in chain.from_iterable(combinations(others, size) for size in range(players)):
-            size = len(coalition)
-            share = math.factorial(size) * math.factorial(players - size - 1) / math.factorial(players)
-            inside = tuple(cell for member in coalition for cell in groups[member])
-            total += share * (worth(game, cells, inside + groups[player]) - worth(game, cells, inside))
-        values.append(total)
-    return np.stack(values)
