@@ -71,13 +71,12 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
         for table in filter(None, (_table(field.metadata) for field in found)):
             section = values.get(str(step))
             kind = section.get("kind", table.default) if isinstance(section, dict) else None
-            if kind is not None and kind in table:
-                types_here = [table[kind].config_type]
+            kinds = [each for each in table if kind in (None, each)]  # that of an input may be left out
+            types_here = [table[each].config_type for each in kinds] or types_here
     return fields, shown
 
 
 def _table(metadata: Iterable[Any]) -> KindTable[Any] | None:
-    """The table of kinds that validates a field, if one does."""
     validators = (getattr(each.func, "__self__", None) for each in metadata if isinstance(each, BeforeValidator))
     return next((found for found in validators if isinstance(found, KindTable)), None)
 

@@ -217,6 +217,12 @@ class Record:
             error = RowError(
                 reason="bad_caption", detail=f"{sample.source}: the caption holds lone surrogates, not text"
             )
+        url = sample.image.url
+        if url is not None and storable(url) != url:
+            stored = replace(stored, image=replace(stored.image, url=None))
+            error = error or RowError(
+                reason="bad_location", detail=f"{stored.source}: the file's name is not UTF-8: rename it"
+            )
         return Record(sample=stored, error=error)
 
 

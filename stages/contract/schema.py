@@ -278,7 +278,7 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
     )
 
 
-_KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
+_KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.large_binary(), bool: pa.bool_()}
 _ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.large_binary())])
 _ARRAYS: Final = (np.ndarray, NDArray)  # the origin of NDArray[...] before numpy 2.5, and from then on
 _fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
@@ -297,7 +297,6 @@ def _kind(hint: Any) -> Any:
 
 
 def _scalar(hint: Any) -> Any:
-    """The type of an array's elements."""
     last = get_args(hint)[-1]  # from numpy 2.5 on the scalar's type, before that dtype[...] of it
     return (get_args(last) or (last,))[0]
 

@@ -44,7 +44,8 @@ class SourceConfig(BaseModel):
     part: str | None = Field(
         None,
         description="Run over a part of the input: 3/8 takes every eighth of its shards, from the third on. Each part "
-        "is a run with a folder of its own, wherever it runs; `phrasebox merge` makes one dataset of all parts.",
+        "is a run with a folder of its own, on any machine that has the same files in the same place; `phrasebox "
+        "merge` makes one dataset of all parts.",
     )
 
     phrases: str | None = Field(
@@ -69,7 +70,6 @@ class SourceConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _holds_its_images(cls, values: Any) -> Any:
-        """Raise ConfigError for an image root of a kind that has none."""
         if isinstance(values, dict) and values.get("image_root") and "image_root" not in cls.model_fields:
             raise ConfigError(
                 f"input.image_root: images of a {values.get('kind')} input are found in input.path itself "

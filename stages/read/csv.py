@@ -3,15 +3,16 @@
     image,caption,id
     kitchen/1.jpg,"a red cup, on a table",k1
 
-Quoted fields may hold line ends. A quote that is never closed makes the rows after it part of its field, up to the
-128 KiB that Python's csv module allows: that is one bad row. Files without a header (CC3M's TSV) are rejected, and the
-message names the columns that were found.
+Quoted fields of CSV may hold line ends. A quote that is not closed makes the rows after it part of its field, up to the
+next quote or 128 KiB: that is one bad row. TSV is read without quoting, and quotes around a whole field are taken off.
+Files without a header (CC3M's TSV) are rejected, and the message names the columns that were found.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar, Final, Literal
@@ -42,6 +43,7 @@ class CsvInput(LinesConfig):
 
 _EXPLAINED: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
+    "unexpected end of data": "the last row ends within quotes: is a quote open?",
     "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
 }  # Message of the csv module -> the same for people
 
@@ -76,7 +78,7 @@ class CsvReader(Reader):
         """
         suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
         usual = "\t" if {"tsv", "tab"} & set(suffixes) else ","
-        delimiters = self.config.delimiter or usual + ",\t;".replace(usual, "")
+        delimiters = self.config.delimiter or usual + ",\t;|".replace(usual, "")
         errors: list[InputError] = []
         for delimiter in delimiters:
             try:
@@ -133,7 +135,9 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
                 yield (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
 
     with open_plain(shard.url) as file:
-        rows = csv.reader(texts(iter_lines(file, shard.start, shard.stop, shard.first_row)), delimiter=delimiter)
+        lines = texts(iter_lines(file, shard.start, shard.stop, shard.first_row))
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
         while True:
             row.clear()
             fields: list[str] | RowFault
@@ -145,5 +149,16 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
                 meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
                 fields = RowFault("bad_row", f"not CSV: {meaning}")
             fault = next((fault for _, _, fault in row if fault is not None), None)
+            if isinstance(fields, list) and delimiter == "\t":
+                fields = [_unquoted(field) for field in fields]
             if fields or fault:
                 yield row[0][0], row[0][1], fault or fields
+
+
+_QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
+
+
+def _unquoted(field: str) -> str:
+    """Most TSV is written without quoting, where a caption that begins with a quote would take in the rows below."""
+    found = _QUOTED.fullmatch(field)
+    return field if found is None else found[1].replace('""', '"')

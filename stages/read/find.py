@@ -6,10 +6,11 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import glob
 from hashlib import sha256
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import storable
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
-from stages.shared.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
+from stages.shared.storage import absolute, filesystem_of, is_local, location_of, network_errors, parent, path_in
 
 _GLOB: Final = re.compile(r"[*?\[]")
 _BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
@@ -107,7 +108,9 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
         if filesystem.isfile(path):
             return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
-            every = _listed(location, filesystem.find(path, detail=True))
+            every = (
+                _local(_below(path)) if is_local(location) else _listed(location, filesystem.find(path, detail=True))
+            )
             fitting = _fitting(every, location, suffixes)
             if not fitting:
                 first = _relative(next(iter(every), ""), location)
@@ -118,12 +121,19 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
             folder = parent(location[: match.start()] + "x")
-            every = _listed(location, filesystem.glob(path, detail=True))
+            plain = is_local(location) and "**" not in path  # which would follow links in circles
+            every = (
+                _local(one for one in glob(path) if not os.path.isdir(one))
+                if plain
+                else _listed(location, filesystem.glob(path, detail=True))
+            )
             if not every:
+                _say_why_not(filesystem, path)
                 raise InputError(f"no file matches {location} (input.path)")
             return _fitting(every, folder, suffixes) or every, folder
-    except OSError as error:
-        raise InputError(f"cannot look into {location}: {error.strerror or error}") from error
+        _say_why_not(filesystem, path)
+    except network_errors() as error:
+        raise InputError(f"cannot look into {location}: {getattr(error, 'strerror', None) or error}") from error
     raise InputError(f"no such file or folder: {location} (input.path)")
 
 
@@ -131,8 +141,33 @@ def _stamp(location: str, info: Mapping[str, Any]) -> str:
     return "" if is_local(location) else " ".join(str(info[key]) for key in _STAMPS if key in info)
 
 
+def _say_why_not(filesystem: Any, path: str) -> None:
+    """Raise OSError where storage does not answer, or denies access: fsspec says that there is no such file."""
+    with suppress(FileNotFoundError):
+        filesystem.info(path)
+
+
+def _local(paths: Iterable[str]) -> Found:
+    return dict.fromkeys(sorted(paths), "")
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The files below a local folder, through links as well, in each folder once. Raise OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+        else:
+            seen.add(real)
+            yield from (os.path.join(place, name) for name in names)
+
+
 def _listed(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Found:
-    """The files of a listing, by location, in order."""
     files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
     return {url: _stamp(url, files[url]) for url in sorted(files)}
 
@@ -199,6 +234,9 @@ def _kind_of_folder(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     names = [file.name.lower() for file in find_files(entry, every)]
     found = [kind for kind, reader in readers.items() if any(name.endswith(reader.suffixes) for name in names)]
     tables = [kind for kind in found if kind in _TABLES]
+    about = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+    if found[0] == "parquet" and any(posixpath.dirname(name) in about for name in names):
+        return "folder"  # img2dataset puts 00000.parquet, which holds no images, beside the folder 00000
     if found[0] in _TABLES and len(tables) > 1:
         raise InputError(
             f"{entry} holds files of several kinds, {' and '.join(tables)}: give the files of one, or set input.kind"

@@ -186,7 +186,6 @@ def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[
 
 
 def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
-    """Id and place of every row, as `read` will give them."""
     parser = RowParser(fields=columns.fields, image_root=None)
     row_number = end = 0
     for group in range(file.num_row_groups):

@@ -113,7 +113,6 @@ class Columns:
 
 
 def _image_column(kinds: Mapping[str, Any], configured: str | None, url: str) -> tuple[str, Form]:
-    """Name and form of the image column."""
     forms = {name: form for name, kind in kinds.items() if (form := _form(kind)) is not None}
     if configured is not None:
         if configured not in forms:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from stages.contract.errors import InputError, RowFault
+from stages.contract.errors import InputError, RowError, RowFault, one_line
 from stages.contract.records import ImageRef, Sample, is_among, stable_key
 from stages.read.base import Reader, Shard, SourceConfig
 from stages.read.find import FoundFile
@@ -28,6 +28,7 @@ from stages.read.streams import is_compressed
 from stages.shared.storage import place_of
 
 _FIRST_IMAGES: Final = 20  # Images of which at least one must exist
+_FEWEST_FAULTS: Final = 10  # rows that name no usable image, so that the input is rejected and not each of its rows
 _FIRST_ROWS: Final = 1000  # Rows among which they are looked for
 
 MOST_ROWS: Final = 1000
@@ -81,7 +82,6 @@ def samples(rows: Iterable[Row], config: LinesConfig, shard: Shard) -> Iterator[
 
 
 def _grouped(rows: Iterable[Row], config: LinesConfig) -> Iterator[list[Row]]:
-    """The rows of each sample, at least one."""
     group: list[Row] = []
     for row in rows:
         if group and not (config.group_rows and len(group) < MOST_ROWS and row.follows(group[-1])):
@@ -203,27 +203,39 @@ def plan_shards(reader: Reader) -> list[Shard]:
     """
     shards = reader.shards()
     images = _first_images(reader, shards)
-    if not images or any(place_of(image.url or "").exists() for image in images):
+    why = ""
+    for image in images:
+        try:
+            if place_of(image.url or "").is_file():
+                return shards
+        except OSError as error:
+            why = f" ({error.strerror or one_line(error)})"
+    if not images:
         return shards
     first = images[0]
     which = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
+    folder = (first.url or "").removesuffix(first.file_name)
     raise InputError(
-        f"{which} in the folder {(first.url or '').removesuffix(first.file_name)}; the first is {first.file_name!r}. "
-        "Set input.image_root to the folder that the paths of the images start from"
+        f"{which} in the folder {folder}; the first is {first.file_name!r}{why}. Set input.image_root to the folder "
+        "that the paths of the images start from"
     )
 
 
 def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
     """At most `_FIRST_IMAGES` images that are files of their own; none if the input holds its images."""
     images: list[ImageRef] = []
+    faults: list[RowError] = []
     items = (item for shard in shards for item in reader.read(shard))
     with closing(items):
         for item in islice(items, _FIRST_ROWS):
             if not isinstance(item, Sample) or item.error is not None:
+                faults += [item.error] if isinstance(item, Sample) and item.error is not None else []
                 continue
             if item.image.url is None or item.image.size >= 0:
                 return []
             images.append(item.image)
             if len(images) == _FIRST_IMAGES:
                 break
+    if len(faults) >= _FEWEST_FAULTS and not images and {each.reason for each in faults} == {"bad_location"}:
+        raise InputError(f"none of the first {len(faults)} rows names an image that can be read: {faults[0].detail}")
     return images

@@ -200,7 +200,7 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
         value = row.get(name)
         if value is None:
             continue
-        texts = value if isinstance(value, list | tuple) else [value]
+        texts = [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
         for text in texts:
             if not isinstance(text, str):
                 raise RowFault("bad_caption", f"{name!r} holds {kind_of_value(text)}, expected text")

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from stages.contract.errors import InputError, RowFault, one_line
-from stages.shared.storage import open_file
+from stages.shared.storage import network_errors, open_file
 
 Stream = Any  # Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start
 
@@ -178,8 +178,8 @@ def naming(url: str) -> Iterator[None]:
     """Raise InputError, naming the file, for errors of the disk or the network."""
     try:
         yield
-    except OSError as error:
-        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
+    except network_errors() as error:
+        raise InputError(f"cannot read {url}: {getattr(error, 'strerror', None) or error}") from error
 
 
 _DECOMPRESSORS: Final[dict[str, Callable[[Any], Any]]] = {

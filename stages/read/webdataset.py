@@ -57,6 +57,7 @@ class _Group:
     images: dict[str, ImageRef] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     faults: list[RowFault] = field(default_factory=list)
+    has_other: bool = False  # whether an image was left out, as its name has more than one dot
     damage: str = ""  # why the tar cannot be read from `offset` on; then this is the last group, and empty
 
 
@@ -88,7 +89,7 @@ class WebdatasetReader(Reader):
                     place = f"{name}:{group.offset}"
                     detail = f"{name}, byte {group.offset}: {group.damage}; the rest is not read"
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
-                elif group.images or group.texts or group.faults:
+                elif group.images or group.texts or group.faults or group.has_other:
                     yield self._sample(group, shard, seen)
 
     @staticmethod
@@ -124,6 +125,7 @@ class WebdatasetReader(Reader):
     def _add(self, group: _Group, extension: str, member: Member, shard: Shard) -> None:
         is_image, is_text = extension in self._images, extension in self._texts
         if not is_image and not is_text:
+            group.has_other |= extension.rpartition(".")[2] in self._images
             return
         if not member.is_file:
             detail = f"{shorten(member.name)} is {member.kind} in the tar; only plain files are read"
@@ -142,7 +144,6 @@ class WebdatasetReader(Reader):
             )
 
     def _sample(self, group: _Group, shard: Shard, seen: set[str]) -> Sample | Skipped:
-        """The sample of a group, or that its download failed."""
         place = storable(f"{shard.name}/{group.key}")
         faults = list(group.faults)
         row: dict[str, Any] = {}

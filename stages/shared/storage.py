@@ -18,6 +18,7 @@ import os
 import posixpath
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,12 @@ def location_of(filesystem_path: str, like: str) -> str:
     if is_local(like) or "://" in filesystem_path:
         return filesystem_path
     return f"{like.partition('://')[0]}://{filesystem_path.lstrip('/')}"
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """Return OSError, and what libraries of the network that are loaded raise instead."""
+    others = (("aiohttp", "ClientError"), ("httpx", "HTTPError"))
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in others if module in sys.modules))
 
 
 def open_file(location: str) -> IO[bytes]:
@@ -310,6 +317,7 @@ def replacing(path: AnyPath) -> Iterator[Path]:
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)  # of a process that was killed and had this one's number: it may be a link
         try:
             yield temporary
             with temporary.open("rb") as file:

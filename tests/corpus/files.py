@@ -93,8 +93,8 @@ CSV_FILES: dict[str, tuple[bytes, list[str]]] = {
     "line ends in a field.csv": case(ANNOTATED, b'good 2.jpg,"a red\nsquare\n"\n'),
     "quotes in a field.csv": case(ANNOTATED, b'good 2.jpg,"a ""red"" square"\n'),
     "quotes after a field began.csv": case(ANNOTATED, b'good 2.jpg,a "red" square\n'),
-    "a quote not closed.csv": (between(b'good 2.jpg,"a red square\n'), ["good", ANNOTATED]),
-    "text after a quote.csv": case(ANNOTATED, b'good 2.jpg,"a red" square\n'),
+    "a quote not closed.csv": (between(b'good 2.jpg,"a red square\n'), ["good", "bad_row: is a quote open?"]),
+    "text after a quote.csv": case("bad_row: expected after", b'good 2.jpg,"a red" square\n'),
     "NUL.csv": case(ANNOTATED, b"good 2.jpg,a red\0 square\n"),
     "Latin-1.csv": case("bad_row: the row is not UTF-8", b"good 2.jpg,a caf\xe9\n"),
     "a field of 200 kB.csv": case("bad_row: is a quote open?", b"good 2.jpg," + b"x" * 200_000 + b"\n"),
@@ -104,6 +104,11 @@ CSV_FILES: dict[str, tuple[bytes, list[str]]] = {
     "html.csv": case("bad_row: has 3 fields", b"<html>404, not found, sorry</html>\n"),
     "a formula.csv": case("any row", b"good 2.jpg,=1+1\n"),
     "other columns too.csv": (b"image,x,caption\n" + cells(good(0).name, "", good(0).caption), ["good"]),
+    "quotes.tsv": (
+        b'image\tcaption\ngood 2.jpg\t"a red square\ngood 2.jpg\t"a ""red"" square"\ngood 2.jpg\ta "red" square\n',
+        [ANNOTATED],  # rows of the same image make one sample
+    ),
+    "bars.csv": (b"image|caption\ngood 2.jpg|a red, blue square\n", [ANNOTATED]),
     "tabs.tsv": (
         between(b"").replace(b",", b"\t", 1).replace(b".jpg,", b".jpg\t").replace(b'"', b""),
         ["good", "good"],

@@ -157,6 +157,7 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
         tar(sample(0)[:1], sample(1), sample(0)[2:]),
         ["no_caption: the sample has no caption", "good", "duplicate_id: must be neighbours (tar --sort=name)"],
     ),
+    "dots in names.tar": case("missing_image: no .jpg", ("x.2020.jpg", good(2).image), ("x.2020.txt", b"a cat")),
     "two images.tar": case(ANNOTATED, IMAGE, ("x.png", b"not looked at"), CAPTION),
     "other members.tar": (between(("x.mp3", b"?"), ("README", b"?"), (".x.jpg", b"?")), ["good", "good"]),
     "of a Mac.tar": (between(("__MACOSX/x.jpg", b"?"), ("._00001.jpg", b"?")), ["good", "good"]),

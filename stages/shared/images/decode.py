@@ -33,7 +33,7 @@ from PIL import Image
 from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
 from stages.shared.images.faults import DECODE_ERRORS, FORMATS, DecodeLimits, check_bytes, check_pixels, faults, quiet
-from stages.shared.storage import is_local, open_file
+from stages.shared.storage import is_local, network_errors, open_file
 
 _NAME_CHARS: Final = 200  # Longest part of a file's name in a message
 _TRIES: Final = 3
@@ -87,9 +87,11 @@ def _read_remote(url: str, offset: int, size: int, limits: DecodeLimits) -> byte
                 file.seek(offset)
                 content = file.read(size if size >= 0 else limits.max_bytes + 1)
             break
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
-            raise
-        except OSError as error:
+        except network_errors() as error:
+            # fsspec says "not found" whatever a server answers.
+            is_gone = isinstance(error, FileNotFoundError) and getattr(error.__cause__, "status", 404) in (404, 410)
+            if is_gone or isinstance(error, PermissionError | IsADirectoryError):
+                raise
             if attempt == _TRIES - 1:
                 raise OSError(f"{error} ({_TRIES} tries)") from error
             time.sleep(_FIRST_PAUSE_S * 4**attempt)

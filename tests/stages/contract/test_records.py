@@ -86,6 +86,8 @@ def test_surrogates_are_written_out_and_in_a_caption_an_error() -> None:
     record = Record.start(Sample(sample_id="a", source="f.jsonl:3", captions=("a dog", "half \ud83d")))
     assert str(record.error) == "bad_caption: f.jsonl:3: the caption holds lone surrogates, not text"
     assert record.sample.captions == ("a dog", "half \\ud83d")
+    record = Record.start(Sample(sample_id="a", source="b", captions=("dog",), image=ImageRef(url="/caf\udce9.jpg")))
+    assert str(record.error) == "bad_location: b: the file's name is not UTF-8: rename it"
     error = RowError(reason="bad_row", detail="b: not JSON")
     assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error
 

@@ -41,10 +41,10 @@ def test_the_delimiter_is_the_one_with_which_the_header_names_the_columns(tmp_pa
 
 
 def test_delimiter_option(tmp_path: Path) -> None:
-    path = write(tmp_path / "in.csv", "image|caption\na.jpg|a, b\n")
-    (sample,) = samples_of(kind="csv", path=path, delimiter="|")
+    path = write(tmp_path / "in.csv", "image!caption\na.jpg!a, b\n")
+    (sample,) = samples_of(kind="csv", path=path, delimiter="!")
     assert sample.captions == ("a, b",)
-    with pytest.raises(InputError, match=r"expected the column 'image' or .*found 'image\|caption'"):
+    with pytest.raises(InputError, match=r"expected the column 'image' or .*found 'image!caption'"):
         samples_of(kind="csv", path=path)
 
 

@@ -85,12 +85,28 @@ def test_unknown_protocols(path: str) -> None:
 
 
 def test_links(tree: Path) -> None:
+    """Folders behind links are read, too, each once."""
     (tree / "void" / "link.x").symlink_to(tree / "a.x")
-    (tree / "void" / "loop").symlink_to(tree)
+    (tree / "void" / "loop").symlink_to(tree / "void")
+    (tree / "void" / "other").symlink_to(tree / "sub")
     (tree / "void" / "dangling.x").symlink_to(tree / "none")
-    assert [file.name for file in find_files(str(tree / "void"), (".x",))] == ["dangling.x", "link.x"]
+    wanted = ["dangling.x", "link.x", "other/c.x", "other/d.X"]
+    assert [file.name for file in find_files(str(tree / "void"), (".x",))] == wanted
+    assert [file.name for file in find_files(f"{tree}/vo*/oth*/*", (".x",))] == ["void/other/c.x", "void/other/d.X"]
     (tree / "deep").symlink_to(tree / "sub")
     assert [file.name for file in find_files(str(tree / "deep"), (".x",))] == ["c.x", "d.X"]
+
+
+@pytest.mark.parametrize("name", ["", "/*.x"])
+def test_storage_that_says_why_not(name: str, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec says of a file that may not be read that it does not exist."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError("access denied")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.info", denied)
+    with pytest.raises(InputError, match=r"cannot look into .*: access denied"):
+        find_files(f"{tree}/none{name}", (".x",))
 
 
 def test_names_can_be_stored(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_by_the_end_of_the_path(path: str, kind: str) -> None:
     [
         (["00000.tar", "00000.parquet", "00000_stats.json", "00001.tar"], "webdataset"),
         (["train-00000.parquet", "00000_stats.json"], "parquet"),
+        (["00000.parquet", "00000/000000000.jpg", "00000/000000000.txt"], "folder"),
         (["captions.jsonl", "images/1.jpg", "images/2.png"], "jsonl"),
         (["metadata.csv", "1.jpg"], "csv"),
         (["a/1.jpg", "a/1.txt", "b/2.webp", "README.md"], "folder"),

@@ -7,9 +7,11 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -399,6 +401,29 @@ def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = "missing_image: 'a.jpg' cannot be read: connection reset (3 tries)"
     assert load_fault(url="memory://images/a.jpg") == expected
     assert pauses == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(httpx.ReadError("cut off"), 3), (SimpleNamespace(status=503), 3), (SimpleNamespace(status=404), 1)],
+)
+def test_what_servers_of_the_web_answer(error: Any, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec makes the same error of each answer; the libraries behind it raise some that are no OSError."""
+    monkeypatch.setattr(decode.time, "sleep", lambda _: None)
+    asked: list[str] = []
+
+    class AnswerError(Exception):
+        status = getattr(error, "status", None)
+
+    def answering(url: str) -> Any:
+        asked.append(url)
+        if isinstance(error, Exception):
+            raise error
+        raise FileNotFoundError(url) from AnswerError()
+
+    monkeypatch.setattr(decode, "open_file", answering)
+    assert load_fault(url="https://example.org/a.jpg").startswith("missing_image: 'a.jpg' ")
+    assert len(asked) == tries
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
