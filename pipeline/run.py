@@ -225,6 +225,7 @@ def _begun(
     except BaseException as error:
         if isinstance(error, PhraseboxError) and found.state == "new":
             folder.forget()
+        folder.close_again(found)
         if folder.put_back():
             _say(console, [f"nothing was written: the former run in {folder.path} is back"])
         raise
@@ -244,7 +245,6 @@ def _say(console: Console, lines: Sequence[str]) -> None:
 
 
 def _in_words(changes: Changes) -> list[str]:
-    """Return sentences about changes of the input."""
     lines = []
     if changes.new:
         lines.append(f"samples of the input that have no row yet: {changes.new:,}. They are added")

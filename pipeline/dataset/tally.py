@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.selection import sandboxed
-from stages.contract.errors import SchemaError, one_line
+from stages.contract.errors import ResourceError, SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE
 from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
 from stages.write import LIKELY, PARQUET_SETTINGS, Tally
@@ -155,6 +156,8 @@ def no_rows() -> Iterator[Rows]:
         connection = sandboxed(str(Path(folder) / "tally.duckdb"), memory_limit=MEMORY)
         try:
             yield Rows(connection)
+        except duckdb.Error as error:
+            raise ResourceError(f"cannot count in {folder} (TMPDIR names another place): {one_line(error)}") from error
         finally:
             connection.close()
 

@@ -97,8 +97,6 @@ def run(
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here()
         shake_hands(code, _shared_places(config, folder, shards))
-        if not shards:
-            return
         device = config.model.device
         chosen = pools(engine, device, config.model.threads, ray.nodes(), cores, segments=segments)
         if chosen.note:
@@ -106,6 +104,8 @@ def run(
             on_progress(report)
         if first is not None:
             graph = first.decide(_looked(first, graph, chosen, code))
+        if not shards:
+            return
         journal, names = folder.journal, [part_name(shard) for shard in shards]
 
         def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
@@ -204,9 +204,10 @@ def _entries(
         if graph.segmenter is not None:
             after, cuts = (), graph.cuts.on_device(chosen.device)
             rows = _on_models(rows, cuts, chosen, call, 1, ledger, code)
+        size = call if call <= per_file else batch
         rows = rows.map_batches(
             functools.partial(finish, after, ledger, batch, sink),
-            batch_size=max(batch, per_file // batch * batch),
+            batch_size=max(batch, per_file // size * size),  # whole calls, which would leave a small file otherwise
             batch_format="pyarrow",
         )
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -322,7 +322,6 @@ def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, done:
 
 
 def _noting(records: Iterator[Record], keys: list[int]) -> Iterator[Record]:
-    """Yield records, and add the key of each to a list before."""
     for record in records:
         keys.append(record.sample.key)
         yield record

@@ -28,6 +28,7 @@ from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.ids import set_apart
 from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
+from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
@@ -99,6 +100,7 @@ class DatasetFolder:
         *,
         calibration: str | None = None,
         segmenter: str | None = None,
+        depends_on: Mapping[str, Any] | None = None,
         fresh: bool = False,
         may_delete: MayDelete = delete_what_runs_wrote,
     ) -> FormerRun:
@@ -112,6 +114,7 @@ class DatasetFolder:
             fingerprint: The model's, see `Graph`.
             calibration: Identifies the calibration of the scores, see `Graph`.
             segmenter: Identifies the segmenter of the outlines, see `Graph`.
+            depends_on: Plain values that its rows depend on, if they are not those of `config`.
             fresh: Replace the run that is there, if `may_delete` agrees or there is nothing to ask for.
             may_delete: Asked if there are rows, or files that phrasebox did not write.
 
@@ -126,7 +129,7 @@ class DatasetFolder:
             "model_fingerprint": fingerprint,
             "calibration": calibration,
             "segmenter": segmenter,
-            "config": config.rows_depend_on(),
+            "config": config.rows_depend_on() if depends_on is None else depends_on,
         }
         asked = may_delete if fresh else None
         return former.find(self.path, wanted, may_delete=asked, written_as=self.written_as)
@@ -190,6 +193,13 @@ class DatasetFolder:
             journal.forget(self._own)
             self._run.unlink(missing_ok=True)
             self.presence.unlink(missing_ok=True)
+
+    def close_again(self, found: FormerRun) -> None:
+        """Finish a dataset that was opened for more rows, of which none came."""
+        if found.state == "complete" and self.shards == list(found.shards):
+            self.note(found, {})
+            journal.forget(self._own)
+            self._run.unlink(missing_ok=True)
 
     def finish(
         self,
@@ -255,7 +265,7 @@ class DatasetFolder:
             "model_fingerprint": run["model_fingerprint"],
             "calibration": calibration,
             "scores": scores,
-            "config": config.model_dump(mode="json"),
+            "config": with_absolute_paths(config.model_dump(mode="json")),
             "counts": {
                 "read": report.samples_read,
                 **total.counts(),

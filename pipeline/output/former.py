@@ -43,6 +43,7 @@ class FormerRun:
     wanted: dict[str, Any]  # the plain values that rows of this run depend on
     run: dict[str, Any] = field(default_factory=dict)  # those of the run in the folder, and more; empty if it is new
     manifest: dict[str, Any] = field(default_factory=dict)  # of a finished dataset, also if it has lost rows since
+    shards: tuple[AnyPath, ...] = ()  # of a complete run
     replaces: bool = False  # whether `fresh` replaces a run
 
 
@@ -64,7 +65,8 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         return FormerRun(state="new", wanted=wanted)
     run, manifest = stored
     is_whole = bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
-    found = FormerRun(state="complete" if is_whole else "started", wanted=wanted, run=run, manifest=manifest)
+    state: State = "complete" if is_whole else "started"
+    found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest, shards=tuple(shards))
     if not is_whole:
         reject_more_rows(folder, found)
     values = {key: run.get(key) for key in wanted}
@@ -149,12 +151,10 @@ def _shards(folder: AnyPath) -> list[AnyPath]:
 
 
 def _foreign(shards: Iterable[AnyPath]) -> list[AnyPath]:
-    """The shards whose names no engine gives."""
     return [path for path in shards if not OWN_SHARD.fullmatch(path.name)]
 
 
 def _reject_foreign(folder: AnyPath, paths: Iterable[AnyPath]) -> None:
-    """Raise ResumeError if there are any."""
     if names := ", ".join(sorted(path.name for path in paths)[:5]):
         raise ResumeError(
             f"{folder} holds files that phrasebox did not write ({names}): give another output.path, or move them away"

@@ -21,6 +21,7 @@ from pipeline.dataset.origin import is_own
 from pipeline.dataset.tally import together
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.shared.storage import AnyPath, copy, replacing, sizes_in
@@ -51,7 +52,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     if not (compact and [_part_of(dataset) for dataset in datasets] == [None]):
         _reject_incomplete(datasets)
     _reject_other_settings(datasets)
-    first = datasets[0].manifest
+    first, like = datasets[0].manifest, next((one for one in datasets if one.shards), datasets[0])
     run, settings = first["run"], first["config"]
     own = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
     config = RunConfig.model_validate({**settings, **own})
@@ -60,7 +61,11 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     noted = {**of, **{key: run[key] for key in _NOTED if key in run}}
     with folder.locked(), folder.writing():
         found = folder.look(
-            config, run["model_fingerprint"], calibration=run["calibration"], segmenter=run["segmenter"]
+            config,
+            run["model_fingerprint"],
+            calibration=run["calibration"],
+            segmenter=run["segmenter"],
+            depends_on=_depends_on(first)["config"],
         )
         if found.state != "new" and {key: found.run.get(key) for key in of} != of:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
@@ -76,7 +81,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         there = set(folder.shards)
         todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in there]
         with ThreadPoolExecutor(cores_here() if compact else _THREADS) as pool:
-            list(pool.map(lambda pair: _write(datasets[0], *pair), todo))
+            list(pool.map(lambda pair: _write(like, *pair), todo))
         report = Report()
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
@@ -138,3 +143,6 @@ def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
         raise InputError("; ".join(f"{path} is part {part}" for part, path in found.items()) + ": not of one whole")
     if missing := [part for part in (f"{number}/{of}" for number in range(1, int(of) + 1)) if part not in found]:
         raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
+    for dataset in datasets:
+        if sum(count or 0 for count in rows_in(dataset.shards)) != dataset.manifest["counts"]["written"]:
+            raise InputError(f"{dataset.path} has lost rows since it was finished: run its command again")

@@ -78,7 +78,6 @@ def _move_below(folder: AnyPath, path: AnyPath, other: AnyPath) -> None:
 
 
 def _has_begun(folder: AnyPath) -> bool:
-    """Whether the run that replaces another has begun."""
     try:
         return REPLACES in json.loads((folder / ".phrasebox" / "run.json").read_bytes())
     except (FileNotFoundError, ValueError):

@@ -135,7 +135,6 @@ def _content(file_name: str, captions: Iterable[str]) -> int:
 
 
 def _names_of(shards: Iterable[AnyPath], keys: NDArray[np.int64]) -> list[str]:
-    """The sample ids with some keys."""
     wanted = set(keys.tolist())
     names = (row[NOTED] for shard in shards for row in _readable_rows(shard))
     return list(islice((name for name in names if stable_key(name) in wanted), len(wanted)))

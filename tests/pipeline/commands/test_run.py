@@ -108,6 +108,25 @@ def test_the_same_command_has_nothing_to_do(inline_dataset: Path, tmp_path: Path
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*.parquet")} == before
 
 
+def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
+    scenes_config: dict[str, Any], scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in (2, 3):
+        if limit == 3:
+            before = (tmp_path / "out/dataset.json").read_bytes()
+            monkeypatch.setattr("pipeline.engines.inline.set_up", lambda *_, **__: 1 / 0)
+        config = config_of({**scenes_config, "input": {**scenes_config["input"], "limit": limit}}, tmp_path / "out")
+        if limit == 2:
+            run(config, QUIET)
+    with pytest.raises(ZeroDivisionError):
+        run(config, QUIET)
+    assert (tmp_path / "out/dataset.json").read_bytes() == before
+    monkeypatch.undo()
+    run(config, QUIET)
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert list(validate(tmp_path / "out")) == []
+
+
 def test_another_configuration_is_refused(inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     other = config_of({**scenes_config, "explain": {"blocks": 1}}, dataset)

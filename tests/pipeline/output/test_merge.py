@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.origin import is_own
+from pipeline.dataset.origin import ImageSource, is_own
 from pipeline.dataset.validate import validate
 from pipeline.output import ids
 from pipeline.output import merge as merge_module
@@ -92,9 +92,10 @@ def stored(folder: Path, **values: Any) -> None:
             r"/2 differs from .*/1: outside_domain: None there, True now",
         ),
         (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
-        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"parquet is damaged"),
+        (lambda folder: next((folder / "data").iterdir()).unlink(), [1, 2, 3], r"/2 has lost rows since it was finis"),
+        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"/2 has lost rows"),
     ],
-    ids=["missing", "twice", "unfinished", "model", "input", "presence", "domain", "gone", "damaged"],
+    ids=["missing", "twice", "unfinished", "model", "input", "presence", "domain", "gone", "lost", "damaged"],
 )
 @pytest.mark.parametrize("compact", [False, True])
 def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, words, parts, tmp_path) -> None:
@@ -116,6 +117,26 @@ def test_parts_of_other_settings_or_wholes(parts, inline_dataset, scenes_config,
     with pytest.raises(InputError, match=r"part 1/3; .* is part 1/2: not of one whole"):
         merge([parts[0], half], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_from_another_folder_with_an_empty_part_and_a_rule_that_no_calibration_fits(
+    scenes_config, scenes_folder, tmp_path, monkeypatch
+) -> None:
+    """The command of the whole input then has nothing to do, and images are found from anywhere."""
+    monkeypatch.chdir(scenes_folder.parent)
+    source = {**scenes_config["input"], "path": f"{scenes_folder.name}/captions.jsonl", "limit": 2}
+    config = {**scenes_config, "input": {**source, "image_root": f"{scenes_folder.name}/images"}}
+    wanted = {"regions": {"calibration": "none", "rule": "fitted"}}
+    made = [part(f"{number}/3", config, tmp_path / str(number), **wanted) for number in (2, 1, 3)]
+    monkeypatch.chdir(tmp_path)
+    for compact in (False, True):
+        merge(made, tmp_path / f"out {compact}", compact=compact)
+        (row,) = rows_of(tmp_path / f"out {compact}")[:1]
+        assert ImageSource(open_dataset(tmp_path / f"out {compact}"), None).load(row)[:2] in (b"\xff\xd8", b"\x89P")
+    monkeypatch.chdir(scenes_folder.parent)
+    before = (tmp_path / "out False/dataset.json").read_bytes()
+    part(None, config, tmp_path / "out False", **wanted)
+    assert (tmp_path / "out False/dataset.json").read_bytes() == before
 
 
 def test_parts_of_several_machines(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
