@@ -130,8 +130,10 @@ class Locator:
         run: RunConfig | None = None,
     ) -> None:
         values: dict[str, Any] = {} if run is None else {name: getattr(run, name) for name in type(run).model_fields}
-        named = {"name": model} if isinstance(model, str) else model
+        named = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
         loaded = None if named is None or isinstance(named, (Mapping, ModelConfig)) else named
+        if loaded is not None and not hasattr(loaded, "tower"):
+            raise ConfigError(f"Locator takes a name or settings, Locator.from_open_clip a model: got {type(loaded)}")
         given = {"explain": explain, "regions": regions, "model": named if loaded is None else None}
         values |= {name: value for name, value in given.items() if value is not None}
         config: ExplainConfig = check(values, ExplainConfig)
@@ -181,7 +183,12 @@ class Locator:
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
         sample = _sample(name, content, "\n".join(texts))
-        record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
+        import torch  # noqa: PLC0415  which `setup` has imported
+
+        whole = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
+        # Whatever the caller has switched on: maps need gradients, in float32.
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), whole[0], whole[1]:
+            record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         asked = [maps[phrase.text] for phrase in record.phrases]
         boxes = np.array([region.box_xywh_px for region in record.regions], np.float32).reshape(-1, 4)

@@ -92,7 +92,7 @@ def draw_regions(
     image = Image.fromarray(picture.astype(np.uint8))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
     for (x, y, w, h), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
-        draw.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=2)
+        draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=colour, width=2)
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
         at_x = max(0.0, min(x, image.width - (right - left) - 6))
         at_y = y - (bottom - top) - 8 if y > bottom - top + 8 else y
@@ -213,7 +213,6 @@ def _colour(number: int) -> tuple[int, int, int]:
 
 
 def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
-    """The image with lines of text below it, wrapped to its width."""
     printable = ("".join(letter if letter.isprintable() else " " for letter in text) for text in texts)
     lines = [line for text in printable for line in textwrap.wrap(text, max(10, image.width // 8)) or [""]]
     paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)

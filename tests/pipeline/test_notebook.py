@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from pipeline.dataset import open_dataset
 from pipeline.notebook import Located, Locator
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, WeightsError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, _is_path
 from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.contracts.test_explainers import state_of
@@ -219,6 +219,39 @@ def test_a_model_in_memory_is_only_read() -> None:
         Locator.from_open_clip(model, regions={"calibration": "some.json"})
     with pytest.raises(ConfigError, match="a Linear is not an open_clip model"):
         Locator.from_open_clip(torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match=r"Locator\.from_open_clip a model: got .*CLIP"):
+        Locator(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "switched",
+    [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.device("meta")],
+)
+def test_whatever_is_switched_on_around_it(switched: Any, locator: Locator, path: Path, found: Located) -> None:
+    with switched():
+        again = locator(path, found.phrases)
+    assert np.array_equal(again.heat_maps, found.heat_maps)
+
+
+def test_a_folder_named_like_a_model_and_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo").mkdir()
+    assert _is_path("photo") is False
+    (tmp_path / "other").mkdir()
+    with pytest.raises(WeightsError, match="other holds no weights"):
+        Locator(tmp_path / "other")
+
+
+def test_models_with_adapters_and_wrapped_ones() -> None:
+    class Adapted(torch.nn.Module):
+        weight, bias = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+
+    wrapped = torch.nn.DataParallel(tiny_clip())
+    assert Locator.from_open_clip(wrapped)(np.full((20, 30, 3), 200, np.uint8), "dog").heat_maps.shape == (1, 4, 4)
+    model = tiny_clip()
+    model.visual.transformer.resblocks[-1].mlp.c_fc = Adapted()
+    with pytest.raises(ConfigError, match=r"Adapted: merge adapters first \(merge_and_unload\)"):
+        Locator.from_open_clip(model)
 
 
 def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -125,12 +124,12 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
         self.tower: TextTower | None = None
+        own = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         try:
-            self.tower = take_text_apart(private_copy(model, None))
+            self.tower = take_text_apart(own)
         except ConfigError:
-            # A shallow copy, so that the image tower is not kept in memory for its texts' sake.
-            self.model = copy.copy(model)
-            self.model._modules = {name: part for name, part in model._modules.items() if name != "visual"}
+            self.model = own
+            own._modules.pop("visual", None)  # which is not kept in memory for its texts' sake
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -183,7 +183,7 @@ _WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
 
 def _is_path(name: str) -> bool:
     """True for a name that is meant as the path of a checkpoint: it looks like nothing else, or is there."""
-    if name == "demo":
+    if name in OWN_MODELS:
         return False
     looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith(_WEIGHT_SUFFIXES)
     return looks or Path(name).exists()

@@ -130,6 +130,9 @@ def from_open_clip(
         name: Name for people.
         precision: Precision of the image trunk; None keeps the model's own.
     """
+    model = getattr(model, "module", model)  # of DistributedDataParallel
+    if getattr(getattr(model, "logit_scale", None), "is_mps", False):
+        raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")

@@ -126,11 +126,15 @@ def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Describ
     # How images are prepared for the weights of the tag, or for all weights of the name where these agree: SigLIP's
     # mean, for one, is not OpenAI's, and the wrong one raises no error.
     known = [open_clip.get_pretrained_cfg(name, each) for each in ([tag] if tag else tags)]
-    found = [{key: each[key] for key in ("mean", "std", "interpolation") if each.get(key)} for each in known]
+    found = [_images_of(each) for each in known]
     if tag and known[0].get("quick_gelu"):
         architecture["quick_gelu"] = True
     spec = _input_spec(architecture, found[0] if found and all(each == found[0] for each in found) else {})
     return Described(name=name, architecture=architecture, input=spec, weights=weights, pretrained=tag)
+
+
+def _images_of(tag: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tag[key] for key in ("mean", "std", "interpolation") if tag.get(key)}
 
 
 def _model_file(path: Path, weights: Path | None) -> Described:
@@ -265,10 +269,13 @@ def _by_trainer(found: _Found) -> _Says:
     forced = {"force_quick_gelu": {"quick_gelu": True}, "force_custom_text": {"custom_text": True}}
     for argument, settled in {**forced, "siglip": {"init_logit_bias": -10}}.items():
         architecture |= settled if params.get(argument) == "True" else {}
+    if (context := params.get("force_context_length", "None")).isdigit():
+        architecture["text_cfg"]["context_length"] = int(context)
     sizes = [int(number) for number in re.findall(r"\d+", params.get("force_image_size", ""))]
     if sizes:
         architecture["vision_cfg"]["image_size"] = sizes[0] if len(set(sizes)) == 1 else sizes
-    preprocess: dict[str, Any] = {}
+    # The trainer prepares images as the weights that it starts from were trained, unless it is told otherwise.
+    preprocess = _images_of(open_clip.get_pretrained_cfg(name, params.get("pretrained", "")))
     for key in ("mean", "std"):
         numbers = [float(number) for number in re.findall(r"\d*\.?\d+", params.get(f"image_{key}", ""))]
         if len(numbers) == 3:

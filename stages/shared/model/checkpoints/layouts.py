@@ -123,7 +123,10 @@ _TRANSPOSED: Final = {"visual.proj", "text_projection"}
 def arranged(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Give the tensors of a layout open_clip's names and shapes; unknown ones keep their names."""
     if layout not in (CLIP, SIGLIP):
-        return {name: value for name, value in state.items() if layout != OPENAI or name not in OPENAI_ONLY}
+        unused = (
+            OPENAI_ONLY if layout == OPENAI else ("text.transformer.embeddings.position_ids",)
+        )  # older transformers
+        return {name: value for name, value in state.items() if name not in unused}
     found: dict[str, Tensor] = {}
     for name, value in _joined(state).items():
         if not name.endswith(".position_ids"):  # a row of numbers that older versions of transformers saved too

@@ -27,8 +27,8 @@ from stages.shared.model.checkpoints.layouts import OPENAI_ONLY
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
 
-_WRAPPERS: Final = ("module.", "_orig_mod.")
-"""The prefixes that `DistributedDataParallel` and `torch.compile` give the names of a model's tensors."""
+_WRAPPERS: Final = ("module.", "_orig_mod.", "model.")
+"""The prefixes that `DistributedDataParallel`, `torch.compile` and Lightning give the names of a model's tensors."""
 
 State = dict[str, Tensor]  # Name -> tensor of a checkpoint
 
@@ -69,17 +69,20 @@ def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) 
         try:
             found = _read_file(file, numbers=numbers)
         except Exception as error:
-            if isinstance(error, pickle.UnpicklingError) and _is_torchscript(file):
+            is_pickle = isinstance(error, pickle.UnpicklingError)
+            if is_pickle and _is_torchscript(file):
                 raise WeightsError(
                     f"{key}: {file} is a TorchScript archive that holds more than tensors ({error}), and loading it "
                     "could run code. Save its state dict with torch.save or as safetensors where you trust it"
                 ) from error
+            says = f"{type(error).__name__}: {first_line(error)}"
+            says = "Or does it hold more than tensors? Then save its state dict alone" if is_pickle else says
             raise WeightsError(
-                f"{key}: cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? "
-                f"{type(error).__name__}: {first_line(error)}"
+                f"{key}: cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? {says}"
             ) from error
-        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-            found = found["state_dict"]
+        if isinstance(found, dict):
+            wrapped = (found.get(name) for name in ("state_dict", "model_state_dict", "model"))
+            found = next((inner for inner in wrapped if isinstance(inner, dict)), found)
         if not isinstance(found, dict):
             raise WeightsError(f"{key}: {file} holds a {type(found).__name__}, not a state dict")
         state |= {_plain_name(str(name)): value for name, value in found.items()}

@@ -163,6 +163,11 @@ class _Weights:
         return layers.LayerNorm(module.weight, module.bias, module.eps)
 
     def product(self, module: Any) -> layers.Linear:
+        if not isinstance(module, nn.Linear):  # as PEFT's, whose `weight` is that before the tuning
+            raise ConfigError(
+                f"{self.owner} has a {type(module).__module__}.{type(module).__name__}: merge adapters "
+                f"first (merge_and_unload). {self.advice}"
+            )
         return layers.Linear(self.cast(module.weight), self.cast(module.bias))
 
     def scale(self, module: Any) -> Tensor | None:

@@ -190,6 +190,22 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     assert usable_model(config_of(folder / "epoch_5.pt")).layout == "open_clip"
 
 
+def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) -> None:
+    architecture = open_clip.get_model_config("ViT-B-32")
+    architecture["text_cfg"]["context_length"] = 16
+    torch.save({"state_dict": on_meta("ViT-B-32", **architecture)}, tmp_path / "epoch_5.pt")
+    said = "model: ViT-B-32\npretrained: {}\nimage_mean: None\nforce_context_length: 16\n"
+    found = []
+    for tag in ("", "laion400m_e31"):
+        (tmp_path / "params.txt").write_text(said.format(tag))
+        found.append(recognise(config_of(tmp_path / "epoch_5.pt")))
+    assert found[0].architecture["text_cfg"]["context_length"] == 16
+    assert found[0].input == found[1].input
+    (tmp_path / "params.txt").write_text("model: MobileCLIP-S1\npretrained: datacompdr\nimage_mean: None\n")
+    prepared = recognise(config_of(tmp_path / "epoch_5.pt")).input
+    assert (prepared.mean, prepared.interpolation) == ((0, 0, 0), "bilinear")
+
+
 def test_the_architecture_is_not_guessed_from_tensors(tmp_path: Path) -> None:
     """They do not tell the activation, with which everything would be a little wrong and nothing would fail."""
     torch.save(on_meta("ViT-B-32"), tmp_path / "epoch_5.pt")
