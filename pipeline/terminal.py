@@ -71,7 +71,7 @@ def _now_and_then(console: Console, what: str, total: int | None) -> Callable[[i
     return advance
 
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one comes when a terminal is closed
 
 
 class Terminated(KeyboardInterrupt):
@@ -80,7 +80,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block, SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated.
+    """Within the block, SIGINT and SIGHUP raise KeyboardInterrupt and SIGTERM raises Terminated.
 
     A second signal ends the process at once, as safely as kill -9 does. A signal that the process was started to
     ignore stays ignored; shells start background jobs so for SIGINT.

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import MaybeUnfinished, MinScore, MovedImages, OverDataset, Seed, Where, naming_options
+from pipeline.commands.options import (
+    MaybeUnfinished,
+    MinScore,
+    MovedImages,
+    OverDataset,
+    Seed,
+    Where,
+    naming_options,
+    stopping,
+)
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import serve
@@ -78,7 +87,7 @@ def inspect(
         raise ConfigError("--review draws from all regions; it goes without --html, --where and --min-score")
     if model is not None:
         settings = [f"model.name={model}", "model.pretrained=null", "model.checkpoint=null", *settings]
-    with naming_options():
+    with naming_options(), stopping(""):
         if html is not None:
             write_gallery(dataset, html, console, search, samples=samples or 96, image_root=image_root)
             return

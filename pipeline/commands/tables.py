@@ -161,7 +161,6 @@ def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def _with_margin(figure: Figure) -> str:
-    """The value and, below it, the larger half of its interval."""
     if figure is None or figure["value"] is None:
         return "-"
     margin = max(figure["value"] - figure["low"], figure["high"] - figure["value"])

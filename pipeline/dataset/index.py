@@ -140,6 +140,9 @@ class Index:
         except InputError as error:
             self._failure = error
             raise
+        except duckdb.Error as error:  # such as a full disk
+            self._failure = InputError(f"the index in {self._folder.name} cannot be written: {first_line(error)}")
+            raise self._failure from error
         finally:
             self._ready.set()
 

@@ -175,7 +175,6 @@ def _wrong(*checks: tuple[bool, str]) -> Iterator[str]:
 
 
 def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
-    """Problems of one entry of a list by its fields."""
     if nulls := _nulls(ENTRIES[name], entry):
         yield nulls
         return
@@ -222,7 +221,6 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
 
 
 def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
-    """Problems of the stored phrases and heat maps together."""
     named, mapped = [one["phrase"] for one in row["phrases"]], [one["phrase"] for one in row["heat_maps"]]
     if len(named) != row["phrase_count"]:
         yield f"phrase_count is {row['phrase_count']} but there are {len(named)} phrases"

@@ -59,7 +59,8 @@ class Corrected:
 def moved(region: dict[str, Any], box_xywh_px: Box) -> dict[str, Any]:
     """Return a region with another box, in whole pixels within the image, and a score of 1: a person drew it.
 
-    The mask is cut to the box; where nothing is left, the mask is the box. Raise InputError if the mask is damaged.
+    The mask is cut to the box; where it reaches over less than half of the box, the mask is the box. Raise InputError
+    if the mask is damaged.
     """
     mask = mask_of(region)
     height, width = mask.shape
@@ -67,7 +68,10 @@ def moved(region: dict[str, Any], box_xywh_px: Box) -> dict[str, Any]:
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
     x1, y1 = max(x0 + 1, min(x1, width)), max(y0 + 1, min(y1, height))
     inside = np.zeros_like(mask)
-    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1] if mask[y0:y1, x0:x1].any() else True
+    cut = mask[y0:y1, x0:x1]
+    places = np.argwhere(cut)
+    reaches = len(places) and 2 * (np.ptp(places, axis=0) + 1).prod() >= cut.size
+    inside[y0:y1, x0:x1] = cut if reaches else True
     segmentation = {"size": [height, width], "counts": encode_mask(inside).counts}
     box = [float(edge) for edge in xyxy_to_xywh((x0, y0, x1, y1))]
     return {**region, "bbox": box, "area": int(inside.sum()), "segmentation": segmentation, "score": 1.0}

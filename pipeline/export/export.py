@@ -28,7 +28,7 @@ from pipeline.export.base import (
 )
 from pipeline.export.corrected import Corrected
 from pipeline.export.files import export_folder
-from stages.contract.errors import ConfigError, RowFault
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
 from stages.shared.images.decode import UprightImage, upright_image
@@ -68,7 +68,7 @@ def export_dataset(
     Raises:
         ConfigError: The condition or the splits are invalid, the folder holds something, or somebody else's dataset
             names images outside its folder.
-        InputError: A shard is damaged, or the image root is no folder.
+        InputError: A shard is damaged, the image root is no folder, or none of the images can be read.
     """
     format_, name = request.exporter, request.exporter.name
     config = format_.config_type() if request.config is None else request.config
@@ -112,6 +112,8 @@ def export_dataset(
             if report.doubtful is not None:
                 report.doubtful += sum(region["score"] < _LIKELY for region in sample.regions)
         exporter.close()
+        if report.faults and not any(report.samples.values()):
+            raise InputError(f"no image can be read; --images says where they are. {report.faults[0]}")
         folder.finish(
             {
                 "format": name,
@@ -133,7 +135,6 @@ def _rows(
     *,
     with_images: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Yield and count all rows, with their chosen regions."""
     columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrected.dataset.has_images else [])]
     for table in corrected.tables(columns, report.notes):
         for row in selector.choose(table).to_pylist():

@@ -140,7 +140,6 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise ConfigError unless an export may go to `path`."""
     if not path.exists():
         if path.is_symlink():
             raise ConfigError(f"out: {path} is a link to a folder that does not exist")
@@ -179,7 +178,6 @@ def _strangers(path: Path, files: set[str]) -> Iterator[str]:
 
 
 def _is_among(key: int, ordered: Any) -> bool:
-    """Return whether a whole number is in a sorted array of them."""
     place = int(np.searchsorted(ordered, key))
     return place < len(ordered) and int(ordered[place]) == key
 

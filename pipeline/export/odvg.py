@@ -58,8 +58,12 @@ class Odvg(Exporter):
             file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
             return
         for _, caption, regions in sample.texts():
-            found = [_region(region, phrase=region["phrase"], tokens_positive=spans) for region, spans in regions]
-            file.write(dumped({**start, "grounding": {"caption": caption, "regions": found}}) + "\n")
+            lead = len(caption) - len(caption.lstrip())  # mmdetection strips captions and keeps the places in them
+            found = [
+                _region(region, phrase=region["phrase"], tokens_positive=[[a - lead, b - lead] for a, b in spans])
+                for region, spans in regions
+            ]
+            file.write(dumped({**start, "grounding": {"caption": caption.strip(), "regions": found}}) + "\n")
 
 
 def _region(region: Mapping[str, Any], **named: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from pipeline.finetune import RECIPES
 from stages.shared.model.config import ModelConfig
+from stages.shared.storage import absolute
 
 Learns = Literal["all", "image"]
 
@@ -99,7 +100,9 @@ class FinetuneConfig(BaseModel):
     def decides(self) -> dict[str, Any]:
         """Return the settings that decide the weights, as plain values: those a resumed training must share."""
         plain: dict[str, Any] = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s"})
-        plain["data"].pop("loaders")
+        data = plain["data"]
+        data.pop("loaders")
+        data |= {key: absolute(data[key]) for key in ("path", "image_root") if data[key] is not None}
         for key in ("device", "threads", "batch_size"):
             plain["model"].pop(key)
         return plain

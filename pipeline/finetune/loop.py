@@ -23,7 +23,7 @@ from pipeline.finetune.folder import TrainingFolder
 from pipeline.finetune.material import TrainingBatch, TuningData, reject_long_phrases
 from pipeline.finetune.ranks import RankGroup, joined
 from pipeline.finetune.recipe import Student
-from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, one_line
+from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.shared.model.load import fetch_files, module_of, usable_model
 from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL, Described
@@ -82,8 +82,11 @@ def finetune(
             training = FineTuning(config, described, tokenizer, device, ranks, material, saved)
         if say is not None and ranks.leads:
             say(training.described())
-        begun = time.monotonic()
-        training.run(on_step)
+        begun, saved = time.monotonic(), None
+        try:
+            training.run(on_step)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(f"the GPU's memory is full: lower batch_size. {one_line(error)}") from error
         if ranks.leads:
             training.write_model()
         ranks.objects(None)  # wait for the leading rank's files
@@ -166,7 +169,8 @@ class FineTuning:
                 "begin anew with --fresh"
             )
         module = module_of(described).float().to(device)
-        self._start = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        kept = module.state_dict() if config.interpolate < 1 else {}
+        self._start = {name: value.detach().clone() for name, value in kept.items()}
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
         for name, parameter in module.named_parameters():
             of_images = name.startswith("visual.") or name == "logit_scale"
@@ -187,6 +191,8 @@ class FineTuning:
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
         if saved is not None:
             self._resume(saved)
+        elif ranks.leads:
+            self.folder.cut_log(0)  # of a training that was killed before its first checkpoint
 
     def described(self) -> str:
         """Return one sentence about the training that is about to begin or to resume."""
@@ -221,7 +227,6 @@ class FineTuning:
             raise
 
     def _take_step(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Take a step and return its losses."""
         config = self.config
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         for group in self.optimiser.param_groups:
@@ -263,7 +268,6 @@ class FineTuning:
             self.folder.write_checkpoint(saved)
 
     def _resume(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint."""
         self.student.module.load_state_dict(saved["model"])
         for name, parameter in self.recipe.own_parameters():
             parameter.data.copy_(saved["recipe"][name])
@@ -313,7 +317,6 @@ class FineTuning:
         (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def _card(self) -> str:
-        """Return the model card: a table of losses and all settings."""
         config, lines = self.config, self.folder.lines()
         names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "learning_rate")]
         shown = [lines[0], *lines[1:-1:10], lines[-1]] if len(lines) > 1 else lines

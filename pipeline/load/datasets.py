@@ -14,6 +14,7 @@ from itertools import islice, repeat
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed
 from torch.utils.data import Dataset as TorchDataset
@@ -148,8 +149,8 @@ class RegionStream(_Images, IterableDataset[Any]):
         for number, first, last in cut([group.size for group in groups], start, stop):
             self.read_row_groups += 1
             for table in groups[number].stretch(self._maker.columns, first, last):
-                rows, kept = self._maker.rows(table)
-                found = dict(zip(kept.tolist(), rows, strict=True))
+                samples, kept = self._maker.choose(table)
+                found = dict(zip(kept.tolist(), self._maker.rows(samples), strict=True))
                 yield from (found.get(place) for place in range(table.num_rows))
 
     def _rank_stretch(self) -> tuple[int, int]:
@@ -176,17 +177,19 @@ class RegionDataset(_Images, TorchDataset[Any]):
     shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under
     "skip", its batches come without bad images; a single sample still raises.
 
-    Options are the fields of `LoadOptions`. The rows are counted first. A process holds `cached_rows` rows of the last
-    used row groups, with their encoded images.
+    Options are the fields of `LoadOptions`. The rows are counted first. A process holds the last used row groups, with
+    their encoded images: up to `cached_bytes`, and at least one.
     """
 
     def __init__(
-        self, dataset: AnyDataset, contents: Contents | None = None, cached_rows: int = 1000, **options: Any
+        self, dataset: AnyDataset, contents: Contents | None = None, cached_bytes: int = 2**28, **options: Any
     ) -> None:
         super().__init__(dataset, contents, LoadOptions(**options), count=True)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
-        self._cached_rows = cached_rows
-        self._cache: dict[int, list[Row]] = {}  # the last used at the end
+        self._cached_bytes = cached_bytes
+        self._cache: dict[
+            int, pa.Table
+        ] = {}  # the last used at the end; rows as plain values take a hundred times the memory
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
@@ -219,20 +222,19 @@ class RegionDataset(_Images, TorchDataset[Any]):
             raise IndexError(f"expected a number below {len(self)}, got {index}")
         index %= len(self)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        rows = self._cache[number] = self._cache.pop(number, []) or self._rows(self._groups[number])
-        while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self._cached_rows:
+        table = self._cache[number] = self._cache.pop(number, None) or self._samples(self._groups[number])
+        while len(self._cache) > 1 and sum(each.nbytes for each in self._cache.values()) > self._cached_bytes:
             del self._cache[next(iter(self._cache))]
-        return rows[index - int(self._starts[number])]
+        return self._maker.rows(table.slice(index - int(self._starts[number]), 1))[0]
 
-    def _rows(self, group: RowGroup) -> list[Row]:
-        """Read the samples of a row group."""
+    def _samples(self, group: RowGroup) -> pa.Table:
         self.read_row_groups += 1
-        rows: list[Row] = []
-        for table in group.stretch(self._maker.columns, 0, group.size):
-            rows += self._maker.rows(table)[0]
-        if len(rows) != group.size:
+        table = pa.concat_tables(
+            self._maker.choose(each)[0] for each in group.stretch(self._maker.columns, 0, group.size)
+        )
+        if table.num_rows != group.size:
             raise ConfigError(f"{group.path} has changed since the dataset was opened: open it again")
-        return rows
+        return table
 
 
 def _in_full(samples: Iterator[Any]) -> Iterator[Any]:

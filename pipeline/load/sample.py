@@ -176,17 +176,20 @@ class SampleMaker:
             self._selector, self._process = Selector(self._selection), os.getpid()
         return self._selector
 
-    def rows(self, table: Any) -> tuple[list[dict[str, Any]], Any]:
-        """Return the rows of a table that are samples, as plain values, and their numbers in it."""
-        table, numbers = samples_of(table, self.options, self.selector)
-        rows = table.to_pylist()
+    def choose(self, table: Any) -> tuple[Any, Any]:
+        """Return the rows of a table that are samples, as a table, and their numbers in it."""
+        return samples_of(table, self.options, self.selector)
+
+    def rows(self, table: Any) -> list[dict[str, Any]]:
+        """Return samples that `choose` gave as plain values."""
+        rows: list[dict[str, Any]] = table.to_pylist()
         if self._has_masks:
             try:
                 add_runs(rows)
             except (TypeError, ValueError, AttributeError) as error:
                 places = f"samples {rows[0]['sample_id']!r} to {rows[-1]['sample_id']!r}"
                 raise SchemaError(f"{self.dataset.path}: {places}: a mask is damaged: {one_line(error)}") from error
-        return rows, numbers
+        return rows
 
     def where(self, row: Mapping[str, Any]) -> str:
         """Name a sample in a message."""

@@ -33,7 +33,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.dataset.folder import MARKS, write_marks
+from pipeline.dataset.folder import MARKS, read_marks, write_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
@@ -57,7 +57,6 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-_CACHED: Final = {"Cache-Control": "private, max-age=3600"}
 
 
 class _NumberConvertor(IntegerConvertor):  # `{name:number}` in a route
@@ -89,8 +88,8 @@ class Viewer:
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
         """Give samples a mark, or take it away with "". Raise OSError, and changes none, if they cannot be saved."""
         with self.lock:
-            marks = {name: one for name, one in self.pages.marks.items() if name not in set(sample_ids)}
-            marks |= dict.fromkeys(sample_ids, mark) if mark else {}
+            marks = dict.fromkeys(sample_ids, mark)  # and those that another viewer may have given
+            marks = {name: one for name, one in (read_marks(self.pages.dataset.path) | marks).items() if one}
             write_marks(self.pages.dataset.path, marks)
             self.pages.marks = marks  # another dict, because other threads read the old one
             self.pages.index.mark_all(marks)
@@ -189,7 +188,7 @@ def _image(request: Request) -> Response:
     except RowFault as fault:
         moved = " (phrasebox inspect --images DIR says where the images are)"
         return JSONResponse({"error": f"{fault}{moved if fault.error.reason == 'missing_image' else ''}"}, 404)
-    return Response(content, media_type="image/jpeg", headers=_CACHED)
+    return Response(content, media_type="image/jpeg")
 
 
 def _row(request: Request) -> Response:
@@ -206,7 +205,7 @@ def _heat(request: Request) -> Response:
     if heat_map is None:
         raise InputError("the captions no longer hold the phrase")
     png = heat_map_png(heat_map.values, shift_cells=heat_map.shift_cells)
-    return Response(png, media_type="image/png", headers=_CACHED)
+    return Response(png, media_type="image/png")
 
 
 def _row_at(request: Request, columns: Sequence[str]) -> dict[str, Any]:

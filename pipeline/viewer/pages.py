@@ -157,7 +157,6 @@ class Pages:
         )
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
-        """Return the numbers of the rows that are found, in order."""
         if self.only is not None:
             return self.only[offset : offset + limit]
         if search == Search() and not self.index.ready:  # the first page need not wait for the index

@@ -71,8 +71,7 @@ function load(place) {
   return loaded.get(place);
 }
 async function next() {
-  queue = queue.filter((place) => !state.regions[place].own);
-  if (!queue.length) queue = order();
+  queue = order(); // others answer meanwhile
   if (!queue.length) return finish();
   await show(queue[0]);
 }
@@ -328,7 +327,6 @@ async function start() {
   if (!state) return;
   const own = state.regions.map((one, place) => ({ place, time: one.own?.time })).filter((one) => one.time);
   given.splice(0, given.length, ...own.sort((a, b) => (a.time < b.time ? -1 : 1)).map((one) => one.place));
-  queue = order();
   await next();
 }
 start();

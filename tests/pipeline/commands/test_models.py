@@ -149,5 +149,6 @@ def test_the_matrix_is_what_is_built(name: str, listed: dict[str, dict[str, Any]
     own = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
     with torch.device("meta"):
         model = open_clip.CLIP(**own, text_cfg=text)
+    model.logit_scale = torch.nn.Parameter(torch.ones(()))  # a number, which the model keeps
     tower = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32")).tower
     assert (tower.kind, tower.placement.stride_px) == (row["tower"], row["stride_px"])

@@ -161,6 +161,14 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pyte
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_a_full_disk_is_said_to_those_who_wait(synthetic_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_INSERTS", "SELECT error('No space left on device')")
+    with closing(Index(open_dataset(synthetic_dataset), {})) as index:
+        for ask in (index.build, lambda: index.wait(0)):
+            with pytest.raises(InputError, match=r"the index in .* cannot be written: .*No space left"):
+                ask()
+
+
 @pytest.fixture
 def damaged(synthetic_dataset: Path, tmp_path: Path) -> Path:
     """With half of the second shard of three."""

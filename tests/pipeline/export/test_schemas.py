@@ -17,12 +17,22 @@ import torch.nn.functional as F
 import yaml
 from pycocotools import mask as coco_mask
 
+from pipeline.export.corrected import moved
 from stages.contract.errors import InputError
-from stages.contract.masks import decode_mask
+from stages.contract.masks import decode_mask, encode_box
 from stages.contract.records import Rle
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load
-from tests.pipeline.export.datasets import HEIGHT, WIDTH, exported, rows_by_stem, rows_of, write_dataset
+from tests.pipeline.export.datasets import (
+    HEIGHT,
+    WIDTH,
+    Maker,
+    exported,
+    finished,
+    rows_by_stem,
+    rows_of,
+    write_dataset,
+)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -45,6 +55,29 @@ def test_odvg_grounding(demo_dataset: Path, tmp_path: Path) -> None:
             assert min(y1, HEIGHT) - max(y0, 0) >= 1
             for start, end in region["tokens_positive"]:
                 assert region["phrase"] in grounding["caption"][start:end].lower()
+
+
+def test_odvg_counts_from_the_first_letter_as_mmdetection_does(tmp_path: Path) -> None:
+    row = Maker().record("a", "  \n a red car ", ("a red car", (3, 4, 10, 12)))
+    out, _ = exported("odvg", finished(tmp_path / "dataset", [row]), tmp_path / "out")
+    (line,) = lines_of(out / "train.jsonl")
+    assert line["grounding"]["caption"] == "a red car"
+    assert line["grounding"]["regions"][0]["tokens_positive"] == [[0, 9]]
+
+
+def test_a_corrected_box_that_the_mask_does_not_fill_is_the_mask() -> None:
+    segmentation = {"size": [10, 10], "counts": encode_box((2, 2, 5, 5), (10, 10)).counts}
+    region = {"id": 1, "bbox": [2, 2, 3, 3], "area": 9, "segmentation": segmentation, "score": 0.5}
+    for box, area in (((1, 1, 4, 4), 9), ((0, 0, 10, 10), 100), ((3, 3, 4, 4), 16), ((7, 7, 2, 2), 4)):
+        assert moved(region, box)["area"] == area
+
+
+def test_an_export_without_a_single_image_leaves_the_former_one(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset", embed_images=False)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="no image can be read; --images says where they are"):
+        exported("yolo", folder, tmp_path / "out", image_root=str(tmp_path))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_odvg_detection(demo_dataset: Path, tmp_path: Path) -> None:

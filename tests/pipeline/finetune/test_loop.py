@@ -69,6 +69,7 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
 
 def test_a_training_that_was_killed_ends_with_the_same_weights(whole: Tuned, inline_dataset: Path, tmp_path) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    (tmp_path / LOG).write_text('{"step": 10}\n')  # of a training that was killed before its first checkpoint
     with pytest.raises(StopHereError):
         finetune(config, stop_after(2))
     said: list[str] = []

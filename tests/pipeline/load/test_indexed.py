@@ -37,13 +37,16 @@ def test_a_choice_is_the_streams_also_after_pickling(folder: Path) -> None:
 
 def test_row_groups_are_read_once_a_batch_and_the_last_ones_are_kept(folder: Path) -> None:
     """Shards of 90, 90 and 50 rows, groups of 30."""
-    dataset = RegionDataset(folder, NO_IMAGES, cached_rows=1)
+    dataset = RegionDataset(folder, NO_IMAGES, cached_bytes=1)
     indices = np.random.default_rng(0).permutation(len(dataset)).tolist()
     samples = dataset.__getitems__(indices + indices[:3])
     assert dataset.read_row_groups == 8
     stored = list(expected(folder))
     assert names(samples) == [stored[index] for index in indices + indices[:3]]
-    dataset = RegionDataset(folder, NO_IMAGES, cached_rows=60)
+    dataset = RegionDataset(folder, NO_IMAGES)
+    assert dataset[0]["sample_id"] != dataset[30]["sample_id"]
+    two = sum(table.nbytes for table in dataset._cache.values())
+    dataset = RegionDataset(folder, NO_IMAGES, cached_bytes=two)
     for numbers, read in (((0, 1, 30, 0, 31, 1), 2), ((len(dataset) - 1, len(dataset) // 2, 0), 5)):
         for number in numbers:
             dataset[number]

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline.dataset.folder import read_marks, write_marks
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
 
 DIGITS = "9" * 5000
@@ -156,12 +157,17 @@ def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) ->
     assert json.loads((dataset / "dataset.json").read_text())
 
 
-def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:
-    (dataset / "marks.json").mkdir()  # as good as a full disk: the file cannot take its place
+def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.viewer.app.write_marks", full)
     status, content = ask(served, "/marks", "POST", json.dumps(MARK), JSON)
     assert status == 507
-    assert b"cannot be saved" in content
+    assert b"cannot be saved: No space left" in content
     assert served.viewer.pages.marks == {}
+    (dataset / "marks.json").mkdir()  # as a stranger's dataset may have it
+    assert ask(served, "/marks", "POST", json.dumps(MARK), JSON)[0] == 409
 
 
 def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) -> None:
@@ -175,3 +181,6 @@ def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) ->
     assert list(reading) == [("b", "good")]
     assert before == {"a": "good", "b": "good"}
     assert viewer.pages.marks == {"b": "good", "a": "bad", "c": "bad"}
+    write_marks(viewer.pages.dataset.path, {**viewer.pages.marks, "d": "good"})  # by another viewer
+    viewer.mark(["c"], "")
+    assert read_marks(viewer.pages.dataset.path) == {"a": "bad", "b": "good", "d": "good"}

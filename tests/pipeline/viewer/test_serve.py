@@ -40,7 +40,8 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
 
 
-def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
+def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with started(str(viewed), "--where", "w > h", "--min-score", "0.5") as (process, address):
         assert address.startswith("http://127.0.0.1:")
         assert address.endswith("/?score_min=0.5&where=w+%3E+h")
@@ -51,6 +52,11 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
         assert "Traceback" not in process.stdout.read()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with started(str(viewed)) as (process, _):
+            process.send_signal(number)
+            process.wait()
+    assert list(tmp_path.glob("phrasebox-index-*")) == []
 
 
 @pytest.fixture
