@@ -100,7 +100,6 @@ def test_the_plan_of_scenes_has_the_arms_that_say_what_boxes_teach() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     plan = yaml.safe_load((FOLDER / "scenes.yaml").read_text("utf-8"))
     counts = {"train": 24, "choose": 10, "test": 12, "usual": 20}
@@ -109,21 +108,21 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     plan["sources"] = {name: plan["sources"][name] for name in ("ours", "exact")}
     names = ("captions", "text only", "ours", "shuffled", "exact")
     plan["arms"] = {name: plan["arms"][name] for name in names}
-    plan["seeds"], plan["learning_rates"] = [0, 1], [1e-4]
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    plan["seeds"], plan["learning_rates"] = [0], [1e-4]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "configs.proof.prove", str(tmp_path / "plan.yaml"), "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT)
-    (out / "scores" / "test" / "ours-0.0001-1.json").unlink()
+    (out / "scores" / "test" / "ours-0.0001-0.json").unlink()
     said = subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT, text=True).stdout
     table, costs = json.loads((out / "tables.json").read_text("utf-8"))["tables"]
     assert [row[0] for row in table["rows"]] == ["frozen", *names]
     assert all(0 < row[2]["low"] <= row[2]["value"] <= row[2]["high"] < 1 for row in table["rows"])
-    assert [len(row[3]) for row in table["rows"]] == [1, 2, 2, 2, 2, 2]
+    assert [len(row[3]) for row in table["rows"]] == [1, 1, 1, 1, 1, 1]
     assert [row[0] for row in costs["rows"]] == ["ours", "exact"]
     assert "CPU hours" in said
     done = len((out / "commands.txt").read_text("utf-8").splitlines())
-    assert done == 4 + 2 + 1 + 2 * len(names) * (1 + 2) + 2, "a score that is lost is made again, and nothing else"
+    assert done == 4 + 2 + 1 + 2 * len(names) * (1 + 1) + 2, "a score that is lost is made again, and nothing else"
     found = [phrasebox.open_dataset(out / "datasets" / name).rows(["annotations"]) for name in ("ours", "text only")]
     boxes = [[region["bbox"] for row in rows for region in row["annotations"]] for rows in found]
     assert len(boxes[0]) == len(boxes[1])
