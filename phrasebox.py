@@ -9,7 +9,7 @@
     locate = phrasebox.Locator("photo")
     locate("photo.jpg", ["a red car"]).picture().save("regions.png")
 
-RunConfig        the settings of a run; `phrasebox run --print-config --docs` lists them with their meaning
+RunConfig        the settings of a run; `phrasebox run INPUT --print-config --docs` lists them with their meaning
 run              make a dataset; the same call resumes it
 open_dataset     read a dataset back: samples, regions, images
 Locator          regions and heat maps of phrases in one image

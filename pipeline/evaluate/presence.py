@@ -148,7 +148,6 @@ def _pairs(image: AskedImage, record: Record, own: Signals, graph: Graph) -> Ite
 
 
 def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...]]:
-    """The different regions of each text of a record."""
     found: dict[str, dict[Answer, None]] = {}
     for region in stage.process([record])[0].regions:
         parts = {name: getattr(region, name) for name in ("box_xywh_px", "mask", "score", "similarity")}

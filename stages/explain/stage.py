@@ -197,7 +197,6 @@ class ExplainStage(Stage):
 
 
 def _texts_of(records: Sequence[Record]) -> list[list[str]]:
-    """The unique phrase texts of each record, in order."""
     return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
 
 

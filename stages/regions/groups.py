@@ -207,7 +207,6 @@ def _numbers() -> Mapping[str, int]:
 
 
 def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
-    """The wording of a phrase but for its place among the others."""
     lists = things().words
     words = phrase.text.split()
     parts = {part for word in words for part in word.split("-")}

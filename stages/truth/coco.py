@@ -208,7 +208,6 @@ def read_instances(path: Path) -> Instances:
 
 
 def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
-    """The entries in the content of a file; `path` is for messages."""
     images: dict[EntryId, PictureEntry] = {}
     file_names: set[str] = set()
     for image_id, entry in by_id(entries(path, content.get("images"), "images"), "image"):

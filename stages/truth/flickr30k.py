@@ -78,7 +78,6 @@ def _image(sentences: Path) -> TruthImage:
 
 
 def _caption(line: str, place: str) -> str:
-    """A caption without its marks."""
     caption = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
     if "[/EN#" in caption:
         raise InputError(f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}")

@@ -197,7 +197,6 @@ class Rules:
         return Chain(tuple(self._layer(layer) for layer in chain.layers))
 
     def _block(self, block: Block) -> Block:
-        """A block's layers by their rules; its attention is `attend`."""
         return replace(
             block,
             ln_1=self._norm(block.ln_1),
