@@ -131,7 +131,7 @@ def from_open_clip(
         precision: Precision of the image trunk; None keeps the model's own.
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
-    if getattr(getattr(model, "logit_scale", None), "is_mps", False):
+    if model.logit_scale.device.type == "mps":
         raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
     visual = getattr(model, "visual", None)
     if visual is None:
