@@ -131,11 +131,11 @@ def from_open_clip(
         precision: Precision of the image trunk; None keeps the model's own.
     """
     model = getattr(model, "module", model)  # of DistributedDataParallel
-    if model.logit_scale.device.type == "mps":
-        raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
+    if model.logit_scale.device.type == "mps":
+        raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
     stated = getattr(visual, "preprocess_cfg", None) or {}
     mean = tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
     std = tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
