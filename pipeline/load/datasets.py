@@ -187,9 +187,8 @@ class RegionDataset(_Images, TorchDataset[Any]):
         super().__init__(dataset, contents, LoadOptions(**options), count=True)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_bytes = cached_bytes
-        self._cache: dict[
-            int, pa.Table
-        ] = {}  # the last used at the end; rows as plain values take a hundred times the memory
+        # The last used at the end. Rows as plain values take a hundred times the memory.
+        self._cache: dict[int, pa.Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}

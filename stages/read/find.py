@@ -108,9 +108,8 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
         if filesystem.isfile(path):
             return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
-            every = (
-                _local(_below(path)) if is_local(location) else _listed(location, filesystem.find(path, detail=True))
-            )
+            on_disk = is_local(location)
+            every = _local(_below(path)) if on_disk else _listed(location, filesystem.find(path, detail=True))
             fitting = _fitting(every, location, suffixes)
             if not fitting:
                 first = _relative(next(iter(every), ""), location)
@@ -121,12 +120,10 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
             folder = parent(location[: match.start()] + "x")
-            plain = is_local(location) and "**" not in path  # which would follow links in circles
-            every = (
-                _local(one for one in glob(path) if not os.path.isdir(one))
-                if plain
-                else _listed(location, filesystem.glob(path, detail=True))
-            )
+            if is_local(location) and "**" not in path:  # which would follow links in circles
+                every = _local(one for one in glob(path) if not os.path.isdir(one))
+            else:
+                every = _listed(location, filesystem.glob(path, detail=True))
             if not every:
                 _say_why_not(filesystem, path)
                 raise InputError(f"no file matches {location} (input.path)")

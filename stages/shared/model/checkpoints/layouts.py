@@ -123,9 +123,8 @@ _TRANSPOSED: Final = {"visual.proj", "text_projection"}
 def arranged(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Give the tensors of a layout open_clip's names and shapes; unknown ones keep their names."""
     if layout not in (CLIP, SIGLIP):
-        unused = (
-            OPENAI_ONLY if layout == OPENAI else ("text.transformer.embeddings.position_ids",)
-        )  # older transformers
+        of_older_transformers = ("text.transformer.embeddings.position_ids",)
+        unused = OPENAI_ONLY if layout == OPENAI else of_older_transformers
         return {name: value for name, value in state.items() if name not in unused}
     found: dict[str, Tensor] = {}
     for name, value in _joined(state).items():
