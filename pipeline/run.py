@@ -209,7 +209,9 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
     """Say that there is nothing to do. Return and raises as `run`."""
     _say(console, [*folder.notes, *_in_words(changes)])
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
-    _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over."])
+    failed = json.loads((folder.path / "dataset.json").read_text(encoding="utf-8"))["counts"]["failed"]
+    again = f" {failed:,} rows have an error; rows of shards that you delete are done again." if failed else ""
+    _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over.{again}"])
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
 
