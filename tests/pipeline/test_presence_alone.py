@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ray.util.annotations.RayDeprecationWarning")  # Ray copies its own context
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Ray makes its own context
 def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path) -> None:
     """Constants of this process do not reach it: it says that there are too few images."""
     config = uncalibrated(scenes, tmp_path / "out", engine={"kind": "ray", "explain_workers": 1})
