@@ -183,11 +183,9 @@ class Locator:
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
         sample = _sample(name, content, "\n".join(texts))
-        import torch  # noqa: PLC0415  which `setup` has imported
+        from stages.shared.model.device import plainly  # noqa: PLC0415  it loads torch
 
-        whole = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
-        # Whatever the caller has switched on: maps need gradients, in float32.
-        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), whole[0], whole[1]:
+        with plainly():
             record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         asked = [maps[phrase.text] for phrase in record.phrases]

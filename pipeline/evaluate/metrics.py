@@ -203,7 +203,6 @@ def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
 
 
 def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
-    """From a pixel's centre to a box; 0 inside."""
     y, x = pixel[0] + 0.5, pixel[1] + 0.5
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
     return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))

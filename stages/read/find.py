@@ -100,7 +100,6 @@ def fingerprint_of(files: Sequence[FoundFile]) -> str:
 
 
 def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
-    """The files of one entry of `path`, and their root folder."""
     location = absolute(entry)
     filesystem = filesystem_of(location)
     path = path_in(filesystem, location)

@@ -116,6 +116,14 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Compute in float32 and with gradients in the block, whatever the caller has switched on around it."""
+    off = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), off[0], off[1]:
+        yield
+
+
 def is_broken(error: Exception) -> bool:
     """Return whether a GPU reports a fault after which its process can compute no more: anything but full memory."""
     return isinstance(error, RuntimeError) and str(error).startswith(_FAULTS) and not is_out_of_memory(error)
