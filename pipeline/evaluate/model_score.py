@@ -266,7 +266,6 @@ def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _plain(probe: ProbeConfig) -> dict[str, Any]:
-    """The settings as JSON has them: without tuples."""
     return json.loads(json.dumps(asdict(probe)))  # type: ignore[no-any-return]
 
 
