@@ -139,7 +139,7 @@ def _stamp(location: str, info: Mapping[str, Any]) -> str:
 
 def _say_why_not(filesystem: Any, path: str) -> None:
     """Raise OSError where storage does not answer, or denies access: fsspec says that there is no such file."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ValueError):  # the latter for a name with NUL
         filesystem.info(path)
 
 
