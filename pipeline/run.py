@@ -210,7 +210,7 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
     _say(console, [*folder.notes, *_in_words(changes)])
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     failed = json.loads((folder.path / "dataset.json").read_text(encoding="utf-8"))["counts"]["failed"]
-    again = f" {failed:,} rows have an error; rows of shards that you delete are done again." if failed else ""
+    again = f" Rows with an error: {failed:,}; delete their shards to have them done again." if failed else ""
     _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over.{again}"])
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path

@@ -1,4 +1,4 @@
-"""The terminal: consoles, a line of progress, and signals, of which SIGTERM ends a run as Ctrl-C does.
+"""The terminal: consoles, a line of progress, and signals: SIGTERM and SIGHUP end a run as Ctrl-C does.
 
 Paths and captions may hold brackets and colons, so nothing that a console prints is markup.
 """

@@ -148,7 +148,7 @@ def _local(paths: Iterable[str]) -> Found:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """The files below a local folder, through links as well, in each folder once. Raise OSError."""
+    """Yield the files below a local folder; follow links, and read each folder once. Raise OSError."""
 
     def fail(error: OSError) -> None:
         raise error

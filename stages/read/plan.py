@@ -199,7 +199,7 @@ def with_unique_ids(shards: Sequence[Shard], keys: array[int], again: Iterable[t
 def plan_shards(reader: Reader) -> list[Shard]:
     """Plan an input, and look whether at least one of the first images that it names as files exists.
 
-    Raise InputError as `Reader.shards`, and if none of these images exists.
+    Raise InputError as `Reader.shards` and `_first_images`, and if none of these images exists.
     """
     shards = reader.shards()
     images = _first_images(reader, shards)
@@ -222,14 +222,14 @@ def plan_shards(reader: Reader) -> list[Shard]:
 
 
 def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
-    """At most `_FIRST_IMAGES` images that are files of their own; none if the input holds its images."""
+    """At most `_FIRST_IMAGES` images that are files; none if the input holds its images. May raise InputError."""
     images: list[ImageRef] = []
     faults: list[RowError] = []
     items = (item for shard in shards for item in reader.read(shard))
     with closing(items):
-        for item in islice(items, _FIRST_ROWS):
-            if not isinstance(item, Sample) or item.error is not None:
-                faults += [item.error] if isinstance(item, Sample) and item.error is not None else []
+        for item in (each for each in islice(items, _FIRST_ROWS) if isinstance(each, Sample)):
+            if item.error is not None:
+                faults.append(item.error)
                 continue
             if item.image.url is None or item.image.size >= 0:
                 return []

@@ -138,7 +138,7 @@ def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
     code, shown, err = phrasebox(*command, "--fresh", typed="n\n")
     assert f"{out} holds a finished dataset with 2 rows. Delete it and start over? [y/N]" in shown
     assert (code, err) == (2, f"error: {out} stays as it is: nothing was deleted\n")
-    again = "2 rows have an error; rows of shards that you delete are done again."
+    again = "Rows with an error: 2; delete their shards to have them done again."
     assert phrasebox(*command)[1] == f"{out} is complete: nothing to do. --fresh starts over. {again}\n"
     mine = out / "data/mine.parquet"
     mine.write_text("mine")

@@ -137,6 +137,11 @@ def test_every_preset_loads(preset: Path) -> None:
     assert config.output.path != Path("out")
 
 
+def test_keys_of_an_input_whose_kind_is_left_out() -> None:
+    said = message(["input.path=a.jsonl", "input.captoin=x"])
+    assert said.startswith("input.captoin: no such key; did you mean input.caption?")
+
+
 VALUES = {
     "modle.name=demo": "modle: no such key; did you mean model?",
     "outptu.path=x": "outptu: no such key; did you mean output?",

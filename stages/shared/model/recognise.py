@@ -274,7 +274,7 @@ def _by_trainer(found: _Found) -> _Says:
     sizes = [int(number) for number in re.findall(r"\d+", params.get("force_image_size", ""))]
     if sizes:
         architecture["vision_cfg"]["image_size"] = sizes[0] if len(set(sizes)) == 1 else sizes
-    # The trainer prepares images as the weights that it starts from were trained, unless it is told otherwise.
+    # The trainer takes mean, deviation and interpolation from the tag that it starts from; its arguments override them.
     preprocess = _images_of(open_clip.get_pretrained_cfg(name, params.get("pretrained", "")))
     for key in ("mean", "std"):
         numbers = [float(number) for number in re.findall(r"\d*\.?\d+", params.get(f"image_{key}", ""))]

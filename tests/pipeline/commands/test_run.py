@@ -309,7 +309,7 @@ def test_the_summary_reports_what_failed(bad_run: tuple[Path, str]) -> None:
     assert (told["samples read"], told["rows written"], told["failed"], told["bad_image"]) == ("17", "17", "14", "3")
     config = RunConfig.model_validate(manifest_of(bad_run[0])["config"])
     again = run_aloud(config.model_copy(update={"output": config.output.model_copy(update={"path": bad_run[0]})}))[1]
-    assert "14 rows have an error; rows of shards that you delete are done again." in again
+    assert "Rows with an error: 14; delete their shards to have them done again." in again
 
 
 def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:

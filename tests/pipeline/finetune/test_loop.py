@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
 from pipeline.finetune.folder import LATEST, LOG, PREVIOUS
 from pipeline.finetune.loop import Tuned, finetune
-from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError
+from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load, module_of, usable_model
 from stages.shared.model.recognise import recognise
@@ -110,6 +111,18 @@ def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: 
     start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     for name, value in weights(whole).items():
         assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
+
+
+def test_full_memory_is_one_line_and_a_slash_no_other_dataset(inline_dataset, tmp_path, monkeypatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    config = config_of(inline_dataset, tmp_path)
+    monkeypatch.setattr(RECIPES["align"], "terms", full)
+    with pytest.raises(ResourceError, match=r"memory is full: lower batch_size\. CUDA out of memory"):
+        finetune(config)
+    slash = config.data.model_copy(update={"path": f"{inline_dataset}/"})
+    assert config.model_copy(update={"data": slash}).decides() == config.decides()
 
 
 def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, tmp_path: Path) -> None:

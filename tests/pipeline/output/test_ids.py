@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.dataset.tally import rows_of, write_categories
+from pipeline.dataset.tally import no_rows, rows_of, write_categories
 from pipeline.dataset.validate import validate
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.output import ids
@@ -161,3 +162,8 @@ def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_fold
     assert [row["id"] for row, _ in found] == [stable_id(row["sample_id"], 1) for row, _ in found]
     assert [record.sample.sample_id for _, record in found] == [row["sample_id"] for row, _ in found]
     assert len(found) == len(names)
+
+
+def test_a_full_disk_while_counting_names_the_folder_to_change() -> None:
+    with pytest.raises(ResourceError, match=r"cannot count in .*TMPDIR.*No space left"), no_rows():
+        raise duckdb.IOException("No space left on device")

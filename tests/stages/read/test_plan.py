@@ -91,6 +91,15 @@ def test_images_behind_a_url_must_be_there_too(tmp_path: Path) -> None:
     assert len(plan_shards(reader)) == 1
 
 
+def test_an_input_whose_rows_name_no_image_that_may_be_read_is_rejected(tmp_path: Path) -> None:
+    rows: list[Any] = [{"image": f"/data/{number}.jpg", "caption": "a cat"} for number in range(10)]
+    reader = reader_of(kind="jsonl", path=str(write_lines(tmp_path / "a.jsonl", rows[1:])))
+    assert len(plan_shards(reader)) == 1, "a few bad rows are rows"
+    write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match="none of the first 10 rows names an image that can be read: "):
+        plan_shards(reader)
+
+
 def test_inputs_that_hold_their_images_or_bad_rows_alone_are_not_asked_for_others(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", tar_sample("1"))
     assert len(plan_shards(reader_of(kind="webdataset", path=str(tmp_path)))) == 1

@@ -114,6 +114,7 @@ def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
         (torch.AcceleratorError("CUDA error: out of memory"), "full"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "full"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "full"),
         (RuntimeError("CUDA error: out of memory"), "full"),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),

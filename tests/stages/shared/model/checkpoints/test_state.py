@@ -187,3 +187,11 @@ def test_something_else_than_a_state_dict_is_named(tmp_path: Path) -> None:
     torch.save([torch.ones(2)], tmp_path / "a.pt")
     with pytest.raises(WeightsError, match=r"a\.pt holds a list, not a state dict"):
         read_state(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_state_dicts_in_checkpoints_of_trainers(wrapper: str, tmp_path: Path) -> None:
+    names = ("module.visual.proj", "model.visual.proj", "visual.proj")
+    for number, name in enumerate(names):
+        torch.save({wrapper: {name: torch.ones(2)}, "epoch": 3, "optimizer": {}}, tmp_path / f"{number}.pt")
+        assert list(read_state(tmp_path / f"{number}.pt")) == ["visual.proj"]
