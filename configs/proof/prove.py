@@ -3,10 +3,10 @@
     python -m configs.proof.prove configs/proof/scenes.yaml --out out/proof-scenes
     python -m configs.proof.prove configs/proof/photos.yaml --out out/proof-photos --photos photos/
 
-Each arm learns with the learning rate that is best for it on images that are not judged, with a seed of its own; then
-with every seed of the plan. Everything but boxes from elsewhere is done by phrasebox's own verbs, so that each step can
-be repeated by hand: the commands are in `OUT/commands.txt`. Finished steps are not repeated: the same command resumes
-after a stop.
+Each arm learns with the learning rate that is best for it on images that are not judged, with a seed of its own: rates
+are tried from the middle of the plan's list outwards for as long as a neighbour is better. Then it learns with every
+seed. Everything but boxes from elsewhere is done by phrasebox's own verbs, so that each step can be repeated by hand:
+the commands are in `OUT/commands.txt`. Finished steps are not repeated: the same command resumes after a stop.
 """
 
 from __future__ import annotations
@@ -64,12 +64,11 @@ class Proof:
     def run(self) -> None:
         """Make data, datasets and models, write `tables.json`, for configs/measured/proof.json, and print it."""
         self.draw()
-        arms, rates, plan = self.plan["arms"], self.plan["learning_rates"], self.plan
+        arms, plan = self.plan["arms"], self.plan
         with ThreadPoolExecutor(self.workers) as pool:
             list(pool.map(self.make_dataset, plan["sources"]))
             list(pool.map(self.rebox, plan["boxes"]))
-            list(pool.map(lambda job: self.tune(*job, plan["choosing_seed"], "choose"), product(arms, rates)))
-            chosen = {arm: max(rates, key=lambda rate, arm=arm: self.chosen_by(arm, rate)) for arm in arms}
+            chosen = dict(zip(arms, pool.map(self.choose, arms), strict=True))
             self.score(plan["model"], "test", FROZEN)
             jobs = product(plan["seeds"], arms)
             list(pool.map(lambda job: self.tune(job[1], chosen[job[1]], job[0], "test"), jobs))
@@ -170,8 +169,19 @@ class Proof:
         """Return the file of a model's scores."""
         return self.out / "scores" / judged / f"{name}.json"
 
+    def choose(self, arm: str) -> float:
+        """Return the learning rate of an arm: neither of its neighbours in the plan's list is better."""
+        rates = self.plan["learning_rates"]
+        best, found = len(rates) // 2, None
+        while found != best:
+            found = best
+            around = range(max(0, found - 1), min(found + 2, len(rates)))
+            best = max(around, key=lambda index: self.chosen_by(arm, rates[index]))
+        return float(rates[best])
+
     def chosen_by(self, arm: str, rate: float) -> float:
         """Return the primary figure of an arm on the images that learning rates are chosen on."""
+        self.tune(arm, rate, self.plan["choosing_seed"], "choose")
         hits = self.hits([self.scored("choose", f"{arm}-{rate:g}-{self.plan['choosing_seed']}")], self.plan["primary"])
         right, asked = hits.sum(axis=(0, 1))
         return float(right / asked)

@@ -64,6 +64,21 @@ def test_a_share_is_shown_where_there_is_something_to_share(exact: float, count:
         assert said["values"][6] == pytest.approx(said["values"][0] / said["values"][3])
 
 
+@pytest.mark.parametrize(
+    ("best", "tried"), [(1e-5, {1e-5, 3e-5, 1e-4, 3e-4}), (1e-4, {3e-5, 1e-4, 3e-4}), (1e-3, {3e-5, 1e-4, 3e-4, 1e-3})]
+)
+def test_rates_are_tried_from_the_middle_outwards(best: float, tried: set[float]) -> None:
+    rates, asked = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], set()
+
+    def chosen_by(arm: str, rate: float) -> float:
+        asked.add((arm, rate))
+        return -abs(rates.index(rate) - rates.index(best))
+
+    plan = cast("Any", type("Plan", (), {"plan": {"learning_rates": rates}, "chosen_by": staticmethod(chosen_by)}))
+    assert prove.Proof.choose(plan, "ours") == best
+    assert asked == {("ours", rate) for rate in tried}
+
+
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_names_what_there_is(path: Path) -> None:
     from pipeline.config import load_config
