@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,44 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
         assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
         assert len(first) == len(table["columns"])
     assert "grad_eclip:blocks=1" in str(steps.EXPLAINED["scenes"][1]), "the method as its paper has it"
+
+
+def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("launches", "products_bf16", "products_fp32", "written", "h100_device", "h100_launching", "h100_rate")
+    used = {"own_mb": 461, "rss_mb": 692, "slope": {"mb_per_10k_rows": 1.94}}
+    start = {"first_shard_s": 1, "first_shard_cpu_s": 2, "resume_s": 3, "resume_cpu_s": 4, "rss_mb": {"driver": 5}}
+    lines: dict[str, list[dict[str, Any]]] = {
+        "tests.bench": [{"name": "ray_vs_inline", "value": 0.69, "unit": "ratio", "against": "inline"}],
+        "tests.cuda.traced": [{"name": f"traced_{n}_{name}", "value": n} for n in (8, 16) for name in names],
+        "tests.pipeline.engines.host_cost": [
+            {"captions": 1, "known": known, "images": 32, "read": 0.2, "all": 0.2} for known in (False, True)
+        ],
+        "tests.stages.shared.model.segmenter_cost": [
+            {"model": "SAM", "encode_ms": 9, "encode_trunks": 2, "prompt_ms": 3, "prompt_trunks": 1}
+        ],
+        "tests.soak.simulated": [
+            {"workers": 1, "batches_per_s": 1, "of_ideal": 1, "images_per_s": 32, "cores": 1}
+            | {"core_ms_a_batch": {"driver": 64.0, "raylet": 32.0}}
+        ],
+        "tests.soak.scale": [
+            {"name": "memory", "images": 2000, "seconds": 9, "driver": used, "ledger": {**used, "slope": None}},
+            *({"name": name, **start} for name in ("tars", "rows")),
+        ],
+    }
+    monkeypatch.setattr(steps, "printed", lambda _, program, *__: lines[program])
+    own: Any = SimpleNamespace(images=str, captions=str, out=Path("out"))
+    for page, step in (("speed", steps.speed), ("scale", steps.scale)):
+        made = {table["id"]: table for table in step(own)[page]["tables"]}
+        for table in made.values():
+            assert {len(row) for row in table["rows"]} == {len(table["columns"])}, table["id"]
+            assert pages.as_markdown(table | {"commit": "1234567"})
+        if page == "speed":
+            assert [row[0] for row in made["traced"]["rows"]] == ["8", "16"]
+            assert "ray vs inline" in str(made["bench"]["rows"])
+        else:
+            assert made["batches"]["rows"][0][1] == pytest.approx(3), "96 ms for 32 images"
+            assert [row[0] for row in made["memory"]["rows"]] == ["driver", "ledger"]
+            assert "64,000" in pages.as_markdown(made["gpus"])
 
 
 def test_each_table_is_made_by_a_step_or_named_as_one_that_is_not() -> None:

@@ -4,6 +4,7 @@ Milliseconds of one CPU thread for an image and for each prompt, and the same as
 ViT-B-16 takes for an image of 224 px, measured in turns with it.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -59,20 +60,17 @@ def measured(segmenter: Segmenter, trunk: Any) -> tuple[float, ...]:
 
 
 def main() -> None:
-    """Print a line for each model, or for those that are named."""
+    """Print a JSON line for each model, or for those that are named."""
     logging.disable_progress_bar()
     trunk = open_clip.create_model("ViT-B-16").visual.eval()
     torch.set_num_threads(1)
-    print(f"one thread; fewest milliseconds of {ROUNDS} rounds", flush=True)
     for name, (make, processor) in models().items():
         if name in (sys.argv[1:] or [name]):
             segmenter = Segmenter(make().eval(), processor)
             own, resize, encode, prompt = np.min([measured(segmenter, trunk) for _ in range(ROUNDS)], axis=0)
-            print(
-                f"{name}: trunk {own:.0f}, resize {resize:.0f}, encode {encode:.0f} ({encode / own:.1f} trunks), "
-                f"a prompt {prompt:.0f} ({prompt / own:.2f} trunks)",
-                flush=True,
-            )
+            figure = {"model": name, "trunk_ms": own, "resize_ms": resize, "encode_ms": encode, "prompt_ms": prompt}
+            figure |= {"encode_trunks": encode / own, "prompt_trunks": prompt / own}
+            print(json.dumps(figure), flush=True)
 
 
 if __name__ == "__main__":
