@@ -33,6 +33,8 @@ MARKED: Final = re.compile(r"^<!-- table: (\S+) -->\n(.*?)^<!-- end -->\n", re.D
 CODE: Final = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 FIGURE: Final = re.compile(r"(?<![\w.,])(\d+\.\d+|\d+(?=(?: to \d+)? %))(?![\w.]*\d)(?= %)?")
 
+Pages = dict[str, dict[str, list[dict[str, Any]]]]  # page -> "tables" and "said"
+
 
 def contents(page: str) -> dict[str, Any]:
     """Return what NAME.json holds."""
@@ -51,6 +53,14 @@ def put(page: str, *, tables: Sequence[Mapping[str, Any]] = (), said: Sequence[M
         entries = {entry[key]: entry for entry in known.get(part, ())}
         known[part] = list((entries | {entry[key]: dict(entry) for entry in new}).values())
     (MEASURED / f"{page}.json").write_text(as_json(known), encoding="utf-8")
+
+
+def table(
+    name: str, command: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]], **known: Any
+) -> dict[str, Any]:
+    """Return a table; known: n, split, model, settings."""
+    empty = dict.fromkeys(("step", "commit", "n", "split", "model", "settings"))
+    return {"id": name, **empty, "command": command, **known, "columns": list(columns), "rows": [list(r) for r in rows]}
 
 
 def as_json(known: Mapping[str, Any]) -> str:

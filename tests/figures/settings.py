@@ -38,6 +38,11 @@ class Grid:
 SCENES: Final = {"images": "scenes", "split": "drawn scenes, series 777"}
 OF_SCENES: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
 BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
+SCORED: Final = {
+    "interpolated, contour, Otsu": f"{BASE} {OF_DRAWINGS}",
+    "guided, fixed share 0.45": f"{BASE} {OF_DRAWINGS} {GUIDED}0.45",
+}
+"""Row of the table of scores -> settings."""
 
 
 def _of_scenes(name: str, title: str, common: str, *rows: Row) -> Grid:

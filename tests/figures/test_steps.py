@@ -15,7 +15,7 @@ from pipeline.evaluate.absent import WAYS
 from pipeline.evaluate.compare.figures import FIGURES
 from pipeline.evaluate.compare.maps import contenders_of
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from tests.figures import pages, steps
+from tests.figures import pages, speed, steps
 from tests.figures.settings import GRIDS
 from tests.photos.measure import FILES
 
@@ -112,7 +112,7 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
             *({"name": name, **start} for name in ("tars", "rows")),
         ],
     }
-    monkeypatch.setattr(steps, "printed", lambda _, program, *__: lines[program])
+    monkeypatch.setattr(speed, "printed", lambda _, program, *__: lines[program])
     own: Any = SimpleNamespace(images=str, captions=str, out=Path("out"))
     for page, step in (("speed", steps.speed), ("scale", steps.scale)):
         made = {table["id"]: table for table in step(own)[page]["tables"]}
