@@ -107,7 +107,7 @@ def evaluation_of(
     judged = judged_dataset(dataset, truth_path, settings, resized=resized)
     config = judged.config(explains=False)
     maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
-    outcomes = _outcomes(judged, config.regions if maps else None, console, text_only)
+    outcomes = outcomes_of(judged, config.regions if maps else None, console, text_only)
     if not outcomes.values:
         raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
     return {
@@ -122,10 +122,10 @@ def evaluation_of(
     }
 
 
-def _outcomes(
+def outcomes_of(
     judged: JudgedDataset, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
 ) -> Outcomes:
-    """The outcomes of all rows; regions: how maps become regions, None to leave the maps out."""
+    """Return the outcomes of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes()
     if regions is None:
         rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())

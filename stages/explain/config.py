@@ -29,14 +29,14 @@ class ExplainerConfig(BaseModel):
         default="model",
         description="`model`: the network's square input, with the whole image and no crop. `keep`: the aspect ratio "
         "is kept. A number: a square of that many pixels. Sides are rounded to the patch. Larger images give better "
-        "boxes and cost by their area, so `model` is the default (configs/measured/photographs.md). Methods that "
+        "boxes and cost by their area, so `model` is the default (measured; the model card of `photo`). Methods that "
         "segment with a ViT of 224 px scale the shorter side to 336 px (SCLIP, arXiv 2312.01597), 2.3 times the work.",
     )
     scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
         default=(1.0,),
         description="Sizes of the image as shares of `image_size`, the largest first: the map is the mean of the maps "
         "of all, on the grid of the first. Each costs a forward pass of its own, by its area. On photographs [1.27, 1] "
-        "gives better boxes than [1] (measured; configs/measured/settings.md).",
+        "gives better boxes than [1] (measured; configs/measured/photographs.md).",
     )
     shorter_side_px: int | None = Field(
         default=None, ge=8, description="With `keep`: the most that the shorter side may have. Null: no bound."
@@ -53,22 +53,22 @@ class ExplainerConfig(BaseModel):
     affinity: Literal["none", "propagation"] = Field(
         default="propagation",
         description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
-        "not from the papers). Pointing and boxes gain on photographs, and on drawn scenes where no other step looks "
-        "at the image's colours (measured; configs/measured/photographs.md, settings.md).",
+        "not from the papers). Pointing and boxes gain on photographs with `photo`, and on drawn scenes with a depth "
+        "of 0.33 and no guide; a pretrained transformer was not measured (configs/measured/settings.md).",
     )
     affinity_reach: float = Field(
         default=0.8,
         gt=0.0,
         lt=1.0,
-        description="Share of its heat that a token passes on in each step. 0.8 is best on photographs (measured).",
+        description="Share of its heat that a token passes on in each step. 0.8 was chosen on photographs.",
     )
     affinity_depth: float = Field(
         default=0.75,
         ge=0.0,
         le=1.0,
         description="With a class token: the block whose incoming tokens are compared, as a share of all blocks. Not "
-        "measured with pretrained weights: SC-CLIP (arXiv 2411.15869) compares those behind block 9 of 12, and in the "
-        "last three tokens stand less for their places (LHT-CLIP, arXiv 2510.23894). Without effect on other towers.",
+        "measured with pretrained weights: SC-CLIP (arXiv 2411.15869) compares those behind block 9 of 12. On drawn "
+        "scenes `demo` gains at 0.33 and loses masks at 0.67 (configs/measured/settings.md). Others ignore it.",
     )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
         default=("{}",),

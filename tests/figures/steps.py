@@ -48,6 +48,11 @@ def cells(figures: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     return [each and {key: each[key] for key in ("value", "low", "high")} for each in found]
 
 
+def numbers_of(figure: Mapping[str, Any]) -> list[float]:
+    """Return a figure and its interval."""
+    return [figure[key] for key in ("value", "low", "high")]
+
+
 def n_of(found: Mapping[str, Any], images: str) -> str:
     """Return how many images, by this name, and phrases an evaluation has."""
     return f"{found['counts']['images']:,} {images}, {found['counts']['targets']:,} phrases"
@@ -89,7 +94,7 @@ def drawings(own: Photographs) -> Pages:
         {
             "about": "calibration error of score, 500 scenes, series 4242",
             "command": command,
-            "values": [found["calibration_error"][key] for key in ("value", "low", "high")],
+            "values": numbers_of(found["calibration_error"]),
         },
         {
             "about": "area under the risk-coverage curve by score, by mean heat, by similarity; the same scenes",
@@ -173,8 +178,8 @@ def photographs(own: Photographs) -> Pages:
             "about": f"{file.name}: calibration error of score, and the plain one; precision and share from 0.5 on",
             "command": command,
             "values": [
-                *found["calibration_error"].values(),
-                *found["calibration_error_plain"].values(),
+                *numbers_of(found["calibration_error"]),
+                *numbers_of(found["calibration_error_plain"]),
                 *(half["precision"], half["kept"]),
             ],
         }
@@ -182,7 +187,46 @@ def photographs(own: Photographs) -> Pages:
         for half in found["thresholds"]
         if half["score"] == 0.5
     ]
+    for label, other, names in GAINS:
+        gains = own.gains(dev, label, other, names)
+        said.append({"about": f"{label} over {other}: {', '.join(names)}", "command": command, "values": gains})
+    texts = [name for name in default["metrics"] if name.endswith("_above_text")]
+    values = [number for name in texts for number in numbers_of(default["metrics"][name])]
+    said.append({"about": f"defaults: {', '.join(texts)}", "command": command, "values": values})
+    said += coco(own)
     return {"photographs": {"tables": tables, "said": said}}
+
+
+BOXES: Final = ("box_recall", "pointing")
+GAINS: Final = (
+    ("photos", "alone", BOXES[:1]),
+    ("photos", "mean", BOXES[:1]),
+    ("alone", "mean", BOXES[:1]),
+    ("photos-fine", "photos", BOXES),
+    ("alone", "drawings", BOXES),
+    ("drawings", "apart", BOXES),
+)
+"""Datasets of dev by their labels, and the figures by which the first is compared with the second."""
+
+
+def coco(own: Photographs) -> list[dict[str, Any]]:
+    """The defaults and the settings of drawings on photographs of COCO, which show other things."""
+    default = own.figures("coco", "photo", "photos", file=PHOTO)
+    drawings = own.figures("coco", "photo", "drawings", *OF_DRAWINGS, file=PHOTO)
+    about = f"{default['counts']['images']} photographs of COCO, {default['counts']['targets']} phrases"
+    answers = ("pointing", "box_recall")
+    found = [number for each in (default, drawings) for name in answers for number in numbers_of(each["metrics"][name])]
+    gains = own.gains("coco", "photos", "drawings", answers)
+    command = "phrasebox run captions.json --images images/ --model photo; phrasebox eval --truth instances.json"
+    return [
+        {"about": f"{about}: {what}", "command": command, "values": values}
+        for what, values in (
+            ("calibration error of score", numbers_of(default["calibration_error"])),
+            ("pointing and box recall by default, with the settings of drawings", found),
+            ("pointing of the centre", numbers_of(default["metrics"]["centre"])),
+            ("defaults over the settings of drawings: pointing, box recall", gains),
+        )
+    ]
 
 
 ABSENT_WAYS: Final = {

@@ -55,7 +55,8 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
         "ece_there": figure,
         "kept": [{"presence": 0.1, "there": 0.9, "absent": 0.5}],
     }
-    own = SimpleNamespace(figures=lambda *_, **__: found)
+    gains = [0.1, 0.0, 0.2]
+    own = SimpleNamespace(figures=lambda *_, **__: found, gains=lambda *_: gains)
     tables = [table for step in (steps.photographs, steps.absent) for table in step(own)["photographs"]["tables"]]  # type: ignore[arg-type]
     assert [table["id"] for table in tables] == ["regions", "by-type", "absent", "min-presence"]
     for table in tables:

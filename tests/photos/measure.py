@@ -14,13 +14,17 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.estimates import weighted_estimate
+from pipeline.evaluate.evaluation import evaluation_of, outcomes_of
+from pipeline.evaluate.judged import judged_dataset
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 
@@ -110,3 +114,20 @@ class Photographs:
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(found), encoding="utf-8")
         return dict(json.loads(known.read_text("utf-8")))
+
+    def gains(self, name: str, label: str, other: str, figures: Sequence[str]) -> list[float]:
+        """Gains of a dataset over another one of these images: value, low and high of each figure, images paired."""
+        found = []
+        for each in (label, other):
+            made = self.out / "datasets" / name / each
+            judged = judged_dataset(made, self.truth(name), resized=name.endswith("train"))
+            found.append(outcomes_of(judged, judged.config(explains=False).regions, console, None))
+        images = np.array([query.image for query in found[0].queries if query.target is not None])
+        gains = []
+        for figure in figures:
+            own, base = (np.array(outcomes.values[figure], np.float64) for outcomes in found)
+            known = np.isfinite(own - base)
+            gain = (own - base)[known]
+            difference = weighted_estimate(lambda weights, gain=gain: weights @ gain / weights.sum(), images[known])
+            gains += [difference.value, difference.low, difference.high]
+        return gains
