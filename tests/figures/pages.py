@@ -31,7 +31,7 @@ MEASURED: Final = ROOT / "configs" / "measured"
 SHOWN: Final = ("n", "split", "model", "settings")
 MARKED: Final = re.compile(r"^<!-- table: (\S+) -->\n(.*?)^<!-- end -->\n", re.DOTALL | re.MULTILINE)
 CODE: Final = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
-FIGURE: Final = re.compile(r"(?<![\w.,])(\d+\.\d+|\d+(?=(?: to \d+)? %))(?![\w.]*\d)(?= %)?")
+FIGURE: Final = re.compile(r"(?<![\w.,])(\d+\.\d+|\d+(?=(?: to \d+)? %))(?![\w.]*\d)(?=((?: to [\d.]+)? %)?)")
 
 Pages = dict[str, dict[str, list[dict[str, Any]]]]  # page -> "tables" and "said"
 
@@ -122,7 +122,12 @@ def _cell(cell: Any, how: str, signed: bool) -> str:
 
 def figures_of(text: str) -> list[str]:
     """Return the decimal numbers and percentages of sentences, as written; those of tables, code and links are none."""
-    return [found[1] for found in FIGURE.finditer(CODE.sub("", MARKED.sub("", text)))]
+    return [figure for figure, _ in _figures_of(text)]
+
+
+def _figures_of(text: str) -> list[tuple[str, bool]]:
+    """Return the figures, and whether each is a percentage."""
+    return [(found[1], bool(found[2])) for found in FIGURE.finditer(CODE.sub("", MARKED.sub("", text)))]
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -142,11 +147,11 @@ def unknown(text: str, names: Sequence[str], other: Mapping[str, str]) -> list[s
     """Return the figures of sentences that, rounded as they are written, are not in the JSON of pages."""
     known = {abs(each) for name in names for key in ("tables", "said") for each in numbers(contents(name)[key])}
 
-    def is_known(figure: str) -> bool:
-        digits = len(figure.partition(".")[2])
-        return any(f"{each:.{digits}f}" == figure or f"{100 * each:.{digits}f}" == figure for each in known)
+    def is_known(figure: str, is_share: bool) -> bool:
+        digits, units = len(figure.partition(".")[2]), (1, 100) if is_share else (1,)
+        return any(f"{unit * each:.{digits}f}" == figure for each in known for unit in units)
 
-    return [figure for figure in figures_of(text) if figure not in other and not is_known(figure)]
+    return [figure for figure, is_share in _figures_of(text) if figure not in other and not is_known(figure, is_share)]
 
 
 def render() -> None:

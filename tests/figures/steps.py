@@ -17,7 +17,7 @@ from pipeline.evaluate.compare.maps import contenders_of
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.judged import judged_dataset
-from pipeline.evaluate.tune import tuned
+from pipeline.evaluate.tune import tuned, write_settings
 from stages.regions.config import Score
 from tests.figures.pages import ROOT, Pages, put, table
 from tests.figures.settings import GRIDS, SCORED
@@ -276,11 +276,14 @@ def absent(own: Photographs) -> Pages:
     return {"photographs": {"tables": tables, "said": []}}
 
 
+TUNED_ON: Final = 300
+
+
 def tune(own: Photographs) -> Pages:
-    """What `phrasebox tune` finds for cuts on 200 photographs of train."""
-    train = "flickr8k/train"
+    """What `phrasebox tune` finds on photographs of train, and how good it is on dev, which it did not see."""
+    train, dev, file = "flickr8k/train", "flickr8k/dev", own.out / "tuned.yaml"
     made = own.dataset(train, "photo", "photos", WITHOUT, file=PHOTO)
-    found = tuned(judged_dataset(made, own.truth(train), resized=True), console, most=200, maps={})
+    found = tuned(judged_dataset(made, own.truth(train), resized=True), console, most=TUNED_ON)
     names = ("pointing", "pointing_off_centre", "box_recall", "box_iou")
     rows = [["the defaults without a calibration", *(found["base"][name] for name in names), None]]
     for step in found["steps"]:
@@ -293,8 +296,19 @@ def tune(own: Photographs) -> Pages:
         "model": "photo",
     }
     columns = ("", "pointing", "off the centre", "box recall", "mean box IoU", "gain in box recall")
-    command = "phrasebox tune out/train --truth train.entities.tar.gz --resized --most 200"
-    return {"photographs": {"tables": [table("tuned", command, columns, rows, **known)], "said": []}}
+    command = f"phrasebox tune out/train --truth train.entities.tar.gz --resized --most {TUNED_ON} --out tuned.yaml"
+    tables = [table("tuned", command, columns, rows, **known)]
+    write_settings(found["settings"], file)
+    fit = own.dataset(train, "photo", "tuned", WITHOUT, file=file)
+    calibration = own.out / "tuned.json"
+    if not calibration.is_file():
+        truth = ("--truth", str(own.truth(train)), "--resized")
+        called("-m", "pipeline", "calibrate", str(fit), *truth, "--out", str(calibration))
+    own.figures(dev, "photo", "photos", file=PHOTO, absent=True)
+    own.figures(dev, "photo", "tuned", f"regions.calibration={calibration}", file=file)
+    gains = [number for other in ("photos", "photos-fine") for number in own.gains(dev, "tuned", other, BOXES)]
+    about = f"settings of tune with a calibration of their own, dev, over photos and photos-fine: {', '.join(BOXES)}"
+    return {"photographs": {"tables": tables, "said": [{"about": about, "command": command, "values": gains}]}}
 
 
 def settings(own: Photographs) -> Pages:
