@@ -158,7 +158,7 @@ def photographs(own: Photographs) -> Pages:
         found = own.figures(dev, "photo", name, *settings, file=PHOTO)["metrics"]
         rows.append([label, "none", *cells(found, [*WHERE])])
     default = own.figures(dev, "photo", "photos", file=PHOTO, absent=True)
-    fine = own.figures(dev, "photo", "photos-fine", file=FINE, absent=True)
+    fine = own.figures(dev, "photo", "photos-fine", file=FINE)
     rows.append(["**`photo`, defaults** (`photos.yaml`)", "500", *cells(default["metrics"], [*WHERE])])
     fine_label = "**`photo`, `photos-fine.yaml`**: three sizes of each image"
     rows.append([fine_label, "500", *cells(fine["metrics"], [*WHERE])])
