@@ -46,13 +46,10 @@ def in_words(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
     elif kind == "path_type":
         message = "expected a path"
     message = re.sub("^Input should be ", "expected ", message).partition(", unable to ")[0]
-    if _is_short(problem["input"]) and "got " not in message:
-        message += f", got {problem['input']!r}"
+    value = problem["input"]
+    if isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80 and "got " not in message:
+        message += f", got {value!r}"
     return name, message
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
 
 
 def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -197,7 +197,7 @@ def dataset_card(
 # Regions for the phrases of captions
 
 Made by phrasebox with the model `{model}` from captioned images: noun phrases of the captions, {made}.
-Nobody looked at the regions; filter them by `score` before you trust them. {score}
+Nobody has checked every region: filter them by `score` before you trust them. {score}
 The licence of the images and captions is that of their source.
 
 | | |

@@ -15,6 +15,7 @@ from pipeline.commands.tables import compact_table, heading
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
+from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
 
@@ -56,6 +57,8 @@ def tune(
     """
     if (truth is not None) == reviews:
         raise ConfigError("tune needs --truth FILE or --reviews, and not both")
+    if out is not None:
+        check_writable("--out", out)
     changed = moved(images, settings)
     judged, wrong = (
         reviewed_dataset(dataset, changed)
@@ -64,14 +67,13 @@ def tune(
     )
     decides: Figure = by or ("agreement" if reviews else "box_recall")
     figures = tuned(judged, errors if as_json else console, wrong=wrong, by=decides, most=most, minutes=minutes)
-    if out is not None:
-        write_settings(figures["settings"], out)
     if as_json:
         print_json(figures)
-        return
-    print_tuning(figures, console)
+    else:
+        print_tuning(figures, console)
     if out is not None:
-        console.print(f"the best settings are in {out}", soft_wrap=True)
+        write_settings(figures["settings"], out)
+        (errors if as_json else console).print(f"the best settings are in {out}", soft_wrap=True)
 
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:

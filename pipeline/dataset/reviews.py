@@ -153,7 +153,7 @@ def read_reviews(dataset: AnyPath) -> Reviews:
     try:
         for path in found_in(dataset, FILES):
             latest = datetime.min.replace(tzinfo=UTC)
-            for line in _lines(path):
+            for line in lines_of(path):
                 try:
                     review = Review.model_validate_json(line)
                 except ValidationError:
@@ -237,7 +237,7 @@ def append_review(dataset: AnyPath, review: Review) -> None:
     os.close(folder)
 
 
-def _lines(path: AnyPath) -> Iterator[bytes]:
+def lines_of(path: AnyPath) -> Iterator[bytes]:
     """Yield the lines that are not empty. One that is too long comes in parts, none of which can be read."""
     if isinstance(path, ObjectPath):
         file: IO[bytes] = io.BytesIO(path.open().read(MOST_BYTES + 1))

@@ -55,9 +55,7 @@ class Outcomes:
     values: dict[str, list[float]] = field(default_factory=dict)  # metric -> of each query with a target, or NaN
     queries: list[Query] = field(default_factory=list)  # all, without their maps
     is_first: list[bool] = field(default_factory=list)  # not the same text for the same boxes of an image again
-    heat: list[float] = field(
-        default_factory=list
-    )  # mean inside each region of the first ones, 0 .. 1 of the highest; empty without maps
+    heat: list[float] = field(default_factory=list)  # mean in each region of the first ones, 0 .. 1; none without maps
     groupings: list[Grouping] = field(default_factory=list)  # of each image
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,14 @@ class JudgedDataset:
     """A finished dataset, the ground truth, and which images both have.
 
     `settings` are KEY=VALUE over the dataset's configuration: for files that moved, for the device, for other values.
+    `by` is the column of the dataset that the ground truth knows its images by.
     """
 
     dataset: Dataset
     settings: Sequence[str]
     truth: GroundTruth
     matched: ImageMatches
+    by: Literal["file_name", "sample_id"] = "file_name"
 
     def asks_for_cut(self) -> JudgedDataset:
         """Return the same with the rule that the run asked for: without a cut it stored the rule that it used instead.
@@ -69,12 +71,12 @@ class JudgedDataset:
         """Yield the rows of the images that the ground truth has. maps: with the stored heat maps, if there are any."""
         left_out = {"image"} if maps else {"image", "heat_maps"}
         for row in self.dataset.rows([name for name in self.dataset.columns if name not in left_out]):
-            if row["file_name"] in self.matched.images:
+            if row[self.by] in self.matched.images:
                 yield row
 
     def image_of(self, row: Mapping[str, Any]) -> TruthImage:
         """Return the ground truth of a row."""
-        return self.matched.images[row["file_name"]]
+        return self.matched.images[row[self.by]]
 
     def queries(
         self, row: Mapping[str, Any], phrases: Sequence[Phrase], maps: Mapping[str, HeatMap] = MappingProxyType({})

@@ -216,7 +216,7 @@ def queries_of(
     if row["error"] is None:
         check_size(row["file_name"], size_hw, image)
     size_hw = true_hw if 0 in size_hw else size_hw
-    heats = _at_image_size(maps, size_hw)
+    heats = {text: ImageHeat(heat_map, size_hw) for text, heat_map in maps.items() if not heat_map.fault}
     answers: dict[str, dict[Answer, None]] = {}  # a phrase that is in a row twice has its regions twice
     for annotation in row["annotations"]:
         answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
@@ -251,10 +251,6 @@ def queries_of(
 def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) -> bool:
     names = {phrase.text, phrase.head}
     return phrase.text in image.absent or bool(names & categories and not names & image.present)
-
-
-def _at_image_size(maps: Mapping[str, HeatMap], size_hw: tuple[int, int]) -> dict[str, ImageHeat]:
-    return {text: ImageHeat(heat_map, size_hw) for text, heat_map in maps.items() if not heat_map.fault}
 
 
 def _answer(annotation: Mapping[str, Any]) -> Answer:

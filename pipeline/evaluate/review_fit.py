@@ -25,7 +25,7 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.estimates import FOLDS
 from pipeline.evaluate.presence import model_graph, store
 from pipeline.evaluate.review_truth import reviewed_dataset
-from pipeline.evaluate.reviewed import Reviewed, calibration_of, reviewed_regions, share_of
+from pipeline.evaluate.reviewed import Reviewed, calibration_of, latest, reviewed_regions, share_of
 from pipeline.graph import calibration_basis
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable
@@ -83,11 +83,8 @@ def fit_answers(features: Floats, odds: Floats, said: NDArray[np.str_], known: C
     fit = LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
     if not has_presence:
         return ReviewFit(fit, None)
-    x, prior, precision = (
-        np.column_stack([np.ones(len(odds)), odds]),
-        np.array([0.0, 1.0]),
-        np.array([THERE, CERTAINTY]),
-    )
+    x = np.column_stack([np.ones(len(odds)), odds])
+    prior, precision = np.array([0.0, 1.0]), np.array([THERE, CERTAINTY])
     found = most_likely(x, there, prior, precision)
     if found[1] < 0.0:  # presence must not fall with its odds
         found = np.array([*most_likely(x[:, :1], there, prior[:1], precision[:1]), 0.0])
@@ -106,18 +103,21 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     is not found, or if `out` cannot be written.
     """
     check_writable("--out", out)
-    reviewed = reviewed_regions(open_dataset(path))
-    if len(reviewed.said) < FEWEST:
-        raise InputError(f"{len(reviewed.said)} answers count: a calibration needs at least {FEWEST}")
+    reviewed_regions(open_dataset(path))  # before a model is loaded it says what is wrong with the answers
     judged, _ = reviewed_dataset(path, settings)
     graph, dataset = model_graph(judged), judged.dataset
     config, known = graph.settings(judged.config()), graph.cuts.calibration  # which knows presence alone, or nothing
+    since = "" if known is None else known.made_from.get("answered", "")  # it was fitted to the answers until then
+    reviewed = reviewed_regions(dataset, since)
+    if len(reviewed.said) < FEWEST:
+        new = " since its calibration was fitted to others" if since else ""
+        raise InputError(f"{len(reviewed.said)} answers count{new}: a calibration needs at least {FEWEST}")
     if dataset.manifest.get("calibration") not in (None, graph.calibration):
         raise ConfigError(
             f"{path}: its scores were made with another calibration than is found now; name that one with "
             "--set regions.calibration=FILE"
         )
-    mapped = judged.mapped(judged.graph(pixels=config.regions.needs_pixels), console)
+    mapped = judged.mapped(judged.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam"), console)
     evidence = _evidence_of(reviewed, mapped, RegionsStage(config.regions, known))
     features = np.array([[measure(each) for measure in FEATURES.values()] for each in evidence])
     presences = reviewed.field("presence").astype(np.float64)  # NaN where it is not known
@@ -135,6 +135,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
             "reviews": len(reviewed.said),
             "dataset": dataset.path.name,
             "answers": reviewed.counts,
+            "answered": latest(review for own in reviewed.reviews for review in own),
             "reviewers": reviewed.reviewers,
             "precision": config.model.precision,
             "images": 0 if known is None else known.made_from.get("images", 0),  # that presence is from
@@ -166,8 +167,8 @@ def _evidence_of(
     keys = [(each.annotation["image_id"], key.phrase, key.bbox) for key, each in reviewed.regions.items()]
     if missing := [key for key in keys if key not in found]:
         raise InputError(
-            f"{len(missing)} of {len(keys)} reviewed regions are cut otherwise with these settings, such as that of "
-            f"{missing[0][1]!r}"
+            f"{len(missing)} of {len(keys)} reviewed regions, such as that of {missing[0][1]!r}, are cut otherwise "
+            "with these settings, or their images cannot be read"
         )
     return [found[key] for key in keys]
 

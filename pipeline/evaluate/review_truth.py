@@ -14,7 +14,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
 
-Boxes = dict[tuple[str, str], list[Box]]  # by file name and phrase
+Boxes = dict[tuple[str, str], list[Box]]  # by id of the sample and phrase
 
 
 def reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[JudgedDataset, Boxes]:
@@ -29,33 +29,34 @@ def reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[JudgedDa
     reviews = read_reviews(dataset.path)
     answers, corrections = reviews.merged(), reviews.corrections
     found = find_regions(dataset, {*answers, *corrections})
-    images = list(dataset.rows(["file_name", "height", "width"]))
+    images = list(dataset.rows(["sample_id", "file_name", "height", "width"]))
     right: Boxes = defaultdict(list)
     wrong: Boxes = defaultdict(list)
     absent: dict[str, set[str]] = defaultdict(set)
     for key, region in found.items():
-        file_name, correction = images[region.row]["file_name"], corrections.get(key)
+        # Several rows may share an image, each with its own phrases, of which only some were looked at.
+        sample, correction = images[region.row]["sample_id"], corrections.get(key)
         if correction is not None:
-            wrong[file_name, key.phrase].append(key.bbox)
+            wrong[sample, key.phrase].append(key.bbox)
             if correction.box_xywh_px is not None:
-                right[file_name, key.phrase].append(correction.box_xywh_px)
+                right[sample, key.phrase].append(correction.box_xywh_px)
         elif answers[key] == "absent":
-            absent[file_name].add(key.phrase)
+            absent[sample].add(key.phrase)
         elif answers[key] != "unsure":
-            (right if answers[key] == "right" else wrong)[file_name, key.phrase].append(key.bbox)
-    names = {name for name, _ in [*right, *wrong]} | set(absent)
-    if not names:
+            (right if answers[key] == "right" else wrong)[sample, key.phrase].append(key.bbox)
+    samples = {sample for sample, _ in [*right, *wrong]} | set(absent)
+    if not samples:
         raise InputError(f"{path} has no reviewed regions; phrasebox inspect {path} --review collects them")
     truth = {}
     for row in images:
-        name = row["file_name"]
-        if name in names:
+        sample, name = row["sample_id"], row["file_name"]
+        if sample in samples:
             targets = (
                 TruthTarget(phrase=phrase, boxes_xywh_px=tuple(boxes), match="phrase")
                 for (own, phrase), boxes in right.items()
-                if own == name
+                if own == sample
             )
             size = {"width_px": row["width"], "height_px": row["height"]}
-            truth[name] = TruthImage(file_name=name, targets=tuple(targets), absent=frozenset(absent[name]), **size)
-    matched = ImageMatches(images=truth, by_stem=0, ambiguous=0)
-    return JudgedDataset(dataset=dataset, settings=settings, truth=GroundTruth(images=truth), matched=matched), wrong
+            truth[sample] = TruthImage(file_name=name, targets=tuple(targets), absent=frozenset(absent[sample]), **size)
+    known, matched = GroundTruth(images=truth), ImageMatches(images=truth, by_stem=0, ambiguous=0)
+    return JudgedDataset(dataset=dataset, settings=settings, truth=known, matched=matched, by="sample_id"), wrong

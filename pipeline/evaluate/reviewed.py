@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import Any, Final
 
 import numpy as np
@@ -56,10 +57,10 @@ class Reviewed:
         return dict(sorted(Counter(review.reviewer for own in self.reviews for review in own).items()))
 
 
-def reviewed_regions(dataset: Dataset) -> Reviewed:
-    """Read the answers beside a dataset. Raise InputError if none counts, or if a file is damaged."""
+def reviewed_regions(dataset: Dataset, since: str = "") -> Reviewed:
+    """Read the answers beside a dataset, or those `since` a time. Raise InputError if none counts, or for damage."""
     reviews = read_reviews(dataset.path)
-    merged = reviews.merged()
+    merged = {key: said for key, said in reviews.merged().items() if latest(reviews.answers[key].values()) > since}
     found = find_regions(dataset, merged.keys(), ("score", "presence", "image_id"))
     said = Counter(merged[key] for key in found)
     counts: dict[str, int] = {answer: said[answer] for answer in ("right", "wrong", "absent", "unsure")}
@@ -81,6 +82,11 @@ def reviewed_regions(dataset: Dataset) -> Reviewed:
         reviews=[list(reviews.answers[key].values()) for key in found],
         counts=counts,
     )
+
+
+def latest(reviews: Iterable[Review]) -> str:
+    """Return when the last answer was given, in UTC."""
+    return max((review.time.astimezone(UTC).isoformat() for review in reviews), default="")
 
 
 def review_figures(reviewed: Reviewed) -> dict[str, Any]:

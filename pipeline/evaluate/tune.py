@@ -87,7 +87,7 @@ _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": 
 
 FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the cuts have the rest
 
-Wrong = Mapping[tuple[str, str], Sequence[Box]]  # file name and phrase -> boxes that people called wrong
+Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +192,7 @@ class Trials:
                 for name in FIGURES[:-2] if query.target is not None else ():
                     own[name].append(value_of(name, query))
             for phrase, region in best.items():
-                if is_right(region["bbox"], (self.wrong or {}).get((row["file_name"], phrase), ())):
+                if is_right(region["bbox"], (self.wrong or {}).get((row["sample_id"], phrase), ())):
                     own["agreement"].append(0.0)
             for name, found in own.items():
                 values[name].append([value for value in found if not math.isnan(value)])

@@ -18,13 +18,14 @@ from typing import Any, Final
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import is_own
+from pipeline.dataset.reviews import FILES, lines_of
 from pipeline.dataset.tally import together
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
-from stages.shared.storage import AnyPath, copy, replacing, sizes_in
+from stages.shared.storage import AnyPath, copy, found_in, replacing, sizes_in
 from stages.write import RollingParquet, Tally, row_group_rows
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
@@ -74,6 +75,9 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         folder.begin(found, noted)
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
+        for number, dataset in enumerate(datasets):  # answers and corrections name regions, whose ids stay
+            for place, file in enumerate(found_in(dataset.path, FILES)):
+                (folder.path / f"reviews-{number}-{place}.jsonl").write_bytes(b"".join(lines_of(file)))
         sizes = {path: size for one in datasets for path, size in sizes_in(one.path / "data", "*.parquet").items()}
         shards = [shard for dataset in datasets for shard in dataset.shards]
         groups = together(shards, sizes, COMPACT_BYTES) if compact else [[shard] for shard in shards]

@@ -131,7 +131,8 @@ def sample_view(
     for places in equal.values():
         first, entries = places[0], [annotations[place] for place in places]
         one = entries[0]
-        correction = corrections.get(RegionKey.of(one))
+        phrase, correction = one["phrase"], corrections.get(RegionKey.of(one))
+        shown = phrase if len(phrase) <= _MOST_LETTERS else phrase[: _MOST_LETTERS - 1].rstrip() + "…"
         region = RegionView(
             number=first,
             annotation=one,
@@ -141,7 +142,7 @@ def sample_view(
             box_xywh_px=(correction.box_xywh_px if correction else None) or one["bbox"],
             correction=correction.action if correction else None,
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
-            label=_label(one["phrase"], one["score"]),
+            label=f"{shown} {one['score']:.2f}",
             group=groups[things[first]],
             leads=one["phrase"] == best[things[first]]["phrase"],
             found=None if found is None else any(entry["id"] in found for entry in entries),
@@ -158,10 +159,6 @@ def sample_view(
     ]
     regions.sort(key=lambda one: (-one.area_share, one.number))
     return SampleView(number=number, row=row, captions=captions, regions=regions, mark=mark or "")
-
-
-def _label(phrase: str, score: float) -> str:
-    return f"{phrase if len(phrase) <= _MOST_LETTERS else phrase[: _MOST_LETTERS - 1].rstrip() + '…'} {score:.2f}"
 
 
 def caption_parts(

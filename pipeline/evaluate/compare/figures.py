@@ -202,18 +202,14 @@ def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: s
                 rows.append((alike, float("nan")) if a.thing == b.thing else (float("nan"), alike))
                 owners.append(image.number)
     columns = np.array(rows, np.float64).reshape(-1, 2)
-    return Numbers(
-        values={"same_thing": columns[:, 0], "other_thing": columns[:, 1]}, images=np.array(owners, np.int64)
-    )
+    values = {"same_thing": columns[:, 0], "other_thing": columns[:, 1]}
+    return Numbers(values=values, images=np.array(owners, np.int64))
 
 
 def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Pearson's correlation of two maps, -1 .. 1. Maps of different grids are compared on the finer one's."""
     finer = max(a.shape, b.shape, key=lambda shape: shape[0] * shape[1])
-    first, second = (
-        each if each.shape == finer else cv2.resize(each, finer[::-1], interpolation=cv2.INTER_LINEAR)
-        for each in (a, b)
-    )
+    first, second = (each if each.shape == finer else cv2.resize(each, finer[::-1]) for each in (a, b))  # bilinear
     return pearson(first.astype(np.float64), second.astype(np.float64))
 
 

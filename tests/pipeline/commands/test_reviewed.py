@@ -76,6 +76,15 @@ def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn
     assert "another calibration" in err
 
 
+def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answered, tmp_path) -> None:
+    file = tmp_path / "c.json"
+    printed("calibrate", answered, "--reviews", "--out", file)
+    again = Path(str(run(config_of(drawn, tmp_path / "again", **SETTINGS, regions={"calibration": str(file)}), QUIET)))
+    shutil.copy(answered / REVIEWS_FILE, again)
+    code, _, err = called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
+    assert (code, "since its calibration was fitted" in err or "no answers that count" in err) == (2, True), err
+
+
 def test_statistics(drawn: Path, answered: Path) -> None:
     figures = json.loads(printed("stats", answered, "--reviews", "--json"))
     true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False)["thresholds"][0]["precision"]

@@ -163,6 +163,28 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
     assert yaml.safe_load((tmp_path / "t.yaml").read_text()).keys() == {"explain", "regions"}
 
 
+def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text().splitlines()[:4]]
+    captions = [{"image": row["image"], "caption": text} for row in rows for text in ("A red ball.", "A blue box.")]
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in captions))
+    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(drawn / "images")}
+    made = Path(run(config_of(drawn, tmp_path / "made", input=source, regions={"calibration": "none"}), QUIET))
+    regions = [region for row in open_dataset(made).rows() for region in row["annotations"]]
+    for region in regions:
+        append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
+    judged, wrong = reviewed_dataset(made)
+    found = tuned(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
+    assert found["start"]["agreement"] == 1.0
+    assert found["start"]["reviewed"] == len(regions)
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(
+    dataset: Path, drawn: Path, tmp_path: Path
+) -> None:
+    code, out, err = called("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path)
+    assert (code, "it is a folder" in err, "box recall" in out) == (2, True, False)
+
+
 def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
     printed = StringIO()
     print_tuning(figures, Console(file=printed, width=120))

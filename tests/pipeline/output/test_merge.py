@@ -16,6 +16,7 @@ import pytest
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import ImageSource, is_own
+from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review, append_review, read_reviews
 from pipeline.dataset.validate import validate
 from pipeline.output import ids
 from pipeline.output import merge as merge_module
@@ -57,6 +58,25 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     assert categories[0].equals(categories[1])
     assert [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))] == before
     assert merge(parts[::-1], tmp_path / "out") is None, "a second time there is nothing to do"
+
+
+def test_answers_and_corrections_go_with_the_regions(parts: list[Path], tmp_path: Path) -> None:
+    own = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    keys = []
+    for one, action in zip(own, ("right", "delete", None), strict=True):
+        row = next(row for row in open_dataset(one).rows() if row["annotations"])
+        keys.append(RegionKey.of(row["annotations"][0]))
+        said = {"action": "delete"} if action == "delete" else {"answer": action}
+        if action is not None:
+            append_review(one, Review(**keys[-1]._asdict(), reviewer="ann", **said))
+    for number in range(2):
+        merge(own, tmp_path / f"out-{number}", compact=bool(number))
+        found = read_reviews(tmp_path / f"out-{number}")
+        assert found.merged() == {keys[0]: "right"}
+        assert set(found.corrections) == {keys[1]}
+    (own[2] / REVIEWS_FILE).symlink_to(own[0] / REVIEWS_FILE)
+    with pytest.raises((PhraseboxError, OSError)):
+        merge(own, tmp_path / "linked")
 
 
 def test_a_run_over_the_whole_input_has_nothing_to_do_there(parts, scenes_config, tmp_path) -> None:
