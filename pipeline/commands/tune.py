@@ -78,7 +78,8 @@ def tune(
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
     """Return the table for people: a line for each try with what it brings, and the settings that stay."""
-    shown, by = [name for name in FIGURES if figures["start"][name] is not None], figures["by"]
+    by, is_wide = figures["by"], console.width >= 110  # others have room for the figure that decides alone
+    shown = [name for name in FIGURES if figures["start"][name] is not None and (is_wide or name == by)]
     table = compact_table("", [*map(heading, shown), "gain", "from", "to"])
 
     def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
@@ -90,9 +91,8 @@ def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
     steps = figures["steps"]
     for number, step in enumerate(steps, start=1):
         values = " ".join(str(value) for value in step["changes"].values())
-        known = [
-            "-" if step["gain"][each] is None else f"{step['gain'][each]:+.3f}" for each in ("value", "low", "high")
-        ]
+        gain = step["gain"]
+        known = ["-" if gain[each] is None else f"{gain[each]:+.3f}" for each in ("value", "low", "high")]
         ends = number == len(steps) or steps[number]["group"] != step["group"]
         add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *known, ends=ends)
     add("the best", figures["figures"])

@@ -178,9 +178,7 @@ def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Pat
     assert found["start"]["reviewed"] == len(regions)
 
 
-def test_a_file_that_cannot_be_written_is_named_before_the_work(
-    dataset: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_written_is_named_before_the_work(dataset: Path, drawn: Path, tmp_path: Path) -> None:
     code, out, err = called("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path)
     assert (code, "it is a folder" in err, "box recall" in out) == (2, True, False)
 
@@ -194,6 +192,10 @@ def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
         assert words in text
     assert f"{figures['start']['box_recall']:.3f}" in text
     assert "agreement" not in text
+    narrow = StringIO()
+    print_tuning(figures, Console(file=narrow, width=80))
+    assert "…" not in narrow.getvalue()
+    assert f"{figures['start']['box_recall']:.3f}" in narrow.getvalue()
 
 
 def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path: Path) -> None:
