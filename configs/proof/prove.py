@@ -40,8 +40,8 @@ from tests.figures.pages import as_markdown
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RESAMPLES: Final = 2000
-FROZEN, CAPTIONS, SHUFFLED, EXACT = "frozen", "captions", "shuffled", "exact"
-AGAINST: Final = (FROZEN, CAPTIONS, SHUFFLED)  # arms whose difference from every other is shown
+FROZEN, CAPTIONS, SHUFFLED, EXACT, TEXT = "frozen", "captions", "shuffled", "exact", "text only"
+AGAINST: Final = (FROZEN, CAPTIONS, TEXT, SHUFFLED)  # arms whose difference from every other is shown
 
 Floats = NDArray[np.float64]
 
@@ -255,7 +255,16 @@ class Proof:
                 {"name": plan["name"], "columns": columns, "rows": rows, **known},
                 {"name": f"{plan['name']}-costs", "columns": titles, "rows": costs, **known},
             ],
-            "said": [said for arm in first if arm.startswith("ours") for said in self.places(first, arm)],
+            "said": [
+                *(said for arm in first if arm.startswith("ours") for said in self.places(first, arm)),
+                *(
+                    {
+                        "about": f"{plan['name']}, {figure}: {arm} over {other}",
+                        "values": [*interval(values[figure][arm] - values[figure][other]).values()],
+                    }
+                    for (arm, other), figure in product(plan["pairs"], plan["figures"])
+                ),
+            ],
         }
 
     def places(self, first: Mapping[str, Floats], arm: str) -> list[dict[str, Any]]:

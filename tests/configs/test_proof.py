@@ -87,6 +87,7 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     plan = yaml.safe_load(path.read_text("utf-8"))
     assert {"captions", "exact", "ours", "shuffled", "text only"} <= plan["arms"].keys()
     assert plan["primary"] in plan["figures"]
+    assert {arm for pair in plan["pairs"] for arm in pair} <= plan["arms"].keys()
     assert len(plan["seeds"]) >= 5
     assert all(isinstance(rate, float) for rate in plan["learning_rates"]), "YAML takes 1e-4 for a text"
     assert plan["choosing_seed"] not in plan["seeds"]
@@ -122,7 +123,7 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     plan["tuning"].update(batch_size=8, epochs=0.4)
     plan["sources"] = {name: plan["sources"][name] for name in ("ours", "exact")}
     names = ("captions", "text only", "ours", "shuffled", "exact")
-    plan["arms"] = {name: plan["arms"][name] for name in names}
+    plan["arms"], plan["pairs"] = {name: plan["arms"][name] for name in names}, [["exact", "ours"]]
     plan["seeds"], plan["learning_rates"] = [0], [1e-4]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     out = tmp_path / "out"
