@@ -485,8 +485,6 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 
 NOT_MADE: Final = {
     "explainers": ("scenes-earlier", "photographs-earlier", "single-head"),
-    "photographs": ("absent-others",),
-    "proof": ("interpolated",),
     "speed": ("whole-run",),
 }
 """Page -> tables that no step makes yet."""
