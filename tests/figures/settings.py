@@ -99,10 +99,7 @@ GRIDS: Final = (
         OF_DRAWINGS,
         ("none", UNGUIDED),
         *((f"propagation, reach {reach}", f"{SPREAD}{reach}") for reach in (0.5, 0.65, 0.8)),
-        *(
-            (f"reach 0.65, tokens before block {block} instead of 2", f"{SPREAD}0.65 explain.affinity_depth={depth}")
-            for block, depth in ((3, 0.5), (4, 0.67))
-        ),
+        ("reach 0.65, tokens before block 3 instead of 2", f"{SPREAD}0.65 explain.affinity_depth=0.5"),
         ("guided, fixed share 0.45, with propagation", f"{SPREAD}0.65 {GUIDED}0.45"),
         ("GrabCut, with propagation", f"{SPREAD}0.65 {GRABCUT}"),
     ),

@@ -321,7 +321,7 @@ def settings(own: Photographs) -> Pages:
             name = f"{grid.page}-{grid.name}-{number}"
             found = own.figures(grid.images, grid.model, name, *grid.common.split(), *changes.split())
             rows.append([label, *cells(found["metrics"], grid.columns)])
-        columns = [grid.title, *(name.replace("_", " ") for name in grid.columns)]
+        columns = [grid.title, *(name.replace("_", " ").replace("iou", "IoU") for name in grid.columns)]
         command = f"python -m tests.figures --only settings: phrasebox run with {grid.common}"
         made = table(
             grid.name,
