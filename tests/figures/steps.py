@@ -257,6 +257,7 @@ def absent(own: Photographs) -> Pages:
     rows = [[label, *(cells(found, [name])[0] for found in shown)] for name, label in ABSENT_ROWS.items()]
     for label, name in (("calibration error of `score`", "ece"), ("of phrases that are there", "ece_there")):
         rows.append([label, *(cells(found, [name])[0] for _, found in columns)])
+    rows = [row for row in rows if any(row[1:])]
     kept = [
         [f"{here['presence']:g}", *(100 * each[kind] for each in (here, there) for kind in ("there", "absent"))]
         for here, there in zip(photos["kept"], scenes["kept"], strict=True)
