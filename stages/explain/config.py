@@ -68,7 +68,7 @@ class ExplainerConfig(BaseModel):
         le=1.0,
         description="With a class token: the block whose incoming tokens are compared, as a share of all blocks. Not "
         "measured with pretrained weights: SC-CLIP (arXiv 2411.15869) compares those behind block 9 of 12. On drawn "
-        "scenes `demo` gains at 0.33 and loses masks at 0.5 (configs/measured/settings.md). Others ignore it.",
+        "scenes `demo` gains at 0.33 and not at 0.5 (configs/measured/settings.md). Others ignore it.",
     )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
         default=("{}",),
