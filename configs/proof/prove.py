@@ -180,7 +180,7 @@ class Proof:
         return float(rates[best])
 
     def chosen_by(self, arm: str, rate: float) -> float:
-        """Return the primary figure of an arm on the images that learning rates are chosen on."""
+        """Return the primary figure of an arm, once it has learned, on the images that learning rates are chosen on."""
         self.tune(arm, rate, self.plan["choosing_seed"], "choose")
         hits = self.hits([self.scored("choose", f"{arm}-{rate:g}-{self.plan['choosing_seed']}")], self.plan["primary"])
         right, asked = hits.sum(axis=(0, 1))

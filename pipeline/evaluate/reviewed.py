@@ -68,8 +68,8 @@ def reviewed_regions(dataset: Dataset, since: str = "") -> Reviewed:
     regions = {key: region for key, region in found.items() if merged[key] != "unsure"}
     if not regions:
         known = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        ask = f"phrasebox inspect {dataset.path} --review collects them"
-        raise InputError(f"{dataset.path} has no answers that count{f' ({known})' if known else ''}; {ask}")
+        new, ask = "new " * bool(since), f"phrasebox inspect {dataset.path} --review collects them"
+        raise InputError(f"{dataset.path} has no {new}answers that count{f' ({known})' if known else ''}; {ask}")
     population = population_of(dataset)
     place_of = {number: place for place, number in enumerate(population.ids.tolist())}
     places = np.array([place_of[key.annotation_id] for key in regions], np.int64)

@@ -18,7 +18,7 @@ from typing import Any, Final
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import is_own
-from pipeline.dataset.reviews import FILES, lines_of
+from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.dataset.tally import together
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
@@ -45,7 +45,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     compact: Put shards together up to `COMPACT_BYTES`; this also takes one dataset that is no part.
 
     Raises:
-        InputError: A part is unfinished, damaged, missing, there twice, of another input or of other settings.
+        InputError: A part is unfinished, damaged, missing, there twice, or of another input or other settings.
         ResumeError: `out` holds something else.
         OutputError: `out` cannot be written to.
     """
@@ -53,6 +53,8 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     if not (compact and [_part_of(dataset) for dataset in datasets] == [None]):
         _reject_incomplete(datasets)
     _reject_other_settings(datasets)
+    for dataset in datasets:
+        read_reviews(dataset.path)
     first, like = datasets[0].manifest, next((one for one in datasets if one.shards), datasets[0])
     run, settings = first["run"], first["config"]
     own = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
@@ -75,9 +77,8 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         folder.begin(found, noted)
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
-        for number, dataset in enumerate(datasets):  # answers and corrections name regions, whose ids stay
-            for place, file in enumerate(found_in(dataset.path, FILES)):
-                (folder.path / f"reviews-{number}-{place}.jsonl").write_bytes(b"".join(lines_of(file)))
+        for number, file in enumerate(file for dataset in datasets for file in found_in(dataset.path, FILES)):
+            (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))  # they name regions by ids
         sizes = {path: size for one in datasets for path, size in sizes_in(one.path / "data", "*.parquet").items()}
         shards = [shard for dataset in datasets for shard in dataset.shards]
         groups = together(shards, sizes, COMPACT_BYTES) if compact else [[shard] for shard in shards]

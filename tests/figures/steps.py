@@ -282,7 +282,7 @@ TUNED_ON: Final = 300
 
 
 def tune(own: Photographs) -> Pages:
-    """What `phrasebox tune` finds on photographs of train, and how good it is on dev, which it did not see."""
+    """Settings that `phrasebox tune` finds on photographs of train, measured on dev, which it did not see."""
     train, dev, file = "flickr8k/train", "flickr8k/dev", own.out / "tuned.yaml"
     made = own.dataset(train, "photo", "photos", WITHOUT, file=PHOTO)
     found = tuned(judged_dataset(made, own.truth(train), resized=True), console, most=TUNED_ON)
