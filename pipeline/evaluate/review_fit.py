@@ -110,9 +110,8 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     since = "" if known is None else known.made_from.get("answered", "")  # it was fitted to the answers until then
     reviewed = reviewed_regions(dataset, since)
     if len(reviewed.said) < FEWEST:
-        raise InputError(
-            f"{len(reviewed.said)} {'new ' * bool(since)}answers count: a calibration needs at least {FEWEST}"
-        )
+        which = "new answers" if since else "answers"
+        raise InputError(f"{len(reviewed.said)} {which} count: a calibration needs at least {FEWEST}")
     if dataset.manifest.get("calibration") not in (None, graph.calibration):
         raise ConfigError(
             f"{path}: its scores were made with another calibration than is found now; name that one with "

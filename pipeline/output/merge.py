@@ -53,8 +53,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     if not (compact and [_part_of(dataset) for dataset in datasets] == [None]):
         _reject_incomplete(datasets)
     _reject_other_settings(datasets)
-    for dataset in datasets:
-        read_reviews(dataset.path)
+    list(map(read_reviews, [dataset.path for dataset in datasets]))  # which rejects damaged ones
     first, like = datasets[0].manifest, next((one for one in datasets if one.shards), datasets[0])
     run, settings = first["run"], first["config"]
     own = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
