@@ -358,28 +358,33 @@ PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *CURVED)
 SANE: Final = ("weights_all", "phrase_swapped")
 PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
 PERTURBED: Final = "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
-CHEAP: Final = ",".join(each.label for each in contenders_of(None, "class_token", "demo"))
-EXPLAINED: Final = {
-    "scenes": ("demo", f"{CHEAP},grad_eclip:blocks=1", 200, (*LOCAL, *SANE)),
-    "photographs": ("photo", None, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
-    "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, (*LOCAL, *SANE)),
-    "patented-photographs": ("photo", PATENTED, 200, (*PLACES, *SANE)),
-    "perturbation-scenes": ("demo", PERTURBED.format(256, 128), 24, LOCAL),
-    "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, PLACES),
+ONE_HEAD: Final = "grad_eclip:heads=single"
+CHEAP: Final = {
+    "demo": ",".join(each.label for each in contenders_of(None, "class_token", "demo")),
+    "photo": ",".join(each.label for each in contenders_of(None, "attention_pool", "photo")),
 }
-"""Table -> model, explainers (None: all that are cheap and defined on it), images, and figures."""
+EXPLAINED: Final = {
+    "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*LOCAL, *SANE)),
+    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
+    "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES[:5]),
+    "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 200, (*LOCAL, *SANE)),
+    "patented-photographs": ("photo", PATENTED, 200, 200, (*PLACES, *SANE)),
+    "perturbation-scenes": ("demo", PERTURBED.format(256, 128), 24, 24, LOCAL),
+    "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, 12, PLACES),
+}
+"""Table -> model, explainers, images, images of insertion and deletion, and figures."""
 
 
 def explainers(own: Photographs) -> Pages:
     """Explainers beside Grad-ECLIP; a comparison that is there is not made again."""
-    tables = []
-    for name, (model, kinds, images, figures) in EXPLAINED.items():
+    tables, said = list[dict[str, Any]](), list[dict[str, Any]]()
+    for name, (model, kinds, images, curves, figures) in EXPLAINED.items():
         known = own.out / "compared" / f"{name}.json"
         pictures = "flickr8k/dev" if model == "photo" else "scenes/0/200"
         if not known.is_file():
             config = load_config(None, own.settings(pictures, model))
             source = Source(name=pictures, config=config, truth=own.truth(pictures))
-            effort = Effort(most=images, phrases=8, faithful=images, seed=0)
+            effort = Effort(most=images, phrases=8, faithful=curves, seed=0)
             found = compared(source, kinds, effort, console)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(found.rows), encoding="utf-8")
@@ -395,13 +400,18 @@ def explainers(own: Photographs) -> Pages:
         ]
         lines.append(["n", *sizes_of(rows, figures), None])
         titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
-        curves, sane = f"curves of {counts['curves']} phrases", f"shuffled weights on {counts['sanity']} images"
-        n = f"{counts['images']} images, {counts['phrases']:,} phrases; {curves}; {sane}"
+        n = f"{counts['images']:,} images, {counts['phrases']:,} phrases"
         split = "Flickr8k dev" if model == "photo" else "drawn scenes, series 0"
-        command = f"phrasebox compare {pictures} --model {model} --most {images} --faithful {images} --json"
-        command += f" --explainers {kinds}" if kinds else ""
+        command = f"phrasebox compare {pictures} --model {model} --most {images} --faithful {curves} --json"
+        command += f" --explainers {kinds}"
         tables.append(table(name, command, titles, lines, n=n, split=split, model=model))
-    return {"explainers": {"tables": tables, "said": []}}
+        for row in rows:
+            if row["explainer"].startswith(ONE_HEAD):
+                agreed = row["cosine_agreement"]
+                about = f"{name}, {row['explainer']}: correlation of its cosine with the model's own, mean distance"
+                values = [agreed["correlation"], agreed["mean_distance"]]
+                said.append({"about": about, "command": command, "values": values})
+    return {"explainers": {"tables": tables, "said": said}}
 
 
 def _marked(row: Mapping[str, Any], name: str) -> dict[str, Any] | None:
