@@ -122,7 +122,7 @@ GRIDS: Final = (
             ("maskclip, propagation with a reach of 0.8", f"{DENSE} {SPREAD}0.8"),
             ("the same, guided", f"{DENSE} {SPREAD}0.8 regions.upsample=guided"),
             ("maskclip, things share their regions, fixed share 0.5", f"{DENSE} {THINGS}"),
-            ("**the same, propagation**", f"{DENSE} {THINGS} {SPREAD}0.65"),
+            ("the same, propagation", f"{DENSE} {THINGS} {SPREAD}0.65"),
         ),
         known={"images": "photographs", "split": "Flickr8k dev, the first 300"},
     ),
