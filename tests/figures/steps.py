@@ -23,7 +23,7 @@ from tests.figures.pages import ROOT, Pages, put, table
 from tests.figures.settings import GRIDS, SCORED
 from tests.figures.speed import called, scale, speed
 from tests.photos.measure import Photographs, console
-from tests.photos.reviews import reviewed
+from tests.photos.reviews import UNANNOTATED, reviewed
 
 DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
 SCENES: Final = {"split": "drawn scenes, series 4242", "model": "demo"}
@@ -32,7 +32,6 @@ SERIES_777: Final = "scenes/777/250"
 PHOTO: Final = Path("configs/photos.yaml")
 FINE: Final = Path("configs/photos-fine.yaml")
 WITHOUT: Final = "regions.calibration=none"
-UNANNOTATED: Final = ("regions.rule=fixed", "regions.threshold=0.2")  # no calibration fits: presence is from captions
 PLAIN: Final = ("regions.upsample=linear", "regions.rule=otsu")
 OF_DRAWINGS: Final = (
     "explain.contrast=0.25",

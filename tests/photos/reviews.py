@@ -22,10 +22,10 @@ from scipy.special import logit
 from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.presence import model_graph
 from pipeline.evaluate.review_fit import LEAST, fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
 from pipeline.evaluate.reviewed import calibration_of, share_of
-from pipeline.graph import build_steps
 from pipeline.logistic import Floats
 from stages.contract.records import Record, stable_id
 from stages.regions.groups import relation, things
@@ -34,8 +34,13 @@ from stages.regions.stage import RegionsStage
 from tests.photos.measure import Photographs
 
 COUNTS: Final = (50, 100, 200, 400)
-DRAWS: Final = 20
+DRAWS: Final = 100
 SHOWN: Final = 200  # answers of the table about what they say by themselves
+
+UNANNOTATED: Final = ("regions.rule=fixed", "regions.threshold=0.2")  # no calibration fits: presence is from captions
+UNCALIBRATED: Final = "not calibrated"
+CAPTIONED: Final = "presence from captions"
+SHIPPED: Final = "shipped calibration"
 
 COLUMNS: Final = (
     "answers",
@@ -71,8 +76,8 @@ def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = N
 
     own: Name -> own captions of each image, where some were exchanged.
     """
-    steps = build_steps(judged.config())
-    stage = RegionsStage(steps.cuts.config, steps.cuts.calibration, keep_heat_maps=True)
+    cuts = model_graph(judged).cuts
+    stage = RegionsStage(cuts.config, cuts.calibration, keep_heat_maps=True)
     found: list[tuple[int, float, str, list[float], float, str]] = []
     for row, record in judged.mapped(judged.graph(pixels=stage.config.needs_pixels), console):
         if record.error is not None:
@@ -104,7 +109,7 @@ def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = N
         features=np.array(features),
         odds=odds,
         said=np.array(answers, np.str_),
-        calibration=steps.cuts.calibration,
+        calibration=cuts.calibration,
     )
 
 
@@ -211,12 +216,12 @@ def _with_worst(values: Floats) -> dict[str, float]:
 
 
 def starts(
-    dataset: Path, truth: Path, own: Mapping[str, list[str]] | None = None
+    datasets: Mapping[str, Path], truth: Path, own: Mapping[str, list[str]] | None = None
 ) -> tuple[list[list[Any]], list[list[Any]]]:
-    """`rows_of` for scores that are not calibrated, and for the calibration that fits the settings."""
+    """`rows_of` for the scores of datasets by their names. Those of `UNCALIBRATED` have no calibration."""
     rows, said = list[list[Any]](), list[list[Any]]()
-    for name, setting in (("not calibrated", "none"), ("shipped calibration", "auto")):
-        judged = judged_dataset(dataset, truth, [f"regions.calibration={setting}"])
+    for name, dataset in datasets.items():
+        judged = judged_dataset(dataset, truth, ["regions.calibration=none"] * (name == UNCALIBRATED))
         fitted, off = rows_of(name, known_regions(judged, own))
         rows += fitted
         said.append(off)
@@ -229,9 +234,15 @@ def reviewed(own: Photographs, mixed: int = 80) -> list[dict[str, Any]]:
     strange = own.out / "exchanged.jsonl"
     made = own.dataset(dev, "photo", "photos", file=settings)
     captions = exchanged(own.captions(dev), strange, mixed)
-    foreign = own.dataset(dev, "photo", "exchanged", f"input.path={strange}", file=settings)
+    alone = own.dataset(dev, "photo", "captions", *UNANNOTATED, file=settings)
+    foreign = {
+        CAPTIONED: own.dataset(
+            dev, "photo", "exchanged-captions", f"input.path={strange}", *UNANNOTATED, file=settings
+        ),
+        SHIPPED: own.dataset(dev, "photo", "exchanged", f"input.path={strange}", file=settings),
+    }
     scenes = own.dataset(drawn, "demo", "demo", file=Path("configs/demo.yaml"))
-    photographs, said = starts(made, own.truth(dev))
+    photographs, said = starts({UNCALIBRATED: made, CAPTIONED: alone, SHIPPED: made}, own.truth(dev))
     known = {"split": "Flickr8k dev", "model": "photo", "settings": str(settings)}
     every = f"1,000 photographs, {DRAWS} draws"
     exchange = known | {"split": "Flickr8k dev, a third of the captions exchanged"}
@@ -246,7 +257,7 @@ def reviewed(own: Photographs, mixed: int = 80) -> list[dict[str, Any]]:
         },
         {
             "name": "scenes",
-            "rows": starts(scenes, own.truth(drawn))[0],
+            "rows": starts({UNCALIBRATED: scenes, SHIPPED: scenes}, own.truth(drawn))[0],
             "columns": ["200 drawn scenes", *COLUMNS],
             "n": f"200 scenes, {DRAWS} draws",
             **drawings,
