@@ -352,8 +352,8 @@ def table_of_scores(own: Photographs) -> dict[str, Any]:
 
 
 CURVED: Final = tuple(f"{name}_rise{by}" for by in ("", "_cosine") for name in ("deletion", "insertion"))
-LOCAL: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou", *CURVED)
-PLACES: Final = ("pointing", "pointing_off_centre", *LOCAL[1:4], *CURVED)
+PLACED: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou")
+PLACES: Final = ("pointing", "pointing_off_centre", *PLACED[1:4])
 SANE: Final = ("weights_all", "phrase_swapped")
 PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
 PERTURBED: Final = "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
@@ -363,13 +363,13 @@ CHEAP: Final = {
     "photo": ",".join(each.label for each in contenders_of(None, "attention_pool", "photo")),
 }
 EXPLAINED: Final = {
-    "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*LOCAL, *SANE)),
-    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *SANE, "same_thing", "other_thing")),
-    "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES[:5]),
-    "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 200, (*LOCAL, *SANE)),
-    "patented-photographs": ("photo", PATENTED, 200, 200, (*PLACES, *SANE)),
-    "perturbation-scenes": ("demo", PERTURBED.format(256, 128), 24, 24, LOCAL),
-    "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, 12, PLACES),
+    "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*PLACED, *CURVED, *SANE)),
+    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, "same_thing", "other_thing")),
+    "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
+    "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
+    "patented-photographs": ("photo", PATENTED, 200, 0, (*PLACES, *SANE)),
+    "perturbation-scenes": ("demo", PERTURBED.format(256, 128), 24, 0, PLACED),
+    "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, 0, PLACES),
 }
 """Table -> model, explainers, images, images of insertion and deletion, and figures."""
 
