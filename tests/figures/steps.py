@@ -355,6 +355,7 @@ CURVED: Final = tuple(f"{name}_rise{by}" for by in ("", "_cosine") for name in (
 PLACED: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou")
 PLACES: Final = ("pointing", "pointing_off_centre", *PLACED[1:4])
 SANE: Final = ("weights_all", "phrase_swapped")
+PAIRS: Final = ("same_thing", "other_thing")
 PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
 PERTURBED: Final = "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
 ONE_HEAD: Final = "grad_eclip:heads=single"
@@ -364,7 +365,7 @@ CHEAP: Final = {
 }
 EXPLAINED: Final = {
     "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*PLACED, *CURVED, *SANE)),
-    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, "same_thing", "other_thing")),
+    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, *PAIRS)),
     "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
     "patented-photographs": ("photo", PATENTED, 200, 0, (*PLACES, *SANE)),
