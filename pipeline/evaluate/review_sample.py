@@ -1,19 +1,20 @@
 """Which regions of a dataset people review, and how many others each of them stands for.
 
-A stratified sample: the regions in the order of their scores make `SHARES` strata, of which each gets as many reviews.
-High scores decide what a filter keeps, so their strata are smaller. Within a stratum rare kinds of things (people,
-animals, clothing, ...: `stages/regions/things.txt`) are drawn more often. The draw is sequential Poisson sampling
-(Ohlsson, Journal of Official Statistics 14, 1998): every region has a fixed random number, which is divided by how
-often it is to be drawn, and the lowest come first. So a larger sample begins with the smaller one, and whoever stops
-early has a sample of the same kind. Estimates for the dataset weigh each answer by the inverse of the probability that
-its region was drawn.
+A region counts once, however many captions say its phrase. The sample is stratified: the regions in the order of their
+scores make `SHARES` strata, of which each gets as many reviews. High scores decide what a filter keeps, so their strata
+are smaller. Within a stratum rare kinds of things (sections of `stages/regions/things.txt`) are drawn more often. The
+draw is sequential Poisson sampling (Ohlsson, Journal of Official Statistics 14, 1998): every region has a fixed random
+number, which is divided by how often it is to be drawn, and the lowest come first. So a larger sample begins with the
+smaller one, and half of one is a sample of the same kind. Estimates for the dataset weigh each answer by the inverse of
+the probability that its region was drawn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import pyarrow.compute as pc
@@ -29,21 +30,15 @@ Ints = NDArray[np.int64]
 SHARES: Final = (0.25, 0.25, 0.2, 0.15, 0.15)  # of the regions in each stratum, lowest scores first
 
 
-class ReviewRegion(NamedTuple):
-    """A region to review: the number of its row in the dataset, and the `id` of its annotation."""
-
-    row: int
-    id: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Population:
     """All regions of a dataset, as arrays (n,) in the order of the rows."""
 
     rows: Ints  # number of each region's row
-    ids: Ints  # hashes
+    ids: Ints  # hashes: of the first annotation of each, where captions repeat its phrase
     scores: Floats
     kinds: NDArray[np.str_]  # of the thing that the head noun names, or "other"
+    places: Mapping[int, int] = field(default_factory=dict)  # of the regions of all annotations, by their ids
 
     @cached_property
     def strata(self) -> Ints:
@@ -91,17 +86,23 @@ def _inclusion(chances: Floats, whole: Floats, count: int) -> Floats:
 
 def population_of(dataset: Dataset) -> Population:
     """Read the regions of a dataset. Raise InputError if a shard is damaged."""
-    parts, first = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.str_))], 0
-    for table in dataset.tables([f"{REGION}{name}" for name in ("id", "score", "head")], batch_rows=8192):
+    parts, first, places = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0, str))], 0, dict[int, int]()
+    for table in dataset.tables([REGION + name for name in ("id", "score", "head", "phrase", "bbox")], batch_rows=8192):
         annotations = table["annotations"].combine_chunks()
         regions, owners = annotations.flatten(), pc.list_parent_indices(annotations).to_numpy()
+        texts, boxes = regions.field("phrase").dictionary_encode().indices, regions.field("bbox").flatten()
+        each = np.column_stack([owners, texts.to_numpy(), boxes.to_numpy().reshape(-1, 4)])
+        _, once, same = np.unique(each, axis=0, return_index=True, return_inverse=True)
+        rank = np.argsort(np.argsort(once)) + sum(len(part[0]) for part in parts)
+        ids, once = regions.field("id").to_numpy(), np.sort(once)
+        places |= zip(ids.tolist(), rank[same].tolist(), strict=True)
         heads = regions.field("head").dictionary_encode()
         kinds = np.array([kind_of(head) for head in heads.dictionary.to_pylist()], np.str_)[heads.indices.to_numpy()]
         scores = regions.field("score").to_numpy().astype(np.float64)
-        parts.append((first + owners, regions.field("id").to_numpy(), scores, kinds))
+        parts.append((first + owners[once], ids[once], scores[once], kinds[once]))
         first += table.num_rows
     rows, ids, scores, kinds = map(np.concatenate, zip(*parts, strict=True))
-    return Population(rows=rows, ids=ids, scores=scores, kinds=kinds)
+    return Population(rows=rows, ids=ids, scores=scores, kinds=kinds, places=places)
 
 
 @cache
@@ -111,11 +112,11 @@ def kind_of(head: str) -> str:
     return paths[0][0] if paths else "other"
 
 
-def sample_for_review(dataset: Dataset, count: int, seed: int = 0) -> list[ReviewRegion]:
-    """Return at most `count` regions in the order in which to review them, which a larger `count` only continues.
+def sample_for_review(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Return number of row and `id` of at most `count` regions to review, in an order that a larger one continues.
 
     Raise InputError if a shard is damaged.
     """
     population = population_of(dataset)
     places = population.drawn(count, seed)
-    return list(map(ReviewRegion, population.rows[places].tolist(), population.ids[places].tolist()))
+    return list(zip(population.rows[places].tolist(), population.ids[places].tolist(), strict=True))

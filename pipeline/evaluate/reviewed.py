@@ -71,8 +71,7 @@ def reviewed_regions(dataset: Dataset, since: str = "") -> Reviewed:
         new, ask = "new " * bool(since), f"phrasebox inspect {dataset.path} --review collects them"
         raise InputError(f"{dataset.path} has no {new}answers that count{f' ({known})' if known else ''}; {ask}")
     population = population_of(dataset)
-    place_of = {number: place for place, number in enumerate(population.ids.tolist())}
-    places = np.array([place_of[key.annotation_id] for key in regions], np.int64)
+    places = np.array([population.places[key.annotation_id] for key in regions], np.int64)
     return Reviewed(
         regions=regions,
         said=np.array([merged[key] for key in regions], np.str_),

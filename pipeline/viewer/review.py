@@ -44,8 +44,8 @@ class Reviewing:
     def sample(self) -> list[tuple[int, RegionKey]]:
         """The rows and keys of the regions to review, in their order. Raise InputError for a damaged shard."""
         drawn = sample_for_review(self.dataset, self.count, self.seed)
-        rows = self.rows.rows_at([one.row for one in drawn], [REGION + name for name in ("id", "phrase", "bbox")])
-        return [(one.row, RegionKey.of(_annotation(row, one.id))) for one, row in zip(drawn, rows, strict=True)]
+        rows = self.rows.rows_at([row for row, _ in drawn], [REGION + name for name in ("id", "phrase", "bbox")])
+        return [(row, RegionKey.of(_annotation(one, id_))) for (row, id_), one in zip(drawn, rows, strict=True)]
 
     def state(self, reviewer: str) -> dict[str, Any]:
         """Return the sample, who has answered, the reviewer's own answers, and the `review_figures` of all answers.

@@ -14,9 +14,9 @@ def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", see
     judged = judged_dataset(dataset, truth)
     rows = NumberedRows(judged.dataset)
     lines = []
-    for region in sample_for_review(judged.dataset, count, seed):
-        (row,) = rows.rows_at([region.row], judged.dataset.columns)
-        (annotation,) = [each for each in row["annotations"] if each["id"] == region.id]
+    for number, annotation_id in sample_for_review(judged.dataset, count, seed):
+        (row,) = rows.rows_at([number], judged.dataset.columns)
+        (annotation,) = [each for each in row["annotations"] if each["id"] == annotation_id]
         queries = judged.queries(row, phrases_of(row["annotations"]))
         known = [query for query in queries if query.phrase == annotation["phrase"]]
         if not known:
