@@ -28,7 +28,7 @@ def tune(
     ] = False,
     by: Annotated[
         Figure | None,
-        typer.Option("--by", help="The figure that decides: box_recall by default, agreement with --reviews."),
+        typer.Option("--by", help="The figure that decides: box_iou by default, agreement with --reviews."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -65,7 +65,7 @@ def tune(
         if truth is None
         else (judged_dataset(dataset, truth, changed, resized=resized), None)
     )
-    decides: Figure = by or ("agreement" if reviews else "box_recall")
+    decides: Figure = by or ("agreement" if reviews else "box_iou")
     figures = tuned(judged, errors if as_json else console, wrong=wrong, by=decides, most=most, minutes=minutes)
     if as_json:
         print_json(figures)

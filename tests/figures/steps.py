@@ -296,7 +296,7 @@ def tune(own: Photographs) -> Pages:
         "split": "Flickr8k train, of the last 500",
         "model": "photo",
     }
-    columns = ("", "pointing", "off the centre", "box recall", "mean box IoU", "gain in box recall")
+    columns = ("", "pointing", "off the centre", "box recall", "mean box IoU", "gain in box IoU")
     command = f"phrasebox tune out/train --truth train.entities.tar.gz --resized --most {TUNED_ON} --out tuned.yaml"
     tables = [table("tuned", command, columns, rows, **known)]
     write_settings(found["settings"], file)
@@ -351,7 +351,8 @@ def table_of_scores(own: Photographs) -> dict[str, Any]:
     return table("scores", command, columns, rows, n="250 scenes", split="drawn scenes, series 777", model="demo")
 
 
-CURVED: Final = tuple(f"{name}_rise{by}" for by in ("", "_cosine") for name in ("deletion", "insertion"))
+RISE: Final = ("deletion_rise", "insertion_rise")
+CURVED: Final = (*RISE, *(f"{name}_cosine" for name in RISE))
 PLACED: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_iou")
 PLACES: Final = ("pointing", "pointing_off_centre", *PLACED[1:4])
 SANE: Final = ("weights_all", "phrase_swapped")
@@ -384,7 +385,7 @@ def explainers(own: Photographs) -> Pages:
         if not known.is_file():
             config = load_config(None, own.settings(pictures, model))
             source = Source(name=pictures, config=config, truth=own.truth(pictures))
-            effort = Effort(most=images, phrases=8, faithful=curves, seed=0)
+            effort = Effort(most=images, phrases=8, faithful=curves, seed=0, protocols=RISE)
             found = compared(source, kinds, effort, console)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(found.rows), encoding="utf-8")

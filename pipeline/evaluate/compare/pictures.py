@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
+from pipeline.evaluate.compare.faithfulness import PROTOCOLS
 from pipeline.evaluate.judged import drawn_places, prepare_stage
 from pipeline.evaluate.matching import Query, match_images, queries_of
 from pipeline.terminal import progress_bar
@@ -63,12 +64,13 @@ class ComparedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """The size of a comparison: images, phrases of each, images of insertion and deletion; seed of all chance."""
+    """The size of a comparison: images, phrases of each, images and protocols of insertion and deletion; and a seed."""
 
     most: int
     phrases: int
     faithful: int
     seed: int
+    protocols: tuple[str, ...] = tuple(PROTOCOLS)
 
 
 def compared_images(

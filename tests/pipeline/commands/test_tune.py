@@ -71,7 +71,7 @@ def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, 
 
 
 def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(figures: dict[str, Any]) -> None:
-    now = figures["base"]["box_recall"]
+    now = figures["base"]["box_iou"]
     assert figures["base"] == figures["start"], "there was no calibration"
     groups = list(dict.fromkeys(step["group"] for step in figures["steps"]))
     wanted = ["explainer", "blocks", "contrast", "rule", "edges"]
@@ -80,14 +80,14 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(fi
         own = [step for step in figures["steps"] if step["group"] == group]
         for step in own:
             gain = step["gain"]
-            assert gain["value"] == pytest.approx(step["figures"]["box_recall"] - now)
+            assert gain["value"] == pytest.approx(step["figures"]["box_iou"] - now)
             assert gain["low"] <= gain["value"] <= gain["high"]
             assert not step["kept"] or gain["low"] > 0
         beyond = [step for step in own if step["gain"]["low"] > 0]
-        best = max(beyond, key=lambda step: step["figures"]["box_recall"], default=None)
+        best = max(beyond, key=lambda step: step["figures"]["box_iou"], default=None)
         assert [step for step in own if step["kept"]] == ([] if best is None else [best])
-        now = now if best is None else best["figures"]["box_recall"]
-    assert figures["figures"]["box_recall"] == now
+        now = now if best is None else best["figures"]["box_iou"]
+    assert figures["figures"]["box_iou"] == now
     changes = [step["changes"] for step in figures["steps"]]
     assert {"explain.kind": "raw_attention"} not in changes, "it is the dataset's"
     assert figures["settings"]["explain"]["contrast"] == figures["best"].get("explain.contrast", 0.0)
@@ -109,6 +109,8 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     truth, file = drawn / "truth.json", tmp_path / "c.json"
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
+    uncut = tuned(judged_dataset(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
+    assert (uncut["settings"]["regions"]["rule"], len(uncut["steps"])) == ("fitted", 1), "a calibration may follow"
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
@@ -190,12 +192,12 @@ def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
     tried = ("explainer: grad_eclip *", "rule: quantile 0.98", "blocks: 2", "contrast: 0.25")
     for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
         assert words in text
-    assert f"{figures['start']['box_recall']:.3f}" in text
+    assert f"{figures['start']['box_iou']:.3f}" in text
     assert "agreement" not in text
     narrow = StringIO()
     print_tuning(figures, Console(file=narrow, width=80))
     assert "…" not in narrow.getvalue()
-    assert f"{figures['start']['box_recall']:.3f}" in narrow.getvalue()
+    assert f"{figures['start']['box_iou']:.3f}" in narrow.getvalue()
 
 
 def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path: Path) -> None:
