@@ -73,19 +73,16 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
     "blur": tuple({"regions.smooth_patches": patches} for patches in (0.0, 0.5, 1.0, 1.5, 2.0)),
     "edges": tuple({"regions.upsample": edges} for edges in ("linear", "guided")),
     "outline": tuple({"regions.refine": kind} for kind in ("none", "grabcut")),
-    "parts": tuple({"regions.keep_share": share} for share in (0.1, 0.3, 0.5)),
     "fitted": ({"regions.rule": "fitted"},),
 }
 """Groups of changes that need no other maps, tried behind those of `MAPS`."""
 
 Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"]
-"""Metrics; `precision`: the share of the regions that are right (a box IoU of 0.5 or more); `agreement`, with reviews:
-the share of right ones among the best regions of the phrases, where that is known. See `Tuned.judge`."""
+"""Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`, with reviews: that of right
+ones among the best regions of the phrases, where it is known, see `Trials.judge`."""
 
 FIGURES: Final[tuple[str, ...]] = get_args(Figure)
-
 _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
-
 FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the cuts have the rest
 
 Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong

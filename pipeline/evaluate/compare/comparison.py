@@ -155,7 +155,7 @@ def compared(
     mapped, cosines = field.mapped(images)
     maps = [{**own, **base} for own, base in zip(mapped, baselines(images, model, effort.seed), strict=True)]
     rivals = rivals_of(images, effort.seed)
-    curves = _curves(model, images[: effort.faithful], maps, rivals, effort, console)
+    curves = _curves(model, images[: effort.faithful], maps, rivals, effort.seed, console)
     sane = images[:SANE_IMAGES]
     checks = sanity(field, sane, mapped, effort.seed) if len(sane) > 1 else []
     shared = {
@@ -192,7 +192,7 @@ def _curves(
     images: Sequence[ComparedImage],
     maps: Sequence[Maps],
     rivals: Sequence[str],
-    effort: Effort,
+    seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
@@ -201,8 +201,7 @@ def _curves(
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: each[0] for label, each in own.items()}
-            seed = stable_id(f"{effort.seed}:{image.number}")
-            areas = curve_areas(model, pixels_of(image.record), heats, texts, seed, effort.protocols)
+            areas = curve_areas(model, pixels_of(image.record), heats, texts, stable_id(f"{seed}:{image.number}"))
             rows += [{"label": label, "image": image.number, **found} for label, found in areas.items()]
             advance(done)
     return rows

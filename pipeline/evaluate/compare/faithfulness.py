@@ -77,25 +77,19 @@ PROTOCOLS: Final[dict[str, CurveProtocol]] = {
 
 
 def curve_areas(
-    model: ClipModel,
-    rgb: NDArray[np.uint8],
-    heats: Mapping[str, HeatMap],
-    texts: Sequence[str],
-    seed: int,
-    protocols: Sequence[str] = tuple(PROTOCOLS),
+    model: ClipModel, rgb: NDArray[np.uint8], heats: Mapping[str, HeatMap], texts: Sequence[str], seed: int
 ) -> dict[str, dict[str, float]]:
     """Insertion and deletion of an image (height, width, 3) by several heat maps of the first of some texts.
 
     `texts` are the phrase and those among which its probability is computed; the seed decides the random colours.
 
     Returns:
-        Label -> for each protocol the area under the curve of the probability, and of the cosine (`..._cosine`).
+        Label -> for each of `PROTOCOLS` the area under the curve of the probability, and of the cosine (`..._cosine`).
     """
     embedded = text_embeddings(model, texts)
     found: dict[str, dict[str, float]] = {label: {} for label in heats}
     places = {label: hot_first(drawn(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
-    for name in protocols:
-        protocol = PROTOCOLS[name]
+    for name, protocol in PROTOCOLS.items():
         hidden = hidden_pixels(model, rgb, protocol.hidden, seed)
         masks = {label: shown(own, protocol) for label, own in places.items()}
         # Where all or nothing is seen the image is the same by every map.

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.compare.faithfulness import PROTOCOLS
 from pipeline.evaluate.judged import drawn_places, prepare_stage
 from pipeline.evaluate.matching import Query, match_images, queries_of
 from pipeline.terminal import progress_bar
@@ -64,13 +63,12 @@ class ComparedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """The size of a comparison: images, phrases of each, images and protocols of insertion and deletion; and a seed."""
+    """The size of a comparison: images, phrases of each, images of insertion and deletion; seed of all chance."""
 
     most: int
     phrases: int
     faithful: int
     seed: int
-    protocols: tuple[str, ...] = tuple(PROTOCOLS)
 
 
 def compared_images(
