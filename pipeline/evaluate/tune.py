@@ -309,8 +309,7 @@ def tuned(
         chosen = {key for step in steps if step["kept"] for key in step["changes"]}
         best = {key: value for key, value in best.items() if key in chosen or not key.startswith("regions.")}
         best["regions.calibration"] = "auto"
-    work.judged = judged.asks_for_cut()  # the rule that all tries had stood in for it where no other stays
-    final = work.config(best)
+    final = replace(work, judged=judged.asks_for_cut()).config(best)  # without the rule that stood in for `fitted`
     return {
         "dataset": str(judged.dataset.path),
         "images": len(now.parts),

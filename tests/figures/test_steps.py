@@ -36,7 +36,7 @@ def test_a_row_of_settings_is_a_configuration_of_its_own(grid: steps.Grid) -> No
 
 @pytest.mark.parametrize("name", steps.EXPLAINED)
 def test_a_comparison_names_explainers_and_figures(name: str) -> None:
-    model, kinds, _, figures = steps.EXPLAINED[name]
+    model, kinds, _, _, figures = steps.EXPLAINED[name]
     assert contenders_of(kinds, "class_token" if model == "demo" else "attention_pool", model)
     assert set(figures) <= FIGURES.keys()
     assert name in {table["id"] for table in pages.contents("explainers")["tables"]}
@@ -81,12 +81,16 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
         "cost": {"encode_image": 2.0},
     }
     centre = {**row, "explainer": "centre", "baseline": True, "figures": {"pointing": figure | {"n": 1}}}
+    agreement = {"correlation": 0.9, "mean_distance": 0.05}
+    single = {**row, "explainer": "grad_eclip:heads=single", "cosine_agreement": agreement}
     (tmp_path / "compared").mkdir()
     for name in steps.EXPLAINED:
-        (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, centre]))
-    tables = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]["tables"]  # type: ignore[arg-type]
-    for table, (_, _, _, figures) in zip(tables, steps.EXPLAINED.values(), strict=True):
-        assert {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")} <= set(figures)
+        (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, single, centre]))
+    made = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]  # type: ignore[arg-type]
+    assert [each["values"] for each in made["said"]] == [[0.9, 0.05]] * len(steps.EXPLAINED)
+    for table, (_, _, _, curves, figures) in zip(made["tables"], steps.EXPLAINED.values(), strict=True):
+        curved = {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")}
+        assert curved & set(figures) == (curved if curves >= 200 else set()), "of few phrases they say little"
         first, *_, n = table["rows"]
         assert n == ["n", *(str(row["figures"][name]["n"]) for name in figures), None]  # type: ignore[index]
         shown = pages.as_markdown(table | {"commit": "1234567"})
