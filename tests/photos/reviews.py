@@ -72,13 +72,13 @@ class Known:
 
 
 def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = None) -> Known:
-    """Cut all regions from a dataset's maps again, with the settings of `judged`, and judge them.
+    """Cut all regions from a dataset's maps again, with the settings of `judged`, and judge each once.
 
     own: Name -> own captions of each image, where some were exchanged.
     """
     cuts = model_graph(judged).cuts
     stage = RegionsStage(cuts.config, cuts.calibration, keep_heat_maps=True)
-    found: list[tuple[int, float, str, list[float], float, str]] = []
+    found: dict[tuple[Any, ...], tuple[int, float, str, list[float], float, str]] = {}  # captions repeat phrases
     for row, record in judged.mapped(judged.graph(pixels=stage.config.needs_pixels), console):
         if record.error is not None:
             continue
@@ -94,9 +94,10 @@ def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = N
                 answer = "absent" if boxes is None else "right" if is_right(region.box_xywh_px, boxes) else "wrong"
                 features = [measure(evidence[region.phrase_index, region.box_xywh_px]) for measure in FEATURES.values()]
                 presence = float("nan") if region.presence is None else region.presence
-                head = record.phrases[region.phrase_index].head
-                found.append((row["id"], region.score, kind_of(head), features, presence, answer))
-    images, scores, kinds, features, presences, answers = zip(*found, strict=True)
+                phrase = record.phrases[region.phrase_index]
+                judged_region = (row["id"], region.score, kind_of(phrase.head), features, presence, answer)
+                found.setdefault((row["id"], phrase.text, region.box_xywh_px), judged_region)
+    images, scores, kinds, features, presences, answers = zip(*found.values(), strict=True)
     population = Population(
         rows=np.array(images, np.int64),
         ids=np.array([stable_id(f"{number}") for number in range(len(found))], np.int64),
