@@ -38,7 +38,7 @@ FEWEST: Final = 50  # answers
 
 CERTAINTY: Final = 40.0
 """Precision of the prior of a standardised weight. With 200 answers about the 500 photographs that settings are chosen
-on, precision from 0.5 on is 0.037 from its claim, with 10 at best 0.050. Scenes show no difference from 10 to 80."""
+on, precision from 0.5 on is closest to its claim with 30 to 80. Scenes show no difference from 10 to 80."""
 
 ALIKE: Final = 0.7
 """Weight of the standardised similarity before any answer where no weight is known; that of the shipped calibrations is
