@@ -377,6 +377,10 @@ EXPLAINED: Final = {
 }
 """Table -> model, explainers, images, images of insertion and deletion, and figures."""
 
+CLOSE: Final = {"scenes": ("game", "legrad"), "all-photographs": ("attention_gradient", "maskclip", ONE_HEAD)}
+UNMOVED: Final = {"scenes": ("rollout", "game")}
+"""Table -> explainers whose differences, and whose rank correlations, stand in sentences."""
+
 
 def explainers(own: Photographs) -> Pages:
     """Explainers beside Grad-ECLIP; a comparison that is there is not made again."""
@@ -410,10 +414,19 @@ def explainers(own: Photographs) -> Pages:
         command += f" --explainers {kinds}"
         tables.append(table(name, command, titles, lines, n=n, split=split, model=model))
         for row in rows:
-            if row["explainer"].startswith(ONE_HEAD):
+            beside = row["explainer"]
+            if beside.startswith(ONE_HEAD):
                 agreed = row["cosine_agreement"]
-                about = f"{name}, {row['explainer']}: correlation of its cosine with the model's own, mean distance"
                 values = [agreed["correlation"], agreed["mean_distance"]]
+                about = f"{name}, {beside}: correlation of its cosine with the model's own, mean distance"
+                said.append({"about": about, "command": command, "values": values})
+            if beside in CLOSE.get(name, ()):
+                values = [number for each in BOXES for number in numbers_of(row["differences"][each])]
+                about = f"{name}, {beside} over grad_eclip: {', '.join(BOXES)}"
+                said.append({"about": about, "command": command, "values": values})
+            if beside in UNMOVED.get(name, ()):
+                about = f"{name}, {beside}: rank correlation after the head alone was shuffled"
+                values = [row["figures"]["weights_head"]["value"]]
                 said.append({"about": about, "command": command, "values": values})
     return {"explainers": {"tables": tables, "said": said}}
 

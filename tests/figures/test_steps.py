@@ -76,7 +76,9 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
         "explainer": "game",
         "baseline": False,
         "figures": {name: figure | {"n": number} for number, name in enumerate(FIGURES, start=1)},
-        "differences": {"pointing": {"mark": "-"}},
+        "differences": {
+            name: figure | {"mark": "-" if name == "pointing" else ""} for name in ("pointing", "box_recall")
+        },
         "counts": {"images": 3, "phrases": 9, "curves": 3, "sanity": 3},
         "cost": {"encode_image": 2.0},
     }
@@ -87,7 +89,9 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
     for name in steps.EXPLAINED:
         (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, single, centre]))
     made = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]  # type: ignore[arg-type]
-    assert [each["values"] for each in made["said"]] == [[0.9, 0.05]] * len(steps.EXPLAINED)
+    said = {each["about"].partition(":")[0]: each["values"] for each in made["said"]}
+    assert said["photographs, grad_eclip"] == [0.9, 0.05]
+    assert said["scenes, game over grad_eclip"] == [0.5, -0.1, 0.6] * 2
     for table, (_, _, _, curves, figures) in zip(made["tables"], steps.EXPLAINED.values(), strict=True):
         curved = {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")}
         assert curved & set(figures) == (curved if curves >= 200 else set()), "of few phrases they say little"
