@@ -514,7 +514,6 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
 
 
 NOT_MADE: Final = {
-    "explainers": ("scenes-earlier", "photographs-earlier", "single-head"),
     "speed": ("whole-run",),
 }
 """Page -> tables that no step makes yet."""
