@@ -369,7 +369,6 @@ CHEAP: Final = {
 EXPLAINED: Final = {
     "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*PLACED, *CURVED, *SANE)),
     "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 0, (*PLACES, *SANE, *PAIRS)),
-    "curves-photographs": ("photo", "grad_eclip,attention_gradient,maskclip,clip_surgery", 200, 200, CURVED),
     "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
     "patented-photographs": ("photo", PATENTED, 200, 0, (*PLACES, *SANE)),
