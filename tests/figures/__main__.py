@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from stages.contract.errors import PhraseboxError
-from tests.figures.pages import contents, pages, render
-from tests.figures.steps import NOT_MADE, STEPS, make
+from tests.figures.pages import render
+from tests.figures.steps import STEPS, make
 
 
 def main() -> None:
@@ -28,11 +28,6 @@ def main() -> None:
         except PhraseboxError as error:
             sys.exit(f"error: {error}")
     render()
-    for page in pages():
-        old = [table["id"] for table in contents(page)["tables"] if table["step"] is None]
-        by_hand = sum(entry["step"] is None for entry in contents(page)["said"])
-        print(f"{page}: not made by a step: tables {', '.join(old) or 'none'}; {by_hand} figures of sentences")
-        print(f"  no step makes {', '.join(NOT_MADE[page])}" if page in NOT_MADE else "  steps make all tables")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,53 @@ from pipeline.plan import Costs, Machine, forecast
 from tests.figures.pages import ROOT, Pages, table
 from tests.photos.measure import Photographs
 
+BENCH_COLUMNS: Final = ("figure", "value", "against")
+BENCH: Final = {
+    "heatmaps_8_vs_encode_image": "heat maps, time: 8 phrases an image, last block (default), without propagation",
+    "heatmaps_32_vs_encode_image": "32 phrases an image, last block",
+    "heatmaps_8_blocks4_vs_encode_image": "8 phrases an image, 4 blocks",
+    "heatmaps_8_authors_vs_encode_image": "8 phrases an image, `variant: authors` at 224 px",
+    "heatmaps_8_bf16_vs_encode_image": "8 phrases an image, last block, `model.precision: bf16`",
+    "regions_per_second": "regions, run-length masks included",
+    "guided_regions_per_second": "regions, `upsample: guided`",
+    "refined_regions_per_second": "regions, `refine: grabcut`",
+    "phrases_vs_nlp_pipe": "phrases, time",
+    "inline_images_per_second": "inline engine, drawn scenes",
+    "ray_vs_inline": "Ray engine, speed from its first model batch on",
+    "ray_start_seconds": "Ray engine, time until its first model batch",
+    "loader_annotations": "loader, annotations: boxes, phrases, spans, scores",
+    "loader_annotations_with_grid_masks": "loader, with masks of 14 x 14",
+    "loader_annotations_with_full_masks": "loader, with full masks",
+    "loader_decoding_vs_bare_loop": "loader, decoding images of 640 px",
+    **{
+        f"run_vs_encode_{captions}_vit_b_{patch}": f"ViT-B-{patch}, {words}"
+        for patch in (16, 32)
+        for captions, words in ((1, "one caption an image"), (5, "five captions an image"))
+    },
+}
+HOST: Final = {
+    "read": "reading captions",
+    "prepare": "decoding and resizing",
+    "tokens": "tokens of new texts",
+    "worker": "of it the model worker's thread",
+    "all": "**all**",
+}
+"""Name of a figure -> title of its row."""
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
+
 
 def speed(own: Photographs) -> Pages:
     """Time of a run beside the bare encoder, a trace of a GPU's work, and the host's cost beside it."""
-    lines = printed("-m", "tests.bench")
-    rows = [[line["name"].replace("_", " "), f"{line['value']:g} {line['unit']}", line["against"]] for line in lines]
-    bench = table("bench", "make bench", ("figure", "value", "against"), rows, model="random weights")
+    made: dict[str, list[list[str]]] = {"bench": [], "whole-run": []}
+    for line in printed("-m", "tests.bench"):
+        title = BENCH.get(line["name"], line["name"].replace("_", " "))
+        value = f"{line['value']:.2f}x" if line["unit"] == "ratio" else f"{_rounded(line['value'])} {line['unit']}"
+        made["whole-run" if line["name"].startswith("run_") else "bench"].append([title, value, line["against"]])
+    known = {"model": "random weights, but for the bundled model"}
+    bench, whole = (table(name, "make bench", BENCH_COLUMNS, rows, **known) for name, rows in made.items())
     by_phrases: dict[str, list[float]] = {}
     for line in printed("-m", "tests.cuda.traced"):
         by_phrases.setdefault(line["name"].split("_")[1], []).append(line["value"])
@@ -30,15 +71,14 @@ def speed(own: Photographs) -> Pages:
     photographs, captions = str(own.images("flickr8k/dev")), str(own.captions("flickr8k/dev"))
     runs = printed("-m", "tests.pipeline.engines.host_cost", photographs, captions, "--images", "32")
     steps = [key for key in runs[0] if key not in ("captions", "known", "images")]
+    rows = [[HOST.get(step, step), *(run[step] for run in runs)] for step in steps]
     titles = [
         [f"{'one caption' if run['captions'] == 1 else 'five captions'}{', `input.phrases`' * run['known']}", "{:.2f}"]
         for run in runs
     ]
     command = "python -m tests.pipeline.engines.host_cost PHOTOGRAPHS CAPTIONS.jsonl --images 32"
     known = {"n": "32 photographs of 640 px, the fewest of 3 rounds", "split": "Flickr8k dev", "model": "demo"}
-    host = table(
-        "host", command, ["ms an image", *titles], [[step, *(run[step] for run in runs)] for step in steps], **known
-    )
+    host = table("host", command, ["ms an image", *titles], rows, **known)
     cost = "tests.stages.shared.model.segmenter_cost"
     rows = [
         [each["model"], *(each[key] for key in ("encode_ms", "encode_trunks", "prompt_ms", "prompt_trunks"))]
@@ -53,7 +93,7 @@ def speed(own: Photographs) -> Pages:
     ]
     known = {"n": "the fewest of 2 rounds", "model": "random weights, in the published sizes"}
     segmenter = table("segmenter", f"python -m {cost}", titles, rows, **known)
-    return {"speed": {"tables": [bench, traced, host, segmenter], "said": []}}
+    return {"speed": {"tables": [bench, segmenter, whole, traced, host], "said": []}}
 
 
 PROCESSES: Final = ("driver", "raylet", "ledger", "model worker")
@@ -113,7 +153,24 @@ def scale(own: Photographs) -> Pages:
     columns = ["input", *([title, "{:.0f}"] for title in (*titles, "MB of the driver, with what it shares"))]
     start = table("start", "python -m tests.soak.scale", columns, rows, **known)
     start["settings"] = "the last 1,000 rows are left for the second run"
-    return {"scale": {"tables": [workers, batches, memory, start, many_gpus()], "said": []}}
+    return {"scale": {"tables": [workers, batches, memory, start, ends(), many_gpus()], "said": []}}
+
+
+def ends() -> dict[str, Any]:
+    """The end of a long run, which counts what all shards hold, and the start of one that was killed."""
+    (counted,) = printed("-m", "tests.soak.counting")
+    (resumed,) = printed("-m", "tests.soak.resuming")
+    phrases = f"{counted['phrases'] / 1e6:.0f} million phrases, no two of them equal"
+    shards = f"{resumed['shards']:,} shards of {resumed['rows'] / 1e6:.0f} million rows"
+    killed = f"a killed run goes on: {shards} in S3, {resumed['not_noted']} of them not in its journal"
+    rows: list[list[Any]] = [
+        [f"a run ends: {phrases}", sum(counted["seconds"].values()), counted["peak_mb"] / 1024, None],
+        [killed, resumed["take_over"]["seconds"], None, resumed["take_over"]["requests"]],
+        ["the same again at once", resumed["again"]["seconds"], None, resumed["again"]["requests"]],
+    ]
+    columns = ["", ["seconds", "{:.0f}"], ["GB of memory at most", "{:.1f}"], ["requests", "{:,.0f}"]]
+    command = "python -m tests.soak.counting; python -m tests.soak.resuming"
+    return table("ends", command, columns, rows, model="none")
 
 
 def many_gpus() -> dict[str, Any]:

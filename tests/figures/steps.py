@@ -195,8 +195,31 @@ def photographs(own: Photographs) -> Pages:
     texts = [name for name in default["metrics"] if name.endswith("_above_text")]
     values = [number for name in texts for number in numbers_of(default["metrics"][name])]
     said.append({"about": f"defaults: {', '.join(texts)}", "command": command, "values": values})
+    said += [{**each, "command": command} for each in beside(own, default)]
     said += coco(own)
     return {"photographs": {"tables": tables, "said": said}}
+
+
+def beside(own: Photographs, default: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Figures of the evaluation of the defaults that stand in no table."""
+    counts, metrics = default["counts"], default["metrics"]
+    fitted_to_train = own.figures("flickr8k/dev", "photo", "photos", file=PHOTO, usual="flickr8k/train")["metrics"]
+    names = ("text_box", "text_box_merged", "text_point", "text_point_off_centre", "box_recall_above_text")
+    return [
+        {"about": about, "values": values}
+        for about, values in (
+            ("pointing above the centre's", [metrics["pointing"]["value"] - metrics["centre"]["value"]]),
+            ("share of human phrases that are none of ours", [counts["targets_not_among_phrases"] / counts["targets"]]),
+            (
+                "links between phrases: F1 of pairs, B-cubed F1",
+                [*numbers_of(default["group_f1"]), *numbers_of(default["group_b_cubed"])],
+            ),
+            (
+                f"text alone, fitted to the 500 photographs of train: {', '.join(names)}",
+                [number for name in names for number in numbers_of(fitted_to_train[name])],
+            ),
+        )
+    ]
 
 
 BOXES: Final = ("box_recall", "pointing")
@@ -368,7 +391,7 @@ CHEAP: Final = {
 }
 EXPLAINED: Final = {
     "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*PLACED, *CURVED, *SANE)),
-    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 0, (*PLACES, *SANE, *PAIRS)),
+    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, *PAIRS)),
     "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
     "patented-photographs": ("photo", PATENTED, 200, 0, (*PLACES, *SANE)),
@@ -510,12 +533,6 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
     each.__name__: each
     for each in (drawings, photographs, absent, tune, settings, sources, explainers, reviews, proof, speed, scale)
 }
-
-
-NOT_MADE: Final = {
-    "speed": ("whole-run",),
-}
-"""Page -> tables that no step makes yet."""
 
 
 def commit() -> str:

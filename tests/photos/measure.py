@@ -25,8 +25,10 @@ from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import weighted_estimate
 from pipeline.evaluate.evaluation import evaluation_of, outcomes_of
 from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.text_only import TextOnly, fit
 from pipeline.run import run
 from pipeline.scenes import write_scenes
+from stages.truth import read_truth
 
 FILES: Final = (
     *(f"flickr8k/{split}.{end}" for split in ("dev", "train") for end in ("images.tar", "jsonl", "entities.tar.gz")),
@@ -104,16 +106,34 @@ class Photographs:
         return Path(run(self.config(name, model, label, *settings, file=file), console))
 
     def figures(
-        self, name: str, model: str, label: str, *settings: str, file: Path | None = None, absent: bool = False
+        self,
+        name: str,
+        model: str,
+        label: str,
+        *settings: str,
+        file: Path | None = None,
+        absent: bool = False,
+        usual: str | None = None,
     ) -> dict[str, Any]:
-        """What `phrasebox eval` says of that dataset, with `--absent` if wanted; asked once."""
-        known = self.out / "evaluations" / name / f"{label}{'-absent' * absent}.json"
+        """What `phrasebox eval` says of that dataset, with `--absent` if wanted; asked once.
+
+        usual: the images that places from text alone are fitted to, by default for each half those of the other half.
+        """
+        known = self.out / "evaluations" / name / f"{label}{'-absent' * absent}{'-usual' * (usual is not None)}.json"
         if not known.is_file():
             made = self.dataset(name, model, label, *settings, file=file)
-            found = evaluation_of(made, self.truth(name), console, resized=name.endswith("train"), absent=absent)
+            places = None if usual is None else self.usual_places(usual)
+            resized = name.endswith("train")
+            found = evaluation_of(made, self.truth(name), console, resized=resized, absent=absent, text_only=places)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(found), encoding="utf-8")
         return dict(json.loads(known.read_text("utf-8")))
+
+    def usual_places(self, name: str) -> TextOnly:
+        """Where things usually are in these images."""
+        chosen = {Path(json.loads(line)["image"]).stem for line in self.captions(name).read_text("utf-8").splitlines()}
+        truth = read_truth(self.truth(name))
+        return fit(image for file, image in truth.images.items() if Path(file).stem in chosen)
 
     def gains(self, name: str, label: str, other: str, figures: Sequence[str]) -> list[float]:
         """Gains of a dataset over another one of these images: value, low and high of each figure, images paired."""
