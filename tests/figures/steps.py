@@ -330,11 +330,15 @@ def tune(own: Photographs) -> Pages:
     if not calibration.is_file():
         truth = ("--truth", str(own.truth(train)), "--resized")
         called("-m", "pipeline", "calibrate", str(fit), *truth, "--out", str(calibration))
-    own.figures(dev, "photo", "photos", file=PHOTO, absent=True)
-    own.figures(dev, "photo", "tuned", f"regions.calibration={calibration}", file=file)
-    gains = [number for other in ("photos", "photos-fine") for number in own.gains(dev, "tuned", other, BOXES)]
-    about = f"settings of tune with a calibration of their own, dev, over photos and photos-fine: {', '.join(BOXES)}"
-    return {"photographs": {"tables": tables, "said": [{"about": about, "command": command, "values": gains}]}}
+    for label, preset in (("photos", PHOTO), ("photos-fine", FINE)):
+        own.dataset(dev, "photo", label, file=preset)
+    figures = own.figures(dev, "photo", "tuned", f"regions.calibration={calibration}", file=file)["metrics"]
+    values = [number for name in BOXES for number in numbers_of(figures[name])]
+    values += (number for other in ("photos", "photos-fine") for number in own.gains(dev, "tuned", other, BOXES))
+    about = (
+        f"settings of tune with a calibration of their own, dev, and over photos and photos-fine: {', '.join(BOXES)}"
+    )
+    return {"photographs": {"tables": tables, "said": [{"about": about, "command": command, "values": values}]}}
 
 
 def settings(own: Photographs) -> Pages:
