@@ -89,6 +89,7 @@ GRIDS: Final = (
         ("guided, Otsu", "regions.upsample=guided"),
         *((f"guided, fixed share {share}", f"{GUIDED}{share}") for share in (0.35, 0.4)),
         ("**guided, fixed share 0.45** (`demo`)", f"{GUIDED}0.45"),
+        ("the same with `model.precision: bf16`", f"{GUIDED}0.45 model.precision=bf16"),
         ("guided, fixed share 0.5", f"{GUIDED}0.5"),
         *((f"the same at 0.45, blur {patches}", f"{GUIDED}0.45 {BLUR}{patches}") for patches in (0, 0.7)),
         *((f"guided, fixed share {share}, then GrabCut", f"{GUIDED}{share} {GRABCUT}") for share in (0.4, 0.45)),

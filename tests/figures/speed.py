@@ -71,6 +71,7 @@ def speed(own: Photographs) -> Pages:
     photographs, captions = str(own.images("flickr8k/dev")), str(own.captions("flickr8k/dev"))
     runs = printed("-m", "tests.pipeline.engines.host_cost", photographs, captions, "--images", "32")
     steps = [key for key in runs[0] if key not in ("captions", "known", "images")]
+    steps.sort(key=lambda step: step == "worker")
     rows = [[HOST.get(step, step), *(run[step] for run in runs)] for step in steps]
     titles = [
         [f"{'one caption' if run['captions'] == 1 else 'five captions'}{', `input.phrases`' * run['known']}", "{:.2f}"]

@@ -41,6 +41,15 @@ def test_sentences_state_figures_of_the_json(page: str) -> None:
     assert other.keys() <= set(pages.figures_of(text)), "an exception that nothing needs"
 
 
+@pytest.mark.parametrize("page", pages.pages())
+def test_steps_make_all_figures(page: str) -> None:
+    known = pages.contents(page)
+    for entry in (*known["tables"], *known["said"]):
+        assert entry["step"], f"typed by hand: {entry.get('id', entry.get('about'))}"
+        assert entry["command"], "each figure has a command"
+        assert entry["commit"], "each figure has the commit that it was measured at"
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_readmes_state_figures_of_the_pages(name: str) -> None:
     text = (pages.ROOT / name).read_text("utf-8")
