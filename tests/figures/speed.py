@@ -99,6 +99,11 @@ def speed(own: Photographs) -> Pages:
 
 PROCESSES: Final = ("driver", "raylet", "ledger", "model worker")
 SIMULATED: Final = ("-m", "tests.soak.simulated")
+MEMORY: Final = {
+    "gcs": "Ray's store of the cluster's state",
+    "tasks": "tasks that read, cut regions and write",
+    "other": "Ray's own actors",
+}
 BATCHES: Final = (32, 64, 128, 256)
 FARM: Final = (64, 256)  # GPUs of `phrasebox plan`'s arithmetic
 
@@ -134,7 +139,7 @@ def scale(own: Photographs) -> Pages:
     measured = printed("-m", "tests.soak.scale", "--out", str(own.out / "scale"))
     longest = [line for line in measured if line["name"] == "memory"][-1]
     rows = [
-        [kind, each["own_mb"], each["rss_mb"], each["slope"] and each["slope"]["mb_per_10k_rows"]]
+        [MEMORY.get(kind, kind), each["own_mb"], each["rss_mb"], each["slope"] and each["slope"]["mb_per_10k_rows"]]
         for kind, each in longest.items()
         if isinstance(each, dict)
     ]
@@ -171,7 +176,7 @@ def ends() -> dict[str, Any]:
     ]
     columns = ["", ["seconds", "{:.0f}"], ["GB of memory at most", "{:.1f}"], ["requests", "{:,.0f}"]]
     command = "python -m tests.soak.counting; python -m tests.soak.resuming"
-    return table("ends", command, columns, rows, model="none")
+    return table("ends", command, columns, rows)
 
 
 def many_gpus() -> dict[str, Any]:
