@@ -79,6 +79,7 @@ def drawings(own: Photographs) -> Pages:
         ("phrases for one thing", groups["number"]["singular"]),
         ("phrases for several", groups["number"]["plural"]),
         ("pairs of colour and kind never shown in training", groups["combination"]["unseen"]),
+        ("things below 32 x 32 px", groups["size"]["small"]),
     ):
         rows.append([f"{label} ({members['pointing']['n']:,})", *cells(members, names)])
     for number, (label, settings) in enumerate(others.items()):

@@ -137,7 +137,7 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
         "tests.soak.counting": [{"name": "finish", "phrases": 50_000_000, "seconds": {"add": 9.0}, "peak_mb": 1024}],
         "tests.soak.resuming": [
             {"name": "resuming", "shards": 20_000, "rows": 20_000_000, "not_noted": 200}
-            | dict.fromkeys(("take_over", "again"), {"seconds": 60.0, "requests": 1252})
+            | {key: {"seconds": 60.0, "requests": 1252} for key in ("take_over", "again")}
         ],
     }
     monkeypatch.setattr(speed, "printed", lambda _, program, *__: lines[program])
