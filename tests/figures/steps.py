@@ -405,7 +405,11 @@ EXPLAINED: Final = {
 }
 """Table -> model, explainers, images, images of insertion and deletion, and figures."""
 
-CLOSE: Final = {"scenes": ("game", "legrad"), "all-photographs": ("attention_gradient", "maskclip", ONE_HEAD)}
+CLOSE: Final = {
+    "scenes": ("game", "legrad"),
+    "all-photographs": ("attention_gradient", "maskclip", ONE_HEAD),
+    "patented-scenes": ("clrp",),
+}
 UNMOVED: Final = {"scenes": ("rollout", "game")}
 """Table -> explainers whose differences, and whose rank correlations, stand in sentences."""
 
