@@ -42,10 +42,10 @@ UNLIKE: Final = 1.1
 """Images are others from this many times, divided by the root of their number, above the distance that is expected
 (`ImageStatistics.distance`): 19 % above it for 32 images.
 
-Expected is 1 + directions / images of the fit. By the calibration of `photo` that fits configs/photos.yaml, with 500
-photographs of Flickr8k, none of 5,000 draws of 32 from 384 others is that far away, and of photographs of COCO, where
-the calibration error is 0.179 instead of 0.037, all but 1 of 5,000 draws are; of draws of 16 still 91 %. By that of
-`demo` none of 500 draws of 32 drawn scenes is."""
+Expected is 1 + directions / images of the fit. The calibration of `photo` for configs/photos.yaml was fitted to 500
+photographs of Flickr8k. None of 5,000 draws of 32 from 384 others was that far away. From COCO, where the calibration
+error is 0.179 instead of 0.037, all of 5,000 draws but one were, and 91 % of the draws of 16. With the calibration of
+`demo` none of 500 draws of 32 drawn scenes was."""
 
 FEWEST_FITTED: Final = 100
 """The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""

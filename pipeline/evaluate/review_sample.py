@@ -1,8 +1,8 @@
 """Which regions of a dataset people review, and how many others each of them stands for.
 
-A region counts once, however many captions say its phrase. The sample is stratified: the regions in the order of their
-scores make `SHARES` strata, of which each gets as many reviews. Strata of high scores are smaller, because a filter
-keeps these. Within a stratum rare kinds of things (sections of `stages/regions/things.txt`) are drawn more often. The
+A region counts once, however many captions say its phrase. The sample is stratified: regions are sorted by score and
+cut into `SHARES` strata, which get equally many reviews. Strata of high scores are smaller, because a filter keeps such
+regions. Within a stratum rare kinds of things (sections of `stages/regions/things.txt`) are drawn more often. The
 draw is sequential Poisson sampling (Ohlsson, Journal of Official Statistics 14, 1998): every region has a fixed random
 number, which is divided by how often it is to be drawn, and the lowest come first. So a larger sample begins with the
 smaller one, and half of one is a sample of the same kind. Estimates for the dataset weigh each answer by the inverse of

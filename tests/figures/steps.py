@@ -196,13 +196,13 @@ def photographs(own: Photographs) -> Pages:
     texts = [name for name in default["metrics"] if name.endswith("_above_text")]
     values = [number for name in texts for number in numbers_of(default["metrics"][name])]
     said.append({"about": f"defaults: {', '.join(texts)}", "command": command, "values": values})
-    said += [{**each, "command": command} for each in beside(own, default)]
+    said += [{**each, "command": command} for each in in_no_table(own, default)]
     said += coco(own)
     return {"photographs": {"tables": tables, "said": said}}
 
 
-def beside(own: Photographs, default: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Figures of the evaluation of the defaults that stand in no table."""
+def in_no_table(own: Photographs, default: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return figures of the evaluation of the defaults that stand in sentences alone."""
     counts, metrics = default["counts"], default["metrics"]
     fitted_to_train = own.figures("flickr8k/dev", "photo", "photos", file=PHOTO, usual="flickr8k/train")["metrics"]
     names = ("text_box", "text_box_merged", "text_point", "text_point_off_centre", "box_recall_above_text")

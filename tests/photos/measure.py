@@ -115,7 +115,7 @@ class Photographs:
         absent: bool = False,
         usual: str | None = None,
     ) -> dict[str, Any]:
-        """What `phrasebox eval` says of that dataset, with `--absent` if wanted; asked once.
+        """Return the figures of `phrasebox eval` for that dataset, with `--absent` if wanted. They are kept.
 
         usual: the images that places from text alone are fitted to, by default for each half those of the other half.
         """
@@ -130,7 +130,7 @@ class Photographs:
         return dict(json.loads(known.read_text("utf-8")))
 
     def usual_places(self, name: str) -> TextOnly:
-        """Where things usually are in these images."""
+        """Fit where things usually are to the human boxes of these images."""
         chosen = {Path(json.loads(line)["image"]).stem for line in self.captions(name).read_text("utf-8").splitlines()}
         truth = read_truth(self.truth(name))
         return fit(image for file, image in truth.images.items() if Path(file).stem in chosen)
