@@ -24,7 +24,7 @@ from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, 
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.phrases.known import KnownPhrases
-from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
+from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, plan_shards
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.shared.model.config import NO_MODEL
@@ -85,10 +85,10 @@ def run(
         with display.shown():
             display.doing("reading the input")
             every = plan_shards(graph.reader)
-            shards = config.input.own(every)
+            shards = config.input.take_part(every)
             reject_other_phrases(graph, every)
             if found.state != "new" and not is_same_input:
-                changes = _changes(folder, graph.reader, shards, console, limited=config.input.limit is not None)
+                changes = _changes(folder, graph.reader, shards, console, config.input)
         # Changed samples are reported each time, as long as their rows stay as they are.
         noted: dict[str, Any] = {} if changes.changed else {INPUT: fingerprint}
         if found.state == "complete" and not changes.new:
@@ -102,6 +102,8 @@ def run(
             fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
         if (grouped := grouped_rows(shards)) is not None:
             report.note(grouped)
+        if every and not shards:
+            report.note(f"{config.input.extent} is empty: the input has fewer samples than parts, or fewer tars")
         with display.shown():
             display.doing("comparing the first images with those of the calibration")
             # Decided once: a resumed run may look at other images.
@@ -130,6 +132,7 @@ def run(
         model=model_in_words(config, graph) if graph.loads_model else NO_MODEL,
         scores=trust.in_words(graph, config),
         calibrated=trust.doubt is None,
+        extent=config.input.extent,
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
@@ -234,11 +237,13 @@ def _begun(
 
 
 def _changes(
-    folder: DatasetFolder, reader: Reader, shards: Sequence[Shard], console: Console, *, limited: bool
+    folder: DatasetFolder, reader: Reader, shards: Sequence[Shard], console: Console, source: SourceConfig
 ) -> Changes:
     """Compare the input, all of which is read here, with the rows. Raise as `changes_of`."""
-    _say(console, [f"comparing the input with the rows in {folder.path}"])
-    return changes_of(folder.shards, reader.samples(shards), limited=limited)
+    _say(console, [f"comparing {source.extent} with the rows in {folder.path}"])
+    # Another limit moves the ends of a part: rows without a sample there are another part's.
+    limited = source.limit is not None and source.part is None
+    return changes_of(folder.shards, reader.samples(shards), limited=limited, extent=source.extent)
 
 
 def _say(console: Console, lines: Sequence[str]) -> None:

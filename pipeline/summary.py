@@ -201,12 +201,20 @@ def duration(seconds: float) -> str:
 
 
 def print_summary(
-    console: Console, total: Tally, report: Report, path: str, *, model: str, scores: str, calibrated: bool
+    console: Console,
+    total: Tally,
+    report: Report,
+    path: str,
+    *,
+    model: str,
+    scores: str,
+    calibrated: bool,
+    extent: str = "the input",
 ) -> None:
     """Print the table at the end of a run, and what can be done with the dataset.
 
     `total` counts the dataset in `path`, `report` the run; `scores` says what scores mean, `calibrated` whether they
-    are probabilities.
+    are probabilities, `extent` what was read.
     """
 
     def some(count: int, of: int = 0) -> str:
@@ -244,7 +252,7 @@ def print_summary(
     console.print(f"dataset in {path}, model: {model}", soft_wrap=True)
     console.print(table)
     if not total.rows:
-        console.print("the input holds no samples")
+        console.print(f"{extent} holds no samples")
     if total.failed:
         console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
     if total.regions:

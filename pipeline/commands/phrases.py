@@ -80,7 +80,7 @@ def write_phrases(config: RunConfig, out: Path) -> int:
     reader, seen = make_reader(config.input), set[int]()
 
     def captions() -> Iterator[str]:
-        for sample in reader.samples(config.input.own(plan_shards(reader))):
+        for sample in reader.samples(config.input.take_part(plan_shards(reader))):
             record = Record.start(sample)
             for caption in record.sample.captions if record.error is None else ():
                 if (key := stable_key(caption)) not in seen:

@@ -67,7 +67,9 @@ class Changes:
     names: tuple[str, ...] = ()  # ids of the first changed ones
 
 
-def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited: bool = False) -> Changes:
+def changes_of(
+    shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited: bool = False, extent: str = "the input"
+) -> Changes:
     """Compare the rows in shards with the samples of the input, with some 30 bytes of memory for each row.
 
     Rows of a shard that cannot be read are not known, and their samples count as new.
@@ -76,6 +78,7 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited:
         shards: The rows.
         samples: The input.
         limited: Whether these are only the first samples of the input, so that rows may have others.
+        extent: The input for people, see `SourceConfig.extent`.
 
     Raises:
         ResumeError: Rows have no sample any more.
@@ -103,7 +106,7 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited:
     if len(gone) and not limited:
         names = _names_of(shards, gone[:_NAMED])
         raise ResumeError(
-            f"samples that have rows, but are gone from the input: {len(gone):,} ({listed(names, len(gone))}). Put "
+            f"samples that have rows, but are gone from {extent}: {len(gone):,} ({listed(names, len(gone))}). Put "
             "them back, give another output.path, or --fresh to start over"
         )
     return Changes(new=new, changed=changed, names=tuple(changed_ids))

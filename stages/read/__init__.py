@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
-from stages.read.base import Limited, Reader, Shard, Skipped, SourceConfig, read_shard
+from stages.read.base import CutReader, Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import grouped_rows, plan_shards
 from stages.read.rows import FieldsConfig, RowParser
@@ -41,7 +41,7 @@ InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.co
 def make_reader(config: InputConfig) -> Reader:
     """Return the reader of an input. Call this where the run was started: relative paths are resolved here."""
     reader = READERS[config.kind](config)
-    return reader if config.limit is None else Limited(reader, config.limit)
+    return reader if config.limit is None and config.part is None else CutReader(reader, config.limit)
 
 
 def input_fingerprint(config: InputConfig) -> str:

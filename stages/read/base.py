@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -43,9 +43,9 @@ class SourceConfig(BaseModel):
     )
     part: str | None = Field(
         None,
-        description="Run over a part of the input: 3/8 takes every eighth of its shards, from the third on. Each part "
-        "is a run with a folder of its own, on any machine that has the same files in the same place; `phrasebox "
-        "merge` makes one dataset of all parts.",
+        description="Run over a part of the input: 3/8 takes the third of eight equal parts, each of samples that "
+        "follow each other. Tars are not cut, unless there is a limit. Each part is a run with a folder of its own, on "
+        "any machine that has the same files in the same place; `phrasebox merge` makes one dataset of all parts.",
     )
 
     phrases: str | None = Field(
@@ -62,10 +62,28 @@ class SourceConfig(BaseModel):
             raise ValueError("expected a part and the number of all parts, from 1/8 to 8/8")
         return part
 
-    def own(self, shards: Sequence[Shard]) -> Sequence[Shard]:
-        """Return the shards of this part."""
-        number, of = (int(text) for text in (self.part or "1/1").split("/"))
-        return shards[number - 1 :: of]
+    @property
+    def extent(self) -> str:
+        """Return what of the input is read, for people."""
+        return "the input" if self.part is None else f"part {self.part} of the input"
+
+    def take_part(self, shards: Sequence[Shard]) -> Sequence[Shard]:
+        """Return the shards of this part, of which the first and the last are cut: parts differ by one sample at most.
+
+        Where a shard does not say how many samples it holds, parts share whole shards: counting would read the input.
+        """
+        number, parts = (int(text) for text in (self.part or "1/1").split("/"))
+        counted = all(shard.samples is not None for shard in shards)
+        counts = [(shard.samples or 0) if counted else 1 for shard in shards]
+        start, stop = (place * sum(counts) // parts for place in (number - 1, number))
+        taken: list[Shard] = []
+        for shard, count, end in zip(shards, counts, accumulate(counts), strict=True):
+            first, last = max(start, end - count), min(stop, end)
+            if last - first == count:
+                taken.append(shard)
+            elif first < last:
+                taken.append(replace(shard, skip=first - end + count, samples=last - first, rows=None))
+        return taken
 
     @model_validator(mode="before")
     @classmethod
@@ -87,7 +105,8 @@ class Shard:
     start: int = 0  # Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row
     stop: int | None = None  # Where it ends, exclusive, in the same unit; None means the end of the file
     first_row: int = 0  # number of the first row, as messages count: lines from 1, Parquet rows from 0
-    samples: int | None = None  # How many samples it holds; None if that is known only after reading
+    skip: int = 0  # How many of its first samples are left out, see `CutReader`
+    samples: int | None = None  # How many samples it holds behind these; None if that is known only after reading
     rows: int | None = None  # How many rows these are where several may be one sample, else None
     renamed: tuple[tuple[int, str], ...] = ()  # its samples whose id is taken: index from 0 on, and the id instead
     payload: bytes = b""  # more that the kind needs to know (a header, rows from a file that cannot be cut)
@@ -145,14 +164,19 @@ class Reader(ABC):
                     yield item
 
 
-class Limited(Reader):
-    """The first samples of another reader's input: at most `limit` of them, of which some may be `Skipped`."""
+class CutReader(Reader):
+    """Reads shards of another reader that are cut: `skip` and `samples` say which of their samples are wanted.
 
-    def __init__(self, reader: Reader, limit: int) -> None:
+    With a `limit` the input is its first samples: at most so many, of which some may be `Skipped`.
+    """
+
+    def __init__(self, reader: Reader, limit: int | None) -> None:
         self._reader, self._limit = reader, limit
 
     def shards(self) -> list[Shard]:
-        """Plan the input; a shard that does not say how many samples it holds is read to count them."""
+        """Plan the input; with a limit, a shard that does not say how many samples it holds is read to count them."""
+        if self._limit is None:
+            return self._reader.shards()
         kept: list[Shard] = []
         left = self._limit
         for shard in self._reader.shards():
@@ -169,7 +193,7 @@ class Limited(Reader):
         """See `Reader.read`."""
         rows = self._reader.read(shard)
         with closing(rows):  # type: ignore[type-var]  # readers are generators
-            yield from islice(rows, shard.samples)
+            yield from islice(rows, shard.skip, None if shard.samples is None else shard.skip + shard.samples)
 
 
 def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
 from stages.contract.records import Record, Sample, stable_id
-from stages.read import READERS, Reader, Shard, Skipped
+from stages.read import READERS, Reader, Shard, Skipped, read_shard
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
 ROWS = 40  # Rows that each function in INPUTS writes, over two files
@@ -171,6 +171,27 @@ def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
     shards, items = case.with_keys(limit=limit)
     assert items == case.items[:limit]
     assert sum(shard.samples or 0 for shard in shards) == min(limit, ROWS)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7, ROWS + 1])
+@pytest.mark.parametrize("limit", [None, 26])
+def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int) -> None:
+    """Down to single rows where the reader knows their number, else by whole tars."""
+    every: Items = []
+    sizes = []
+    for number in range(1, parts + 1):
+        keys = {**case.keys, "limit": limit, "part": f"{number}/{parts}"}
+        reader, config = reader_of(kind=case.kind, **keys), READERS[case.kind].config_type(**keys)
+        shards = config.take_part(reader.shards())
+        items = [item for shard in shards for item in read_shard(reader, shard)]
+        assert len(items) == sum(shard.samples or 0 for shard in shards) or None in {shard.samples for shard in shards}
+        sizes.append(len(items))
+        every += items
+    assert every == case.items[:limit]
+    if case.kind == "webdataset" and limit is None:
+        assert sorted(sizes)[-2:] == {1: [40], 2: [15, 25]}.get(parts, [15, 25])
+    else:
+        assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("shard_size", [1, 3, 7, 1000])

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +119,38 @@ def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tm
     with folder.locked():
         folder.begin(folder.look(config, "light"))
         assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0
+
+
+def light_part(captions: Path, out: Path, part: str, **keys: Any) -> str:
+    source = {"kind": "jsonl", "path": str(captions), "part": part, **keys}
+    return run_light(light_config(captions, out, input=source))
+
+
+def test_parts_of_a_small_input_are_rows_of_one_run(captions: Path, tmp_path: Path) -> None:
+    run_light(light_config(captions, tmp_path / "whole"))
+    for number in (1, 2, 3):
+        light_part(captions, tmp_path / str(number), f"{number}/3")
+    parts = [rows_of(tmp_path / str(number)) for number in (1, 2, 3)]
+    assert [len(rows) for rows in parts] == [13, 13, 14]
+    every = [row for rows in parts for row in rows]
+    assert sorted(every, key=lambda row: row["id"]) == rows_of(tmp_path / "whole")
+    assert "nothing to do" in light_part(captions, tmp_path / "3", "3/3", shard_size=5)
+
+
+def test_a_part_without_samples_says_that_it_is_empty(captions: Path, tmp_path: Path) -> None:
+    printed = light_part(captions, tmp_path / "out", "1/41")
+    assert "part 1/41 of the input is empty: the input has fewer samples than parts, or fewer tars\n" in printed
+    assert "part 1/41 of the input holds no samples\n" in printed
+    assert "the input holds no samples" not in printed.replace("of the input", "")
+
+
+def test_a_larger_limit_adds_to_a_part_and_moves_no_sample_to_another(captions: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        light_part(captions, tmp_path / str(number), f"{number}/2", limit=10)
+    light_part(captions, tmp_path / "1", "1/2", limit=20)
+    assert len(rows_of(tmp_path / "1")) == 10
+    before = content(tmp_path / "2")
+    with pytest.raises(ResumeError, match="but are gone from part 2/2 of the input: 5 ") as caught:
+        light_part(captions, tmp_path / "2", "2/2", limit=20)
+    assert "--fresh" in str(caught.value)
+    assert content(tmp_path / "2") == before
