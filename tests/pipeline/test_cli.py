@@ -21,8 +21,8 @@ from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig
 from tests.pipeline.commands.evaluated import called as phrasebox
 from tests.pipeline.commands.evaluated import printed
+from tests.pipeline.light import ROOT
 
-ROOT = Path(__file__).parents[3]
 DEMO = ("--model", "demo")
 
 
