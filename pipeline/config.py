@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -118,6 +118,18 @@ class EngineConfig(BaseModel):
         return None if self.explain_workers is None else int(str(self.explain_workers).split("-")[-1])
 
 
+CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
+    "input": ("limit", "shard_size"),
+    "model": ("device", "threads", "batch_size"),
+    "phrases": ("batch_size",),
+    "images": ("fetch_threads",),
+    "explain": ("phrases_per_step",),
+}
+"""Section -> its keys that change rows by rounding at most, so that a run may go on with others, for example in less
+memory. Samples, their ids and the parts of an input do not depend on where it is cut into shards, and rows are known by
+their ids: a resumed run with another `shard_size` reads the whole input again, and makes the rows that are missing."""
+
+
 class RunConfig(BaseModel):
     """Everything a run depends on."""
 
@@ -156,11 +168,10 @@ class RunConfig(BaseModel):
         if self.source.kind != HEAT_MAPS:
             kept.add("source")
         plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
-        for key in ("device", "threads"):
-            plain["model"].pop(key)
+        for section, keys in CHANGE_NO_ROW.items():
+            for key in keys:
+                plain[section].pop(key, None)  # not every kind of input is cut
         plain["regions"] = self.regions.decides()
-        plain["images"].pop("fetch_threads")
-        plain["input"].pop("limit")
         plain["output"] = self.output.columns
         if (phrases := plain["input"].pop("phrases")) is not None:
             plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
