@@ -33,7 +33,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.engines import cores_here
-from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
+from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in, set_up
 from pipeline.engines.ray_ledger import Event
 from pipeline.output.journal import entry, write_name
 from pipeline.output.shards import keys_of
@@ -179,8 +179,6 @@ def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: A
     Raise OSError. Yield the shards' entries in the journal.
     """
     leave_at_exit()
-    for stage in stages:
-        stage.setup()
     sample_ids = pc.struct_field(table["sample"], "sample_id")
     base, sizes = write_name(sample_ids.to_pylist(), sink.attempt), list[int]()
 
@@ -191,7 +189,10 @@ def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: A
             sizes.append(temporary.stat().st_size)
 
     each = sink.rows_per_file
-    with closing(RollingParquet(place, rows_per_file=each, rows_per_group=sink.rows_per_group)) as writer:
+    with (
+        set_up(stages),
+        closing(RollingParquet(place, rows_per_file=each, rows_per_group=sink.rows_per_group)) as writer,
+    ):
         for start in range(0, table.num_rows, rows):
             records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
             writer.write(records_to_rows(records, **sink.columns))

@@ -4,14 +4,22 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.engines import ray_workers
+from pipeline.engines.inline import run_stages
 from pipeline.engines.ray_workers import READ_TASKS, ShardSource
+from stages.contract.records import Record, Sample
+from stages.contract.schema import records_to_table
+from stages.contract.stage import Stage
 from stages.read import Shard
 from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
-from tests.pipeline.light import ended
+from tests.pipeline.light import LastStage, ended
 
 PROGRAM = """
 import ctypes
@@ -40,6 +48,41 @@ def test_a_read_task_that_dies_repeats_one_shard_of_a_part(shards: int, tasks: i
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
     source = ShardSource(None, [(n, Shard(url=f"{n}.tar", name=f"{n}.tar")) for n in range(shards)], None)  # type: ignore[arg-type]
     assert source.tasks == tasks
+
+
+class HeldStage(LastStage):
+    """Notes in a file when it is set up and torn down."""
+
+    def __init__(self, notes: Path) -> None:
+        super().__init__(0.0)
+        self.notes = notes
+
+    def setup(self) -> None:
+        self.notes.write_text("held")
+
+    def teardown(self) -> None:
+        self.notes.write_text("let go")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_last_task_lets_its_stages_go(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker runs many tasks, each of which sets the stages up."""
+    notes = tmp_path / "notes"
+
+    def run_held(stages: Sequence[Stage], records: list[Record], *_: Any, **__: Any) -> list[Record]:
+        assert notes.read_text() == "held"
+        if fails:
+            raise OSError("full")
+        return run_stages(stages, records, lambda *_: None)
+
+    monkeypatch.setattr(ray_workers, "leave_at_exit", lambda: None)  # it is for processes of Ray
+    monkeypatch.setattr(ray_workers, "run_with_retries", run_held)  # without a ledger, another process
+    columns = {"embed_images": False, "heat_maps": False}
+    sink = ray_workers.Sink(data=tmp_path, attempt=1, rows_per_file=8, rows_per_group=8, columns=columns)
+    record = Record.start(Sample(sample_id="a", source="a", captions=("a dog",)))
+    with pytest.raises(OSError, match="full") if fails else nullcontext():
+        list(ray_workers.finish([HeldStage(notes)], None, 8, sink, records_to_table([record])))
+    assert notes.read_text() == "let go"
 
 
 @pytest.mark.ray
