@@ -34,7 +34,7 @@ class EngineConfig(BaseModel):
     kind: Literal["auto", "ray", "inline"] = Field(
         "auto",
         description="`ray` runs on Ray Data, on this machine or on a cluster; `inline` in one plain process, with the "
-        "same rows; `auto` chooses inline where it ends before Ray has started, see `pipeline.engines.chosen`.",
+        "same rows; `auto` chooses inline where it ends before Ray has started, unless another key is set here.",
     )
     address: str | None = Field(
         None,

@@ -72,14 +72,16 @@ def cores_here() -> int:
 def chosen(config: RunConfig, samples: int | None) -> RunConfig:
     """Return the configuration with `engine.kind=auto` decided; others are left as they are.
 
+    Whoever sets another key of the engine means Ray.
+
     samples: Number of samples of its input; None if only reading will show, which counts as many.
     """
     from pipeline.config import EngineConfig  # noqa: PLC0415  as above
 
     if config.engine.kind != "auto":
         return config
-    small = samples is not None and samples <= AT_MOST_INLINE and config.engine.address is None
-    engine = EngineConfig(kind="inline") if small else config.engine.model_copy(update={"kind": "ray"})
+    small = samples is not None and samples <= AT_MOST_INLINE and config.engine == EngineConfig()
+    engine = config.engine.model_copy(update={"kind": "inline" if small else "ray"})
     return config.model_copy(update={"engine": engine})
 
 

@@ -67,13 +67,14 @@ def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
         (["engine.address=auto"], 1, "ray"),
         (["engine.kind=ray"], 1, "ray"),
         (["engine.kind=inline"], None, "inline"),
-        (["engine.num_cpus=4"], 1, "inline"),
+        (["engine.num_cpus=4"], 1, "ray"),
     ],
 )
 def test_an_engine_is_chosen_by_the_number_of_samples(settings: list[str], samples: int | None, kind: str) -> None:
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
     assert chosen(config, samples).engine.kind == kind
-    assert chosen(config, 10**9).engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
+    for count in (samples, 10**9):
+        assert chosen(config, count).engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(119.4, "119 s"), (120, "2 minutes"), (7200, "2.0 hours")])
