@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.config import RunConfig
+from pipeline.config import EngineConfig, RunConfig
 from pipeline.engines.inline import run_stages, set_up
 from pipeline.graph import Graph, presence_in
 from pipeline.summary import Report
@@ -47,13 +47,19 @@ photographs of Flickr8k. None of 5,000 draws of 32 from 384 others was that far 
 error is 0.179 instead of 0.037, all of 5,000 draws but one were, and 91 % of the draws of 16. With the calibration of
 `demo` none of 500 draws of 32 drawn scenes was."""
 
+NOT_COMPARED: Final = (
+    "The images were not compared with those the scores were calibrated on, because only the cluster's workers load "
+    "the model"
+)
+"""The misgiving where the engine is on other machines: this one may lack the model's weights, memory and GPU."""
+
 FEWEST_FITTED: Final = 100
 """The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """How the samples of a run differ from those of a fit."""
+    """How the samples of a run differ from those of a fit, or why nobody knows."""
 
     what: str  # for people
     in_regions: bool  # whether it is the regions, so that scores mean nothing; otherwise it is the images alone
@@ -64,22 +70,25 @@ class Outside:
         return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
 
 
-def outside_domain(graph: Graph, shards: Sequence[Shard], engine: str) -> Outside | None:
+def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) -> Outside | None:
     """Compute the first samples, and say how they differ from those that the calibration was fitted on.
 
     The model is loaded in this process and let go afterwards; the graph's stages are not set up. Where the engine has
     other processes for the model, it computes on the CPU here, in fp32: a process that has used a GPU keeps some of its
-    memory to its end. None if the samples do not differ, if none of them has a region, or if there is no calibration.
-    Raises PhraseboxError as the stages do.
+    memory to its end. On a cluster the answer is `NOT_COMPARED`.
+
+    None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises PhraseboxError as the stages do.
     """
     if graph.calibration is None:
         return None
     regions = graph.cuts
     if regions.calibration is None or not regions.calibration.of_regions:
         return None
+    if engine.address is not None:
+        return Outside(what=NOT_COMPARED, in_regions=False)
     records = [Record.start(sample) for sample in first_samples(graph.reader, shards, SAMPLES)]
     config = graph.explains.config
-    on = {"device": "cpu", "precision": "fp32"} if engine == "ray" else {}
+    on = {"device": "cpu", "precision": "fp32"} if engine.kind == "ray" else {}
     model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update=on)}))
     model.embeddings = []
     stages = (*graph.before, model)

@@ -108,9 +108,7 @@ def run(
             display.doing("comparing the first images with those of the calibration")
             # Decided once: a resumed run may look at other images.
             outside = (
-                Outside.of(found.run[OUTSIDE])
-                if OUTSIDE in found.run
-                else outside_domain(graph, every, config.engine.kind)
+                Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, every, config.engine)
             )
             graph, trust = trusted(graph, outside, config, report)
             config = graph.as_cut(config)

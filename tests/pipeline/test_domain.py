@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.domain import outside_domain, trusted
+from pipeline.config import EngineConfig, RunConfig
+from pipeline.domain import NOT_COMPARED, outside_domain, trusted
 from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.summary import Report
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
+from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from tests.cuda.simulated import SimulatedCuda
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
+
+INLINE = EngineConfig(kind="inline")
 
 CAPTIONS = (
     "a man in a grey coat walks along the street",
@@ -126,7 +129,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert own is not None
     closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
     graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
-    outside = outside_domain(graph, plan_shards(graph.reader), "inline")
+    outside = outside_domain(graph, plan_shards(graph.reader), INLINE)
     assert not outside.in_regions
     assert "show other things than those the scores were calibrated on" in outside.what
     printed = StringIO()
@@ -143,7 +146,7 @@ def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
     graph = build_graph(config_of(tmp_path, tmp_path / "out"))
-    assert outside_domain(graph, plan_shards(graph.reader), "inline") is None
+    assert outside_domain(graph, plan_shards(graph.reader), INLINE) is None
 
 
 @pytest.mark.parametrize(("fitted", "used"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp16")])
@@ -166,8 +169,22 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, use
 def test_the_driver_of_other_processes_leaves_its_gpu_to_them(clouds: Path, tmp_path, cuda: SimulatedCuda) -> None:
     graph = build_graph(config_of(clouds, tmp_path / "out", model={"name": "demo", "batch_size": 4}))
     shards = plan_shards(graph.reader)
-    there = outside_domain(graph, shards, "ray")
+    there = outside_domain(graph, shards, EngineConfig(kind="ray"))
     assert there is not None
     assert not cuda.operations
-    assert outside_domain(graph, shards, "inline") == there
+    assert outside_domain(graph, shards, INLINE) == there
     assert cuda.operations, "in one process the model computes there anyway"
+
+
+def test_the_driver_of_a_cluster_loads_no_model_and_says_what_is_not_known(drawn: Path, tmp_path, monkeypatch) -> None:
+    config = config_of(drawn, tmp_path / "out", engine={"kind": "ray", "address": "ray://head:10001"})
+    graph = build_graph(config)
+    monkeypatch.setattr(ExplainStage, "setup", None)
+    outside = outside_domain(graph, plan_shards(graph.reader), config.engine)
+    report = Report()
+    graph, trust = trusted(graph, outside, config, report)
+    assert report.notes == [NOT_COMPARED]
+    assert graph.calibrated
+    assert f"may be too high or too low here. {NOT_COMPARED}." in trust.in_words(graph, config)
+    named = build_graph(config.model_copy(update={"regions": RegionsConfig(calibration="none")}))
+    assert outside_domain(named, plan_shards(graph.reader), config.engine) is None, "there is nothing to compare"
