@@ -77,7 +77,8 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
     other processes for the model, it computes on the CPU here, in fp32: a process that has used a GPU keeps some of its
     memory to its end. On a cluster the answer is `NOT_COMPARED`.
 
-    None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises PhraseboxError as the stages do.
+    None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises
+    PhraseboxError as the stages do.
     """
     if graph.calibration is None:
         return None

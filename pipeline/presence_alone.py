@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage
-from stages.read import Shard
+from stages.read import Reader, Shard
 from stages.regions.groups import relation
 from stages.regions.score import Calibration, calibration_of
 from stages.shared.storage import AnyPath
@@ -44,6 +44,8 @@ from stages.shared.storage import AnyPath
 PRESENCE: Final = "presence"
 """The key of run.json, and of `run` in dataset.json, for the calibration of presence that the run has fitted to its
 first images: its SHA-256, null if it has fitted none. A resumed run keeps it."""
+
+PRESENCE_IMAGES: Final = "presence_images"  # Their key for how many images the fit has looked at
 
 MOST_IMAGES: Final = 300  # that are computed for a fit
 
@@ -112,6 +114,20 @@ def is_wanted(graph: Graph, config: RunConfig) -> bool:
     """Return whether a run fits presence to its first images: no calibration fits, and the settings leave that open."""
     known = isinstance(graph.model, ExplainStage) and graph.described is not None
     return known and config.regions.calibration == "auto" and graph.cuts.calibration is None
+
+
+def images_to_fit(reader: Reader, shards: Sequence[Shard]) -> int:
+    """Return how many images a fit looks at: all of a small input."""
+    return sum(1 for _ in first_samples(reader, shards, MOST_IMAGES))
+
+
+def grown_in_words(graph: Graph, shards: Sequence[Shard], stored: Mapping[str, Any]) -> str | None:
+    """Return a sentence for the log where a fit to the input would look at more images now than the stored one did."""
+    looked = stored[PRESENCE_IMAGES]
+    if looked == MOST_IMAGES or (images := images_to_fit(graph.reader, shards)) <= looked:
+        return None
+    how = "unknown, as it was after a look at" if stored[PRESENCE] is None else "as it was fitted to"
+    return f"presence stays {how} the first {looked} images: --fresh looks at {images}, and makes all rows again"
 
 
 def kept_presence(graph: Graph, path: AnyPath, digest: str | None) -> Graph:

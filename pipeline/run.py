@@ -20,7 +20,17 @@ from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
-from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
+from pipeline.presence_alone import (
+    MOST_IMAGES,
+    PRESENCE,
+    PRESENCE_IMAGES,
+    grown_in_words,
+    images_to_fit,
+    in_words,
+    is_wanted,
+    kept_presence,
+    look_at_first,
+)
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.phrases.known import KnownPhrases
@@ -175,6 +185,8 @@ class _Computing:
         """Return the work of the fit; None if there is none to do, or it was done before. Raise as `kept_presence`."""
         if PRESENCE in found.run:
             self.graph = kept_presence(self.graph, self.folder.presence, found.run[PRESENCE])
+            if (grown := grown_in_words(self.graph, self.every, found.run)) is not None:
+                self.report.note(grown)
         elif is_wanted(self.graph, config) and not self.folder.shards:
             self.display.doing(f"fitting presence to the captions of the first {MOST_IMAGES} images")
             self.display.update(self.report)
@@ -186,7 +198,9 @@ class _Computing:
         found = found or "the workers that looked at the first images died"
         self.report.note(in_words(found))
         text = None if isinstance(found, str) else found.to_json()
-        self.folder.keep_presence(text, {PRESENCE: None if text is None else sha256(text.encode()).hexdigest()})
+        digest = None if text is None else sha256(text.encode()).hexdigest()
+        images = images_to_fit(self.graph.reader, self.every)
+        self.folder.keep_presence(text, {PRESENCE: digest, PRESENCE_IMAGES: images})
         if not isinstance(found, str):
             self.graph = with_presence(self.graph, found)
         self.display.doing("loading the model")

@@ -34,7 +34,8 @@ COMPACT: Final = "compact"  # Their key for up to how many bytes shards were put
 
 COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
-_NOTED: Final = ("input_fingerprint", "outside_domain", "presence")  # What a run decides once, for all of its parts
+_NOTED: Final = ("input_fingerprint", "outside_domain", "presence", "presence_images")
+"""What a run decides once, for all of its parts."""
 
 _THREADS: Final = 32  # Shards copied at once
 

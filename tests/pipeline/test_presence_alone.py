@@ -123,6 +123,22 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
     assert rows_of(tmp_path / "out") == rows_of(whole[0])
 
 
+def test_an_input_that_grew_past_its_fit_is_told_of_it(few: None, scenes: Path, tmp_path: Path) -> None:
+    """The first rows depend on the fit, so it stays; a run without a limit would have another."""
+    config = uncalibrated(scenes, tmp_path / "out")
+    first = config.model_copy(update={"input": config.input.model_copy(update={"limit": 12})})
+    assert "presence stays" not in made(first)
+    stored = json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]
+    assert stored["presence_images"] == 12
+    printed = made(config)
+    assert "presence stays as it was fitted to the first 12 images: --fresh looks at 24, and makes all" in printed
+    assert "presence was fitted" not in printed
+    again = json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]
+    assert {key: again[key] for key in ("presence", "presence_images")} == {
+        key: stored[key] for key in ("presence", "presence_images")
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Ray makes its own context
 def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path) -> None:
