@@ -198,7 +198,8 @@ def dataset_card(
 
 Made by phrasebox with the model `{model}` from captioned images: noun phrases of the captions, {made}.
 Nobody has checked every region: filter them by `score` before you trust them. {score}
-The licence of the images and captions is that of their source.
+The licence of the images and captions is that of their source. `dataset.json` has the configuration, and the versions
+of the libraries that made the rows.
 
 | | |
 |---|---|

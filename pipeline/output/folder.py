@@ -24,6 +24,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
 from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import former, journal, replaced
+from pipeline.output.environment import environment_here
 from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.ids import set_apart
 from pipeline.output.journal import Journal
@@ -212,6 +213,7 @@ class DatasetFolder:
         doubt: str | None = None,
         presence: str | None = None,
         own: bool = True,
+        environment: Mapping[str, Any] | None = None,
     ) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
@@ -222,6 +224,7 @@ class DatasetFolder:
             calibration: Identifies the calibration of the scores; None if they are no probabilities.
             fitted_to, doubt, presence: See `dataset_card`.
             own: Whether this user's runs made all rows, so that the manifest may be signed.
+            environment: Surroundings in which the rows were made, see `environment_here`; by default those here.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -273,6 +276,7 @@ class DatasetFolder:
             },
             "wall_time_s": round(report.wall_time_s, 3),
             "stages": {name: stage.to_json() for name, stage in report.stages.items()},
+            "environment": environment or environment_here(config.phrases.spacy_model),
             "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
             "run": run,
         }

@@ -93,7 +93,13 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
             report.read(number, counts["read"], Counter(counts["skipped_by_reason"]))
         own_parts = all(is_own(dataset.manifest) for dataset in datasets)
         return folder.finish(
-            config, report, model=first["model"], calibration=first["calibration"], own=own_parts, **first["scores"]
+            config,
+            report,
+            model=first["model"],
+            calibration=first["calibration"],
+            own=own_parts,
+            environment=first["environment"],
+            **first["scores"],
         )
 
 

