@@ -226,7 +226,7 @@ def load_config(
     """
     values = {} if path is None else _from_file(path)
     given = {key: value for key, value in (assigned or {}).items() if value is not None}
-    for replaced in (replaced for key in given for replaced in _REPLACES.get(key, ())):
+    for replaced in (replaced for key in given for replaced in REPLACES.get(key, ())):
         section, _, name = replaced.partition(".")
         if isinstance(values.get(section), dict):
             values[section].pop(name, None)
@@ -237,7 +237,7 @@ def load_config(
     return override(values, settings, model)
 
 
-_REPLACES: Final = {
+REPLACES: Final = {
     "model.name": ("model.name", "model.pretrained", "model.checkpoint", "model.weights", "model.config"),
     "model.weights": ("model.pretrained", "model.checkpoint"),
 }

@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     naming_options,
     stopping,
 )
+from pipeline.config import REPLACES
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import serve
@@ -86,7 +87,7 @@ def inspect(
     if (review or reviews) and (html is not None or where or min_score):
         raise ConfigError("--review draws from all regions; it goes without --html, --where and --min-score")
     if model is not None:
-        settings = [f"model.name={model}", "model.pretrained=null", "model.checkpoint=null", *settings]
+        settings = [*(f"{key}=null" for key in REPLACES["model.name"]), f"model.name={model}", *settings]
     with naming_options(), stopping(""):
         if html is not None:
             write_gallery(dataset, html, console, search, samples=samples or 96, image_root=image_root)
