@@ -1,9 +1,10 @@
-"""The folder of a fine-tuning: its log, and checkpoints to resume from."""
+"""The folder of a fine-tuning: its log, checkpoints to resume from, and the tuned model."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +12,18 @@ from typing import Any, Final
 import torch
 
 from stages.contract.errors import OutputError, ResumeError, one_line
+from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from
 PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case that one is damaged
 LOG: Final = "log.jsonl"  # a line for every so many steps
+
+# Files of the tuned model, beside `OPEN_CLIP_CONFIG`.
+WEIGHTS: Final = "open_clip_model.safetensors"
+VOCABULARY: Final = "bpe_vocab.txt.gz"
+CARD: Final = "README.md"
+WRITTEN_BY: Final = "Fine-tuned by phrasebox"  # words of every card
 
 
 class TrainingFolder:
@@ -23,10 +31,22 @@ class TrainingFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.model = path / TUNED_MODEL
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
+
+    def check_model(self) -> None:
+        """Raise ResumeError if a training did not write all of `model/`, which the tuned model replaces."""
+        names = {path.name for path in self.model.iterdir()} if self.model.is_dir() else set()
+        if CARD in names and WRITTEN_BY in (self.model / CARD).read_text("utf-8", errors="replace"):
+            names -= {OPEN_CLIP_CONFIG, WEIGHTS, VOCABULARY, CARD}
+        if names:
+            raise ResumeError(
+                f"{self.model} is where the tuned model goes, and holds files that no training wrote "
+                f"({', '.join(sorted(names)[:4])}): give another --out, or move them"
+            )
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
@@ -80,7 +100,9 @@ class TrainingFolder:
         path = self.path / LOG
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
-    def clear(self) -> None:
-        """Delete log and checkpoints, and nothing else."""
+    def clear(self, *, with_model: bool) -> None:
+        """Delete log and checkpoints, the model `with_model`, and nothing else."""
         for path in (*(self.path / name for name in (LATEST, PREVIOUS, LOG)), *self.path.glob(f".{LATEST}.*.tmp")):
             path.unlink(missing_ok=True)
+        if with_model:
+            shutil.rmtree(self.model, ignore_errors=True)

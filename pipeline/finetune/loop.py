@@ -19,23 +19,21 @@ from torch import Tensor, nn
 
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.finetune.folder import TrainingFolder
+from pipeline.finetune.folder import CARD, VOCABULARY, WEIGHTS, WRITTEN_BY, TrainingFolder
 from pipeline.finetune.material import TrainingBatch, TuningData, reject_long_phrases
 from pipeline.finetune.ranks import RankGroup, joined
 from pipeline.finetune.recipe import Student
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.shared.model.load import fetch_files, module_of, usable_model
-from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL, Described
+from stages.shared.model.recognise import OPEN_CLIP_CONFIG, Described
 from stages.shared.model.tokenizer import tokenizer_of
+from stages.shared.model.towers.photo_trunk import TRUNK_NAME
 
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of steps that are done and of all."""
 
 LOG_EVERY: Final = 10  # steps of a line of the log; the last step ends a line, too
-
-_WEIGHTS: Final = "open_clip_model.safetensors"
-_VOCABULARY: Final = "bpe_vocab.txt.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +59,12 @@ def finetune(
 
     In a group of processes (torchrun, or one that is initialised, as Ray Train does it) each call is one rank, and the
     losses are those of one process with the whole batch, up to rounding. `say` takes a message for people before the
-    training begins, and `fresh` deletes a training in `config.out` and its model first.
+    training begins. `fresh` begins anew: a training in `config.out` and its model are deleted after the first step.
 
     Raise ConfigError, WeightsError or ResourceError if the model or a setting cannot be used, InputError if the
-    dataset cannot be read or holds nothing to learn from, ResumeError if the folder holds another training or a damaged
-    checkpoint, and OutputError if it cannot be written; the checkpoints before are kept.
+    dataset cannot be read or holds nothing to learn from, ResumeError if the folder holds another training, a damaged
+    checkpoint or a `model/` that no training wrote, and OutputError if it cannot be written; the checkpoints before are
+    kept.
     """
     device = pick_device(config.model.device)
     with joined(device) as ranks:
@@ -84,14 +83,14 @@ def finetune(
             say(training.described())
         begun, saved = time.monotonic(), None
         try:
-            training.run(on_step)
+            training.run(on_step, fresh=fresh)
         except torch.OutOfMemoryError as error:
             raise ResourceError(f"the GPU's memory is full: lower batch_size. {one_line(error)}") from error
         if ranks.leads:
             training.write_model()
         ranks.objects(None)  # wait for the leading rank's files
         return Tuned(
-            model=config.out / TUNED_MODEL,
+            model=training.folder.model,
             steps=training.step,
             images=material.images,
             bad_images=material.bad_images,
@@ -130,13 +129,10 @@ def _checked(config: FinetuneConfig, described: Described, device: torch.device)
 
 
 def _former(out: Path, *, fresh: bool) -> dict[str, Any] | None:
-    """Return the checkpoint in a folder, or delete it with the model."""
+    """Return the checkpoint to resume from. Raise ResumeError if there is none that can be read, or may be replaced."""
     folder = TrainingFolder(out)
-    if not fresh:
-        return folder.read_checkpoint()
-    folder.clear()
-    shutil.rmtree(out / TUNED_MODEL, ignore_errors=True)
-    return None
+    folder.check_model()
+    return None if fresh else folder.read_checkpoint()
 
 
 class FineTuning:
@@ -191,8 +187,6 @@ class FineTuning:
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
         if saved is not None:
             self._resume(saved)
-        elif ranks.leads:
-            self.folder.cut_log(0)  # of a training that was killed before its first checkpoint
 
     def described(self) -> str:
         """Return one sentence about the training that is about to begin or to resume."""
@@ -205,14 +199,19 @@ class FineTuning:
             f"products in {config.model.precision} on {self.device}"
         )
 
-    def run(self, on_step: OnStep | None = None) -> None:
-        """Take the steps that are left. A stop by KeyboardInterrupt between two steps writes a checkpoint first."""
+    def run(self, on_step: OnStep | None = None, *, fresh: bool = False) -> None:
+        """Take the steps that are left. A stop by KeyboardInterrupt between two steps writes a checkpoint first.
+
+        Log and checkpoints of a former training are deleted after the first step, and with `fresh` its model, too.
+        """
         batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
         try:
             while self.step < self.steps:
                 with self.ranks.together():
                     batch = next(batches)
                 self._unlogged.append(self._take_step(batch))
+                if self.step == 0 and self.ranks.leads:  # nothing refuses this training any more
+                    self.folder.clear(with_model=fresh)
                 self.step += 1
                 self._is_half_done = False
                 if self.step % LOG_EVERY == 0 or self.step == self.steps:
@@ -222,7 +221,7 @@ class FineTuning:
                 if self.step == self.steps or time.monotonic() - self._saved_s >= self.config.checkpoint_every_s:
                     self._save()
         except KeyboardInterrupt:
-            if not self._is_half_done:
+            if self.step and not self._is_half_done:
                 self._save()
             raise
 
@@ -278,14 +277,14 @@ class FineTuning:
 
     def write_model(self) -> None:
         """Write configuration, weights, vocabulary and card of the tuned model. Raise OutputError."""
-        folder = self.folder.path / TUNED_MODEL
-        beside = folder.with_name(f"{TUNED_MODEL}.tmp")
+        folder = self.folder.model
+        beside = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
             self._write_settings(beside)
-            (beside / _WEIGHTS).write_bytes(save(self._written(), metadata={"format": "pt"}))
-            (beside / "README.md").write_text(self._card(), encoding="utf-8")
+            (beside / WEIGHTS).write_bytes(save(self._written(), metadata={"format": "pt"}))
+            (beside / CARD).write_text(self._card(), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
         except OSError as error:
@@ -307,14 +306,27 @@ class FineTuning:
         architecture, spec = copy.deepcopy(self.model.architecture), self.model.input
         options = architecture["text_cfg"].get("tokenizer_kwargs") or {}
         if self.model.folder is not None and "bpe_path" in options:
-            shutil.copyfile(self.model.folder / options["bpe_path"], folder / _VOCABULARY)
-            architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": _VOCABULARY}
+            shutil.copyfile(self.model.folder / options["bpe_path"], folder / VOCABULARY)
+            architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": VOCABULARY}
         if any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.student.module.modules()):
             architecture["quick_gelu"] = True  # nothing else in OpenAI's files says it
         preprocess = {"size": spec.size_px, "mode": "RGB", "mean": spec.mean, "std": spec.std, "resize_mode": "squash"}
         preprocess["interpolation"] = spec.interpolation
         settings = {"model_cfg": architecture, "preprocess_cfg": preprocess}
         (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _loading(self) -> str:
+        """Say what loads the tuned model."""
+        vision, text = self.model.architecture["vision_cfg"], self.model.architecture["text_cfg"]
+        lacks = "vocabulary" if "bpe_path" in (text.get("tokenizer_kwargs") or {}) else ""
+        lacks = "image tower" if vision.get("timm_model_name") == TRUNK_NAME else lacks
+        by_phrasebox = '`phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it.'
+        if lacks:
+            return f"{by_phrasebox} open_clip alone does not: it cannot find the {lacks}."
+        return (
+            "open_clip loads it by `local-dir:FOLDER`, and stretches each image to a square, as the training did.\n"
+            f"`create_model_and_transforms(NAME, pretrained=FILE)` would crop the centre instead. {by_phrasebox}"
+        )
 
     def _card(self) -> str:
         config, lines = self.config, self.folder.lines()
@@ -325,9 +337,10 @@ class FineTuning:
         mixed = f", mixed with {share:.0%} of the weights that it began with" if share else ""
         return f"""# {self.model.name}, fine-tuned by recipe {config.recipe.kind}
 
-Fine-tuned by phrasebox for {self.steps:,} steps of {config.batch_size} images on {self.material.images:,} images of the
-dataset `{config.data.path}`{mixed}. open_clip loads it, and so does phrasebox: `--model FOLDER`. Its licence follows
-from those of the model that it began with and of the images.
+{WRITTEN_BY} for {self.steps:,} steps of {config.batch_size} images on {self.material.images:,} images of the
+dataset `{config.data.path}`{mixed}. Its licence follows from those of the model that it began with and of the images.
+
+{self._loading()}
 
 | step | {" | ".join(names)} |
 |{"---|" * (len(names) + 1)}

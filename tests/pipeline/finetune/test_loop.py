@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,8 @@ from stages.contract.errors import ConfigError, InputError, OutputError, Resourc
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load, module_of, usable_model
 from stages.shared.model.recognise import recognise
+from tests.stages.shared.model.hugging_face import save_images, transformers_clip
+from tests.stages.shared.model.saved import save_model
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
@@ -66,6 +69,38 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
     card = (whole.model / "README.md").read_text()
     assert "recipe align" in card
     assert '"learning_rate": 0.0001' in card
+    assert "open_clip alone does not: it cannot find the vocabulary." in card
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
+    """A tiny model in one of the forms that a training begins with."""
+    folder = tmp_path / "start"
+    folder.mkdir()
+    _, files = save_model(folder)
+    if request.param == "model file and weights":
+        return files
+    if request.param == "transformers folder":
+        transformers_clip().save_pretrained(folder / "clip")
+        save_images(folder / "clip", image_mean=[0.4, 0.5, 0.6], resample=2)
+        return ModelConfig(checkpoint=folder / "clip")
+    (folder / "tiny.json").rename(folder / "open_clip_config.json")
+    return ModelConfig(checkpoint=folder)
+
+
+@pytest.mark.parametrize("start", ["model file and weights", "transformers folder", "open_clip folder"], indirect=True)
+def test_a_tuned_model_prepares_images_as_its_training_did(start: ModelConfig, inline_dataset, tmp_path) -> None:
+    model = start.model_dump(exclude_none=True)
+    recipe = {"kind": "captions"}
+    tuned = finetune(config_of(inline_dataset, tmp_path / "tuned", model=model, recipe=recipe, epochs=0.34))
+    spec = recognise(start).input
+    assert load(ModelConfig(checkpoint=tuned.model)).input == spec
+    _, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{tuned.model}")
+    stretch, *_, scale = prepare.transforms
+    assert (stretch.size, stretch.interpolation.value) == ((spec.size_px, spec.size_px), spec.interpolation)
+    assert (tuple(scale.mean), tuple(scale.std)) == (spec.mean, spec.std)
+    assert open_clip.get_tokenizer(f"local-dir:{tuned.model}")(["a red car"]).shape == (1, 77)
+    assert "open_clip loads it by `local-dir:FOLDER`" in (tuned.model / "README.md").read_text()
 
 
 def test_a_training_that_was_killed_ends_with_the_same_weights(whole: Tuned, inline_dataset: Path, tmp_path) -> None:
@@ -132,6 +167,31 @@ def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, 
     with pytest.raises(ResumeError, match=r"other settings \(learning_rate, seed\)"):
         finetune(config_of(inline_dataset, tmp_path, epochs=0.34, learning_rate=1e-5, seed=3))
     assert (tmp_path / "model").is_dir()
+
+
+@pytest.mark.filterwarnings("ignore:an image is skipped")
+def test_a_fresh_training_deletes_the_former_one_when_nothing_refuses_it_any_more(inline_dataset, tmp_path) -> None:
+    finetune(config_of(inline_dataset, tmp_path, epochs=0.34))
+    former = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    moved = {"path": str(inline_dataset), "image_root": str(tmp_path)}
+    for error, refused in ((ConfigError, {"frozen": [""]}), (InputError, {"data": moved})):
+        with pytest.raises(error):
+            finetune(config_of(inline_dataset, tmp_path, **refused), fresh=True)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == former
+    with pytest.raises(StopHereError):
+        finetune(config_of(inline_dataset, tmp_path, seed=1), stop_after(1), fresh=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_model_that_no_training_wrote_is_not_replaced(fresh: bool, inline_dataset: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "model" / "open_clip_model.safetensors"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    (tmp_path / "model" / "README.md").write_text("# My model\n")
+    with pytest.raises(ResumeError, match=r"no training wrote \(README\.md, open_clip_model\.safetensors\): give"):
+        finetune(config_of(inline_dataset, tmp_path), fresh=fresh)
+    assert mine.read_bytes() == b"mine"
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(inline_dataset: Path, tmp_path: Path) -> None:
