@@ -1,12 +1,16 @@
 """`phrasebox finetune` as a person types it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline.dataset import open_dataset
 from pipeline.finetune import RECIPES
+from tests.architecture.source import ROOT
 from tests.pipeline.commands.evaluated import called, printed
 
 SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]
@@ -20,6 +24,24 @@ def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Pa
     assert json.loads(printed(*arguments, "--json"))["steps"] == 1
     assert "other settings" in called(*arguments, "--set", "seed=4")[2]
     printed(*arguments, "--set", "seed=4", "--fresh")
+
+
+@pytest.mark.slow
+def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
+    inline_dataset, scenes_folder, tmp_path
+) -> None:
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    few = ["--batch-size", 2, "--epochs", 0.1, "--recipe", "captions"]
+    printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few)
+    card = (tuned / "model" / "README.md").read_text()
+    assert 'phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it. open_clip alone does not' in card
+    image = next((scenes_folder / "images").iterdir())
+    locate = f"import phrasebox; print(phrasebox.Locator({str(tuned)!r})({str(image)!r}, 'red car'))"
+    run = ["run", scenes_folder / "captions.jsonl", "--images", scenes_folder / "images", "--limit", 1, "--out", out]
+    for arguments in (["-c", locate], ["-m", "pipeline", *run, "--model", tuned / "model"]):
+        subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
+    (row,) = open_dataset(out).rows(["error"])
+    assert row["error"] is None
 
 
 def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
