@@ -44,11 +44,11 @@ def marks_of(rows: Iterable[Row]) -> dict[str, str]:
     return {**dict.fromkeys(names[::6], "good"), **dict.fromkeys(names[3::6], "bad"), "gone": "good", "it's": "bad"}
 
 
-_FIELDS = ("id", "phrase", "head", "score", "similarity", "presence", "area", "caption_index")
+_FIELDS = ("id", "phrase", "head", "score", "similarity", "presence", "area", "caption_index", "bbox", "group")
 
 
 def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:
-    """The regions of a row with the columns that conditions know, and `id`."""
+    """The regions of a row with the columns that conditions know, `id`, `bbox` and `group`."""
     of_row = {name: row[name] for name in ("sample_id", "file_name", "width", "height", "phrase_count")}
     of_row |= {"region_count": len(row["annotations"]), "mark": marks.get(row["sample_id"])}
     return [

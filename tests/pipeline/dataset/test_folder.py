@@ -87,16 +87,19 @@ def test_regions_in_rows_of_their_own(folder: Path) -> None:
     assert len(dataset) == 500
     plain = [region for row in rows for region in regions_of(row, marks_of(rows))]
     whole = dataset.regions()
-    assert whole.schema.equals(REGION_COLUMNS)
-    for name in REGION_COLUMNS.names:
+    assert whole.column_names == [*REGION_COLUMNS.names, "bbox", "group"]
+    for name in whole.column_names:
         assert whole[name].to_pylist() == [region[name] for region in plain], name
     for where in ("w > h", "phrase_count <> region_count", "mark = 'good'"):
         found = dataset.regions(where, ["id", "region_count", "phrase"], min_score=0.3)
         kept = [r for r in plain if CONDITIONS[where](r) and r["score"] >= np.float32(0.3)]
         assert found.to_pylist() == [{name: r[name] for name in ("id", "region_count", "phrase")} for r in kept]
         assert 0 < len(kept) < len(plain)
-    masks = dataset.regions(columns=["segmentation"])["segmentation"].to_pylist()
-    assert masks == [a["segmentation"] for row in rows for a in row["annotations"]]
+    masks = [a["segmentation"] for row in rows for a in row["annotations"]]
+    assert dataset.regions(columns=["segmentation"])["segmentation"].to_pylist() == masks
+    with_masks = dataset.regions(segmentation=True)
+    assert with_masks.column_names == [*whole.column_names, "segmentation"]
+    assert with_masks["segmentation"].to_pylist() == masks
     assert dataset.regions("score > 2", ["phrase"]).to_pydict() == {"phrase": []}
     with pytest.raises(ConfigError, match="columns: there is no 'fraze'; one of area, area_share, bbox"):
         dataset.regions(columns=["fraze"])
