@@ -7,9 +7,8 @@
     found = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
     found  # shows the picture; found.heat_maps, found.boxes_xyxy_px, found.masks and found.scores are arrays
 
-An image goes through the stages of a run, so what is found equals the row that a run writes for phrases of the same
-words. A run leaves out the article of a phrase in a caption: its "red car" is not "a red car", for which a model has
-another embedding.
+An image goes through the stages of a run, so the result equals the row that a run writes for the same phrases. As in a
+run, the model embeds "a red car" without its article, as "red car".
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ class Located:
     faults: tuple[str, ...]  # P, "" or why the heat map is all zeros: "constant", "empty" or "non_finite"
     phrase_indices: NDArray[np.int64]  # (n,), the phrase of each region: in their order, best region first
     boxes_xyxy_px: NDArray[np.float32]  # (n, 4), half-open [left, top, right, bottom) in pixels of the upright image
-    # (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these settings, which is
-    # fitted to phrases without articles; else a number that only ranks.
+    # (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these settings; else a
+    # number that only ranks.
     scores: NDArray[np.float32]
     regions: tuple[Region, ...]  # n, as the stages make them, with masks in run-length form
     size_hw: tuple[int, int]  # of the upright image, px
@@ -171,9 +170,10 @@ class Locator:
     def __call__(self, image: ImageLike, phrases: str | Sequence[str]) -> Located:
         """Compute the heat maps and regions of one or several phrases in an image.
 
-        Phrases are embedded as they are typed, articles included; only white space and invisible characters do not
-        count. A plural ("two dogs") may have several regions. The image is a path or URL, an encoded image, a Pillow
-        image, or an array uint8 (height, width, 3) in RGB. EXIF orientation is applied.
+        Phrases are embedded as a run embeds those of a caption: in lower case and without leading articles, see
+        `stages.phrases.filters.normalise`. `Located.phrases` has them as they were given. A plural ("two dogs") may
+        have several regions. The image is a path or URL, an encoded image, a Pillow image, or an array uint8 (height,
+        width, 3) in RGB. EXIF orientation is applied.
 
         Raise ConfigError if there is no phrase or one is empty, InputError if the image cannot be read or is damaged,
         and ResourceError if the GPU's memory does not hold the image and its phrases.
@@ -207,7 +207,7 @@ class Locator:
         )
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
-        """Return each text as one phrase, as it is typed.
+        """Return each text as one phrase, normalised as the phrases of captions are, but never empty.
 
         Head and number are those that the stage finds in a caption of these words; if it finds another phrase, the text
         names one thing. The texts are the lines of one caption, so that "a man" and "a person" get two answers.
@@ -217,11 +217,10 @@ class Locator:
         phrases = []
         line = 0
         for text, record in zip(texts, found, strict=True):
-            typed = as_typed(text)
-            words = normalise(text) or typed
+            words = normalise(text) or as_typed(text)
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
-            phrases.append(replace(phrase, text=typed, start=line + phrase.start, end=line + phrase.end))
+            phrases.append(replace(phrase, start=line + phrase.start, end=line + phrase.end))
             line += len(text) + 1
         return tuple(phrases)
 

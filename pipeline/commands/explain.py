@@ -25,7 +25,7 @@ def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
     phrase: Annotated[
         list[str],
-        typer.Option("--phrase", metavar="TEXT", help="What to look for, embedded as it is typed. Repeatable."),
+        typer.Option("--phrase", metavar="TEXT", help="What to look for; leading articles do not count. Repeatable."),
     ] = [],  # noqa: B006  typer copies it
     out: Annotated[
         Path | None,

@@ -67,19 +67,36 @@ def test_what_is_found_equals_the_row_of_a_run(found: Located, row: dict[str, An
     assert similarities == pytest.approx([annotation["similarity"] for annotation in annotations], abs=1e-5)
 
 
-@pytest.mark.parametrize("phrase", ["a red car", "the beach", "two small dogs", "red car"])
-def test_a_phrase_is_embedded_as_it_is_typed(phrase: str) -> None:
-    """The authors' code takes the words as they are, articles included."""
+@pytest.mark.parametrize(
+    ("phrase", "embedded"),
+    [
+        ("a red car", "red car"),
+        ("The Beach", "beach"),
+        ("two small dogs", "two small dogs"),
+        ("\U0001f697", "\U0001f697"),
+    ],
+)
+def test_a_phrase_is_embedded_as_in_a_run_and_labelled_as_it_is_typed(phrase: str, embedded: str) -> None:
     model, double = model_pair()
     config = GradEclipConfig(heads="single", affinity="none")
     rgb = pixels(seed=3)[0]
     locator = Locator.from_open_clip(model, explain={"heads": "single", "affinity": "none"})
-    wanted = expected(double, rgb, phrase, config)
+    wanted = expected(double, rgb, embedded, config)
     for typed in (phrase, f" {phrase.replace(' ', chr(10) + chr(0) + ' ')}\u200b"):
         found = locator(rgb, typed)
         assert found.phrases == (typed,)
         assert_same([found.heat_maps[0]], [wanted.heat], 1e-5)  # float32
         assert found.similarities[0] == pytest.approx(wanted.cosine, abs=3e-6)
+
+
+def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, row: dict[str, Any]) -> None:
+    phrase = row["annotations"][0]["phrase"]
+    without, with_article, both = (locator(path, texts) for texts in (phrase, f"A {phrase}", [phrase, f"A {phrase}"]))
+    assert with_article.phrases == (f"A {phrase}",)
+    assert with_article.scores.tolist() == without.scores.tolist() != []
+    assert np.array_equal(with_article.boxes_xyxy_px, without.boxes_xyxy_px)
+    assert np.array_equal(both.heat_maps[0], both.heat_maps[1])
+    assert both.phrase_indices.tolist() == [0, 1]
 
 
 def test_shapes_types_and_ranges(found: Located) -> None:
