@@ -109,9 +109,10 @@ class Locator:
     With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do.
 
     Args:
-        model: "demo" for the embedded model, which knows drawn scenes only; "NAME/TAG" for open_clip's pretrained
-            models; the path of a checkpoint's folder or file; the `model` section of a run as a dict or `ModelConfig`;
-            or a `ClipModel` in memory. See `from_open_clip` for a model of open_clip.
+        model: "photo" for the bundled model for photographs; "demo" for the embedded one, which knows drawn scenes
+            only; "NAME/TAG" for open_clip's pretrained models; the path of a checkpoint or of a fine-tuning's folder;
+            the `model` section of a run as a dict or `ModelConfig`; or a `ClipModel` in memory. See `from_open_clip`
+            for a model of open_clip.
         explain: The `explain` section of a run, as a dict or as an explainer's settings.
         regions: The `regions` section of a run, as a dict or `RegionsConfig`.
         run: A run's configuration, for all that the other arguments leave out.
@@ -144,6 +145,12 @@ class Locator:
         # The stage of the regions is not set up: that would leave OpenCV one thread in the whole process.
         self._stages = (steps.before[1], steps.explains, steps.cuts)
         steps.explains.setup()
+        name = config.model.label if loaded is None else loaded.name
+        self._described = f"{name} by {steps.explain.kind} on {steps.explains.take_forwards().device}"
+
+    def __repr__(self) -> str:
+        """Return model, explainer and device on one line."""
+        return f"Locator({self._described})"
 
     @classmethod
     def from_open_clip(

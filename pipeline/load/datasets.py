@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import Any, Literal
 
@@ -17,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed
+from pydantic import Field
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
+from pipeline.config import check
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.load.row_groups import LoadOptions, RowGroup, counted, row_groups_of
 from pipeline.load.sample import BadImages, Contents, SampleMaker
@@ -30,7 +31,6 @@ AnyDataset = Dataset | AnyPath | str
 Row = dict[str, Any]  # a row of the dataset, with its chosen regions as `annotations`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions(LoadOptions):
     """The order of a stream, and the part of it that a rank gets.
 
@@ -46,18 +46,12 @@ class StreamOptions(LoadOptions):
     """
 
     shuffle: bool = True  # False for the order of the shards
-    shuffle_rows: int = 1000
-    seed: int = 0
+    shuffle_rows: int = Field(1000, ge=1)
+    seed: int = Field(0, ge=0)
     even: Literal["no", "drop"] = "no"
     count: bool = False  # count the rows, for `len`
     rank: int | None = None
     world_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.shuffle_rows < 1 or self.seed < 0:
-            raise ConfigError(f"expected shuffle_rows >= 1 and seed >= 0, got {self.shuffle_rows} and {self.seed}")
-        if self.even not in ("no", "drop"):
-            raise ConfigError(f"even: expected 'no' or 'drop', got {self.even!r}")
 
 
 class _Images:
@@ -86,12 +80,19 @@ class RegionStream(_Images, IterableDataset[Any]):
     Options are the fields of `LoadOptions` and `StreamOptions`. `bad_images.count` is the number of images that were
     skipped, `read_row_groups` that of row groups that this process has read.
 
-    Raises InputError if the dataset is missing or damaged, ConfigError for an invalid option, TypeError for an unknown
-    one.
+    Raises InputError if the dataset is missing or damaged, ConfigError for an option that is invalid or unknown.
     """
 
     def __init__(self, dataset: AnyDataset, contents: Contents | None = None, **options: Any) -> None:
-        self._options = StreamOptions(**options)
+        """Open a dataset.
+
+        Args:
+            dataset: A dataset, or its folder or URL.
+            contents: What the samples hold; by default images and annotations.
+            **options: min_score, where, keep_empty, on_bad_image, shuffle, shuffle_rows, seed, even, count, rank,
+                world_size: see `LoadOptions` and `StreamOptions`.
+        """
+        self._options: StreamOptions = check(options, StreamOptions)
         self._is_even = self._options.even != "no"
         self._counted = self._options.count or self._is_even
         self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
@@ -178,13 +179,21 @@ class RegionDataset(_Images, TorchDataset[Any]):
     "skip", its batches come without bad images; a single sample still raises.
 
     Options are the fields of `LoadOptions`. The rows are counted first. A process holds the last used row groups, with
-    their encoded images: up to `cached_bytes`, and at least one.
+    their encoded images: up to `cached_bytes`, and at least one. Raises as `RegionStream`.
     """
 
     def __init__(
         self, dataset: AnyDataset, contents: Contents | None = None, cached_bytes: int = 2**28, **options: Any
     ) -> None:
-        super().__init__(dataset, contents, LoadOptions(**options), count=True)
+        """Open a dataset.
+
+        Args:
+            dataset: A dataset, or its folder or URL.
+            contents: What the samples hold; by default images and annotations.
+            cached_bytes: The most memory for row groups.
+            **options: min_score, where, keep_empty, on_bad_image: see `LoadOptions`.
+        """
+        super().__init__(dataset, contents, check(options, LoadOptions), count=True)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_bytes = cached_bytes
         # The last used at the end. Rows as plain values take a hundred times the memory.
@@ -192,6 +201,10 @@ class RegionDataset(_Images, TorchDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
+
+    def __repr__(self) -> str:
+        """Return the samples and the dataset on one line."""
+        return f"RegionDataset: {len(self):,} samples of {self.dataset!r}"
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.selection import REGION, Selector
@@ -29,8 +30,7 @@ _SCORE: Final = f"{REGION}score"
 _ROWS_AT_ONCE: Final = 32  # whose masks are decoded together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
+class LoadOptions(BaseModel, extra="forbid", frozen=True):
     """The choice of samples, the same for both loaders.
 
     `on_bad_image` says whether a bad image raises InputError, or is skipped with a warning and counted.

@@ -142,6 +142,11 @@ def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None
     assert [region.group for region in both.regions] == both.phrase_indices.tolist() == [0, 1]
 
 
+def test_it_says_what_it_is(locator: Locator) -> None:
+    assert repr(locator).startswith("Locator(demo by grad_eclip on ")
+    assert repr(Locator.from_open_clip(tiny_clip())).startswith("Locator(open_clip by grad_eclip on ")
+
+
 def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
     changed = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})
     default, other = (each(path, ["red car", "dog"]) for each in (locator, changed))

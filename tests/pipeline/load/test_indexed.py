@@ -1,6 +1,7 @@
 """Samples by number."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
+from pipeline.load.datasets import StreamOptions
+from pipeline.load.row_groups import LoadOptions
+from stages.contract.errors import ConfigError
 from tests.pipeline.load.conftest import NO_IMAGES, expected, given, names
 
 
@@ -18,6 +22,7 @@ def test_it_holds_the_samples_in_stored_order(folder: Path) -> None:
     samples = [dataset[number] for number in range(len(dataset))]
     assert names(samples) == list(expected(folder))
     assert given(samples) == expected(folder)
+    assert repr(dataset) == f"RegionDataset: {len(dataset)} samples of {dataset.dataset!r}"
     assert dataset[-1]["sample_id"] == names(samples)[-1]
     for index in (len(dataset), -len(dataset) - 1):
         with pytest.raises(IndexError, match="expected a number below"):
@@ -26,12 +31,22 @@ def test_it_holds_the_samples_in_stored_order(folder: Path) -> None:
     assert torch.equal(dataset[0]["boxes_xyxy_px"], samples[0]["boxes_xyxy_px"])
 
 
+def test_help_names_every_option() -> None:
+    for loader, options in ((RegionDataset, LoadOptions), (RegionStream, StreamOptions)):
+        documented = set(re.findall(r"\w+", str(loader.__init__.__doc__)))
+        assert set(options.model_fields) <= documented
+
+
 def test_a_choice_is_the_streams_also_after_pickling(folder: Path) -> None:
     choice = {"min_score": 0.4, "where": "w > 40", "keep_empty": True}
     dataset = RegionDataset(folder, NO_IMAGES, **choice)
     assert given(dataset) == given(RegionStream(folder, NO_IMAGES, **choice))
     assert given(pickle.loads(pickle.dumps(dataset))) == given(dataset)
-    with pytest.raises(TypeError, match="shuffle"):
+    with pytest.raises(ConfigError, match=r"^min_scor: no such key; did you mean min_score\?$"):
+        RegionDataset(folder, NO_IMAGES, min_scor=0.4)
+    with pytest.raises(
+        ConfigError, match="shuffle: no such key; keys here: keep_empty, min_score, on_bad_image, where"
+    ):
         RegionDataset(folder, NO_IMAGES, shuffle=False)
 
 

@@ -197,7 +197,7 @@ def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"even": "yes"}, ConfigError, "even"),
         ({"on_bad_image": "ignore"}, ConfigError, "on_bad_image"),
         ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
-        ({"shufle": True}, TypeError, "shufle"),
+        ({"shufle": True}, ConfigError, r"^shufle: no such key; did you mean shuffle\?$"),
         ({"count": False}, TypeError, "count=True"),
     ],
 )
