@@ -4,7 +4,8 @@
 
     run = phrasebox.RunConfig(input={"path": "captions.jsonl", "image_root": "photos/"}, model={"name": "photo"})
     dataset = phrasebox.open_dataset(phrasebox.run(run))
-    print(dataset.regions("score >= 0.5", ["file_name", "phrase", "score", "x", "y", "w", "h"]).to_pylist())
+    best = dataset.regions(columns=["file_name", "phrase", "score", "bbox"]).sort_by([("score", "descending")])
+    print(best.slice(0, 10).to_pylist())
 
     locate = phrasebox.Locator("photo")
     locate("photo.jpg", ["a red car"]).picture().save("regions.png")
