@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,9 @@ HOLES: Final = "masks with holes: filled, since polygons cannot say them"
 NAMES: Final = "names.csv"  # Table of the images that are not written under their `file_name`
 RENAMED: Final = f"images under another name than their own: {NAMES} says which"
 PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
+MOST_TOKENS: Final = 256  # that MDETR, GLIP and Grounding DINO take of a text; the first one is a mark
+BEYOND_TOKENS: Final = f"regions whose phrase ends behind {MOST_TOKENS} tokens of the text: readers lose it"
+_WORD: Final = re.compile(r"\w+")
 NAMED: Final = "named"
 """Key of a merged region: the phrases of its thing, in the order of the captions, as dicts of `PHRASE_KEYS`."""
 
@@ -203,6 +207,12 @@ class Exporter(ABC):
         return cls.needs_images or bool(getattr(config, "images", False))
 
     @classmethod
+    def naming(cls, config: Any) -> Naming | None:
+        """Return what names the categories; None if the format has none."""
+        naming: Naming | None = getattr(config, "classes", None)
+        return naming
+
+    @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
         """Return whether the format takes a row without regions, if no condition has chosen among them."""
         return False
@@ -242,6 +252,11 @@ class Exporter(ABC):
 def dumped(value: Any) -> str:
     """Return compact JSON in one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def is_beyond_tokens(text: str, spans: Sequence[Sequence[int]]) -> bool:
+    """Return whether a span ends behind `MOST_TOKENS`, in any tokenizer: each word is at least one token."""
+    return any(len(_WORD.findall(text, 0, end)) >= MOST_TOKENS for _, end in spans)
 
 
 def shortest(value: float) -> float:

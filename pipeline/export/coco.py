@@ -32,6 +32,11 @@ from pipeline.export.files import ExportFolder
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
 
+LABEL_LIST: Final = (
+    "categories with ids from 0: Open-GroundingDino validates on them with use_coco_eval = False and the line of "
+    "label_list.py in its configuration"
+)
+
 ONLY_CATEGORY: Final = {"id": 1, "name": "object", "supercategory": "object"}
 """Category of formats whose categories mean nothing."""
 
@@ -46,11 +51,16 @@ class CocoConfig(FormatConfig):
     segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
     tolerance_px: Tolerance = Field(0.0, description="Of polygons. The default is exact, and longer than RLE.")
     classes: Naming = "phrase"
+    first_id: Literal[0, 1] = Field(
+        1,
+        description="Id of the first category. With 0, as Open-GroundingDino's validation counts, label_list.py has "
+        "the line for its configuration.",
+    )
     images: WithImages = False
 
 
 class CocoLayout(Exporter):
-    """A COCO JSON for each split, with dense category ids from 1 and the captions in the images.
+    """A COCO JSON for each split, with dense category ids from `first_id` and the captions in the images.
 
     `caption` holds all captions, each on a line of its own, so that `tokens_positive`, the [start, end) of each phrase
     of a region, counts in one text. `captions` holds them one by one, which `caption_index` and `span` count in.
@@ -60,7 +70,8 @@ class CocoLayout(Exporter):
 
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
-        named = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=1)
+        self._first_id = getattr(config, "first_id", 1)
+        named = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id)
         categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in named]
         self._files = self.for_splits(
             lambda split: CocoFile(job.folder, self.json_file.format(split=split), categories)
@@ -81,7 +92,7 @@ class CocoLayout(Exporter):
             }
         )
         for region in sample.regions:
-            category_id = self.job.categories.index_of(region) + 1
+            category_id = self.job.categories.index_of(region) + self._first_id
             more = {
                 "segmentation": self.segmentation_of(region),
                 "tokens_positive": joined_spans(row["captions"], region),
@@ -105,6 +116,12 @@ class Coco(CocoLayout):
     config_type = CocoConfig
     json_file = "annotations/instances_{split}.json"
     image_folder = "images/{split}"
+
+    def __init__(self, config: CocoConfig, job: ExportJob) -> None:
+        super().__init__(config, job)
+        if config.first_id == 0:
+            job.folder.text("label_list.py").write(f"label_list = {dumped(job.categories.names)}\n")
+            job.report.notes[LABEL_LIST] += len(job.categories.names)
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
         """Return the mask as RLE or as polygons."""

@@ -22,7 +22,6 @@ from pipeline.export.base import (
     ExportJob,
     ExportReport,
     FormatConfig,
-    Naming,
     Per,
     merged,
 )
@@ -87,7 +86,7 @@ def export_dataset(
     for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        naming: Naming | None = getattr(config, "classes", None)
+        naming = format_.naming(config)
         counts = _categories(corrected, selector, naming, per_group=per_group) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
         report.categories = len(categories.names)

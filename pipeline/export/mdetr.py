@@ -4,14 +4,25 @@ By things (`per="group"`), there is one entry for each image, whose `caption` ho
 
 MDETR's `datasets/coco.py` and `mixed.py`, GLIP's `MixedDataset`, YOLO-World's `YOLOv5MixedGroundingDataset`. Boxes are
 [x, y, w, h] px, `tokens_positive` are [start, end) characters of the entry's `caption`. YOLO-World makes the class text
-of a region from the words of its spans.
+of a region from the words of its spans. By `data_source`, the mixed datasets choose between their two image folders:
+"coco" means the first, anything else the second.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, WithImages, polygons_of
+from pipeline.export.base import (
+    BEYOND_TOKENS,
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    Tolerance,
+    WithImages,
+    is_beyond_tokens,
+    polygons_of,
+)
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.records import stable_id
 
@@ -54,6 +65,7 @@ class Mdetr(Exporter):
                     "height": row["height"],
                     "caption": caption,
                     "dataset_name": "phrasebox",
+                    "data_source": "phrasebox",
                     "tokens_negative": [[0, len(caption)]],
                     "tokens_positive_eval": different,
                     "sentence_id": index,
@@ -61,6 +73,7 @@ class Mdetr(Exporter):
                 }
             )
             for region, spans in regions:
+                self.job.report.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
                 polygons = polygons_of(region, self.job.report, self.config.tolerance_px)
                 more = {"segmentation": polygons, "tokens_positive": spans, "rle": region["segmentation"]}
                 file.annotation(coco_annotation(region, image_id, 1, **more))

@@ -1,11 +1,13 @@
-"""ODVG, the JSON lines of Open-GroundingDino and mmdetection: SPLIT.jsonl and label_map.json.
+"""ODVG, the JSON lines of Open-GroundingDino and mmdetection: SPLIT.jsonl, and label_map.json with form=detection.
 
 Open-GroundingDino (tools/ and datasets/odvg.py) and mmdetection's `ODVGDataset`. Boxes are [x0, y0, x1, y1] px.
 
 - `grounding`: one line for each caption that has regions, `tokens_positive` in it as mmdetection needs; a region
-  for each box, since Open-GroundingDino reads one box a region. Open-GroundingDino must not be given the label map
-  for these lines (it would look for `detection`), ignores the caption and joins the phrases with " . ".
+  for each box, since Open-GroundingDino reads one box a region. Open-GroundingDino ignores the caption and joins the
+  phrases with " . ". There is no label map: with one, both readers look for `detection` and find nothing.
 - `detection`: one line for each image, labels from 0 as in the label map.
+
+Open-GroundingDino validates on `coco` with first_id=0.
 """
 
 from __future__ import annotations
@@ -15,7 +17,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming, WithImages, dumped, shortest
+from pipeline.export.base import (
+    BEYOND_TOKENS,
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    Naming,
+    WithImages,
+    dumped,
+    is_beyond_tokens,
+    shortest,
+)
 from stages.contract.geometry import xywh_to_xyxy
 
 
@@ -25,7 +38,7 @@ class OdvgConfig(FormatConfig):
     form: Literal["grounding", "detection"] = Field(
         "grounding", description="`grounding` carries the captions; `detection` the categories."
     )
-    classes: Naming = "phrase"
+    classes: Naming = Field("phrase", description="Categories of `detection`.")
     images: WithImages = False
 
 
@@ -33,7 +46,10 @@ class Odvg(Exporter):
     """ODVG lines."""
 
     name = "odvg"
-    summary = "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
+    summary = (
+        "SPLIT.jsonl, and with form=detection label_map.json, for Open-GroundingDino and MM-Grounding-DINO "
+        "(mmdetection's ODVGDataset)"
+    )
     masks = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
     needs_words = True
     keeps_empty = False  # Open-GroundingDino raises on an empty list
@@ -43,8 +59,14 @@ class Odvg(Exporter):
     def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         self._files = {split: job.folder.text(f"{split}.jsonl") for split in job.splits}
-        labels = (f'\n"{index}":{dumped(name)}' for index, name in enumerate(job.categories.names))
-        job.folder.text("label_map.json").write("{" + ",".join(labels) + "}\n")
+        if config.form == "detection":
+            labels = (f'\n"{index}":{dumped(name)}' for index, name in enumerate(job.categories.names))
+            job.folder.text("label_map.json").write("{" + ",".join(labels) + "}\n")
+
+    @classmethod
+    def naming(cls, config: OdvgConfig) -> Naming | None:
+        """Return what names the categories, which only the form `detection` has."""
+        return config.classes if config.form == "detection" else None
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -58,6 +80,8 @@ class Odvg(Exporter):
             file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
             return
         for _, caption, regions in sample.texts():
+            for _, spans in regions:
+                self.job.report.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
             lead = len(caption) - len(caption.lstrip())  # mmdetection strips captions and keeps the places in them
             found = [
                 _region(region, phrase=region["phrase"], tokens_positive=[[a - lead, b - lead] for a, b in spans])

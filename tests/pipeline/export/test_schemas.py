@@ -17,6 +17,8 @@ import torch.nn.functional as F
 import yaml
 from pycocotools import mask as coco_mask
 
+from pipeline.export.base import BEYOND_TOKENS
+from pipeline.export.coco import LABEL_LIST
 from pipeline.export.corrected import moved
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_box
@@ -80,9 +82,26 @@ def test_an_export_without_a_single_image_leaves_the_former_one(tmp_path: Path) 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("per", ["phrase", "group"])
+@pytest.mark.parametrize(("name", "file"), [("mdetr", "train.json"), ("odvg", "train.jsonl")])
+def test_phrases_behind_the_last_token_are_counted(name: str, file: str, per: Any, tmp_path: Path) -> None:
+    """The mark of the start and 255 words are 256 tokens at least, with the car as the last word or behind it."""
+    make = Maker()
+    rows = [
+        make.record(str(words), f"{'so ' * words}car", ("car", (3, 4, 10, 12)), file_name=f"{words}.jpg")
+        for words in (254, 255, 300)
+    ]
+    out, report = exported(name, finished(tmp_path / "dataset", rows), tmp_path / "out", per=per)
+    assert (out / file).read_text().count("car") >= 3
+    assert report.notes[BEYOND_TOKENS] == 2
+
+
 def test_odvg_detection(demo_dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("odvg", demo_dataset, tmp_path / "out", {"form": "detection", "classes": "head"})
     label_map = json.loads((out / "label_map.json").read_text(encoding="utf-8"))
+    plain, report = exported("odvg", demo_dataset, tmp_path / "grounding")
+    assert not (plain / "label_map.json").exists(), "with a label map, readers look for `detection`"
+    assert report.categories == 0
     assert list(label_map) == [str(number) for number in range(len(label_map))]
     lines = lines_of(out / "train.jsonl")
     assert len(lines) == 12
@@ -102,6 +121,8 @@ def test_mdetr(demo_dataset: Path, tmp_path: Path) -> None:
     for image in images.values():
         assert image["tokens_negative"] == [[0, len(image["caption"])]]
         assert all(image[key] for key in ("file_name", "height", "width", "dataset_name"))
+        # MDETR's and GLIP's mixed datasets take the first folder of images for "coco", the second for others.
+        assert image["data_source"] == "phrasebox"
         assert all(isinstance(image[key], int) for key in ("id", "original_img_id", "sentence_id"))
     masks = {entry["id"]: entry["segmentation"] for row in rows_of(demo_dataset) for entry in row["annotations"]}
     assert {entry["id"] for entry in content["annotations"]} == set(masks)
@@ -185,6 +206,21 @@ def test_clipself_rejects_another_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not those that the dataset was made with"):
         exported("clipself", other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_coco_as_open_groundingdino_validates(demo_dataset: Path, tmp_path: Path) -> None:
+    """It compares category ids with places in the list of its configuration, which is a Python file."""
+    out, report = exported("coco", demo_dataset, tmp_path / "out", {"first_id": 0, "classes": "head"})
+    content = json.loads((out / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
+    names: dict[str, list[str]] = {}
+    exec((out / "label_list.py").read_text(encoding="utf-8"), names)
+    assert [(category["id"], category["name"]) for category in content["categories"]] == [
+        *enumerate(names["label_list"])
+    ]
+    for entry in content["annotations"]:
+        assert names["label_list"][entry["category_id"]] == entry["head"]
+    assert report.notes[LABEL_LIST] == report.categories == len(names["label_list"])
+    assert not list(exported("coco", demo_dataset, tmp_path / "usual")[0].rglob("label_list.py"))
 
 
 def test_yolo_outlines(demo_dataset: Path, tmp_path: Path) -> None:
