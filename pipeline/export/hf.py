@@ -2,7 +2,8 @@
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0, or the
-name itself if there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, and in `objects`
+name itself if there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, `absent` (the
+phrases that were judged not to be in the image), and in `objects`
 everything else that the dataset knows. Parquet, unlike an imagefolder with metadata.jsonl, keeps types and class names.
 """
 
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming
 from pipeline.export.files import ParquetParts, number_name
+from stages.contract.schema import absent_phrases
 from stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
@@ -47,6 +49,7 @@ _FIELDS: Final = {
     "sample_id": pa.string(),
     "file_name": pa.string(),
     "captions": pa.list_(pa.string()),
+    "absent": pa.list_(pa.string()),
 }
 
 
@@ -65,6 +68,7 @@ class Hf(Exporter):
         "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
     )
     masks = "exact as RLE counts in objects.segmentation, which detection scripts ignore"
+    next_step = 'datasets.load_dataset("{out}")'
     needs_images = True
     config_type = HfConfig
 
@@ -86,6 +90,7 @@ class Hf(Exporter):
                 "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
                 "image_id": row["id"],
                 **{name: row[name] for name in ("width", "height", "sample_id", "file_name", "captions")},
+                "absent": absent_phrases(row),
                 "objects": {
                     **{name: [region[name] for region in regions] for name in stored},
                     "category": [category(region) for region in regions],
@@ -144,5 +149,6 @@ configs:
 Made by phrasebox from CLIP alone; nobody looked at the regions. `objects.bbox` is [x, y, width, height] in pixels,
 `objects.category` is {category}, `objects.segmentation` COCO's compressed run-length
 counts for the size [height, width], `objects.span` the phrase's characters [start, end) in `captions[caption_index]`.
+`absent` are phrases of the captions that were judged not to be in the image.
 The licence of the images and captions is that of their source.
 """

@@ -1,7 +1,8 @@
 """Tars for WebDataset: SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, as img2dataset names them.
 
 `KEY` is the sample's id in 16 digits: names of samples may hold dots and slashes, which have a meaning in a tar. The
-text is the first caption; the JSON holds all, and the regions as in COCO. Members carry neither time nor owner.
+text is the first caption; the JSON holds all, the regions as in COCO, and as `absent` the phrases that were judged not
+to be in the image. Members carry neither time nor owner.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import Field
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped
 from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
+from stages.contract.schema import absent_phrases
 
 
 class WebdatasetConfig(FormatConfig):
@@ -29,6 +31,7 @@ class Webdataset(Exporter):
     name = "webdataset"
     summary = "SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, for webdataset and open_clip"
     masks = "exact as RLE in the JSON"
+    next_step = 'webdataset.WebDataset(sorted(glob.glob("{out}/{split}-*.tar"))).decode("pil")'
     needs_images = True
     config_type = WebdatasetConfig
 
@@ -41,6 +44,7 @@ class Webdataset(Exporter):
         row, image = sample.row, sample.encoded
         described: dict[str, Any] = {
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
+            "absent": absent_phrases(row),
             "annotations": [
                 {**{key: region[key] for key in ("id", "bbox", "area", "segmentation")}, **phrase_entry(region)}
                 for region in sample.regions

@@ -2,6 +2,7 @@
 
     id, sample_id, file_name   int, str, str
     captions         list[str], untouched
+    absent           list[str], phrases of the captions that were judged not to be in the image
     original_hw      (height, width) of the original image, px
     size_hw          (height, width) that boxes and masks refer to, px: the original's or the square's
     image            uint8 (3, H, W)
@@ -52,13 +53,14 @@ from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, samples_of
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
+from stages.contract.schema import absent_phrases
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
 Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
 MAX_PHRASES: Final = 200_000  # Phrases whose tokens are kept, those used last: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
-_COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error")
+_COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error", "absent.list.element.phrase")
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
 
@@ -227,6 +229,7 @@ class SampleMaker:
         boxes[:, 2:] += boxes[:, :2]
         sample: dict[str, Any] = {name: row[name] for name in _ROW_KEYS}
         sample |= {
+            "absent": absent_phrases(row),
             "original_hw": (height, width),
             "size_hw": (h, w),
             "boxes_xyxy_px": boxes * torch.tensor([w / max(width, 1), h / max(height, 1)] * 2),
@@ -264,7 +267,7 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
         images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
         ids               int64 (B,)
-        sample_ids, file_names, captions   lists of B
+        sample_ids, file_names, captions, absent   lists of B
         sizes_hw, original_sizes_hw        int64 (B, 2), px
         region_counts     int64 (B,), R in total: `torch.split(batch["scores"], batch["region_counts"].tolist())`
         rois              float32 (R, 5): image of the batch, x0, y0, x1, y1 in px of `sizes_hw`, half open, as
@@ -304,6 +307,7 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "sample_ids": listed("sample_id"),
         "file_names": listed("file_name"),
         "captions": listed("captions"),
+        "absent": listed("absent"),
         "sizes_hw": _whole(listed("size_hw")).reshape(-1, 2),
         "original_sizes_hw": _whole(listed("original_hw")).reshape(-1, 2),
         "region_counts": _whole(counts),

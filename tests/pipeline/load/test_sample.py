@@ -14,12 +14,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.load import Contents, RegionDataset, RegionStream
+from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from tests.pipeline.changed import change_manifest
 from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, expected, letters
+from tests.synthetic import write_synthetic
 
 
 def pairs(folder: Path, contents: Contents, **options: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -50,6 +51,24 @@ def test_it_is_the_row(folder: Path) -> None:
         assert sample["heads"] == [region["head"] for region in regions]
         said = zip(sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True)
         assert all(sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in said)
+
+
+@pytest.mark.parametrize("loader", [RegionStream, RegionDataset])
+def test_absent_phrases_are_in_samples_and_batches(loader: Any, tmp_path: Path) -> None:
+    """Each once, though several captions may say it."""
+
+    def add(number: int, row: dict[str, Any]) -> None:
+        entry = {"head": "cow", "caption_index": 0, "span": [0, 1], "presence": 0.25, "similarity": 0.2}
+        row["absent"] = [{**entry, "phrase": phrase} for phrase in ("cow", f"cow {number}", "cow")[: number % 4]]
+
+    dataset = changed(write_synthetic(tmp_path / "dataset", 12), add)
+    rows = {row["sample_id"]: row["absent"] for row in open_dataset(dataset).rows()}
+    stream = loader(dataset, NO_IMAGES)
+    samples = [stream[number] for number in range(len(stream))] if loader is RegionDataset else [*stream]
+    assert {len(sample["absent"]) for sample in samples} == {0, 1, 2}
+    for sample in samples:
+        assert sample["absent"] == [*dict.fromkeys(entry["phrase"] for entry in rows[sample["sample_id"]])]
+    assert collate_regions(samples)["absent"] == [sample["absent"] for sample in samples]
 
 
 def test_tensors_own_their_memory(folder: Path) -> None:
