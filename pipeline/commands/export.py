@@ -49,10 +49,16 @@ def export(
         str,
         typer.Option(
             metavar="phrase|group",
-            help="group: the regions of each thing once, with all phrases that name it, as MDETR and GLIP want them; "
-            "phrase: with every phrase of every caption.",
+            help="group: each object once, with all phrases that name it, by default in formats with categories; "
+            "phrase: with every phrase of every caption, by default in the others. --list names each format's.",
         ),
-    ] = "phrase",
+    ] = "",
+    min_count: Annotated[
+        int,
+        typer.Option(
+            "--min-count", metavar="N", min=0, help="Leave out categories with fewer than N regions in the export."
+        ),
+    ] = 0,
     split: Annotated[
         str,
         typer.Option(
@@ -96,7 +102,7 @@ def export(
         raise ConfigError(f"export needs {missing}; --list describes the formats")
     if name not in EXPORTERS:
         raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
-    if per not in ("phrase", "group"):
+    if per not in ("", "phrase", "group"):
         raise ConfigError(f"--per: expected phrase or group, got {per!r}")
     if push_to and name != "hf":
         raise ConfigError("--push: the hub shows the format hf; add --format hf")
@@ -107,7 +113,8 @@ def export(
         out=out,
         min_score=min_score,
         where=where,
-        per="group" if per == "group" else "phrase",
+        per={"phrase": "phrase", "group": "group"}.get(per),
+        min_count=min_count,
         split=split,
         keep_empty=keep_empty,
         image_root=image_root,
@@ -123,6 +130,7 @@ def export(
     pushed = push(out, push_to) if push_to else None
     if as_json:
         written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults, "pushed": pushed}
+        written |= {"images": report.images, "next": report.next_step}
         print_json(written, ensure_ascii=False)
     else:
         _print(report, exporter.masks, out)

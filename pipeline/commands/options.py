@@ -107,7 +107,7 @@ Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How m
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
 
-_PLAIN: Final = ("out", "split", "where", "min_score", "per", "keep_empty")
+_PLAIN: Final = ("out", "split", "where", "min_score", "min_count", "per", "keep_empty")
 _NAMED: Final = {"image_root": "--images", **{name: f"--{name.replace('_', '-')}" for name in _PLAIN}}
 """Parameter -> the option that sets it."""
 

@@ -7,7 +7,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import itemgetter
@@ -27,7 +27,8 @@ from stages.shared.images.decode import UprightImage
 Naming = Annotated[
     Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")
 ]
-Per = Literal["phrase", "group"]  # A region for each phrase of each caption, or one for each thing with all its phrases
+Per = Literal["phrase", "group"]
+"""A region for each phrase of each caption, or one for each object with all its phrases."""
 
 Tolerance = Annotated[float, Field(ge=0, le=100)]
 """Distance in px that polygons may keep from a mask's outline to save corners. With 1 they take an eighth of the bytes
@@ -45,8 +46,9 @@ PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
 MOST_TOKENS: Final = 256  # that MDETR, GLIP and Grounding DINO take of a text; the first one is a mark
 BEYOND_TOKENS: Final = f"regions whose phrase ends behind {MOST_TOKENS} tokens of the text: readers lose it"
 _WORD: Final = re.compile(r"\w+")
+RARE: Final = 10  # regions, below which a category is rare: too few to learn or to measure it
 NAMED: Final = "named"
-"""Key of a merged region: the phrases of its thing, in the order of the captions, as dicts of `PHRASE_KEYS`."""
+"""Key of a merged region: the phrases of its object, in the order of the captions, as dicts of `PHRASE_KEYS`."""
 
 
 class FormatConfig(BaseModel):
@@ -62,7 +64,8 @@ class ChosenSample:
     row: Mapping[str, Any]
     split: str
     image: UprightImage | None  # None if the format takes none
-    per_group: bool = False  # the regions are those of things, see `merged`, instead of those of phrases
+    per_group: bool = False  # the regions are those of objects, see `merged`, instead of those of phrases
+    cut: Sequence[Mapping[str, Any]] = ()  # phrase and head of the row's regions that are not chosen
 
     @property
     def regions(self) -> list[dict[str, Any]]:
@@ -81,7 +84,7 @@ class ChosenSample:
         """Yield (number, text, regions with the spans of their phrases in it) for the texts of a grounding format.
 
         The texts are the captions that have regions, or all if no caption has any; or one text of all captions if the
-        regions are those of things, whose phrases stand in several captions.
+        regions are those of objects, whose phrases stand in several captions.
         """
         captions = self.row["captions"]
         if self.per_group:
@@ -97,13 +100,20 @@ class Categories:
     """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
 
     `names` are phrases or head nouns, sorted; a category's index is its place. `heads` holds the most frequent head
-    noun of each, COCO's supercategory. `name_of` gives the name of a region's category.
+    noun of each, COCO's supercategory. `name_of` gives the name of a region's category. Names with fewer than
+    `min_count` regions are `dropped`; `rare` is how many of the others have fewer than `RARE`.
     """
 
-    def __init__(self, counts: Counter[tuple[str, str]], naming: Naming) -> None:
+    def __init__(self, counts: Counter[tuple[str, str]], naming: Naming, min_count: int = 0) -> None:
+        totals: Counter[str] = Counter()
+        for (name, _), count in counts.items():
+            totals[name] += count
+        self.dropped = sum(count < min_count for count in totals.values())
+        self.rare = sum(min_count <= count < RARE for count in totals.values())
         heads: dict[str, str] = {}
         for (name, head), _ in sorted(counts.items(), key=lambda counted: (counted[0][0], -counted[1], counted[0][1])):
-            heads.setdefault(name, head)
+            if totals[name] >= min_count:
+                heads.setdefault(name, head)
         self.names, self.heads = [*heads], [*heads.values()]
         self._index = {name: index for index, name in enumerate(self.names)}
         self.name_of = itemgetter(naming)
@@ -112,12 +122,17 @@ class Categories:
         """Return the index of a chosen region's category."""
         return self._index[self.name_of(region)]
 
+    def indices(self, names: Iterable[str]) -> set[int]:
+        """Return the indices of those names that categories have."""
+        return {self._index[name] for name in names if name in self._index}
+
 
 @dataclass(slots=True, kw_only=True)
 class ExportReport:
     """Contents of an export and what it left out; rows of the dataset = samples + left out.
 
     `doubtful` is the number of regions with a score below 0.5; None if scores only rank, or a least score was given.
+    `rare` is the number of categories with fewer than `RARE` regions.
     """
 
     format: str
@@ -126,9 +141,12 @@ class ExportReport:
     regions: Counter[str] = field(default_factory=Counter)  # by split
     doubtful: int | None = None
     categories: int = 0
+    rare: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # rows by reason
     faults: list[str] = field(default_factory=list)  # the first few of the rows left out for their image
     notes: Counter[str] = field(default_factory=Counter)  # what became of masks and the like -> how often
+    images: str = ""  # where the images are
+    next_step: str = ""  # `Exporter.next_step` with the places of this export
 
     def counts(self) -> dict[str, Any]:
         """Return plain values, in a fixed order."""
@@ -138,6 +156,7 @@ class ExportReport:
             "regions": dict(self.regions),
             "doubtful": self.doubtful,
             "categories": self.categories,
+            "rare": self.rare,
             "left_out": dict(sorted(self.left_out.items())),
             "notes": {note: count for note, count in sorted(self.notes.items()) if count},
         }
@@ -147,13 +166,16 @@ class ExportReport:
         if self.doubtful:
             regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
             yield f"{regions} have a score below 0.5; --min-score 0.5 leaves them out"
-        if self.categories:
-            yield f"{self.categories:,} categories"
         yield f"masks: {masks}"
         yield from (f"{count:,} {note}" for note, count in self.counts()["notes"].items())
         yield f"rows left out: {self.left_out.total():,} of {self.rows:,}"
         yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
         yield from (f"    {fault}" for fault in self.faults)
+        if self.categories:
+            advice = f", {self.rare:,} of them with fewer than {RARE} regions; --min-count {RARE} leaves these out"
+            yield f"{self.categories:,} categories{advice if self.rare else ''}"
+        yield f"images: {self.images}"
+        yield f"next: {self.next_step}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,9 +198,11 @@ class Exporter(ABC):
     name: ClassVar[str]  # in `--format`
     summary: ClassVar[str]  # one line: what is written and who reads it
     masks: ClassVar[str]  # one line: what becomes of the masks
+    next_step: ClassVar[str]  # one line: the command that trains on it, or the call that loads it
+    # with the fields `out`, `split`, `images` (their folder) and `config`
     keeps_empty: ClassVar[bool] = True  # a sample without regions can be written
     needs_words: ClassVar[bool] = False  # a region without words in a caption (from a pool of concepts) is left out
-    takes_groups: ClassVar[bool] = True  # a region can be that of a thing with several phrases
+    takes_groups: ClassVar[bool] = True  # a region can be that of an object with several phrases
     needs_images: ClassVar[bool] = False  # images are part of the format; else the setting `images` decides
     image_folder: ClassVar[str] = ""  # folder of image files, with `{split}`; "" if the format has none
     flat_images: ClassVar[bool] = False  # the format's readers look for images in no folder below that
@@ -196,10 +220,11 @@ class Exporter(ABC):
 
     @classmethod
     def described(cls) -> str:
-        """Return the format in lines for people: its name and summary, its masks, its settings."""
+        """Return the format in lines for people: its name and summary, its masks, its regions, its settings."""
         keys = ", ".join(f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items())
         settings = f"\n    --set: {keys}" if keys else ""
-        return f"{cls.name}: {cls.summary}\n    masks: {cls.masks}{settings}"
+        per = cls.usual_per(cls.config_type())
+        return f"{cls.name}: {cls.summary}\n    masks: {cls.masks}\n    --per: {per} by default{settings}"
 
     @classmethod
     def takes_images(cls, config: Any) -> bool:
@@ -211,6 +236,14 @@ class Exporter(ABC):
         """Return what names the categories; None if the format has none."""
         naming: Naming | None = getattr(config, "classes", None)
         return naming
+
+    @classmethod
+    def usual_per(cls, config: Any) -> Per:
+        """Return what has a region by default: an object in formats with categories, else a phrase of a caption.
+
+        A detector learns each object once, however often captions name it.
+        """
+        return "phrase" if cls.naming(config) is None else "group"
 
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
@@ -238,6 +271,10 @@ class Exporter(ABC):
             self._renamed.writerow([path, own, sample.row["sample_id"]])
             self.job.report.notes[RENAMED] += 1
         return name
+
+    def written(self, sample: ChosenSample) -> list[dict[str, Any]]:
+        """Return the regions that `add` writes: all chosen ones, unless the format joins some."""
+        return sample.regions
 
     @abstractmethod
     def add(self, sample: ChosenSample) -> None:
@@ -286,23 +323,23 @@ def mask_of(region: Mapping[str, Any]) -> NDArray[np.bool_]:
 
 
 def joined_caption(captions: Sequence[str]) -> str:
-    """Return all captions of an image as one text, each on a line of its own, in which a thing's spans are counted."""
+    """Return all captions of an image as one text, each on a line of its own, in which spans count."""
     return "\n".join(captions)
 
 
 def joined_spans(captions: Sequence[str], region: Mapping[str, Any]) -> list[list[int]]:
-    """Return the spans of a region in the joined caption: that of its phrase, or those of all phrases of its thing."""
+    """Return the spans of a region in the joined caption: that of its phrase, or those of all phrases of its object."""
     starts = list(accumulate((len(caption) + 1 for caption in captions), initial=0))
     return [[starts[one["caption_index"]] + edge for edge in one["span"]] for one in region.get(NAMED, (region,))]
 
 
 def merged(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the regions of each thing of one image, in the order of the things: one box, several phrases.
+    """Return the regions of each object of one image, in the order of the objects: one box, several phrases.
 
-    A thing's regions are those of the phrase with the best score, the first of equals, and lead the others' where each
-    phrase has its own (`regions.group=phrases`). It is called by the phrase with the best score of those with its most
-    frequent head, whose `PHRASE_KEYS` they get, and the key `NAMED`. In datasets without groups, each phrase of a
-    caption is a thing.
+    An object's regions are those of the phrase with the best score, the first of equals, and lead the others' where
+    each phrase has its own (`regions.group=phrases`). It is called by the phrase with the best score of those with its
+    most frequent head, whose `PHRASE_KEYS` they get, and the key `NAMED`. In datasets without groups, each phrase of a
+    caption is an object.
     """
     things: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
     for region in regions:

@@ -29,6 +29,7 @@ from pipeline.export.base import (
     shortest,
 )
 from pipeline.export.files import ExportFolder
+from stages.contract.schema import absent_phrases
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
 
@@ -64,6 +65,10 @@ class CocoLayout(Exporter):
 
     `caption` holds all captions, each on a line of its own, so that `tokens_positive`, the [start, end) of each phrase
     of a region, counts in one text. `captions` holds them one by one, which `caption_index` and `span` count in.
+
+    As in LVIS, `neg_category_ids` are the categories that were judged not to be in an image: those that its absent
+    phrases name exactly. `not_exhaustive_category_ids` are those that its captions name and that may lack annotations:
+    of regions that were not chosen, and of further names of its objects. Nothing is known of the other categories.
     """
 
     json_file: ClassVar[str]  # name of the JSON, with `{split}`
@@ -79,7 +84,12 @@ class CocoLayout(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
-        file, row = self._files[sample.split], sample.row
+        file, row, categories = self._files[sample.split], sample.row, self.job.categories
+        annotated = {categories.index_of(region) for region in sample.regions}
+        mentions = (mention for region in sample.regions for mention in region.get(NAMED, ()))
+        incomplete = categories.indices(map(categories.name_of, sample.cut))
+        incomplete |= categories.indices(map(categories.name_of, mentions)) - annotated
+        negative = categories.indices(absent_phrases(row)) - annotated - incomplete
         file.image(
             {
                 "id": row["id"],
@@ -89,10 +99,12 @@ class CocoLayout(Exporter):
                 "caption": joined_caption(row["captions"]),
                 "captions": row["captions"],
                 "sample_id": row["sample_id"],
+                "neg_category_ids": [self._first_id + index for index in sorted(negative)],
+                "not_exhaustive_category_ids": [self._first_id + index for index in sorted(incomplete)],
             }
         )
         for region in sample.regions:
-            category_id = self.job.categories.index_of(region) + self._first_id
+            category_id = categories.index_of(region) + self._first_id
             more = {
                 "segmentation": self.segmentation_of(region),
                 "tokens_positive": joined_spans(row["captions"], region),
@@ -113,6 +125,7 @@ class Coco(CocoLayout):
         "datumaro; captions and tokens_positive in it"
     )
     masks = "exact as RLE; segmentation=polygons fills holes"
+    next_step = 'torchvision.datasets.CocoDetection("{images}", "{out}/annotations/instances_{split}.json")'
     config_type = CocoConfig
     json_file = "annotations/instances_{split}.json"
     image_folder = "images/{split}"
@@ -140,14 +153,15 @@ class Fiftyone(CocoLayout):
     """A folder for FiftyOne: SPLIT/data/ with images and SPLIT/labels.json, its `COCODetectionDataset` layout.
 
     https://docs.voxel51.com/user_guide/import_datasets.html#cocodetectiondataset
-
-        fiftyone.Dataset.from_dir(dataset_dir="OUT/train", dataset_type=fiftyone.types.COCODetectionDataset,
-                                  label_types=["segmentations"], label_field="regions")
     """
 
     name = "fiftyone"
     summary = "SPLIT/data/ and SPLIT/labels.json, for FiftyOne's COCODetectionDataset"
     masks = "exact as RLE; import with label_types=segmentations"
+    next_step = (
+        'fiftyone.Dataset.from_dir(dataset_dir="{out}/{split}", dataset_type=fiftyone.types.COCODetectionDataset, '
+        'label_types=["segmentations"], label_field="regions")'
+    )
     needs_images = True
     config_type = FiftyoneConfig
     json_file = "{split}/labels.json"
@@ -159,7 +173,7 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the dataset knows of a region and COCO has no name for.
 
     `presence` and `group` are left out where they are unknown, `refined` and `fallback` where the outline is that of
-    the heat, as usual. `phrases` are all those of a thing, in an export by things.
+    the heat, as usual. `phrases` are all those of an object, in an export by objects.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
     entry |= {key: shortest(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}

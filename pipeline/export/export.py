@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selector
@@ -22,6 +24,7 @@ from pipeline.export.base import (
     ExportJob,
     ExportReport,
     FormatConfig,
+    Naming,
     Per,
     merged,
 )
@@ -34,6 +37,7 @@ from stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
+JOINED: Final = "further mentions of a region: joined, one annotation for each object; --per phrase has all mentions"
 ALL: Final = "train"  # Name of the only split: loaders look for it first
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")  # of files on every system, and of a split of Hugging Face datasets
 _IDS: Final = 2**53
@@ -50,7 +54,8 @@ class ExportRequest:
     config: FormatConfig | None = None  # None for the defaults of the format
     min_score: float = 0.0  # only regions with at least this score, 0 .. 1
     where: str = ""  # SQL condition on regions, see `pipeline.dataset.selection`
-    per: Per = "phrase"  # "group" has the regions of each thing once, with all its phrases, see `merged`
+    per: Per | None = None  # "group" has the regions of each object once, see `merged`; None: `Exporter.usual_per`
+    min_count: int = 0  # leave out categories with fewer chosen regions
     split: str = ""  # shares of the images, "train=0.9,val=0.1"; "" puts all into "train"
     keep_empty: bool = False  # also samples without a chosen region; nobody has certified that nothing is in them
     image_root: str | None = None  # folder or URL of the images, see `ImageSource`
@@ -71,59 +76,73 @@ def export_dataset(
     """
     format_, name = request.exporter, request.exporter.name
     config = format_.config_type() if request.config is None else request.config
-    per_group = request.per == "group"
-    if request.keep_empty and not format_.keeps_empty:
-        raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
-    if per_group and not format_.takes_groups:
-        raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each thing")
+    naming, per = format_.naming(config), request.per or format_.usual_per(config)
+    per_group = per == "group"
+    _check_format(request, naming)
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
     corrected = Corrected(dataset)
-    source = _source(dataset, request) if format_.takes_images(config) else None
+    source = ImageSource(dataset, request.image_root)
+    takes_images = format_.takes_images(config)
+    if takes_images:
+        _check_source(source, dataset, name)
     report = ExportReport(format=name)
     if request.min_score == 0 and dataset.manifest.get("calibration") is not None:
         report.doubtful = 0
     for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        naming = format_.naming(config)
         counts = _categories(corrected, selector, naming, per_group=per_group) if naming else Counter()
-        categories = Categories(counts, naming or "phrase")
-        report.categories = len(categories.names)
+        categories = Categories(counts, naming or "phrase", request.min_count)
+        report.categories, report.rare = len(categories.names), categories.rare
+        report.notes["categories with fewer regions than --min-count: left out"] += categories.dropped
         job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
-        for row in _rows(corrected, selector, report, on_progress, with_images=source is not None):
+        for row, cut in _rows(corrected, selector, report, on_progress, with_images=takes_images):
+            _reduce(row, job, format_, per_group=per_group, by_category=request.min_count > 0)
             if not _is_exported(row, request, config, report):
                 continue
             try:
-                image = None if source is None else _image(source, row, report)
+                image = _image(source, row, report) if takes_images else None
             except RowFault as fault:
                 report.left_out[f"image: {fault.error.reason}"] += 1
                 if len(report.faults) < _MOST_FAULTS:
                     report.faults.append(f"{row['sample_id']}: {fault}")
                 continue
-            if per_group:
-                row["annotations"] = merged(row["annotations"])
-            sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group)
+            sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group, cut=cut)
             exporter.add(sample)
+            regions = exporter.written(sample)
             report.samples[sample.split] += 1
-            report.regions[sample.split] += len(sample.regions)
+            report.regions[sample.split] += len(regions)
             if report.doubtful is not None:
-                report.doubtful += sum(region["score"] < _LIKELY for region in sample.regions)
+                report.doubtful += sum(region["score"] < _LIKELY for region in regions)
         exporter.close()
         if report.faults and not any(report.samples.values()):
             raise InputError(f"no image can be read; --images says where they are. {report.faults[0]}")
+        _add_next_step(report, request, config, source, dataset)
         folder.finish(
             {
                 "format": name,
                 "config": config.model_dump(mode="json"),
-                **{key: getattr(request, key) for key in ("min_score", "where", "per")},
+                **{key: getattr(request, key) for key in ("min_score", "where", "min_count")},
+                "per": per,
                 "splits": splits,
                 "keep_empty": request.keep_empty,
                 "counts": report.counts(),
             }
         )
     return report
+
+
+def _check_format(request: ExportRequest, naming: Naming | None) -> None:
+    """Raise ConfigError if the format cannot hold what is requested."""
+    name = request.exporter.name
+    if request.keep_empty and not request.exporter.keeps_empty:
+        raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
+    if request.per == "group" and not request.exporter.takes_groups:
+        raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each object")
+    if request.min_count and naming is None:
+        raise ConfigError(f"min_count: {name} has no categories with these settings")
 
 
 def _rows(
@@ -133,21 +152,47 @@ def _rows(
     on_progress: Callable[[int], None],
     *,
     with_images: bool,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield the rows with their chosen regions, and id, phrase and head of the others."""
     columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrected.dataset.has_images else [])]
-    for table in corrected.tables(columns, report.notes):
-        for row in selector.choose(table).to_pylist():
+    for table, rows in corrected.tables(columns, selector, report.notes):
+        for row, regions in zip(rows, _names(table), strict=True):
             report.rows += 1
-            yield row
+            chosen = {region["id"] for region in row["annotations"]}
+            yield row, [region for region in regions if region["id"] not in chosen]
         on_progress(report.rows)
 
 
+def _names(table: Any) -> list[list[dict[str, Any]]]:
+    """Return id, phrase and head of the regions of each row."""
+    annotations, names = table["annotations"].combine_chunks(), ("id", "phrase", "head")
+    regions = pa.StructArray.from_arrays([annotations.values.field(name) for name in names], names)
+    rows: list[list[dict[str, Any]]] = pa.ListArray.from_arrays(annotations.offsets, regions).to_pylist()
+    return rows
+
+
+def _reduce(
+    row: dict[str, Any], job: ExportJob, format_: type[Exporter], *, per_group: bool, by_category: bool
+) -> None:
+    """Leave out regions that the format cannot hold, join those of an object, and leave out those of no category."""
+    notes, regions = job.report.notes, row["annotations"]
+    if format_.needs_words:
+        said = [region for region in regions if is_said(region)]
+        notes["regions that no caption says: left out"] += len(regions) - len(said)
+        regions = said
+    if per_group:
+        objects = merged(regions)
+        notes[JOINED] += len(regions) - len(objects)
+        regions = objects
+    if by_category:
+        frequent = [region for region in regions if job.categories.indices([job.categories.name_of(region)])]
+        notes["regions of categories with fewer regions than --min-count: left out"] += len(regions) - len(frequent)
+        regions = frequent
+    row["annotations"] = regions
+
+
 def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConfig, report: ExportReport) -> bool:
-    """Return whether a row is in the export, and note it otherwise; drop regions that the format cannot hold."""
-    if request.exporter.needs_words:
-        said = [region for region in row["annotations"] if is_said(region)]
-        report.notes["regions that no caption says: left out"] += len(row["annotations"]) - len(said)
-        row["annotations"] = said
+    """Return whether a row is in the export, and note it otherwise."""
     if row["error"] is not None:
         report.left_out[WITH_ERROR] += 1
         return False
@@ -160,16 +205,34 @@ def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConf
     return False
 
 
-def _source(dataset: Dataset, request: ExportRequest) -> ImageSource:
-    """Return the source of the images. Raise ConfigError if it is unknown, or if only a stranger's dataset names it."""
-    source = ImageSource(dataset, request.image_root)
+def _check_source(source: ImageSource, dataset: Dataset, name: str) -> None:
+    """Raise ConfigError if the place of the images is unknown, or if only a stranger's dataset names it."""
     if source.root is None and not dataset.has_images:
         raise ConfigError(
-            f"image_root: {request.exporter.name} takes images, but the dataset holds none and does not say in which "
-            "folder they are"
+            f"image_root: {name} takes images, but the dataset holds none and does not say in which folder they are"
         )
     source.check()
-    return source
+
+
+def _add_next_step(
+    report: ExportReport, request: ExportRequest, config: FormatConfig, source: ImageSource, dataset: Dataset
+) -> None:
+    """Say in the report where the images are, and what to do with the export; "IMAGES" stands for an unknown folder."""
+    format_, folder = request.exporter, "IMAGES"
+    if format_.takes_images(config):
+        folders = [f"{request.out}/{format_.image_folder.format(split=split)}" for split in report.samples]
+        report.images = f"in {', '.join(folders)}" if format_.image_folder else "in the files of the export"
+        folder = folders[0]
+    else:
+        report.images = "not copied, and the dataset does not say where they are"
+        if dataset.has_images and request.image_root is None:
+            report.images = "not copied, the shards of the dataset hold them"
+        elif source.root is not None:
+            folder = source.root
+            report.images = f"not copied, file names are relative to {folder}"
+        report.images += "; --set images=true copies them" if "images" in format_.config_type.model_fields else ""
+    split = next(iter(report.samples))
+    report.next_step = format_.next_step.format(out=request.out, split=split, images=folder, config=config)
 
 
 def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:
@@ -189,10 +252,10 @@ def _categories(corrected: Corrected, selector: Selector, naming: str, *, per_gr
     needed = (*PHRASE_KEYS, "group", "score") if per_group else ("phrase", "head")
     columns = dict.fromkeys([*(REGION + name for name in needed), *selector.selection.columns])
     counts: Counter[tuple[str, str]] = Counter()
-    for table in corrected.tables(list(columns), Counter()):
-        for regions in selector.choose(table)["annotations"].to_pylist():
-            found = merged(regions or ()) if per_group else regions or ()
-            counts.update((region[naming], region["head"]) for region in found)
+    for _, rows in corrected.tables(list(columns), selector, Counter()):
+        for row in rows:
+            regions = merged(row["annotations"]) if per_group else row["annotations"]
+            counts.update((region[naming], region["head"]) for region in regions)
     return counts
 
 

@@ -10,6 +10,7 @@ SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -18,11 +19,17 @@ from pydantic import Field
 from pipeline.dataset.folder import read_marks
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shortest
 from pipeline.export.coco import CocoFile, coco_annotation
+from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED: Final = (
     "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
+)
+UNSCORED: Final = "pairs in {}.json, all left out by the evaluator, which fails on such a file: see exhaustive"
+NO_NEGATIVES: Final = (
+    "pairs in {}.json that the evaluator takes, all of a phrase that is in its image: cgF1 is 0 for every model; a run "
+    "finds absent phrases with a higher regions.absent_share or regions.min_presence"
 )
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
@@ -46,6 +53,7 @@ class Saco(Exporter):
     name = "saco"
     summary = "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
     masks = "exact as RLE"
+    next_step = 'python scripts/eval/standalone_cgf1.py --pred_file PREDICTIONS.json --gt_files "{out}/{split}.json"'
     keeps_empty = False  # an image without a phrase makes no pair
     takes_groups = False  # its entries are phrases
     config_type = SacoConfig
@@ -54,6 +62,13 @@ class Saco(Exporter):
     def __init__(self, config: SacoConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         self._marks = read_marks(job.dataset.path)
+        if config.exhaustive == "reviewed" and "good" not in self._marks.values():
+            raise ConfigError(
+                "exhaustive: nobody has marked an image of this dataset good, and SAM 3's evaluator fails where no "
+                "image is: mark some (phrasebox inspect), or declare all pairs complete: --set exhaustive=all"
+            )
+        self._pairs: Counter[tuple[str, int]] = Counter()  # by split and `is_instance_exhaustive`
+        self._negatives: Counter[str] = Counter()  # those that are exhaustive, by split
         self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
 
     @classmethod
@@ -65,31 +80,49 @@ class Saco(Exporter):
         """Write one sample: an entry for each of its phrases."""
         file, file_name, row = self._files[sample.split], self.image_name(sample), sample.row
         present: dict[str, list[dict[str, Any]]] = {}
-        for region in sample.regions:
+        different = self.written(sample)
+        self.job.report.notes[SAID_TWICE] += len(sample.regions) - len(different)
+        for region in different:
             present.setdefault(region["phrase"], []).append(region)
         width, height = row["width"], row["height"]
         for regions in present.values():
-            pair = self._pair(row, file_name, regions[0])
+            pair = self._pair(sample, file_name, regions[0])
             file.image(pair)
-            different: dict[str, dict[str, Any]] = {}
             for region in regions:
-                different.setdefault(region["segmentation"]["counts"], region)
-            self.job.report.notes[SAID_TWICE] += len(regions) - len(different)
-            for region in different.values():
                 x, y, w, h = region["bbox"]
                 box = [x / width, y / height, w / width, h / height]
                 area = region["area"] / (width * height)
                 file.annotation(coco_annotation(region, pair["id"], 1, bbox=box, area=area, source="phrasebox"))
         absent = row["absent"] if self.config.negatives else ()
         for entry in {entry["phrase"]: entry for entry in absent if entry["phrase"] not in present}.values():
-            file.image(self._pair(row, file_name, entry))
+            pair = self._pair(sample, file_name, entry)
+            file.image(pair)
             self.job.report.notes[NEGATIVES] += 1
+            self._negatives[sample.split] += pair["is_instance_exhaustive"]
 
-    def _pair(self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
+    def written(self, sample: ChosenSample) -> list[dict[str, Any]]:
+        """Return the chosen regions, each mask of a phrase once, although several captions say the phrase."""
+        different: dict[tuple[str, str], dict[str, Any]] = {}
+        for region in sample.regions:
+            different.setdefault((region["phrase"], region["segmentation"]["counts"]), region)
+        return [*different.values()]
+
+    def close(self) -> None:
+        """Complete the files, and note those by which no model can be told from another."""
+        super().close()
+        for split in self.job.splits:
+            scored, left_out = self._pairs[split, 1], self._pairs[split, 0]
+            if not scored:
+                self.job.report.notes[UNSCORED.format(split)] += left_out
+            elif not self._negatives[split]:
+                self.job.report.notes[NO_NEGATIVES.format(split)] += scored
+
+    def _pair(self, sample: ChosenSample, file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""
-        text, presence = phrase["phrase"], phrase["presence"]
+        row, text, presence = sample.row, phrase["phrase"], phrase["presence"]
         is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
         self.job.report.notes[UNREVIEWED] += not is_exhaustive
+        self._pairs[sample.split, int(is_exhaustive)] += 1
         return {
             "id": stable_id(f"{row['sample_id']}\nphrase {text}"),
             "file_name": file_name,

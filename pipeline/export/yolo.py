@@ -36,6 +36,11 @@ class YoloConfig(FormatConfig):
         "head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
     )
 
+    @property
+    def task(self) -> str:
+        """Ultralytics' name of what the labels train."""
+        return "segment" if self.labels == "polygons" else "detect"
+
 
 class Yolo(Exporter):
     """Ultralytics labels."""
@@ -43,6 +48,7 @@ class Yolo(Exporter):
     name = "yolo"
     summary = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
     masks = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
+    next_step = 'yolo {config.task} train data="{out}/data.yaml"'
     needs_images = True  # Ultralytics finds the labels by the paths of the images
     config_type = YoloConfig
     image_folder = "images/{split}"

@@ -15,7 +15,7 @@ from pipeline.dataset.folder import write_marks
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.export import EXPORTERS
 from pipeline.export.base import Exporter
-from pipeline.export.corrected import DELETED, MOVED, UNKNOWN
+from pipeline.export.corrected import BOXED, DELETED, MOVED, UNKNOWN
 from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
@@ -74,7 +74,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_it_says_what_it_is(name: str) -> None:
     assert list(READ_BACK) == list(EXPORTERS)
     exporter = EXPORTERS[name]
-    for line in (exporter.summary, exporter.masks):
+    for line in (exporter.summary, exporter.masks, exporter.next_step):
         assert line
         assert "\n" not in line
     assert exporter.name == name
@@ -121,7 +121,10 @@ def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dat
 
 @formats
 def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Path) -> None:
-    """A deleted region, a smaller box, and one beside the mask; and a correction of a region that is not there."""
+    """A deleted region, a smaller box, and one beside the mask; and a correction of a region that is not there.
+
+    Of regions that are not chosen, none is counted.
+    """
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     boxes = {"beach": (9.6, 15.2, 20.0, 10.4), "kite": (20.0, 2.0, 500.0, 4.0)}  # the latter leaves the image
     corrected = {"beach": ([10.0, 15.0, 20.0, 11.0], 220), "kite": ([20.0, 2.0, 20.0, 4.0], 80)}
@@ -140,13 +143,16 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
         region["score"] = 1.0
     out, report = exported(name, copy, tmp_path / "out")
     assert found(name, out) == expected(name, rows)
-    assert (report.notes[DELETED], report.notes[MOVED], report.notes[UNKNOWN]) == (1, 2, 1)
+    assert [report.notes[note] for note in (DELETED, MOVED, BOXED, UNKNOWN)] == [1, 1, 1, 1]
     likely = [
         {**row, "annotations": here}
         for row in rows
         if (here := [one for one in row["annotations"] if one["score"] >= 0.999 and one["bbox"][2] == 20])
     ]
-    out, _ = exported(name, copy, tmp_path / "likely", min_score=1.0, where="w = 20")
+    _, report = exported(name, copy, tmp_path / "marked", where="mark = 'good'")
+    assert [report.notes[note] for note in (DELETED, MOVED, BOXED, UNKNOWN)] == [0, 0, 0, 1]
+    out, report = exported(name, copy, tmp_path / "likely", min_score=1.0, where="w = 20")
+    assert [report.notes[note] for note in (DELETED, MOVED, BOXED, UNKNOWN)] == [0, 1, 1, 1]
     assert found(name, out) == expected(name, likely)
     assert len(likely) == 2
     assert files(copy / "data") == files(dataset / "data")
@@ -218,6 +224,7 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
     root = tmp_path / "images"
     root.mkdir()
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
+    write_marks(dataset, {"ring": "good"})
     good = {"1.jpg", "3.jpg", "9.jpg"}
     for file_name in good:
         (root / file_name).write_bytes(encoded())
@@ -241,7 +248,10 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
 def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two datasets of the same categories, the second with five times the rows of the first."""
     made = {"fingerprint": demo_fingerprint(), "rows_per_file": 20, "embed_images": True}
-    return [write_synthetic(tmp_path_factory.mktemp("large") / "dataset", rows, **made) for rows in (50, 250)]
+    datasets = [write_synthetic(tmp_path_factory.mktemp("large") / "dataset", rows, **made) for rows in (50, 250)]
+    for dataset in datasets:
+        write_marks(dataset, {"nobody": "good"})
+    return datasets
 
 
 @pytest.mark.parametrize(

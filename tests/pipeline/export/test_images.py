@@ -57,7 +57,7 @@ def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_pa
     [
         ("coco", {"images": True}, "annotations/instances_train.json"),
         ("mdetr", {"images": True}, "train.json"),
-        ("saco", {"images": True}, "train.json"),
+        ("saco", {"images": True, "exhaustive": "all"}, "train.json"),
         ("odvg", {"images": True}, "train.jsonl"),
         ("fiftyone", {}, "train/labels.json"),
         ("yolo", {}, None),

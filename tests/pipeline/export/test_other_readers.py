@@ -151,6 +151,8 @@ def test_import_of_a_coco_export_gives_the_same_annotations(demo_dataset: Path, 
     imported: dict[int, list[dict[str, Any]]] = {number: [] for number in rows}
     for entry in content["annotations"]:
         [[start, end]] = entry.pop("tokens_positive")
+        [mention] = entry.pop("phrases")
+        assert mention.items() <= entry.items()
         image = images[entry["image_id"]]
         assert image["caption"][start:end] == image["captions"][entry["caption_index"]][slice(*entry["span"])]
         assert names[entry.pop("category_id")] == (entry["phrase"], entry["head"])

@@ -11,6 +11,7 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index, statistics
 from pipeline.export import EXPORTERS
 from pipeline.export.base import merged
+from pipeline.export.export import JOINED
 from stages.contract.errors import ConfigError
 from stages.contract.records import ImageRef, Phrase, Record, Region
 from tests.pipeline.export.datasets import demo_fingerprint, encoded, exported, finished, region
@@ -54,15 +55,28 @@ def instances(dataset: Path, out: Path, **request: Any) -> dict[str, Any]:
     return json.loads((out / "annotations" / "instances_train.json").read_text())
 
 
+CLOSED_SET = ("coco", "hf", "yolo", "clipself", "fiftyone")
+"""Formats that by default have each object once; `odvg` with form=detection too."""
+
+
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name: str, dataset: Path, tmp_path) -> None:
+    settings = {"exhaustive": "all"} if name == "saco" else {}
+    _, report = exported(name, dataset, tmp_path / "usual", settings)
+    usual = 4 if name in CLOSED_SET else 6
+    mentions = 6 - usual
+    if name == "saco":
+        usual = 5
+    assert (report.regions.total(), report.notes[JOINED]) == (usual, mentions)
     if not EXPORTERS[name].takes_groups:
         with pytest.raises(ConfigError, match=f"^per: {name} "):
             exported(name, dataset, tmp_path / "out", per="group")
-        assert list(tmp_path.iterdir()) == []
+        assert not (tmp_path / "out").exists()
         return
+    _, report = exported(name, dataset, tmp_path / "phrases", per="phrase")
+    assert (report.regions, report.notes[JOINED]) == ({"train": 6}, 0)
     out, report = exported(name, dataset, tmp_path / "out", per="group")
-    assert report.regions == {"train": 4}
+    assert (report.regions, report.notes[JOINED]) == ({"train": 4}, 2)
     read = READ_BACK[name]
     (found,) = read.samples(out, "train")
     places = [PLACES[0][0], PLACES[1][0], *PLACES[2]]
@@ -71,6 +85,11 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name:
     names = {"phrase": phrases, **others}[read.label]
     wanted = [((x, y, x + w, y + h), label) for (x, y, w, h), label in zip(places, names, strict=True)]
     assert sorted((box, label) for box, label, _ in found) == sorted(wanted)
+
+
+def test_odvg_has_each_object_once_as_detection(dataset: Path, tmp_path: Path) -> None:
+    _, report = exported("odvg", dataset, tmp_path / "out", {"form": "detection"})
+    assert (report.regions, report.notes[JOINED]) == ({"train": 4}, 2)
 
 
 def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) -> None:

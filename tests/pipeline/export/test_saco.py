@@ -18,7 +18,8 @@ from pipeline.evaluate.absent import Pair, absent_figures
 from pipeline.export import ExportRequest, export_dataset
 from pipeline.export.base import Categories, ChosenSample, ExportJob, ExportReport
 from pipeline.export.files import ExportFolder
-from pipeline.export.saco import NEGATIVES, SAID_TWICE, UNREVIEWED, Saco, SacoConfig
+from pipeline.export.saco import NEGATIVES, NO_NEGATIVES, SAID_TWICE, UNREVIEWED, UNSCORED, Saco, SacoConfig
+from stages.contract.errors import ConfigError
 from stages.contract.records import Absent, Phrase
 from tests.pipeline.evaluate.asked import answer_of
 from tests.pipeline.export.datasets import Maker, finished, rows_of
@@ -136,20 +137,49 @@ def test_pairs_are_exhaustive_where_somebody_looked(
 ) -> None:
     """`exhaustive=all` takes them without a look, as above."""
     marked = Path(shutil.copytree(demo_dataset, tmp_path / "dataset"))
-    for marks, reviewed in (({}, set()), ({"plain": "good", "dogs": "bad"}, {"plain"})):
-        write_marks(marked, marks)
-        truth, notes = written(rows, marked, tmp_path / str(len(marks)))
-        pairs = truth.dataset["images"]
-        for pair in pairs:
-            told = int(pair["sample_id"] in reviewed)
-            assert (pair["is_instance_exhaustive"], pair["is_pixel_exhaustive"]) == (told, told)
-        assert notes[UNREVIEWED] == sum(pair["sample_id"] not in reviewed for pair in pairs)
+    write_marks(marked, {"plain": "good", "dogs": "bad"})
+    truth, notes = written(rows, marked, tmp_path / "out")
+    pairs = truth.dataset["images"]
+    for pair in pairs:
+        told = int(pair["sample_id"] == "plain")
+        assert (pair["is_instance_exhaustive"], pair["is_pixel_exhaustive"]) == (told, told)
+    assert notes[UNREVIEWED] == sum(pair["sample_id"] != "plain" for pair in pairs) == 4
+
+
+def test_what_the_evaluator_cannot_score_is_told(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path) -> None:
+    """Without an exhaustive pair it fails; without a negative one, cgF1 is 0 for every model."""
+    marked = Path(shutil.copytree(demo_dataset, tmp_path / "dataset"))
+    write_marks(marked, {"plain": "bad"})
+    with pytest.raises(ConfigError, match=r"^exhaustive: nobody has marked .*--set exhaustive=all$"):
+        written(rows, marked, tmp_path / "nobody")
+    write_marks(marked, {"turned": "good", "plain": "good"})
+    for name, chosen, settings, told in (
+        ("others", [rows[1]], {}, {UNSCORED: 1}),
+        ("unreviewed negatives", rows[1:], {}, {NO_NEGATIVES: 1}),
+        ("all", rows[1:], {"exhaustive": "all"}, {}),
+        ("left out", rows[1:], {"exhaustive": "all", "negatives": False}, {NO_NEGATIVES: 2}),
+        ("reviewed", rows, {}, {}),
+    ):
+        _, notes = written(chosen, marked, tmp_path / name, **settings)
+        texts = {text: notes[text.format("train")] for text in (UNSCORED, NO_NEGATIVES)}
+        assert {text: count for text, count in texts.items() if count} == told, name
+
+
+def test_the_report_counts_what_is_written(tmp_path: Path) -> None:
+    captions = ("a dog", "the dog and a cat")
+    regions = [("dog", (1, 1, 5, 5), 0), ("dog", (1, 1, 5, 5), 1), ("cat", (9, 9, 5, 5))]
+    dataset = open_dataset(finished(tmp_path / "dataset", [Maker().record("a", captions, *regions)]))
+    request = ExportRequest(exporter=Saco, out=tmp_path / "out", config=SacoConfig(exhaustive="all"))
+    report = export_dataset(dataset, request)
+    annotations = json.loads((tmp_path / "out" / "train.json").read_text())["annotations"]
+    assert report.regions == {"train": len(annotations)} == {"train": 2}
+    assert report.notes[SAID_TWICE] == 1
 
 
 def test_negatives_can_be_left_out(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path) -> None:
-    truth, _ = written(rows, demo_dataset, tmp_path / "positives", negatives=False)
+    truth, _ = written(rows, demo_dataset, tmp_path / "positives", negatives=False, exhaustive="all")
     assert all(truth.imgToAnns[pair["id"]] for pair in truth.dataset["images"])
-    written(rows, demo_dataset, tmp_path / "all")
+    written(rows, demo_dataset, tmp_path / "all", exhaustive="all")
     text = json.loads((tmp_path / "all" / "train.json").read_text())
     assert {pair["presence"] for pair in text["images"]} == {0.9, 0.25}
 
@@ -165,12 +195,13 @@ def test_an_image_of_absent_phrases_only_is_exported_unless_a_condition_chooses(
         make.record("none", "a wave"),
     ]
     dataset = open_dataset(finished(tmp_path / "dataset", rows))
+    config = SacoConfig(exhaustive="all")
     for name, request, pairs in (
         ("all", {}, {"red car": 0.9, "ghost": 0.125}),
         ("sure", {"min_score": 0.9}, {"ghost": 0.125}),
         ("chosen", {"where": "head = 'car'"}, {"red car": 0.9}),
     ):
-        report = export_dataset(dataset, ExportRequest(exporter=Saco, out=tmp_path / name, **request))
+        report = export_dataset(dataset, ExportRequest(exporter=Saco, out=tmp_path / name, config=config, **request))
         text = json.loads((tmp_path / name / "train.json").read_text())
         assert {pair["text_input"]: pair["presence"] for pair in text["images"]} == pairs
         assert report.samples == {"train": len(pairs)}

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.export.base import BEYOND_TOKENS
 from pipeline.export.coco import LABEL_LIST
-from pipeline.export.corrected import moved
+from pipeline.export.corrected import BOXED, MOVED, moved
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_box
 from stages.contract.records import Rle
@@ -70,8 +70,15 @@ def test_odvg_counts_from_the_first_letter_as_mmdetection_does(tmp_path: Path) -
 def test_a_corrected_box_that_the_mask_does_not_fill_is_the_mask() -> None:
     segmentation = {"size": [10, 10], "counts": encode_box((2, 2, 5, 5), (10, 10)).counts}
     region = {"id": 1, "bbox": [2, 2, 3, 3], "area": 9, "segmentation": segmentation, "score": 0.5}
-    for box, area in (((1, 1, 4, 4), 9), ((0, 0, 10, 10), 100), ((3, 3, 4, 4), 16), ((7, 7, 2, 2), 4)):
-        assert moved(region, box)["area"] == area
+    for box, area, note in (
+        ((1, 1, 4, 4), 9, MOVED),
+        ((0, 0, 10, 10), 100, BOXED),
+        ((3, 3, 4, 4), 16, BOXED),
+        ((7, 7, 2, 2), 4, BOXED),
+        ((2, 2, 2, 2), 4, MOVED),
+    ):
+        changed, told = moved(region, box)
+        assert (changed["area"], told) == (area, note)
 
 
 def test_an_export_without_a_single_image_leaves_the_former_one(tmp_path: Path) -> None:
