@@ -172,7 +172,7 @@ class ExportReport:
         yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
         yield from (f"    {fault}" for fault in self.faults)
         if self.categories:
-            advice = f", {self.rare:,} of them with fewer than {RARE} regions; --min-count {RARE} leaves these out"
+            advice = f", {self.rare:,} of them rare (fewer than {RARE} regions); --min-count N leaves out rare ones"
             yield f"{self.categories:,} categories{advice if self.rare else ''}"
         yield f"images: {self.images}"
         yield f"next: {self.next_step}"

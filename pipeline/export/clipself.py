@@ -41,8 +41,8 @@ class Clipself(CocoLayout):
     summary = "SPLIT.json and text_embeddings.npy from the dataset's CLIP model, for CLIPSelf; this one loads torch"
     masks = "exact as RLE; CLIPSelf trains on boxes"
     next_step = (
-        'python -m training.main --dataset-type region_clip --train-data "{out}/{split}.json" --train-embed-path '
-        '"{out}/text_embeddings.npy" --train-image-root "{images}"'
+        'CLIPSelf: python -m training.main --dataset-type region_clip --train-data "{out}/{split}.json" '
+        '--train-embed-path "{out}/text_embeddings.npy" --train-image-root "{images}"'
     )
     config_type = ClipselfConfig
     json_file = "{split}.json"

@@ -37,7 +37,7 @@ from stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
-JOINED: Final = "further mentions of a region: joined, one annotation for each object; --per phrase has all mentions"
+JOINED: Final = "further mentions of regions, joined: one annotation for each object; --per phrase writes every mention"
 ALL: Final = "train"  # Name of the only split: loaders look for it first
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")  # of files on every system, and of a split of Hugging Face datasets
 _IDS: Final = 2**53

@@ -43,8 +43,8 @@ class Mdetr(Exporter):
     summary = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
     masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
     next_step = (
-        'grounding_data=[dict(img_path="{images}", json_file="{out}/{split}.json")] for YOLO-World\'s trainer of '
-        "Ultralytics; MDETR and GLIP name the file in their configuration"
+        'grounding_data=[dict(img_path="{images}", json_file="{out}/{split}.json")] for Ultralytics\' '
+        "WorldTrainerFromScratch; MDETR and GLIP have the names in their configuration"
     )
     needs_words = True
     config_type = MdetrConfig

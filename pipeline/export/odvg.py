@@ -41,11 +41,6 @@ class OdvgConfig(FormatConfig):
     classes: Naming = Field("phrase", description="Categories of `detection`.")
     images: WithImages = False
 
-    @property
-    def label_map(self) -> str:
-        """The entry of the label map in Open-GroundingDino's list of datasets, if there is one."""
-        return '"label_map": ".../label_map.json", ' if self.form == "detection" else ""
-
 
 class Odvg(Exporter):
     """ODVG lines."""
@@ -57,8 +52,9 @@ class Odvg(Exporter):
     )
     masks = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
     next_step = (
-        '[{{"root": "{images}", "anno": "{out}/{split}.jsonl", {config.label_map}"dataset_mode": "odvg"}}] as "train" '
-        "in DATASETS.json: bash train_dist.sh GPUS config/cfg_odvg.py DATASETS.json LOGS"
+        'Open-GroundingDino: "train": [{{"root": "{images}", "anno": "{out}/{split}.jsonl", "dataset_mode": "odvg"}}] '
+        'in DATASETS.json (form=detection: also "label_map": "{out}/label_map.json"), '
+        "then bash train_dist.sh GPUS config/cfg_odvg.py DATASETS.json LOGS"
     )
     needs_words = True
     keeps_empty = False  # Open-GroundingDino raises on an empty list

@@ -53,7 +53,9 @@ class Saco(Exporter):
     name = "saco"
     summary = "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
     masks = "exact as RLE"
-    next_step = 'python scripts/eval/standalone_cgf1.py --pred_file PREDICTIONS.json --gt_files "{out}/{split}.json"'
+    next_step = (
+        'SAM 3: python scripts/eval/standalone_cgf1.py --pred_file PREDICTIONS.json --gt_files "{out}/{split}.json"'
+    )
     keeps_empty = False  # an image without a phrase makes no pair
     takes_groups = False  # its entries are phrases
     config_type = SacoConfig

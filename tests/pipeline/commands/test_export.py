@@ -14,7 +14,7 @@ from pipeline.dataset.origin import signed
 from pipeline.export import EXPORTERS
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.changed import change_manifest
-from tests.pipeline.export.datasets import encoded, write_dataset
+from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,80 @@ def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     names = {image["sample_id"] for image in content_of(out)["images"]}
     assert "plain" not in names
     assert len(names) == 11
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_it_ends_with_the_place_of_the_images_and_the_next_step(name: str, tmp_path: Path) -> None:
+    """At most four lines: classes, images, what trains on it or loads it."""
+    root, out = tmp_path / "my images", tmp_path / "out"
+    root.mkdir()
+    for number in range(1, 18):
+        (root / f"{number}.jpg").write_bytes(encoded())
+    dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
+    write_marks(dataset, {"ring": "good"})
+    *_, images, last = exported(dataset, out, name=name).splitlines()
+    assert last.startswith("next: ")
+    assert str(out) in last
+    exporter = EXPORTERS[name]
+    if exporter.takes_images(exporter.config_type()):
+        folder = f"{out}/{exporter.image_folder.format(split='train')}"
+        assert images == f"images: in {folder if exporter.image_folder else 'the files of the export'}"
+    else:
+        copied = "; --set images=true copies them" if name != "grit" else ""
+        assert images == f"images: not copied, file names are relative to {root}{copied}"
+        assert name in ("saco", "grit") or str(root) in last
+    paths = [Path(path) for path in re.findall(r'"([^"*]+)"', last) if path.startswith(str(tmp_path))]
+    assert [path for path in paths if not path.exists() and path.name != "label_map.json"] == []
+    shares = ("--split", "train=0.5,val=0.5", "--overwrite")
+    if exporter.image_folder and name != "saco":
+        settings = () if exporter.needs_images else ("--set", "images=true")
+        text = exported(dataset, out, *shares, *settings, name=name)
+        assert f"images: in {folder_of(exporter, out, 'train')}, {folder_of(exporter, out, 'val')}\n" in text
+
+
+def folder_of(exporter: Any, out: Path, split: str) -> str:
+    return f"{out}/{exporter.image_folder.format(split=split)}"
+
+
+def test_where_the_images_are_is_told_if_it_is_known(dataset: Path, tmp_path: Path) -> None:
+    assert "images: not copied, the shards of the dataset hold them; --set images=true copies them\nnext: " in exported(
+        dataset, tmp_path / "embedded"
+    )
+    unknown = write_dataset(tmp_path / "dataset", embed_images=False)
+    change_manifest(unknown, lambda manifest: manifest["config"].update(input={"kind": "webdataset", "path": "x.tar"}))
+    text = exported(unknown, tmp_path / "unknown")
+    assert "images: not copied, and the dataset does not say where they are; " in text
+    assert 'CocoDetection("IMAGES", ' in text
+
+
+def test_rare_categories_are_counted_and_left_out(tmp_path: Path) -> None:
+    """Twelve dogs, nine cats, a cow beside a dog, and an image of a cow alone."""
+    make, dog, cat, cow = Maker(), ("dog", (1, 1, 5, 5)), ("cat", (9, 9, 5, 5)), ("cow", (2, 2, 9, 9))
+    captions = [("a dog and a cat", dog, cat)] * 9 + [("a dog", dog)] * 2 + [("a dog, a cow", dog, cow), ("a cow", cow)]
+    rows = [make.record(f"s{number}", *caption) for number, caption in enumerate(captions)]
+    dataset = finished(tmp_path / "dataset", rows)
+    assert "3 categories, 2 of them rare (fewer than 10 regions); --min-count N leaves out rare ones\n" in exported(
+        dataset, tmp_path / "all"
+    )
+    text = exported(dataset, tmp_path / "out", "--min-count", 9)
+    assert "2 categories, 1 of them rare" in text
+    assert "1 categories with fewer regions than --min-count: left out\n" in text
+    assert "2 regions of categories with fewer regions than --min-count: left out\n" in text
+    assert "1 without a chosen region" in text
+    content = content_of(tmp_path / "out")
+    assert [category["name"] for category in content["categories"]] == ["cat", "dog"]
+    assert (len(content["images"]), len(content["annotations"])) == (12, 21)
+    rejected(
+        ConfigError,
+        "^--min-count: mdetr has no categories",
+        dataset,
+        "--format",
+        "mdetr",
+        "--out",
+        tmp_path / "no",
+        "--min-count",
+        9,
+    )
 
 
 def test_images_from_a_root(tmp_path: Path) -> None:

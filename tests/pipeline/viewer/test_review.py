@@ -181,7 +181,7 @@ def drag(page: Page, part: str, dx: float, dy: float) -> None:
 
 def exported_boxes(dataset: Path, out: Path) -> dict[int, list[float]]:
     """Box by annotation id, as COCO has it."""
-    export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=out))
+    export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=out, per="phrase"))
     entries = json.loads((out / "annotations" / "instances_train.json").read_text())["annotations"]
     return {one["id"]: one["bbox"] for one in entries}
 
