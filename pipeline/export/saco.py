@@ -31,6 +31,9 @@ NO_NEGATIVES: Final = (
     "pairs in {}.json that the evaluator takes, all of a phrase that is in its image: cgF1 is 0 for every model; a run "
     "finds absent phrases with a higher regions.absent_share or regions.min_presence"
 )
+NO_POSITIVES: Final = (
+    "pairs in {}.json that the evaluator takes, none of a phrase that is in its image: cgF1 is 0 for every model"
+)
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
 
@@ -118,6 +121,8 @@ class Saco(Exporter):
                 self.job.report.notes[UNSCORED.format(split)] += left_out
             elif not self._negatives[split]:
                 self.job.report.notes[NO_NEGATIVES.format(split)] += scored
+            elif self._negatives[split] == scored:
+                self.job.report.notes[NO_POSITIVES.format(split)] += scored
 
     def _pair(self, sample: ChosenSample, file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""

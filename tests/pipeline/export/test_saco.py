@@ -18,7 +18,16 @@ from pipeline.evaluate.absent import Pair, absent_figures
 from pipeline.export import ExportRequest, export_dataset
 from pipeline.export.base import Categories, ChosenSample, ExportJob, ExportReport
 from pipeline.export.files import ExportFolder
-from pipeline.export.saco import NEGATIVES, NO_NEGATIVES, SAID_TWICE, UNREVIEWED, UNSCORED, Saco, SacoConfig
+from pipeline.export.saco import (
+    NEGATIVES,
+    NO_NEGATIVES,
+    NO_POSITIVES,
+    SAID_TWICE,
+    UNREVIEWED,
+    UNSCORED,
+    Saco,
+    SacoConfig,
+)
 from stages.contract.errors import ConfigError
 from stages.contract.records import Absent, Phrase
 from tests.pipeline.evaluate.asked import answer_of
@@ -158,10 +167,11 @@ def test_what_the_evaluator_cannot_score_is_told(rows: list[dict[str, Any]], dem
         ("unreviewed negatives", rows[1:], {}, {NO_NEGATIVES: 1}),
         ("all", rows[1:], {"exhaustive": "all"}, {}),
         ("left out", rows[1:], {"exhaustive": "all", "negatives": False}, {NO_NEGATIVES: 2}),
+        ("no regions", rows[3:], {"exhaustive": "all"}, {NO_POSITIVES: 2}),
         ("reviewed", rows, {}, {}),
     ):
         _, notes = written(chosen, marked, tmp_path / name, **settings)
-        texts = {text: notes[text.format("train")] for text in (UNSCORED, NO_NEGATIVES)}
+        texts = {text: notes[text.format("train")] for text in (UNSCORED, NO_NEGATIVES, NO_POSITIVES)}
         assert {text: count for text, count in texts.items() if count} == told, name
 
 
