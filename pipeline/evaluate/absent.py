@@ -112,7 +112,7 @@ class AskedImage:
 def absent_phrases(images: Sequence[AskedImage]) -> dict[int, AskedImage]:
     """The images with the phrases that are not in them, by the image's number.
 
-    The same images in the same order give the same phrases.
+    The same images in the same order give the same phrases, in every process.
     """
     pool: list[tuple[int, Phrase]] = []
     by_type: dict[str, list[tuple[int, Phrase]]] = {}
@@ -128,8 +128,8 @@ def absent_phrases(images: Sequence[AskedImage]) -> dict[int, AskedImage]:
                 by_type.setdefault(kind, []).append(pool[-1])
                 by_head.setdefault(first[text].head, []).append(pool[-1])
                 same[first[text]] = [each for each in first.values() if numbers[each] == numbers[first[text]]]
-        for one, other in permutations({phrase.head for phrase in image.phrases}, 2):
-            together.setdefault(one, Counter())[other] += 1
+        for head, other in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
+            together.setdefault(head, Counter())[other] += 1
     found = {}
     for image in images:
         rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
@@ -137,7 +137,8 @@ def absent_phrases(images: Sequence[AskedImage]) -> dict[int, AskedImage]:
         heads = {phrase.head for phrase in image.phrases}
         draw, taken = partial(drawn, rng, own=image.number, known=known | heads), [set[str](), set[str](), set[str]()]
         near: Counter[str] = sum((together.get(head, Counter()) for head in heads), Counter())
-        nearest = [head for head, _ in near.most_common() if head in by_head and _is_told(head, heads)]
+        ranked = sorted(near, key=lambda head: (-near[head], head))  # each process orders the set `heads` differently
+        nearest = [head for head in ranked if head in by_head and _is_told(head, heads)]
         absent = {
             "random": [draw(pool, taken=taken[0]) for _ in image.there],
             "same_type": [draw(by_type[kind], taken=taken[1]) for kind in image.there.values() if kind],

@@ -1,5 +1,8 @@
 """Absent phrases: which are asked for, and the figures by hand."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +67,29 @@ def test_adversarial_phrases_have_the_nouns_that_stand_beside_those_of_the_image
     images += [image_of(6, "lake", "shirt"), image_of(7, "lake", "people"), image_of(8, "dog")]
     images.append(image_of(9, "lake", "man"))
     assert [phrase.head for phrase in absent_phrases(images)[9].absent["adversarial"]] == ["boat"]
+
+
+CHOOSE = """
+from tests.pipeline.evaluate.test_absent import absent_phrases, image_of
+images = [image_of(number, "lake", name) for number, name in enumerate(("boat", "tree", "dog", "lamp"))]
+images += [image_of(8, "lake", "big red car", caption="a lake, a big red car"), image_of(9, "lake")]
+print([(image.absent, image.voters) for image in absent_phrases(images).values()])
+"""
+
+
+def test_every_process_chooses_the_same_phrases() -> None:
+    """All nouns stand beside the lake equally often, and Python gives sets of text another order in each process."""
+    chosen = {
+        subprocess.run(
+            [sys.executable, "-c", CHOOSE],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(1, 5)
+    }
+    assert len(chosen) == 1
 
 
 def boys() -> AskedImage:
