@@ -6,9 +6,10 @@ instead of another's:
     W_ij = max(cos(x_i, x_j) - t, 0) exp(-d_ij), W_ii = 0     x less the image's mean, d the distance in cells
     H' = (I - a D^-1/2 W D^-1/2)^-1 H                         D the sums of W's rows, a is `affinity_reach`
 
-by ten steps of conjugate gradients for all phrases at once. x are the tokens before the pool or the mean, or, with a
-class token, before an early block. LPOSS's graph of nearest neighbours and its power of the cosine are left out. The
-mean over all tokens that are alike and the attention of CLIP-ES were worse or no better (configs/measured/settings.md).
+x are the tokens before the pool or the mean, or, with a class token, before an early block. One Cholesky factorisation
+of an image solves the equations for all of its phrases, exactly; LPOSS takes at most ten steps of conjugate gradients.
+LPOSS's graph of nearest neighbours and its power of the cosine are left out. The mean over all tokens that are alike
+and the attention of CLIP-ES were worse or no better (configs/measured/settings.md).
 
 Shapes: B images, P phrases, N patches, D width.
 """
@@ -27,8 +28,6 @@ from stages.shared.model.towers.vision import VisionTower
 
 ALIKE: Final = 0.3  # t: tokens whose cosine is not above this share no heat
 
-STEPS: Final = 10  # Steps of conjugate gradients. LPOSS takes ten at most
-
 _TINY: Final = 1e-30
 
 
@@ -40,7 +39,7 @@ class Affinity:
     """
 
     def __init__(self, config: ExplainerConfig, tower: Tower) -> None:
-        self.reach, self.step = config.affinity_reach, config.phrases_per_step
+        self.reach = config.affinity_reach
         self.block: int | None = None
         if isinstance(tower, VisionTower) and config.affinity != "none":
             self.block = max(1, round(config.affinity_depth * len(tower.blocks))) - 1
@@ -48,8 +47,7 @@ class Affinity:
     @torch.no_grad()
     def __call__(self, values: Tensor, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Maps (B, P, N), >= 0, and tokens of the patches (B, N, D) on a grid -> maps after sharing, >= 0."""
-        graph = token_graph(tokens.float(), grid_hw)
-        return torch.cat([propagated(part, graph, self.reach) for part in values.split(self.step, dim=1)], dim=1)
+        return propagated(values, token_graph(tokens.float(), grid_hw), self.reach)
 
 
 def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
@@ -64,15 +62,10 @@ def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
 
 
 def propagated(values: Tensor, graph: Tensor, reach: float) -> Tensor:
-    """(I - reach * graph)^-1 values by conjugate gradients: maps (B, P, N) and a graph (B, N, N) -> maps, >= 0."""
-    found = torch.zeros_like(values)
-    residual = direction = values
-    size = (residual * residual).sum(dim=-1, keepdim=True)
-    for _ in range(STEPS):
-        ahead = direction - reach * (direction @ graph)
-        step = size / (direction * ahead).sum(dim=-1, keepdim=True).clamp(min=_TINY)
-        found = found + step * direction
-        residual = residual - step * ahead
-        last, size = size, (residual * residual).sum(dim=-1, keepdim=True)
-        direction = residual + size / last.clamp(min=_TINY) * direction
-    return found.relu()
+    """(I - reach * graph)^-1 values: maps (B, P, N) and a graph (B, N, N) -> maps, >= 0.
+
+    The matrix is positive definite, because no eigenvalue of the graph is above 1. What is not finite gives maps that
+    are not finite.
+    """
+    system = torch.eye(graph.shape[-1], device=graph.device) - reach * graph
+    return torch.cholesky_solve(values.mT, torch.linalg.cholesky_ex(system).L).mT.relu()
