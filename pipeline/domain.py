@@ -91,7 +91,7 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
     config = graph.explains.config
     on = {"device": "cpu", "precision": "fp32"} if engine.kind == "ray" else {}
     model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update=on)}))
-    model.embeddings = []
+    model.signals = []
     stages = (*graph.before, model)
     with set_up(stages):
         records = run_stages(stages, records, lambda *_: None)
@@ -109,11 +109,11 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
         )
         return Outside(what=what, in_regions=True)
     fitted = int(regions.calibration.made_from.get("images", 0))
-    if graph.explains.presence is None or not model.embeddings or fitted < FEWEST_FITTED:
+    if graph.explains.presence is None or not model.signals or fitted < FEWEST_FITTED:
         return None
-    embeddings = np.stack(model.embeddings)
+    embeddings = np.stack([signals.embedding for signals in model.signals])
     images = graph.explains.presence.images
-    distance = images.distance(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+    distance = images.distance(embeddings)
     times = distance / (1 + len(images.directions) / fitted)
     if times <= 1 + UNLIKE / math.sqrt(len(embeddings)):
         return None

@@ -215,11 +215,14 @@ def fit_noisy(features: Floats, said: NDArray[np.bool_]) -> tuple[LogisticFit, F
 
 
 def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple[Record, Signals]]:
-    """Yield prepared records that have phrases with the signals of these, by a stage that is not set up."""
+    """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up."""
     asked = (record for record in records if record.error is None and record.pixels is not None and record.phrases)
+    model = model.judging(model.presence)
+    model.signals = signals = []
     with set_up([model]):
         while batch := list(islice(asked, model.batch_rows())):
-            yield from zip(batch, model.signals(batch), strict=True)
+            yield from zip(model.process(batch), signals, strict=True)
+            signals.clear()
 
 
 def others_for(record: Record, pool: Sequence[tuple[int, Phrase]], most: int) -> list[Phrase]:

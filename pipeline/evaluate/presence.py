@@ -26,6 +26,7 @@ from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_pre
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
+from stages.explain.stage import ExplainStage, contrasted
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage, shared_presences
 from stages.shared.storage import write_text
@@ -73,18 +74,19 @@ def model_graph(judged: JudgedDataset) -> Graph:
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
     asked, graph = asked_of(judged), model_graph(judged)
-    model, phrases = graph.explains, {number: image.asked for number, image in asked.items()}
+    phrases = {name: image.asked for name, image in asked.items()}
+    config = graph.explains.config
+    explainer = config.explainer.model_copy(update={"contrast": 0.0})  # it is for the maps of a few of these phrases
+    plain = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
     prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
-    for record, own in signals_of(model, prepared):
+    for record, signals_here in signals_of(plain, prepared):
         image = asked[record.sample.sample_id]
-        (mapped,) = model.process([replace(record, phrases=(*image.phrases, *image.absent["random"]))])
-        if mapped.error is None:
-            signals.append(own)
-            texts += [(image.number, text) for text in dict.fromkeys(phrase.text for phrase in record.phrases)]
-            pairs += _pairs(image, mapped, own, graph)
+        signals.append(signals_here)
+        texts += [(image.number, heat_map.text) for heat_map in record.heat_maps]
+        pairs += _pairs(image, record, graph)
     if not pairs:
         return absent_figures([])
     features = features_of(ImageStatistics.of(np.stack([each.embedding for each in signals])), signals)
@@ -92,24 +94,26 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     return absent_figures([replace(pair, z_score=z_score[pair.image, pair.text]) for pair in pairs])
 
 
-def _pairs(image: AskedImage, record: Record, own: Signals, graph: Graph) -> Iterator[Pair]:
-    """The pairs of one image, without `z_score`; the record has the maps of its phrases and of the random ones."""
+def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
+    """The pairs of one image, without `z_score`; the record has the maps of all its phrases, without contrast."""
     # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
     config = graph.cuts.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
     stage = RegionsStage(config, graph.cuts.calibration)
     apart = RegionsStage(config.model_copy(update={"group": "none"}), graph.cuts.calibration)
-    texts = list(dict.fromkeys(phrase.text for phrase in image.asked))
-    similarity = dict(zip(texts, own.cosines.tolist(), strict=True))
-    alone: dict[str, float | None] = dict.fromkeys(texts)
-    if graph.explains.presence is not None and graph.cuts.calibration is not None:
-        fitted, found = graph.cuts.calibration.absent_share, graph.explains.presence.probabilities
-        values = found(own.texts, own.cosines, own.local)
-        alone = {text: at_share(value, fitted, 0.5) for text, value in zip(texts, values, strict=True)}
+    similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
+    alone: dict[str, float | None] = dict.fromkeys(similarity)
+    if graph.cuts.calibration is not None:
+        fitted = graph.cuts.calibration.absent_share
+        judged = {each.text: each.presence for each in record.heat_maps if each.presence is not None}
+        alone |= {text: at_share(presence, fitted, 0.5) for text, presence in judged.items()}
     known: dict[str, list[TruthTarget | None]] = {}
     for query in image.queries:
         if query.phrase in similarity:
             known.setdefault(query.phrase, []).append(query.target)
     heads = {phrase.text: phrase.head for phrase in image.asked}
+    cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
+    maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
+    record = replace(record, heat_maps=tuple(contrasted(maps, graph.explains.config.explainer.contrast)))
     named_here = replace(record, phrases=image.phrases)
     shared = _likeliest(stage, named_here)
     cut = _answers(stage, named_here)

@@ -35,11 +35,10 @@ ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """A batch that a device may still be computing. `embedding` and `results` are None where no image has a phrase."""
+    """A batch that a device may still be computing. `results` is None where no image has a phrase."""
 
     phrases: Sequence[Sequence[str]]  # of each image
-    embedding: Tensor | None = None  # float32 (B, E) on the device, of the images in any scale
-    results: OnTheWay | None = None  # of `Maps.checked`, and the signals of `presence`
+    results: OnTheWay | None = None  # of `Maps.checked`, and the parts of `Signals` if the explainer looks closer
     grid_hw: tuple[int, int] = (0, 0)  # rows and columns of the maps
     shift_cells: float = 0.0  # see `HeatMap`
     presence: Presence | None = None  # see `Explainer`
@@ -58,7 +57,7 @@ class Launched:
         if self.presence is not None:
             # All phrases in one product: one for each image takes five times as long.
             images, numbers = np.array(places).T
-            likely = iter(self.presence.probabilities(*(signal[images, numbers] for signal in signals)))
+            likely = iter(self.presence.probabilities(*(signal[images, numbers] for signal in signals[1:])))
         answers = []
         for b, texts in enumerate(self.phrases):
             own = [
@@ -75,13 +74,25 @@ class Launched:
             answers.append(own)
         return answers
 
+    def signals(self) -> list[Signals]:
+        """Return what the presence of each image's phrases is judged by, of an explainer that looks closer."""
+        if self.results is None:
+            return []
+        embeddings, *others = self.results.wait()[3:]
+        names = ("texts", "cosines", "local")
+        return [
+            Signals(embedding=embeddings[b], **{name: part[b, :n] for name, part in zip(names, others, strict=True)})
+            for b, n in enumerate(map(len, self.phrases))
+        ]
+
 
 class Explainer(ABC, Generic[ConfigT]):
     """Heat maps for phrases from a CLIP model, which it only reads. `HeatMap.similarity` is the cosine.
 
     A value of a map belongs to a token, which in some towers looks beside its cell (`Placement.shift_px`), or, with
     `at_cells`, to the pixels of its cell. `presence` judges whether phrases are in their images, if that is wanted;
-    `looks_closer` is whether `maps` also returns the meaning of the patches alone, which presence is judged by.
+    `looks_closer` is whether `maps` also returns the meaning of the patches alone, which presence is judged by, so that
+    `Launched.signals` has its answers.
 
     Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
     """
@@ -138,34 +149,21 @@ class Explainer(ABC, Generic[ConfigT]):
         grid_hw = placement.grid_hw(*images[0].shape[:2])
         padded = self.texts.padded(phrases, self.config.phrases_per_step)
         rgb = pixels_on(images, self.model.device)
-        self.looks_closer = self.presence is not None
+        self.looks_closer = self.looks_closer or self.presence is not None
         found = self._found(rgb, padded)
         results = [*found.checked()]
-        if self.presence is not None:
-            results += [padded, found.cosines, found.cosines if found.local is None else found.local]
+        if self.looks_closer:
+            if found.embedding is None:
+                raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not return")
+            embedding = F.normalize(found.embedding.float(), dim=-1)
+            results += [embedding, padded, found.cosines, found.cosines if found.local is None else found.local]
         return Launched(
             phrases=phrases,
-            embedding=found.embedding,
             results=OnTheWay(results),
             grid_hw=grid_hw,
             shift_cells=0.0 if self.at_cells else placement.shift_cells,
             presence=self.presence,
         )
-
-    def signals(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[Signals]:
-        """Return what presence is judged by, for images as `explain` takes them, each with at least one phrase."""
-        padded = self.texts.padded(phrases, self.config.phrases_per_step)
-        self.looks_closer = True
-        found = self._found(pixels_on(list(rgb), self.model.device), padded)
-        if found.embedding is None:
-            raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not return")
-        local = found.cosines if found.local is None else found.local
-        parts = (F.normalize(found.embedding, dim=-1), padded, found.cosines, local)
-        embeddings, texts, cosines, closest = (part.float().cpu().numpy() for part in parts)
-        return [
-            Signals(embedding=embeddings[b], texts=texts[b, :n], cosines=cosines[b, :n], local=closest[b, :n])
-            for b, n in enumerate(map(len, phrases))
-        ]
 
     def _found(self, rgb: Tensor, texts: Tensor) -> Maps:
         """The maps of a batch after affinity, as `maps` takes it: the mean over the scales, on the first one's grid."""

@@ -59,7 +59,8 @@ class ExplainStage(Stage):
     batch is halved for the rest of the worker's life.
 
     `model` is one that is already loaded, instead of the one that the configuration names, and `presence` judges
-    whether phrases are in their images. A list in `embeddings` collects those of the images, float32 (E,) in any scale.
+    whether phrases are in their images. A list in `signals`, set before `setup`, collects what that is judged by, for
+    each image that gets maps.
     """
 
     name: ClassVar[str] = "explain"
@@ -68,7 +69,7 @@ class ExplainStage(Stage):
         self, config: ExplainStageConfig, model: ClipModel | None = None, presence: Presence | None = None
     ) -> None:
         self.config, self.presence = config, presence
-        self.embeddings: list[NDArray[np.float32]] | None = None
+        self.signals: list[Signals] | None = None
         self._loaded = model
         self._batch_size, self._images, self._device = 0, 0, ""
         self._ahead = AHEAD
@@ -100,6 +101,7 @@ class ExplainStage(Stage):
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
         self._explainer.presence = self.presence
+        self._explainer.looks_closer = self.signals is not None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -125,24 +127,6 @@ class ExplainStage(Stage):
         """Return the same stage, not set up, that computes on a device or raises."""
         model = self.config.model.model_copy(update={"device": device})
         return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded, self.presence)
-
-    def signals(self, batch: Sequence[Record]) -> list[Signals]:
-        """Return what presence is judged by, for records with pixels of one size and at least one phrase each.
-
-        Raise ResourceError and DeviceFault as `process` does.
-        """
-        from stages.shared.model.device import in_less_memory  # noqa: PLC0415  as in setup
-
-        def answers(places: Sequence[int]) -> Iterator[Signals]:
-            for first in range(0, len(places), self._batch_size):
-                part = [batch[place] for place in places[first : first + self._batch_size]]
-                pixels = np.stack([record.pixels.rgb for record in part if record.pixels is not None])
-                yield from self._explainer.signals(pixels, _texts_of(part))
-
-        found = in_less_memory(
-            range(len(batch)), answers, lambda place, why: self._take_less(len(batch[place].phrases), why)
-        )
-        return [signals for _, signals in found]
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -190,8 +174,8 @@ class ExplainStage(Stage):
         """Wait for the device, and yield the records with their heat maps."""
         found = launched.wait()
         self._images += len(records)
-        if self.embeddings is not None and launched.embedding is not None:
-            self.embeddings.extend(launched.embedding.float().cpu().numpy())
+        if self.signals is not None:
+            self.signals += launched.signals()
         for record, maps in zip(records, found, strict=True):
             yield replace(record, heat_maps=tuple(contrasted(maps, self.config.explainer.contrast)))
 

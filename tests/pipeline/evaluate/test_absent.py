@@ -13,6 +13,7 @@ import pytest
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
 from pipeline.evaluate.presence import _pairs
 from stages.contract.records import HeatMap, Phrase, Record, Sample
+from stages.explain.stage import ExplainStageConfig
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
@@ -118,10 +119,8 @@ def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
 def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_too() -> None:
     """The presences of the three texts are 0.9, 0.5 and 0.5: those of a group share odds of the third root of 9."""
     present = {"boy": 0.9, "young boy": 0.5, "kid": 0.5, "tree": 0.3}
-    graph: Any = SimpleNamespace(
-        cuts=RegionsStage(RegionsConfig(), EVEN),
-        explains=SimpleNamespace(presence=SimpleNamespace(probabilities=lambda texts, *_: [present[t] for t in texts])),
-    )
+    explains = SimpleNamespace(config=ExplainStageConfig())
+    graph: Any = SimpleNamespace(cuts=RegionsStage(RegionsConfig(), EVEN), explains=explains)
     known = absent_phrases([boys(), image_of(2, "tree", caption="A tree")])
     found = {}
     for number, image in known.items():
@@ -135,8 +134,7 @@ def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_
             phrases=(*image.phrases, *image.absent["random"]),
             heat_maps=tuple(maps),
         )
-        own: Any = SimpleNamespace(texts=list(asked), cosines=np.zeros(len(asked)), local=None)
-        found |= {(number, pair.kind): pair for pair in _pairs(image, record, own, graph) if pair.text == "boy"}
+        found |= {(number, pair.kind): pair for pair in _pairs(image, record, graph) if pair.text == "boy"}
     for pair in (found[1, "there"], found[2, "random"]):
         assert (pair.presence, pair.presence_of_group) == (
             0.9,

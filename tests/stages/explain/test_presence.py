@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, features_of
+from stages.explain.base import Explainer
+from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, Signals, features_of
 from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
 from tests.stages.explain.models import made
 
@@ -82,11 +84,16 @@ def test_damaged_values_are_refused() -> None:
             Presence.from_plain({**presence.plain(), **change})
 
 
+def signals_of(explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]]) -> list[Signals]:
+    explainer.looks_closer = True
+    return explainer.started(list(rgb), texts).signals()
+
+
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])
 def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     """Whatever else is asked for, and whatever the place in the batch."""
     explainer = explainer_of("grad_eclip", tower)
-    signals = explainer.signals(pixels(tower), [each or ["x"] for each in PHRASES])
+    signals = signals_of(explainer, pixels(tower), [each or ["x"] for each in PHRASES])
     assert all((np.abs(each.local) <= 1.001).all() for each in signals)
     images = np.stack([each.embedding for each in signals])
     explainer.presence = presence_of(images, deviation=0.5, local=2.0)
@@ -108,6 +115,6 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
 
 def test_the_closest_patch_is_maskclips() -> None:
     rgb, texts = pixels("class token"), [each or ["x"] for each in PHRASES]
-    for mine, theirs in zip(made("grad_eclip").signals(rgb, texts), made("maskclip").signals(rgb, texts), strict=True):
+    for mine, theirs in zip(*(signals_of(made(kind), rgb, texts) for kind in ("grad_eclip", "maskclip")), strict=True):
         np.testing.assert_allclose(mine.local, theirs.local, atol=1e-5)
         np.testing.assert_allclose(mine.embedding, theirs.embedding, atol=1e-5)
