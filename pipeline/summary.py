@@ -17,6 +17,7 @@ from rich.table import Table
 from pipeline import terminal
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
+from pipeline.terminal import duration
 from stages.contract.stage import Forwards
 from stages.shared.model.catalog import CATALOG
 from stages.write import LIKELY, Tally
@@ -191,13 +192,6 @@ def first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str)
         inline = "which it completes before Ray has started"
         engine += f" for {count}" + (f", {inline}" if config.engine.kind == "inline" else "")
     return f"{model}; engine: {engine}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def print_summary(

@@ -33,6 +33,15 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+FIRST_LINE_SECONDS: Final = 1.0  # seconds that a job takes in silence in a log
+
 LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, where no line can be redrawn
 
 
@@ -40,7 +49,7 @@ LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, wh
 def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show one line that is redrawn on a terminal while the block runs; elsewhere print a line now and then.
 
-    The function that it gives takes the number of things done.
+    Both say how much time is left. The function that it gives takes the number of things done.
     """
     if not console.is_terminal:
         yield _now_and_then(console, what, total)
@@ -60,13 +69,21 @@ def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Cal
 
 
 def _now_and_then(console: Console, what: str, total: int | None) -> Callable[[int], None]:
-    last = time.monotonic()
+    start = time.monotonic()
+    due = start + FIRST_LINE_SECONDS
 
     def advance(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LINE_SECONDS:
-            last = time.monotonic()
-            console.print(f"{what}: {done:,}" if total is None else f"{what}: {done:,} of {total:,}", soft_wrap=True)
+        nonlocal due
+        now = time.monotonic()
+        if now < due:
+            return
+        due = now + LINE_SECONDS
+        line = f"{what}: {done:,}"
+        if total is not None:
+            line += f" of {total:,}"
+            if 0 < done < total:
+                line += f", {duration((now - start) / done * (total - done))} left"
+        console.print(line, soft_wrap=True)
 
     return advance
 

@@ -18,8 +18,7 @@ from pipeline.engines import chosen
 from pipeline.engines.inline import call_rows, samples_in
 from pipeline.graph import build_graph, fetch_weights
 from pipeline.plan import PART_IMAGES, RAY_BATCH_S, RAY_CORES, Costs, Forecast, Machine, forecast, machine_here, measure
-from pipeline.summary import duration
-from pipeline.terminal import console, errors, print_json
+from pipeline.terminal import console, duration, errors, print_json
 from stages.contract.errors import ConfigError
 from stages.read import plan_shards
 

@@ -175,10 +175,13 @@ def from_input(
                 yield record if phrases is None else replace(record, phrases=tuple(phrases[name]))
 
     records = wanted()
+    done = 0
     with set_up(stages), progress_bar(console, "images", len(names)) as advance:
         while batch := list(islice(records, batch_rows(stages[-1]))):
-            yield from run_stages(stages, batch, lambda *_: None)
-            advance(len(names) - len(missing))
+            for record in run_stages(stages, batch, lambda *_: None):
+                yield record
+                done += 1
+                advance(done)
     if missing:
         raise InputError(
             f"{len(missing)} of {len(names)} rows are no longer in the input of the dataset, which is needed because "

@@ -73,6 +73,7 @@ def model_graph(judged: JudgedDataset) -> Graph:
 
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
+    console.print("asking each image for phrases of other images: loading the model", soft_wrap=True)
     asked, graph = asked_of(judged), model_graph(judged)
     phrases = {name: image.asked for name, image in asked.items()}
     config = graph.explains.config

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
-from pipeline.evaluate.compare.faithfulness import curve_areas
+from pipeline.evaluate.compare.faithfulness import curve_areas, masks_of
 from pipeline.evaluate.compare.figures import (
     CURVES,
     SANITY,
@@ -196,14 +196,22 @@ def _curves(
     console: Console,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    with progress_bar(console, "insertion and deletion", len(images)) as advance:
-        for done, (image, own) in enumerate(zip(images, maps, strict=False), start=1):
+    masks = masks_of(len(maps[0]))
+    with progress_bar(console, "insertion and deletion, masked images", masks * len(images)) as advance:
+        for image, own in zip(images, maps, strict=False):
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: each[0] for label, each in own.items()}
-            areas = curve_areas(model, pixels_of(image.record), heats, texts, stable_id(f"{seed}:{image.number}"))
+            colours, past = stable_id(f"{seed}:{image.number}"), masks * image.number
+            areas = curve_areas(
+                model,
+                pixels_of(image.record),
+                heats,
+                texts,
+                colours,
+                lambda done, past=past: advance(past + done),
+            )
             rows += [{"label": label, "image": image.number, **found} for label, found in areas.items()]
-            advance(done)
     return rows
 
 

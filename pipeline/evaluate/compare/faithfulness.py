@@ -22,7 +22,7 @@ The area is the trapezoidal one, divided by the range of the shares: 0 .. 1 for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -66,6 +66,7 @@ class CurveProtocol:
 
 _TO_ALL: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 _TO_HALF: Final = (0.0, 0.05, 0.15, 0.3, 0.5)
+_ENDS: Final = (0.0, 1.0)
 
 PROTOCOLS: Final[dict[str, CurveProtocol]] = {
     "deletion_rise": CurveProtocol(hidden="mean", inserts=False, shares=_TO_ALL),
@@ -76,28 +77,46 @@ PROTOCOLS: Final[dict[str, CurveProtocol]] = {
 """Name of the figure -> its protocol."""
 
 
+def masks_of(maps: int) -> int:
+    """Return the number of masked images in `curve_areas` of an image, by its number of maps."""
+    shares = [share for protocol in PROTOCOLS.values() for share in protocol.shares]
+    ends = sum(share in _ENDS for share in shares)
+    return ends + maps * (len(shares) - ends)
+
+
 def curve_areas(
-    model: ClipModel, rgb: NDArray[np.uint8], heats: Mapping[str, HeatMap], texts: Sequence[str], seed: int
+    model: ClipModel,
+    rgb: NDArray[np.uint8],
+    heats: Mapping[str, HeatMap],
+    texts: Sequence[str],
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
     """Insertion and deletion of an image (height, width, 3) by several heat maps of the first of some texts.
 
     `texts` are the phrase and those among which its probability is computed; the seed decides the random colours.
+    `advance` is called with the number of masked images that the model has embedded, now and then.
 
     Returns:
         Label -> for each of `PROTOCOLS` the area under the curve of the probability, and of the cosine (`..._cosine`).
     """
-    embedded = text_embeddings(model, texts)
+    embedded, step, done = text_embeddings(model, texts), _masks_per_step(model), 0
     found: dict[str, dict[str, float]] = {label: {} for label in heats}
     places = {label: hot_first(drawn(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
     for name, protocol in PROTOCOLS.items():
         hidden = hidden_pixels(model, rgb, protocol.hidden, seed)
         masks = {label: shown(own, protocol) for label, own in places.items()}
         # Where all or nothing is seen the image is the same by every map.
-        ends = [point for point, share in enumerate(protocol.shares) if share in (0.0, 1.0)]
+        ends = [point for point, share in enumerate(protocol.shares) if share in _ENDS]
         between = [point for point in range(len(protocol.shares)) if point not in ends]
         one = next(iter(masks.values()))
         stacked = np.concatenate([one[ends], *(each[between] for each in masks.values())])
-        cosines = masked_cosines(model, rgb, stacked, hidden, embedded)
+        parts = []
+        for start in range(0, len(stacked), step):
+            parts.append(masked_cosines(model, rgb, stacked[start : start + step], hidden, embedded))
+            done += len(parts[-1])
+            advance(done)
+        cosines = np.concatenate(parts)
         for label, own in zip(masks, np.split(cosines[len(ends) :], len(masks)), strict=True):
             curve = np.empty((len(protocol.shares), len(texts)))
             curve[ends], curve[between] = cosines[: len(ends)], own
@@ -156,6 +175,10 @@ def hidden_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Hidden, seed: 
     return found
 
 
+def _masks_per_step(model: ClipModel) -> int:
+    return MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
+
+
 def masked_cosines(
     model: ClipModel,
     rgb: NDArray[np.uint8],
@@ -164,7 +187,7 @@ def masked_cosines(
     texts: NDArray[np.float32],
 ) -> Floats:
     """Cosines (N, P) of an image (height, width, 3) under N masks (N, height, width) and P unit texts (P, E)."""
-    step = MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
+    step = _masks_per_step(model)
     pixels, seen, baseline = (torch.from_numpy(array) for array in (rgb, masks, hidden))
     embeddings = masked_embeddings(model.tower, pixels, seen, baseline, step)
     found: Floats = embeddings.double().cpu().numpy() @ texts.T.astype(np.float64)

@@ -164,17 +164,18 @@ class Field:
         step = max(stage.batch_rows() for stage in stages.values())
         found: list[Maps] = []
         cosines: list[NDArray[np.float64]] = []
-        with progress_bar(self.console, "heat maps", len(images)) as advance:
+        done = 0
+        with progress_bar(self.console, "heat maps", len(images) * len(self.contenders)) as advance:
             for start in range(0, len(images), step):
                 batch = images[start : start + step]
-                answers = {
-                    contender.label: stages[contender.label].process(self.records(contender, batch))
-                    for contender in self.contenders
-                }
+                answers = {}
+                for contender in self.contenders:
+                    answers[contender.label] = stages[contender.label].process(self.records(contender, batch))
+                    done += len(batch)
+                    advance(done)
                 for place, cosines_of_one in enumerate(self._cosines(batch)):
                     found.append({label: own[place].heat_maps for label, own in answers.items()})
                     cosines.append(cosines_of_one)
-                advance(start + len(batch))
         return found, cosines
 
     def costs(self, images: Sequence[ComparedImage], rivals: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -61,19 +61,20 @@ def sanity(field: Field, images: Sequence[ComparedImage], maps: Sequence[Maps], 
     ]
     stages = {name: field.stages(model) for name, model, _ in tries}
     step = max(stage.batch_rows() for stage in stages["phrase_swapped"].values())
-    with progress_bar(field.console, "sanity", len(images)) as advance:
+    quick = [contender for contender in field.contenders if not contender.repeats_trunk]
+    done = 0
+    with progress_bar(field.console, "sanity, heat maps", len(images) * len(tries) * len(quick)) as advance:
         for start in range(0, len(images), step):
             places = range(start, min(start + step, len(images)))
             for name, _, phrases in tries:
                 asked = [images[place].asking(phrases[place]) for place in places]
-                for contender in field.contenders:
-                    if contender.repeats_trunk:
-                        continue
+                for contender in quick:
                     changed = stages[name][contender.label].process(field.records(contender, asked))
                     for image, own, answer in zip(asked, maps[start:], changed, strict=False):
                         values = own[contender.label][0].values
                         rows[image.number, contender.label][name] = rank_correlation(values, answer.heat_maps[0].values)
-            advance(places.stop)
+                    done += len(asked)
+                    advance(done)
     return list(rows.values())
 
 

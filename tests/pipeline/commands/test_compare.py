@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipeline import terminal
 from pipeline.commands.tables import print_comparison
 from pipeline.evaluate.compare.comparison import Comparison, Source, compared
 from pipeline.evaluate.compare.figures import FIGURES, TABLES
@@ -49,6 +50,23 @@ def test_peaks_are_those_of_eval(rows: dict[str, dict[str, Any]], drawn: Path, t
         wanted = measured["metrics"][name]
         assert (figures[name]["n"], figures[name]["value"]) == (wanted["n"], pytest.approx(wanted["value"]))
     assert figures["energy"]["value"] == pytest.approx(measured["metrics"]["energy"]["value"], abs=0.03)
+
+
+def test_each_part_says_how_far_it_is_before_its_first_image_is_done(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    text = io.StringIO()
+    effort = Effort(most=2, phrases=1, faithful=2, seed=0)
+    compared(Source(name="s", config=config_of(drawn), truth=None), "grad_eclip,maskclip", effort, Console(file=text))
+    lines = text.getvalue().splitlines()
+    # Four maps of each image: of both explainers and of both baselines.
+    shares = {"heat maps": (2, 4), "insertion and deletion, masked images": (8, 140), "sanity, heat maps": (2, 12)}
+    for what, (first, total) in shares.items():
+        parts = [line for line in lines if line.startswith(f"{what}: ")]
+        assert re.fullmatch(rf"{what}: {first} of {total}, \d+ s left", parts[0])
+        assert parts[-1] == f"{what}: {total} of {total}"
 
 
 def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from pipeline import terminal
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.origin import signed
 from pipeline.evaluate.calibrate import write_calibration
@@ -23,6 +24,7 @@ from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
+from stages.explain.grad_eclip import GradEclip
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
 AGAIN = ["model.device=cpu"]
@@ -52,6 +54,26 @@ def changed(dataset: Path, folder: Path, is_own: bool = False, **values: Any) ->
     manifest = json.loads((copy / "dataset.json").read_text()) | values
     (copy / "dataset.json").write_text(json.dumps(signed(manifest) if is_own else manifest))
     return copy
+
+
+def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_they_are(
+    inline_dataset: Path, truth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    images, text, maps = [], StringIO(), GradEclip.maps
+
+    def counted(explainer: GradEclip, rgb: Any, texts: Any) -> Any:
+        images.append(len(rgb))
+        return maps(explainer, rgb, texts)
+
+    monkeypatch.setattr(GradEclip, "maps", counted)
+    evaluation_of(inline_dataset, truth, Console(file=text), maps=False, absent=True)
+    assert sum(images) == 12
+    first, *lines = text.getvalue().splitlines()
+    assert first == "asking each image for phrases of other images: loading the model"
+    assert lines[0].startswith("images: 1 of 12, ")
+    assert lines[-1] == "images: 12 of 12"
 
 
 def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
