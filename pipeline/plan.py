@@ -1,40 +1,39 @@
 """Estimates of what a run takes: `phrasebox plan`.
 
-The first samples of the input go through every step, in as many processes as the run has model workers, each on one
-thread: so the figures hold for a machine whose cores are all busy, which share caches, memory and often the core
-itself. A run over the first images shows what starting and ending take. The rest is arithmetic.
+A few images of the input go through every step in this process, on one thread where the run has several model workers.
+The rest is arithmetic, on assumptions that `assumptions` names.
 """
 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import resource
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
+
+from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.domain import SAMPLES
 from pipeline.engines import cores_here
 from pipeline.engines.inline import call_rows, run_stages, set_up
-from pipeline.graph import build_graph
-from pipeline.run import run
+from pipeline.graph import Graph
+from pipeline.presence_alone import MOST_IMAGES, is_wanted
 from pipeline.summary import Report
-from stages.contract.errors import InputError, ResourceError
+from pipeline.terminal import progress_bar
+from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
-from stages.read import Reader, plan_shards
+from stages.read import plan_shards
 from stages.write import ShardWriter
 
 RAY_CORES: Final = 0.1
@@ -45,6 +44,11 @@ RAY_BATCH_S: Final = 0.12
 """Seconds of a core that these and the workers take to hand a batch of records from step to step, beside making tables
 of records, which the sample shows (measured there, too)."""
 
+RAY_START_S: Final = 20.0  # seconds until Ray has started its workers (2 cores of an AMD EPYC)
+
+MEASURED_S: Final = 20  # seconds after which no further images are measured
+
+CPU_ROWS: Final = 4  # images that are measured together on a CPU, where more at once are no faster
 
 PART_IMAGES: Final = 10_000_000
 """Most images of a part: its driver holds 80 MB of keys, and a resumed run reads a journal of 160 MB."""
@@ -55,7 +59,7 @@ DRIVER_RATE: Final = 5900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """The cost of an image, measured on a sample, and of start and end, measured by a run over the first images."""
+    """The cost of an image and of the start, measured on a sample."""
 
     images: int  # of the sample
     failed: int  # images of the sample that became rows with an error
@@ -67,11 +71,9 @@ class Costs:
     texts: int  # different phrases in the whole sample
     bytes: float  # of the shards, an image
     memory_bytes: int  # peak of a process with all stages
-    processes: int  # that measured at the same time
     device: str  # of the model, for people
-    first: int = 0  # images of the run; the model gets as many at once
-    ready_s: float = 0.0  # from the command until the model had answered them
-    end_s: float = 0.0  # from there until the process had ended
+    first: int = 0  # images that a run computes in one process before it begins, and again later
+    start_s: float = 0.0  # from the command until the model has answered its first images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,8 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
     else:
         limits = {"cores": cores / (beside + explain), "model workers": machine.workers / explain}
     limit = min(limits, key=lambda name: limits[name])
-    seconds = costs.ready_s + max(0, images - costs.first) / limits[limit] + costs.end_s
+    first_s = min(images, costs.first) * (sum(costs.steps.values()) + costs.text_s * costs.texts / costs.images)
+    seconds = costs.start_s + first_s + images / limits[limit]
     drivers = math.ceil(limits[limit] / DRIVER_RATE) if images > PART_IMAGES else 1
     parts = math.ceil(images / PART_IMAGES / drivers) * drivers
     return Forecast(
@@ -172,120 +175,77 @@ class HandedOn(Stage):
         return table_to_records(records_to_table(batch))
 
 
-def measure(config: RunConfig, samples: int, processes: int) -> Costs:
-    """Take a sample through every step, in several processes at once, and run over the first images.
+def assumptions(config: RunConfig, costs: Costs, workers: int) -> list[str]:
+    """Return in words what a forecast for this machine takes for granted."""
+    words = ["images like the first ones"]
+    if config.engine.kind == "ray":
+        words.append(f"{RAY_START_S:.0f} s until Ray has started")
+    if workers > 1:
+        words.append(f"{workers} model workers that do not slow each other down, each as fast as this one process")
+    if costs.first:
+        words.append(f"the first {costs.first} images computed twice, to check a calibration with them or to fit one")
+    return words
 
-    The time to import, to load the model, to compare the first images with the calibration's (`pipeline.domain`), to
-    start Ray and to write the manifest depends on machine, model and input, so it is taken from a real run, on this
-    machine even if the configuration names a cluster. Nothing is left on the disk. Several processes compute on one
-    thread each, all on the same at most `samples` images.
+
+def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, began_s: float, console: Console) -> Costs:
+    """Take at most so many samples through every step. Nothing is left on the disk.
+
+    began_s: `time.perf_counter()` at the start of the command, for the time that a run takes to start.
 
     Raise InputError if the input holds no samples, and PhraseboxError if the run would be rejected.
     """
-    each = config
-    if processes > 1:
-        each = config.model_copy(update={"model": config.model.model_copy(update={"threads": 1})})
-    found: list[Costs] = _apart(_costs, each, samples, processes=processes)
-    began = time.time()
-    with tempfile.TemporaryDirectory(prefix="phrasebox-plan-", ignore_cleanup_errors=True) as folder:
-        [(first, ready_s)] = _apart(_try, config, Path(folder), began)
-        end_s = time.time() - began - ready_s
-    return replace(
-        found[0],
-        steps={step: fmean(one.steps[step] for one in found) for step in found[0].steps},
-        text_s=fmean(one.text_s for one in found),
-        memory_bytes=max(one.memory_bytes for one in found),
-        processes=processes,
-        first=first,
-        ready_s=ready_s,
-        end_s=end_s,
-    )
-
-
-def _try(config: RunConfig, folder: Path, began: float) -> tuple[int, float]:
-    """Run over the first images; return how many these are, and the seconds until the model had answered them."""
-    report = Report(started_s=time.perf_counter() - (time.time() - began))
-    output = config.output.model_copy(update={"path": folder / "out", "max_error_share": None})
-    engine = config.engine.model_copy(update={"address": None})
-    run(_limited(config, SAMPLES).model_copy(update={"output": output, "engine": engine}), report=report)
-    answered = report.first_batch or report.first_rows  # a source of regions without a model answers nothing else
-    return report.done, report.wall_time_s if answered is None else answered[0]
-
-
-def _limited(config: RunConfig, samples: int) -> RunConfig:
-    limit = min(samples, config.input.limit or samples)
-    return config.model_copy(update={"input": config.input.model_copy(update={"limit": limit})})
-
-
-def _costs(config: RunConfig, samples: int) -> Costs:
-    graph = build_graph(_limited(config, samples))
     columns = graph.settings(config).output.columns
     hand_on = (HandedOn(),) if config.engine.kind == "ray" else ()
     stages = (*hand_on, *graph.before, *hand_on, graph.model, *hand_on, *graph.after)
     name = graph.model.name
     middle = stages.index(graph.model)
-    records, report, again = _read(graph.reader), Report(), Report()
+    start, report, again = time.perf_counter(), Report(), Report()
+    records = [Record.start(sample) for sample in islice(graph.reader.samples(plan_shards(graph.reader)), samples)]
     if not records:
         raise InputError("the input holds no samples")
+    read_s, write_s = (time.perf_counter() - start) / len(records), 0.0
+    bar = progress_bar(console, "measuring, seconds", MEASURED_S)
     folder = tempfile.TemporaryDirectory(prefix="phrasebox-plan-")
-    with set_up(stages), folder, closing(ShardWriter(Path(folder.name), config.output.rows_per_file)) as writer:
-        rows = call_rows(graph.model)
-        warm = run_stages(stages, records[:rows], lambda *_: None)  # which takes longer the first time
-        known = _texts(warm)
+    writer = ShardWriter(Path(folder.name), config.output.rows_per_file)
+    with folder, set_up(stages), closing(writer), bar as advance:
         start = time.perf_counter()
-        records = _read(graph.reader)
-        read_s, write_s = time.perf_counter() - start, 0.0
+        rows = call_rows(graph.model) if on_gpu else CPU_ROWS
+        learnt = _texts(run_stages(stages, records[:rows], lambda *_: None))  # which takes longer the first time
+        start_s = time.perf_counter() - began_s + (RAY_START_S if hand_on else 0.0)
         finished: list[Record] = []
-        for place in range(0, len(records), rows):
-            prepared = run_stages(stages[:middle], records[place : place + rows], report.stage)
+        while not finished or (len(finished) < len(records) and time.perf_counter() < start + MEASURED_S):
+            advance(round(time.perf_counter() - start))
+            batch = records[len(finished) : len(finished) + rows]
+            prepared = run_stages(stages[:middle], batch, report.stage)
             explained = run_stages([graph.model], prepared, report.stage)
             run_stages([graph.model], prepared, again.stage)  # now that its texts are known
             finished += run_stages(stages[middle + 1 :], explained, report.stage)
-            start = time.perf_counter()
-            writer.write(records_to_rows(finished[place:], **columns))
-            write_s += time.perf_counter() - start
-        start = time.perf_counter()
+            before_s = time.perf_counter()
+            writer.write(records_to_rows(finished[-len(batch) :], **columns))
+            write_s += time.perf_counter() - before_s
+        before_s = time.perf_counter()
         writer.close()
-        write_s += time.perf_counter() - start
+        write_s += time.perf_counter() - before_s
         written = sum(path.stat().st_size for path in Path(folder.name).rglob("*") if path.is_file())
     count, texts = len(finished), _texts(finished)
-    steps = {"read": read_s, **{step: entry.busy_s for step, entry in report.stages.items()}, "write": write_s}
-    new_s, steps[name] = max(0.0, steps[name] - again.stages[name].busy_s), again.stages[name].busy_s
+    busy_s = {step: entry.busy_s / count for step, entry in report.stages.items()}
+    explain_s = again.stages[name].busy_s / count
     return Costs(
         images=count,
         failed=sum(record.error is not None for record in finished),
         phrases=fmean(len(record.phrases) for record in finished),
-        steps={step: seconds / count for step, seconds in steps.items()},
+        steps={"read": read_s, **busy_s, name: explain_s, "write": write_s / count},
         explain=name,
-        text_s=new_s / max(1, len(texts - known)),
+        text_s=max(0.0, busy_s[name] - explain_s) * count / max(1, len(texts - learnt)),
         half_texts=len(_texts(finished[: count // 2])),
         texts=len(texts),
         bytes=written / count,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        processes=1,
         device=", ".join(report.stages[name].devices) or "none",
+        first=MOST_IMAGES if is_wanted(graph, config) else SAMPLES if graph.calibration is not None else 0,
+        start_s=start_s,
     )
-
-
-def _read(reader: Reader) -> list[Record]:
-    return [Record.start(sample) for sample in reader.samples(plan_shards(reader))]
 
 
 def _texts(records: Sequence[Record]) -> set[str]:
     return {phrase.text for record in records for phrase in record.phrases}
-
-
-def _apart(function: Callable[..., Any], *arguments: Any, processes: int = 1) -> list[Any]:
-    """Call a function in processes of its own, all at once; return the answers when the processes have ended.
-
-    Raise ResourceError if a process dies, and what the function raises. Ctrl-C ends the processes without a word.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
-            return [each.result() for each in [pool.submit(function, *arguments) for _ in range(processes)]]
-    except BrokenProcessPool as error:
-        raise ResourceError(
-            "a process that measured ended without an answer. If no message above says why, the system ended it for "
-            "its memory: --set engine.explain_workers=1 measures with one"
-        ) from error

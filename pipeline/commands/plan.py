@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Annotated
@@ -17,10 +18,22 @@ from pipeline.config import load_config
 from pipeline.engines import chosen
 from pipeline.engines.inline import call_rows, samples_in
 from pipeline.graph import build_graph, fetch_weights
-from pipeline.plan import PART_IMAGES, RAY_BATCH_S, RAY_CORES, Costs, Forecast, Machine, forecast, machine_here, measure
+from pipeline.plan import (
+    MEASURED_S,
+    PART_IMAGES,
+    RAY_BATCH_S,
+    RAY_CORES,
+    Costs,
+    Forecast,
+    Machine,
+    assumptions,
+    forecast,
+    machine_here,
+    measure,
+)
 from pipeline.terminal import console, duration, errors, print_json
 from stages.contract.errors import ConfigError
-from stages.read import plan_shards
+from stages.read import make_reader, plan_shards
 
 MILLION = 1_000_000
 
@@ -34,7 +47,15 @@ def plan(
     engine: EngineKind = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
-    samples: Annotated[int, typer.Option("--samples", metavar="N", min=2, help="Samples to measure with.")] = 96,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples",
+            metavar="N",
+            min=2,
+            help=f"Samples to measure with, at most: no further ones begin after {MEASURED_S} s.",
+        ),
+    ] = 96,
     total: Annotated[
         int | None,
         typer.Option("--total", metavar="N", min=1, help="Images of the run; by default those of INPUT, if known."),
@@ -56,34 +77,43 @@ def plan(
 ) -> None:
     """Estimate time, memory and disk for a run, here and on a cluster that you describe.
 
-    A sample goes through every step, in as many processes as the run has model workers, all at once, and the first
-    images through a run of their own, which shows what starting and ending take. Nothing is left behind.
+    A few images go through every step in this process, within a minute. The rest is arithmetic, and the last line says
+    what it assumes. Nothing is left behind.
 
     \b
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500
     """
-    # It imports torch.
-    from stages.shared.model.device import pick_device  # noqa: PLC0415
-
+    began_s = time.perf_counter()
     source, config = input_or_config(source, config)
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
     given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
+    said = errors if as_json else console
+    said.print("loading what the run needs")
+    # It imports torch.
+    from stages.shared.model.device import pick_device  # noqa: PLC0415
+
     resolved = load_config(config, settings, assigned=given)
     on_gpu = resolved.model.device != "cpu" and pick_device("auto").type == "cuda"
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
-    said = errors if as_json else console
+    counted = total or samples_in(plan_shards(make_reader(resolved.input)))
+    images_of_run = counted or MILLION
+    resolved = chosen(resolved, images_of_run if cores is None else None)
+    machines = {"here": machine_here(resolved, on_gpu=on_gpu)}
+    workers = machines["here"].workers
+    if workers > 1:
+        resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"threads": 1})})
+    if cores is not None:
+        machines["on the cluster"] = Machine(cores=cores, workers=cores, gpus=gpus)
     graph = build_graph(resolved)
     if graph.loads_model:
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
-    counts = dict.fromkeys((total or samples_in(plan_shards(graph.reader)) or MILLION, MILLION))
-    resolved = chosen(resolved, None)  # the table always has a column for a million images
-    machines = {"here": machine_here(resolved, on_gpu=on_gpu)}
-    if cores is not None:
-        machines["on the cluster"] = Machine(cores=cores, workers=cores, gpus=gpus)
-    costs = measure(resolved, samples, machines["here"].workers)
+    costs = measure(graph, resolved, samples, on_gpu=on_gpu, began_s=began_s, console=said)
+    assumed = assumptions(resolved, costs, workers)
+    if counted is None:
+        assumed.append(f"{MILLION:,} images, because only reading shows how many the input holds (--total says it)")
     rate_here = 1 / costs.steps[costs.explain] if on_gpu else None
     forecasts = []
     for where, machine in machines.items():
@@ -92,21 +122,21 @@ def plan(
         if resolved.engine.kind == "ray":
             rows = call_rows(graph.model, "cuda" if machine.gpus else "cpu")
             rated = replace(rated, own_cores=RAY_CORES, own_s=RAY_BATCH_S / rows)
-        forecasts += [(where, forecast(costs, count, rated)) for count in counts]
+        forecasts.append((where, forecast(costs, images_of_run, rated)))
     if as_json:
         plain = [{"where": where, **asdict(each)} for where, each in forecasts]
-        print_json({"costs": asdict(costs), "forecasts": plain})
+        print_json({"costs": asdict(costs), "forecasts": plain, "assumed": assumed})
         return
-    print_plan(costs, forecasts, console)
+    print_plan(costs, forecasts, assumed, console)
 
 
-def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console: Console) -> None:
+def print_plan(
+    costs: Costs, forecasts: Sequence[tuple[str, Forecast]], assumed: Sequence[str], console: Console
+) -> None:
     """Print the tables for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
-    processes = f"{costs.processes} processes at once, " if costs.processes > 1 else ""
     console.print(
-        f"measured on {costs.images:,} samples{failed}, with {costs.phrases:.1f} phrases each: "
-        f"{processes}{costs.device}",
+        f"measured on {costs.images:,} samples{failed}, with {costs.phrases:.1f} phrases each: {costs.device}",
         soft_wrap=True,
     )
     table = Table("step", "ms an image", box=SIMPLE_HEAD, title="What an image takes of a core", title_justify="left")
@@ -114,17 +144,13 @@ def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console:
     for step, seconds in {**costs.steps, "a phrase seen for the first time": costs.text_s}.items():
         table.add_row(step, f"{1000 * seconds:.1f}")
     console.print(table)
-    console.print(
-        f"a run over the first {costs.first:,} images: {costs.ready_s:.1f} s until the model had answered them, "
-        f"{costs.end_s:.1f} s from there to its end",
-        soft_wrap=True,
-    )
     table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
     table.add_column("")
     for where, each in forecasts:
         table.add_column(f"{each.images:,} images\n{where}", justify="right")
     rows: dict[str, Callable[[Forecast], str]] = {
         "time": lambda each: duration(each.seconds),
+        "  until the first images": lambda _: duration(costs.start_s),
         "images/s": lambda each: f"{each.rate:,.1f}",
         "limited by": lambda each: each.limit,
         "core hours": lambda each: f"{each.core_hours:,.1f}",
@@ -142,3 +168,4 @@ def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console:
         if any(cell not in ("-", "0.0") for cell in cells):
             table.add_row(name, *cells)
     console.print(table)
+    console.print(f"assumed: {'; '.join(assumed)}", soft_wrap=True)

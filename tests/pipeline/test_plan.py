@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.plan import Costs, Machine, forecast, texts_in
+from pipeline.config import RunConfig
+from pipeline.plan import Costs, Machine, assumptions, forecast, texts_in
 
 COSTS = Costs(
     images=100,
@@ -17,7 +18,6 @@ COSTS = Costs(
     texts=300,
     bytes=5000.0,
     memory_bytes=10**9,
-    processes=2,
     device="cpu, 1 thread",
 )
 
@@ -60,11 +60,24 @@ def test_a_large_input_is_cut_into_parts_that_one_driver_feeds(images, gpus, par
     assert found.part_hours * parts / at_once == pytest.approx(found.seconds / 3600)
 
 
-@pytest.mark.parametrize(("images", "more"), [(10_000, 10_000 - 32), (8, 0)])
-def test_the_first_images_are_a_part_of_the_start(images: int, more: int) -> None:
-    costs = replace(COSTS, ready_s=30.0, first=32, end_s=4.0)
+@pytest.mark.parametrize(("images", "twice"), [(10_000, 32), (8, 8)])
+def test_the_first_images_are_computed_twice(images: int, twice: int) -> None:
+    """Before the run, in one process: 0.09 s for the steps of an image, and three new phrases."""
+    costs = replace(COSTS, start_s=30.0, first=32, text_s=0.01)
     found = forecast(costs, images, Machine(cores=2, workers=2))
-    assert found.seconds == pytest.approx(34 + more / found.rate)
+    assert found.seconds == pytest.approx(30 + twice * (0.09 + 3 * 0.01) + images / found.rate)
+
+
+@pytest.mark.parametrize(
+    ("engine", "workers", "words"),
+    [("inline", 1, []), ("ray", 4, ["20 s until Ray has started", "4 model workers that do not slow each other down"])],
+)
+def test_a_plan_names_its_assumptions(engine: str, workers: int, words: list[str]) -> None:
+    config = RunConfig.model_validate({"input": {"path": "captions.jsonl"}, "engine": {"kind": engine}})
+    assert "32 images computed twice" in "; ".join(assumptions(config, replace(COSTS, first=32), workers))
+    plain = assumptions(config, COSTS, workers)
+    assert len(plain) == 1 + len(words)
+    assert all(any(word in each for each in plain) for word in words)
 
 
 def test_different_phrases_grow_with_a_power_of_the_images() -> None:

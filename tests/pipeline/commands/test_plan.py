@@ -1,17 +1,18 @@
-"""`phrasebox plan` measures with real stages and real processes."""
+"""`phrasebox plan` measures with real stages, in this process."""
 
 import json
 import os
-import signal
 import tempfile
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from pipeline import terminal
 from pipeline.cli import app
 from pipeline.commands.plan import print_plan
 from pipeline.plan import Machine, forecast
@@ -30,36 +31,50 @@ def figures_of(folder: Path, *arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_sample_goes_through_every_step(scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_images_go_through_every_step(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = sorted(os.listdir("."))
     never = ("--set", f"output.path={tmp_path / 'never'}")
     found = figures_of(scenes_folder, "--engine", "inline", "--samples", 9, "--total", 5000, *never)
-    costs, (first, million) = found["costs"], found["forecasts"]
-    assert (costs["images"], costs["failed"], costs["processes"]) == (9, 0, 1)
+    costs, (forecast,) = found["costs"], found["forecasts"]
+    assert (costs["images"], costs["failed"], costs["first"]) == (9, 0, 32)
     assert list(costs["steps"]) == ["read", "phrases", "prepare", "explain", "regions", "write"]
     assert all(seconds > 0 for seconds in costs["steps"].values())
     assert costs["texts"] >= costs["half_texts"] > 0
     assert costs["bytes"] > 100
-    assert (first["where"], first["images"], million["images"]) == ("here", 5000, 1_000_000)
-    assert costs["first"] == 12, "all that there are"
-    assert min(costs["ready_s"], costs["end_s"]) > 0
-    assert first["seconds"] == pytest.approx(costs["ready_s"] + (5000 - 12) / first["rate"] + costs["end_s"])
+    assert (forecast["where"], forecast["images"]) == ("here", 5000)
+    assert costs["start_s"] > 0
     assert sorted(os.listdir(".")) == before, "nothing is written"
     assert list(tmp_path.iterdir()) == [], "nothing is left, and the run's own folder is not touched"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_processes_measure_at_once(scenes_folder: Path) -> None:
-    settings = ("--set", "engine.explain_workers=2", "--samples", 4, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
-    found = figures_of(scenes_folder, *settings)
-    assert found["costs"]["processes"] == 2
-    assert found["costs"]["steps"]["tables"] > 0
-    assert found["costs"]["first"] == 12
-    cluster = [each for each in found["forecasts"] if each["where"] == "on the cluster"]
-    assert [each["images"] for each in cluster] == [12, 1_000_000]
-    assert cluster[1]["rate"] <= 3200
+def test_a_run_that_needs_no_ray_is_planned_for_one_process(scenes_folder: Path) -> None:
+    """So is one that needs it, by assumptions that are said."""
+    small, large = (figures_of(scenes_folder, "--samples", 2, *more) for more in ((), ("--total", 5000)))
+    assert "tables" not in small["costs"]["steps"]
+    assert small["forecasts"][0]["images"] == 12
+    assert not any("Ray" in each for each in small["assumed"])
+    assert large["costs"]["steps"]["tables"] > 0
+    assert any("until Ray has started" in each for each in large["assumed"])
+    assert not ray.is_initialized()
+
+
+def test_measuring_ends_in_time_and_says_how_far_it_is(scenes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):
+        monkeypatch.setattr(terminal, name, 0.0)
+    monkeypatch.setattr("pipeline.plan.MEASURED_S", 0)
+    answer = call(scenes_folder, "--json")
+    assert json.loads(answer.stdout)["costs"]["images"] == 4
+    loading, measuring, *_ = answer.stderr.splitlines()
+    assert (loading, measuring.partition(":")[0]) == ("loading what the run needs", "measuring, seconds")
+
+
+def test_a_cluster_has_a_column_of_its_own(scenes_folder: Path) -> None:
+    found = figures_of(scenes_folder, "--samples", 2, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
+    assert [(each["where"], each["images"]) for each in found["forecasts"]] == [("here", 12), ("on the cluster", 12)]
+    assert found["forecasts"][1]["rate"] <= 3200
 
 
 @pytest.mark.slow
@@ -81,23 +96,12 @@ def test_a_run_or_a_cluster_that_cannot_be_is_rejected(arguments, said, scenes_f
     assert said in str(call(scenes_folder, *arguments).exception)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("function", ["_costs", "_try"])
-def test_a_process_that_dies_says_so(function: str, scenes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"pipeline.plan.{function}", _dies)
-    assert "without an answer" in str(call(scenes_folder, "--engine", "inline", "--samples", 2).exception)
-
-
-def _dies(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_the_table_for_people() -> None:
     text = StringIO()
     machine = Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0)
     columns = [("here", forecast(COSTS, images, machine)) for images in (2_000_000, 1000, 25_000_000)]
-    print_plan(COSTS, columns, Console(file=text, width=160))
+    print_plan(COSTS, columns, ["images like the first ones"], Console(file=text, width=160))
     shown = text.getvalue()
-    costs = ("10.0 GB", "2 processes at once", "3, 1 at once")
+    costs = ("10.0 GB", "assumed: images like the first ones", "3, 1 at once")
     for part in ("2,000,000 images", "33 minutes", "1 s", "1,000.0", "GPUs", "5.0", *costs):
         assert part in shown
