@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,15 +15,18 @@ from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
 from pipeline.config import RunConfig, load_config
+from pipeline.domain import outside_domain, trusted
 from pipeline.evaluate.metrics import METRICS
-from pipeline.evaluate.model_check import ModelCheck, check_model
+from pipeline.evaluate.model_check import FEW, ModelCheck, check_model
 from pipeline.graph import build_graph, fetch_weights
 from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
 from pipeline.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
+from pipeline.summary import Report
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import kinds_for
+from stages.read import plan_shards
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
@@ -117,15 +120,16 @@ def check(
         Path | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights).")
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.jpg", help="Picture of the heat maps and regions to write.")
-    ] = Path("model-check.jpg"),
+        Path | None,
+        typer.Option("--out", metavar="FILE.jpg", help="Write a picture of the heat maps and regions."),
+    ] = None,
     as_json: Json = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Check in half a minute whether a model works here, on eight photographs that come with phrasebox.
 
-    The model has to find the caption of each photograph, and to point at the things that the captions name. Exit
-    code 0 if it passes, 1 if not.
+    The model has to find the caption of each photograph, and to point at the things that the captions name. Settings
+    and calibration are those of `phrasebox run` with this model. Exit code 0 if it passes, 1 if not.
 
     \b
     phrasebox models check ViT-B-16/laion2b_s34b_b88k
@@ -136,27 +140,29 @@ def check(
     # It imports torch.
     from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
 
-    check_writable("--out", out)
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise ConfigError(f"--out: {out} does not end like a picture, for example in .jpg")
-    # A calibration is for pictures like those it was fitted on: here the scores only rank.
-    named: dict[str, Any] = {"regions.calibration": "none"}
-    named |= {"model.config" if model.endswith(".json") else "model.name": model}
+    if out is not None:
+        check_writable("--out", out)
+        if out.suffix.lower() not in Image.registered_extensions():
+            raise ConfigError(f"--out: {out} does not end like a picture, for example in .jpg")
+    named: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
     named["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, assigned={"input": INPUT, **named})
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
+    outside = outside_domain(graph, plan_shards(graph.reader), "inline")
+    graph, _ = trusted(graph, outside, config, Report())  # a run leaves out a calibration that means nothing here
     checked = check_model(graph)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_picture(checked, config)).save(out)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(_picture(checked, config)).save(out)
     figures = {
         "model": model,
         "weights": None if weights is None else str(weights),
         **checked.figures,
         "peak_memory_bytes": peak_memory_bytes(checked.device),
         "note": f"{config.model.name} {CATALOG[config.model.name].about}" if config.model.name in CATALOG else None,
-        "picture": str(out),
-        "next": _next(model, weights, settings, sane=checked.figures["sane"]),
+        "picture": None if out is None else str(out),
+        "next": _next(model, weights, settings, checked.figures),
     }
     if as_json:
         print_json(figures)
@@ -166,14 +172,18 @@ def check(
         raise typer.Exit(1)
 
 
-def _next(model: str, weights: Path | None, settings: Sequence[str], *, sane: bool) -> str:
-    """The command to type next: a run, or else a check that shows what a model looks like that works."""
-    if not sane:
+def _next(model: str, weights: Path | None, settings: Sequence[str], checked: Mapping[str, Any]) -> str:
+    """The command to type next: a run, of few images where there are cautions, or else a check of a model that works.
+
+    checked: `ModelCheck.figures`.
+    """
+    if not checked["sane"]:
         return f"phrasebox {'demo' if model == 'demo' else 'models check ViT-B-16/laion2b_s34b_b88k'}"
     named = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
     named += [] if weights is None else ["--weights", str(weights)]
     named += [word for setting in settings for word in ("--set", setting)]
-    return f"phrasebox run captions.jsonl --images photos/ --out out/ {shlex.join(named)}"
+    few = f"--limit {FEW} " * bool(checked["cautions"])
+    return f"phrasebox run captions.jsonl --images photos/ --out out/ {few}{shlex.join(named)}"
 
 
 def _say(text: str, style: str | None = None) -> None:
@@ -196,7 +206,8 @@ def _print(figures: dict[str, Any]) -> None:
         f"speed: {figures['images_per_s']:.1f} images/s, with {pointing['of'] / count:.1f} phrases each, on "
         f"{figures['device']}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}"
     )
-    _say(f"picture in {figures['picture']}")
+    if figures["picture"] is not None:
+        _say(f"picture in {figures['picture']}")
     if figures["sane"]:
         _say(
             f"{figures['model']} passes the check: it knows which caption belongs to which photograph, and its heat "

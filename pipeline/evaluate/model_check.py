@@ -46,6 +46,8 @@ MOST_LIKELY: Final = 0.01  # heat on the things counts if chance is as good with
 GRID: Final = 48  # cells along each side of the grid on which maps and things of different images are compared
 PAIRINGS: Final = 20_000  # random pairings that chance is computed from, always the same ones
 
+FEW: Final = 100  # images of the user that are to be looked at where there are cautions
+
 _LEAST_SECONDS: Final = 1.0
 _MOST_REPEATS: Final = 5
 
@@ -169,8 +171,8 @@ def _cautions(points: Matched, centre_hits: int, recall: float, centred: float) 
     if recall <= centred:
         cautions.append(
             f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
-            f"{recall:.3f}, the middle {centred:.3f}): do not rely on them. Settings chosen on photographs, as those "
-            "of configs/photos.yaml, cut better ones."
+            f"{recall:.3f}, the middle {centred:.3f}). Look at the boxes of {FEW} of your images (phrasebox inspect) "
+            "before you run it over all."
         )
     return cautions
 

@@ -12,10 +12,18 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
 from pipeline.commands.models import _next
+from pipeline.config import RunConfig
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.photographs import INPUT, TRUTH
+from pipeline.run import run
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import OWN_MODELS
 from stages.shared.model.load import from_open_clip
+from tests.pipeline.commands.evaluated import QUIET
 from tests.stages.shared.model.saved import save_model
+
+GOOD: dict[str, Any] = {"sane": True, "cautions": []}
+BAD: dict[str, Any] = {"sane": False, "cautions": []}
 
 
 def phrasebox(*arguments: str | Path) -> Result:
@@ -123,19 +131,33 @@ def test_a_narrow_terminal_folds_the_tables(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\u2026" not in phrasebox().output
 
 
+def test_the_check_measures_what_a_run_makes_and_leaves_no_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calibration of `photo` decides where its maps are cut."""
+    monkeypatch.chdir(tmp_path)
+    figures = json.loads(phrasebox("check", "photo", "--json").stdout)
+    assert (figures["picture"], list(tmp_path.iterdir())) == (None, [])
+    config = RunConfig.model_validate({"input": INPUT, "model": {"name": "photo"}, "output": {"path": "out"}})
+    metrics = evaluation_of(Path(str(run(config, QUIET))), TRUTH, QUIET, maps=False)["metrics"]
+    for name, metric in (("recall", "box_recall"), ("mean_iou", "box_iou")):
+        assert figures["boxes"][name] == pytest.approx(metrics[metric]["value"])
+
+
+RUN = "phrasebox run captions.jsonl --images photos/ --out out/"
+
+
 @pytest.mark.parametrize(
-    ("model", "weights", "settings", "sane", "command"),
+    ("model", "weights", "settings", "checked", "command"),
     [
-        ("RN50/openai", None, ["explain.blocks=1"], True, "--model RN50/openai --set explain.blocks=1"),
-        ("RN50", Path("my model.pt"), [], True, "--model RN50 --weights 'my model.pt'"),
-        ("my.json", Path("my.pt"), [], True, "--set model.config=my.json --weights my.pt"),
-        ("RN50", Path("my.pt"), [], False, "phrasebox models check ViT-B-16/laion2b_s34b_b88k"),
-        ("demo", None, [], False, "phrasebox demo"),
+        ("RN50/openai", None, ["explain.blocks=1"], GOOD, f"{RUN} --model RN50/openai --set explain.blocks=1"),
+        ("RN50", Path("my model.pt"), [], GOOD, f"{RUN} --model RN50 --weights 'my model.pt'"),
+        ("my.json", Path("my.pt"), [], GOOD, f"{RUN} --set model.config=my.json --weights my.pt"),
+        ("photo", None, [], {**GOOD, "cautions": ["Its boxes ..."]}, f"{RUN} --limit 100 --model photo"),
+        ("RN50", Path("my.pt"), [], BAD, "phrasebox models check ViT-B-16/laion2b_s34b_b88k"),
+        ("demo", None, [], BAD, "phrasebox demo"),
     ],
 )
-def test_the_next_command_is_named(model: str, weights: Any, settings: list[str], sane: bool, command: str) -> None:
-    found = _next(model, weights, settings, sane=sane)
-    assert found == (f"phrasebox run captions.jsonl --images photos/ --out out/ {command}" if sane else command)
+def test_the_next_command_is_named(model: str, weights: Any, settings: list[str], checked: Any, command: str) -> None:
+    assert _next(model, weights, settings, checked) == command
 
 
 @pytest.mark.slow
