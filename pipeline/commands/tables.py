@@ -126,6 +126,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     _print_scores(figures, console)
     if "by" in figures:
         _print_absent(figures, console)
+    console.print(figures["verdict"], soft_wrap=True)
 
 
 def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
@@ -181,10 +182,10 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
         f"{interval(plain)} ({BINS} bins each)",
         soft_wrap=True,
     )
-    table = _table("filtering by score", "score at least", "regions kept", "precision")
+    table = _table("filtering by score", "score at least", "regions kept", "precision", "95 % interval")
     for line in figures["thresholds"]:
-        precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
-        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", precision)
+        precision = line["precision"]
+        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", number(precision), interval(precision))
     console.print(table)
 
 

@@ -32,7 +32,9 @@ def tune(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.yaml", help="Write the best settings, for `phrasebox run --config`."),
+        typer.Option(
+            "--out", metavar="FILE.yaml", help="Write settings that are better, for `phrasebox run --config`."
+        ),
     ] = None,
     most: Annotated[
         int,
@@ -72,8 +74,14 @@ def tune(
     else:
         print_tuning(figures, console)
     if out is not None:
-        write_settings(figures["settings"], out)
-        (errors if as_json else console).print(f"the best settings are in {out}", soft_wrap=True)
+        if figures["best"]:
+            write_settings(figures["settings"], out)
+        place = (
+            f"the best settings are in {out}" if figures["best"] else f"{out} is not written: it would change nothing"
+        )
+        (errors if as_json else console).print(place, soft_wrap=True)
+    if not as_json:
+        console.print(figures["verdict"], soft_wrap=True)
 
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
@@ -95,17 +103,15 @@ def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
         known = ["-" if gain[each] is None else f"{gain[each]:+.3f}" for each in ("value", "low", "high")]
         ends = number == len(steps) or steps[number]["group"] != step["group"]
         add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *known, ends=ends)
-    add("the best", figures["figures"])
+    if figures["best"]:
+        add("the best", figures["figures"])
     console.print(f"{figures['images']:,} images, {figures['known']:,} phrases with a known answer", soft_wrap=True)
     console.print(table)
-    console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)
+    if steps:
+        console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)
     for reason in figures["skipped"]:
         console.print(f"not tried: {reason}", soft_wrap=True)
-    if figures["left_out"]:
-        console.print(f"--minutes left out {figures['left_out']} tries", soft_wrap=True)
-    if not figures["best"]:
-        console.print("no settings were found that are better than the dataset's own", soft_wrap=True)
-    elif figures["settings"]["regions"]["rule"] == "fitted":
+    if figures["best"] and figures["settings"]["regions"]["rule"] == "fitted":
         console.print(
             "regions.rule=fitted needs a calibration: run with these settings, then fit it with phrasebox calibrate",
             soft_wrap=True,

@@ -6,6 +6,7 @@ metrics.py      METRICS: one number per target; figures of linked phrases
 text_only.py    answers without a look at the image, from where things usually are
 estimates.py    means with bootstrap intervals, risk, coverage and calibration of scores, logistic regression
 evaluation.py   `eval`
+verdicts.py     what its figures, and those of `tune` and `calibrate`, say a user should do
 absent.py       phrases that are not there: which to ask for, and whether they are recognised
 presence.py     the same phrases asked of a model, and the fit of presence
 calibrate.py    `calibrate`; tune.py, `tune`

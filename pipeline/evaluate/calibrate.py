@@ -17,17 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from pipeline.config import sets_any
+from pipeline.dataset.origin import is_own
 from pipeline.evaluate.estimates import (
     Floats,
     debiased_calibration_error,
     out_of_fold,
     risk_coverage_area,
+    squared_error_gain,
     weighted_estimate,
 )
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence, store
-from pipeline.graph import calibration_basis
+from pipeline.evaluate.verdicts import calibration_verdict
+from pipeline.graph import build_steps, calibration_basis
 from pipeline.logistic import LogisticFit, fit_logistic, mean_and_scale
 from pipeline.paths import check_writable
 from stages.contract.errors import InputError
@@ -66,11 +70,16 @@ def write_calibration(
     thing comes from the other images alone. A path that cannot be written is rejected before any work, if that can be
     known. `presence`: whether to fit presence, too, which takes a forward pass for each image.
 
+    `gain` compares the scores with those of the dataset's calibration where it has one of the same kind (`replaces`),
+    and otherwise with the share of right regions as the score of all. See `calibration_verdict` for `verdict`.
+
     Raise as `judged_dataset`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
     if `out` cannot be written.
     """
     check_writable("--out", out)
-    judged = judged_dataset(dataset, truth_path, settings, resized=resized).asks_for_cut()
+    judged = judged_dataset(dataset, truth_path, settings, resized=resized)
+    present = _present(judged, presence=presence)
+    judged = judged.asks_for_cut()
     config = judged.config()
     graph = judged.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
     mapped = [(row, record) for row, record in judged.mapped(graph, console) if record.error is None]
@@ -99,15 +108,35 @@ def write_calibration(
         cut=None if cut is None else cut.plain(),
     )
     store(calibration, out)
+    before = [labels.mean() if present is None else present.probability(evidence) for _, evidence, _ in seen]
     once = np.unique(np.c_[owners, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
     unseen, labels, owners = out_of_fold(features, labels, owners)[once], labels[once], owners[once]
-    return {
+    figures = {
         "matched": judged.matched.counts,
         **counts,
         **({} if worth is None else {"presence": worth}),
         "risk_coverage_area": weighted_estimate(risk_coverage_area(unseen, labels), owners).plain(),
         "calibration_error": debiased_calibration_error(unseen, labels, owners).plain(),
+        "replaces": present is not None,
+        "gain": squared_error_gain(np.array(before)[once], unseen, labels, owners, np.ones(len(once))).plain(),
     }
+    return {**figures, "verdict": calibration_verdict(figures)}
+
+
+def _present(judged: JudgedDataset, *, presence: bool) -> Calibration | None:
+    """The calibration that made the dataset's scores, if its regression is about the same phrases; otherwise None.
+
+    presence: whether presence is fitted, so that the regression is about phrases that are there alone.
+    """
+    made_with = judged.dataset.manifest.get("calibration")
+    changes = [setting for setting in judged.settings if not setting.startswith("regions.calibration=")]
+    if made_with is None or not is_own(judged.dataset.run) or sets_any(changes, ("explain", "regions")):
+        return None
+    steps = build_steps(judged.config())
+    known = steps.cuts.calibration
+    if steps.calibration != made_with or known is None or (known.presence is not None) != presence:
+        return None
+    return known
 
 
 def _seen_regions(

@@ -192,14 +192,27 @@ def presence_area(scores: Floats, there: NDArray[np.bool_]) -> Callable[[Floats]
     return area
 
 
-def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:
-    """Return the shares of regions that `THRESHOLDS` keep, and of right ones among those; None without regions."""
-    lines: list[dict[str, float | None]] = []
+def filtered(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return the shares of regions that `THRESHOLDS` keep, None without regions, and of right ones among those."""
+    lines: list[dict[str, Any]] = []
     for threshold in THRESHOLDS:
         kept = scores >= threshold
-        precision = float(right[kept].mean()) if kept.any() else None
-        lines.append({"score": threshold, "kept": float(kept.mean()) if kept.size else None, "precision": precision})
+        (precision,) = mean_estimates([right[kept].astype(np.float64)], images[kept])
+        share = float(kept.mean()) if kept.size else None
+        lines.append({"score": threshold, "kept": share, "precision": precision.plain()})
     return lines
+
+
+def squared_error_gain(
+    before: Floats, after: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], weights: Floats
+) -> Estimate:
+    """Return by how much the mean squared error of scores (Brier 1950) is lower after than before, paired.
+
+    It is lower for scores that are nearer to how often regions are right, and for those that tell right ones from wrong
+    ones. `weights` say how many regions each stands for.
+    """
+    gains = weights * ((before - right) ** 2 - (after - right) ** 2)
+    return weighted_estimate(lambda drawn: float(drawn @ gains / (drawn @ weights)), images)
 
 
 def out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:

@@ -41,6 +41,7 @@ from pipeline.evaluate.metrics import (
 )
 from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, of_other_half
+from pipeline.evaluate.verdicts import evaluation_verdict
 from stages.contract.errors import InputError
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
@@ -95,8 +96,8 @@ def evaluation_of(
     usual places of things, by default for each half of the images those of the other half.
 
     Returns:
-        The figures of `report`; `dataset`, `truth`, `matched`, `rule`, `config`; and `maps`: whether the heat maps are
-        "stored" ones, were "computed" again, or None, not measured.
+        The figures of `report`; `dataset`, `truth`, `matched`, `rule`, `config`; `maps`: whether the heat maps are
+        "stored" ones, were "computed" again, or None, not measured; and `verdict`, see `evaluation_verdict`.
 
     Raises:
         InputError: The dataset or the ground truth cannot be read, or they do not fit together.
@@ -108,15 +109,17 @@ def evaluation_of(
     outcomes = outcomes_of(judged, config.regions if maps else None, console, text_only)
     if not outcomes.values:
         raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
+    figures = report(outcomes)
     return {
         "dataset": str(place_of(dataset)),
         "truth": str(truth_path),
         "matched": judged.matched.counts,
         "maps": ("stored" if judged.has_maps else "computed") if maps else None,
         "rule": config.regions.rule,
-        **report(outcomes),
+        **figures,
         **(absent_evaluation(judged, console) if absent else {}),
         "config": config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
+        "verdict": evaluation_verdict(figures),
     }
 
 
@@ -185,7 +188,7 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
         },
         "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
         "calibration_error_plain": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
-        "thresholds": filtered(scores, right),
+        "thresholds": filtered(scores, right, owners),
     }
 
 

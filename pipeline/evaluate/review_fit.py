@@ -22,10 +22,11 @@ from rich.console import Console
 from scipy.special import logit
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.evaluate.estimates import FOLDS
+from pipeline.evaluate.estimates import FOLDS, squared_error_gain
 from pipeline.evaluate.presence import model_graph, store
 from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.reviewed import Reviewed, calibration_of, latest, reviewed_regions, share_of
+from pipeline.evaluate.verdicts import review_verdict
 from pipeline.graph import calibration_basis
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable
@@ -96,7 +97,8 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
 
     Heat maps of the reviewed images come from the shards, or are computed again. `before` and `after` have
     `calibration_of` the scores, and, for those of at least `LEAST`, their mean (`claimed`) and their `precision`;
-    `after` is of five folds, each by a fit that has not seen its images.
+    `after` is of five folds, each by a fit that has not seen its images. `gain` compares the two, and `replaces` says
+    whether the dataset has a calibration; see `review_verdict` for `verdict`.
 
     Raise InputError for fewer than `FEWEST` answers, for only right or only wrong ones, and for a dataset that cannot
     be read or is now cut otherwise; ConfigError if a setting cannot be used, if the calibration of the dataset's scores
@@ -144,13 +146,17 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         cut=None if known is None else known.cut,
     )
     store(calibration, out)
-    return {
+    before, right = reviewed.field("score").astype(np.float64), reviewed.said == "right"
+    figures = {
         "counts": reviewed.counts,
         "reviewers": reviewed.reviewers,
         "presence": fit.there is not None,
-        "before": _worth(reviewed.field("score").astype(np.float64), reviewed),
+        "before": _worth(before, reviewed),
         "after": _worth(unseen, reviewed),
+        "replaces": known is not None and known.of_regions,
+        "gain": squared_error_gain(before, unseen, right, reviewed.field("image_id"), reviewed.weights).plain(),
     }
+    return {**figures, "verdict": review_verdict(figures)}
 
 
 def _evidence_of(

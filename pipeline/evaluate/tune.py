@@ -28,6 +28,7 @@ from pipeline.evaluate.calibrate import fitted_cut
 from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input
 from pipeline.evaluate.metrics import correct, is_right, value_of
+from pipeline.evaluate.verdicts import tuning_verdict
 from pipeline.graph import build_steps, presence_in
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError, one_line
@@ -257,7 +258,9 @@ def tuned(
         `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, those without its
         calibration; `steps`, one for each try: `group`, `changes`, `kept`, `figures`, and `gain`, the difference from
         what stays above it; `left_out`, the number of tries that the budget left out; `skipped`, why others could not
-        be made; `best`, all changes that stay; `figures`, theirs; `settings`, the sections explain and regions.
+        be made; `best`, all changes that stay, none where they are not beyond chance better than the dataset; `gain`,
+        their difference from it; `figures`, theirs; `settings`, the sections explain and regions; `baseline_s`, the
+        seconds that `start` and `base` took; `verdict`, see `tuning_verdict`.
 
     Raises:
         InputError: No phrase of the dataset is known to the ground truth, or images are no longer in the input.
@@ -277,6 +280,7 @@ def tuned(
         "regions.threshold": uncut.threshold,
     }
     base = now = work.measured(work.config(best))
+    baseline_s = time.monotonic() - begun
     steps, skipped = list[dict[str, Any]](), list[str]()
     left_out, groups = 0, {**maps, **cuts}
     with progress_bar(console, "settings", sum(map(len, groups.values()))) as advance:
@@ -303,14 +307,14 @@ def tuned(
                 work.keep_maps(best, tried if took is None else took[1])
             if took is not None:
                 took[0]["kept"], best, now = True, took[1], of_group
-    if start.figures[by] >= now.figures[by] or not any(step["kept"] for step in steps):
-        best, now = {}, start  # the dataset's calibration is worth more than all that was found
+    if not (any(step["kept"] for step in steps) and now.better_than(start).low > 0):
+        best, now = {}, start  # the dataset's calibration may be worth more than all that was found
     else:
         chosen = {key for step in steps if step["kept"] for key in step["changes"]}
         best = {key: value for key, value in best.items() if key in chosen or not key.startswith("regions.")}
         best["regions.calibration"] = "auto"
     final = replace(work, judged=judged.asks_for_cut()).config(best)  # without the rule that stood in for `fitted`
-    return {
+    figures = {
         "dataset": str(judged.dataset.path),
         "images": len(now.parts),
         "known": start.figures["reviewed"] or start.figures["targets"],
@@ -321,9 +325,12 @@ def tuned(
         "left_out": left_out,
         "skipped": skipped,
         "best": best,
+        "gain": now.better_than(start).plain(),
         "figures": now.figures,
         "settings": {name: getattr(final, name).model_dump(mode="json") for name in ("explain", "regions")},
+        "baseline_s": round(baseline_s, 1),
     }
+    return {**figures, "verdict": tuning_verdict(figures)}
 
 
 def _contrasted(record: Record, config: RunConfig) -> Record:

@@ -1,0 +1,104 @@
+"""What the figures of `eval`, `tune` and `calibrate` say a user should do: one sentence each, printed last.
+
+Advice to change something needs a difference whose 95 % interval excludes 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.summary import duration
+
+Figures = Mapping[str, Any]
+
+GOAL: Final = 0.5
+"""Share of right regions that `eval` looks for; the lower end of its interval has to reach it."""
+
+MORE: Final = 100  # answers to ask for where those that were given do not decide
+
+
+def _percent(figure: Figures) -> str:
+    return f"{figure['value']:.0%} (95 % interval {figure['low']:.0%} to {figure['high']:.0%})"
+
+
+def _between(figure: Figures) -> str:
+    return f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
+
+
+def _error_change(gain: Figures) -> str:
+    return f"the mean squared error of the scores falls by {gain['value']:.3f} ({_between(gain)})"
+
+
+def calibration_verdict(figures: Figures) -> str:
+    """Return whether to use the calibration of `write_calibration`."""
+    gain = figures["gain"]
+    if figures["replaces"]:
+        if gain["low"] > 0:
+            return f"Verdict: use it instead of the dataset's calibration: {_error_change(gain)}."
+        result = "is worse" if gain["high"] < 0 else "is not shown to be better"
+        return f"Verdict: keep the dataset's calibration. The new one {result}: {_error_change(gain)}."
+    what = f"{_error_change(gain)} compared with the same score for every region"
+    if gain["low"] > 0:
+        return f"Verdict: use it. It tells right regions from wrong ones: {what}."
+    return (
+        f"Verdict: do not use it, it needs more images. It is not shown to tell right regions from wrong ones: {what}."
+    )
+
+
+def review_verdict(figures: Figures) -> str:
+    """Return whether to use the calibration of `write_reviewed_calibration`."""
+    gain = figures["gain"]
+    if gain["low"] > 0:
+        return f"Verdict: use it: {_error_change(gain)}."
+    present = "calibration" if figures["replaces"] else "scores, which only rank"
+    if gain["high"] < 0:
+        return f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."
+    return (
+        f"Verdict: keep the dataset's {present}, or answer {MORE} more. The new calibration is not shown to be better: "
+        f"{_error_change(gain)}."
+    )
+
+
+def tuning_verdict(figures: Figures) -> str:
+    """Return whether to use the settings of `tuned`."""
+    by, steps, left_out, gain = figures["by"].replace("_", " "), figures["steps"], figures["left_out"], figures["gain"]
+    if figures["best"]:
+        return (
+            f"Verdict: use the new settings: {by} rises by {gain['value']:.3f} ({_between(gain)}) on the images that "
+            "they were chosen on. Measure them on others with phrasebox eval."
+        )
+    if not steps and left_out:
+        minutes, most = math.ceil(figures["baseline_s"] / 6), max(1, figures["images"] // 2)
+        return (
+            f"Verdict: no try was begun: the two baselines took {duration(figures['baseline_s'])}; give "
+            f"--minutes {minutes} or --most {most}."
+        )
+    rest = f" --minutes left out {left_out:,} tries." if left_out else ""
+    result = "is shown to be better" if steps else "could be made"
+    return f"Verdict: keep the dataset's settings. Of {len(steps):,} tries none {result} in {by}.{rest}"
+
+
+def evaluation_verdict(figures: Figures) -> str:
+    """Return whether the regions of `report` can be used, and from which score on."""
+    lines = [line for line in figures["thresholds"] if line["precision"]["value"] is not None]
+    if not lines:
+        return "Verdict: there is no region to use."
+    best = max(lines, key=lambda line: line["precision"]["low"])
+    reached = next((line for line in lines if line["precision"]["low"] >= GOAL), None)
+    line = reached or best
+    filtered = f" with a score of {line['score']:g} or more ({line['kept']:.0%} of all)" if line["score"] else ""
+    right = f"of those{filtered} {_percent(line['precision'])} are right"
+    above = figures["metrics"].get("box_recall_above_text")
+    text = "" if above is None else f" than at the usual place of a noun ({above['value']:+.3f}, {_between(above)})"
+    if above is not None and above["low"] <= 0:
+        result = "lower" if above["high"] < 0 else "not shown to be higher"
+        return f"Verdict: do not rely on the regions. Their box recall is {result}{text}; {right}."
+    higher = f"; their box recall is higher{text}" if text else ""
+    if reached is None:
+        return (
+            f"Verdict: look at the regions before you use them. No score is shown to leave half right: {right}{higher}."
+        )
+    least = f" with --min-score {line['score']:g}" if line["score"] else ""
+    return f"Verdict: use the regions{least}: {right}{higher}."
