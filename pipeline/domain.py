@@ -112,7 +112,7 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
     if graph.explains.presence is None or not model.signals or fitted < FEWEST_FITTED:
         return None
     embeddings = np.stack([signals.embedding for signals in model.signals])
-    images = graph.explains.presence.images
+    images = graph.explains.presence.corrected_on or graph.explains.presence.images
     distance = images.distance(embeddings)
     times = distance / (1 + len(images.directions) / fitted)
     if times <= 1 + UNLIKE / math.sqrt(len(embeddings)):

@@ -23,15 +23,18 @@ from scipy.special import logit
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.estimates import FOLDS, squared_error_gain
+from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
 from pipeline.evaluate.presence import model_graph, store
 from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.reviewed import Reviewed, calibration_of, latest, reviewed_regions, share_of
 from pipeline.evaluate.verdicts import review_verdict
-from pipeline.graph import calibration_basis
+from pipeline.graph import Graph, calibration_basis
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable
+from pipeline.presence_alone import signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
+from stages.explain.presence import ImageStatistics
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
 
@@ -129,6 +132,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         unseen = _out_of_fold(features, odds, reviewed, known)
     except ValueError as error:
         raise InputError(f"{len(reviewed.said)} answers count: {error}, in each fifth of the images, too") from error
+    embeddings = [] if fit.there is None else _embeddings_of(judged, graph, console)
     calibration = Calibration(
         bias=fit.right.bias,
         **fit.right.by_name(list(FEATURES)),
@@ -140,9 +144,9 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
             "answered": latest(review for own in reviewed.reviews for review in own),
             "reviewers": reviewed.reviewers,
             "precision": config.model.precision,
-            "images": 0 if known is None else known.made_from.get("images", 0),  # that presence is from
+            "images": len(embeddings),
         },
-        presence=None if known is None else _corrected(known, fit.there, config.regions.absent_share),
+        presence=None if known is None else _corrected(known, fit.there, config.regions.absent_share, embeddings),
         cut=None if known is None else known.cut,
     )
     store(calibration, out)
@@ -189,15 +193,29 @@ def _out_of_fold(features: Floats, odds: Floats, reviewed: Reviewed, known: Cali
     return scores
 
 
-def _corrected(known: Calibration, there: LogisticFit | None, expected: float) -> Mapping[str, Any] | None:
-    """Presence as corrected, for the share of absent phrases that the dataset's run expected."""
+def _embeddings_of(judged: JudgedDataset, graph: Graph, console: Console) -> list[NDArray[np.float32]]:
+    """The unit embeddings of the reviewed images."""
+    phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in judged.rows()}
+    prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    return [signals.embedding for _, signals in signals_of(graph.explains, prepared)]
+
+
+def _corrected(
+    known: Calibration, there: LogisticFit | None, expected: float, embeddings: Sequence[NDArray[np.float32]]
+) -> Mapping[str, Any] | None:
+    """Presence as corrected on images with these embeddings, for the share of absent phrases that their run expected.
+
+    Later runs are compared with these images (`pipeline.domain`), and not with those of the former fit.
+    """
     if known.presence is None or there is None:
         return None
     slope = float(there.weight[0])
     shift = float(logit(known.absent_share) - logit(expected))  # `at_share` in log odds
     weight = {name: slope * each for name, each in known.presence["weight"].items()}
     bias = there.bias + slope * (known.presence["bias"] + shift)
-    return {**known.presence, "bias": bias, "weight": weight, "absent_share": expected}
+    corrected_on = ImageStatistics.of(np.stack(embeddings)).plain()
+    corrected = {"bias": bias, "weight": weight, "absent_share": expected, "corrected_on": corrected_on}
+    return {**known.presence, **corrected}
 
 
 def _worth(scores: Floats, reviewed: Reviewed) -> dict[str, Any]:

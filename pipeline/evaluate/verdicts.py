@@ -16,6 +16,8 @@ Figures = Mapping[str, Any]
 GOAL: Final = 0.5
 """Share of right regions that `eval` looks for; the lower end of its interval has to reach it."""
 
+FEWEST: Final = 30  # regions above a score; the interval of fewer, which may all be right, means nothing
+
 MORE: Final = 100  # answers to ask for where those that were given do not decide
 
 
@@ -82,16 +84,19 @@ def tuning_verdict(figures: Figures) -> str:
 
 def evaluation_verdict(figures: Figures) -> str:
     """Return whether the regions of `report` can be used, and from which score on."""
-    lines = [line for line in figures["thresholds"] if line["precision"]["value"] is not None]
-    if not lines:
+    everything, *filters = figures["thresholds"]
+    lines = [everything, *(line for line in filters if line["precision"]["n"] >= FEWEST)]
+    if not everything["precision"]["n"]:
         return "Verdict: there is no region to use."
     best = max(lines, key=lambda line: line["precision"]["low"])
     reached = next((line for line in lines if line["precision"]["low"] >= GOAL), None)
     line = reached or best
     filtered = f" with a score of {line['score']:g} or more ({line['kept']:.0%} of all)" if line["score"] else ""
-    right = f"of those{filtered} {_percent(line['precision'])} are right"
+    right = f"of the regions{filtered} {_percent(line['precision'])} are right"
     above = figures["metrics"].get("box_recall_above_text")
-    text = "" if above is None else f" than at the usual place of a noun ({above['value']:+.3f}, {_between(above)})"
+    text = (
+        "" if above is None else f" than that of the usual place of a noun ({above['value']:+.3f}, {_between(above)})"
+    )
     if above is not None and above["low"] <= 0:
         result = "lower" if above["high"] < 0 else "not shown to be higher"
         return f"Verdict: do not rely on the regions. Their box recall is {result}{text}; {right}."

@@ -109,12 +109,13 @@ class Presence:
     `weight` is that of (feature - mean) / scale, by name of the feature; no scale is 0.
     """
 
-    images: ImageStatistics  # of the fit
+    images: ImageStatistics  # of the fit, which the features need
     bias: float
     weight: Mapping[str, float]
     mean: Mapping[str, float]
     scale: Mapping[str, float]
     absent_share: float = 0.5  # the share of absent phrases in the fit, which the probability takes for usual
+    corrected_on: ImageStatistics | None = None  # other images, which answers of people have corrected the fit on
 
     def probabilities(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> list[float]:
         """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.
@@ -133,7 +134,8 @@ class Presence:
     def plain(self) -> dict[str, Any]:
         """Return plain values for a calibration's file."""
         names = ("bias", "weight", "mean", "scale", "absent_share")
-        return {**{name: getattr(self, name) for name in names}, "images": self.images.plain()}
+        corrected = {} if self.corrected_on is None else {"corrected_on": self.corrected_on.plain()}
+        return {**{name: getattr(self, name) for name in names}, "images": self.images.plain(), **corrected}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
@@ -150,8 +152,16 @@ class Presence:
         numbers = [bias, *weight.values(), *mean.values(), *scale.values()]
         if not all(map(math.isfinite, numbers)) or not all(scale.values()):
             raise ValueError("expected finite numbers and scales that are not 0")
-        images = ImageStatistics.from_plain(values["images"])
-        return cls(images=images, bias=bias, weight=weight, mean=mean, scale=scale, absent_share=share)
+        corrected = values.get("corrected_on")
+        return cls(
+            images=ImageStatistics.from_plain(values["images"]),
+            bias=bias,
+            weight=weight,
+            mean=mean,
+            scale=scale,
+            absent_share=share,
+            corrected_on=None if corrected is None else ImageStatistics.from_plain(corrected),
+        )
 
 
 def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
