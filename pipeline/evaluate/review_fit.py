@@ -132,7 +132,10 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         unseen = _out_of_fold(features, odds, reviewed, known)
     except ValueError as error:
         raise InputError(f"{len(reviewed.said)} answers count: {error}, in each fifth of the images, too") from error
-    embeddings = [] if fit.there is None else _embeddings_of(judged, graph, console)
+    presence = None if known is None else _corrected(known, fit.there, config.regions.absent_share)
+    embeddings = [] if presence is None else _embeddings_of(judged, graph, console)
+    if presence is not None:  # later runs are compared with these images, and not with those of the former fit
+        presence = {**presence, "corrected_on": ImageStatistics.of(np.stack(embeddings)).plain()}
     calibration = Calibration(
         bias=fit.right.bias,
         **fit.right.by_name(list(FEATURES)),
@@ -146,7 +149,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
             "precision": config.model.precision,
             "images": len(embeddings),
         },
-        presence=None if known is None else _corrected(known, fit.there, config.regions.absent_share, embeddings),
+        presence=presence,
         cut=None if known is None else known.cut,
     )
     store(calibration, out)
@@ -200,22 +203,15 @@ def _embeddings_of(judged: JudgedDataset, graph: Graph, console: Console) -> lis
     return [signals.embedding for _, signals in signals_of(graph.explains, prepared)]
 
 
-def _corrected(
-    known: Calibration, there: LogisticFit | None, expected: float, embeddings: Sequence[NDArray[np.float32]]
-) -> Mapping[str, Any] | None:
-    """Presence as corrected on images with these embeddings, for the share of absent phrases that their run expected.
-
-    Later runs are compared with these images (`pipeline.domain`), and not with those of the former fit.
-    """
+def _corrected(known: Calibration, there: LogisticFit | None, expected: float) -> Mapping[str, Any] | None:
+    """Presence as corrected, for the share of absent phrases that the dataset's run expected."""
     if known.presence is None or there is None:
         return None
     slope = float(there.weight[0])
     shift = float(logit(known.absent_share) - logit(expected))  # `at_share` in log odds
     weight = {name: slope * each for name, each in known.presence["weight"].items()}
     bias = there.bias + slope * (known.presence["bias"] + shift)
-    corrected_on = ImageStatistics.of(np.stack(embeddings)).plain()
-    corrected = {"bias": bias, "weight": weight, "absent_share": expected, "corrected_on": corrected_on}
-    return {**known.presence, **corrected}
+    return {**known.presence, "bias": bias, "weight": weight, "absent_share": expected}
 
 
 def _worth(scores: Floats, reviewed: Reviewed) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def review_verdict(figures: Figures) -> str:
 
 def tuning_verdict(figures: Figures) -> str:
     """Return whether to use the settings of `tuned`."""
-    by, steps, left_out, gain = figures["by"].replace("_", " "), figures["steps"], figures["left_out"], figures["gain"]
+    by, steps, left_out, gain = figures["by"], figures["steps"], figures["left_out"], figures["gain"]
     if figures["best"]:
         return (
             f"Verdict: use the new settings: {by} rises by {gain['value']:.3f} ({_between(gain)}) on the images that "
@@ -77,9 +77,12 @@ def tuning_verdict(figures: Figures) -> str:
             f"Verdict: no try was begun: the two baselines took {duration(figures['baseline_s'])}; give "
             f"--minutes {minutes} or --most {most}."
         )
-    rest = f" --minutes left out {left_out:,} tries." if left_out else ""
-    result = "is shown to be better" if steps else "could be made"
-    return f"Verdict: keep the dataset's settings. Of {len(steps):,} tries none {result} in {by}.{rest}"
+    if not steps:
+        return "Verdict: keep the dataset's settings. No try suits the model and the ground truth."
+    rest = f"; --minutes left out {left_out:,}" if left_out else ""
+    return (
+        f"Verdict: keep the dataset's settings. Tries that are shown to be better in {by}: 0 of {len(steps):,}{rest}."
+    )
 
 
 def evaluation_verdict(figures: Figures) -> str:

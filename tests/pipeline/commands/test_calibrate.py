@@ -58,7 +58,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
     assert after["metrics"]["mask_iou"] == before["metrics"]["mask_iou"]
     assert after["calibration_error"]["value"] < 0.15 < before["calibration_error"]["value"]
-    hit_rate = after["thresholds"][0]["precision"]
+    hit_rate = after["thresholds"][0]["precision"]["value"]
     assert sum(scores_of(fitted)) / len(scores_of(fitted)) == pytest.approx(hit_rate, abs=0.02)
     assert json.loads((fitted / "dataset.json").read_text())["calibration"] is not None
     assert json.loads((plain / "dataset.json").read_text())["calibration"] is None
@@ -69,6 +69,16 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     # It is for three blocks only, and says so.
     with pytest.raises(ConfigError, match=r"explain\.blocks: 3 there, 4 now"):
         build_graph(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
+
+
+@pytest.mark.parametrize(("low", "is_better"), [(0.001, True), (0.0, False), (-0.1, False)])
+def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_better: bool) -> None:
+    matched = {"images": 10, "by_stem": 0, "ambiguous": 0}
+    figures = {"matched": matched, "regions": 200, "right": 50, "gain": {"low": low}, "verdict": "Verdict: keep it."}
+    print_calibration(figures, Path("c.json"), Console(file=(printed := StringIO()), width=200))
+    *_, place, verdict = printed.getvalue().splitlines()
+    assert ("regions.calibration=c.json" in place) == is_better
+    assert verdict == "Verdict: keep it."
 
 
 @pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])

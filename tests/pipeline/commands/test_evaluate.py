@@ -107,7 +107,8 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
         assert figures["metrics"][name] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": len(mentioned)}
     assert figures["scores"]["score"]["value"] == 0.0
     assert figures["calibration_error"]["value"] == 0.0
-    assert figures["thresholds"][-1] == {"score": 0.9, "kept": 1.0, "precision": 1.0}
+    assert figures["thresholds"][-1]["kept"] == figures["thresholds"][-1]["precision"]["low"] == 1.0
+    assert table_of(figures).splitlines()[-1].startswith("Verdict: use the regions: of the regions 100%")
 
 
 def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
@@ -131,6 +132,7 @@ def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth
     assert evaluation_of(inline_dataset, truth, QUIET) == whole
     said = table_of(whole)
     assert f"{metrics['pointing']['value']:.3f}" in said
+    assert said.splitlines()[-1] == whole["verdict"]
     assert said.index("above an answer from the text alone") < said.index("beside answers without a map")
     assert said.index("beside answers without a map") < said.index("all phrases"), "what text alone answers comes first"
 

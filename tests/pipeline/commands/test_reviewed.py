@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from pipeline.dataset.reviews import REVIEWS_FILE
 from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
+from stages.explain.presence import Presence
+from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 
 SETTINGS: dict[str, Any] = {"explain": {"blocks": 3}}  # which no shipped calibration is for
@@ -41,6 +44,8 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
     out = printed("calibrate", answered, "--reviews", "--out", file)
     assert "right" in out
     assert "bob" in out
+    assert f"use it with --set regions.calibration={file}" in out
+    assert out.splitlines()[-1].startswith("Verdict: use it: the mean squared error of the scores falls by 0.")
     write_scenes(tmp_path / "others", 25, 42)
     errors = {}
     for name, calibration in (("plain", "none"), ("fitted", str(file))):
@@ -54,6 +59,25 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
     assert set(made_from["reviewers"]) == {"ann", "bob"}
     card = (tmp_path / "fitted" / "README.md").read_text()
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
+
+
+def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_path, monkeypatch) -> None:
+    """The fit before the answers saw other images, so that the first run doubts it."""
+    monkeypatch.setattr("pipeline.domain.FEWEST_FITTED", 10)
+    own = build_graph(config_of(drawn, tmp_path)).cuts.calibration
+    assert own is not None
+    seen = Presence.from_plain(own.presence).images
+    elsewhere = replace(seen, directions=0.5 * seen.directions, rest=seen.rest).plain()
+    (tmp_path / "other.json").write_text(replace(own, presence={**own.presence, "images": elsewhere}).to_json())
+    doubt = "show other things than those the scores were calibrated on"
+    config = config_of(drawn, tmp_path / "before", regions={"calibration": str(tmp_path / "other.json")})
+    dataset, text = run_aloud(config)
+    assert doubt in text
+    review(dataset, drawn / "truth.json", 120)
+    printed("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
+    _, text = run_aloud(config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")}))
+    assert "Scores are calibrated" in text
+    assert doubt not in text
 
 
 @pytest.mark.slow
@@ -90,7 +114,7 @@ def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answere
 
 def test_statistics(drawn: Path, answered: Path) -> None:
     figures = json.loads(printed("stats", answered, "--reviews", "--json"))
-    true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False)["thresholds"][0]["precision"]
+    true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False)["thresholds"][0]["precision"]["value"]
     assert figures["precision"]["low"] <= true <= figures["precision"]["high"]
     assert figures["precision"]["high"] - figures["precision"]["low"] < 0.25
     assert figures["agreement"]["share"] == 1.0

@@ -18,6 +18,7 @@ from pipeline.evaluate.estimates import (
     out_of_fold,
     presence_area,
     risk_coverage_area,
+    squared_error_gain,
     weighted_estimate,
 )
 from pipeline.logistic import fit_logistic
@@ -89,11 +90,26 @@ def test_the_debiased_error_is_that_of_the_scores_and_not_of_chance(too_high: fl
 
 
 def test_a_filter_keeps_what_reaches_the_threshold() -> None:
-    scores, right = np.array([0.2, 0.5, 0.9]), np.array([False, False, True])
-    lines = {line["score"]: (line["kept"], line["precision"]) for line in filtered(scores, right)}
-    assert lines[0.5] == pytest.approx((2 / 3, 0.5))
-    assert filtered(scores[:1], right[:1])[-1] == {"score": 0.9, "kept": 0.0, "precision": None}
-    assert filtered(scores[:0], right[:0])[0] == {"score": 0.0, "kept": None, "precision": None}
+    scores, right, images = np.array([0.2, 0.5, 0.9]), np.array([False, False, True]), np.arange(3)
+    lines = {line["score"]: (line["kept"], line["precision"]) for line in filtered(scores, right, images)}
+    assert lines[0.5][0] == pytest.approx(2 / 3)
+    assert lines[0.5][1] == {"value": 0.5, "low": 0.0, "high": 1.0, "n": 2}
+    nothing = Estimate().plain()
+    assert filtered(scores[:1], right[:1], images[:1])[-1] == {"score": 0.9, "kept": 0.0, "precision": nothing}
+    assert filtered(scores[:0], right[:0], images[:0])[0] == {"score": 0.0, "kept": None, "precision": nothing}
+
+
+def test_the_error_is_compared_over_images_of_both_and_regions_count_by_their_weight() -> None:
+    """The scores of two regions of an image become right, or those of a third, which stands for two, become wrong."""
+    right, images = np.array([True, False, True] * 20), np.arange(60) // 3
+    low, exact = np.where(right, 0.6, 0.4), right.astype(float)
+    weights = np.tile([1.0, 1.0, 2.0], 20)
+    found = squared_error_gain(low, exact, right, images, weights)
+    assert (found.value, found.low, found.high) == pytest.approx((0.16, 0.16, 0.16)), "the same in every image"
+    worse = squared_error_gain(low, np.tile([1.0, 0.0, 0.0], 20), right, images, weights)
+    assert worse.value == pytest.approx(0.16 - 0.5)
+    shuffled = squared_error_gain(low, np.random.default_rng(0).permutation(low), right, images, weights)
+    assert shuffled.low < shuffled.value < shuffled.high
 
 
 def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -222,7 +222,7 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
     assert figures["metrics"]["box_recall"]["n"] == figures["counts"]["targets"] == 3
     assert figures["metrics"]["box_recall"]["value"] == pytest.approx(2 / 3)
     assert figures["scores"]["score"]["n"] == figures["counts"]["regions"] == 2
-    assert figures["thresholds"][0]["precision"] == 0.5
+    assert figures["thresholds"][0]["precision"]["value"] == 0.5
 
 
 def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
