@@ -172,10 +172,12 @@ def dataset_card(
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""
+    share = total.likely / max(1, total.regions)
     score = (
-        f"It is calibrated on {fitted_to}:\non images like those, about 80 % of the regions with a score of 0.8 have "
-        "a box IoU of 0.5 or more. On others a score\ncan be far too high or too low: `phrasebox eval` measures that "
-        f"where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
+        f"It is calibrated on {fitted_to}:\non images like those, it is the probability that the box has an IoU "
+        f"of 0.5 or more with the true one. Here\n{share:.0%} of the regions have a score of {LIKELY} or more. On other "
+        "images a score can be far too high or too low:\n`phrasebox eval` measures that where boxes are known, and "
+        f"`phrasebox calibrate` fits scores to them.{care}"
         if fitted_to is not None
         else f"It is {source[1]}."
         if source is not None

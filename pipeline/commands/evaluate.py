@@ -37,7 +37,7 @@ def evaluate(
     resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Measure a dataset against ground truth: pointing, boxes, masks, scores; with 95 % intervals."""
+    """Measure a dataset against ground truth: pointing, boxes, masks, scores; with 95 % intervals and a verdict."""
     figures = evaluation_of(
         dataset,
         truth,

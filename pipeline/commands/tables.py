@@ -351,9 +351,15 @@ def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
         )
     if figures["seconds"] is not None:
         console.print(f"an answer took {figures['seconds']:.1f} s (median)")
+    console.print(
+        f"{figures['regions']:,} regions: here one that several captions mention counts once, and without --reviews "
+        "once for each mention",
+        soft_wrap=True,
+    )
     table = _table(f"of all {figures['regions']:,} regions", "", "share", "95 % interval", "answers")
     rows = {"right": figures["precision"], "phrase not in the image": figures["absent"]}
-    rows |= {f"right of {kind}": figure for kind, figure in figures["by_kind"].items()}
+    kinds = {kind: "other nouns" if kind == "other" else kind for kind in figures["by_kind"]}
+    rows |= {f"right, among {kinds[kind]}": figure for kind, figure in figures["by_kind"].items()}
     for name, figure in rows.items():
         _add(table, name, figure, f"{figure['n']:,}")
     console.print(table)

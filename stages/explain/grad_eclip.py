@@ -104,8 +104,8 @@ class GradEclipConfig(ExplainerConfig):
         if kind == "class_token" or self.blocks == 1:
             return self
         raise ConfigError(
-            f"explain.blocks: the model has {TOWER_WORDS[kind]}, so there is one block to explain and not "
-            f"{self.blocks}: set explain.blocks=1 or leave it out"
+            f"explain.blocks: Grad-ECLIP can explain one block of this model and not {self.blocks}: set "
+            f"explain.blocks=1 or leave it out. The model has {TOWER_WORDS[kind]}"
         )
 
     @model_validator(mode="before")

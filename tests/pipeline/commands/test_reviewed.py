@@ -123,6 +123,9 @@ def test_statistics(drawn: Path, answered: Path) -> None:
     assert sum(line["kept"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
     assert figures["thresholds"][0]["precision"] == figures["precision"]
     out = printed("stats", answered, "--reviews")
+    assert f"{figures['regions']:,} regions: here one that several captions mention counts once" in out
+    names = ["other nouns" if kind == "other" else kind for kind in figures["by_kind"]]
+    assert all(f"right, among {name} " in out for name in names)
     assert f"{figures['precision']['value']:.3f}" in out
     assert "calibration error" in out
 

@@ -20,7 +20,7 @@ from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
 from stages.shared.storage import found_in
-from stages.write import ShardWriter, Tally, dataset_card
+from stages.write import LIKELY, ShardWriter, Tally, dataset_card
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
 
 
@@ -193,6 +193,9 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
     header = yaml.safe_load(card.split("---")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
     assert "license" not in header, "the images' licence is not ours to state"
+    scores = [region.score for record in mixed() for region in record.regions]
+    share = sum(score >= LIKELY for score in scores) / len(scores)
+    assert f"Here\n{share:.0%} of the regions have a score of 0.5 or more" in card
     for line in ("| images | 9 |", "| failed | 2 |", "| without phrases | 1 |", "| regions | 9 |", "`demo`"):
         assert line in card
     assert all(f"| `{name}` | " in card for name in (*schema.names, *(field.name for field in ENTRIES["annotations"])))
