@@ -175,9 +175,9 @@ def dataset_card(
     share = total.likely / max(1, total.regions)
     score = (
         f"It is calibrated on {fitted_to}:\non images like those, it is the probability that the box has an IoU "
-        f"of 0.5 or more with the true one. Here\n{share:.0%} of the regions have a score of {LIKELY} or more. On other "
-        "images a score can be far too high or too low:\n`phrasebox eval` measures that where boxes are known, and "
-        f"`phrasebox calibrate` fits scores to them.{care}"
+        f"of 0.5 or more with the true one. Here\n{share:.0%} of the regions have a score of {LIKELY} or more. On "
+        "other images a score can be far too high or too low:\n`phrasebox eval` measures that where boxes are known, "
+        f"and `phrasebox calibrate` fits scores to them.{care}"
         if fitted_to is not None
         else f"It is {source[1]}."
         if source is not None

@@ -133,10 +133,10 @@ def _present(judged: JudgedDataset, *, presence: bool) -> Calibration | None:
     if made_with is None or not is_own(judged.dataset.run) or sets_any(changes, ("explain", "regions")):
         return None
     steps = build_steps(judged.config())
-    known = steps.cuts.calibration
-    if steps.calibration != made_with or known is None or (known.presence is not None) != presence:
+    calibration = steps.cuts.calibration
+    if steps.calibration != made_with or calibration is None or (calibration.presence is not None) != presence:
         return None
-    return known
+    return calibration
 
 
 def _seen_regions(

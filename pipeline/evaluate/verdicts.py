@@ -30,7 +30,10 @@ def _between(figure: Figures) -> str:
 
 
 def _error_change(gain: Figures) -> str:
-    return f"the mean squared error of the scores falls by {gain['value']:.3f} ({_between(gain)})"
+    error = "the mean squared error of the scores"
+    if gain["value"] >= 0:
+        return f"{error} falls by {gain['value']:.3f} ({_between(gain)})"
+    return f"{error} rises by {-gain['value']:.3f} ({_between({'low': -gain['high'], 'high': -gain['low']})})"
 
 
 def calibration_verdict(figures: Figures) -> str:

@@ -64,11 +64,11 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
 def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_path, monkeypatch) -> None:
     """The fit before the answers saw other images, so that the first run doubts it."""
     monkeypatch.setattr("pipeline.domain.FEWEST_FITTED", 10)
-    own = build_graph(config_of(drawn, tmp_path)).cuts.calibration
-    assert own is not None
-    seen = Presence.from_plain(own.presence).images
-    elsewhere = replace(seen, directions=0.5 * seen.directions, rest=seen.rest).plain()
-    (tmp_path / "other.json").write_text(replace(own, presence={**own.presence, "images": elsewhere}).to_json())
+    shipped = build_graph(config_of(drawn, tmp_path)).cuts.calibration
+    assert shipped is not None
+    images = Presence.from_plain(shipped.presence).images
+    elsewhere = replace(images, directions=0.5 * images.directions).plain()
+    (tmp_path / "other.json").write_text(replace(shipped, presence={**shipped.presence, "images": elsewhere}).to_json())
     doubt = "show other things than those the scores were calibrated on"
     config = config_of(drawn, tmp_path / "before", regions={"calibration": str(tmp_path / "other.json")})
     dataset, text = run_aloud(config)
