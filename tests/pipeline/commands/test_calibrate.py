@@ -209,6 +209,9 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     printed = StringIO()
     print_evaluation(known, Console(file=printed, width=200))
     assert f"{known['by']['presence']['cgf1']['value']:.3f}" in printed.getvalue()
+    again = write_calibration(fitted, truth, tmp_path / "again.json", QUIET)
+    assert (figures["replaces"], again["replaces"]) == (False, True)
+    assert "dataset's calibration" in again["verdict"]
     write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
 
