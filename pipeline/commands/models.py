@@ -149,7 +149,7 @@ def check(
     config = load_config(None, settings, assigned={"input": INPUT, **named})
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
-    outside = outside_domain(graph, plan_shards(graph.reader), "inline")
+    outside = outside_domain(graph, plan_shards(graph.reader), config.engine)
     graph, _ = trusted(graph, outside, config, Report())  # a run leaves out a calibration that means nothing here
     checked = check_model(graph)
     if out is not None:
