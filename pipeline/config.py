@@ -126,8 +126,8 @@ CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
     "explain": ("phrases_per_step",),
 }
 """Section -> its keys that change a row by rounding at most, so that a run may go on with other values, for example in
-less memory. Samples, their ids and the parts of an input do not depend on where it is cut into shards. Rows are known by
-their ids: a resumed run with another `shard_size` reads the whole input again, and makes the rows that are missing."""
+less memory. Samples, their ids and the parts of an input do not depend on where it is cut into shards. Rows are known
+by their ids: a resumed run with another `shard_size` reads the whole input again, and makes the missing rows."""
 
 
 class RunConfig(BaseModel):
