@@ -12,7 +12,7 @@ from pipeline.commands.options import Json, MinScore, MovedImages, Where, naming
 from pipeline.config import load_config
 from pipeline.dataset import open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.base import ExportReport
+from pipeline.export.base import ExportReport, Per
 from pipeline.export.push import open_repository, push
 from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
@@ -102,7 +102,8 @@ def export(
         raise ConfigError(f"export needs {missing}; --list describes the formats")
     if name not in EXPORTERS:
         raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
-    if per not in ("", "phrase", "group"):
+    pers: dict[str, Per | None] = {"": None, "phrase": "phrase", "group": "group"}
+    if per not in pers:
         raise ConfigError(f"--per: expected phrase or group, got {per!r}")
     if push_to and name != "hf":
         raise ConfigError("--push: the hub shows the format hf; add --format hf")
@@ -113,7 +114,7 @@ def export(
         out=out,
         min_score=min_score,
         where=where,
-        per={"phrase": "phrase", "group": "group"}.get(per),
+        per=pers[per],
         min_count=min_count,
         split=split,
         keep_empty=keep_empty,

@@ -232,6 +232,11 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
     return found
 
 
+def absent_phrases(row: Mapping[str, Any]) -> list[str]:
+    """Return the phrases that were judged not to be in the image of a row, each once."""
+    return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
+
+
 def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
     """Open the dataset in a folder, which may be a URL. With `finished`, its run must have come to its end.
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from pipeline.dataset.folder import absent_phrases
 from pipeline.export.base import (
     NAMED,
     PHRASE_KEYS,
@@ -29,7 +30,6 @@ from pipeline.export.base import (
     shortest,
 )
 from pipeline.export.files import ExportFolder
-from stages.contract.schema import absent_phrases
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import Field
 
+from pipeline.dataset.folder import absent_phrases
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming
 from pipeline.export.files import ParquetParts, number_name
-from stages.contract.schema import absent_phrases
 from stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time

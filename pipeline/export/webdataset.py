@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import Field
 
+from pipeline.dataset.folder import absent_phrases
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped
 from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
-from stages.contract.schema import absent_phrases
 
 
 class WebdatasetConfig(FormatConfig):

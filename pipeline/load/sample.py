@@ -48,12 +48,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pipeline.dataset.folder import Dataset
+from pipeline.dataset.folder import Dataset, absent_phrases
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, samples_of
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
-from stages.contract.schema import absent_phrases
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 

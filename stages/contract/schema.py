@@ -235,11 +235,6 @@ def is_said(entry: Mapping[str, Any]) -> bool:
     return (entry["caption_index"], *entry["span"]) != (0, 0, 0)
 
 
-def absent_phrases(row: Mapping[str, Any]) -> list[str]:
-    """Return the phrases that were judged not to be in the image of a row, each once."""
-    return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
-
-
 def mapped_record(row: Mapping[str, Any]) -> Record:
     """Return the record of a row with `HEAT_MAP_FIELDS`, as it was before its regions were cut.
 
