@@ -198,8 +198,7 @@ class Exporter(ABC):
     name: ClassVar[str]  # in `--format`
     summary: ClassVar[str]  # one line: what is written and who reads it
     masks: ClassVar[str]  # one line: what becomes of the masks
-    next_step: ClassVar[str]  # one line: the command that trains on it, or the call that loads it
-    # with the fields `out`, `split`, `images` (their folder) and `config`
+    next_step: ClassVar[str]  # one line: what trains on it or loads it, with `{out}`, `{split}`, `{images}`, `{config}`
     keeps_empty: ClassVar[bool] = True  # a sample without regions can be written
     needs_words: ClassVar[bool] = False  # a region without words in a caption (from a pool of concepts) is left out
     takes_groups: ClassVar[bool] = True  # a region can be that of an object with several phrases
@@ -341,17 +340,17 @@ def merged(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     most frequent head, whose `PHRASE_KEYS` they get, and the key `NAMED`. In datasets without groups, each phrase of a
     caption is an object.
     """
-    things: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
+    objects: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
     for region in regions:
         place = (region["caption_index"], *region["span"])
-        thing = place if region["group"] is None else region["group"]
-        things.setdefault(thing, {}).setdefault(place, []).append(region)
-    found: list[dict[str, Any]] = []
-    for places in things.values():
+        key = place if region["group"] is None else region["group"]
+        objects.setdefault(key, {}).setdefault(place, []).append(region)
+    joined: list[dict[str, Any]] = []
+    for places in objects.values():
         ranked = sorted(places.values(), key=lambda ours: -max(region["score"] for region in ours))
         heads = Counter(ours[0]["head"] for ours in places.values())
         name = min(ranked, key=lambda ours: -heads[ours[0]["head"]])[0]
         named = [{key: places[place][0][key] for key in PHRASE_KEYS} for place in sorted(places)]
         called = {key: name[key] for key in PHRASE_KEYS}
-        found.extend({**region, **called, NAMED: named} for region in ranked[0])
-    return found
+        joined.extend({**region, **called, NAMED: named} for region in ranked[0])
+    return joined

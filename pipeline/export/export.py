@@ -37,6 +37,8 @@ from stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
+RARE_CATEGORIES: Final = "categories with fewer regions than --min-count: left out"
+RARE_REGIONS: Final = "regions of categories with fewer regions than --min-count: left out"
 JOINED: Final = "further mentions of regions, joined: one annotation for each object; --per phrase writes every mention"
 ALL: Final = "train"  # Name of the only split: loaders look for it first
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")  # of files on every system, and of a split of Hugging Face datasets
@@ -92,14 +94,15 @@ def export_dataset(
     for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        counts = _categories(corrected, selector, naming, per_group=per_group) if naming else Counter()
+        counts = _categories(corrected, selector, naming, format_, per_group=per_group) if naming else Counter()
         categories = Categories(counts, naming or "phrase", request.min_count)
         report.categories, report.rare = len(categories.names), categories.rare
-        report.notes["categories with fewer regions than --min-count: left out"] += categories.dropped
+        report.notes[RARE_CATEGORIES] += categories.dropped
         job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
         for row, cut in _rows(corrected, selector, report, on_progress, with_images=takes_images):
-            _reduce(row, job, format_, per_group=per_group, by_category=request.min_count > 0)
+            regions = _joined(row["annotations"], format_, report.notes, per_group=per_group)
+            row["annotations"] = _of_categories(regions, categories, report.notes) if request.min_count else regions
             if not _is_exported(row, request, config, report):
                 continue
             try:
@@ -171,11 +174,10 @@ def _names(table: Any) -> list[list[dict[str, Any]]]:
     return rows
 
 
-def _reduce(
-    row: dict[str, Any], job: ExportJob, format_: type[Exporter], *, per_group: bool, by_category: bool
-) -> None:
-    """Leave out regions that the format cannot hold, join those of an object, and leave out those of no category."""
-    notes, regions = job.report.notes, row["annotations"]
+def _joined(
+    regions: list[dict[str, Any]], format_: type[Exporter], notes: Counter[str], *, per_group: bool
+) -> list[dict[str, Any]]:
+    """Return the regions of a row that the format can hold, those of an object joined if `per_group`."""
     if format_.needs_words:
         said = [region for region in regions if is_said(region)]
         notes["regions that no caption says: left out"] += len(regions) - len(said)
@@ -184,11 +186,14 @@ def _reduce(
         objects = merged(regions)
         notes[JOINED] += len(regions) - len(objects)
         regions = objects
-    if by_category:
-        frequent = [region for region in regions if job.categories.indices([job.categories.name_of(region)])]
-        notes["regions of categories with fewer regions than --min-count: left out"] += len(regions) - len(frequent)
-        regions = frequent
-    row["annotations"] = regions
+    return regions
+
+
+def _of_categories(regions: list[dict[str, Any]], categories: Categories, notes: Counter[str]) -> list[dict[str, Any]]:
+    """Return the regions whose category is not left out."""
+    frequent = [region for region in regions if categories.indices([categories.name_of(region)])]
+    notes[RARE_REGIONS] += len(regions) - len(frequent)
+    return frequent
 
 
 def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConfig, report: ExportReport) -> bool:
@@ -247,14 +252,16 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
     return image
 
 
-def _categories(corrected: Corrected, selector: Selector, naming: str, *, per_group: bool) -> Counter[tuple[str, str]]:
+def _categories(
+    corrected: Corrected, selector: Selector, naming: str, format_: type[Exporter], *, per_group: bool
+) -> Counter[tuple[str, str]]:
     """Count the chosen regions by (category, head), from the columns that the choice needs and no others."""
-    needed = (*PHRASE_KEYS, "group", "score") if per_group else ("phrase", "head")
+    needed = (*PHRASE_KEYS, "group", "score") if per_group else PHRASE_KEYS
     columns = dict.fromkeys([*(REGION + name for name in needed), *selector.selection.columns])
     counts: Counter[tuple[str, str]] = Counter()
     for _, rows in corrected.tables(list(columns), selector, Counter()):
         for row in rows:
-            regions = merged(row["annotations"]) if per_group else row["annotations"]
+            regions = _joined(row["annotations"], format_, Counter(), per_group=per_group)
             counts.update((region[naming], region["head"]) for region in regions)
     return counts
 

@@ -26,7 +26,7 @@ NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED: Final = (
     "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
 )
-UNSCORED: Final = "pairs in {}.json, all left out by the evaluator, which fails on such a file: see exhaustive"
+UNSCORED: Final = "pairs in {}.json, all of images that nobody marked good: the evaluator fails on such a file"
 NO_NEGATIVES: Final = (
     "pairs in {}.json that the evaluator takes, all of a phrase that is in its image: cgF1 is 0 for every model; a run "
     "finds absent phrases with a higher regions.absent_share or regions.min_presence"
@@ -43,7 +43,8 @@ class SacoConfig(FormatConfig):
     exhaustive: Literal["reviewed", "all"] = Field(
         "reviewed",
         description="Pairs that say that every instance and every pixel of the phrase is annotated: those of the "
-        "samples that somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A "
+        "samples that somebody marked good, without which the export is rejected, or all, which nobody has certified. "
+        "The evaluator leaves out the others. A "
         "region of a plural phrase may hold several instances.",
     )
     negatives: bool = Field(True, description="Also write the phrases that were judged not to be in their image.")

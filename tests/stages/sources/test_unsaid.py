@@ -74,6 +74,19 @@ def test_formats_of_spans_leave_it_out_and_count_it(name: str, per: Any, dataset
     assert not [text for text in ("lorry", "[0,0]", "[0, 0]") if text in written]
 
 
+def test_categories_of_such_formats_do_without_it(dataset: Path, tmp_path: Path) -> None:
+    exporter = EXPORTERS["odvg"]
+    for per in ("phrase", "group"):
+        config = exporter.config_type.model_validate({"form": "detection"})
+        request = ExportRequest(exporter=exporter, out=tmp_path / per, config=config, per=per)
+        report = export_dataset(open_dataset(dataset), request)
+        labels = json.loads((tmp_path / per / "label_map.json").read_text())
+        lines = [json.loads(line) for line in (tmp_path / per / "train.jsonl").read_text().splitlines()]
+        written = {entry["category"] for line in lines for entry in line["detection"]["instances"]}
+        assert {*labels.values()} == written
+        assert report.categories == len(written)
+
+
 def test_names_loader_and_viewer_have_it_without_a_place(dataset: Path, tmp_path: Path) -> None:
     export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "out"))
     written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
