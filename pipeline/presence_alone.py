@@ -218,7 +218,8 @@ def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple
     """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up."""
     asked = (record for record in records if record.error is None and record.pixels is not None and record.phrases)
     model = model.judging(model.presence)
-    model.signals = signals = []
+    signals: list[Signals] = []
+    model.signals = signals
     with set_up([model]):
         while batch := list(islice(asked, model.batch_rows())):
             yield from zip(model.process(batch), signals, strict=True)

@@ -77,7 +77,8 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     asked, graph = asked_of(judged), model_graph(judged)
     phrases = {name: image.asked for name, image in asked.items()}
     config = graph.explains.config
-    explainer = config.explainer.model_copy(update={"contrast": 0.0})  # it is for the maps of a few of these phrases
+    # Contrast is among the maps that become regions, and not among those of all phrases that are asked for.
+    explainer = config.explainer.model_copy(update={"contrast": 0.0})
     plain = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
     prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     signals: list[Signals] = []
@@ -105,8 +106,8 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     alone: dict[str, float | None] = dict.fromkeys(similarity)
     if graph.cuts.calibration is not None:
         fitted = graph.cuts.calibration.absent_share
-        judged = {each.text: each.presence for each in record.heat_maps if each.presence is not None}
-        alone |= {text: at_share(presence, fitted, 0.5) for text, presence in judged.items()}
+        likely = {each.text: each.presence for each in record.heat_maps if each.presence is not None}
+        alone |= {text: at_share(presence, fitted, 0.5) for text, presence in likely.items()}
     known: dict[str, list[TruthTarget | None]] = {}
     for query in image.queries:
         if query.phrase in similarity:

@@ -78,12 +78,12 @@ class Launched:
         """Return what the presence of each image's phrases is judged by, of an explainer that looks closer."""
         if self.results is None:
             return []
-        embeddings, *others = self.results.wait()[3:]
-        names = ("texts", "cosines", "local")
-        return [
-            Signals(embedding=embeddings[b], **{name: part[b, :n] for name, part in zip(names, others, strict=True)})
-            for b, n in enumerate(map(len, self.phrases))
-        ]
+        embeddings, *parts = self.results.wait()[3:]
+        answers = []
+        for b, n in enumerate(map(len, self.phrases)):
+            texts, cosines, local = (part[b, :n].copy() for part in parts)  # views would keep pinned memory, as above
+            answers.append(Signals(embedding=embeddings[b].copy(), texts=texts, cosines=cosines, local=local))
+        return answers
 
 
 class Explainer(ABC, Generic[ConfigT]):

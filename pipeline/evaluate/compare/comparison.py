@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -202,17 +203,20 @@ def _curves(
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: each[0] for label, each in own.items()}
-            colours, past = stable_id(f"{seed}:{image.number}"), masks * image.number
             areas = curve_areas(
                 model,
                 pixels_of(image.record),
                 heats,
                 texts,
-                colours,
-                lambda done, past=past: advance(past + done),
+                stable_id(f"{seed}:{image.number}"),
+                partial(_advance_from, masks * image.number, advance),
             )
             rows += [{"label": label, "image": image.number, **found} for label, found in areas.items()]
     return rows
+
+
+def _advance_from(before: int, advance: Callable[[int], None], done: int) -> None:
+    advance(before + done)
 
 
 def _rows(
