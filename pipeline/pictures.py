@@ -24,6 +24,7 @@ HeatValues = NDArray[np.float32]  # float32 (height, width) of a heat map, >= 0,
 
 _TEXT_PX = 15
 _LINE_PX = 20
+_OUTLINE = np.ones((5, 5), np.uint8)  # what it erodes is an outline of two pixels
 _PAPER = (250, 250, 248)
 _INK = (30, 30, 30)
 
@@ -84,21 +85,42 @@ def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: S
 def draw_regions(
     rgb: Rgb, masks: Sequence[NDArray[np.bool_]], boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str]
 ) -> Image.Image:
-    """Draw regions over an image: the mask bool (H, W), the box and the label of each, in a colour of its own."""
-    picture = rgb.astype(np.float32)
+    """Draw regions over an image: outlines of the mask bool (H, W) and the box of each, in a colour of its own; labels.
+
+    A label stands above its box, or where it covers no other label.
+    """
+    picture = rgb.copy()
     colours = [_colour(number) for number in range(len(labels))]
     for mask, colour in zip(masks, colours, strict=True):
-        picture[mask] = picture[mask] * 0.6 + np.array(colour, np.float32) * 0.4
-    image = Image.fromarray(picture.astype(np.uint8))
+        inside = cv2.erode(mask.astype(np.uint8), _OUTLINE, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        picture[mask & (inside == 0)] = colour
+    image = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
-    for (x, y, w, h), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
+    for (x, y, w, h), colour in zip(boxes_xywh_px, colours, strict=True):
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=colour, width=2)
+    placed: list[tuple[float, float, float, float]] = []
+    for (x, y, *_), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-        at_x = max(0.0, min(x, image.width - (right - left) - 6))
-        at_y = y - (bottom - top) - 8 if y > bottom - top + 8 else y
-        draw.rectangle((at_x, at_y, at_x + right - left + 6, at_y + bottom - top + 8), fill=colour)
+        width, height = right - left + 6, bottom - top + 8
+        at_x = max(0.0, min(x, image.width - width))
+        at_y = _free_top(y - height if y > height else y, (at_x, width, height), placed, image.height)
+        placed.append((at_x, at_y, width, height))
+        draw.rectangle((at_x, at_y, at_x + width, at_y + height), fill=colour)
         draw.text((at_x + 3, at_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
     return image
+
+
+def _free_top(
+    wanted: float,
+    x_w_h: tuple[float, float, float],
+    placed: Sequence[tuple[float, float, float, float]],
+    image_height: int,
+) -> float:
+    """The top nearest to the wanted one at which a label covers no other; that one where there is no room."""
+    x, width, height = x_w_h
+    beside = [(top, top + high) for left, top, wide, high in placed if left <= x + width and x <= left + wide]
+    tops = sorted((wanted, *range(int(image_height - height))), key=lambda top: abs(top - wanted))
+    return next((top for top in tops if all(end < top or top + height < start for start, end in beside)), wanted)
 
 
 def shrunk(values: HeatValues, side: int) -> HeatValues:

@@ -1,6 +1,6 @@
 """Search and statistics over the light columns of all rows, in a temporary DuckDB database.
 
-Masks, ids of regions and images stay in the shards: a million rows with three regions each take about 150 MB here, on
+Masks and images stay in the shards: a million rows with three regions each take about 150 MB here, on
 disk. Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
+from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
@@ -36,7 +37,7 @@ QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
 _SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
 
 _ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
-_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}group", *_ABSENT)
+_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}id", f"{REGION}group", *_ABSENT)
 
 _TABLES: Final = """
 CREATE TABLE samples (
@@ -45,7 +46,7 @@ CREATE TABLE samples (
 );
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
-    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area BIGINT,
+    row BIGINT, annotation BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area BIGINT,
     area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
 CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
@@ -70,7 +71,7 @@ INSERT INTO samples
     FROM part;
 INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part;
 INSERT INTO regions
-    SELECT row, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
+    SELECT row, a.id, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
         a.area::DOUBLE / (width::DOUBLE * height), a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
     FROM (SELECT row, width, height, unnest(annotations) AS a FROM part);
 INSERT INTO presences
@@ -82,6 +83,25 @@ INSERT INTO presences
     WHERE presence IS NOT NULL GROUP BY row, phrase;
 """
 """From `part`: rows of shards with the light columns and `row`, their number in the dataset."""
+
+SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
+
+_CORRECTIONS: Final = pa.schema(
+    [
+        ("annotation", pa.int64()),
+        ("phrase", pa.string()),
+        *((name, pa.float32()) for name in "xywh"),
+        ("action", pa.string()),
+    ]
+)
+_EXPORTED: Final = f"""
+SELECT {", ".join(f"count(*) FILTER (exported >= {edge}::FLOAT)" for edge in SCORE_EDGES)},
+    count(*) FILTER (action = 'delete'), count(*) FILTER (action = 'box')
+FROM (
+    SELECT action, CASE action WHEN 'delete' THEN NULL WHEN 'box' THEN 1 ELSE score END AS exported
+    FROM hit_regions LEFT JOIN corrections USING (annotation, phrase, x, y, w, h)
+)
+"""
 
 _ORDERS: Final = {
     "dataset": "row",
@@ -98,6 +118,14 @@ class SearchCount(NamedTuple):
 
     samples: int
     regions: int
+
+
+class ExportCount(NamedTuple):
+    """The numbers of regions that an export of a search writes, as people have corrected them."""
+
+    regions: tuple[int, ...]  # from each score of `SCORE_EDGES` on
+    deleted: int  # regions of the search that people deleted, which no export writes
+    moved: int  # those whose box people corrected, which exports give a score of 1
 
 
 class Index:
@@ -189,6 +217,14 @@ class Index:
         ((samples, regions),) = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
         return SearchCount(samples=samples, regions=int(regions))
 
+    def exported(self, search: Search, corrections: Mapping[RegionKey, Review]) -> ExportCount:
+        """Return what an export of a search writes. The search finds regions as the dataset has them. Raise as `count`."""
+        rows = [(key.annotation_id, key.phrase, *key.bbox, review.action) for key, review in corrections.items()]
+        columns = zip(*rows, strict=True) if rows else [()] * len(_CORRECTIONS)
+        table = pa.table(list(map(list, columns)), _CORRECTIONS)
+        ((*regions, deleted, moved),) = self.ask(search, _EXPORTED, corrections=table)
+        return ExportCount(regions=tuple(regions), deleted=deleted, moved=moved)
+
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Return the numbers of the rows found, in the search's order, from `offset` on. Raise as `count`."""
         # An odd number, another for every seed: the multiplier of splitmix64.
@@ -208,22 +244,24 @@ class Index:
             f"GROUP BY 1 ORDER BY starts_with({column}, {text}) DESC, count(*) DESC, 1 LIMIT {most:d}"
         )
 
-    def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
+    def ask(self, search: Search, query: str, **tables: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a statistics query over a search's answer. Raise as `count`.
 
-        It may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions` (columns of `regions`).
+        It may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`) and Arrow tables.
         """
         hits, condition = _hits(search), search.region_condition()
         regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
         if search.sample_condition() or search.status or search.reason:
             regions += " AND row IN (SELECT row FROM hit_samples)"
-        return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}")
+        return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}", **tables)
 
     def _column(self, query: str) -> list[Any]:
         return [value for (value,) in self._ask(query)]
 
-    def _ask(self, query: str) -> list[tuple[Any, ...]]:
+    def _ask(self, query: str, **tables: Any) -> list[tuple[Any, ...]]:
         with closing(self._connection.cursor()) as cursor:
+            for name, table in tables.items():
+                cursor.register(name, table)
             timer = threading.Timer(QUERY_SECONDS, cursor.interrupt)
             timer.daemon = True
             timer.start()
@@ -250,7 +288,6 @@ def _hits(search: Search) -> str:
     return f"SELECT m.* EXCLUDE (best), f.best, f.regions FROM marked m JOIN ({regions}) f USING (row) WHERE {where}"
 
 
-SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)

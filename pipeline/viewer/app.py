@@ -152,6 +152,8 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
                 text = f"Filters, orders and figures need all shards. {done:,} of {total:,} have been read."
                 return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
             return HTMLResponse(view(search, request))
+        except ConfigError as error:
+            return HTMLResponse(pages.rejected(search, str(error).removeprefix("where: ")), 400)
         except PhraseboxError as error:
             return HTMLResponse(pages.message("This cannot be shown", str(error), search), 400)
 
@@ -249,12 +251,12 @@ async def _mark(request: Request) -> Response:
 async def _review(request: Request) -> Response:
     said = await _posted(request, SaidOf, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
     try:
-        found = await asyncio.to_thread(_viewer(request).reviewing.record, said)
+        stored = await asyncio.to_thread(_viewer(request).reviewing.record, said)
     except OSError as error:
         return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
     except ValidationError:
         return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
-    return JSONResponse({"saved": True} if found else {"error": "there is no such region"}, 200 if found else 404)
+    return JSONResponse({"saved": stored}) if stored else JSONResponse({"error": "there is no such region"}, 404)
 
 
 def _state(request: Request) -> Response:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.index import ExportCount, Index, statistics
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search, Selection, Selector
@@ -130,12 +130,14 @@ class Pages:
         offset = (page - 1) * search.per_page
         samples: int | None
         regions: int | None = None
+        exported: ExportCount | None = None
         if self.only is not None:
             samples = len(self.only)
         elif search == Search() and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
             samples, regions = self.index.count(search)
+            exported = self.index.exported(search, self.log.current().corrections)
         views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
         goes_on = bool(views) if pages is None else page < pages
@@ -147,6 +149,7 @@ class Pages:
             ],
             samples=samples,
             regions=regions,
+            exported=exported,
             first=offset + 1 if views else 0,
             last=offset + len(views),
             page=page,
@@ -154,6 +157,15 @@ class Pages:
             before=self.links.page(search, page - 1) if page > 1 else "",
             after=self.links.page(search, page + 1) if goes_on else "",
             command=self._command(search),
+            problem="",
+        )
+
+    def rejected(self, search: Search, problem: str) -> str:
+        """Render the filters as somebody typed them, with what is wrong at the SQL condition, and no image."""
+        absent = dict.fromkeys(("regions", "exported", "pages", "command"))
+        numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
+        return self._render(
+            "grid.html", search, shown=[], before="", after="", problem=problem, **absent, **numbers
         )
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
@@ -197,12 +209,12 @@ class Pages:
 
     def _command(self, search: Search) -> tuple[str, str] | None:
         """The command that exports what is shown, before and after the least score; None if no condition can."""
-        condition = search.condition()
-        if not condition or search.status not in ("", "regions"):
+        if not search.condition() or search.status not in ("", "regions"):
             return None
+        condition = search.model_copy(update={"score_min": None}).condition()
         where = condition if "--" in condition else condition.replace("\n", " ").strip()
         dataset = shlex.quote(str(self.dataset.path))
-        return f"phrasebox export {dataset} --format coco --out OUT", f"--where {quoted(where)}"
+        return f"phrasebox export {dataset} --format coco --out OUT", f" --where {quoted(where)}" if where else ""
 
     def _render(self, template: str, search: Search, **values: Any) -> str:
         return TEMPLATES.get_template(template).render(

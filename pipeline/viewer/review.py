@@ -76,14 +76,14 @@ class Reviewing:
 
     def region(self, row: int, annotation_id: int) -> dict[str, Any] | None:
         """Return what the page shows of a region; None if there is no such region."""
-        rows = self.rows.rows_at([row], ("file_name", "width", "height", "captions", "annotations"))
+        rows = self.rows.rows_at([row], ("width", "height", "captions", "annotations"))
         one = _annotation(rows[0], annotation_id) if rows else None
         if one is None:
             return None
         caption, (start, end) = rows[0]["captions"][one["caption_index"]], one["span"]
         correction = self.log.current().corrections.get(RegionKey.of(one))
         return {
-            **{name: rows[0][name] for name in ("file_name", "width", "height")},
+            **{name: rows[0][name] for name in ("width", "height")},
             "phrase": caption[start:end] or one["phrase"],  # a concept of a pool stands in no caption
             "caption": [caption[:start], caption[start:end], caption[end:]],
             "bbox": one["bbox"],
@@ -92,8 +92,8 @@ class Reviewing:
             "corrected": correction and correction.box_xywh_px,
         }
 
-    def record(self, said: SaidOf) -> bool:
-        """Store what somebody says of a region; return whether there is one. Raise OSError if it cannot be stored.
+    def record(self, said: SaidOf) -> int:
+        """Store what somebody says of a region; return of how many: 0 if there is none. Raise OSError if it cannot be.
 
         A correction is one of all that is drawn as one: the same phrase in other captions, and for a box also the other
         phrases of the thing that share it.
@@ -101,16 +101,18 @@ class Reviewing:
         rows = self.rows.rows_at([said.row], ["annotations"])
         one = _annotation(rows[0], said.annotation_id) if rows else None
         if one is None:
-            return False
+            return 0
         now = self.log.current().corrections.get(RegionKey.of(one))
         action = now.action if now and said.action == "undone" else said.action
+        stored = 0
         for other in rows[0]["annotations"] if action else (one,):
             is_drawn_here = (other["bbox"], other["segmentation"]) == (one["bbox"], one["segmentation"])
             in_thing = action == "box" and one["group"] is not None and other["group"] == one["group"]
             if other is one or (is_drawn_here and (in_thing or other["phrase"] == one["phrase"])):
                 values = said.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
                 append_review(self.dataset.path, Review(**RegionKey.of(other)._asdict(), **values))
-        return True
+                stored += 1
+        return stored
 
 
 def _annotation(row: Mapping[str, Any], annotation_id: int) -> Any:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import pictures
-from pipeline.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, sheet, thumbnail
+from pipeline.pictures import draw_regions, heat_map_overlay, heat_map_png, mask_path, regions_overlay, sheet, thumbnail
 from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
@@ -53,10 +53,32 @@ def test_masks_boxes_and_captions_are_drawn() -> None:
     assert np.array_equal(GREY, given)
     assert picture.shape[1] == 80
     assert picture.shape[0] > 60, "the caption stands below"
-    assert (picture[40, 50] != 128).any(), "inside the mask"
-    assert (picture[30, 45] != picture[40, 50]).any(), "the box is another colour"
+    assert (picture[45, 40] != 128).any(), "the box"
     assert (picture[55, 70] == 128).all(), "outside"
     assert (picture[62:].reshape(-1, 3).min(axis=0) < 60).all(), "ink"
+
+
+def test_a_mask_is_an_outline() -> None:
+    mask, inside = np.zeros((2, 60, 80), np.bool_)
+    mask[30:60, 30:60] = inside[32:58, 32:58] = True
+    picture = np.asarray(draw_regions(GREY, [mask], [(0, 0, 0, 0)], [""]))
+    changed = (picture != GREY).any(axis=2)[25:]  # below the label
+    assert np.array_equal(changed, (mask & ~inside)[25:]), "two pixels wide, also at the border of the image"
+
+
+def test_labels_cover_no_other_where_there_is_room() -> None:
+    paper, nothing, font_height = np.full((120, 200, 3), 128, np.uint8), np.zeros((120, 200), np.bool_), 15
+
+    def ink(boxes: list[tuple[int, int, int, int]], labels: list[str]) -> int:
+        drawn = np.asarray(draw_regions(paper, [nothing] * len(labels), boxes, labels))
+        return int((drawn.astype(int).sum(axis=2) == 0).sum())
+
+    labels = ["mmm 0.10", "mmm 0.20", "mmm 0.30"]
+    alone = sum(ink([(50, 50, 40, 40)], [label]) for label in labels)
+    assert alone > font_height
+    assert ink([(50, 50, 40, 40)] * 3, labels) == alone
+    assert ink([(50, 50, 40, 40), (80, 52, 9, 9), (20, 48, 50, 9)], labels) == alone
+    assert ink([(150, 0, 40, 40), (150, 110, 40, 10), (199, 119, 1, 1)], labels) == alone
 
 
 @pytest.mark.parametrize("text", ["", "line\nbreak\ttab", "Żółw 乌龟 🐢", "\ud800", "word " * 80, "x" * 300])

@@ -11,7 +11,7 @@ function reviewerName() {
 function read(name) { try { return localStorage.getItem(name); } catch { return read[name] ?? null; } }
 function write(name, value) { read[name] = value; try { localStorage.setItem(name, value); } catch { /* private windows */ } }
 
-// Resolves when the server has the line on disk, and throws the reason otherwise.
+// Resolves with the number of regions that this is about, when the server has it on disk. Throws the reason otherwise.
 async function sendReview(body) {
   let answer;
   try {
@@ -19,9 +19,9 @@ async function sendReview(body) {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
     });
   } catch { throw new Error("The server does not answer, so this is not saved"); }
-  if (answer.ok) return;
-  const problem = await answer.json().catch(() => ({ error: answer.statusText }));
-  throw new Error(`Not saved: ${problem.error}`);
+  const told = await answer.json().catch(() => ({ error: answer.statusText }));
+  if (!answer.ok) throw new Error(`Not saved: ${told.error}`);
+  return told.saved;
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -118,15 +118,21 @@ class BoxEditor {
   }
 }
 
-// The page of a sample: what is pinned is corrected. `pinned`, `pins` and `say` are those of the other scripts.
+// The page of a sample: what is pinned is corrected. `inTurn`, `undoable`, `pins` and such are those of the other scripts.
 if (document.querySelector(".correcting")) {
   const byId = (id) => document.getElementById(id);
   const sample = document.querySelector(".sample.full");
   const buttons = { delete: byId("delete"), move: byId("move") };
   let editor = null;
-  const chosen = () => {
-    const number = pins(sample).drawn[0];
-    return number === undefined ? null : sample.querySelector(`.region[data-region="${number}"]`);
+  const chosen = () => regionOf(pins(sample).drawn[0]);
+  const regionOf = (number) => sample.querySelector(`.region[data-region="${number}"]`);
+  const boxOf = (region) => {
+    const box = region.querySelector(".box");
+    return ["x", "y", "width", "height"].map((name) => Number(box.getAttribute(name)));
+  };
+  const asItIs = (region) => { // what brings the region's present state back
+    if (region.matches(".deleted")) return { action: "delete" };
+    return region.matches(".corrected") ? { action: "box", box_xywh_px: boxOf(region) } : { action: "undone" };
   };
   const show = () => {
     const region = chosen();
@@ -135,25 +141,39 @@ if (document.querySelector(".correcting")) {
     byId("correction").hidden = editor !== null || region !== null;
     buttons.delete.querySelector("span").textContent = region?.matches(".deleted, .corrected") ? "restore region" : "delete region";
   };
-  const send = async (what) => {
-    const region = chosen();
-    try {
-      await sendReview({
-        row: Number(sample.dataset.row), annotation_id: Number(region.dataset.annotation), reviewer: reviewerName(), ...what,
-      });
-    } catch (error) { return say(error.message); }
-    location.reload(); // other phrases may share the region
+  const save = async (region, what) => {
+    const saved = await sendReview({
+      row: Number(sample.dataset.row), annotation_id: Number(region.dataset.annotation), reviewer: reviewerName(), ...what,
+    });
+    stop();
+    const page = await fetch(location.href).then((answer) => answer.text()); // other phrases may share the region
+    const fresh = new DOMParser().parseFromString(page, "text/html");
+    for (const part of [".picture svg", "table"]) sample.querySelector(part).replaceWith(fresh.querySelector(part));
+    current(sample, sample.querySelector(".caption.current"));
+    fold();
+    light(sample, pins(sample));
+    show();
+    return `${saved} region${saved === 1 ? "" : "s"} ${{ delete: "deleted", box: "moved", undone: "restored" }[what.action]}`;
   };
+  const change = (number, makeWhat) => inTurn(async () => {
+    const before = asItIs(regionOf(number));
+    undoable(await save(regionOf(number), makeWhat(regionOf(number))), () => save(regionOf(number), before));
+  });
   const stop = () => { editor?.close(); editor = null; show(); };
   const acts = {
-    d: () => chosen() && !editor && send({ action: chosen().matches(".deleted, .corrected") ? "undone" : "delete" }),
+    d: () => {
+      if (!chosen() || editor) return;
+      change(chosen().dataset.region, (region) => ({ action: region.matches(".deleted, .corrected") ? "undone" : "delete" }));
+    },
     m: () => {
       if (!chosen() || editor) return;
-      const box = chosen().querySelector(".box");
-      editor = new BoxEditor(sample.querySelector(".picture svg"), ["x", "y", "width", "height"].map((name) => Number(box.getAttribute(name))));
+      editor = new BoxEditor(sample.querySelector(".picture svg"), boxOf(chosen()));
       show();
     },
-    Enter: () => editor && send({ action: "box", box_xywh_px: editor.box }),
+    Enter: () => {
+      const box = editor.box;
+      change(chosen().dataset.region, () => ({ action: "box", box_xywh_px: box }));
+    },
     Escape: () => stop(),
   };
   buttons.delete.addEventListener("click", () => acts.d());

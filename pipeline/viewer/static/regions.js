@@ -86,6 +86,7 @@ function pin(sample, wanted, beside = false) {
   for (const phrase of all(sample, ".phrase")) phrase.setAttribute("aria-pressed", shares(pins(sample).words, phrase));
   light(sample, pins(sample));
 }
+function hold(sample, part, beside) { pin(sample, target(sample, part), beside); }
 function press(sample, part, beside) { // once more lets go
   const wanted = target(sample, part);
   const again = !beside && wanted.words.join() === pins(sample).words.join();
@@ -108,7 +109,7 @@ function step(way) {
   const now = phrases.findIndex((one) => one === document.activeElement);
   const at = now < 0 ? (way > 0 ? 0 : phrases.length - 1) : (now + way + phrases.length) % phrases.length;
   choose(sample, phrases[at]);
-  pin(sample, target(sample, phrases[at]));
+  hold(sample, phrases[at]);
   const score = sample.querySelector(`.region[data-region="${numbersOf(phrases[at])[0]}"]`)?.dataset.score ?? "";
   document.getElementById("spoken").textContent = `phrase ${at + 1} of ${phrases.length}, score ${Number(score).toFixed(2)}`;
 }
@@ -158,7 +159,7 @@ for (const box of switches) {
     if (!box.checked) return samples.forEach((sample) => sample.classList.remove("heated"));
     const first = document.querySelector(".sample.full");
     const part = first?.querySelector(".phrase");
-    if (part && !pins(first).drawn.length) pin(first, target(first, part));
+    if (part && !pins(first).drawn.length) hold(first, part);
     else for (const sample of samples) if (sample.dataset.drawn) showHeat(sample, sample.dataset.drawn);
   };
   box.addEventListener("change", apply);
@@ -187,8 +188,7 @@ const foldBox = document.getElementById("fold");
 function fold() { // in the view by thing, a phrase is as likely as the likeliest of its thing
   const least = Number(foldBox.value);
   document.querySelector(".fold output").textContent = least.toFixed(2);
-  const option = document.querySelector(".command .least"); // what is exported is what is seen
-  if (option) option.textContent = least ? ` --min-score ${foldBox.value}` : "";
+  count(least);
   for (const sample of samples) {
     const folded = new Set();
     const likely = new Set();
@@ -202,12 +202,22 @@ function fold() { // in the view by thing, a phrase is as likely as the likelies
       const low = numbersOf(one).every((number) => folded.has(number)) && !likely.has(one.dataset.group);
       one.classList.toggle("low", low);
     }
-    sample.classList.toggle("bare", folded.size > 0 && folded.size === all(sample, ".region").length);
+    const drawn = all(sample, ".region").filter((one) => one.matches(".sought, :not(.folded)"));
+    sample.classList.toggle("bare", folded.size > 0 && !drawn.length);
     for (const button of all(sample, ".unfold")) {
       button.hidden = !folded.size;
       button.textContent = `${folded.size} below ${least.toFixed(2)}`;
     }
   }
+}
+function count(least) { // what is exported is what is counted
+  const counts = document.getElementById("regions")?.dataset.counts.split(" ");
+  for (const one of document.querySelectorAll(".counted")) {
+    one.textContent = Number(counts[Math.round(least * (counts.length - 1))]).toLocaleString("en");
+  }
+  const option = document.querySelector(".command .least");
+  const score = Math.max(least, Number(option?.dataset.least));
+  if (option) option.textContent = score ? ` --min-score ${score}` : "";
 }
 function unfold(sample) { // one image whatever the score, until again
   const now = sample.classList.toggle("unfolded");

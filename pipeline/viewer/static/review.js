@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const LONGEST_SECONDS = 300; // a longer time is a break
 const POLL_MS = 10_000;
+const UNDONE = { answer: "undone" };
 
 const nameField = byId("reviewer");
 nameField.value = reviewerName();
@@ -12,10 +13,11 @@ let state = null; // as the server says
 let queue = []; // places in the sample that are shown next
 let now = null; // {place, region}: what is shown
 let since = 0; // when it came
-let busy = false; // keys and buttons wait: they would answer what nobody has seen
+let busy = false; // keys and buttons do nothing: they would answer what nobody has seen
+let turn = Promise.resolve(); // ends with all that was begun
 let saves = 0; // what was sent and saved
 let editor = null;
-const given = []; // places of the own answers, the last one last
+const undos = []; // place and what takes back the own answer or correction there, the last one last
 const loaded = new Map(); // place -> promise of the region, its image included
 
 function say(text) {
@@ -108,7 +110,7 @@ function picture(region) {
   const said = Object.assign(document.createElement("mark"), { textContent: region.caption[1] });
   byId("caption").replaceChildren(region.caption[0], said, region.caption[2]);
   byId("image").src = region.src;
-  byId("image").alt = region.file_name;
+  byId("image").alt = region.caption.join("");
   byId("picture").classList.toggle("missed", region.failed);
   if (region.failed) say("The image cannot be loaded: phrasebox inspect --images DIR says where the images are");
   const drawing = byId("drawing");
@@ -125,7 +127,7 @@ function picture(region) {
   }
   const changed = region.deleted || region.corrected;
   byId("delete").querySelector("span").textContent = changed ? "Restore" : "Delete region";
-  byId("correction").textContent = region.deleted ? "Deleted: exports leave it out." : region.corrected ? "Exports take the dashed box." : "";
+  byId("correction").textContent = region.deleted ? "Deleted: exports leave it out." : region.corrected ? "Exports take the dashed box, with a score of 1." : "";
   const own = state.regions[now.place].own?.answer;
   for (const button of all("[data-answer]")) button.setAttribute("aria-pressed", button.dataset.answer === own);
 }
@@ -137,7 +139,7 @@ function summarise() {
   const total = regions.length;
   const own = regions.filter((one) => one.own);
   byId("sofar").hidden = !total;
-  byId("undo").disabled = !given.length;
+  byId("undo").disabled = !undos.length;
   const cells = byId("cells");
   cells.setAttribute("viewBox", `0 0 ${total} 10`);
   cells.setAttribute("preserveAspectRatio", "none");
@@ -201,7 +203,9 @@ async function send(place, what) {
   await sendReview({ row, annotation_id: id, reviewer: nameField.value, ...what });
   saves += 1;
 }
-async function attempt(act) { // one thing at a time; the next comes when this one is saved
+// One thing at a time: the next comes when this one is saved. An undo waits for what was begun before it.
+function begin(act) { turn = act === undo ? turn.then(undo) : Promise.all([turn, act()]); }
+async function attempt(act) {
   if (busy || !state) return;
   if (!nameField.value.trim()) { nameField.focus(); return say("First say who you are"); }
   setBusy(true);
@@ -221,32 +225,37 @@ async function answer(value) {
     const one = state.regions[place];
     one.own = { answer: value, seconds: seconds < LONGEST_SECONDS ? seconds : null };
     if (!one.answered.includes(nameField.value)) one.answered.push(nameField.value);
-    if (given.includes(place)) given.splice(given.indexOf(place), 1);
-    given.push(place);
+    const earlier = undos.findIndex((undo) => undo.place === place && undo.what === UNDONE);
+    if (earlier >= 0) undos.splice(earlier, 1);
+    undos.push({ place, what: UNDONE });
   });
   if (!saved) return;
   await next();
   refresh();
 }
 async function undo() {
-  const place = given.at(-1);
-  if (place === undefined || editor) return;
+  if (!undos.length || editor) return;
+  const { place, what } = undos.at(-1);
   let saved = false;
-  await attempt(async () => { await send(place, { answer: "undone" }); saved = true; });
+  await attempt(async () => { await send(place, what); saved = true; });
   if (!saved) return;
-  given.pop();
-  const one = state.regions[place];
-  one.own = null;
-  one.answered = one.answered.filter((name) => name !== nameField.value);
-  queue = [place, ...queue.filter((other) => other !== place)];
+  undos.pop();
+  if (what === UNDONE) {
+    const one = state.regions[place];
+    one.own = null;
+    one.answered = one.answered.filter((name) => name !== nameField.value);
+    queue = [place, ...queue.filter((other) => other !== place)];
+  } else loaded.delete(place);
   await show(place);
   refresh();
 }
 async function correct(what) {
   if (!now) return;
-  const { place } = now;
+  const { place, region } = now;
+  const box = region.corrected && { action: "box", box_xywh_px: region.corrected };
   await attempt(async () => {
     await send(place, what);
+    undos.push({ place, what: region.deleted ? { action: "delete" } : box ?? { action: "undone" } });
     stopEditing();
     loaded.delete(place);
   });
@@ -254,7 +263,7 @@ async function correct(what) {
 }
 function remove() {
   if (!now || editor) return;
-  correct({ action: now.region.deleted || now.region.corrected ? "undone" : "delete" });
+  return correct({ action: now.region.deleted || now.region.corrected ? "undone" : "delete" });
 }
 function edit() {
   if (!now || editor || busy) return;
@@ -271,18 +280,17 @@ function editing(on) {
   for (const id of ["save", "cancel"]) byId(id).hidden = !on;
   for (const button of all("[data-answer]")) button.disabled = on;
 }
-function save() { if (editor) correct({ action: "box", box_xywh_px: editor.box }); }
+function save() { if (editor) return correct({ action: "box", box_xywh_px: editor.box }); }
 function go(step) {
   if (!state || busy || editor) return;
   const from = now ? now.place : step > 0 ? -1 : state.regions.length;
   const place = from + step;
-  if (place >= 0 && place < state.regions.length) show(place);
+  if (place >= 0 && place < state.regions.length) return show(place);
 }
 
 // Keys, buttons, touch.
 const keys = {
-  r: () => answer("right"), w: () => answer("wrong"), n: () => answer("absent"), c: () => answer("unsure"),
-  1: () => answer("right"), 2: () => answer("wrong"), 3: () => answer("absent"), 4: () => answer("unsure"),
+  r: () => answer("right"), w: () => answer("wrong"), a: () => answer("absent"), c: () => answer("unsure"),
   u: undo, Backspace: undo, d: remove, m: edit, Enter: save, Escape: stopEditing,
   ArrowLeft: () => go(-1), ArrowRight: () => go(1),
   " ": () => alone(true), "?": () => byId("help").showModal(),
@@ -296,23 +304,24 @@ addEventListener("keydown", (event) => {
   const act = editor && ways[event.key] ? () => editor.nudge(...ways[event.key], event.shiftKey) : keys[event.key];
   if (!act || (event.repeat && !(editor && ways[event.key]))) return; // a key that is held answers once
   event.preventDefault();
-  act();
+  begin(act);
 });
 addEventListener("keyup", (event) => { if (event.key === " ") alone(false); });
 byId("picture").addEventListener("pointerdown", (event) => { if (event.button === 0) alone(true); });
 for (const kind of ["pointerup", "pointercancel", "pointerleave"]) byId("picture").addEventListener(kind, () => alone(false));
 byId("picture").addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
 for (const button of all("[data-answer]")) {
-  button.addEventListener("click", () => { button.blur(); answer(button.dataset.answer); });
+  button.addEventListener("click", () => { button.blur(); begin(() => answer(button.dataset.answer)); });
 }
 for (const [id, act] of Object.entries({ undo, delete: remove, move: edit, save, cancel: stopEditing })) {
-  byId(id).addEventListener("click", () => { byId(id).blur(); act(); });
+  byId(id).addEventListener("click", () => { byId(id).blur(); begin(act); });
 }
 byId("help-button").addEventListener("click", keys["?"]);
-byId("again").addEventListener("click", () => show(0));
+byId("again").addEventListener("click", () => begin(() => show(0)));
 byId("cells").addEventListener("click", (event) => {
   const box = byId("cells").getBoundingClientRect();
-  if (!editor && !busy) show(Math.min(state.regions.length - 1, Math.floor(((event.clientX - box.left) / box.width) * state.regions.length)));
+  const place = Math.min(state.regions.length - 1, Math.floor(((event.clientX - box.left) / box.width) * state.regions.length));
+  if (!editor && !busy) begin(() => show(place));
 });
 nameField.addEventListener("change", async () => {
   nameField.value = nameField.value.trim();
@@ -326,7 +335,8 @@ async function start() {
   await refresh();
   if (!state) return;
   const own = state.regions.map((one, place) => ({ place, time: one.own?.time })).filter((one) => one.time);
-  given.splice(0, given.length, ...own.sort((a, b) => (a.time < b.time ? -1 : 1)).map((one) => one.place));
+  own.sort((a, b) => (a.time < b.time ? -1 : 1));
+  undos.splice(0, undos.length, ...own.map(({ place }) => ({ place, what: UNDONE })));
   await next();
 }
 start();

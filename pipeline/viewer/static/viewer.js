@@ -1,4 +1,4 @@
-// Images that are missing, marks, keys and filters. What is drawn over the images is in regions.js.
+// Images that are missing, marks, undo, keys and filters. What is drawn over the images is in regions.js.
 "use strict";
 
 const live = "live" in document.body.dataset;
@@ -6,11 +6,11 @@ const root = document.documentElement;
 const samples = [...document.querySelectorAll(".sample")];
 function all(sample, selector) { return [...sample.querySelectorAll(selector)]; }
 
-function say(text) {
+function say(text, ...buttons) {
   const line = document.getElementById("status");
-  line.textContent = text;
+  line.replaceChildren(text, ...buttons);
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => (line.textContent = ""), Math.max(4000, 60 * text.length));
+  say.timer = setTimeout(() => (line.textContent = ""), Math.max(buttons.length ? 10_000 : 4000, 60 * text.length));
 }
 
 // Choices are kept for the next page if the browser allows it.
@@ -25,9 +25,10 @@ async function missed(image) {
   picture.classList.add("missed");
   picture.style.aspectRatio = `${image.getAttribute("width")} / ${image.getAttribute("height")}`;
   const why = picture.appendChild(document.createElement("p"));
-  why.textContent = image.alt;
+  const name = picture.closest(".sample").dataset.sample;
+  why.textContent = name;
   if (!live) return;
-  const problem = await fetch(image.src).then((answer) => answer.json()).catch(() => ({ error: image.alt }));
+  const problem = await fetch(image.src).then((answer) => answer.json()).catch(() => ({ error: name }));
   why.textContent = problem.error;
 }
 for (const image of document.querySelectorAll(".picture img")) {
@@ -35,24 +36,52 @@ for (const image of document.querySelectorAll(".picture img")) {
   else image.addEventListener("error", () => missed(image), { once: true });
 }
 
-// Marks.
-async function mark(value) {
-  const selected = samples.filter((sample) => sample.classList.contains("selected"));
-  const chosen = selected.length ? selected : samples.filter((sample) => sample === focused());
-  if (!live || !chosen.length) return;
+// Changes are saved one after another, in the order of the keys, and undone in the reverse order.
+let turn = Promise.resolve();
+const undos = []; // functions that take back the changes of this page, that of the latest one last
+function inTurn(change) { turn = turn.then(change).catch((error) => say(error.message)); }
+function undoable(text, takeBack) {
+  undos.push(takeBack);
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Undo" });
+  button.addEventListener("click", undo);
+  say(`${text} `, button);
+}
+function undo() {
+  inTurn(async () => {
+    if (!undos.length) return say("nothing to undo");
+    say(await undos.at(-1)());
+    undos.pop();
+  });
+}
+
+// Marks. The same mark once more takes it away.
+async function saveMark(chosen, value) {
   const answer = await fetch("/marks", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ sample_ids: chosen.map((sample) => sample.dataset.sample), mark: value }),
   });
   const problem = await answer.json().catch(() => ({ error: answer.statusText }));
-  if (!answer.ok) return say(problem.error);
+  if (!answer.ok) throw new Error(problem.error);
   for (const sample of chosen) {
     sample.dataset.mark = value;
     sample.querySelector(".mark").textContent = value;
     sample.classList.remove("selected");
   }
-  say(`${chosen.length} ${value ? `marked ${value}` : "no longer marked"}`);
+  return `${chosen.length} ${value ? `marked ${value}` : "no longer marked"}`;
+}
+function mark(wanted) {
+  const selected = samples.filter((sample) => sample.classList.contains("selected"));
+  const chosen = selected.length ? selected : samples.filter((sample) => sample === focused());
+  if (!live || !chosen.length) return;
+  inTurn(async () => {
+    const before = Object.groupBy(chosen, (sample) => sample.dataset.mark);
+    const text = await saveMark(chosen, before[wanted]?.length === chosen.length ? "" : wanted);
+    undoable(text, async () => {
+      for (const [value, group] of Object.entries(before)) await saveMark(group, value);
+      return "mark undone";
+    });
+  });
 }
 for (const button of document.querySelectorAll("[data-set]")) {
   button.addEventListener("click", () => mark(button.dataset.set));
@@ -80,7 +109,7 @@ const keys = {
   },
   n: () => step(1), p: () => step(-1), v: () => nextView(),
   f: () => focused() && unfold(focused()),
-  g: () => mark("good"), b: () => mark("bad"), u: () => mark(""),
+  g: () => mark("good"), b: () => mark("bad"), u: undo,
   x: () => live && focused()?.classList.toggle("selected"),
   "/": () => { const box = document.getElementById("show-filters"); if (box) box.checked = true; document.querySelector("[name=phrase]")?.focus(); },
   "1": () => switches[0]?.click(), "2": () => switches[1]?.click(), "3": () => switches[2]?.click(), "4": () => switches[3]?.click(),
@@ -96,7 +125,8 @@ document.addEventListener("keydown", (event) => {
   const phrase = event.target.closest(".phrase");
   if (phrase && (event.key === "Enter" || event.key === " ")) {
     event.preventDefault();
-    return press(phrase.closest(".sample"), phrase, event.shiftKey);
+    const act = event.key === "Enter" ? hold : press;
+    return act(phrase.closest(".sample"), phrase, event.shiftKey);
   }
   const act = keys[event.key];
   if (act) { event.preventDefault(); act(); }

@@ -2,13 +2,17 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import signed
+from pipeline.dataset.reviews import RegionKey, Review, append_review
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.pipeline.viewer.conftest import Served, pictures_are_there, rows_of, serving
 
 
@@ -86,6 +90,64 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) 
     expect(command).to_contain_text("""--out OUT --where "contains(phrase, 'dog')\"""")
 
 
+def test_an_export_writes_what_the_page_counts(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:
+    """With a score in the filter and another on the slider, a deleted region and a corrected box."""
+    regions = [one for row in rows_of(dataset) for one in row["annotations"] if one["score"] >= 0.3]
+    surest, _, *likely = sorted(regions, key=lambda one: -one["score"])
+    doubtful = likely[-1]
+    for one, action in ((surest, {"action": "delete"}), (doubtful, {"action": "box", "box_xywh_px": doubtful["bbox"]})):
+        append_review(dataset, Review(**RegionKey.of(one)._asdict(), reviewer="ann", **action))
+    page.goto(f"{served.url}/?score_min=0.3&where=w>0")
+    page.get_by_text("Export this search").click()
+    expect(page.locator(".command")).to_contain_text("without 1 that people deleted, and with 1 that have a score of 1")
+    written = set()
+    for number, (slider, score) in enumerate((("0.8", 0.8), ("0.5", 0.5), ("0.1", 0.3))):
+        page.locator("#fold").fill(slider)
+        command = shlex.split(page.locator(".command code").inner_text())
+        assert command[-4:] == ["--min-score", f"{score}", "--where", "w>0"]
+        request = ExportRequest(
+            exporter=EXPORTERS["coco"], out=tmp_path / f"{number}", min_score=score, where=command[-1], per="phrase"
+        )
+        count = sum(export_dataset(open_dataset(dataset), request).regions.values())
+        expect(page.locator("#regions")).to_have_text(str(count))
+        expect(page.locator(".command .counted")).to_have_text(str(count))
+        expect(page.locator("#found")).to_contain_text(f"{count} of {len(regions)} regions")
+        written.add(count)
+    assert len(written) == 3
+    assert 0 not in written
+
+
+def test_a_condition_that_is_wrong_is_told_at_its_field(context: BrowserContext, shared: Served) -> None:
+    """And nothing that was typed is lost. The console names the answer's status, so the other tests' watch is off."""
+    page = context.new_page()
+    page.goto(f"{shared.url}/?sort=regions")
+    page.get_by_label("Phrase contains").fill("red")
+    page.get_by_label("Score, at least").fill("0.3")
+    field = page.get_by_label("SQL condition")
+    field.fill("head = \"dog\"")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#where-problem")).to_contain_text("not an SQL condition")
+    expect(page.locator("#where-problem")).to_contain_text("put text in single quotes")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_have_value("head = \"dog\"")
+    expect(page.get_by_label("Phrase contains")).to_have_value("red")
+    expect(page.get_by_label("Score, at least")).to_have_value("0.3")
+    expect(page.get_by_label("Order", exact=True)).to_have_value("regions")
+    expect(page.locator(".sample, .pager span")).to_have_count(0)
+    field.fill("head = 'car'")
+    page.get_by_role("button", name="Show").click()
+    expect(field).not_to_have_attribute("aria-invalid", "true")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{shared.url}/?where=nonsense(")
+    expect(page.locator("#where-problem")).to_be_visible()
+
+
+def test_a_picture_is_called_by_its_caption(page: Page, shared: Served, rows: list[dict[str, Any]]) -> None:
+    for address in ("/?per_page=2", f"/sample/{rows[1]['id']}"):
+        page.goto(shared.url + address)
+        expect(page.locator(".picture img").last).to_have_attribute("alt", rows[1]["captions"][0])
+
+
 def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
     page.goto(served.url)
     first, second, third = samples_shown(page)[:3]
@@ -101,11 +163,29 @@ def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
     page.goto(f"{served.url}/?mark=bad")
     assert samples_shown(page) == [second, third]
     samples.first.focus()
-    page.keyboard.press("u")
+    page.keyboard.press("b")  # once more takes it away
     expect(samples.first).to_have_attribute("data-mark", "")
     with serving(dataset) as again:  # another server, another day
         page.goto(f"{again.url}/?mark=any")
         assert samples_shown(page) == [first, third]
+
+
+def test_marks_are_undone_as_they_were(page: Page, served: Served, dataset: Path) -> None:
+    page.goto(served.url)
+    first, second = samples_shown(page)[:2]
+    samples, told = page.locator(".sample"), page.locator("#status")
+    samples.nth(0).focus()
+    for key in ("g", "x", "j", "x", "b"):  # the first has another mark before
+        page.keyboard.press(key)
+    expect(told).to_contain_text("2 marked bad")
+    told.get_by_role("button", name="Undo").click()
+    expect(told).to_have_text("mark undone")
+    assert json.loads((dataset / "marks.json").read_text()) == {first: "good"}
+    for key in ("u", "u"):  # the second finds nothing left
+        page.keyboard.press(key)
+    expect(told).to_have_text("nothing to undo")
+    assert json.loads((dataset / "marks.json").read_text()) == {}
+    assert second is not None
 
 
 def test_errors_are_listed(page: Page, shared: Served, rows: list[dict[str, Any]]) -> None:
@@ -206,6 +286,22 @@ def test_a_heat_map_switched_on_late_is_that_of_the_pinned_phrase(browser: Brows
         expect(other).not_to_have_class(re.compile("heated"))
         page.get_by_label("heat map").tap()
         expect(pinned).not_to_have_class(re.compile("heated"))
+
+
+def test_the_header_has_two_rows_on_a_phone(page: Page, shared: Served) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    for address in ("/", "/sample/0?row=0", "/stats", "/review"):
+        page.goto(shared.url + address.replace("/0?", f"/{rows_of(shared.viewer.pages.dataset.path)[0]['id']}?"))
+        tops = page.locator("header label, header a, header button").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect()).map(box => box.y + box.height / 2)"
+        )
+        rows: list[float] = []
+        for top in sorted(tops):
+            if not rows or top - rows[-1] > 10:
+                rows.append(top)
+        assert len(rows) <= 2, address
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+        expect(page.locator("header .name")).to_be_visible()
 
 
 def test_keys_lead_through_the_samples(page: Page, shared: Served) -> None:

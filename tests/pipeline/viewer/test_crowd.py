@@ -65,6 +65,8 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     phrase(sample, 3).hover()  # folded away, and not the best of its thing
     assert alone(sample) == [3]
     assert labels_to_read(sample) == ["big man 0.41"]
+    mask = sample.locator(".region[data-region='3'] .mask")
+    assert mask.evaluate("one => getComputedStyle(one).fillOpacity") == "0", "the thing keeps its colours"
     page.mouse.move(2, 2)
     assert labels_to_read(sample) == []
     page.mouse.move(*point_in(page, sample, 33))  # a thing lights all that is said of it
@@ -104,6 +106,7 @@ def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Se
     seen = seen_regions(opened(page, crowded, "&phrase=big+cow"))  # what a search asks for is drawn though folded away
     assert SCORES[2] < 0.5
     assert [number for number, opacity in seen.items() if opacity == 1] == [2]
+    assert sample.locator(".picture").evaluate(note) == "none", "a region is drawn"
 
 
 def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> None:
@@ -121,12 +124,13 @@ def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> N
     expect(told).to_have_text(f"phrase 2 of {len(steps)}, score {SCORES[steps[1]]:.2f}")
     page.keyboard.press("p")
     assert alone(sample) == [steps[0]]
-    page.keyboard.press("Enter")  # lets go
-    assert labels_to_read(sample) == []
-    page.keyboard.press("Space")
+    page.keyboard.press("Enter")  # keeps what is pinned
     assert alone(sample) == [steps[0]]
     page.keyboard.press("Escape")
     assert labels_to_read(sample) == []
+    for shown in ([steps[0]], []):  # a button, pressed and released
+        page.keyboard.press("Space")
+        assert alone(sample) == shown or labels_to_read(sample) == shown
 
 
 def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -> None:

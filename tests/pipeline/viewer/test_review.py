@@ -1,6 +1,7 @@
 """Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
@@ -74,7 +75,7 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
     opened(page, served.url)
     expect(page.locator("#undo")).to_be_disabled()
     seen: list[int] = []
-    for key, value in (("r", "right"), ("w", "wrong"), ("n", "absent"), ("c", "unsure"), ("1", "right")):
+    for key, value in (("r", "right"), ("w", "wrong"), ("a", "absent"), ("c", "unsure"), ("r", "right")):
         phrase, x = shown(page)
         line = press(page, key, dataset)
         one = regions[line["annotation_id"]]
@@ -96,6 +97,38 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
     page.reload()  # what was said is there, and so is the way back
     expect(page.locator("#progress")).to_contain_text(f"4 of {len(regions)} by you")
     assert press(page, "Backspace", dataset)["annotation_id"] == seen[3]
+
+
+def test_a_second_undo_waits_while_the_first_is_saved(page: Page, served: Served, dataset: Path) -> None:
+    opened(page, served.url)
+    answered = [press(page, key, dataset)["annotation_id"] for key in "rwc"]
+    for key in "n1":  # on the other pages they step through phrases and show boxes
+        page.keyboard.press(key)
+    held: list[Route] = []
+    page.route("**/review", lambda route: held.append(route) if not held else route.continue_())
+    page.keyboard.press("u")
+    while not held:
+        page.wait_for_timeout(10)
+    page.keyboard.press("u")
+    page.keyboard.press("r")  # about a region that nobody has seen
+    held[0].continue_()
+    expect(page.locator("#progress")).to_contain_text("1 of")
+    at_rest(page)
+    undone = [line["annotation_id"] for line in lines(dataset)[3:] if line["answer"] == "undone"]
+    assert undone == answered[:0:-1]
+    assert len(lines(dataset)) == 5
+
+
+def test_the_question_says_what_is_right(page: Page, served: Served) -> None:
+    opened(page, served.url, "reviewer-wwww")
+    words = "the box and the thing overlap by at least half of what they cover together"
+    expect(page.locator(".asked")).to_contain_text(words)
+    region = page.locator("#caption").inner_text()
+    expect(page.locator("#image")).to_have_attribute("alt", region)
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.get_by_text(words)).to_be_in_viewport()
+    expect(page.get_by_text("Your name")).to_be_in_viewport()
+    assert page.get_by_label("Your name").evaluate("one => one.scrollWidth <= one.clientWidth"), "the name is whole"
 
 
 def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -> None:
@@ -210,7 +243,7 @@ def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page, served, datas
     page.keyboard.press("m")
     drag(page, ".editor .dot.at-22", -4, -9)
     page.keyboard.press("Enter")
-    expect(page.locator("#correction")).to_have_text("Exports take the dashed box.")
+    expect(page.locator("#correction")).to_have_text("Exports take the dashed box, with a score of 1.")
     line = lines(dataset)[-1]
     x, y, w, h = line["bbox"]
     scale = page.locator("#drawing").evaluate("one => one.getScreenCTM().a")
@@ -222,6 +255,10 @@ def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page, served, datas
     at_rest(page)
     page.keyboard.press("d")  # and back again
     expect(page.locator("#correction")).to_have_text("")
+    for told in ("Exports take the dashed box, with a score of 1.", ""):  # before that, and before the box was moved
+        at_rest(page)
+        page.keyboard.press("u")
+        expect(page.locator("#correction")).to_have_text(told)
     restored = exported_boxes(dataset, tmp_path / "restored")
     assert restored == {name: box for name, box in before.items() if name != deleted}
     assert shards(dataset) == own
@@ -235,32 +272,46 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     page.goto(f"{served.url}/sample/{row['id']}?row={number}")
     for button in ("#delete", "#move"):
         expect(page.locator(button)).to_be_disabled()
-    page.locator(".phrase").first.click()
-    one = row["annotations"][int(page.locator(".phrase").first.get_attribute("data-regions") or "")]
-    with page.expect_navigation():
-        page.locator("#delete").click()
+    page.keyboard.press("n")
+    first, told = page.locator(".phrase").first, page.locator("#status")
+    one = row["annotations"][int(first.get_attribute("data-regions") or "")]
+    page.keyboard.press("d")
     expect(page.locator("tr.deleted")).to_have_count(1)
     expect(page.locator("tr.deleted")).to_contain_text(one["phrase"])
+    expect(first).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".region.hit")).to_have_class(re.compile("deleted"))
     same = {each["id"] for each in row["annotations"] if all(each[key] == one[key] for key in ("phrase", "bbox"))}
     after = exported_boxes(dataset, tmp_path / "after")
     assert before.keys() - after.keys() == same
-    page.locator(".phrase").first.click()
-    with page.expect_navigation():
-        page.get_by_role("button", name="restore region").click()
+    number_told = f"{len(same)} region{'s' if len(same) > 1 else ''}"
+    expect(told).to_contain_text(f"{number_told} deleted")
+    for key in "uddu":  # each waits for the one before
+        page.keyboard.press(key)
+    expect(told).to_contain_text(f"{number_told} deleted")
+    expect(page.get_by_role("button", name="restore region")).to_be_visible()
+    told.get_by_role("button", name="Undo").click()
+    expect(told).to_have_text(f"{number_told} restored")
     expect(page.locator("tr.deleted")).to_have_count(0)
+    expect(first).to_have_attribute("aria-pressed", "true")
     page.locator(".phrase").last.click()
     page.keyboard.press("m")
     drag(page, ".editor .edge:not(.halo)", 5, 7)
     drag(page, ".editor .edge:not(.halo)", -5000, -5000)  # it stays in the image
-    with page.expect_navigation():
-        page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(told).to_contain_text("moved")
     corrected = page.locator(".region.corrected").first
     last = row["annotations"][int(corrected.get_attribute("data-region") or "")]
     x, y, w, h = last["bbox"]
     after = exported_boxes(dataset, tmp_path / "moved")
     assert after[last["id"]] == [0, 0, w, h] != [x, y, w, h]
     assert after.keys() == before.keys()
-    expect(page.locator("tr", has_text="box corrected").first).to_be_visible()
+    expect(page.locator("tr", has_text="box corrected: a score of 1 in exports").first).to_be_visible()
+    page.keyboard.press("u")
+    expect(page.locator(".region.corrected")).to_have_count(0)
+    page.keyboard.press("m")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator(".region.corrected").first).to_be_attached()
     page.goto(f"{served.url}/?where=w>0")  # in the grid, too
     expect(page.locator(".region.corrected").first).to_be_attached()
 
