@@ -46,8 +46,8 @@ CREATE TABLE samples (
 );
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
-    row BIGINT, annotation BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area BIGINT,
-    area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
+    row BIGINT, annotation BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT,
+    area BIGINT, area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
 CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
@@ -218,10 +218,12 @@ class Index:
         return SearchCount(samples=samples, regions=int(regions))
 
     def exported(self, search: Search, corrections: Mapping[RegionKey, Review]) -> ExportCount:
-        """Return what an export of a search writes. The search finds regions as the dataset has them. Raise as `count`."""
-        rows = [(key.annotation_id, key.phrase, *key.bbox, review.action) for key, review in corrections.items()]
-        columns = zip(*rows, strict=True) if rows else [()] * len(_CORRECTIONS)
-        table = pa.table(list(map(list, columns)), _CORRECTIONS)
+        """Return what an export writes of a search, which finds regions as the run made them. Raise as `count`."""
+        rows = [
+            dict(zip(_CORRECTIONS.names, (key.annotation_id, key.phrase, *key.bbox, review.action), strict=True))
+            for key, review in corrections.items()
+        ]
+        table = pa.Table.from_pylist(rows, _CORRECTIONS)
         ((*regions, deleted, moved),) = self.ask(search, _EXPORTED, corrections=table)
         return ExportCount(regions=tuple(regions), deleted=deleted, moved=moved)
 
@@ -247,7 +249,8 @@ class Index:
     def ask(self, search: Search, query: str, **tables: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a statistics query over a search's answer. Raise as `count`.
 
-        It may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`) and Arrow tables.
+        It may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`), and Arrow
+        tables that are given by name.
         """
         hits, condition = _hits(search), search.region_condition()
         regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"

@@ -164,9 +164,7 @@ class Pages:
         """Render the filters as somebody typed them, with what is wrong at the SQL condition, and no image."""
         absent = dict.fromkeys(("regions", "exported", "pages", "command"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
-        return self._render(
-            "grid.html", search, shown=[], before="", after="", problem=problem, **absent, **numbers
-        )
+        return self._render("grid.html", search, shown=[], before="", after="", problem=problem, **absent, **numbers)
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
         if self.only is not None:

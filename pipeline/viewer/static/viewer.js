@@ -66,7 +66,6 @@ async function saveMark(chosen, value) {
   for (const sample of chosen) {
     sample.dataset.mark = value;
     sample.querySelector(".mark").textContent = value;
-    sample.classList.remove("selected");
   }
   return `${chosen.length} ${value ? `marked ${value}` : "no longer marked"}`;
 }
@@ -77,6 +76,7 @@ function mark(wanted) {
   inTurn(async () => {
     const before = Object.groupBy(chosen, (sample) => sample.dataset.mark);
     const text = await saveMark(chosen, before[wanted]?.length === chosen.length ? "" : wanted);
+    for (const sample of selected) sample.classList.remove("selected");
     undoable(text, async () => {
       for (const [value, group] of Object.entries(before)) await saveMark(group, value);
       return "mark undone";
