@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from stages.contract.geometry import resize_shifted
+from stages.contract.geometry import Box, resize_shifted
 from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from stages.contract.records import Rle
 from stages.shared.images.decode import decode_resized
@@ -85,9 +85,9 @@ def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: S
 def draw_regions(
     rgb: Rgb, masks: Sequence[NDArray[np.bool_]], boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str]
 ) -> Image.Image:
-    """Draw regions over an image: outlines of the mask bool (H, W) and the box of each, in a colour of its own; labels.
+    """Draw regions over an image: the outline of each mask bool (H, W), its box and its label, in a colour of its own.
 
-    A label stands above its box, or where it covers no other label.
+    A label stands above its box, or as near as it covers no other.
     """
     picture = rgb.copy()
     colours = [_colour(number) for number in range(len(labels))]
@@ -98,26 +98,21 @@ def draw_regions(
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
     for (x, y, w, h), colour in zip(boxes_xywh_px, colours, strict=True):
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=colour, width=2)
-    placed: list[tuple[float, float, float, float]] = []
+    placed: list[Box] = []
     for (x, y, *_), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
         width, height = right - left + 6, bottom - top + 8
         at_x = max(0.0, min(x, image.width - width))
-        at_y = _free_top(y - height if y > height else y, (at_x, width, height), placed, image.height)
+        at_y = _free_top((at_x, y - height if y > height else y, width, height), placed, image.height)
         placed.append((at_x, at_y, width, height))
         draw.rectangle((at_x, at_y, at_x + width, at_y + height), fill=colour)
         draw.text((at_x + 3, at_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
     return image
 
 
-def _free_top(
-    wanted: float,
-    x_w_h: tuple[float, float, float],
-    placed: Sequence[tuple[float, float, float, float]],
-    image_height: int,
-) -> float:
-    """The top nearest to the wanted one at which a label covers no other; that one where there is no room."""
-    x, width, height = x_w_h
+def _free_top(label: Box, placed: Sequence[Box], image_height: int) -> float:
+    """The top nearest to that of a label at which it covers no other label; its own where there is no room."""
+    x, wanted, width, height = label
     beside = [(top, top + high) for left, top, wide, high in placed if left <= x + width and x <= left + wide]
     tops = sorted((wanted, *range(int(image_height - height))), key=lambda top: abs(top - wanted))
     return next((top for top in tops if all(end < top or top + height < start for start, end in beside)), wanted)

@@ -1,7 +1,7 @@
 """Search and statistics over the light columns of all rows, in a temporary DuckDB database.
 
-Masks and images stay in the shards: a million rows with three regions each take about 150 MB here, on
-disk. Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
+Masks and images stay in the shards: a million rows with three regions each take about 150 MB here, on disk.
+Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -91,22 +92,24 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) 
 
 
 def test_an_export_writes_what_the_page_counts(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:
-    """With a score in the filter and another on the slider, a deleted region and a corrected box."""
-    regions = [one for row in rows_of(dataset) for one in row["annotations"] if one["score"] >= 0.3]
-    surest, _, *likely = sorted(regions, key=lambda one: -one["score"])
-    doubtful = likely[-1]
-    for one, action in ((surest, {"action": "delete"}), (doubtful, {"action": "box", "box_xywh_px": doubtful["bbox"]})):
+    """With a score in the filter and another on the slider, a corrected box, and deleted regions in and beside it."""
+    ranked = sorted((one for row in rows_of(dataset) for one in row["annotations"]), key=lambda one: -one["score"])
+    beside, *likely = (one for one in ranked if one["score"] >= 0.3)
+    regions = [one for one in likely if one["phrase"] != beside["phrase"]]
+    drawn = {"action": "box", "box_xywh_px": regions[-1]["bbox"]}
+    for one, action in ((beside, {"action": "delete"}), (regions[0], {"action": "delete"}), (regions[-1], drawn)):
         append_review(dataset, Review(**RegionKey.of(one)._asdict(), reviewer="ann", **action))
-    page.goto(f"{served.url}/?score_min=0.3&where=w>0")
+    where = f"phrase <> '{beside['phrase']}'"
+    page.goto(f"{served.url}/?{urlencode({'score_min': 0.3, 'where': where})}")
     page.get_by_text("Export this search").click()
     expect(page.locator(".command")).to_contain_text("without 1 that people deleted, and with 1 that have a score of 1")
     written = set()
     for number, (slider, score) in enumerate((("0.8", 0.8), ("0.5", 0.5), ("0.1", 0.3))):
         page.locator("#fold").fill(slider)
         command = shlex.split(page.locator(".command code").inner_text())
-        assert command[-4:] == ["--min-score", f"{score}", "--where", "w>0"]
+        assert command[-4:] == ["--min-score", f"{score}", "--where", where]
         request = ExportRequest(
-            exporter=EXPORTERS["coco"], out=tmp_path / f"{number}", min_score=score, where=command[-1], per="phrase"
+            exporter=EXPORTERS["coco"], out=tmp_path / f"{number}", min_score=score, where=where, per="phrase"
         )
         count = sum(export_dataset(open_dataset(dataset), request).regions.values())
         expect(page.locator("#regions")).to_have_text(str(count))
