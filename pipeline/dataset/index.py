@@ -1,6 +1,6 @@
 """Search and statistics over the light columns of all rows, in a temporary DuckDB database.
 
-Masks and images stay in the shards: a million rows with three regions each take about 150 MB here, on disk.
+Masks and images stay in the shards: a million rows with three regions each take about 170 MB here, on disk.
 Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
 """
 
