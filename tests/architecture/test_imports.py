@@ -66,7 +66,7 @@ PIPELINE: dict[str, set[str]] = {
     "pictures": set(),
     "notebook": {*RUN, "dataset", "pictures"},
     "dataset": {"paths"},
-    "load": {"dataset"},
+    "load": {"dataset", "config"},
     "export": {"dataset"},
     "viewer": {"dataset", "config", "graph", "pictures", "terminal", "engines.inline", "evaluate"},
     "finetune": {"dataset", "load"},
