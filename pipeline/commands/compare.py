@@ -69,8 +69,7 @@ def compare(
     phrasebox compare captions.jsonl --images photos/ --truth Entities/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox compare --explainers grad_eclip,attention_gradient,grad_eclip:heads=single:blocks=1 --html maps.html
     """
-    said = errors if as_json else console
-    said.print("loading the model")
+    errors.print("loading the model")
     # They import torch and OpenCV.
     from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of  # noqa: PLC0415
     from pipeline.evaluate.compare.pictures import Effort  # noqa: PLC0415
@@ -78,6 +77,7 @@ def compare(
 
     if html is not None:
         check_writable("--html", html)
+    said = errors if as_json else console
     effort = Effort(most=most, phrases=phrases, faithful=faithful, seed=seed)
     with sources_of(data, truth, model, images, config, settings, effort, said) as sources:
         for source in sources:

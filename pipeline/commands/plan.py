@@ -89,8 +89,7 @@ def plan(
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
     given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
-    said = errors if as_json else console
-    said.print("loading what the run needs")
+    errors.print("loading what the run needs")
     # It imports torch.
     from stages.shared.model.device import pick_device  # noqa: PLC0415
 
@@ -98,6 +97,7 @@ def plan(
     on_gpu = resolved.model.device != "cpu" and pick_device("auto").type == "cuda"
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
+    said = errors if as_json else console
     counted = total or samples_in(plan_shards(make_reader(resolved.input)))
     images_of_run = counted or MILLION
     resolved = chosen(resolved, images_of_run if cores is None else None)
