@@ -287,13 +287,7 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems: dict[str, dict[str, None]] = {}
-        for problem in error.errors(include_url=False):
-            name, message = in_words(dict(problem), model, values)
-            problems.setdefault(name, {})[message] = None
-        # Several of one key: what each type in a union says.
-        lines = [f"{name}: {'; or: '.join(messages)}" for name, messages in problems.items()]
-        raise ConfigError("\n".join(lines)) from error
+        raise in_words(error, model, values) from error
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:

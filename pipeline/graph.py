@@ -213,7 +213,7 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
         "regions.refine": config.regions.refine == "sam",
     }.items():
         if is_set:
-            raise ConfigError(f"{key}: it concerns heat maps, and source.kind={kind} makes none: leave it out")
+            raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
     source: RegionSource[Any] = SOURCES[kind](config.source, _absolute(config.model), loaded)
     source.check()
     return source

@@ -271,7 +271,8 @@ def _reject_many_errors(dataset: AnyPath, allowed: float | None) -> None:
         )
     if allowed is not None and failed > allowed * rows:
         raise TooManyErrors(
-            f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may "
-            f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
-            f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong"
+            f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may: "
+            f"{', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
+            f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong",
+            key="output.max_error_share",
         )

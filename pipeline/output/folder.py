@@ -90,7 +90,7 @@ class DatasetFolder:
                 self._lease = stack.enter_context(locked(self._own / "lock"))
             except OSError as error:
                 why = error.strerror or one_line(error)
-                raise ConfigError(f"output.path: cannot write to {self.path}: {why}") from error
+                raise ConfigError(f"cannot write to {self.path}: {why}", key="output.path") from error
             yield
 
     def look(

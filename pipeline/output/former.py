@@ -76,7 +76,8 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         listed = "\n".join(f"  {line}" for line in differing)
         raise ResumeError(
             f"{folder} holds a run with other settings:\n{listed}\n"
-            "Give another output.path, or --fresh to delete that run and start over."
+            "Give another folder, or --fresh to delete that run and start over.",
+            key="output.path",
         )
     return found
 
@@ -116,7 +117,7 @@ def _stored(folder: AnyPath) -> tuple[dict[str, Any], dict[str, Any]] | None:
         except ValueError as error:
             raise _DamagedMarkError(f"{path} is damaged ({error}); --fresh starts over") from error
         if not isinstance(found, dict) or (path == manifest_path and "run" not in found):
-            raise ResumeError(f"{path} is not phrasebox's; give another output.path")
+            raise ResumeError(f"{path} is not phrasebox's; give another folder", key="output.path")
         run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
         run = {key: value for key, value in run.items() if key not in ("signature", REPLACES)}
         return run, found if path == manifest_path else {}
@@ -157,7 +158,8 @@ def _foreign(shards: Iterable[AnyPath]) -> list[AnyPath]:
 def _reject_foreign(folder: AnyPath, paths: Iterable[AnyPath]) -> None:
     if names := ", ".join(sorted(path.name for path in paths)[:5]):
         raise ResumeError(
-            f"{folder} holds files that phrasebox did not write ({names}): give another output.path, or move them away"
+            f"{folder} holds files that phrasebox did not write ({names}): give another folder, or move them away",
+            key="output.path",
         )
 
 

@@ -104,7 +104,7 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited:
         names = _names_of(shards, gone[:_NAMED])
         raise ResumeError(
             f"samples that have rows, but are gone from the input: {len(gone):,} ({listed(names, len(gone))}). Put "
-            "them back, give another output.path, or --fresh to start over"
+            "them back, give another folder for the dataset, or --fresh to start over"
         )
     return Changes(new=new, changed=changed, names=tuple(changed_ids))
 
