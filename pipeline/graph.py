@@ -27,10 +27,10 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.known import KnownPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader, SourceConfig, make_reader
+from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, check_model
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -131,16 +131,32 @@ class Graph(Steps):
     reader: Reader
 
 
-def build_graph(config: RunConfig) -> Graph:
+def check_files(config: RunConfig) -> str:
+    """Look whether the input and the model that a configuration names are there; return `input_fingerprint`.
+
+    No library of the model is imported, which would take seconds. Raise as `build_graph`.
+    """
+    fingerprint = input_fingerprint(config.input)
+    if config.source.kind == HEAT_MAPS:  # some of the others need no model
+        check_model(config.model)
+    return fingerprint
+
+
+def build_graph(config: RunConfig, reader: Reader | None = None) -> Graph:
     """Check everything that can be checked before any work, and put the stages in order.
+
+    reader: That of the input, if `check_files` was called before.
 
     Raises:
         ConfigError: A setting cannot be used.
         InputError: The input cannot be read.
         WeightsError: The model's files are missing or damaged.
     """
+    if reader is None:
+        check_files(config)
+        reader = make_reader(config.input)
     steps = build_steps(config)
-    return Graph(reader=make_reader(config.input), **{each.name: getattr(steps, each.name) for each in fields(steps)})
+    return Graph(reader=reader, **{each.name: getattr(steps, each.name) for each in fields(steps)})
 
 
 def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:

@@ -33,6 +33,11 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: "1 sample", "2,000 samples"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, where no line can be redrawn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -21,6 +21,10 @@ State = Literal["new", "started", "complete"]
 
 OWN_SHARD: Final = re.compile(rf"\d{{5,}}\.parquet|{SHARD.pattern}")
 """Names of shards: those of one process are numbered."""
+
+COMMAND: Final = "command"
+"""The key of run.json, and of `run` in dataset.json, for a hash of the command that made the rows. With the same hash
+and the same input a complete dataset needs no closer look."""
 
 MayDelete = Callable[[str, list[AnyPath]], bool]
 """Asked before a run is deleted, with what is there, as in "out holds a finished dataset with 12 rows", and the files
@@ -64,7 +68,7 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         _reject_foreign(folder, [path for path in (*shards, *(folder / name for name in BESIDE)) if path.exists()])
         return FormerRun(state="new", wanted=wanted)
     run, manifest = stored
-    is_whole = bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
+    is_whole = _is_whole(manifest, shards)
     state: State = "complete" if is_whole else "started"
     found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest, shards=tuple(shards))
     if not is_whole:
@@ -80,6 +84,17 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
             key="output.path",
         )
     return found
+
+
+def is_complete(folder: AnyPath, noted: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds all rows of a run that has stored these values. Raise ResumeError as `find`."""
+    run, manifest = _stored(folder) or ({}, {})
+    return noted.items() <= run.items() and _is_whole(manifest, _shards(folder))
+
+
+def _is_whole(manifest: Mapping[str, Any], shards: Sequence[AnyPath]) -> bool:
+    """Return whether a dataset is finished and has lost no rows since."""
+    return bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
 
 
 def reject_more_rows(folder: AnyPath, found: FormerRun) -> None:

@@ -22,6 +22,7 @@ from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.dataset.tally import together
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.former import COMMAND
 from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
@@ -123,8 +124,8 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
     run, config = manifest["run"], manifest["run"]["config"]
     outside, presence = run.get("outside_domain") or {}, run.get("presence")
-    # Machines differ in the last digits of what they compute from the first images.
-    decided = {"outside_domain": outside.get("in_regions"), "presence": presence is not None}
+    # Machines differ in the last digits of what they compute from the first images, and parts in their commands.
+    decided = {COMMAND: None, "outside_domain": outside.get("in_regions"), "presence": presence is not None}
     return {**run, **decided, "config": {**config, "input": {**config["input"], "part": None}}}
 
 

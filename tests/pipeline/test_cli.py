@@ -168,7 +168,7 @@ ERRORS = {
     "run none.yaml": "cannot read none.yaml: No such file",
     "run --model demo --set 'input={kind: jsonl, path: none.jsonl}' --set engine.kind=inline": "none.jsonl",
     "run --set 'input={kind: jsonl, path: a}' --set model.name=ViT-B16 --set model.weights=a": "",
-    "run --model demo --set 'input={kind: jsonl, path: a}' --set output.path=s3://b/out": "cannot open s3://b",
+    "run --model demo --set 'input={kind: jsonl, path: a.jsonl}' --set output.path=s3://b/out": "cannot open s3://b",
     "run --config a.jsonl": "a.jsonl is not YAML: |; captions are read by phrasebox run a.jsonl",
     "run --config text.jpg": "a mapping of keys; captions are read by phrasebox run text.jpg",
     "run --set 'input={kind: jsonl, path: a}' --max-error-share 10%": "expected a valid number, got '10%'",

@@ -27,11 +27,11 @@ import open_clip
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model import tokenizer
-from stages.shared.model.catalog import CATALOG, is_here, resolve
+from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.checkpoints import settings
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, arranged, layout_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_state
-from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, unknown_name
+from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, check_model
 from stages.shared.model.towers.plan import sides_px
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
@@ -49,12 +49,6 @@ _TRANSFORMERS_WEIGHTS: Final = tuple(
 _IMAGES: Final = ("preprocessor_config.json", "processor_config.json")
 _SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
 _SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}  # keys that open_clip's `model_cfg` must have
-
-_PHOTO: Final = "\n  photo                         a small model for photographs, to try phrasebox with"
-_NO_MODEL: Final = """no model is given. It is one of{photo}
-  ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
-  my-clip/                      a checkpoint of your own, a folder or a file
-`phrasebox models` lists what fits; `demo` knows drawn scenes only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +85,7 @@ def recognise(config: ModelConfig) -> Described:
     Raise ConfigError for an unknown name or an unusable model file, and WeightsError for files that are missing or
     damaged, or where nothing identifies the architecture.
     """
+    check_model(config)
     if config.checkpoint is not None:
         return _checkpoint(config.checkpoint.expanduser())
     if config.name in CATALOG:
@@ -99,27 +94,12 @@ def recognise(config: ModelConfig) -> Described:
         return replace(found, name=config.name, calibrations=files.calibrations, layout=OPEN_CLIP)
     weights = None if config.weights is None else config.weights.expanduser()
     if config.config is not None:
-        found = _model_file(config.config.expanduser(), weights)
-    elif config.name is not None:
-        found = _open_clip_name(config.name, config.pretrained, weights)
-    else:
-        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""), key="model.name")
-    if weights is not None and not weights.is_file():
-        raise WeightsError(f"no file {weights}", key="model.weights")
-    return found
+        return _model_file(config.config.expanduser(), weights)
+    assert config.name is not None  # noqa: S101  `check_model` has looked
+    return _open_clip_name(config.name, config.pretrained, weights)
 
 
 def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Described:
-    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
-    if name not in open_clip.list_models():
-        unknown = unknown_name(name)
-        if tag is not None and not unknown.endswith("?"):  # no name is near
-            both = f"{name}/{tag}"
-            unknown += (
-                f" {both} is no file or folder here; a repository of Hugging Face is downloaded first: "
-                f"hf download {both} --local-dir FOLDER, and then FOLDER is the model"
-            )
-        raise ConfigError(unknown, key="model.name")
     architecture, tags = open_clip.get_model_config(name), open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
         raise ConfigError(f"model.pretrained: open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}")
@@ -183,8 +163,6 @@ class _Found:
 
 
 def _checkpoint(path: Path) -> Described:
-    if not path.exists():
-        raise WeightsError(f"no file or folder {path}", key=_KEY)
     name = path.resolve().name if path.is_dir() else path.stem
     commit = path / "refs" / "main"
     if commit.is_file() and (path / "snapshots").is_dir():  # a repository in the hub's cache

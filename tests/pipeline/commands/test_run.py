@@ -336,8 +336,7 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
 def test_what_cannot_be_run_is_rejected_before_any_row(section, error, told, scenes_config, tmp_path) -> None:
     with pytest.raises(error, match=told):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
-    assert not list((tmp_path / "out").rglob("*.parquet"))
-    assert error is InputError or told in ("xx_none", "blocks, not 99") or list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prepare_keeps_images_only_on_demand(scenes_config: dict[str, Any], tmp_path: Path) -> None:
