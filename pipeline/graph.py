@@ -30,7 +30,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import ModelConfig, check_model
+from stages.shared.model.config import ModelConfig, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -138,7 +138,7 @@ def check_files(config: RunConfig) -> str:
     """
     fingerprint = input_fingerprint(config.input)
     if config.source.kind == HEAT_MAPS:  # some of the others need no model
-        check_model(config.model)
+        check_model_files(config.model)
     return fingerprint
 
 

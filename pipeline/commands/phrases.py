@@ -78,9 +78,10 @@ def write_phrases(config: RunConfig, out: Path) -> int:
     Return how many there are. Raise InputError or ConfigError as a run does.
     """
     reader, seen = make_reader(config.input), set[int]()
+    shards = config.input.own(plan_shards(reader))  # a missing file is told before spaCy is loaded
 
     def captions() -> Iterator[str]:
-        for sample in reader.samples(config.input.own(plan_shards(reader))):
+        for sample in reader.samples(shards):
             record = Record.start(sample)
             for caption in record.sample.captions if record.error is None else ():
                 if (key := stable_key(caption)) not in seen:

@@ -12,7 +12,17 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.commands.options import ConfigFile, EngineKind, InputImages, Json, ModelName, Settings, input_or_config
+from pipeline.commands.checks import check_places
+from pipeline.commands.options import (
+    ConfigFile,
+    EngineKind,
+    InputImages,
+    Json,
+    ModelName,
+    Settings,
+    input_or_config,
+    naming_options,
+)
 from pipeline.config import load_config
 from pipeline.engines import chosen
 from pipeline.engines.inline import call_rows, samples_in
@@ -21,7 +31,6 @@ from pipeline.plan import PART_IMAGES, RAY_BATCH_S, RAY_CORES, Costs, Forecast, 
 from pipeline.summary import duration
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
-from stages.read import plan_shards
 
 MILLION = 1_000_000
 
@@ -64,14 +73,16 @@ def plan(
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500
     """
-    # It imports torch.
-    from stages.shared.model.device import pick_device  # noqa: PLC0415
-
     source, config = input_or_config(source, config)
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
     given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
-    resolved = load_config(config, settings, assigned=given)
+    with naming_options():
+        resolved = load_config(config, settings, assigned=given)
+        shards = check_places(resolved)
+    # It imports torch.
+    from stages.shared.model.device import pick_device  # noqa: PLC0415
+
     on_gpu = resolved.model.device != "cpu" and pick_device("auto").type == "cuda"
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
@@ -79,7 +90,7 @@ def plan(
     graph = build_graph(resolved)
     if graph.loads_model:
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
-    counts = dict.fromkeys((total or samples_in(plan_shards(graph.reader)) or MILLION, MILLION))
+    counts = dict.fromkeys((total or samples_in(shards) or MILLION, MILLION))
     resolved = chosen(resolved, None)  # the table always has a column for a million images
     machines = {"here": machine_here(resolved, on_gpu=on_gpu)}
     if cores is not None:

@@ -160,7 +160,7 @@ class SegmenterConfig(BaseModel):
         return str(Path(model).expanduser().absolute()) if model and _is_path(model) else model
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model_files(config: ModelConfig) -> None:
     """Look whether a model is named and its files are there, without the libraries that take seconds to import.
 
     Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a file is missing.

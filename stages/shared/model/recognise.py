@@ -31,7 +31,7 @@ from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.checkpoints import settings
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, arranged, layout_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_state
-from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, check_model
+from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, check_model_files
 from stages.shared.model.towers.plan import sides_px
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
@@ -85,7 +85,7 @@ def recognise(config: ModelConfig) -> Described:
     Raise ConfigError for an unknown name or an unusable model file, and WeightsError for files that are missing or
     damaged, or where nothing identifies the architecture.
     """
-    check_model(config)
+    check_model_files(config)
     if config.checkpoint is not None:
         return _checkpoint(config.checkpoint.expanduser())
     if config.name in CATALOG:
@@ -95,7 +95,7 @@ def recognise(config: ModelConfig) -> Described:
     weights = None if config.weights is None else config.weights.expanduser()
     if config.config is not None:
         return _model_file(config.config.expanduser(), weights)
-    assert config.name is not None  # noqa: S101  `check_model` has looked
+    assert config.name is not None  # noqa: S101  `check_model_files` has looked
     return _open_clip_name(config.name, config.pretrained, weights)
 
 
