@@ -145,17 +145,15 @@ def check_files(config: RunConfig) -> str:
 def build_graph(config: RunConfig, reader: Reader | None = None) -> Graph:
     """Check everything that can be checked before any work, and put the stages in order.
 
-    reader: That of the input, if `check_files` was called before.
+    reader: That of the input, if there is one already.
 
     Raises:
         ConfigError: A setting cannot be used.
         InputError: The input cannot be read.
         WeightsError: The model's files are missing or damaged.
     """
-    if reader is None:
-        check_files(config)
-        reader = make_reader(config.input)
     steps = build_steps(config)
+    reader = reader or make_reader(config.input)
     return Graph(reader=reader, **{each.name: getattr(steps, each.name) for each in fields(steps)})
 
 

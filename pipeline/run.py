@@ -25,6 +25,7 @@ from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_ru
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import MOST_IMAGES, PRESENCE, in_words, is_wanted, kept_presence, look_at_first
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
+from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.contract.schema import SCHEMA_VERSION
 from stages.phrases.known import KnownPhrases
@@ -52,6 +53,7 @@ def run(
     may_delete: MayDelete = delete_what_runs_wrote,
     graph: Graph | None = None,
     report: Report | None = None,
+    verbose: bool = False,
 ) -> AnyPath:
     """Run the pipeline, or resume a former run of the same command; return the dataset's folder.
 
@@ -64,6 +66,7 @@ def run(
             would be deleted too.
         graph: Replaces the graph that the configuration describes.
         report: Collects statistics for the caller.
+        verbose: Also print the statistics behind the sentences of the first lines.
 
     Raises:
         TooManyErrors: The dataset is complete, and more rows failed than `output.max_error_share` allows.
@@ -117,7 +120,7 @@ def run(
                 if OUTSIDE in found.run
                 else outside_domain(graph, every, config.engine.kind)
             )
-            graph, trust = trusted(graph, outside, config, report)
+            graph, trust = trusted(graph, outside, config, report, verbose=verbose)
             config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside)}
             with _begun(folder, found, noted, console, same_input=is_same_input):
@@ -136,8 +139,9 @@ def run(
         report,
         folder.written_as,
         model=model_in_words(config, graph) if graph.loads_model else NO_MODEL,
-        scores=trust.in_words(graph, config),
+        scores=trust.in_words(graph, config, total),
         calibrated=trust.doubt is None,
+        differs=outside is not None,
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
@@ -308,13 +312,14 @@ def _reject_many_errors(dataset: AnyPath, allowed: float | None) -> None:
     failed, rows = counts["failed"], counts["written"]
     reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
     if rows and failed == rows:
+        every = "the only row" if rows == 1 else f"all {rows:,} rows"
         raise TooManyErrors(
-            f"all {rows:,} rows failed; the column `error_detail` in {dataset} says why. "
-            f"The commonest reason is {reasons[0][0]} ({reasons[0][1]:,} rows)"
+            f"{every} failed; the column `error_detail` in {dataset} says why. "
+            f"The commonest reason is {reasons[0][0]} ({counted(reasons[0][1], 'row')})"
         )
     if allowed is not None and failed > allowed * rows:
         raise TooManyErrors(
-            f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may: "
+            f"{failed:,} of {counted(rows, 'row')} failed ({failed / rows:.2%}), at most {allowed:.2%} may: "
             f"{', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
             f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong",
             key="output.max_error_share",

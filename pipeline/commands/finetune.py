@@ -18,7 +18,7 @@ from pipeline.config_text import as_yaml
 from pipeline.dataset import open_dataset
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.terminal import console, errors, print_json, progress_bar
+from pipeline.terminal import console, counted, errors, print_json, progress_bar
 from stages.shared.model.config import check_model_files
 
 
@@ -111,8 +111,8 @@ def finetune(
         print_json({**asdict(tuned), "model": str(tuned.model)})
     elif leads:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in tuned.losses.items())
-        done = f"{tuned.steps:,} steps on {tuned.images:,} images in {tuned.seconds:,.0f} s: {losses}"
+        done = f"{counted(tuned.steps, 'step')} on {counted(tuned.images, 'image')} in {tuned.seconds:,.0f} s: {losses}"
         console.print(done, highlight=False)
         if tuned.bad_images:
-            console.print(f"{tuned.bad_images:,} images could not be read and were left out", style="yellow")
+            console.print(f"{counted(tuned.bad_images, 'image')} could not be read: left out", style="yellow")
         console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model.parent}", soft_wrap=True)

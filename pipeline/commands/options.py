@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -158,14 +158,14 @@ def reading(file: str) -> Iterator[None]:
 
 
 @contextmanager
-def stopping(message: str) -> Iterator[None]:
+def stopping(message: str | Callable[[], str]) -> Iterator[None]:
     """End with the exit code of a signal that arrives in the block, after printing the message if there is one."""
     try:
         with stoppable():
             yield
     except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
         if message:
-            errors.print(message)
+            errors.print(message if isinstance(message, str) else message(), soft_wrap=True)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 

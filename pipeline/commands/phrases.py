@@ -15,7 +15,7 @@ import typer
 from pipeline.commands.options import ConfigFile, InputImages, input_or_config, reading
 from pipeline.config import RunConfig, load_config
 from pipeline.paths import check_writable
-from pipeline.terminal import console, print_json
+from pipeline.terminal import console, counted, print_json
 from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import make_reader, plan_shards
@@ -63,7 +63,7 @@ def phrases(
         source, config = input_or_config(file, config)
         given = {"input.path": source, "input.image_root": images}
         count = write_phrases(load_config(config, settings, assigned=given), out)
-        console.print(f"{out}: {count:,} different captions", soft_wrap=True)
+        console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
     own = load_config(config, settings, PhrasesConfig)
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:

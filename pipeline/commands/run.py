@@ -19,9 +19,11 @@ from pipeline.commands.options import (
     stopping,
 )
 from pipeline.config import RunConfig, load_config
+from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import delete_what_runs_wrote
+from pipeline.output.shards import rows_in
 from pipeline.run import run as run_pipeline
-from pipeline.terminal import console
+from pipeline.terminal import console, counted
 from stages.shared.storage import AnyPath
 
 
@@ -75,6 +77,9 @@ def run(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also print the statistics behind what the run says of the images.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
@@ -112,10 +117,10 @@ def run(
         if print_config:
             sys.stdout.write(resolved.to_yaml(docs=docs))
             return
-        _run(resolved, fresh=fresh, yes=yes)
+        _run(resolved, fresh=fresh, yes=yes, verbose=verbose)
 
 
-def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
+def _run(config: RunConfig, *, fresh: bool, yes: bool, verbose: bool) -> None:
     def may_delete(what: str, foreign: list[AnyPath]) -> bool:
         if yes:
             return True
@@ -125,5 +130,9 @@ def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
             console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
         return typer.confirm(f"{what}. Delete {'it and these files' if foreign else 'it'} and start over?")
 
-    with stopping("stopped. Finished rows are kept; the same command resumes the run."):
-        run_pipeline(config, console, fresh=fresh, may_delete=may_delete)
+    def kept() -> str:
+        rows = sum(count or 0 for count in rows_in(DatasetFolder(config.output.path).shards))
+        return f"stopped. {counted(rows, 'finished row')} in {config.output.path}; the same command resumes the run."
+
+    with stopping(kept):
+        run_pipeline(config, console, fresh=fresh, may_delete=may_delete, verbose=verbose)

@@ -14,6 +14,7 @@ from pipeline.output.journal import SHARD
 from pipeline.output.replaced import BESIDE, REPLACES
 from pipeline.output.shards import rows_in
 from pipeline.paths import with_absolute_paths
+from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
 from stages.shared.storage import AnyPath, found_in
 
@@ -150,7 +151,7 @@ def _may_be_replaced(folder: AnyPath, shards: list[AnyPath], may_delete: MayDele
     _, manifest = stored
     foreign = [*_foreign(shards), *_edited_cards(folder, manifest)]
     rows = sum(count or 0 for count in rows_in(shards))
-    what = f"{written_as} holds {'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
+    what = f"{written_as} holds {'a finished dataset' if manifest else 'an unfinished run'} with {counted(rows, 'row')}"
     if not (rows or foreign) or may_delete(what, foreign):
         return True
     names = ", ".join(str(path).removeprefix(f"{folder}/") for path in foreign[:5])

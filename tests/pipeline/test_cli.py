@@ -282,7 +282,7 @@ def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None
     lines = told.splitlines()
     assert lines[0] == (
         "model: demo, with its own settings where none are given (--print-config shows them); "
-        "engine: one process for 2 samples, which it completes before Ray has started"
+        "engine: one process for 2 samples, which takes less time than to start several"
     )
     assert f"dataset in {out}, model: demo" in lines
     assert lines[-2:] == [

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import terminal
-from pipeline.terminal import progress_bar
+from pipeline.terminal import counted, progress_bar
 
 
 def shown(*, is_terminal: bool, total: int | None = 2000) -> str:
@@ -26,3 +26,7 @@ def test_progress_is_redrawn_on_a_terminal_and_a_short_job_says_nothing_in_a_log
 def test_a_long_job_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch, total: int | None, lines: str) -> None:
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     assert shown(is_terminal=False, total=total) == lines
+
+
+def test_one_thing_is_singular() -> None:
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

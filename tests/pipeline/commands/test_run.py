@@ -170,9 +170,12 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
     answer = called("run", tmp_path / "run.yaml")
-    assert (answer[0], answer[2]) == (code, "stopped. Finished rows are kept; the same command resumes the run.\n")
-    assert list((tmp_path / "out" / "data").glob("*.parquet"))
-    assert f"resuming the run in {tmp_path / 'out'}" in printed("run", tmp_path / "run.yaml")
+    rows = len(rows_of(tmp_path / "out"))
+    assert rows > 0
+    stopped = f"stopped. {rows} finished rows in {tmp_path / 'out'}; the same command resumes the run.\n"
+    assert (answer[0], answer[2]) == (code, stopped)
+    resuming = f"resuming the run in {tmp_path / 'out'}, rows so far: {rows} of {SCENES}\n"
+    assert resuming in printed("run", tmp_path / "run.yaml")
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
 
 
