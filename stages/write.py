@@ -183,8 +183,8 @@ def dataset_card(
     care = f" {doubt}." if doubt else ""
     score = (
         f"It is calibrated on {fitted_to}:\non images like those, {total.likely_in_words}.\nA region is right with a "
-        "box IoU of 0.5 or more. On other images a score can be far too high or too low:\n`phrasebox eval` measures that "
-        f"where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
+        "box IoU of 0.5 or more. On other images a score can be far too high or too low:\n`phrasebox eval` measures "
+        f"that where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
         if fitted_to is not None
         else f"It is {source[1]}."
         if source is not None

@@ -62,8 +62,8 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     scores = [region["score"] for row in rows for region in row["annotations"]]
     likely = [score for score in scores if score >= 0.5]
     assert (
-        f"Scores are calibrated: on images like those of the fit, of the {len(likely) / len(scores):.0%} of the regions "
-        f"with a score of 0.5 or more about {sum(likely) / len(likely):.0%} are right."
+        f"Scores are calibrated: on images like those of the fit, of the {len(likely) / len(scores):.0%} of the "
+        f"regions with a score of 0.5 or more about {sum(likely) / len(likely):.0%} are right."
     ) in printed
     assert "--min-score 0.5" in printed
     card = (tmp_path / "out" / "README.md").read_text()
