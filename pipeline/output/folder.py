@@ -89,8 +89,8 @@ class DatasetFolder:
 
         A run that fails before its first row takes the folders away that it has made.
         """
-        places = (self.data, self._own, self.path, *self.path.parents) if isinstance(self.path, Path) else ()
-        made = [place for place in places if not place.exists()]
+        places = (self.data, self._own, self.path, *self.path.parents)
+        made = [place for place in places if isinstance(place, Path) and not place.exists()]
         with ExitStack() as stack:
             try:
                 self._lease = stack.enter_context(locked(self._lock))
