@@ -239,6 +239,7 @@ def _command(config: RunConfig) -> str:
     stamps = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
         for place in places
+        if place.exists()  # "auto" and "none" are no files
         for file in sorted(place.rglob("*") if place.is_dir() else (place, *_describing(place)))
         if file.is_file()
     ]
