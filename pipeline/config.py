@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.config_errors import in_words
 from pipeline.config_text import assign, documented, dumped, parsed
@@ -144,6 +152,15 @@ class RunConfig(BaseModel):
     source: AnySourceConfig = Field(default_factory=SOURCES.config, description="The origin of regions.")
     engine: EngineConfig = Field(EngineConfig(), description="The distribution of a run.")
     output: OutputConfig = Field(OutputConfig(), description="The dataset.")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, values: Any, validated: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raise ConfigError for what pydantic rejects, also from Python."""
+        try:
+            return validated(values)
+        except ValidationError as error:
+            raise in_words(error, cls, values if isinstance(values, dict) else {}) from error
 
     @model_validator(mode="before")
     @classmethod
@@ -298,13 +315,7 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems: dict[str, dict[str, None]] = {}
-        for problem in error.errors(include_url=False):
-            name, message = in_words(dict(problem), model, values)
-            problems.setdefault(name, {})[message] = None
-        # Several of one key: what each type in a union says.
-        lines = [f"{name}: {'; or: '.join(messages)}" for name, messages in problems.items()]
-        raise ConfigError("\n".join(lines)) from error
+        raise in_words(error, model, values) from error
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:

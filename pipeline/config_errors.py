@@ -9,14 +9,40 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
+from stages.contract.errors import ConfigError, PhraseboxError
 from stages.contract.kinds import KindTable
+from stages.read import guess_kind
 
 _SAY_WHAT: Final = "Say what to read, for example: phrasebox run captions.jsonl --images photos/"
 
 
-def in_words(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:
+def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> ConfigError:
+    """Return the error of a model that has rejected values, with one line per problem."""
+    values = _with_kind_of_input(values)
+    problems: dict[str, dict[str, None]] = {}
+    for problem in error.errors(include_url=False):
+        name, message = _problem(dict(problem), model, values)
+        problems.setdefault(name, {})[message] = None
+    # Several of one key: what each type in a union says.
+    first, *more = [ConfigError("; or: ".join(messages), key=name) for name, messages in problems.items()]
+    first.more = more
+    return first
+
+
+def _with_kind_of_input(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values with the kind that the input's path has, whose keys alone are proposed."""
+    section = values.get("input")
+    if not isinstance(section, dict) or not isinstance(section.get("path"), str | list | tuple):
+        return values
+    try:
+        return {**values, "input": {**guess_kind(section["path"]), **section}}
+    except PhraseboxError:  # without such a file every kind is possible
+        return values
+
+
+def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:
     """Return the name of a key and what is wrong with it.
 
     Args:
@@ -69,7 +95,7 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
             section = values.get(str(step))
             kind = section.get("kind", table.default) if isinstance(section, dict) else None
             kinds = [each for each in table if kind in (None, each)]  # that of an input may be left out
-            types_here = [table[each].config_type for each in kinds] or types_here
+            types_here = [table.config_type(each) for each in kinds] or types_here
     return fields, shown
 
 

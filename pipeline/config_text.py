@@ -62,7 +62,7 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
     for name in sections:
         inner = place.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {name} holds the value {inner!r}, not keys")
+            raise ConfigError(f"{name} holds the value {inner!r}, not keys", key=key)
         place = inner
     place[last] = value
 

@@ -24,12 +24,14 @@ from pipeline.config import EngineConfig, RunConfig
 from pipeline.engines.inline import run_stages, set_up
 from pipeline.graph import Graph, presence_in
 from pipeline.summary import Report
+from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.stage import ExplainStage
 from stages.read import Reader, Shard
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.sources.base import RegionSource
+from stages.write import Tally
 
 SHARDS: Final = 4  # that the samples come from, evenly spaced in the input
 SAMPLES: Final = 32  # that are looked at, from all these shards together
@@ -62,12 +64,13 @@ class Outside:
     """How the samples of a run differ from those of a fit, or why nobody knows."""
 
     what: str  # for people
+    measured: str = ""  # the statistics behind that, if there are any
     in_regions: bool  # whether it is the regions, so that scores mean nothing; otherwise it is the images alone
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> Outside | None:
         """Return the answer of `outside_domain` as a run stored it, by `asdict`."""
-        return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
+        return None if stored is None else cls(**stored)
 
 
 def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) -> Outside | None:
@@ -103,11 +106,12 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
     feature, shift = regions.calibration.shift(evidence)
     if abs(shift) > FAR + 1 / math.sqrt(len(seen)):
         side = "above" if shift > 0 else "below"
-        what = (
-            f"The images differ from those the scores were calibrated on ({feature} of the regions in {len(seen)} of "
-            f"them is {abs(shift):.1f} standard deviations {side} that of the fit)"
+        measured = (
+            f"{feature} of the regions in {counted(len(seen), 'image')} is {abs(shift):.1f} standard deviations {side} "
+            "that of the fit"
         )
-        return Outside(what=what, in_regions=True)
+        what = "The images differ from those the scores were calibrated on"
+        return Outside(what=what, measured=measured, in_regions=True)
     fitted = int(regions.calibration.made_from.get("images", 0))
     if graph.explains.presence is None or not model.signals or fitted < FEWEST_FITTED:
         return None
@@ -117,11 +121,12 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
     times = distance / (1 + len(images.directions) / fitted)
     if times <= 1 + UNLIKE / math.sqrt(len(embeddings)):
         return None
-    what = (
-        f"The images show other things than those the scores were calibrated on (the mean squared distance of "
-        f"{len(embeddings)} of them from the fit is {times:.1f} times that of others of its kind)"
+    measured = (
+        f"the mean squared distance of {counted(len(embeddings), 'image')} from the fit is {times:.1f} times that of "
+        "others of its kind"
     )
-    return Outside(what=what, in_regions=False)
+    what = "The images show other things than those the scores were calibrated on"
+    return Outside(what=what, measured=measured, in_regions=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,17 +150,15 @@ class Trust:
         faults = (None if outside is None else outside.what, in_other_precision(graph, config))
         return cls(misgiving=". ".join(what for what in faults if what) or None)
 
-    def in_words(self, graph: Graph, config: RunConfig) -> str:
-        """Return the same in sentences for people."""
+    def in_words(self, graph: Graph, config: RunConfig, total: Tally) -> str:
+        """Return the same in sentences for people; `total` counts the dataset."""
         if self.misgiving is not None:
             return (
-                f"Scores are calibrated, but may be too high or too low here. {self.misgiving}. phrasebox eval "
-                "measures it."
+                f"Scores are calibrated, but may be too high or too low here. {self.misgiving}. A review or phrasebox "
+                "eval measures it."
             )
         if self.doubt is None:
-            return (
-                "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
-            )
+            return f"Scores are calibrated: on images like those of the fit, {total.likely_in_words}."
         drawn = (
             " demo knows drawn scenes only: photographs need another --model." if config.model.name == "demo" else ""
         )
@@ -172,14 +175,16 @@ def in_other_precision(graph: Graph, config: RunConfig) -> str | None:
     return None if fitted == used else f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
 
 
-def trusted(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[Graph, Trust]:
+def trusted(
+    graph: Graph, outside: Outside | None, config: RunConfig, report: Report, *, verbose: bool = False
+) -> tuple[Graph, Trust]:
     """Return the graph, without its calibration where that means nothing, and the trust in its scores.
 
-    Note why, and where maps are cut if no calibration says that.
+    Note why, with statistics if `verbose`, and where maps are cut if no calibration says that.
     """
     trust = Trust.of(graph, outside, config)
     if outside is not None:
-        report.note(outside.what)
+        report.note(f"{outside.what}: {outside.measured}" if verbose and outside.measured else outside.what)
     if trust.doubt is None and (other := in_other_precision(graph, config)):
         report.note(other)
     if trust.doubt is not None and graph.calibrated:

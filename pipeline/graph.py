@@ -27,10 +27,10 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.known import KnownPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader, SourceConfig, make_reader
+from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -131,8 +131,21 @@ class Graph(Steps):
     reader: Reader
 
 
-def build_graph(config: RunConfig) -> Graph:
+def check_files(config: RunConfig) -> str:
+    """Look whether the input and the model that a configuration names are there; return `input_fingerprint`.
+
+    No library of the model is imported, which would take seconds. Raise as `build_graph`.
+    """
+    fingerprint = input_fingerprint(config.input)
+    if config.source.kind == HEAT_MAPS:  # some of the others need no model
+        check_model_files(config.model)
+    return fingerprint
+
+
+def build_graph(config: RunConfig, reader: Reader | None = None) -> Graph:
     """Check everything that can be checked before any work, and put the stages in order.
+
+    reader: That of the input, if there is one already.
 
     Raises:
         ConfigError: A setting cannot be used.
@@ -140,7 +153,8 @@ def build_graph(config: RunConfig) -> Graph:
         WeightsError: The model's files are missing or damaged.
     """
     steps = build_steps(config)
-    return Graph(reader=make_reader(config.input), **{each.name: getattr(steps, each.name) for each in fields(steps)})
+    reader = reader or make_reader(config.input)
+    return Graph(reader=reader, **{each.name: getattr(steps, each.name) for each in fields(steps)})
 
 
 def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
@@ -213,7 +227,7 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
         "regions.refine": config.regions.refine == "sam",
     }.items():
         if is_set:
-            raise ConfigError(f"{key}: it concerns heat maps, and source.kind={kind} makes none: leave it out")
+            raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
     source: RegionSource[Any] = SOURCES[kind](config.source, _absolute(config.model), loaded)
     source.check()
     return source

@@ -7,18 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
+from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.domain import Outside, outside_domain, trusted, with_presence
 from pipeline.engines import FirstLook, chosen, engine
 from pipeline.engines.inline import samples_in
-from pipeline.graph import Graph, build_graph, fetch_weights
+from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
+from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import (
     MOST_IMAGES,
@@ -32,11 +35,14 @@ from pipeline.presence_alone import (
     look_at_first,
 )
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
+from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
+from stages.contract.schema import SCHEMA_VERSION
 from stages.phrases.known import KnownPhrases
-from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, plan_shards
+from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, make_reader, plan_shards
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
+from stages.shared.model.catalog import WEIGHTS_ROOT
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
 
@@ -57,6 +63,7 @@ def run(
     may_delete: MayDelete = delete_what_runs_wrote,
     graph: Graph | None = None,
     report: Report | None = None,
+    verbose: bool = False,
 ) -> AnyPath:
     """Run the pipeline, or resume a former run of the same command; return the dataset's folder.
 
@@ -69,6 +76,7 @@ def run(
             would be deleted too.
         graph: Replaces the graph that the configuration describes.
         report: Collects statistics for the caller.
+        verbose: Also print the statistics behind the sentences of the first lines.
 
     Raises:
         TooManyErrors: The dataset is complete, and more rows failed than `output.max_error_share` allows.
@@ -76,10 +84,14 @@ def run(
     """
     console = console or Console(quiet=True)
     folder = DatasetFolder(config.output.path)
-    graph = graph or build_graph(config)
-    config = graph.settings(config)
+    fingerprint = check_files(config) if graph is None else input_fingerprint(config.input)
     with folder.locked(), folder.writing():
-        fingerprint = input_fingerprint(config.input)
+        report, display, changes = report or Report(), Display(console), Changes()
+        same = {INPUT: fingerprint, COMMAND: None if graph else _command(config)}
+        if graph is None and not fresh and folder.is_done(same):
+            return _complete(folder, config, console, changes)
+        graph, every = _planned(config, graph, display)
+        config = graph.settings(config)
         found = folder.look(
             config,
             graph.fingerprint,
@@ -88,19 +100,17 @@ def run(
             fresh=fresh,
             may_delete=may_delete,
         )
-        report, display, changes = report or Report(), Display(console), Changes()
         is_same_input = found.run.get(INPUT) == fingerprint
         if found.state == "complete" and is_same_input:
             return _complete(folder, config, console, changes)
         with display.shown():
-            display.doing("reading the input")
-            every = plan_shards(graph.reader)
+            display.doing("comparing the input with the rows")
             shards = config.input.take_part(every)
             reject_other_phrases(graph, every)
             if found.state != "new" and not is_same_input:
                 changes = _changes(folder, graph.reader, shards, console, config.input)
         # Changed samples are reported each time, as long as their rows stay as they are.
-        noted: dict[str, Any] = {} if changes.changed else {INPUT: fingerprint}
+        noted: dict[str, Any] = {} if changes.changed else {**same}
         if found.state == "complete" and not changes.new:
             folder.note(found, noted)
             return _complete(folder, config, console, changes)
@@ -120,13 +130,14 @@ def run(
             outside = (
                 Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, every, config.engine)
             )
-            graph, trust = trusted(graph, outside, config, report)
+            graph, trust = trusted(graph, outside, config, report, verbose=verbose)
             config = graph.as_cut(config)
             noted |= {OUTSIDE: None if outside is None else asdict(outside)}
             with _begun(folder, found, noted, console, same_input=is_same_input):
                 _say(console, [*folder.notes, *_in_words(changes)])
                 if found.state != "new":
-                    _say(console, [f"resuming the run in {folder.path}"])
+                    rows, of = len(folder.journal.keys), "" if samples is None else f" of {samples:,}"
+                    _say(console, [f"resuming the run in {folder.path}, rows so far: {rows:,}{of}"])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
                 graph = _Computing(graph, folder, report, display, every).all(shards, config, found)
@@ -138,8 +149,9 @@ def run(
         report,
         folder.written_as,
         model=model_in_words(config, graph) if graph.loads_model else NO_MODEL,
-        scores=trust.in_words(graph, config),
+        scores=trust.in_words(graph, config, total),
         calibrated=trust.doubt is None,
+        differs=outside is not None,
         extent=config.input.extent,
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
@@ -220,6 +232,42 @@ def _calibrated_by(graph: Graph) -> dict[str, Any]:
     )
 
 
+def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[Graph, list[Shard]]:
+    """Return the graph and all parts of the input, whose faults are told before a library of the model is loaded."""
+    with display.shown():
+        display.doing("reading the input")
+        reader = make_reader(config.input) if graph is None else graph.reader
+        every = plan_shards(reader)
+        display.doing("loading the libraries of the model")
+        return graph or build_graph(config, reader), every
+
+
+def _command(config: RunConfig) -> str:
+    """Return a hash of all that decides the rows of a command, but for its input. No model is read.
+
+    The files of models count by their sizes and times. So equal hashes mean equal rows, and others need a closer look.
+    """
+    model = config.model
+    bundled = WEIGHTS_ROOT / str(model.name)
+    named = (model.checkpoint, model.weights, model.config, config.regions.calibration, config.regions.sam.model)
+    places = [bundled, *(Path(name).expanduser() for name in named if name)]
+    stamps = [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for place in places
+        if place.exists()  # "auto" and "none" are no files
+        for file in sorted(place.rglob("*") if place.is_dir() else (place, *_describing(place)))
+        if file.is_file()
+    ]
+    values = [__version__, SCHEMA_VERSION, version("open_clip_torch"), config.rows_depend_on(), stamps]
+    return sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _describing(weights: Path) -> Iterator[Path]:
+    """Yield the files beside a checkpoint that may describe it, see `stages.shared.model.recognise`."""
+    yield from (file for file in weights.parent.glob("*") if file.suffix in (".json", ".txt"))
+    yield weights.parent.parent / "params.txt"
+
+
 def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:
     """Say that there is nothing to do. Return and raises as `run`."""
     _say(console, [*folder.notes, *_in_words(changes)])
@@ -282,13 +330,15 @@ def _reject_many_errors(dataset: AnyPath, allowed: float | None) -> None:
     failed, rows = counts["failed"], counts["written"]
     reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
     if rows and failed == rows:
+        every = "the only row" if rows == 1 else f"all {rows:,} rows"
         raise TooManyErrors(
-            f"all {rows:,} rows failed; the column `error_detail` in {dataset} says why. "
-            f"The commonest reason is {reasons[0][0]} ({reasons[0][1]:,} rows)"
+            f"{every} failed; the column `error_detail` in {dataset} says why. "
+            f"The commonest reason is {reasons[0][0]} ({counted(reasons[0][1], 'row')})"
         )
     if allowed is not None and failed > allowed * rows:
         raise TooManyErrors(
-            f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may "
-            f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
-            f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong"
+            f"{failed:,} of {counted(rows, 'row')} failed ({failed / rows:.2%}), at most {allowed:.2%} may: "
+            f"{', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
+            f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong",
+            key="output.max_error_share",
         )

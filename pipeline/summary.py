@@ -155,7 +155,7 @@ class Display:
         done, speed = report.already + report.seen, report.images_per_second
         words = [] if report.seen else [self._doing or "starting"]
         if speed:
-            words.append(f"{speed:,.1f} images/s")
+            words.append("{:,.1f} {}".format(*pace_of(speed)))
         if speed and report.expected is not None:
             words.append(f"{duration((report.expected - done) / speed)} left")
         if report.already:
@@ -163,7 +163,7 @@ class Display:
         if report.failed:
             words.append(f"{report.failed:,} failed")
         if report.deaths:
-            words.append(f"{report.deaths:,} workers died")
+            words.append(f"{terminal.counted(report.deaths, 'worker')} died")
         images = f"images: {done:,}" + ("" if report.expected is None else f" of {report.expected:,}")
         said = ", ".join(words)
         if report.seen:
@@ -186,12 +186,19 @@ def first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str)
     model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
     if graph.loads_model and config.model.name in CATALOG and CATALOG[config.model.name].settings:
         model += ", with its own settings where none are given (--print-config shows them)"
-    engine = "one process" if config.engine.kind == "inline" else "Ray"
+    engine = "one process" if config.engine.kind == "inline" else "several processes (Ray)"
     if asked == "auto":
-        count = "an unknown number of samples" if samples is None else f"{samples:,} samples"
-        inline = "which it completes before Ray has started"
-        engine += f" for {count}" + (f", {inline}" if config.engine.kind == "inline" else "")
+        count = "an unknown number of samples" if samples is None else terminal.counted(samples, "sample")
+        engine += f" for {count}" + (
+            ", which takes less time than to start several" if config.engine.kind == "inline" else ""
+        )
     return f"{model}; engine: {engine}"
+
+
+def pace_of(images_per_second: float) -> tuple[float, str]:
+    """Return a speed and its unit: "images/s", or "s/image" for less than one image a second."""
+    slow = 0 < images_per_second < 1
+    return (1 / images_per_second, "s/image") if slow else (images_per_second, "images/s")
 
 
 def print_summary(
@@ -203,17 +210,19 @@ def print_summary(
     model: str,
     scores: str,
     calibrated: bool,
+    differs: bool = False,
     extent: str = "the input",
 ) -> None:
     """Print the table at the end of a run, and what can be done with the dataset.
 
     `total` counts the dataset in `path`, `report` the run; `scores` says what scores mean, `calibrated` whether they
-    are probabilities, `extent` what was read.
+    are probabilities, `differs` whether the images differ from those of the fit, and `extent` what was read.
     """
 
     def some(count: int, of: int = 0) -> str:
         return f"{count:,}" + (f" ({count / of:.1%})" if of else "") if count else ""
 
+    pace, unit = pace_of(report.done / report.wall_time_s)
     likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if calibrated and total.regions else ""
     computed = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
     rows = [
@@ -236,7 +245,7 @@ def print_summary(
             ("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
             for stage, device, images in computed
         ),
-        ("images/s in this run", f"{report.done / report.wall_time_s:,.1f}" if report.done else ""),
+        (f"{unit} in this run", f"{pace:,.1f}" if report.done else ""),
     ]
     table = Table("", "", show_header=False)
     table.columns[1].justify = "right"
@@ -250,10 +259,11 @@ def print_summary(
     if total.failed:
         console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
     if total.regions:
-        least = f" --min-score {LIKELY}" if calibrated else ""
         console.print(scores, soft_wrap=True)
-        console.print(
-            f"Look at it:  phrasebox inspect {shlex.quote(path)}\n"
-            f"Export it:   phrasebox export {shlex.quote(path)} --format coco --out coco/{least}",
-            soft_wrap=True,
-        )
+        place = shlex.quote(path)
+        console.print(f"Look at it:  phrasebox inspect {place}", soft_wrap=True)
+        if differs:
+            console.print(f"Review it:   phrasebox inspect {place} --review", soft_wrap=True)
+            return
+        least = f" --min-score {LIKELY}" if calibrated and total.likely else ""
+        console.print(f"Export it:   phrasebox export {place} --format coco --out coco/{least}", soft_wrap=True)

@@ -40,6 +40,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: "1 sample", "2,000 samples"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 FIRST_LINE_SECONDS: Final = 1.0  # seconds that a job takes in silence in a log
 
 LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, where no line can be redrawn

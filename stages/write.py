@@ -124,6 +124,7 @@ class Tally:
     phrases: int = 0
     regions: int = 0
     likely: int = 0  # regions with a score of at least `LIKELY`
+    right_of_likely: float = 0.0  # the sum of their scores: how many of them are right if scores are probabilities
     absent: int = 0  # phrases judged not to be in their image
     other_language: int = 0  # rows with a caption in another language than the parser's
     categories: int = 0  # different phrases of regions
@@ -132,6 +133,14 @@ class Tally:
     def failed(self) -> int:
         """Rows with an error."""
         return self.failed_by_reason.total()
+
+    @property
+    def likely_in_words(self) -> str:
+        """What calibrated scores say of the regions, as the rest of a sentence about images like those of the fit."""
+        if not self.likely:
+            return f"a score is the share of such regions that are right; none here has {LIKELY} or more"
+        share, right = self.likely / self.regions, self.right_of_likely / self.likely
+        return f"of the {share:.0%} of the regions with a score of {LIKELY} or more about {right:.0%} are right"
 
     def counts(self) -> dict[str, Any]:
         """Return the part of the manifest's `counts` that the shards determine."""
@@ -172,12 +181,10 @@ def dataset_card(
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""
-    share = total.likely / max(1, total.regions)
     score = (
-        f"It is calibrated on {fitted_to}:\non images like those, it is the probability that the box has an IoU "
-        f"of 0.5 or more with the true one. Here\n{share:.0%} of the regions have a score of {LIKELY} or more. On "
-        "other images a score can be far too high or too low:\n`phrasebox eval` measures that where boxes are known, "
-        f"and `phrasebox calibrate` fits scores to them.{care}"
+        f"It is calibrated on {fitted_to}:\non images like those, {total.likely_in_words}.\nA region is right with a "
+        "box IoU of 0.5 or more. On other images a score can be far too high or too low:\n`phrasebox eval` measures "
+        f"that where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
         if fitted_to is not None
         else f"It is {source[1]}."
         if source is not None

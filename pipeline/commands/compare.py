@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.checks import check_places
 from pipeline.commands.options import ConfigFile, InputImages, Json, MaybeTruth, ModelName, Resized, Seed, Settings
 from pipeline.commands.tables import print_comparison
+from pipeline.config import load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json
 
@@ -69,14 +71,17 @@ def compare(
     phrasebox compare captions.jsonl --images photos/ --truth Entities/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox compare --explainers grad_eclip,attention_gradient,grad_eclip:heads=single:blocks=1 --html maps.html
     """
+    if html is not None:
+        check_writable("--html", html)
+    if data is not None or config is not None:
+        given = {"input.path": data, "input.image_root": images, "model.name": model}
+        check_places(load_config(config, settings, assigned=given), truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
     from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of  # noqa: PLC0415
     from pipeline.evaluate.compare.pictures import Effort  # noqa: PLC0415
     from pipeline.viewer.compared import write_page  # noqa: PLC0415
 
-    if html is not None:
-        check_writable("--html", html)
     said = errors if as_json else console
     effort = Effort(most=most, phrases=phrases, faithful=faithful, seed=seed)
     with sources_of(data, truth, model, images, config, settings, effort, said) as sources:

@@ -24,7 +24,7 @@ from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
 from pipeline.pictures import regions_overlay, sheet
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from pipeline.terminal import console
+from pipeline.terminal import console, counted
 
 SCALES: Final = (1.55, 1.27, 1.0)
 """The sizes of a photograph in configs/photos-fine.yaml, which is not in the package."""
@@ -57,7 +57,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     Return the figures, which are also in `out/evaluation.json`.
     """
     drawn = out / "scenes"
-    console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
+    console.print(f"drawing {counted(scenes, 'scene')} into {drawn}", soft_wrap=True)
     write_scenes(drawn, scenes, seed)
     read = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
     config = {"input": read, "model": {"name": "demo"}, "engine": {"kind": engine}}

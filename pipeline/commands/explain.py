@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
-from pipeline.commands.options import ConfigFile, ModelName, Settings
+from pipeline.commands.options import ConfigFile, ModelName, Settings, naming_options, reading
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError
+from stages.shared.model.config import check_model_files
 
 if TYPE_CHECKING:
     from pipeline.notebook import Locator
@@ -48,9 +49,6 @@ def explain(
     phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
     phrasebox explain image.jpg --phrase "red car" --out maps.npz --model ViT-B-16/laion2b_s34b_b88k
     """
-    # It imports torch.
-    from pipeline.notebook import Locator  # noqa: PLC0415
-
     phrases = list(dict.fromkeys(" ".join(each.split()) for each in phrase))
     if not phrases:
         raise typer.BadParameter("expected --phrase")
@@ -62,7 +60,15 @@ def explain(
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
-    locator = Locator(run=load_config(config, settings, ExplainConfig, assigned={"model.name": model}))
+    with naming_options():
+        resolved = load_config(config, settings, ExplainConfig, assigned={"model.name": model})
+        check_model_files(resolved.model)
+    with reading(str(image)), image.open("rb"):
+        pass
+    # It imports torch.
+    from pipeline.notebook import Locator  # noqa: PLC0415
+
+    locator = Locator(run=resolved)
     arrays = _explain_phrases(locator, image, phrases, overlay)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,11 @@ import typer
 from pipeline.commands.options import ConfigFile, Json, Settings, Where, naming_options, stopping
 from pipeline.config import load_config
 from pipeline.config_text import as_yaml
+from pipeline.dataset import open_dataset
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.terminal import console, errors, print_json, progress_bar
+from pipeline.terminal import console, counted, errors, print_json, progress_bar
+from stages.shared.model.config import check_model_files
 
 
 def finetune(
@@ -72,9 +74,6 @@ def finetune(
     phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
-    # It imports torch.
-    from pipeline.finetune.loop import finetune as train  # noqa: PLC0415
-
     given = {
         "data.path": dataset,
         "data.image_root": images,
@@ -91,6 +90,12 @@ def finetune(
     if print_config:
         sys.stdout.write(as_yaml(resolved.model_dump(mode="json")))
         return
+    with naming_options():
+        open_dataset(resolved.data.path)
+        check_model_files(resolved.model)
+    # It imports torch.
+    from pipeline.finetune.loop import finetune as train  # noqa: PLC0415
+
     said, leads = errors if as_json else console, os.environ.get("RANK", "0") == "0"
     bars: list[Callable[[int], None]] = []
     stopped = "stopped. The same command resumes from the last checkpoint." if leads else ""
@@ -106,8 +111,8 @@ def finetune(
         print_json({**asdict(tuned), "model": str(tuned.model)})
     elif leads:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in tuned.losses.items())
-        done = f"{tuned.steps:,} steps on {tuned.images:,} images in {tuned.seconds:,.0f} s: {losses}"
+        done = f"{counted(tuned.steps, 'step')} on {counted(tuned.images, 'image')} in {tuned.seconds:,.0f} s: {losses}"
         console.print(done, highlight=False)
         if tuned.bad_images:
-            console.print(f"{tuned.bad_images:,} images could not be read and were left out", style="yellow")
+            console.print(f"{counted(tuned.bad_images, 'image')} could not be read: left out", style="yellow")
         console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model.parent}", soft_wrap=True)

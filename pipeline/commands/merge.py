@@ -8,7 +8,7 @@ import typer
 
 from pipeline.commands.options import stopping
 from pipeline.output.merge import merge as merge_parts
-from pipeline.terminal import console
+from pipeline.terminal import console, counted
 
 
 def merge(
@@ -38,5 +38,5 @@ def merge(
     if total is None:
         console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
     else:
-        shards = "1 shard" if total.files == 1 else f"{total.files:,} shards"
-        console.print(f"{out}: {total.rows:,} rows and {total.regions:,} regions in {shards}", soft_wrap=True)
+        rows, regions = counted(total.rows, "row"), counted(total.regions, "region")
+        console.print(f"{out}: {rows} and {regions} in {counted(total.files, 'shard')}", soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from pipeline.terminal import Terminated, errors, stoppable
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, PhraseboxError
 
 Settings = Annotated[
     list[str],
@@ -107,9 +107,27 @@ Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How m
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
 
-_PLAIN: Final = ("out", "split", "where", "min_score", "min_count", "per", "keep_empty")
-_NAMED: Final = {"image_root": "--images", **{name: f"--{name.replace('_', '-')}" for name in _PLAIN}}
-"""Parameter -> the option that sets it."""
+OPTIONS: Final = {
+    "input.path": "INPUT",
+    "input.image_root": "--images",
+    "output.path": "--out",
+    "output.max_error_share": "--max-error-share",
+    "input.limit": "--limit",
+    "input.part": "--part",
+    "model.name": "--model",
+    "model.checkpoint": "--model",
+    "model.weights": "--weights",
+    "engine.kind": "--engine",
+    "image_root": "--images",
+    "out": "--out",
+    "split": "--split",
+    "where": "--where",
+    "min_score": "--min-score",
+    "min_count": "--min-count",
+    "per": "--per",
+    "keep_empty": "--keep-empty",
+}
+"""Key of the configuration, or parameter -> the argument or option that sets it, and nothing else."""
 
 
 def moved(images: str | None, settings: list[str]) -> list[str]:
@@ -118,16 +136,15 @@ def moved(images: str | None, settings: list[str]) -> list[str]:
 
 
 @contextmanager
-def naming_options() -> Iterator[None]:
-    """Errors in the block name the options that the user typed: --images where they say image_root."""
+def naming_options(keys: Collection[str] = OPTIONS) -> Iterator[None]:
+    """Errors in the block name the option that sets a key, if it is one of these keys."""
     try:
         yield
-    except ConfigError as error:
-        name, colon, what = str(error).partition(": ")
-        if name not in _NAMED:
-            raise
-        what = what.replace(f"{name}=", f"{_NAMED[name]} ")
-        raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error
+    except PhraseboxError as error:
+        for problem in (error, *error.more):
+            if problem.key in keys:
+                problem.key = OPTIONS.get(problem.key, problem.key)
+        raise
 
 
 @contextmanager
@@ -142,14 +159,14 @@ def reading(file: str) -> Iterator[None]:
 
 
 @contextmanager
-def stopping(message: str) -> Iterator[None]:
+def stopping(message: str | Callable[[], str]) -> Iterator[None]:
     """End with the exit code of a signal that arrives in the block, after printing the message if there is one."""
     try:
         with stoppable():
             yield
     except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
         if message:
-            errors.print(message)
+            errors.print(message if isinstance(message, str) else message(), soft_wrap=True)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 
@@ -161,5 +178,5 @@ def input_or_config(source: str | None, config: Path | None) -> tuple[str | None
     if source is None or Path(source).suffix not in (".yaml", ".yml"):
         return source, config
     if config is not None:
-        raise ConfigError(f"--config: {source} is a configuration already; give one of the two")
+        raise ConfigError(f"{source} is a configuration already; give one of the two", key="--config")
     return None, Path(source)

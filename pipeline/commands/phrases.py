@@ -15,7 +15,8 @@ import typer
 from pipeline.commands.options import ConfigFile, InputImages, input_or_config, reading
 from pipeline.config import RunConfig, load_config
 from pipeline.paths import check_writable
-from pipeline.terminal import console, print_json
+from pipeline.terminal import console, counted, print_json
+from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import make_reader, plan_shards
@@ -63,9 +64,13 @@ def phrases(
         source, config = input_or_config(file, config)
         given = {"input.path": source, "input.image_root": images}
         count = write_phrases(load_config(config, settings, assigned=given), out)
-        console.print(f"{out}: {count:,} different captions", soft_wrap=True)
+        console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
     own = load_config(config, settings, PhrasesConfig)
+    with reading(file):
+        is_coco = file.lower().endswith(".json") and Path(file).is_file()
+        if is_coco and '"annotations"' in Path(file).read_text(encoding="utf-8"):
+            raise InputError(f"{file} looks like COCO captions: add --out FILE, which reads all captions of an input")
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
         lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
         for answer in phrases_json((line.rstrip("\r\n") for line in lines), own):
@@ -78,9 +83,10 @@ def write_phrases(config: RunConfig, out: Path) -> int:
     Return how many there are. Raise InputError or ConfigError as a run does.
     """
     reader, seen = make_reader(config.input), set[int]()
+    shards = config.input.take_part(plan_shards(reader))  # a missing file is told before spaCy is loaded
 
     def captions() -> Iterator[str]:
-        for sample in reader.samples(config.input.take_part(plan_shards(reader))):
+        for sample in reader.samples(shards):
             record = Record.start(sample)
             for caption in record.sample.captions if record.error is None else ():
                 if (key := stable_key(caption)) not in seen:

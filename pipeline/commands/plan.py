@@ -13,7 +13,17 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.commands.options import ConfigFile, EngineKind, InputImages, Json, ModelName, Settings, input_or_config
+from pipeline.commands.checks import check_places
+from pipeline.commands.options import (
+    ConfigFile,
+    EngineKind,
+    InputImages,
+    Json,
+    ModelName,
+    Settings,
+    input_or_config,
+    naming_options,
+)
 from pipeline.config import load_config
 from pipeline.engines import chosen
 from pipeline.engines.inline import call_rows, samples_in
@@ -33,7 +43,6 @@ from pipeline.plan import (
 )
 from pipeline.terminal import console, duration, errors, print_json
 from stages.contract.errors import ConfigError
-from stages.read import make_reader, plan_shards
 
 MILLION = 1_000_000
 
@@ -89,16 +98,18 @@ def plan(
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
     given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
+    with naming_options():
+        resolved = load_config(config, settings, assigned=given)
+        shards = check_places(resolved)
     errors.print("loading what the run needs")
     # It imports torch.
     from stages.shared.model.device import pick_device  # noqa: PLC0415
 
-    resolved = load_config(config, settings, assigned=given)
     on_gpu = resolved.model.device != "cpu" and pick_device("auto").type == "cuda"
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
     said = errors if as_json else console
-    counted = total or samples_in(plan_shards(make_reader(resolved.input)))
+    counted = total or samples_in(shards)
     images_of_run = counted or MILLION
     resolved = chosen(resolved, images_of_run if cores is None else None)
     machines = {"here": machine_here(resolved, on_gpu=on_gpu)}

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from pipeline.commands.options import (
+    OPTIONS,
     ConfigFile,
     EngineKind,
     InputImages,
     ModelName,
     Settings,
     input_or_config,
+    naming_options,
     stopping,
 )
 from pipeline.config import RunConfig, load_config
+from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import delete_what_runs_wrote
+from pipeline.output.shards import rows_in
 from pipeline.run import run as run_pipeline
-from pipeline.terminal import console
-from stages.contract.errors import PhraseboxError
+from pipeline.terminal import console, counted
 from stages.shared.storage import AnyPath
-
-SHORTHANDS: Final = {
-    "input.path": "INPUT",
-    "input.image_root": "--images",
-    "output.path": "--out",
-    "output.max_error_share": "--max-error-share",
-    "input.limit": "--limit",
-    "input.part": "--part",
-    "model.name": "--model",
-    "model.checkpoint": "--model",
-    "model.weights": "--weights",
-    "engine.kind": "--engine",
-}
-"""Key of the configuration -> the argument or option that sets it, and nothing else."""
 
 
 def run(
@@ -90,6 +77,9 @@ def run(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also print the statistics behind what the run says of the images.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
@@ -120,30 +110,17 @@ def run(
         "model.weights": weights,
         "engine.kind": engine,
     }
-    typed = [key for key, value in given.items() if value is not None]
-    try:
+    # Somebody who wrote keys reads keys, but for those that an option has set.
+    wrote_keys = config is not None or any(setting.startswith(tuple(OPTIONS)) for setting in settings)
+    with naming_options({key for key, value in given.items() if value is not None} if wrote_keys else OPTIONS):
         resolved = load_config(config, settings, assigned=given)
         if print_config:
             sys.stdout.write(resolved.to_yaml(docs=docs))
             return
-        _run(resolved, fresh=fresh, yes=yes)
-    except PhraseboxError as error:
-        # Somebody who wrote keys reads keys; otherwise the message names the options.
-        wrote_keys = config is not None or any(setting.startswith(tuple(SHORTHANDS)) for setting in settings)
-        message = as_typed(str(error), typed if wrote_keys else SHORTHANDS)
-        raise type(error)(message) from error
+        _run(resolved, fresh=fresh, yes=yes, verbose=verbose)
 
 
-def as_typed(message: str, keys: Iterable[str]) -> str:
-    """Return the message with these keys of the configuration called by the options that set them."""
-    for key in keys:
-        option = SHORTHANDS[key]
-        message = re.sub(rf"(?:--set )?(?<![\w.]){re.escape(key)}(?![\w.])", option, message)
-        message = message.replace(f"{option}=", f"{option} ")
-    return message
-
-
-def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
+def _run(config: RunConfig, *, fresh: bool, yes: bool, verbose: bool) -> None:
     def may_delete(what: str, foreign: list[AnyPath]) -> bool:
         if yes:
             return True
@@ -153,5 +130,9 @@ def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
             console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
         return typer.confirm(f"{what}. Delete {'it and these files' if foreign else 'it'} and start over?")
 
-    with stopping("stopped. Finished rows are kept; the same command resumes the run."):
-        run_pipeline(config, console, fresh=fresh, may_delete=may_delete)
+    def kept() -> str:
+        rows = sum(count or 0 for count in rows_in(DatasetFolder(config.output.path).shards))
+        return f"stopped. {counted(rows, 'finished row')} in {config.output.path}; the same command resumes the run."
+
+    with stopping(kept):
+        run_pipeline(config, console, fresh=fresh, may_delete=may_delete, verbose=verbose)

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.options import Scenes, Seed
 from pipeline.scenes import write_scenes
-from pipeline.terminal import console
+from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
 
@@ -26,4 +26,4 @@ def scenes(
         write_scenes(out, scenes, seed, absent=absent)
     except OSError as error:
         raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
-    console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)
+    console.print(f"{counted(scenes, 'scene')} in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from pipeline.commands.checks import check_places
 from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized, Seed, Settings
 from pipeline.commands.tables import print_scores
 from pipeline.config import load_config
@@ -79,15 +80,16 @@ def score_model(
     phrasebox score-model photo --data captions.jsonl --images photos/ --truth Entities/ --json > before.json
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     """
-    # They import torch and OpenCV.
-    from pipeline.evaluate.model_score import Exam, read_scores, scored  # noqa: PLC0415
-    from pipeline.evaluate.probe import ProbeConfig  # noqa: PLC0415
-
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:
         raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(USED)} are used here")
     given: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
     config = load_config(None, settings, assigned=given)
+    check_places(config, truth)
+    # They import torch and OpenCV.
+    from pipeline.evaluate.model_score import Exam, read_scores, scored  # noqa: PLC0415
+    from pipeline.evaluate.probe import ProbeConfig  # noqa: PLC0415
+
     named: dict[str, Any] = {}
     if prompts:
         named["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.options import Finished
 from pipeline.dataset.validate import validate as problems_of
-from pipeline.terminal import console, errors, visible
+from pipeline.terminal import console, counted, errors, visible
 from stages.shared.storage import place_of
 
 
@@ -22,6 +22,6 @@ def validate(dataset: Finished) -> None:
         sys.stdout.write(visible(problem) + "\n")
         problems += 1
     if problems:
-        errors.print(f"{problems} problems in {place}", soft_wrap=True)
+        errors.print(f"{counted(problems, 'problem')} in {place}", soft_wrap=True)
         raise typer.Exit(1)
     console.print(f"{place}: valid", soft_wrap=True)

@@ -273,7 +273,7 @@ class Index:
             except duckdb.InterruptException as error:
                 raise ConfigError(f"the search took longer than {QUERY_SECONDS:g} s and was stopped") from error
             except duckdb.Error as error:
-                raise ConfigError(f"where: not an SQL condition: {first_line(error)}") from error
+                raise ConfigError(f"not an SQL condition: {first_line(error)}", key="where") from error
             finally:
                 timer.cancel()
         return rows

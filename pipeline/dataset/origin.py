@@ -175,10 +175,10 @@ class ImageSource:
     def check(self) -> None:
         """Raise ConfigError, with what to type, if the rows hold no images and their folder is not read."""
         if not self._dataset.has_images and self.refused_root is not None:
-            named = f"image_root={shlex.quote(self.refused_root)}"
             raise ConfigError(
-                f"image_root: {self._dataset.path} was not made by you on this machine, so the folder of images that "
-                f"it names is read only if you name it, too; if it is right, give {named}"
+                f"{self._dataset.path} was not made by you on this machine, so the folder of images that it names is "
+                f"read only if you give it, too, if it is right: {self.refused_root}",
+                key="image_root",
             )
 
     def load(self, row: Mapping[str, Any]) -> bytes:

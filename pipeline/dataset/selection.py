@@ -56,7 +56,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
-            raise ConfigError(f"min_score: expected 0 .. 1, got {self.min_score}")
+            raise ConfigError(f"expected 0 .. 1, got {self.min_score}", key="min_score")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Selector:
         except duckdb.Error as error:
             known, text = ", ".join(REGION_COLUMNS.names), first_line(error)
             hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
-            raise ConfigError(f"where: not an SQL condition: {text}{hint} (columns: {known})") from error
+            raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {known})", key="where") from error
 
 
 def region_schema(names: Sequence[str]) -> Any:

@@ -43,8 +43,8 @@ COLUMNS: Final = (
 
 _TABLES: Final = """
 CREATE TABLE samples (
-    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, likely BIGINT, absent BIGINT,
-    other_language BOOLEAN
+    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, likely BIGINT, right_of_likely DOUBLE,
+    absent BIGINT, other_language BOOLEAN
 );
 CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCHAR, head VARCHAR);
 """
@@ -57,7 +57,8 @@ FROM regions GROUP BY ALL ORDER BY id, name, count DESC, supercategory
 _INSERTS: Final = f"""
 INSERT INTO samples
     SELECT shard, id, error, coalesce(phrase_count, 0), coalesce(len(annotations), 0),
-        coalesce(len([a for a in annotations if a.score >= {LIKELY}]), 0), coalesce(len(absent), 0),
+        coalesce(len([a for a in annotations if a.score >= {LIKELY}]), 0),
+        coalesce(list_sum([a.score for a in annotations if a.score >= {LIKELY}]), 0), coalesce(len(absent), 0),
         coalesce(len([w for w in warnings if starts_with(w, '{OTHER_LANGUAGE}')]), 0) > 0
     FROM part;
 INSERT INTO regions
@@ -71,7 +72,8 @@ SELECT count(*) AS rows, count(*) FILTER (error IS NULL AND phrases > 0) AS anno
     count(*) FILTER (error IS NULL AND phrases > 0 AND regions = 0) AS without_regions,
     count(*) FILTER (error IS NULL AND phrases = 0) AS without_phrases,
     coalesce(sum(phrases), 0)::BIGINT AS phrases, coalesce(sum(regions), 0)::BIGINT AS regions,
-    coalesce(sum(likely), 0)::BIGINT AS likely, coalesce(sum(absent), 0)::BIGINT AS absent,
+    coalesce(sum(likely), 0)::BIGINT AS likely, coalesce(sum(right_of_likely), 0) AS right_of_likely,
+    coalesce(sum(absent), 0)::BIGINT AS absent,
     count(*) FILTER (other_language) AS other_language,
     (SELECT count(DISTINCT phrase) FROM regions) AS categories
 FROM samples

@@ -194,7 +194,7 @@ def shake_hands(code: Code, places: Mapping[str, str]) -> None:
         reject_other_code(code, Code(**found), where=f"the worker on {node}")
     for node, missing in _asked(_not_seen, places):
         for key in missing:
-            raise ConfigError(f"{key}: the worker on {node} does not see {places[key]}; all nodes need to share it")
+            raise ConfigError(f"the worker on {node} does not see {places[key]}; all nodes need to share it", key=key)
 
 
 def _asked(question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:

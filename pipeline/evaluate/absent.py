@@ -42,7 +42,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.evaluate.estimates import (
     Floats,
@@ -299,6 +298,8 @@ def _right(pair: Pair, answers: Sequence[Answer]) -> list[int]:
     if not (answers and pair.boxes_xywh_px):
         return [0] * len(IOUS)
     fits = np.array([[box_iou(answer.box_xywh_px, box) for box in pair.boxes_xywh_px] for answer in answers])
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  it takes half a second to import
+
     hits = fits[linear_sum_assignment(-fits)]
     return [int((hits >= least).sum()) for least in IOUS]
 

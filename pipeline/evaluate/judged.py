@@ -18,7 +18,7 @@ from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import batch_rows, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.graph import Graph, build_graph
+from pipeline.graph import Graph, build_graph, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
@@ -96,7 +96,9 @@ class JudgedDataset:
         if self.has_maps and not pixels:
             return None
         check_named(self.dataset, settings=self.settings)
-        graph = build_graph(self.config())
+        config = self.config()
+        check_files(config)
+        graph = build_graph(config)
         made_with = self.dataset.manifest["model_fingerprint"]
         if not self.has_maps and graph.fingerprint != made_with:
             raise ConfigError(

@@ -18,7 +18,7 @@ from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_ph
 from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
 from pipeline.evaluate.matching import Answer
-from pipeline.graph import Graph, build_graph
+from pipeline.graph import Graph, build_graph, check_files
 from pipeline.logistic import fit_logistic
 from pipeline.output.replaced import PRESENCE_FILE
 from pipeline.paths import check_writable
@@ -179,7 +179,9 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     check_writable("--out", out)
     opened = open_dataset(dataset)
     check_named(opened, settings=settings)
-    graph = build_graph(stored_config(opened.manifest["config"], settings))
+    config = stored_config(opened.manifest["config"], settings)
+    check_files(config)
+    graph = build_graph(config)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
         found = look_at_first(graph, graph.reader.shards(), CAPTIONED)
     if isinstance(found, str):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.summary import duration
+from pipeline.terminal import duration
 
 Figures = Mapping[str, Any]
 

@@ -141,11 +141,11 @@ def _check_format(request: ExportRequest, naming: Naming | None) -> None:
     """Raise ConfigError if the format cannot hold what is requested."""
     name = request.exporter.name
     if request.keep_empty and not request.exporter.keeps_empty:
-        raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
+        raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
     if request.per == "group" and not request.exporter.takes_groups:
-        raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each object")
+        raise ConfigError(f"{name} has a region for each phrase of a caption, not for each object", key="per")
     if request.min_count and naming is None:
-        raise ConfigError(f"min_count: {name} has no categories with these settings")
+        raise ConfigError(f"{name} has no categories with these settings", key="min_count")
 
 
 def _rows(
@@ -214,7 +214,8 @@ def _check_source(source: ImageSource, dataset: Dataset, name: str) -> None:
     """Raise ConfigError if the place of the images is unknown, or if only a stranger's dataset names it."""
     if source.root is None and not dataset.has_images:
         raise ConfigError(
-            f"image_root: {name} takes images, but the dataset holds none and does not say in which folder they are"
+            f"{name} takes images, but the dataset holds none and does not say in which folder they are",
+            key="image_root",
         )
     source.check()
 
@@ -295,20 +296,20 @@ def parse_splits(text: str) -> Splits:
     for part in text.split(",") if text.strip() else (f"{ALL}=1",):
         name, equals, share = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise ConfigError(f"split: expected NAME=SHARE,..., for example train=0.9,val=0.1; got {part!r}")
+            raise ConfigError(f"expected NAME=SHARE,..., for example train=0.9,val=0.1; got {part!r}", key="split")
         if name in shares:
-            raise ConfigError(f"split: {name} is given twice")
+            raise ConfigError(f"{name} is given twice", key="split")
         try:
             shares[name] = float(share)
         except ValueError as error:
-            raise ConfigError(f"split: the share of {name} is not a number: {share!r}") from error
+            raise ConfigError(f"the share of {name} is not a number: {share!r}", key="split") from error
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"split: {name!r} cannot be the name of a split: letters, digits and _ only")
+            raise ConfigError(f"{name!r} cannot be the name of a split: letters, digits and _ only", key="split")
         if not 0 < shares[name] <= 1:
-            raise ConfigError(f"split: expected a share above 0 and up to 1 for {name}, got {shares[name]:g}")
+            raise ConfigError(f"expected a share above 0 and up to 1 for {name}, got {shares[name]:g}", key="split")
     if len({name.lower() for name in shares}) < len(shares):
-        raise ConfigError("split: two names differ only by case, which some file systems cannot tell apart")
+        raise ConfigError("two names differ only by case, which some file systems cannot tell apart", key="split")
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
-        raise ConfigError(f"split: expected shares that sum to 1, got {total:g}")
+        raise ConfigError(f"expected shares that sum to 1, got {total:g}", key="split")
     return shares

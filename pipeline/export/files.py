@@ -101,7 +101,7 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     """
     path = place_of(out)
     if not isinstance(path, Path):
-        raise ConfigError(f"out: {path} is a URL; exports are written to local and mounted folders")
+        raise ConfigError(f"{path} is a URL; exports are written to local and mounted folders", key="out")
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         _check_free(path, overwrite=overwrite)
@@ -120,9 +120,9 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except BlockingIOError as error:
-        raise ConfigError(f"out: another export is writing to {temporary}; wait for it") from error
+        raise ConfigError(f"another export is writing to {temporary}; wait for it", key="out") from error
     except OSError as error:
-        raise ConfigError(f"out: cannot write to {path}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot write to {path}: {error.strerror or error}", key="out") from error
 
 
 def _take_place(new: Path, path: Path) -> None:
@@ -142,10 +142,10 @@ def _take_place(new: Path, path: Path) -> None:
 def _check_free(path: Path, *, overwrite: bool) -> None:
     if not path.exists():
         if path.is_symlink():
-            raise ConfigError(f"out: {path} is a link to a folder that does not exist")
+            raise ConfigError(f"{path} is a link to a folder that does not exist", key="out")
         return
     if not path.is_dir() or path.is_symlink():
-        raise ConfigError(f"out: {path} exists and is not a folder")
+        raise ConfigError(f"{path} exists and is not a folder", key="out")
     if not any(path.iterdir()):
         return
     try:
@@ -153,12 +153,12 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
     except (OSError, ValueError):
         mark = None
     if not isinstance(mark, dict) or not isinstance(mark.get("files"), list):
-        raise ConfigError(f"out: {path} is not empty and no export wrote it; give another folder")
+        raise ConfigError(f"{path} is not empty and no export wrote it; give another folder", key="out")
     if not overwrite:
-        raise ConfigError(f"out: {path} holds an export; give another folder, or --overwrite to replace it")
+        raise ConfigError(f"{path} holds an export; give another folder, or --overwrite to replace it", key="out")
     if strange := ", ".join(islice(_strangers(path, {MARK, *mark["files"]}), 5)):
         raise ConfigError(
-            f"out: {path} holds files that no export wrote ({strange}): move them away, or give another folder"
+            f"{path} holds files that no export wrote ({strange}): move them away, or give another folder", key="out"
         )
 
 

@@ -19,5 +19,6 @@ RECIPES: Final[KindTable[Recipe[Any]]] = KindTable(
         "captions": "pipeline.finetune.captions:Captions",
     },
     default="align",
+    settings={"align": "pipeline.finetune.config:AlignConfig"},
 )
 """The recipes of fine-tuning."""

@@ -12,38 +12,14 @@ Shapes: R regions and U phrases of all ranks, E embedding.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torchvision
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.finetune.config import RecipeConfig
+from pipeline.finetune.config import AlignConfig
 from pipeline.finetune.material import TrainingBatch
 from pipeline.finetune.ranks import RankGroup
 from pipeline.finetune.recipe import Recipe, Student, Terms, caption_loss, contrastive, logits_of
-
-
-class AlignConfig(RecipeConfig):
-    """Regions against phrases."""
-
-    kind: Literal["align"] = "align"
-    region_weight: float = Field(
-        0.5,
-        gt=0,
-        description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
-    )
-    weigh_by: Literal["score", "nothing"] = Field("nothing", description="`score`: scores are the regions' weights.")
-    residual: bool = Field(
-        False,
-        description="With a class token: whether features of patches contain the last block's residual and MLP, as in "
-        "CLIPSelf and CLIM, see `stages.shared.model.towers.dense`. `phrasebox score-model --residual` then looks at "
-        "the same features.",
-    )
-    same_place_iou: float = Field(
-        0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
-    )
 
 
 class Align(Recipe[AlignConfig]):

@@ -1,4 +1,4 @@
-"""The settings of a fine-tuning. Checking those of a recipe imports torch."""
+"""The settings of a fine-tuning. Checking those of a recipe other than the default imports torch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,27 @@ class RecipeConfig(BaseModel):
     )
     caption_weight: float = Field(
         1.0, ge=0, description="Weight of the loss between images and captions, which keeps the model able to retrieve."
+    )
+
+
+class AlignConfig(RecipeConfig):
+    """Regions against phrases."""
+
+    kind: Literal["align"] = "align"
+    region_weight: float = Field(
+        0.5,
+        gt=0,
+        description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
+    )
+    weigh_by: Literal["score", "nothing"] = Field("nothing", description="`score`: scores are the regions' weights.")
+    residual: bool = Field(
+        False,
+        description="With a class token: whether features of patches contain the last block's residual and MLP, as in "
+        "CLIPSelf and CLIM, see `stages.shared.model.towers.dense`. `phrasebox score-model --residual` then looks at "
+        "the same features.",
+    )
+    same_place_iou: float = Field(
+        0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class DatasetFolder:
         self.notes: list[str] = []
         self.presence = self.path / replaced.PRESENCE_FILE
         self._own = self.path / ".phrasebox"
+        self._lock = self._own / "lock"
         self._run = self._own / "run.json"
         self._manifest = self.path / "dataset.json"
         self._goes_on = self._replaces = False
@@ -85,14 +86,27 @@ class DatasetFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run. Raise ResumeError if another holds it, ConfigError if it cannot be made."""
+        """Hold the folder for one run. Raise ResumeError if another holds it, ConfigError if it cannot be made.
+
+        A run that fails before its first row takes the folders away that it has made.
+        """
+        places = (self.data, self._own, self.path, *self.path.parents)
+        made = [place for place in places if isinstance(place, Path) and not place.exists()]
         with ExitStack() as stack:
             try:
-                self._lease = stack.enter_context(locked(self._own / "lock"))
+                self._lease = stack.enter_context(locked(self._lock))
             except OSError as error:
                 why = error.strerror or one_line(error)
-                raise ConfigError(f"output.path: cannot write to {self.path}: {why}") from error
-            yield
+                raise ConfigError(f"cannot write to {self.path}: {why}", key="output.path") from error
+            try:
+                yield
+            except BaseException:
+                if self._own in made and found_in(self._own, "*") == [self._lock]:
+                    self._lock.unlink()
+                    for place in made:
+                        with suppress(OSError):  # it is not empty, or was not made
+                            place.rmdir()
+                raise
 
     def look(
         self,
@@ -134,6 +148,10 @@ class DatasetFolder:
         }
         asked = may_delete if fresh else None
         return former.find(self.path, wanted, may_delete=asked, written_as=self.written_as)
+
+    def is_done(self, noted: Mapping[str, Any]) -> bool:
+        """Return whether the folder holds all rows of a run that has noted these values. Raise ResumeError."""
+        return former.is_complete(self.path, noted)
 
     def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None, *, same_input: bool = False) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -14,6 +14,7 @@ from pipeline.output.journal import SHARD
 from pipeline.output.replaced import BESIDE, REPLACES
 from pipeline.output.shards import rows_in
 from pipeline.paths import with_absolute_paths
+from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
 from stages.shared.storage import AnyPath, found_in
 
@@ -21,6 +22,10 @@ State = Literal["new", "started", "complete"]
 
 OWN_SHARD: Final = re.compile(rf"\d{{5,}}\.parquet|{SHARD.pattern}")
 """Names of shards: those of one process are numbered."""
+
+COMMAND: Final = "command"
+"""The key of run.json, and of `run` in dataset.json, for a hash of the command that made the rows. With the same hash
+and the same input a complete dataset needs no closer look."""
 
 MayDelete = Callable[[str, list[AnyPath]], bool]
 """Asked before a run is deleted, with what is there, as in "out holds a finished dataset with 12 rows", and the files
@@ -64,7 +69,7 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         _reject_foreign(folder, [path for path in (*shards, *(folder / name for name in BESIDE)) if path.exists()])
         return FormerRun(state="new", wanted=wanted)
     run, manifest = stored
-    is_whole = bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
+    is_whole = _is_whole(manifest, shards)
     state: State = "complete" if is_whole else "started"
     found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest, shards=tuple(shards))
     if not is_whole:
@@ -76,9 +81,21 @@ def find(folder: AnyPath, wanted: dict[str, Any], *, may_delete: MayDelete | Non
         listed = "\n".join(f"  {line}" for line in differing)
         raise ResumeError(
             f"{folder} holds a run with other settings:\n{listed}\n"
-            "Give another output.path, or --fresh to delete that run and start over."
+            "Give another folder, or --fresh to delete that run and start over.",
+            key="output.path",
         )
     return found
+
+
+def is_complete(folder: AnyPath, noted: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds all rows of a run that has stored these values. Raise ResumeError as `find`."""
+    run, manifest = _stored(folder) or ({}, {})
+    return noted.items() <= run.items() and _is_whole(manifest, _shards(folder))
+
+
+def _is_whole(manifest: Mapping[str, Any], shards: Sequence[AnyPath]) -> bool:
+    """Return whether a dataset is finished and has lost no rows since."""
+    return bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
 
 
 def reject_more_rows(folder: AnyPath, found: FormerRun) -> None:
@@ -116,7 +133,7 @@ def _stored(folder: AnyPath) -> tuple[dict[str, Any], dict[str, Any]] | None:
         except ValueError as error:
             raise _DamagedMarkError(f"{path} is damaged ({error}); --fresh starts over") from error
         if not isinstance(found, dict) or (path == manifest_path and "run" not in found):
-            raise ResumeError(f"{path} is not phrasebox's; give another output.path")
+            raise ResumeError(f"{path} is not phrasebox's; give another folder", key="output.path")
         run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
         run = {key: value for key, value in run.items() if key not in ("signature", REPLACES)}
         return run, found if path == manifest_path else {}
@@ -134,7 +151,7 @@ def _may_be_replaced(folder: AnyPath, shards: list[AnyPath], may_delete: MayDele
     _, manifest = stored
     foreign = [*_foreign(shards), *_edited_cards(folder, manifest)]
     rows = sum(count or 0 for count in rows_in(shards))
-    what = f"{written_as} holds {'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
+    what = f"{written_as} holds {'a finished dataset' if manifest else 'an unfinished run'} with {counted(rows, 'row')}"
     if not (rows or foreign) or may_delete(what, foreign):
         return True
     names = ", ".join(str(path).removeprefix(f"{folder}/") for path in foreign[:5])
@@ -157,7 +174,8 @@ def _foreign(shards: Iterable[AnyPath]) -> list[AnyPath]:
 def _reject_foreign(folder: AnyPath, paths: Iterable[AnyPath]) -> None:
     if names := ", ".join(sorted(path.name for path in paths)[:5]):
         raise ResumeError(
-            f"{folder} holds files that phrasebox did not write ({names}): give another output.path, or move them away"
+            f"{folder} holds files that phrasebox did not write ({names}): give another folder, or move them away",
+            key="output.path",
         )
 
 

@@ -47,7 +47,8 @@ class Lease:
             if now is not None and now != found:
                 raise ResumeError(
                     f"another run is writing to {self._lock.parent.parent} ({now[0].rpartition(',')[0]}); wait for "
-                    "it, or give another output.path"
+                    "it, or give another folder",
+                    key="output.path",
                 )
             found = now
         self._write()
@@ -112,5 +113,6 @@ def locked(lock: AnyPath) -> Iterator[Lease | None]:
             stack.enter_context(held(lock))
         except BlockingIOError as error:
             where = lock.parent.parent
-            raise ResumeError(f"another run is writing to {where}; wait for it, or give another output.path") from error
+            what = f"another run is writing to {where}; wait for it, or give another folder"
+            raise ResumeError(what, key="output.path") from error
         yield None

@@ -22,6 +22,7 @@ from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.dataset.tally import together
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.former import COMMAND
 from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
@@ -130,8 +131,10 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
     run, config = manifest["run"], manifest["run"]["config"]
     outside, presence = run.get("outside_domain") or {}, run.get("presence")
-    # Machines differ in the last digits of what they compute from the first images, and some do not compare them.
-    decided = {"outside_domain": outside.get("in_regions", False), "presence": presence is not None}
+    # Machines differ in the last digits of what they compute from the first images, and some do not compare them. Parts
+    # differ in their commands.
+    in_regions = outside.get("in_regions", False)
+    decided = {COMMAND: None, "outside_domain": in_regions, "presence": presence is not None}
     return {**run, **decided, "config": {**config, "input": {**config["input"], "part": None}}}
 
 

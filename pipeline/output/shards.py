@@ -107,7 +107,7 @@ def changes_of(
         names = _names_of(shards, gone[:_NAMED])
         raise ResumeError(
             f"samples that have rows, but are gone from {extent}: {len(gone):,} ({listed(names, len(gone))}). Put "
-            "them back, give another output.path, or --fresh to start over"
+            "them back, give another folder for the dataset, or --fresh to start over"
         )
     return Changes(new=new, changed=changed, names=tuple(changed_ids))
 

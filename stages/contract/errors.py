@@ -7,12 +7,28 @@ and ends the run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 
 class PhraseboxError(Exception):
-    """Base of all errors that phrasebox raises on purpose; the message says what to do."""
+    """Base of all errors that phrasebox raises on purpose; the message says what to do.
+
+    Attributes:
+        key: The key of the configuration, or the parameter, that the message is about; "" if it is about none. `str`
+            puts it in front of the message.
+        more: Further problems of the same configuration. `str` puts each on a line of its own.
+    """
+
+    def __init__(self, message: str, *, key: str = "", more: Sequence[PhraseboxError] = ()) -> None:
+        super().__init__(message)
+        self.key = key
+        self.more = more
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return "\n".join([f"{self.key}: {message}" if self.key else message, *map(str, self.more)])
 
 
 class ConfigError(PhraseboxError):

@@ -17,10 +17,14 @@ class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
     Args:
         places: Kind -> "module:Class". The class has a `config_type`, the pydantic model of its settings.
         default: The kind of settings that name none.
+        settings: Kind -> "module:Class" of a `config_type` that stands in a lighter module than its class.
     """
 
-    def __init__(self, places: Mapping[str, str], *, default: str | None = None) -> None:
+    def __init__(
+        self, places: Mapping[str, str], *, default: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         self._places = places
+        self._settings = settings or {}
         self.default = default
 
     def __getitem__(self, kind: str) -> type[KindT]:
@@ -49,5 +53,10 @@ class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
         if kind not in self._places:
             context = {"tag": str(kind), "expected_tags": ", ".join(self)}
             raise PydanticCustomError("union_tag_invalid", "no kind {tag}; kinds: {expected_tags}", context)
-        config_type: Any = getattr(self[kind], "config_type")  # noqa: B009  KindT is any class
-        return config_type.model_validate({**values, "kind": kind})
+        return self.config_type(kind).model_validate({**values, "kind": kind})
+
+    def config_type(self, kind: str) -> Any:
+        """Return the model of the settings of a kind."""
+        if kind in self._settings:
+            return resolve_name(self._settings[kind])
+        return getattr(self[kind], "config_type")  # noqa: B009  KindT is any class

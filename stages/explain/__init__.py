@@ -50,6 +50,7 @@ EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable(
         ),
     },
     default="grad_eclip",
+    settings={"grad_eclip": "stages.explain.config:GradEclipConfig"},
 )
 """The explainers. `config` makes the `explain` section of a run."""
 

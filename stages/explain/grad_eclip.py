@@ -33,89 +33,24 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
 from stages.explain.class_path import Held, class_path
-from stages.explain.config import Count, ExplainerConfig
+from stages.explain.config import GradEclipConfig
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients, stretched
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import TOWER_WORDS, TowerKind
 from stages.shared.model.device import rounded_products
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
-
-_BOTH: Final = {"heads": "single", "path": "full", "image_size": "keep", "affinity": "none"}
-
-VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "recommended": {},
-    "authors": {**_BOTH, "similarity": "projected", "shorter_side_px": 640},
-    "notebook": _BOTH,
-}
-"""Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the Grad-ECLIP repository,
-with which the paper was evaluated. notebook: its `grad_eclip_image.ipynb`."""
-
-
-class GradEclipConfig(ExplainerConfig):
-    """Grad-ECLIP (arXiv 2502.18816). `variant` is a preset; every other key overrides one of its settings."""
-
-    kind: Literal["grad_eclip"] = "grad_eclip"
-    variant: Literal["recommended", "authors", "notebook"] = Field(
-        default="recommended",
-        description="Preset, see VARIANTS; a stored configuration holds every setting by its value.",
-    )
-    heads: Literal["single", "model"] = Field(
-        default="model", description="The network's own, or one over the full width as in the authors' code."
-    )
-    similarity: Literal["projected", "raw"] = Field(
-        default="raw",
-        description="q', k': after the output projection (the authors' code) or before it (their notebook).",
-    )
-    spatial_weight: bool = Field(
-        default=True, description="Multiply by l, the min-max normalised cosine of query and keys."
-    )
-    blocks: Count = Field(
-        default=1,
-        description="The number of last blocks that are explained and summed. 1 is the paper's, which was evaluated "
-        "with OpenAI's ViT-B-16; of the six blocks of `demo` four are better (measured; configs/measured/settings.md). "
-        "Always 1 for towers with a pool.",
-    )
-    path: Literal["full", "class"] = Field(
-        default="class", description="Gradients go through all tokens (`full`, the authors) or the class token."
-    )
-    rectify: Literal["sum", "block"] = Field(
-        default="block",
-        description="ReLU on the sum of the blocks, or on each block (`block`, the authors), whose boxes are "
-        "better on drawn scenes (0.621 against 0.595; configs/measured/settings.md).",
-    )
-
-    def for_tower(self, kind: TowerKind) -> Self:
-        """See `ExplainerConfig.for_tower`: a pool is one block."""
-        if kind == "class_token" or self.blocks == 1:
-            return self
-        raise ConfigError(
-            f"explain.blocks: Grad-ECLIP can explain one block of this model and not {self.blocks}: set "
-            f"explain.blocks=1 or leave it out. The model has {TOWER_WORDS[kind]}"
-        )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        variant = values.get("variant", "recommended")
-        return {**VARIANTS.get(variant, {}), **values} if isinstance(variant, str) else values
-
 
 Found = tuple[Maps, Sequence[Tensor | None], Callable[[], Tensor]]
 """Maps, the spatial weights (B, N) of each block, and a function -> the embedding of each patch alone (B, N, E)."""

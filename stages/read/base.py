@@ -90,8 +90,9 @@ class SourceConfig(BaseModel):
     def _holds_its_images(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("image_root") and "image_root" not in cls.model_fields:
             raise ConfigError(
-                f"input.image_root: images of a {values.get('kind')} input are found in input.path itself "
-                f"({values.get('path')}): leave input.image_root out"
+                f"images of a {values.get('kind')} input are found in the input itself ({values.get('path')}): leave "
+                "it out",
+                key="input.image_root",
             )
         return values
 

@@ -58,7 +58,7 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
-        raise ConfigError("input.path is empty: expected a file, a folder, a glob or a list of these")
+        raise ConfigError("expected a file, a folder, a glob or a list of these, got nothing", key="input.path")
     each = [_find_entry(entry, suffixes) for entry in entries]
     common = _common_folder([root for _, root in each])
     found = {url: stamp for files, _ in each for url, stamp in files.items()}
@@ -125,12 +125,12 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
                 every = _listed(location, filesystem.glob(path, detail=True))
             if not every:
                 _say_why_not(filesystem, path)
-                raise InputError(f"no file matches {location} (input.path)")
+                raise InputError(f"no file matches {location}", key="input.path")
             return _fitting(every, folder, suffixes) or every, folder
         _say_why_not(filesystem, path)
     except network_errors() as error:
         raise InputError(f"cannot look into {location}: {getattr(error, 'strerror', None) or error}") from error
-    raise InputError(f"no such file or folder: {location} (input.path)")
+    raise InputError(f"no such file or folder: {location}", key="input.path")
 
 
 def _stamp(location: str, info: Mapping[str, Any]) -> str:
@@ -206,7 +206,7 @@ def _expand_braces(text: str) -> list[str]:
     if not names:
         span = range(int(first), int(last) + 1)
         if len(span) > _MAX_EXPANDED:
-            raise ConfigError(f"input.path: {match.group()} means more than {_MAX_EXPANDED} files")
+            raise ConfigError(f"{match.group()} means more than {_MAX_EXPANDED} files", key="input.path")
         expanded = [str(number).zfill(len(first)) for number in span]
     rest = _expand_braces(text[match.end() :])
     return [text[: match.start()] + name + after for name in expanded for after in rest]

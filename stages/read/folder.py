@@ -57,7 +57,8 @@ class FolderReader(Reader):
         if not any(image and text for _, image, text in rows):
             raise InputError(
                 f"{self.config.path}: none of its images has a text of the same name beside it, such as 1.jpg and "
-                f"1.txt (input.path); images are {', '.join(IMAGE_SUFFIXES)}"
+                f"1.txt; images are {', '.join(IMAGE_SUFFIXES)}",
+                key="input.path",
             )
         _, image, text = rows[0]
         shards = list(plan_rows(parent(image or text or ""), rows[0][0], rows, self.config.shard_size))

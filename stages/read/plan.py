@@ -216,8 +216,9 @@ def plan_shards(reader: Reader) -> list[Shard]:
     which = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
     folder = (first.url or "").removesuffix(first.file_name)
     raise InputError(
-        f"{which} in the folder {folder}; the first is {first.file_name!r}{why}. Set input.image_root to the folder "
-        "that the paths of the images start from"
+        f"{which} in the folder {folder}; the first is {first.file_name!r}{why}. Give the folder that the paths of the "
+        "images start from",
+        key="input.image_root",
     )
 
 

@@ -83,7 +83,7 @@ class RowParser:
     def check_image_root(self) -> None:
         """Raise InputError if an image root was given that is not a folder on this machine."""
         if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
-            raise InputError(f"no such folder: {self.image_root} (input.image_root)")
+            raise InputError(f"no such folder: {self.image_root}", key="input.image_root")
 
     def check_columns(self, columns: Sequence[str], expected: str, *, all_configured: bool) -> None:
         """Raise InputError unless a table has columns for images and captions, or all that the configuration names.

@@ -346,6 +346,8 @@ def held(lock: Path) -> Iterator[None]:
     """
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock.exists() or os.fstat(file.fileno()).st_ino != lock.stat().st_ino:
+            raise BlockingIOError(f"{lock} was deleted by its holder")
         yield
 
 
@@ -355,7 +357,7 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
     Errors of object storage have neither a number nor a file's name. Those of reading become InputError
     (`stages.read.read_shard`), so an error without a file's name counts as one of writing there.
     """
-    if error.errno in _WRITE_ERRORS or str(path) in str(error):
+    if error.errno in _WRITE_ERRORS or _is_named(path, error):
         return True
     return isinstance(path, ObjectPath) and _file_of(error) is None
 
@@ -363,10 +365,16 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
 def cannot_write(path: AnyPath, error: OSError) -> OutputError:
     """Return the error to raise for a write below `path` that failed."""
     why = os.strerror(error.errno) if error.errno else one_line(error)
-    place = path if str(path) in str(error) else _file_of(error) or path
+    place = path if _is_named(path, error) else _file_of(error) or path
     return OutputError(
         f"cannot write to {place}: {why}. Finished rows are kept: fix that, and the same command resumes the run"
     )
+
+
+def _is_named(path: AnyPath, error: OSError) -> bool:
+    """Return whether the text of an error names a path or a file below it, and not just another with this beginning."""
+    name = re.escape(str(path))
+    return re.search(rf"""(['"]){name}(/|\1)|(^|[\s(]){name}([\s/.,:;)]|$)""", str(error)) is not None
 
 
 def _file_of(error: OSError) -> str | None:

@@ -28,6 +28,36 @@ for name in EXPORTERS:
 """
 """Every format but the one that embeds texts."""
 
+MISTAKES = [
+    "run none.jsonl --model demo",
+    "run scenes/captions.jsonl --images none --model demo",
+    "run scenes/captions.jsonl --images dataset --model demo",
+    "run scenes/captions.jsonl --images scenes/images",
+    "run scenes/captions.jsonl --images scenes/images --model ViT-B-17/openai",
+    "run scenes/captions.jsonl --images scenes/images --model none.pt",
+    "run scenes/captions.jsonl --model demo --set explain.blok=1",
+    "plan none.jsonl --model demo",
+    "compare none.jsonl --model demo",
+    "compare scenes/captions.jsonl --images scenes/images --model demo --truth none.json",
+    "score-model none.pt --data scenes/captions.jsonl --images scenes/images",
+    "explain none.jpg --phrase dog --model demo",
+    "explain none.jpg --phrase dog --model none.pt",
+    "phrases none.jsonl --out phrases.jsonl",
+    "finetune none --out tuned --model demo",
+    "finetune dataset --out tuned --model none.pt",
+    "finetune dataset --out tuned --model demo --set epoch=1",
+    "eval dataset --truth none.json",
+    "eval dataset --truth truth.json --images none --set explain.blocks=1",
+    "calibrate dataset --truth none.json --out fit.json",
+    "calibrate none --out fit.json",
+    "tune dataset --truth none.json",
+    "inspect none",
+    "export none --format coco --out coco",
+]
+"""Commands that are refused."""
+
+AGAIN = "phrasebox('run', 'scenes/captions.jsonl', '--images', 'scenes/images', '--model', 'demo', '--out', 'done')"
+
 EVALUATE = """
 from pipeline.evaluate import estimates
 estimates._draws = lambda count, _, draws=estimates._draws: draws(count, 50)
@@ -47,6 +77,8 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
     "eval of a dataset with heat maps": (EVALUATE, MODEL),
+    **{command: (f"assert phrasebox(*{command.split()}) == 2", MODEL) for command in MISTAKES},
+    "a complete dataset": (f"assert {AGAIN} is None", MODEL),
     "planning a run": (
         "import pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.run",
         {"ray", "spacy"},
@@ -63,8 +95,11 @@ import contextlib, json, pathlib, sys
 def phrasebox(*arguments):
     from pipeline.cli import main
     sys.argv = ["phrasebox", *arguments]
-    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
-        main()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code or None
 
 steps, heavy = json.loads(sys.argv[1])
 for name, code in steps.items():
@@ -93,7 +128,9 @@ def after(inline_dataset: Path, scenes_folder: Path, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("start")
     (folder / "dataset").symlink_to(inline_dataset)
     (folder / "truth.json").symlink_to(scenes_folder / "truth.json")
+    (folder / "scenes").symlink_to(scenes_folder)
     write_dataset(folder / "exported")
+    loaded({"run": AGAIN}, folder)
     found = loaded({name: code for name, (code, _) in STEPS.items()}, folder)
     assert (folder / "yolo" / "data.yaml").is_file()
     return found

@@ -61,8 +61,14 @@ def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
 
 
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:
-    printed, manifest, _ = finished(config_of(drawn, tmp_path / "out"))
-    assert "Scores are calibrated: on images like those of the fit" in printed
+    printed, manifest, rows = finished(config_of(drawn, tmp_path / "out"))
+    scores = [region["score"] for row in rows for region in row["annotations"]]
+    likely = [score for score in scores if score >= 0.5]
+    assert (
+        f"Scores are calibrated: on images like those of the fit, of the {len(likely) / len(scores):.0%} of the "
+        f"regions with a score of 0.5 or more about {sum(likely) / len(likely):.0%} are right."
+    ) in printed
+    assert "--min-score 0.5" in printed
     card = (tmp_path / "out" / "README.md").read_text()
     assert "It is calibrated on 1500 images with the boxes of truth.json:\non images like those" in card
     assert "The images" not in card
@@ -133,7 +139,14 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert not outside.in_regions
     assert "show other things than those the scores were calibrated on" in outside.what
     printed = StringIO()
-    dataset = run(config, Console(file=printed, width=300), graph=graph)
+    run(config, Console(file=printed, width=300), graph=graph)
+    assert f"{outside.what}\n" in printed.getvalue()
+    assert outside.measured not in printed.getvalue()
+    assert f"phrasebox inspect {tmp_path / 'out'} --review" in printed.getvalue()
+    assert "--min-score" not in printed.getvalue(), "no advice that rests on the scores"
+    printed = StringIO()
+    dataset = run(config, Console(file=printed, width=300), graph=graph, fresh=True, verbose=True)
+    assert f"{outside.what}: {outside.measured}\n" in printed.getvalue()
     assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
     card = (dataset / "README.md").read_text()
     assert "calibrated on 1500 images with the boxes of truth.json" in card

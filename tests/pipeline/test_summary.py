@@ -8,8 +8,9 @@ from rich.console import Console
 from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, chosen
-from pipeline.summary import Display, Report, duration
+from pipeline.summary import Display, Report, duration, pace_of
 from stages.contract.stage import Forwards
+from stages.write import Tally
 
 FORWARDS = Forwards(images=32, device="cpu")
 
@@ -108,3 +109,15 @@ def test_progress_without_a_model_is_that_of_rows() -> None:
     report.rows(32, 0)
     assert report.seen == 64
     assert report.images_per_second is not None
+
+
+@pytest.mark.parametrize(("speed", "words"), [(0.0, "0.0 images/s"), (0.25, "4.0 s/image"), (12.0, "12.0 images/s")])
+def test_slow_runs_say_how_long_an_image_takes(speed: float, words: str) -> None:
+    assert "{:.1f} {}".format(*pace_of(speed)) == words
+
+
+def test_scores_that_no_region_reaches_are_not_quoted() -> None:
+    assert "none here has 0.5 or more" in Tally(regions=3).likely_in_words
+    assert Tally(regions=8, likely=2, right_of_likely=1.2).likely_in_words == (
+        "of the 25% of the regions with a score of 0.5 or more about 60% are right"
+    )

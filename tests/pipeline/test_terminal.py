@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import terminal
-from pipeline.terminal import progress_bar
+from pipeline.terminal import counted, progress_bar
 
 
 def shown(*, is_terminal: bool, total: int | None = 2000) -> str:
@@ -33,3 +33,7 @@ def test_a_long_job_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch,
 def test_a_log_gets_its_first_line_before_the_others_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
     assert shown(is_terminal=False, total=None) == "rows: 1,000\n"
+
+
+def test_one_thing_is_singular() -> None:
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

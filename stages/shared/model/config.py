@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model.catalog import is_here
 
 OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
 NO_MODEL: Final = "none"  # in cards and manifests where no model was loaded
@@ -22,6 +26,12 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
     "average_pool": "a trunk whose tokens are averaged",
 }
 """Kind -> what such a tower has."""
+
+_PHOTO: Final = "\n  photo                         a small model for photographs, to try phrasebox with"
+_NO_MODEL_GIVEN: Final = """no model is given. It is one of{photo}
+  ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
+  my-clip/                      a checkpoint of your own, a folder or a file
+`phrasebox models` lists what fits; `demo` knows drawn scenes only."""
 
 _TAGS_NAMED: Final = 4  # The most tags of a model that a message names
 
@@ -150,24 +160,53 @@ class SegmenterConfig(BaseModel):
         return str(Path(model).expanduser().absolute()) if model and _is_path(model) else model
 
 
+def check_model_files(config: ModelConfig) -> None:
+    """Look whether a model is named and its files are there, without the libraries that take seconds to import.
+
+    Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a file is missing.
+    """
+    if config.checkpoint is not None and not config.checkpoint.expanduser().exists():
+        raise WeightsError(f"no file or folder {config.checkpoint}", key="model.checkpoint")
+    if config.config is not None and not config.config.expanduser().is_file():
+        raise ConfigError(f"no file {config.config}", key="model.config")
+    if config.label == NO_MODEL:
+        raise ConfigError(_NO_MODEL_GIVEN.format(photo=_PHOTO if is_here("photo") else ""), key="model.name")
+    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
+    if config.name is not None and config.name not in (*OWN_MODELS, *open_clip_names()):
+        unknown = unknown_name(config.name)
+        if config.pretrained is not None and not unknown.endswith("?"):  # no name is near
+            unknown += (
+                f" {config.label} is no file or folder here; a repository of Hugging Face is downloaded first: "
+                f"hf download {config.label} --local-dir FOLDER, and then FOLDER is the model"
+            )
+        raise ConfigError(unknown, key="model.name")
+    if config.weights is not None and not config.weights.expanduser().is_file():
+        raise WeightsError(f"no file {config.weights}", key="model.weights")
+
+
+def open_clip_names() -> list[str]:
+    """Return `open_clip.list_models()` from the files that it lists, since the import takes seconds."""
+    spec = find_spec("open_clip")
+    assert spec is not None and spec.origin is not None  # noqa: S101, PT018
+    return sorted(file.stem for file in (Path(spec.origin).parent / "model_configs").glob("*.json"))
+
+
 def unknown_name(name: str) -> str:
     """Return a message about a name that no model has, with the nearest names, whatever their case."""
-    import open_clip  # noqa: PLC0415 - it takes seconds to import, which only a mistake costs
-
-    names = {each.casefold(): each for each in (*OWN_MODELS, *open_clip.list_models())}
+    names = {each.casefold(): each for each in (*OWN_MODELS, *open_clip_names())}
     close = [names[each] for each in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)]
     meant = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"there is no model {name!r} (`phrasebox models` lists them){meant or '.'}"
 
 
 def _what_lacks(name: str) -> str:
-    import open_clip  # noqa: PLC0415 - see `unknown_name`
-
-    if name not in open_clip.list_models():
+    if name not in open_clip_names():
         return (
             f"{unknown_name(name)} For open_clip's weights write --model NAME/TAG, for your own the path of a file or "
             "folder that is there"
         )
+    import open_clip  # noqa: PLC0415 - it takes seconds to import, which only a name without weights costs
+
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tags:
         return f"{name} needs weights, of which open_clip has none: set model.weights=FILE"

@@ -283,7 +283,8 @@ def _fitting(model: Model, state: State, described: Described) -> State:
         faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")
     if faults:
         raise WeightsError(
-            f"{described.key}: {described.weights} does not fit the architecture "
-            f"{described.described_by or described.name}: {'; '.join(faults)}"
+            f"{described.weights} does not fit the architecture "
+            f"{described.described_by or described.name}: {'; '.join(faults)}",
+            key=described.key,
         )
     return state

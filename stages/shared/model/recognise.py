@@ -27,11 +27,11 @@ import open_clip
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model import tokenizer
-from stages.shared.model.catalog import CATALOG, is_here, resolve
+from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.checkpoints import settings
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, arranged, layout_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_state
-from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, unknown_name
+from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, check_model_files
 from stages.shared.model.towers.plan import sides_px
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
@@ -49,12 +49,6 @@ _TRANSFORMERS_WEIGHTS: Final = tuple(
 _IMAGES: Final = ("preprocessor_config.json", "processor_config.json")
 _SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
 _SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}  # keys that open_clip's `model_cfg` must have
-
-_PHOTO: Final = "\n  photo                         a small model for photographs, to try phrasebox with"
-_NO_MODEL: Final = """model.name: no model is given. It is one of{photo}
-  ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
-  my-clip/                      a checkpoint of your own, a folder or a file
-`phrasebox models` lists what fits; `demo` knows drawn scenes only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +85,7 @@ def recognise(config: ModelConfig) -> Described:
     Raise ConfigError for an unknown name or an unusable model file, and WeightsError for files that are missing or
     damaged, or where nothing identifies the architecture.
     """
+    check_model_files(config)
     if config.checkpoint is not None:
         return _checkpoint(config.checkpoint.expanduser())
     if config.name in CATALOG:
@@ -99,27 +94,12 @@ def recognise(config: ModelConfig) -> Described:
         return replace(found, name=config.name, calibrations=files.calibrations, layout=OPEN_CLIP)
     weights = None if config.weights is None else config.weights.expanduser()
     if config.config is not None:
-        found = _model_file(config.config.expanduser(), weights)
-    elif config.name is not None:
-        found = _open_clip_name(config.name, config.pretrained, weights)
-    else:
-        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
-    if weights is not None and not weights.is_file():
-        raise WeightsError(f"model.weights: no file {weights}")
-    return found
+        return _model_file(config.config.expanduser(), weights)
+    assert config.name is not None  # noqa: S101  `check_model_files` has looked
+    return _open_clip_name(config.name, config.pretrained, weights)
 
 
 def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Described:
-    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
-    if name not in open_clip.list_models():
-        unknown = unknown_name(name)
-        if tag is not None and not unknown.endswith("?"):  # no name is near
-            both = f"{name}/{tag}"
-            unknown += (
-                f" {both} is no file or folder here; a repository of Hugging Face is downloaded first: "
-                f"hf download {both} --local-dir FOLDER, and then FOLDER is the model"
-            )
-        raise ConfigError(f"model.name: {unknown}")
     architecture, tags = open_clip.get_model_config(name), open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
         raise ConfigError(f"model.pretrained: open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}")
@@ -141,12 +121,12 @@ def _model_file(path: Path, weights: Path | None) -> Described:
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"model.config: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}", key="model.config") from error
     except ValueError as error:
-        raise ConfigError(f"model.config: {path} is not JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}", key="model.config") from error
     architecture = parsed.get("model_cfg", parsed) if isinstance(parsed, dict) else {}
     if not architecture.keys() >= _SECTIONS:
-        raise ConfigError(f"model.config: {path} lacks embed_dim, vision_cfg or text_cfg")
+        raise ConfigError(f"{path} lacks embed_dim, vision_cfg or text_cfg", key="model.config")
     spec = _input_spec(architecture, parsed.get("preprocess_cfg", {}))
     tokenizer.check_options(path, architecture["text_cfg"].get("tokenizer_kwargs") or {})
     return Described(name=path.stem, architecture=architecture, input=spec, folder=path.parent, weights=weights)
@@ -155,7 +135,7 @@ def _model_file(path: Path, weights: Path | None) -> Described:
 def _input_spec(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
     vision = architecture["vision_cfg"]
     if not all(isinstance(part, dict) for part in (vision, architecture["text_cfg"], preprocess)):
-        raise ConfigError("model.config: vision_cfg, text_cfg and preprocess_cfg must hold keys")
+        raise ConfigError("vision_cfg, text_cfg and preprocess_cfg must hold keys", key="model.config")
     size, stride = sides_px(vision)
     return InputSpec(
         size_px=size,
@@ -183,8 +163,6 @@ class _Found:
 
 
 def _checkpoint(path: Path) -> Described:
-    if not path.exists():
-        raise WeightsError(f"{_KEY}: no file or folder {path}")
     name = path.resolve().name if path.is_dir() else path.stem
     commit = path / "refs" / "main"
     if commit.is_file() and (path / "snapshots").is_dir():  # a repository in the hub's cache
@@ -196,8 +174,9 @@ def _checkpoint(path: Path) -> Described:
     kind = theirs.get("model_type")
     if not ours and kind is not None and kind not in _MODEL_TYPES:
         raise WeightsError(
-            f"{_KEY}: {folder / 'config.json'} describes a model of type {kind!r}; expected "
-            f"{' or '.join(_MODEL_TYPES)}, as transformers' CLIPModel and SiglipModel have"
+            f"{folder / 'config.json'} describes a model of type {kind!r}; expected "
+            f"{' or '.join(_MODEL_TYPES)}, as transformers' CLIPModel and SiglipModel have",
+            key=_KEY,
         )
     weights = _weights_in(path, ours=bool(ours)) if path.is_dir() else path
     state = read_state(weights, _KEY, numbers=False)
@@ -209,9 +188,10 @@ def _checkpoint(path: Path) -> Described:
         tokenizer.check_options(folder, says["architecture"]["text_cfg"].get("tokenizer_kwargs") or {})
         return Described(name=name, **common, **says, input=_input_spec(says["architecture"], preprocess))
     except (WeightsError, ConfigError) as error:
+        if error.key:
+            raise
         where = weights if isinstance(error, WeightsError) else folder
-        message = str(error)
-        raise type(error)(message if message.startswith("model.") else f"{_KEY}: {where}: {message}") from error
+        raise type(error)(f"{where}: {error}", key=_KEY) from error
 
 
 def _weights_in(folder: Path, *, ours: bool) -> Path:
@@ -226,12 +206,13 @@ def _weights_in(folder: Path, *, ours: bool) -> Path:
     if files:
         shown = ", ".join(files[:4])
         raise WeightsError(
-            f"{_KEY}: {folder} holds {len(files)} files of weights ({shown}): give the one that is meant"
+            f"{folder} holds {len(files)} files of weights ({shown}): give the one that is meant", key=_KEY
         )
     found = f"found {', '.join(names[:4])}" if names else "the folder is empty"
     raise WeightsError(
-        f"{_KEY}: {folder} holds no weights: expected {', '.join(_TRANSFORMERS_WEIGHTS[::2])}, "
-        f"{_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file; {found}"
+        f"{folder} holds no weights: expected {', '.join(_TRANSFORMERS_WEIGHTS[::2])}, "
+        f"{_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file; {found}",
+        key=_KEY,
     )
 
 

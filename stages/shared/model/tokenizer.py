@@ -49,7 +49,9 @@ def tokenizer_of(described: Described) -> Any:
             )
     except Exception as error:  # of transformers, which reads vocabularies that are not CLIP's
         needs = "" if find_spec("transformers") else ": pip install transformers"
-        raise WeightsError(f"{described.key}: could not get the tokenizer {what}{needs} ({one_line(error)})") from error
+        raise WeightsError(
+            f"could not get the tokenizer {what}{needs} ({one_line(error)})", key=described.key
+        ) from error
     vocabulary = vocabulary_of(described)
     if vocabulary is not None:
         options["bpe_path"] = str(vocabulary)
@@ -86,7 +88,7 @@ def vocabulary_of(described: Described) -> Path | None:
         return described.tokenizer
     path = described.folder / str(options["bpe_path"])
     if not path.is_file():
-        raise WeightsError(f"model.config: no vocabulary file {path}")
+        raise WeightsError(f"no vocabulary file {path}", key="model.config")
     return path
 
 
@@ -99,17 +101,18 @@ def takes_texts_of_siglip(text: Mapping[str, Any]) -> bool:
 def check_options(path: Path, options: Any) -> None:
     """Raise ConfigError for options of a tokenizer that are not on the list, or have another type."""
     if not isinstance(options, dict):
-        raise ConfigError(f"model.config: {path}: tokenizer_kwargs must hold keys")
+        raise ConfigError(f"{path}: tokenizer_kwargs must hold keys", key="model.config")
     if "trust_remote_code" in options:
         raise ConfigError(
-            f"model.config: {path} asks for trust_remote_code, which runs code from a repository on Hugging Face: "
-            "phrasebox never does that"
+            f"{path} asks for trust_remote_code, which runs code from a repository on Hugging Face: "
+            "phrasebox never does that",
+            key="model.config",
         )
     for key, value in options.items():
         wanted = _OPTIONS.get(key)
         if wanted is None or not isinstance(value, wanted):
             allowed = ", ".join(f"{name} ({kind.__name__})" for name, kind in _OPTIONS.items())
-            raise ConfigError(f"model.config: {path}: tokenizer_kwargs may hold {allowed}, not {key}: {value!r}")
+            raise ConfigError(f"{path}: tokenizer_kwargs may hold {allowed}, not {key}: {value!r}", key="model.config")
 
 
 def tokenizer_file(folder: Path) -> Path | None:

@@ -105,7 +105,7 @@ def test_without_truth_there_is_retrieval_alone(drawn: Path) -> None:
     assert figures["retrieval"]["i2t_n"] == 6
 
 
-DATA = "score-model demo --data {drawn}/captions.jsonl"
+DATA = "score-model demo --data {drawn}/captions.jsonl --images {drawn}/images"
 
 REFUSED = {
     "score-model nothing --data {drawn}/captions.jsonl": "there is no model 'nothing'",

@@ -151,7 +151,7 @@ def test_a_stranger_names_no_folder_outside_the_dataset(folder: Path) -> None:
         return Dataset(path=folder / "images", manifest={}, run={"config": {"input": source}}, shards=())
 
     outside = from_a_stranger(kind="jsonl", path="/gone/a.jsonl", image_root=str(folder))
-    with pytest.raises(ConfigError, match=f"^image_root: .*; if it is right, give image_root={folder}$"):
+    with pytest.raises(ConfigError, match=f"^image_root: .*, if it is right: {folder}$"):
         ImageSource(outside).check()
     assert fault(ImageSource(outside), "secret.jpg")[0] == "missing_image"
     named = ImageSource(outside, str(folder))

@@ -164,7 +164,7 @@ def test_a_strangers_dataset_decides_no_folder(inline_dataset: Path, scenes_fold
     change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
     root = str(scenes_folder / "images")
     for loader in (RegionDataset, RegionStream):
-        with pytest.raises(ConfigError, match=f"if it is right, give image_root={root}$"):
+        with pytest.raises(ConfigError, match=f"if it is right: {root}$"):
             loader(dataset, on_bad_image="skip")
         sample = next(iter(loader(dataset, Contents(image_root=root))))
         assert sample["image"].shape[0] == 3

@@ -126,11 +126,11 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
     with pytest.raises(ResumeError) as error:
         begin(folder, explain={"blocks": 2}, regions={"rule": "mean"}, mark="demo:4567")
     assert str(error.value).splitlines() == [
-        f"{folder.path} holds a run with other settings:",
+        f"output.path: {folder.path} holds a run with other settings:",
         f"  model_fingerprint: '{MARK}' there, 'demo:4567' now",
         "  explain.blocks: 4 there, 2 now",
         "  regions.rule: 'fixed' there, 'mean' now",
-        "Give another output.path, or --fresh to delete that run and start over.",
+        "Give another folder, or --fresh to delete that run and start over.",
     ]
 
 

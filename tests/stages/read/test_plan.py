@@ -65,8 +65,8 @@ def test_an_input_whose_first_images_do_not_exist_is_rejected(kind: str, tmp_pat
     with pytest.raises(InputError) as caught:
         plan_shards(reader)
     assert str(caught.value).startswith(
-        f"none of the first 20 images exists in the folder {tmp_path}/pictures/; the first is 'sub/0.jpg'. "
-        "Set input.image_root"
+        f"input.image_root: none of the first 20 images exists in the folder {tmp_path}/pictures/; the first is "
+        "'sub/0.jpg'. Give the folder"
     )
     (tmp_path / "pictures" / "sub" / "19.jpg").touch()
     assert plan_shards(reader) == reader.shards()

@@ -16,6 +16,7 @@ from stages.shared.storage import (
     absolute,
     filesystem_of,
     found_in,
+    is_about_writing,
     is_local,
     join,
     location_of,
@@ -179,6 +180,16 @@ def test_an_error_leaves_the_old_file_and_nothing_else(folder: AnyPath) -> None:
         pass  # nothing is written
     assert (folder / "a.txt").read_text(encoding="utf-8") == "old"
     assert names(folder) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("file", "is_below"),
+    [("out", True), ("out/data/0.parquet", True), ("out-images/a.jpg", False), ("out images/a.jpg", False)],
+)
+def test_an_error_is_about_a_folder_if_it_names_a_file_in_it(file: str, is_below: bool, tmp_path: Path) -> None:
+    """Not if the name of the other begins with that of the folder."""
+    for error in (OSError(2, "bad", str(tmp_path / file)), OSError(f"Failed to open '{tmp_path / file}'. Detail: bad")):
+        assert is_about_writing(tmp_path / "out", error) == is_below
 
 
 def test_the_temporary_file_is_hidden_beside_the_real_one(tmp_path: Path) -> None:

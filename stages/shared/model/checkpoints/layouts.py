@@ -63,7 +63,7 @@ def layout_of(names: Collection[str], path: object, key: str = "model.weights") 
         shown = ", ".join(sorted(names)[:3])
         found = f"tensors such as {shown}" if names else "no tensors"
     raise WeightsError(
-        f"{key}: {path} is no CLIP that is known: found {found}; expected the tensors of {', '.join(_MARKS)}"
+        f"{path} is no CLIP that is known: found {found}; expected the tensors of {', '.join(_MARKS)}", key=key
     )
 
 

@@ -43,14 +43,16 @@ def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{key}: {path} is not an index of weight files: {type(error).__name__}: {error}") from error
+        raise WeightsError(
+            f"{path} is not an index of weight files: {type(error).__name__}: {error}", key=key
+        ) from error
     if not names or any(PurePath(name).name != name for name in names):
-        raise WeightsError(f"{key}: {path} does not name weight files of its own folder")
+        raise WeightsError(f"{path} does not name weight files of its own folder", key=key)
     files = [path.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise WeightsError(
-            f"{key}: {path} names {len(files)} files, of which {len(missing)} are missing, such as {missing[0]}"
+            f"{path} names {len(files)} files, of which {len(missing)} are missing, such as {missing[0]}", key=key
         )
     return (path, *files)
 
@@ -72,19 +74,21 @@ def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) 
             is_pickle = isinstance(error, pickle.UnpicklingError)
             if is_pickle and _is_torchscript(file):
                 raise WeightsError(
-                    f"{key}: {file} is a TorchScript archive that holds more than tensors ({error}), and loading it "
-                    "could run code. Save its state dict with torch.save or as safetensors where you trust it"
+                    f"{file} is a TorchScript archive that holds more than tensors ({error}), and loading it "
+                    "could run code. Save its state dict with torch.save or as safetensors where you trust it",
+                    key=key,
                 ) from error
             says = f"{type(error).__name__}: {first_line(error)}"
             says = "Or does it hold more than tensors? Then save its state dict alone" if is_pickle else says
             raise WeightsError(
-                f"{key}: cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? {says}"
+                f"cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? {says}",
+                key=key,
             ) from error
         if isinstance(found, dict):
             wrapped = (found.get(name) for name in ("state_dict", "model_state_dict", "model"))
             found = next((inner for inner in wrapped if isinstance(inner, dict)), found)
         if not isinstance(found, dict):
-            raise WeightsError(f"{key}: {file} holds a {type(found).__name__}, not a state dict")
+            raise WeightsError(f"{file} holds a {type(found).__name__}, not a state dict", key=key)
         state |= {_plain_name(str(name)): value for name, value in found.items()}
     return state if numbers else {name: value.to("meta") for name, value in state.items() if isinstance(value, Tensor)}
 
@@ -109,9 +113,9 @@ def read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise WeightsError(f"model.checkpoint: cannot read {file}: {one_line(error)}") from error
+        raise WeightsError(f"cannot read {file}: {one_line(error)}", key="model.checkpoint") from error
     if not isinstance(parsed, dict):
-        raise WeightsError(f"model.checkpoint: {file} holds a {type(parsed).__name__}, not keys")
+        raise WeightsError(f"{file} holds a {type(parsed).__name__}, not keys", key="model.checkpoint")
     return parsed
 
 

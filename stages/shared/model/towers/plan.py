@@ -85,7 +85,7 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
         patch = patch[0]
     if not (isinstance(size, int) and size > 0 and isinstance(patch or 1, int)):
         raise ConfigError(
-            f"model.config: image_size and patch_size must be whole numbers above 0, got {size} and {patch}"
+            f"image_size and patch_size must be whole numbers above 0, got {size} and {patch}", key="model.config"
         )
     return size, patch or 1
 

@@ -18,7 +18,7 @@ from tests.stages.shared.model.saved import save_json, save_model
     ("values", "message"),
     [
         ({"config": "tiny.json", "weights": "none.pt"}, r"model\.weights: no file .*none\.pt"),
-        ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: cannot read .*none\.json: No such file"),
+        ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: no file none\.json"),
         ({"name": "ViT-B16", "weights": "any"}, r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"),
         ({"name": "zzzzzzzz", "weights": "any"}, r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"),
         (
