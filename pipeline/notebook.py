@@ -27,6 +27,7 @@ from pipeline.config import ExplainConfig, RunConfig, check
 from pipeline.dataset.detections import detections
 from pipeline.graph import build_steps
 from pipeline.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
+from pipeline.terminal import counted
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
@@ -97,7 +98,7 @@ class Located:
 
     def __repr__(self) -> str:
         height, width = self.size_hw
-        return f"Located({list(self.phrases)!r} in {width} x {height} px: {len(self.regions)} regions)"
+        return f"Located({list(self.phrases)!r} in {width} x {height} px: {counted(len(self.regions), 'region')})"
 
     def _repr_png_(self) -> bytes:
         return encoded(self.picture(), "PNG")

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.domain import SAMPLES
-from pipeline.engines import cores_here
+from pipeline.engines import CPU_MODEL_WORKERS, cores_here
 from pipeline.engines.inline import call_rows, run_stages, set_up
 from pipeline.graph import Graph
 from pipeline.presence_alone import MOST_IMAGES, is_wanted
@@ -159,8 +159,6 @@ def machine_here(config: RunConfig, *, on_gpu: bool) -> Machine:
     engine = config.engine
     if engine.kind == "inline":
         return Machine(cores=1, workers=1, gpus=int(on_gpu))
-    from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS  # noqa: PLC0415 - loads ray, for its engine only
-
     workers = engine.most_explain_workers or (1 if on_gpu else min(cores_here(), CPU_MODEL_WORKERS))
     return Machine(cores=cores_here(), workers=workers, gpus=int(on_gpu))
 

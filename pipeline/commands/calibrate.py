@@ -16,7 +16,7 @@ from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import LEAST, write_reviewed_calibration
 from pipeline.presence_alone import in_words
-from pipeline.terminal import console
+from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
 
@@ -97,7 +97,7 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
         if figure is not None:
             table.add_row(name, number(figure), interval(figure))
     print_matched(figures["matched"], console)
-    console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
+    console.print(f"{counted(figures['regions'], 'region')}, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)
     _print_verdict(figures, out, console)
 

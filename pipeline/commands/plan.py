@@ -41,7 +41,7 @@ from pipeline.plan import (
     machine_here,
     measure,
 )
-from pipeline.terminal import console, duration, errors, print_json
+from pipeline.terminal import console, counted, duration, errors, print_json
 from stages.contract.errors import ConfigError
 
 MILLION = 1_000_000
@@ -147,7 +147,7 @@ def print_plan(
     """Print the tables for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
     console.print(
-        f"measured on {costs.images:,} samples{failed}, with {costs.phrases:.1f} phrases each: {costs.device}",
+        f"measured on {counted(costs.images, 'sample')}{failed}, with {costs.phrases:.1f} phrases each: {costs.device}",
         soft_wrap=True,
     )
     table = Table("step", "ms an image", box=SIMPLE_HEAD, title="What an image takes of a core", title_justify="left")
@@ -158,7 +158,7 @@ def print_plan(
     table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
     table.add_column("")
     for where, each in forecasts:
-        table.add_column(f"{each.images:,} images\n{where}", justify="right")
+        table.add_column(f"{counted(each.images, 'image')}\n{where}", justify="right")
     rows: dict[str, Callable[[Forecast], str]] = {
         "time": lambda each: duration(each.seconds),
         "  until the first images": lambda _: duration(costs.start_s),

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.evaluate.estimates import BINS
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
+from pipeline.terminal import counted
 
 Figure = Mapping[str, Any] | None
 """{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
@@ -105,7 +106,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     """Return the tables of `eval` for people."""
     counts = figures["counts"]
     console.print(
-        f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
+        f"{counted(counts['targets'], 'phrase')} of {counted(counts['images'], 'image')} with a known place; "
         f"{counts['targets_not_among_phrases']:,} of them were not found in the captions and count as missed; "
         f"{counts['absent_phrases']:,} phrases name something absent",
         soft_wrap=True,
@@ -219,7 +220,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 
     counts, first = rows[0]["counts"], rows[0]
     console.print(
-        f"{first['pictures']}: {counts['images']:,} images, {counts['phrases']:,} phrases, "
+        f"{first['pictures']}: {counted(counts['images'], 'image')}, {counted(counts['phrases'], 'phrase')}, "
         f"{counts['placed']:,} of them with a known place; model {first['model']} on {first['device']}",
         soft_wrap=True,
     )
@@ -265,8 +266,9 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
     """Return the tables of `score-model` for people; with the differences from another model where there is one."""
     counts = scores["counts"]
     console.print(
-        f"{scores['model']} on {scores['device']}: {counts['images']:,} images, {counts['captions']:,} captions, "
-        f"{counts['boxes']:,} regions, in {scores['seconds']:,.0f} s",
+        f"{scores['model']} on {scores['device']}: {counted(counts['images'], 'image')}, "
+        f"{counted(counts['captions'], 'caption')}, {counted(counts['boxes'], 'region')}, "
+        f"in {scores['seconds']:,.0f} s",
         soft_wrap=True,
     )
     if counts["failed"]:
@@ -346,17 +348,18 @@ def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
     if agreed["share"] is not None:
         alpha = "" if agreed["alpha"] is None else f", Krippendorff's alpha {agreed['alpha']:.2f}"
         console.print(
-            f"{agreed['regions']:,} regions answered by several: they agree in {agreed['share']:.0%} of pairs{alpha}",
+            f"{counted(agreed['regions'], 'region')} answered by several: they agree in {agreed['share']:.0%} of "
+            f"pairs{alpha}",
             soft_wrap=True,
         )
     if figures["seconds"] is not None:
         console.print(f"an answer took {figures['seconds']:.1f} s (median)")
     console.print(
-        f"{figures['regions']:,} regions: here one that several captions mention counts once, and without --reviews "
-        "once for each mention",
+        f"{counted(figures['regions'], 'region')}: here one that several captions mention counts once, and without "
+        "--reviews once for each mention",
         soft_wrap=True,
     )
-    table = _table(f"of all {figures['regions']:,} regions", "", "share", "95 % interval", "answers")
+    table = _table(f"of all {counted(figures['regions'], 'region')}", "", "share", "95 % interval", "answers")
     rows = {"right": figures["precision"], "phrase not in the image": figures["absent"]}
     kinds = {kind: "other nouns" if kind == "other" else kind for kind in figures["by_kind"]}
     rows |= {f"right, among {kinds[kind]}": figure for kind, figure in figures["by_kind"].items()}

@@ -16,7 +16,7 @@ from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.review_truth import reviewed_dataset
 from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
 from pipeline.paths import check_writable
-from pipeline.terminal import console, errors, print_json
+from pipeline.terminal import console, counted, errors, print_json
 from stages.contract.errors import ConfigError
 
 
@@ -105,7 +105,10 @@ def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
         add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *known, ends=ends)
     if figures["best"]:
         add("the best", figures["figures"])
-    console.print(f"{figures['images']:,} images, {figures['known']:,} phrases with a known answer", soft_wrap=True)
+    console.print(
+        f"{counted(figures['images'], 'image')}, {counted(figures['known'], 'phrase')} with a known answer",
+        soft_wrap=True,
+    )
     console.print(table)
     if steps:
         console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)

@@ -63,6 +63,9 @@ On 2 cores of an AMD EPYC 100 photographs with `photo` and configs/photos.yaml t
 of which the start is 20 s; 100 scenes with `demo` take 13 and 36 s.
 """
 
+CPU_MODEL_WORKERS: Final = 8
+"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model and shares the cores."""
+
 
 def cores_here() -> int:
     """CPU cores that this process may use."""

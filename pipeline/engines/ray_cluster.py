@@ -20,15 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline
 import stages
 from pipeline.config import EngineConfig
-from pipeline.engines import cores_here
+from pipeline.engines import CPU_MODEL_WORKERS, cores_here
 from pipeline.engines.ray_workers import Code, looker, reject_other_code
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
 from stages.shared.storage import AnyPath, cannot_write, is_about_writing
-
-CPU_MODEL_WORKERS: Final = 8
-"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model and shares the cores."""
 
 OTHER_WORKERS: Final = 6
 """Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""

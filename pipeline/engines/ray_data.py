@@ -33,9 +33,9 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import RunConfig
-from pipeline.engines import FirstLook, OnProgress
+from pipeline.engines import CPU_MODEL_WORKERS, FirstLook, OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
-from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS, Pools, connected, pools, shake_hands
+from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import (
     CaptionWorker,

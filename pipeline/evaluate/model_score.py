@@ -40,7 +40,7 @@ from pipeline.evaluate.probe import (
     questions_of,
 )
 from pipeline.graph import fetch_weights
-from pipeline.terminal import progress_bar
+from pipeline.terminal import counted, progress_bar
 from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Record
 from stages.read import Reader, Shard, make_reader, plan_shards
@@ -92,7 +92,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
     fetch_weights(config.model, lambda text: console.print(text, soft_wrap=True))
     model = load(config.model)
     marks = Marks(exam, Embedder(model, exam.probe, config.model.batch_size), truth, matched)
-    console.print(f"{name} on {len(places):,} images, {model.device_name}", soft_wrap=True)
+    console.print(f"{name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
     samples = (sample for place, sample in enumerate(reader.samples(shards)) if place in places)
     _ask(map(Record.start, samples), len(places), marks, console)
     if not marks.names:

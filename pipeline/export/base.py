@@ -167,13 +167,14 @@ class ExportReport:
             regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
             yield f"{regions} have a score below 0.5; --min-score 0.5 leaves them out"
         yield f"masks: {masks}"
-        yield from (f"{count:,} {note}" for note, count in self.counts()["notes"].items())
+        yield from (f"{note} ({count:,})" for note, count in self.counts()["notes"].items())
         yield f"rows left out: {self.left_out.total():,} of {self.rows:,}"
         yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
         yield from (f"    {fault}" for fault in self.faults)
         if self.categories:
             advice = f", {self.rare:,} of them rare (fewer than {RARE} regions); --min-count N leaves out rare ones"
-            yield f"{self.categories:,} categories{advice if self.rare else ''}"
+            categories = "1 category" if self.categories == 1 else f"{self.categories:,} categories"
+            yield f"{categories}{advice if self.rare else ''}"
         yield f"images: {self.images}"
         yield f"next: {self.next_step}"
 

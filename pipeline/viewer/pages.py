@@ -22,7 +22,7 @@ from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search, Selection, Selector
 from pipeline.pictures import thumbnail
-from pipeline.terminal import progress_bar
+from pipeline.terminal import counted, progress_bar
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS, ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA
@@ -269,7 +269,7 @@ def write_gallery(
                 advance(at + 1)
     with as_file(files("pipeline.viewer") / "static") as static:
         shutil.copytree(static, out / "static", dirs_exist_ok=True)
-    console.print(f"{len(numbers)} samples in {out / 'index.html'}", soft_wrap=True)
+    console.print(f"{counted(len(numbers), 'sample')} in {out / 'index.html'}", soft_wrap=True)
     absent = (
         f"{missing} images are missing: their rows have an error, or they are not where the run read them "
         "(--images DIR says where they are)"

@@ -41,7 +41,7 @@ from pipeline.evaluate.judged import pixels_of
 from pipeline.graph import fetch_weights
 from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
 from pipeline.scenes import write_scenes
-from pipeline.terminal import progress_bar
+from pipeline.terminal import counted, progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.explain import EXPLAINERS
@@ -149,7 +149,8 @@ def compared(
     model = load(source.config.model)
     images = compared_images(source.config, model.input, source.truth, effort, console, resized=resized)
     console.print(
-        f"{source.name}: {len(contenders)} of the explainers of {name} on {len(images):,} images, {model.device_name}",
+        f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "
+        f"{model.device_name}",
         soft_wrap=True,
     )
     field = Field(model, source.config, contenders, console)
