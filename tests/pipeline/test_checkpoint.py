@@ -44,8 +44,8 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
 )
 def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(name, message, scenes_folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
-    command = ["run", few(scenes_folder, tmp_path), "--out", tmp_path / "out", "--model", tmp_path / name]
-    code, out, err = called(*command)
+    source = [few(scenes_folder, tmp_path), "--images", scenes_folder / "images"]
+    code, out, err = called("run", *source, "--out", tmp_path / "out", "--model", tmp_path / name)
     assert (code, out) == (2, "")
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert "--model: " in err

@@ -21,6 +21,7 @@ from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
+from stages.write import Tally
 from tests.cuda.simulated import SimulatedCuda
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
@@ -198,6 +199,6 @@ def test_the_driver_of_a_cluster_loads_no_model_and_says_what_is_not_known(drawn
     graph, trust = trusted(graph, outside, config, report)
     assert report.notes == [NOT_COMPARED]
     assert graph.calibrated
-    assert f"may be too high or too low here. {NOT_COMPARED}." in trust.in_words(graph, config)
+    assert f"may be too high or too low here. {NOT_COMPARED}." in trust.in_words(graph, config, Tally())
     named = build_graph(config.model_copy(update={"regions": RegionsConfig(calibration="none")}))
     assert outside_domain(named, plan_shards(graph.reader), config.engine) is None, "there is nothing to compare"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,7 +186,9 @@ def check_model_files(config: ModelConfig) -> None:
 
 
 def open_clip_names() -> list[str]:
-    """Return `open_clip.list_models()` from the files that it lists, since the import takes seconds."""
+    """Return `open_clip.list_models()`, from the files that it lists where it is not imported, which takes seconds."""
+    if "open_clip" in sys.modules:  # programs can add models to its list
+        return list(sys.modules["open_clip"].list_models())
     spec = find_spec("open_clip")
     assert spec is not None and spec.origin is not None  # noqa: S101, PT018
     return sorted(file.stem for file in (Path(spec.origin).parent / "model_configs").glob("*.json"))

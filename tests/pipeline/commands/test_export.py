@@ -81,7 +81,7 @@ def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     assert all(entry["score"] >= 0.1 and entry["caption_index"] == 0 for entry in content["annotations"])
     assert all(isinstance(entry["segmentation"], list) for entry in content["annotations"])
     assert {category["name"] for category in content["categories"]} >= {"ring", "chain"}
-    assert "1 masks with holes: filled" in text
+    assert "masks with holes: filled, since polygons cannot say them (1)" in text
     rejected(ConfigError, "^--out: .* holds an export; .*--overwrite", dataset, "--format", "coco", "--out", out)
     exported(dataset, out, "--overwrite", "--where", "mark IS DISTINCT FROM 'bad'")
     names = {image["sample_id"] for image in content_of(out)["images"]}
@@ -144,8 +144,8 @@ def test_rare_categories_are_counted_and_left_out(tmp_path: Path) -> None:
     )
     text = exported(dataset, tmp_path / "out", "--min-count", 9)
     assert "2 categories, 1 of them rare" in text
-    assert "1 categories with fewer regions than --min-count: left out\n" in text
-    assert "2 regions of categories with fewer regions than --min-count: left out\n" in text
+    assert "categories with fewer regions than --min-count: left out (1)\n" in text
+    assert "regions of categories with fewer regions than --min-count: left out (2)\n" in text
     assert "1 without a chosen region" in text
     content = content_of(tmp_path / "out")
     assert [category["name"] for category in content["categories"]] == ["cat", "dog"]
