@@ -101,7 +101,8 @@ def draw_regions(
     placed: list[Box] = []
     for (x, y, *_), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-        width, height = right - left + 6, bottom - top + 8
+        width = right - left + 6
+        height = bottom - top + 8
         at_x = max(0.0, min(x, image.width - width))
         at_y = _free_top((at_x, y - height if y > height else y, width, height), placed, image.height)
         placed.append((at_x, at_y, width, height))

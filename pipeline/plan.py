@@ -197,11 +197,14 @@ def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, bega
     stages = (*hand_on, *graph.before, *hand_on, graph.model, *hand_on, *graph.after)
     name = graph.model.name
     middle = stages.index(graph.model)
-    start, report, again = time.perf_counter(), Report(), Report()
+    start = time.perf_counter()
+    report = Report()
+    again = Report()
     records = [Record.start(sample) for sample in islice(graph.reader.samples(plan_shards(graph.reader)), samples)]
     if not records:
         raise InputError("the input holds no samples")
-    read_s, write_s = (time.perf_counter() - start) / len(records), 0.0
+    read_s = (time.perf_counter() - start) / len(records)
+    write_s = 0.0
     bar = progress_bar(console, "measuring, seconds", MEASURED_S)
     folder = tempfile.TemporaryDirectory(prefix="phrasebox-plan-")
     writer = ShardWriter(Path(folder.name), config.output.rows_per_file)

@@ -136,8 +136,7 @@ def run(
             with _begun(folder, found, noted, console, same_input=is_same_input):
                 _say(console, [*folder.notes, *_in_words(changes)])
                 if found.state != "new":
-                    rows, of = len(folder.journal.keys), "" if samples is None else f" of {samples:,}"
-                    _say(console, [f"resuming the run in {folder.path}, rows so far: {rows:,}{of}"])
+                    _say(console, [_resuming(folder, samples)])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
                 graph = _Computing(graph, folder, report, display, every).all(shards, config, found)
@@ -304,6 +303,12 @@ def _changes(
     # Another limit moves the ends of a part: rows without a sample there are another part's.
     limited = source.limit is not None and source.part is None
     return changes_of(folder.shards, reader.samples(shards), limited=limited, extent=source.extent)
+
+
+def _resuming(folder: DatasetFolder, samples: int | None) -> str:
+    """Return how far a run is that goes on; `samples` is the number of all, None if that is not known."""
+    total = "" if samples is None else f" of {samples:,}"
+    return f"resuming the run in {folder.path}, rows so far: {len(folder.journal.keys):,}{total}"
 
 
 def _say(console: Console, lines: Sequence[str]) -> None:

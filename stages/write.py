@@ -139,7 +139,8 @@ class Tally:
         """What calibrated scores say of the regions, as the rest of a sentence about images like those of the fit."""
         if not self.likely:
             return f"a score is the share of such regions that are right; none here has {LIKELY} or more"
-        share, right = self.likely / self.regions, self.right_of_likely / self.likely
+        share = self.likely / self.regions
+        right = self.right_of_likely / self.likely
         return f"of the {share:.0%} of the regions with a score of {LIKELY} or more about {right:.0%} are right"
 
     def counts(self) -> dict[str, Any]:

@@ -38,5 +38,6 @@ def merge(
     if total is None:
         console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
     else:
-        rows, regions = counted(total.rows, "row"), counted(total.regions, "region")
+        rows = counted(total.rows, "row")
+        regions = counted(total.regions, "region")
         console.print(f"{out}: {rows} and {regions} in {counted(total.files, 'shard')}", soft_wrap=True)

@@ -109,8 +109,8 @@ def plan(
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
     said = errors if as_json else console
-    counted = total or samples_in(shards)
-    images_of_run = counted or MILLION
+    known_images = total or samples_in(shards)
+    images_of_run = known_images or MILLION
     resolved = chosen(resolved, images_of_run if cores is None else None)
     machines = {"here": machine_here(resolved, on_gpu=on_gpu)}
     workers = machines["here"].workers
@@ -123,7 +123,7 @@ def plan(
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
     costs = measure(graph, resolved, samples, on_gpu=on_gpu, began_s=began_s, console=said)
     assumed = assumptions(resolved, costs, workers)
-    if counted is None:
+    if known_images is None:
         assumed.append(f"{MILLION:,} images, because only reading shows how many the input holds (--total says it)")
     rate_here = 1 / costs.steps[costs.explain] if on_gpu else None
     forecasts = []

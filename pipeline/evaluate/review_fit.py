@@ -153,7 +153,8 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         cut=None if known is None else known.cut,
     )
     store(calibration, out)
-    before, right = reviewed.field("score").astype(np.float64), reviewed.said == "right"
+    before = reviewed.field("score").astype(np.float64)
+    right = reviewed.said == "right"
     figures = {
         "counts": reviewed.counts,
         "reviewers": reviewed.reviewers,

@@ -68,14 +68,18 @@ def review_verdict(figures: Figures) -> str:
 
 def tuning_verdict(figures: Figures) -> str:
     """Return whether to use the settings of `tuned`."""
-    by, steps, left_out, gain = figures["by"], figures["steps"], figures["left_out"], figures["gain"]
+    by = figures["by"]
+    steps = figures["steps"]
+    left_out = figures["left_out"]
+    gain = figures["gain"]
     if figures["best"]:
         return (
             f"Verdict: use the new settings: {by} rises by {gain['value']:.3f} ({_between(gain)}) on the images that "
             "they were chosen on. Measure them on others with phrasebox eval."
         )
     if not steps and left_out:
-        minutes, most = math.ceil(figures["baseline_s"] / 6), max(1, figures["images"] // 2)
+        minutes = math.ceil(figures["baseline_s"] / 6)
+        most = max(1, figures["images"] // 2)
         return (
             f"Verdict: no try was begun: the two baselines took {duration(figures['baseline_s'])}; give "
             f"--minutes {minutes} or --most {most}."

@@ -84,7 +84,9 @@ class CocoLayout(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
-        file, row, categories = self._files[sample.split], sample.row, self.job.categories
+        file = self._files[sample.split]
+        row = sample.row
+        categories = self.job.categories
         annotated = {categories.index_of(region) for region in sample.regions}
         mentions = (mention for region in sample.regions for mention in region.get(NAMED, ()))
         incomplete = categories.indices(map(categories.name_of, sample.cut))

@@ -78,7 +78,8 @@ def export_dataset(
     """
     format_, name = request.exporter, request.exporter.name
     config = format_.config_type() if request.config is None else request.config
-    naming, per = format_.naming(config), request.per or format_.usual_per(config)
+    naming = format_.naming(config)
+    per = request.per or format_.usual_per(config)
     per_group = per == "group"
     _check_format(request, naming)
     splits = parse_splits(request.split)
@@ -96,7 +97,8 @@ def export_dataset(
     with export_folder(request.out, overwrite=request.overwrite) as folder:
         counts = _categories(corrected, selector, naming, format_, per_group=per_group) if naming else Counter()
         categories = Categories(counts, naming or "phrase", request.min_count)
-        report.categories, report.rare = len(categories.names), categories.rare
+        report.categories = len(categories.names)
+        report.rare = categories.rare
         report.notes[RARE_CATEGORIES] += categories.dropped
         job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
@@ -168,7 +170,8 @@ def _rows(
 
 def _names(table: Any) -> list[list[dict[str, Any]]]:
     """Return id, phrase and head of the regions of each row."""
-    annotations, names = table["annotations"].combine_chunks(), ("id", "phrase", "head")
+    annotations = table["annotations"].combine_chunks()
+    names = ("id", "phrase", "head")
     regions = pa.StructArray.from_arrays([annotations.values.field(name) for name in names], names)
     rows: list[list[dict[str, Any]]] = pa.ListArray.from_arrays(annotations.offsets, regions).to_pylist()
     return rows
@@ -224,7 +227,8 @@ def _add_next_step(
     report: ExportReport, request: ExportRequest, config: FormatConfig, source: ImageSource, dataset: Dataset
 ) -> None:
     """Say in the report where the images are, and what to do with the export; "IMAGES" stands for an unknown folder."""
-    format_, folder = request.exporter, "IMAGES"
+    format_ = request.exporter
+    folder = "IMAGES"
     if format_.takes_images(config):
         folders = [f"{request.out}/{format_.image_folder.format(split=split)}" for split in report.samples]
         report.images = f"in {', '.join(folders)}" if format_.image_folder else "in the files of the export"

@@ -117,7 +117,8 @@ class Saco(Exporter):
         """Complete the files, and note those by which no model can be told from another."""
         super().close()
         for split in self.job.splits:
-            scored, left_out = self._pairs[split, 1], self._pairs[split, 0]
+            scored = self._pairs[split, 1]
+            left_out = self._pairs[split, 0]
             if not scored:
                 self.job.report.notes[UNSCORED.format(split)] += left_out
             elif not self._negatives[split]:
@@ -127,7 +128,9 @@ class Saco(Exporter):
 
     def _pair(self, sample: ChosenSample, file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""
-        row, text, presence = sample.row, phrase["phrase"], phrase["presence"]
+        row = sample.row
+        text = phrase["phrase"]
+        presence = phrase["presence"]
         is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
         self.job.report.notes[UNREVIEWED] += not is_exhaustive
         self._pairs[sample.split, int(is_exhaustive)] += 1

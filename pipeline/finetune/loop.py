@@ -317,7 +317,8 @@ class FineTuning:
 
     def _loading(self) -> str:
         """Say what loads the tuned model."""
-        vision, text = self.model.architecture["vision_cfg"], self.model.architecture["text_cfg"]
+        vision = self.model.architecture["vision_cfg"]
+        text = self.model.architecture["text_cfg"]
         lacks = "vocabulary" if "bpe_path" in (text.get("tokenizer_kwargs") or {}) else ""
         lacks = "image tower" if vision.get("timm_model_name") == TRUNK_NAME else lacks
         by_phrasebox = '`phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it.'

@@ -78,7 +78,8 @@ class SourceConfig(BaseModel):
         start, stop = (place * sum(counts) // parts for place in (number - 1, number))
         taken: list[Shard] = []
         for shard, count, end in zip(shards, counts, accumulate(counts), strict=True):
-            first, last = max(start, end - count), min(stop, end)
+            first = max(start, end - count)
+            last = min(stop, end)
             if last - first == count:
                 taken.append(shard)
             elif first < last:

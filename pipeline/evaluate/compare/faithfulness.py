@@ -100,7 +100,9 @@ def curve_areas(
     Returns:
         Label -> for each of `PROTOCOLS` the area under the curve of the probability, and of the cosine (`..._cosine`).
     """
-    embedded, step, done = text_embeddings(model, texts), _masks_per_step(model), 0
+    embedded = text_embeddings(model, texts)
+    step = _masks_per_step(model)
+    done = 0
     found: dict[str, dict[str, float]] = {label: {} for label in heats}
     places = {label: hot_first(drawn(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
     for name, protocol in PROTOCOLS.items():
