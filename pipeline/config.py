@@ -160,7 +160,7 @@ class RunConfig(BaseModel):
         try:
             return validated(values)
         except ValidationError as error:
-            raise in_words(error, cls, values if isinstance(values, dict) else {}) from error
+            raise in_words(error, cls, values if isinstance(values, dict) else {}) from None  # it says the same
 
     @model_validator(mode="before")
     @classmethod

@@ -110,7 +110,7 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
             f"{feature} of the regions in {counted(len(seen), 'image')} is {abs(shift):.1f} standard deviations {side} "
             "that of the fit"
         )
-        what = "The images differ from those the scores were calibrated on"
+        what = "The images differ from those that the calibration was fitted to"
         return Outside(what=what, measured=measured, in_regions=True)
     fitted = int(regions.calibration.made_from.get("images", 0))
     if graph.explains.presence is None or not model.signals or fitted < FEWEST_FITTED:
@@ -125,7 +125,7 @@ def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) 
         f"the mean squared distance of {counted(len(embeddings), 'image')} from the fit is {times:.1f} times that of "
         "others of its kind"
     )
-    what = "The images show other things than those the scores were calibrated on"
+    what = "The images show other things than those that the calibration was fitted to"
     return Outside(what=what, measured=measured, in_regions=False)
 
 

@@ -107,7 +107,8 @@ class Located:
 class Locator:
     """Finds phrases in images with one CLIP model, which is loaded once.
 
-    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do.
+    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do. A run averages the
+    heat maps of all phrases that its captions have for an object, so its box can differ from that of a phrase alone.
 
     Args:
         model: "photo" for the bundled model for photographs; "demo" for the embedded one, which knows drawn scenes

@@ -18,7 +18,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(markup=False, emoji=False)
+WIDTH: Final = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+"""Columns of tables in files and pipes, where rich takes 80 and cuts figures off; None asks the terminal."""
+
+console = Console(markup=False, emoji=False, width=WIDTH)
 errors = Console(stderr=True, markup=False, emoji=False)
 """Standard output and standard error."""
 

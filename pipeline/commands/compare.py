@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.checks import check_places
-from pipeline.commands.options import ConfigFile, InputImages, Json, MaybeTruth, ModelName, Resized, Seed, Settings
+from pipeline.commands.options import (
+    ConfigFile,
+    InputImages,
+    Json,
+    MaybeTruth,
+    ModelName,
+    Resized,
+    Seed,
+    Settings,
+    naming_options,
+)
 from pipeline.commands.tables import print_comparison
 from pipeline.config import load_config
 from pipeline.paths import check_writable
@@ -75,7 +85,8 @@ def compare(
         check_writable("--html", html)
     if data is not None or config is not None:
         given = {"input.path": data, "input.image_root": images, "model.name": model}
-        check_places(load_config(config, settings, assigned=given), truth)
+        with naming_options():
+            check_places(load_config(config, settings, assigned=given), truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
     from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of  # noqa: PLC0415

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.options import ConfigFile, InputImages, input_or_config, reading
+from pipeline.commands.options import ConfigFile, InputImages, input_or_config, naming_options, reading
 from pipeline.config import RunConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json
@@ -63,7 +63,8 @@ def phrases(
         check_writable("--out", out)
         source, config = input_or_config(file, config)
         given = {"input.path": source, "input.image_root": images}
-        count = write_phrases(load_config(config, settings, assigned=given), out)
+        with naming_options():
+            count = write_phrases(load_config(config, settings, assigned=given), out)
         console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
     own = load_config(config, settings, PhrasesConfig)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipeline.commands.checks import check_places
-from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized, Seed, Settings
+from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized, Seed, Settings, naming_options
 from pipeline.commands.tables import print_scores
 from pipeline.config import load_config
 from pipeline.terminal import console, errors, print_json
@@ -84,8 +84,9 @@ def score_model(
     if unused:
         raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(USED)} are used here")
     given: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
-    config = load_config(None, settings, assigned=given)
-    check_places(config, truth)
+    with naming_options():
+        config = load_config(None, settings, assigned=given)
+        check_places(config, truth)
     # They import torch and OpenCV.
     from pipeline.evaluate.model_score import Exam, read_scores, scored  # noqa: PLC0415
     from pipeline.evaluate.probe import ProbeConfig  # noqa: PLC0415

@@ -176,7 +176,10 @@ class ExportReport:
             categories = "1 category" if self.categories == 1 else f"{self.categories:,} categories"
             yield f"{categories}{advice if self.rare else ''}"
         yield f"images: {self.images}"
-        yield f"next: {self.next_step}"
+        if self.regions.total():
+            yield f"next: {self.next_step}"
+        else:
+            yield "no region was chosen: there is nothing to train on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

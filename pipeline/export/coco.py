@@ -31,7 +31,7 @@ from pipeline.export.base import (
 )
 from pipeline.export.files import ExportFolder
 
-_INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
+_INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone"}
 
 LABEL_LIST: Final = (
     "categories with ids from 0: Open-GroundingDino validates on them with use_coco_eval = False and the line of "

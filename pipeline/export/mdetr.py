@@ -43,9 +43,9 @@ class Mdetr(Exporter):
     summary = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
     masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
     next_step = (
-        "MDETR and GLIP have the names in their configuration; Ultralytics' WorldTrainerFromScratch takes exports with "
-        "--per phrase, since it joins all spans of an object into one class: "
-        'grounding_data=[dict(img_path="{images}", json_file="{out}/{split}.json")]'
+        'MDETR and GLIP: put "{out}/{split}.json" and "{images}" into their configuration. Ultralytics: '
+        'WorldTrainerFromScratch with grounding_data=[dict(img_path="{images}", json_file="{out}/{split}.json")], but '
+        "not after --per group, since it joins all phrases of an object into one class"
     )
     needs_words = True
     config_type = MdetrConfig

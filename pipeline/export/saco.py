@@ -26,14 +26,12 @@ NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED: Final = (
     "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
 )
-UNSCORED: Final = "pairs in {}.json, all of images that nobody marked good: the evaluator fails on such a file"
+UNSCORED: Final = "{}.json cannot be scored, because nobody marked an image of its pairs good"
 NO_NEGATIVES: Final = (
-    "pairs in {}.json that the evaluator takes, all of a phrase that is in its image: cgF1 is 0 for every model; a run "
-    "finds absent phrases with a higher regions.absent_share or regions.min_presence"
+    "{}.json gives every model a cgF1 of 0, because no pair has an absent phrase; a run finds absent phrases with a "
+    "higher regions.absent_share or regions.min_presence"
 )
-NO_POSITIVES: Final = (
-    "pairs in {}.json that the evaluator takes, none of a phrase that is in its image: cgF1 is 0 for every model"
-)
+NO_POSITIVES: Final = "{}.json gives every model a cgF1 of 0, because each pair has an absent phrase"
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
 

@@ -256,7 +256,9 @@ async def _review(request: Request) -> Response:
         return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
     except ValidationError:
         return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
-    return JSONResponse({"saved": stored}) if stored else JSONResponse({"error": "there is no such region"}, 404)
+    if stored is None:
+        return JSONResponse({"error": "there is no such region"}, 404)
+    return JSONResponse({"saved": stored.regions, "stay": stored.stay})
 
 
 def _state(request: Request) -> Response:

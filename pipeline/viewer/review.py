@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import Field
 
@@ -27,6 +27,13 @@ class SaidOf(Said):
 
     row: int = Field(ge=0, lt=10**15)
     annotation_id: int
+
+
+class Stored(NamedTuple):
+    """The numbers of regions that somebody has corrected, and of those that are drawn as one with them and stay."""
+
+    regions: int
+    stay: int
 
 
 @dataclass(kw_only=True)
@@ -92,8 +99,8 @@ class Reviewing:
             "corrected": correction and correction.box_xywh_px,
         }
 
-    def record(self, said: SaidOf) -> int:
-        """Store what somebody says of a region; return of how many: 0 if there is none. Raise OSError if it cannot be.
+    def record(self, said: SaidOf) -> Stored | None:
+        """Store what somebody says of a region; None if there is none. Raise OSError if it cannot be stored.
 
         A correction is one of all that is drawn as one: the same phrase in other captions, and for a box also the other
         phrases of the thing that share it.
@@ -101,10 +108,11 @@ class Reviewing:
         rows = self.rows.rows_at([said.row], ["annotations"])
         one = _annotation(rows[0], said.annotation_id) if rows else None
         if one is None:
-            return 0
+            return None
         now = self.log.current().corrections.get(RegionKey.of(one))
         action = now.action if now and said.action == "undone" else said.action
         stored = 0
+        stay = 0
         for other in rows[0]["annotations"] if action else (one,):
             is_drawn_here = (other["bbox"], other["segmentation"]) == (one["bbox"], one["segmentation"])
             in_thing = action == "box" and one["group"] is not None and other["group"] == one["group"]
@@ -112,7 +120,9 @@ class Reviewing:
                 values = said.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
                 append_review(self.dataset.path, Review(**RegionKey.of(other)._asdict(), **values))
                 stored += 1
-        return stored
+            else:
+                stay += is_drawn_here and one["group"] is not None and other["group"] == one["group"]
+        return Stored(stored, stay)
 
 
 def _annotation(row: Mapping[str, Any], annotation_id: int) -> Any:

@@ -76,7 +76,7 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     assert manifest["calibration"] is not None
 
 
-CLAUSE = "The images differ from those the scores were calibrated on"
+CLAUSE = "The images differ from those that the calibration was fitted to"
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
     outside = outside_domain(graph, plan_shards(graph.reader), INLINE)
     assert not outside.in_regions
-    assert "show other things than those the scores were calibrated on" in outside.what
+    assert "show other things than those that the calibration was fitted to" in outside.what
     printed = StringIO()
     run(config, Console(file=printed, width=300), graph=graph)
     assert f"{outside.what}\n" in printed.getvalue()

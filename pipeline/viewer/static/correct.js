@@ -11,7 +11,8 @@ function reviewerName() {
 function read(name) { try { return localStorage.getItem(name); } catch { return read[name] ?? null; } }
 function write(name, value) { read[name] = value; try { localStorage.setItem(name, value); } catch { /* private windows */ } }
 
-// Resolves with the number of regions that this is about, when the server has it on disk. Throws the reason otherwise.
+// Resolves with the numbers of regions that are `saved`, and that `stay` as they are, when the server has it on disk.
+// Throws the reason otherwise.
 async function sendReview(body) {
   let answer;
   try {
@@ -21,8 +22,9 @@ async function sendReview(body) {
   } catch { throw new Error("The server does not answer, so this is not saved"); }
   const told = await answer.json().catch(() => ({ error: answer.statusText }));
   if (!answer.ok) throw new Error(`Not saved: ${told.error}`);
-  return told.saved;
+  return told;
 }
+function regionsInWords(count) { return `${count} region${count === 1 ? "" : "s"}`; }
 
 const SVG = "http://www.w3.org/2000/svg";
 function draw(parent, name, attributes, text) {
@@ -142,7 +144,7 @@ if (document.querySelector(".correcting")) {
     buttons.delete.querySelector("span").textContent = region?.matches(".deleted, .corrected") ? "restore region" : "delete region";
   };
   const save = async (region, what) => {
-    const saved = await sendReview({
+    const { saved, stay } = await sendReview({
       row: Number(sample.dataset.row), annotation_id: Number(region.dataset.annotation), reviewer: reviewerName(), ...what,
     });
     stop();
@@ -153,7 +155,8 @@ if (document.querySelector(".correcting")) {
     fold();
     light(sample, pins(sample));
     show();
-    return `${saved} region${saved === 1 ? "" : "s"} ${{ delete: "deleted", box: "moved", undone: "restored" }[what.action]}`;
+    const rest = stay && what.action === "delete" ? `; ${regionsInWords(stay)} of other phrases for the same object stay` : "";
+    return `${regionsInWords(saved)} ${{ delete: "deleted", box: "moved", undone: "restored" }[what.action]}${rest}`;
   };
   const change = (number, makeWhat) => inTurn(async () => {
     const before = asItIs(regionOf(number));
@@ -172,6 +175,7 @@ if (document.querySelector(".correcting")) {
     },
     Enter: () => {
       const box = editor.box;
+      if (box.join() === boxOf(chosen()).join()) return stop(); // nobody has moved it
       change(chosen().dataset.region, () => ({ action: "box", box_xywh_px: box }));
     },
     Escape: () => stop(),

@@ -164,7 +164,7 @@ function summarise() {
     const range = `${precision.value.toFixed(2)} (${precision.low.toFixed(2)}–${precision.high.toFixed(2)})`;
     byId("precision").append(
       Object.assign(document.createElement("dt"), { textContent: low ? `right from score ${low.toFixed(1)}` : "right, of all regions" }),
-      Object.assign(document.createElement("dd"), { textContent: `${range}, ${precision.n} answers` }),
+      Object.assign(document.createElement("dd"), { textContent: `${range}, ${precision.n} answer${precision.n === 1 ? "" : "s"}` }),
     );
   }
   drawCurve((figures.curve ?? []).filter((one) => one.score !== null && one.precision.value !== null)
@@ -192,7 +192,7 @@ function drawCurve(points) {
   for (const one of points) {
     draw(svg, "path", { class: "whisker", d: `M${x(one.score)} ${y(one.low)}V${y(one.high)}` });
     const dot = draw(svg, "circle", { cx: x(one.score), cy: y(one.value), r: 4 });
-    draw(dot, "title", {}, `score ${one.score.toFixed(2)}: ${one.value.toFixed(2)} right (${one.low.toFixed(2)}–${one.high.toFixed(2)}), ${one.n} answers`);
+    draw(dot, "title", {}, `score ${one.score.toFixed(2)}: ${one.value.toFixed(2)} right (${one.low.toFixed(2)}–${one.high.toFixed(2)}), ${one.n} answer${one.n === 1 ? "" : "s"}`);
   }
   if (!points.length) draw(svg, "text", { x: x(0.5), y: y(0.5), "text-anchor": "middle" }, "no answers yet");
 }

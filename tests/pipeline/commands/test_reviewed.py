@@ -69,7 +69,7 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     images = Presence.from_plain(shipped.presence).images
     elsewhere = replace(images, directions=0.5 * images.directions).plain()
     (tmp_path / "other.json").write_text(replace(shipped, presence={**shipped.presence, "images": elsewhere}).to_json())
-    doubt = "show other things than those the scores were calibrated on"
+    doubt = "show other things than those that the calibration was fitted to"
     config = config_of(drawn, tmp_path / "before", regions={"calibration": str(tmp_path / "other.json")})
     dataset, text = run_aloud(config)
     assert doubt in text
