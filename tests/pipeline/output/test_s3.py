@@ -109,7 +109,7 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
             time.sleep(0.1)
 
     wait_for((out / ".phrasebox/lock").exists)
-    with pytest.raises(ResumeError, match=r"^another run is writing to s3://bucket/ray/out \("):
+    with pytest.raises(ResumeError, match=r"^output\.path: another run is writing to s3://bucket/ray/out \("):
         run_here(wanted)
     wait_for(lambda: len(found_in(out / "data", "*.parquet")) >= 2)
     process.kill()
