@@ -1,0 +1,250 @@
+"""`make bench AGAINST=COMMIT`: whole runs of this commit and of another one, in turn on one machine, start included.
+
+The other commit is checked out and installed in a folder of its own. A run is `phrasebox run` with options and settings
+that both commits have, so that nothing of their code has to fit together. A figure is the CPU time of a run with all of
+its processes, its wall time, or the time of a stage as `dataset.json` has it.
+
+A figure has the median of the ratios of all pairs, ours to theirs, and their range. The range of n pairs holds the true
+median with a probability of 1 - 2^(1-n): 0.97 for six. The program fails where the CPU time of a run has grown by more
+than a tenth and all of its pairs agree that it grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline.scenes import write_scenes
+
+ROOT: Final = Path(__file__).parents[1]
+
+PAIRS: Final = 6
+
+MOST_GROWTH: Final = 1.1  # of the CPU time of a run
+
+PHOTOGRAPHS: Final = ROOT / "pipeline" / "photographs"
+PHOTOGRAPH_CAPTIONS: Final = 5
+
+PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A run: `count` images of a kind with so many captions, by a model on an engine."""
+
+    images: str  # "scenes", drawn ones of 256 px, or "photographs", the bundled ones again and again
+    count: int
+    captions: int
+    model: str  # "demo", or an architecture with random weights
+    engine: str
+    settings: tuple[str, ...] = ("regions.calibration=none",)
+
+    @property
+    def name(self) -> str:
+        """What a line of the table is about."""
+        presence = "" if self.settings else ", presence fitted"
+        return f"{self.count} {self.images}, captions {self.captions}, {self.model}, {self.engine}{presence}"
+
+
+WORKLOADS: Final = (
+    Workload(images="scenes", count=100, captions=1, model="demo", engine="inline"),
+    Workload(images="scenes", count=100, captions=1, model="demo", engine="ray"),
+    Workload(images="scenes", count=3000, captions=1, model="demo", engine="inline"),
+    Workload(images="scenes", count=3000, captions=1, model="demo", engine="ray"),
+    *(
+        Workload(images="photographs", count=100, captions=captions, model=model, engine="inline")
+        for model in ("ViT-B-16", "ViT-B-32")
+        for captions in (1, 5)
+    ),
+    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="inline", settings=()),
+    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="ray"),
+)
+
+
+class Inputs:
+    """Images, captions and weights in a folder, made once for both commits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def captions(self, workload: Workload) -> Path:
+        """Return a file of JSON lines, with absolute paths of the images."""
+        file = self.folder / f"{workload.images}-{workload.count}-{workload.captions}.jsonl"
+        rows = self._scenes(workload) if workload.images == "scenes" else self._photographs(workload)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return file
+
+    def weights(self, architecture: str) -> Path:
+        """Return a checkpoint with random weights."""
+        file = self.folder / f"{architecture}.safetensors"
+        if not file.exists():
+            state = open_clip.create_model(architecture).state_dict()
+            save_file({name: value.contiguous() for name, value in state.items()}, file)
+        return file
+
+    def _scenes(self, workload: Workload) -> Iterator[dict[str, Any]]:
+        folder = self.folder / f"scenes-{workload.count}"
+        if not folder.exists():
+            write_scenes(folder, workload.count, 0)
+        for row in map(json.loads, (folder / "captions.jsonl").read_text("utf-8").splitlines()):
+            captions = row.get("captions") or [row["caption"]]
+            yield {"image": str(folder / "images" / row["image"]), "captions": captions[: workload.captions]}
+
+    def _photographs(self, workload: Workload) -> Iterator[dict[str, Any]]:
+        rows = [json.loads(text) for text in (PHOTOGRAPHS / "captions.jsonl").read_text("utf-8").splitlines()]
+        texts = [caption for row in rows for caption in row.get("captions") or [row["caption"]]]
+        for number in range(workload.count):
+            row = rows[number % len(rows)]
+            picture = self.folder / f"photograph-{number}.jpg"
+            if not picture.exists():
+                image = Image.open(PHOTOGRAPHS / row["image"]).convert("RGB")
+                image.resize((640, 480)).rotate(number % 7).save(picture, quality=90)
+            captions = [texts[(number + step) % len(texts)] for step in range(workload.captions)]
+            yield {"image": str(picture), "captions": captions}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A commit that is installed in an environment of its own."""
+
+    path: Path
+    python: Path
+
+    def measure(self, arguments: list[str], out: Path) -> dict[str, float]:
+        """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, and `stage NAME`."""
+        shutil.rmtree(out, ignore_errors=True)
+        command = [str(self.python), "-m", "pipeline", "run", *arguments, "--out", str(out)]
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(command, cwd=self.path, env=surroundings, capture_output=True, text=True, check=False)
+        wall = time.perf_counter() - start
+        wait_for_descendants()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        stages = json.loads((out / "dataset.json").read_text("utf-8"))["stages"]
+        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        return {"cpu": cpu, "wall": wall, **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()}}
+
+
+def become_subreaper() -> None:
+    """Let descendants whose parents have died become children of this process, so that their CPU time is counted."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def wait_for_descendants() -> None:
+    """Wait for all children, of which a run on Ray leaves some."""
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def check_out(commit: str, folder: Path) -> Checkout:
+    """Check a commit out below a folder, and install it there, unless that was done before. Exit if git has no such."""
+    revision = subprocess.run(
+        ["git", "rev-parse", "--verify", f"{commit}^{{commit}}"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if not revision:
+        sys.exit(f"AGAINST: git knows no commit {commit}")
+    path = folder / revision[:12]
+    python, installed = path / ".venv" / "bin" / "python", path / ".venv" / "installed"
+    if not installed.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "x", "-C", str(path)], input=archive, check=True)
+        venv.create(path / ".venv", with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-e", str(path)], check=True)
+        installed.touch()
+    return Checkout(path, python)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Seconds of one figure in pairs of runs, one of each commit."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Our time divided by theirs, by pair."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether our time is larger by more than a tenth, and larger in every pair."""
+        return statistics.median(self.ratios) > MOST_GROWTH and min(self.ratios) > 1
+
+    def plain(self) -> dict[str, float]:
+        """Return the figures of a line."""
+        ratios = self.ratios
+        figures = {
+            "ours_s": statistics.median(self.ours),
+            "theirs_s": statistics.median(self.theirs),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+        }
+        return {name: round(value, 3) for name, value in figures.items()}
+
+
+def compare(workload: Workload, inputs: Inputs, ours: Checkout, theirs: Checkout, pairs: int) -> dict[str, Comparison]:
+    """Run a workload by both commits in turn, which begins by turns too; one run of each before is not counted."""
+    arguments = [str(inputs.captions(workload)), "--engine", workload.engine, "--model", workload.model]
+    if workload.model != "demo":
+        arguments += ["--weights", str(inputs.weights(workload.model))]
+    arguments += [part for setting in workload.settings for part in ("--set", setting)]
+    seconds: dict[Checkout, list[dict[str, float]]] = {ours: [], theirs: []}
+    for number in range(pairs + 1):
+        for side in (ours, theirs) if number % 2 else (theirs, ours):
+            seconds[side].append(side.measure(arguments, inputs.folder / "out"))
+    figures = [name for name in seconds[ours][0] if name in seconds[theirs][0]]
+    return {
+        name: Comparison(*([run[name] for run in seconds[side][1:]] for side in (ours, theirs))) for name in figures
+    }
+
+
+def main() -> None:
+    """Parse the command line, print a JSON line for each figure, and exit with 1 where CPU time has grown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit", help="the commit to compare with")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts and inputs")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of runs of each workload")
+    parser.add_argument("--only", default="", help="workloads whose names hold this text")
+    given = parser.parse_args()
+    become_subreaper()
+    ours, theirs = Checkout(ROOT, Path(sys.executable)), check_out(given.commit, given.out)
+    inputs, grown = Inputs(given.out / "inputs"), list[str]()
+    for workload in (workload for workload in WORKLOADS if given.only in workload.name):
+        for figure, comparison in compare(workload, inputs, ours, theirs, given.pairs).items():
+            line = {"run": workload.name, "figure": figure, **comparison.plain()}
+            print(json.dumps(line), flush=True)
+            if figure == "cpu" and comparison.has_grown:
+                grown.append(f"{workload.name}: {line['ratio']} times the CPU time of {given.commit}")
+    if grown:
+        sys.exit("\n".join(grown))
+
+
+if __name__ == "__main__":
+    main()
