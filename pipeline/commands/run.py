@@ -130,9 +130,9 @@ def _run(config: RunConfig, *, fresh: bool, yes: bool, verbose: bool) -> None:
             console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
         return typer.confirm(f"{what}. Delete {'it and these files' if foreign else 'it'} and start over?")
 
-    def kept() -> str:
+    def count_rows() -> str:
         rows = sum(count or 0 for count in rows_in(DatasetFolder(config.output.path).shards))
         return f"stopped. {counted(rows, 'finished row')} in {config.output.path}; the same command resumes the run."
 
-    with stopping(kept):
+    with stopping(count_rows):
         run_pipeline(config, console, fresh=fresh, may_delete=may_delete, verbose=verbose)

@@ -103,11 +103,11 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     stage = RegionsStage(config, graph.cuts.calibration)
     apart = RegionsStage(config.model_copy(update={"group": "none"}), graph.cuts.calibration)
     similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
-    alone: dict[str, float | None] = dict.fromkeys(similarity)
+    by_text: dict[str, float | None] = dict.fromkeys(similarity)
     if graph.cuts.calibration is not None:
         fitted = graph.cuts.calibration.absent_share
         likely = {each.text: each.presence for each in record.heat_maps if each.presence is not None}
-        alone |= {text: at_share(presence, fitted, 0.5) for text, presence in likely.items()}
+        by_text |= {text: at_share(presence, fitted, 0.5) for text, presence in likely.items()}
     known: dict[str, list[TruthTarget | None]] = {}
     for query in image.queries:
         if query.phrase in similarity:
@@ -126,7 +126,7 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             text=text,
             kind="there" if boxes else "said",
             similarity=similarity[text],
-            presence=alone[text],
+            presence=by_text[text],
             presence_of_group=shared[text],
             answers=cut.get(text, ()),
             kept=not graph.cuts.is_absent(shared[text]),
@@ -134,9 +134,9 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
         )
     cut = _answers(apart, replace(record, phrases=image.absent["random"]))
     for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
-        text, before = phrase.text, alone[phrase.text]
+        text, before = phrase.text, by_text[phrase.text]
         voters = (phrase, *image.voters.get(text, ())) if config.group == "things" else (phrase,)
-        now = shared_presences(voters, [0] * len(voters), [alone[each.text] for each in voters])[0]
+        now = shared_presences(voters, [0] * len(voters), [by_text[each.text] for each in voters])[0]
         answers = cut.get(text, ()) if kind == "random" else ()
         if before and now is not None:
             answers = tuple(replace(answer, score=answer.score * now / before) for answer in answers)

@@ -182,9 +182,9 @@ def _joined(
 ) -> list[dict[str, Any]]:
     """Return the regions of a row that the format can hold, those of an object joined if `per_group`."""
     if format_.needs_words:
-        said = [region for region in regions if is_said(region)]
-        notes["regions that no caption says: left out"] += len(regions) - len(said)
-        regions = said
+        mentioned = [region for region in regions if is_said(region)]
+        notes["regions that no caption says: left out"] += len(regions) - len(mentioned)
+        regions = mentioned
     if per_group:
         objects = merged(regions)
         notes[JOINED] += len(regions) - len(objects)
