@@ -18,7 +18,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.domain import outside_domain, trusted
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.model_check import FEW, ModelCheck, check_model
-from pipeline.graph import build_graph, fetch_weights
+from pipeline.graph import build_graph, check_files, fetch_weights
 from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
 from pipeline.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
@@ -137,9 +137,6 @@ def check(
     phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
-    # It imports torch.
-    from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
-
     if out is not None:
         check_writable("--out", out)
         if out.suffix.lower() not in Image.registered_extensions():
@@ -147,6 +144,10 @@ def check(
     named: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
     named["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, assigned={"input": INPUT, **named})
+    check_files(config)
+    # It imports torch.
+    from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
+
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
     outside = outside_domain(graph, plan_shards(graph.reader), config.engine)

@@ -53,6 +53,7 @@ MISTAKES = [
     "tune dataset --truth none.json",
     "inspect none",
     "export none --format coco --out coco",
+    "models check none.pt",
 ]
 """Commands that are refused."""
 
