@@ -260,10 +260,19 @@ def print_summary(
         console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
     if total.regions:
         console.print(scores, soft_wrap=True)
-        place = shlex.quote(path)
-        console.print(f"Look at it:  phrasebox inspect {place}", soft_wrap=True)
-        if differs:
-            console.print(f"Review it:   phrasebox inspect {place} --review", soft_wrap=True)
-            return
-        least = f" --min-score {LIKELY}" if calibrated and total.likely else ""
-        console.print(f"Export it:   phrasebox export {place} --format coco --out coco/{least}", soft_wrap=True)
+        for line in next_commands(path, is_review_due=differs, has_likely=calibrated and total.likely > 0):
+            console.print(line, soft_wrap=True)
+
+
+def next_commands(path: str, *, is_review_due: bool, has_likely: bool) -> list[str]:
+    """Return what to do with the dataset in `path`.
+
+    is_review_due: The images differ from those of the fit, so that no score can be recommended yet.
+    has_likely: Some regions have a calibrated score of `LIKELY` or more.
+    """
+    place = shlex.quote(path)
+    lines = [f"Look at it:  phrasebox inspect {place}"]
+    if is_review_due:
+        return [*lines, f"Review it:   phrasebox inspect {place} --review"]
+    least = f" --min-score {LIKELY}" if has_likely else ""
+    return [*lines, f"Export it:   phrasebox export {place} --format coco --out coco/{least}"]

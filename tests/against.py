@@ -6,8 +6,9 @@ its processes, its wall time, or the time of a stage as `dataset.json` has it.
 
 A figure has the median of the ratios of all pairs, ours to theirs, and their range. The range of n pairs holds the true
 median with a probability of 1 - 2^(1-n): 0.97 for six. Short runs on Ray vary: four pairs of 100 scenes had ratios of
-CPU time from 0.78 to 1.48 on an idle AMD EPYC, where those of one process had 1.01 to 1.10. The program fails where the CPU time of a run has grown by more
-than a tenth and all of its pairs agree that it grew.
+CPU time from 0.78 to 1.48 on an idle AMD EPYC, where those of one process had 1.01 to 1.10.
+
+The program fails where the CPU time of a run has grown by more than a tenth and all of its pairs agree that it grew.
 """
 
 from __future__ import annotations

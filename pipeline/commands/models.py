@@ -18,7 +18,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.domain import outside_domain, trusted
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.model_check import FEW, ModelCheck, check_model
-from pipeline.graph import build_graph, check_files, fetch_weights
+from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
 from pipeline.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
@@ -150,9 +150,7 @@ def check(
 
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
-    outside = outside_domain(graph, plan_shards(graph.reader), config.engine)
-    graph, _ = trusted(graph, outside, config, Report())  # a run leaves out a calibration that means nothing here
-    checked = check_model(graph)
+    checked = check_model(_as_run(graph, config))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(_picture(checked, config)).save(out)
@@ -171,6 +169,12 @@ def check(
         _print(figures)
     if not figures["sane"]:
         raise typer.Exit(1)
+
+
+def _as_run(graph: Graph, config: RunConfig) -> Graph:
+    """Return the graph of a run, which leaves out a calibration that means nothing for the photographs."""
+    outside = outside_domain(graph, plan_shards(graph.reader), config.engine)
+    return trusted(graph, outside, config, Report())[0]
 
 
 def _next(model: str, weights: Path | None, settings: Sequence[str], checked: Mapping[str, Any]) -> str:

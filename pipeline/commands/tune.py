@@ -74,14 +74,17 @@ def tune(
     else:
         print_tuning(figures, console)
     if out is not None:
-        if figures["best"]:
-            write_settings(figures["settings"], out)
-        place = (
-            f"the best settings are in {out}" if figures["best"] else f"{out} is not written: it would change nothing"
-        )
-        (errors if as_json else console).print(place, soft_wrap=True)
+        (errors if as_json else console).print(_write_better(figures, out), soft_wrap=True)
     if not as_json:
         console.print(figures["verdict"], soft_wrap=True)
+
+
+def _write_better(figures: Mapping[str, Any], out: Path) -> str:
+    """Write the settings if they are better than the dataset's, and return what was done."""
+    if not figures["best"]:
+        return f"{out} is not written: it would change nothing"
+    write_settings(figures["settings"], out)
+    return f"the best settings are in {out}"
 
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
