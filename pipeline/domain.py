@@ -61,7 +61,7 @@ FEWEST_FITTED: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """How the samples of a run differ from those of a fit, or why nobody knows."""
+    """How the samples of a run differ from those of a fit, or why they were not compared."""
 
     what: str  # for people
     measured: str = ""  # the statistics behind that, if there are any

@@ -134,7 +134,8 @@ class Checkout:
         """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, and `stage NAME`."""
         shutil.rmtree(out, ignore_errors=True)
         command = [str(self.python), "-m", "pipeline", "run", *arguments, "--out", str(out)]
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run(command, cwd=self.path, env=surroundings, capture_output=True, text=True, check=False)
         wall = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What verbs look at before they import the libraries of the model, which takes seconds."""
+"""Checks that verbs make before they import the libraries of the model, which takes seconds."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def write_phrases(config: RunConfig, out: Path) -> int:
     Return how many there are. Raise InputError or ConfigError as a run does.
     """
     reader, seen = make_reader(config.input), set[int]()
-    shards = config.input.take_part(plan_shards(reader))  # a missing file is told before spaCy is loaded
+    shards = config.input.take_part(plan_shards(reader))  # a missing file is reported before spaCy loads
 
     def captions() -> Iterator[str]:
         for sample in reader.samples(shards):

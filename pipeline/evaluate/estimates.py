@@ -206,10 +206,15 @@ def filtered(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]
 def squared_error_gain(
     before: Floats, after: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], weights: Floats
 ) -> Estimate:
-    """Return by how much the mean squared error of scores (Brier 1950) is lower after than before, paired.
+    """Return how far the mean squared error of scores (Brier 1950) falls from `before` to `after`, paired by region.
 
-    It is lower for scores that are nearer to how often regions are right, and for those that tell right ones from wrong
-    ones. `weights` say how many regions each stands for.
+    The error falls where scores come nearer to the precision, and where they separate right regions from wrong ones.
+
+    Args:
+        before, after: Scores (n,), 0 .. 1, of the same regions.
+        right: Whether each region is right (n,).
+        images: The number of each region's image (n,); the interval resamples images.
+        weights: The number of regions that each stands for (n,), above 0.
     """
     gains = weights * ((before - right) ** 2 - (after - right) ** 2)
     return weighted_estimate(lambda drawn: float(drawn @ gains / (drawn @ weights)), images)

@@ -77,7 +77,7 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     asked, graph = asked_of(judged), model_graph(judged)
     phrases = {name: image.asked for name, image in asked.items()}
     config = graph.explains.config
-    # Contrast is among the maps that become regions, and not among those of all phrases that are asked for.
+    # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
     plain = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
     prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)

@@ -1,4 +1,4 @@
-"""What the figures of `eval`, `tune` and `calibrate` say a user should do: one sentence each, printed last.
+"""Verdicts of `eval`, `tune` and `calibrate`: one sentence each that says what to do, printed last.
 
 Advice to change something needs a difference whose 95 % interval excludes 0.
 """
