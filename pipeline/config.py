@@ -30,7 +30,7 @@ from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, Precision
 from stages.sources import HEAT_MAPS, SOURCES, AnySourceConfig
 
 
@@ -193,6 +193,10 @@ class RunConfig(BaseModel):
         if (phrases := plain["input"].pop("phrases")) is not None:
             plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
         return with_absolute_paths(plain)
+
+    def in_precision(self, precision: Precision) -> RunConfig:
+        """Return the configuration with the precision that the workers have decided."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"precision": precision})})
 
     def to_yaml(self, *, docs: bool = False) -> str:
         """Return the resolved configuration as YAML; with `docs` each key has its description above it."""

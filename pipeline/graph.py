@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipeline.config import RunConfig, differences
 from stages.contract.errors import ConfigError
@@ -30,7 +30,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import ModelConfig, check_model_files
+from stages.shared.model.config import ModelConfig, Precision, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -117,6 +117,10 @@ class Steps:
         if isinstance(self.model, RegionSource):
             decided["output"] = config.output.model_copy(update={"heat_maps": False})
         return config.model_copy(update=decided)
+
+    def in_precision(self, precision: Precision) -> Self:
+        """Return the same graph, whose model computes in a precision."""
+        return replace(self, model=self.model.computing(precision=precision))
 
     def as_cut(self, config: RunConfig) -> RunConfig:
         """Return the configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""

@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.domain import Outside, outside_domain, trusted, with_presence
-from pipeline.engines import FirstLook, chosen, engine
+from pipeline.engines import FirstLook, chosen, engine, precision_here
 from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.output.folder import DatasetFolder
@@ -43,7 +43,7 @@ from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerp
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.shared.model.catalog import WEIGHTS_ROOT
-from stages.shared.model.config import NO_MODEL
+from stages.shared.model.config import AUTO, NO_MODEL
 from stages.shared.storage import AnyPath
 
 INPUT: Final = "input_fingerprint"
@@ -90,8 +90,11 @@ def run(
         same = {INPUT: fingerprint, COMMAND: None if graph else _command(config)}
         if graph is None and not fresh and folder.is_done(same):
             return _complete(folder, config, console, changes)
-        graph, every = _planned(config, graph, display)
-        config = graph.settings(config)
+        asked = config.engine.kind
+        if config.model.precision == AUTO and not fresh:
+            config = config.in_precision(folder.precision)
+        graph, config, every = _planned(config, graph, display)
+        shards = config.input.take_part(every)
         found = folder.look(
             config,
             graph.fingerprint,
@@ -105,7 +108,6 @@ def run(
             return _complete(folder, config, console, changes)
         with display.shown():
             display.doing("comparing the input with the rows")
-            shards = config.input.take_part(every)
             reject_other_phrases(graph, every)
             if found.state != "new" and not is_same_input:
                 changes = _changes(folder, graph.reader, shards, console, config.input)
@@ -114,8 +116,7 @@ def run(
         if found.state == "complete" and not changes.new:
             folder.note(found, noted)
             return _complete(folder, config, console, changes)
-        samples, asked = samples_in(shards), config.engine.kind
-        config = chosen(config, samples)
+        samples = samples_in(shards)
         _say(console, [first_line(config, graph, samples, asked)])
         elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
@@ -231,14 +232,22 @@ def _calibrated_by(graph: Graph) -> dict[str, Any]:
     )
 
 
-def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[Graph, list[Shard]]:
-    """Return the graph and all parts of the input, whose faults are told before a library of the model is loaded."""
+def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[Graph, RunConfig, list[Shard]]:
+    """Return the graph, the configuration with what is decided here, and all parts of the input.
+
+    The input's faults are told before a library of the model is loaded.
+    """
     with display.shown():
         display.doing("reading the input")
         reader = make_reader(config.input) if graph is None else graph.reader
         every = plan_shards(reader)
         display.doing("loading the libraries of the model")
-        return graph or build_graph(config, reader), every
+        graph = graph or build_graph(config, reader)
+    config = chosen(graph.settings(config), samples_in(config.input.take_part(every)))
+    if graph.described is not None and config.model.precision == AUTO:
+        config = config.in_precision(precision_here(config))
+        graph = graph.in_precision(config.model.precision)
+    return graph, config, every
 
 
 def _command(config: RunConfig) -> str:

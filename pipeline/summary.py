@@ -20,6 +20,7 @@ from pipeline.graph import Graph
 from pipeline.terminal import duration
 from stages.contract.stage import Forwards
 from stages.shared.model.catalog import CATALOG
+from stages.shared.model.config import AUTO
 from stages.write import LIKELY, Tally
 
 
@@ -174,11 +175,12 @@ class Display:
 
 
 def model_in_words(config: RunConfig, graph: Graph) -> str:
-    """Return the model for people: its name, whose checkpoint it was found to be, and which files say what it is."""
+    """Return the model for people: its name, whose checkpoint it is, which files say what it is, and its precision."""
     weights = f" with {config.model.weights}" if config.model.weights else ""
     layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
     found = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
-    return f"{config.model.label}{weights}{found}"
+    precision = "" if config.model.precision == AUTO else f" in {config.model.precision}"
+    return f"{config.model.label}{weights}{found}{precision}"
 
 
 def first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import RunConfig
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
     from stages.read import Shard
+    from stages.shared.model.config import Precision
 
 OnProgress: TypeAlias = "Callable[[Report], None]"  # Called by an engine now and then, and after the last row
 
@@ -86,6 +87,20 @@ def chosen(config: RunConfig, samples: int | None) -> RunConfig:
     small = samples is not None and samples <= AT_MOST_INLINE and config.engine == EngineConfig()
     engine = config.engine.model_copy(update={"kind": "inline" if small else "ray"})
     return config.model_copy(update={"engine": engine})
+
+
+def precision_here(config: RunConfig) -> Literal["auto"] | Precision:
+    """Return the precision that `model.precision: auto` means where this process knows the device of the workers.
+
+    It stays `auto` for a cluster, and for a GPU that is left to other processes.
+    """
+    from stages.shared.model.config import AUTO  # noqa: PLC0415  as above
+    from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
+
+    engine, device = config.engine, pick_device(config.model.device)
+    if engine.kind == "ray" and (engine.address is not None or device.type == "cuda"):
+        return AUTO
+    return choose_precision(config.model.precision, device)
 
 
 def engine(kind: str) -> Engine:

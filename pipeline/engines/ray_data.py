@@ -157,7 +157,7 @@ def _environment(chosen: Pools, threads: int) -> dict[str, str]:
 
 def _on(chosen: Pools, model: Any) -> Any:
     # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
-    return model.on_device("cuda") if chosen.device == "cuda" else model
+    return model.computing(device="cuda") if chosen.device == "cuda" else model
 
 
 def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Shard]) -> dict[str, str]:

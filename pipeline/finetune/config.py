@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
 from pipeline.finetune import RECIPES
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import AUTO, ModelConfig
 from stages.shared.storage import absolute
 
 Learns = Literal["all", "image"]
@@ -83,9 +83,9 @@ class FinetuneConfig(BaseModel):
 
     data: DataConfig = Field(description="The dataset, and the choice of its regions.")
     model: ModelConfig = Field(
-        ModelConfig(),
+        ModelConfig(precision="fp32"),
         description="The model to begin with. `precision` is that of the products: bf16 is torch's autocast, weights "
-        "stay in fp32.",
+        "stay in fp32. `auto` is fp32 here.",
     )
     recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config, description="What the model is taught.")
     frozen: tuple[str, ...] = Field(
@@ -117,6 +117,12 @@ class FinetuneConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Decides the order of images, the choice of captions, and a recipe's draws.")
     checkpoint_every_s: float = Field(300.0, ge=0, description="Seconds between checkpoints; 0: after every step.")
     out: Path = Field(description="Folder to write: `model/`, `log.jsonl`, and `latest.pt` to resume from.")
+
+    @field_validator("model")
+    @classmethod
+    def _in_full(cls, model: ModelConfig) -> ModelConfig:
+        """Return the model with `auto` as fp32: whether a training may round is for people to say."""
+        return model.model_copy(update={"precision": "fp32"}) if model.precision == AUTO else model
 
     def decides(self) -> dict[str, Any]:
         """Return the settings that decide the weights, as plain values: those a resumed training must share."""

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.config import RunConfig
@@ -33,6 +33,7 @@ from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from stages.shared.model.config import Precision
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
@@ -73,6 +74,11 @@ class DatasetFolder:
     def shards(self) -> list[AnyPath]:
         """The shards that exist, by name."""
         return found_in(self.data, "*.parquet")
+
+    @property
+    def precision(self) -> Literal["auto"] | Precision:
+        """The precision that the workers of the run in the folder have decided; `auto` if there is none yet."""
+        return former.precision_in(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -273,6 +279,7 @@ class DatasetFolder:
             total,
             dataset_schema(**config.output.columns),
             model=model["name"],
+            precision=config.model.precision,
             explainer=config.explain.kind,
             **scores,
             source=None if source is None else (source.regions_come_from, source.score_means),

@@ -16,6 +16,7 @@ from pipeline.output.shards import rows_in
 from pipeline.paths import with_absolute_paths
 from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
+from stages.shared.model.config import AUTO, Precision
 from stages.shared.storage import AnyPath, found_in
 
 State = Literal["new", "started", "complete"]
@@ -91,6 +92,13 @@ def is_complete(folder: AnyPath, noted: Mapping[str, Any]) -> bool:
     """Return whether a folder holds all rows of a run that has stored these values. Raise ResumeError as `find`."""
     run, manifest = _stored(folder) or ({}, {})
     return noted.items() <= run.items() and _is_whole(manifest, _shards(folder))
+
+
+def precision_in(folder: AnyPath) -> Literal["auto"] | Precision:
+    """Return the precision of the run in a folder; `auto` where none is decided. Raise ResumeError as `find`."""
+    run, _ = _stored(folder) or ({}, {})
+    precision: Precision = run.get("config", {}).get("model", {}).get("precision", AUTO)
+    return precision
 
 
 def _is_whole(manifest: Mapping[str, Any], shards: Sequence[AnyPath]) -> bool:

@@ -122,9 +122,9 @@ class ExplainStage(Stage):
         """Return the same stage, not set up, that judges so whether phrases are in their images; None: not at all."""
         return ExplainStage(self.config, self._loaded, presence)
 
-    def on_device(self, device: Device) -> ExplainStage:
-        """Return the same stage, not set up, that computes on a device or raises."""
-        model = self.config.model.model_copy(update={"device": device})
+    def computing(self, **settings: str) -> ExplainStage:
+        """Return the same stage, not set up, with other settings of its model: `device`, `precision`."""
+        model = self.config.model.model_copy(update=settings)
         return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded, self.presence)
 
     def take_forwards(self) -> Forwards:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Self, 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.records import Record
-from stages.contract.stage import Device, Stage
+from stages.contract.stage import Stage
 from stages.shared.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class RegionSource(Stage, Generic[ConfigT]):
         """Return the settings of the prepare stage that make the pixels which this source looks at."""
         return {"mode": "square", "size_px": 8}  # the fewest that it can make: the source looks at none
 
-    def on_device(self, device: Device) -> Self:
-        """Return the same source, not set up, whose model computes on a device or raises."""
-        return type(self)(self.config, self.model.model_copy(update={"device": device}), self._loaded)
+    def computing(self, **settings: str) -> Self:
+        """Return the same source, not set up, with other settings of its model: `device`, `precision`."""
+        return type(self)(self.config, self.model.model_copy(update=settings), self._loaded)
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""

@@ -106,7 +106,7 @@ def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[s
 @kinds
 def test_on_a_device_that_is_not_there_it_raises(kind: str, stages: dict[str, RegionSource[Any]], monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    on_gpu = stages[kind].on_device("cuda")
+    on_gpu = stages[kind].computing(device="cuda")
     assert (on_gpu.config, on_gpu.model.device) == (stages[kind].config, "cuda")
     with pytest.raises(ResourceError, match="sees no GPU") if on_gpu.needs_model else nullcontext():
         on_gpu.setup()

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -48,8 +47,8 @@ class SimulatedStage(ExplainStage):
                 cuda.broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             return super().process(batch)
 
-    def on_device(self, device: Any) -> ExplainStage:
-        return simulated(super().on_device(device), self.fails)
+    def computing(self, **settings: str) -> ExplainStage:
+        return simulated(super().computing(**settings), self.fails)
 
 
 def simulated(stage: ExplainStage, fails: str | None) -> SimulatedStage:

@@ -15,6 +15,8 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.catalog import is_here
 
 OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTO: Final = "auto"  # the precision of a model until the device that computes it is known
 NO_MODEL: Final = "none"  # in cards and manifests where no model was loaded
 
 TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
@@ -67,11 +69,12 @@ class ModelConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto` takes the GPU that the worker was given, else the CPU."
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32",
-        description="Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and "
-        "`fp16` are for GPUs and for CPUs with instructions for them: on another CPU they are some 40 times slower "
-        "than `fp32`, and a warning says so. The device does not choose it, because it decides the rows.",
+    precision: Literal["auto"] | Precision = Field(
+        default=AUTO,
+        description="Precision of the image trunk; gradients and heat maps are always computed in fp32. `auto` is bf16 "
+        "where the device has instructions for it (GPUs from Ampere on, CPUs with AMX or AVX512-BF16), and else fp32. "
+        "The workers of a run decide it once; it is stored with the rows, and all that join or resume the run obey. "
+        "Without such instructions a CPU takes some 40 times longer in 16 bits than in fp32, and a warning says so.",
     )
     batch_size: int | None = Field(
         default=None,
@@ -149,7 +152,7 @@ class SegmenterConfig(BaseModel):
         description="Prompt that a part of a cut map gives: its hottest point, its box, or both at once. Published "
         "pipelines from CLIP to SAM use boxes or points; we could not measure which is better.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Precision of the image encoder.")
+    precision: Precision = Field(default="fp32", description="Precision of the image encoder.")
     batch_size: int | None = Field(
         default=None, ge=1, le=256, description="Images that are encoded together. None: 1 on a CPU, 8 on a GPU."
     )

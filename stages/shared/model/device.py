@@ -12,7 +12,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import DeviceFault, ResourceError, one_line
+from stages.shared.model.config import AUTO, Precision
 
 if TYPE_CHECKING:
     from stages.shared.model.towers.tower import Tower
 
 Answer = TypeVar("Answer")
 
-PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: Final[dict[Precision, torch.dtype]] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 _INSTRUCTIONS: Final = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
@@ -90,21 +95,30 @@ def peak_memory_bytes(device: str) -> int:
 def is_fast(precision: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products of matrices of this type.
 
-    GPUs have them for all three, every CPU has them for fp32. Where torch is too old for `get_capabilities`, a CPU
-    counts as slow in 16 bits.
+    GPUs have them for fp32 and fp16, those from Ampere on for bf16, and every CPU for fp32. Where torch is too old for
+    `get_capabilities`, a CPU counts as slow in 16 bits.
     """
-    if device.type != "cpu" or precision == torch.float32:
+    if precision == torch.float32:
         return True
+    if device.type == "cuda":
+        return precision != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in _INSTRUCTIONS[precision])
 
 
-def warn_of_slow_precision(precision: str, device: torch.device) -> None:
+def choose_precision(wanted: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """Return the precision that a model computes in; `auto` is bf16 where the device is fast in it, and else fp32."""
+    if wanted != AUTO:
+        return wanted
+    return "bf16" if is_fast(torch.bfloat16, device) else "fp32"
+
+
+def warn_of_slow_precision(precision: Precision, device: torch.device) -> None:
     """Log a warning if the configured precision, which is obeyed all the same, is slow on this device."""
     if not is_fast(PRECISIONS[precision], device):
         _log.warning(
-            "model.precision is %s, but this CPU has no instructions for it and computes it some 40 times slower than "
-            "fp32: set model.precision=fp32, or use a GPU",
+            "model.precision is %s, for which this CPU or GPU has no instructions: it is far slower than fp32, "
+            "a CPU some 40 times. Set model.precision=fp32, or use a newer GPU",
             precision,
         )
 

@@ -21,7 +21,7 @@ from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
 from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
 from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import InputSpec, ModelConfig
-from stages.shared.model.device import PRECISIONS, pick_device, placing, warn_of_slow_precision
+from stages.shared.model.device import PRECISIONS, choose_precision, pick_device, placing, warn_of_slow_precision
 from stages.shared.model.recognise import Described, recognise
 from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
@@ -99,14 +99,15 @@ def load(config: ModelConfig) -> ClipModel:
     described = recognise(config)
     plan_of(described.architecture)
     device = pick_device(config.device)
-    warn_of_slow_precision(config.precision, device)
+    precision = choose_precision(config.precision, device)
+    warn_of_slow_precision(precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
     module, tokenizer = module_of(described).requires_grad_(False), tokenizer_of(described)
-    options: dict[str, Any] = {"name": described.name, "precision": PRECISIONS[config.precision]}
+    options: dict[str, Any] = {"name": described.name, "precision": PRECISIONS[precision]}
     with placing(described.name):
         clip = from_open_clip(module.to(device), tokenizer, described.input, **options)
-    _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
+    _log.info("%s computes on %s in %s", clip.name, clip.device_name, precision)
     return clip
 
 

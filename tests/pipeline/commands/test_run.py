@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -26,6 +27,7 @@ from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
+from stages.explain.stage import ExplainStage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
 from tests.conftest import SCENES
@@ -133,6 +135,32 @@ def test_another_configuration_is_refused(inline_dataset: Path, scenes_config: d
     with pytest.raises(ResumeError, match=r"explain\.blocks: 4 there, 1 now"):
         run(other, QUIET)
     assert list(validate(dataset)) == []
+
+
+def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_path, monkeypatch) -> None:
+    def run_on(instruction: str, limit: int, *, fresh: bool = False, **model: str) -> str:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
+        source = {**scenes_config["input"], "limit": limit}
+        config = config_of({**scenes_config, "input": source, "model": {"name": "demo", **model}}, tmp_path / "out")
+        run(config, QUIET, fresh=fresh)
+        assert f"the model `demo` in {loaded[-1]} " in (tmp_path / "out/README.md").read_text()
+        manifest = manifest_of(tmp_path / "out")
+        assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == loaded[-1]
+        assert list(validate(tmp_path / "out")) == []
+        return loaded[-1]
+
+    loaded: list[str] = []
+    setup = ExplainStage.setup
+    monkeypatch.setattr(
+        ExplainStage, "setup", lambda stage: (loaded.append(stage.config.model.precision), setup(stage))
+    )
+    assert run_on("avx512_bf16", 1) == "bf16"
+    assert run_on("avx2", 2) == "bf16", "a machine that resumes obeys"
+    assert run_on("avx2", 3, precision="bf16") == "bf16", "the same by name"
+    with pytest.raises(ResumeError, match=r"model\.precision: 'bf16' there, 'fp32' now"):
+        run_on("avx2", 3, precision="fp32")
+    assert run_on("avx2", 1, fresh=True) == "fp32"
+    assert run_on("avx512_bf16", 2) == "fp32"
 
 
 def test_rows_do_not_depend_on_batches(inline_dataset, scenes_config, tmp_path, monkeypatch) -> None:

@@ -149,26 +149,50 @@ def test_a_worker_to_which_ray_gave_a_gpu_never_computes_on_a_cpu(source, tmp_pa
     assert not list((tmp_path / "out" / "data").glob("*.parquet"))
 
 
+ON_A_PROCESSOR = """
+import sys
+
+import torch
+
+from pipeline.cli import main
+
+instruction = sys.argv.pop(1)
+torch.cpu.get_capabilities = lambda: {instruction: True}
+main()
+"""
+
+
+def on_processor(instruction: str, command: list[str]) -> list[str]:
+    """Return the command for a machine whose processor has one instruction of those that decide a precision."""
+    return [sys.executable, "-c", ON_A_PROCESSOR, instruction, *command[3:]]
+
+
 def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     """kill -9 of the driver and of all that it started. tests/soak kills each of them, at other times.
 
-    It goes on in smaller batches, as a message about full memory advises.
+    It goes on in smaller batches, as a message about full memory advises, and on a machine without instructions for the
+    precision that was decided before.
     """
     out, few = tmp_path / "out", 40
-    wanted = command(source, out, *SMALL, f"input.limit={few}")
-    inline = command(source, tmp_path / "inline", "engine.kind=inline", f"input.limit={few}")[5::2]
+    wanted = on_processor("avx512_bf16", command(source, out, *SMALL, f"input.limit={few}"))
+    settings = ("engine.kind=inline", "model.precision=bf16", f"input.limit={few}")
+    inline = command(source, tmp_path / "inline", *settings)[5::2]
     reference = rows_of(Path(str(in_this_process(load_config(None, inline), Console(quiet=True)))))
     assert len(reference) == few
     kill_when(wanted, lambda: any((out / "data").glob("*.parquet")))
     finished = {path: path.read_bytes() for path in (out / "data").glob("*.parquet")}
     assert not (out / "dataset.json").exists()
     smaller = ("input.shard_size=7", "model.batch_size=3", "phrases.batch_size=7", "explain.phrases_per_step=2")
-    assert "resuming the run" in run(source, out, *SMALL, f"input.limit={few}", *smaller)
+    again = on_processor("avx2", command(source, out, *SMALL, f"input.limit={few}", *smaller))
+    printed = ended(again).stdout
+    assert "resuming the run" in printed
+    assert printed.startswith("model: demo in bf16")
     assert_alike(rows_of(out), reference)
     assert list(validate(out)) == []
     kept = {path: path.read_bytes() for path in finished}
     assert kept == finished, "finished shards are neither rewritten nor lost"
     manifest = json.loads((out / "dataset.json").read_text())
+    assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == "bf16"
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
     assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
     assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}

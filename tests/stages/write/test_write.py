@@ -189,7 +189,14 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
 
     write_shards(mixed(), tmp_path / "data", embed_images=embed_images)
     schema = dataset_schema(embed_images=embed_images)
-    card = dataset_card(tally_of(tmp_path / "data"), schema, model="demo", explainer="grad_eclip", fitted_to="2 images")
+    card = dataset_card(
+        tally_of(tmp_path / "data"),
+        schema,
+        model="demo",
+        precision="bf16",
+        explainer="grad_eclip",
+        fitted_to="2 images",
+    )
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     header = yaml.safe_load(card.split("---")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]

@@ -1,6 +1,7 @@
 """Devices: their choice, precisions and errors."""
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from stages.contract.errors import ResourceError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.device import (
     OnTheWay,
+    choose_precision,
     device_name,
     is_broken,
     is_fast,
@@ -69,9 +71,10 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
     with caplog.at_level(logging.INFO, "stages.shared.model"):
         clip = load(ModelConfig(name="demo", device="cpu", threads=2))
+    precision = choose_precision("auto", CPU)
     assert clip.device_name == "cpu, 2 threads"
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["demo: the weights are open_clip's", "demo computes on cpu, 2 threads in fp32"]
+    assert said == ["demo: the weights are open_clip's", f"demo computes on cpu, 2 threads in {precision}"]
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
@@ -90,7 +93,8 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
 def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog) -> None:
     processor(monkeypatch, *instructions)
     assert is_fast(torch.bfloat16, CPU) == ("bf16" in fast)
-    assert is_fast(torch.bfloat16, GPU)
+    assert choose_precision("auto", CPU) == ("bf16" if "bf16" in fast else "fp32")
+    assert choose_precision("fp16", CPU) == "fp16", "a named one is obeyed"
     for name in ("fp32", "bf16", "fp16"):
         caplog.clear()
         warn_of_slow_precision(name, CPU)
@@ -99,11 +103,20 @@ def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast:
     assert not is_fast(torch.bfloat16, CPU), "a torch that does not know the processor"
 
 
+@pytest.mark.parametrize(("generation", "precision"), [(7, "fp32"), (8, "bf16"), (9, "bf16")])
+def test_gpus_from_ampere_on_compute_in_bf16(generation: int, precision: str, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=generation))
+    assert choose_precision("auto", GPU) == precision
+    assert is_fast(torch.float16, GPU)
+
+
 def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     processor(monkeypatch, "avx2")
     clip = load(ModelConfig(name="demo", device="cpu", precision="bf16"))
     assert clip.tower.dtype == torch.bfloat16
-    assert "model.precision is bf16, but this CPU has no instructions for it" in caplog.text
+    assert "model.precision is bf16, for which this CPU or GPU has no instructions" in caplog.text
     assert clip.device_name.endswith(", slow in bfloat16")
 
 
