@@ -242,12 +242,13 @@ def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[
         reader = make_reader(config.input) if graph is None else graph.reader
         every = plan_shards(reader)
         display.doing("loading the libraries of the model")
-        graph = graph or build_graph(config, reader)
-    config = chosen(graph.settings(config), samples_in(config.input.take_part(every)))
-    if graph.described is not None and config.model.precision == AUTO:
-        config = config.in_precision(precision_here(config))
-        graph = graph.in_precision(config.model.precision)
-    return graph, config, every
+        config = chosen(config, samples_in(config.input.take_part(every)))
+        if graph is None:
+            graph = build_graph(config, reader)
+            if graph.loads_model and config.model.precision == AUTO:
+                config = config.in_precision(precision_here(config))
+                graph = graph.in_precision(config.model.precision)
+    return graph, graph.settings(config), every
 
 
 def _command(config: RunConfig) -> str:

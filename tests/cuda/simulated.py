@@ -392,6 +392,7 @@ def simulated_cuda(device: SimulatedCuda | None = None) -> Iterator[SimulatedCud
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_name": lambda *_: "simulated",
+        "is_bf16_supported": lambda **_: True,
         "empty_cache": lambda: None,
         "current_stream": lambda *_: None,
         "synchronize": device.synchronize,

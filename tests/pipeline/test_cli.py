@@ -280,18 +280,19 @@ def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None
     code, told, err = phrasebox("run", captions, "--images", images, *DEMO, "--out", out, "--limit", 2)
     assert (code, err) == (0, "")
     lines = told.splitlines()
+    manifest = json.loads((out / "dataset.json").read_text())
+    precision = manifest["config"]["model"]["precision"]
     assert lines[0] == (
-        "model: demo, with its own settings where none are given (--print-config shows them); "
+        f"model: demo in {precision}, with its own settings where none are given (--print-config shows them); "
         "engine: one process for 2 samples, which takes less time than to start several"
     )
-    assert f"dataset in {out}, model: demo" in lines
+    assert f"dataset in {out}, model: demo in {precision}" in lines
     assert lines[-2:] == [
         f"Look at it:  phrasebox inspect '{out}'",
         f"Export it:   phrasebox export '{out}' --format coco --out coco/ --min-score 0.5",
     ]
     assert any(line.startswith("Scores are calibrated: ") for line in lines)
     assert any("with a score of 0.5 or more" in line for line in lines)
-    manifest = json.loads((out / "dataset.json").read_text())
     assert manifest["counts"]["written"] == 2
     config = manifest["config"]
     assert (config["input"]["path"], config["input"]["image_root"]) == (str(captions), str(images))

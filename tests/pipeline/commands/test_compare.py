@@ -21,7 +21,7 @@ from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing,
 from tests.stages.shared.model.saved import save_model
 
 EFFORT = Effort(most=3, phrases=8, faithful=1, seed=0)
-MODEL = {"name": "demo", "batch_size": 4}
+MODEL = {"name": "demo", "precision": "fp32", "batch_size": 4}
 NAMED = "grad_eclip,rollout,maskclip,grad_eclip:heads=single:blocks=1"
 
 

@@ -90,7 +90,7 @@ def save_sentencepiece(folder: Path) -> Any:
 
 
 def config_of(path: Path) -> ModelConfig:
-    return ModelConfig(checkpoint=path, device="cpu", threads=1)
+    return ModelConfig(checkpoint=path, device="cpu", precision="fp32", threads=1)
 
 
 def embeddings(path: Path) -> tuple[Tensor, Tensor]:

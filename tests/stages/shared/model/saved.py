@@ -29,7 +29,9 @@ def save_model(folder: Path, **options: Any) -> tuple[nn.Module, ModelConfig]:
     options.pop("spread", None)
     weights = folder / "tiny.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
-    return model, ModelConfig(config=save_json(folder, **options), weights=weights, device="cpu", threads=1)
+    return model, ModelConfig(
+        config=save_json(folder, **options), weights=weights, device="cpu", precision="fp32", threads=1
+    )
 
 
 def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
@@ -39,7 +41,7 @@ def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
     path.write_text(json.dumps({"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}))
-    return model, ModelConfig(config=path, weights=weights, device="cpu", threads=1)
+    return model, ModelConfig(config=path, weights=weights, device="cpu", precision="fp32", threads=1)
 
 
 def assert_scales_as(clip: ClipModel, model: Any) -> None:

@@ -122,7 +122,12 @@ def test_a_model_file_that_makes_no_sense(architecture: dict[str, Any], tmp_path
 def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = save_model(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert_is(load(ModelConfig(config=Path("~/tiny.json"), weights=Path("~/tiny.safetensors"), device="cpu")), model)
+    assert_is(
+        load(
+            ModelConfig(config=Path("~/tiny.json"), weights=Path("~/tiny.safetensors"), device="cpu", precision="fp32")
+        ),
+        model,
+    )
 
 
 @pytest.mark.parametrize("name", ["ViT-S-16", "ViT-B-16-plus-240", "ViT-H-14-378-quickgelu", "ViT-bigG-14"])
