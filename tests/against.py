@@ -1,14 +1,17 @@
 """`make bench AGAINST=COMMIT`: whole runs of this commit and of another one, in turn on one machine, start included.
 
-The other commit is checked out and installed in a folder of its own. A run is `phrasebox run` with options and settings
-that both commits have, so that nothing of their code has to fit together. A figure is the CPU time of a run with all of
-its processes, its wall time, or the time of a stage as `dataset.json` has it.
+The other commit is checked out and installed in a folder of its own, with the libraries of this one. A run is
+`phrasebox run` with options and settings that both commits have, so that nothing of their code has to fit together. A
+figure is the CPU time of a run with all of its processes, its wall time, or the time of a stage as `dataset.json` has
+it: phrases, images, heat maps, regions. The figures of `tests.bench` are not compared: their definitions, inputs and
+baselines belong to a commit and change with it, while a stage of a run gets the same images and settings on both sides.
 
 A figure has the median of the ratios of all pairs, ours to theirs, and their range. The range of n pairs holds the true
-median with a probability of 1 - 2^(1-n): 0.97 for six. Short runs on Ray vary: four pairs of 100 scenes had ratios of
+median with a probability of 1 - 2^(1-n): 0.88 for four. Short runs on Ray vary: four pairs of 100 scenes had ratios of
 CPU time from 0.78 to 1.48 on an idle AMD EPYC, where those of one process had 1.01 to 1.10.
 
-The program fails where the CPU time of a run has grown by more than a tenth and all of its pairs agree that it grew.
+The program fails where the CPU time of a figure has grown by more than a tenth and all of its pairs agree that it grew.
+The wall time of a stage in one thread counts as CPU time: a stage waits for nothing. So the machine has to be idle.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,9 +40,16 @@ from pipeline.scenes import write_scenes
 
 ROOT: Final = Path(__file__).parents[1]
 
-PAIRS: Final = 6
+PAIRS: Final = 4
+MANY_IMAGES: Final = 1000  # from which on a run, which takes minutes and varies less, has half of the pairs
 
-MOST_GROWTH: Final = 1.1  # of the CPU time of a run
+MOST_GROWTH: Final = 1.1  # of CPU time
+LEAST_SECONDS: Final = 0.1  # shorter times count as this one: a growth by milliseconds is none
+
+NO_FIT: Final = ("regions.calibration=none",)  # presence is not fitted
+ONE_THREAD: Final = (*NO_FIT, "model.threads=1")
+GUIDED: Final = (*ONE_THREAD, "regions.upsample=guided", "regions.rule=fixed")
+GRABCUT: Final = (*ONE_THREAD, "regions.refine=grabcut")
 
 PHOTOGRAPHS: Final = ROOT / "pipeline" / "photographs"
 PHOTOGRAPH_CAPTIONS: Final = 5
@@ -56,28 +66,50 @@ class Workload:
     captions: int
     model: str  # "demo", or an architecture with random weights
     engine: str
-    settings: tuple[str, ...] = ("regions.calibration=none",)
+    settings: tuple[str, ...] = NO_FIT
+    pair_s: int  # what a run of each commit takes together, on two idle cores
 
     @property
     def name(self) -> str:
         """What a line of the table is about."""
-        presence = "" if self.settings else ", presence fitted"
-        return f"{self.count} {self.images}, captions {self.captions}, {self.model}, {self.engine}{presence}"
+        named = f"{self.count} {self.images}, captions {self.captions}, {self.model}, {self.engine}"
+        return ", ".join([named, *self.settings])
+
+    def pairs(self, most: int) -> int:
+        """Return how many pairs of runs are timed where short runs have `most`."""
+        return most if self.count < MANY_IMAGES else -(-most // 2)
+
+    def is_cpu_time(self, figure: str) -> bool:
+        """Whether a figure is CPU time: that of the run, or the time of a stage if the run has one thread."""
+        return figure == "cpu" or (figure.startswith("stage ") and set(ONE_THREAD) <= set(self.settings))
 
 
 WORKLOADS: Final = (
-    Workload(images="scenes", count=100, captions=1, model="demo", engine="inline"),
-    Workload(images="scenes", count=100, captions=1, model="demo", engine="ray"),
-    Workload(images="scenes", count=3000, captions=1, model="demo", engine="inline"),
-    Workload(images="scenes", count=3000, captions=1, model="demo", engine="ray"),
-    *(
-        Workload(images="photographs", count=100, captions=captions, model=model, engine="inline")
-        for model in ("ViT-B-16", "ViT-B-32")
-        for captions in (1, 5)
+    Workload(images="scenes", count=100, captions=1, model="demo", engine="inline", pair_s=20),
+    Workload(images="scenes", count=100, captions=1, model="demo", engine="ray", pair_s=60),
+    Workload(images="scenes", count=3000, captions=1, model="demo", engine="inline", pair_s=220),
+    Workload(images="scenes", count=3000, captions=1, model="demo", engine="ray", pair_s=260),
+    Workload(
+        images="photographs", count=100, captions=1, model="ViT-B-16", engine="inline", settings=ONE_THREAD, pair_s=40
     ),
-    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="inline", settings=()),
-    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="ray"),
+    Workload(
+        images="photographs", count=100, captions=5, model="ViT-B-16", engine="inline", settings=ONE_THREAD, pair_s=50
+    ),
+    Workload(
+        images="photographs", count=100, captions=1, model="ViT-B-32", engine="inline", settings=ONE_THREAD, pair_s=25
+    ),
+    Workload(
+        images="photographs", count=100, captions=5, model="ViT-B-32", engine="inline", settings=ONE_THREAD, pair_s=35
+    ),
+    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="inline", settings=(), pair_s=40),
+    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="ray", pair_s=70),
+    Workload(images="photographs", count=100, captions=5, model="demo", engine="inline", settings=GUIDED, pair_s=30),
+    Workload(images="photographs", count=100, captions=1, model="demo", engine="inline", settings=GRABCUT, pair_s=30),
 )
+
+WARM_UP: Final = replace(
+    WORKLOADS[0], count=8
+)  # by each engine, not printed: compiles modules, and reads them from disk
 
 
 class Inputs:
@@ -163,22 +195,31 @@ def wait_for_descendants() -> None:
 
 
 def check_out(commit: str, folder: Path) -> Checkout:
-    """Check a commit out below a folder, and install it there, unless that was done before. Exit if git has no such."""
+    """Check a commit out below a folder and install it there with the libraries of this one, unless that was done.
+
+    Exit if git has no such commit, or pip cannot install it.
+    """
     revision = subprocess.run(
         ["git", "rev-parse", "--verify", f"{commit}^{{commit}}"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     if not revision:
         sys.exit(f"AGAINST: git knows no commit {commit}")
     path = folder / revision[:12]
-    python, installed = path / ".venv" / "bin" / "python", path / ".venv" / "installed"
-    if not installed.exists():
+    python, installed = path / ".venv" / "bin" / "python", path / ".venv" / "installed.txt"
+    freeze = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
+    libraries = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout
+    if not installed.exists() or installed.read_text("utf-8") != libraries:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "x", "-C", str(path)], input=archive, check=True)
         venv.create(path / ".venv", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-e", str(path)], check=True)
-        installed.touch()
+        constraints = path / ".venv" / "libraries.txt"
+        constraints.write_text(libraries, encoding="utf-8")
+        install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "-e", path]
+        if subprocess.run(install, check=False).returncode != 0:
+            sys.exit(f"AGAINST: {commit} cannot be installed in {path}: pip says above why")
+        constraints.rename(installed)
     return Checkout(path, python)
 
 
@@ -192,7 +233,8 @@ class Comparison:
     @property
     def ratios(self) -> list[float]:
         """Our time divided by theirs, by pair."""
-        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return [max(ours, LEAST_SECONDS) / max(theirs, LEAST_SECONDS) for ours, theirs in pairs]
 
     @property
     def has_grown(self) -> bool:
@@ -213,38 +255,52 @@ class Comparison:
 
 
 def compare(workload: Workload, inputs: Inputs, ours: Checkout, theirs: Checkout, pairs: int) -> dict[str, Comparison]:
-    """Run a workload by both commits in turn, which begins by turns too; one run of each before is not counted."""
+    """Run a workload by both commits in turn, which begins by turns too."""
     arguments = [str(inputs.captions(workload)), "--engine", workload.engine, "--model", workload.model]
     if workload.model != "demo":
         arguments += ["--weights", str(inputs.weights(workload.model))]
     arguments += [part for setting in workload.settings for part in ("--set", setting)]
     seconds: dict[Checkout, list[dict[str, float]]] = {ours: [], theirs: []}
-    for number in range(pairs + 1):
+    for number in range(pairs):
         for side in (ours, theirs) if number % 2 else (theirs, ours):
             seconds[side].append(side.measure(arguments, inputs.folder / "out"))
     figures = [name for name in seconds[ours][0] if name in seconds[theirs][0]]
-    return {
-        name: Comparison(*([run[name] for run in seconds[side][1:]] for side in (ours, theirs))) for name in figures
-    }
+    return {name: Comparison(*([run[name] for run in seconds[side]] for side in (ours, theirs))) for name in figures}
 
 
 def main() -> None:
     """Parse the command line, print a JSON line for each figure, and exit with 1 where CPU time has grown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    times = "\n".join(f"{workload.pair_s:4} s  {workload.name}" for workload in WORKLOADS)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"workloads, with the time of a pair of runs on two idle cores; all take 40 minutes:\n{times}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("commit", help="the commit to compare with")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts and inputs")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of runs of each workload")
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=PAIRS,
+        help=f"pairs of runs of a workload, {PAIRS} by default; half of them for 3,000 images",
+    )
     parser.add_argument("--only", default="", help="workloads whose names hold this text")
     given = parser.parse_args()
+    workloads = [workload for workload in WORKLOADS if given.only in workload.name]
+    if given.pairs < 1 or not workloads:
+        parser.error("--pairs has to be 1 or more, and --only a part of a workload's name (see --help)")
     become_subreaper()
     ours, theirs = Checkout(ROOT, Path(sys.executable)), check_out(given.commit, given.out)
-    inputs, grown = Inputs(given.out / "inputs"), list[str]()
-    for workload in (workload for workload in WORKLOADS if given.only in workload.name):
-        for figure, comparison in compare(workload, inputs, ours, theirs, given.pairs).items():
+    inputs = Inputs(given.out / "inputs")
+    for engine in {workload.engine for workload in workloads}:
+        compare(replace(WARM_UP, engine=engine), inputs, ours, theirs, 1)
+    grown = list[str]()
+    for workload in workloads:
+        for figure, comparison in compare(workload, inputs, ours, theirs, workload.pairs(given.pairs)).items():
             line = {"run": workload.name, "figure": figure, **comparison.plain()}
             print(json.dumps(line), flush=True)
-            if figure == "cpu" and comparison.has_grown:
-                grown.append(f"{workload.name}: {line['ratio']} times the CPU time of {given.commit}")
+            if workload.is_cpu_time(figure) and comparison.has_grown:
+                grown.append(f"{workload.name}: {figure} takes {line['ratio']} times the CPU time of {given.commit}")
     if grown:
         sys.exit("\n".join(grown))
 

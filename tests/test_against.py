@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.against import ROOT, WORKLOADS, Checkout, Comparison, Inputs, Workload, check_out, compare
+from tests.against import (
+    NO_FIT,
+    ONE_THREAD,
+    ROOT,
+    WORKLOADS,
+    Checkout,
+    Comparison,
+    Inputs,
+    check_out,
+    compare,
+)
 
 COUNT_ORPHANS = """
 import resource, subprocess, sys
@@ -38,6 +53,8 @@ def test_processes_that_a_run_leaves_behind_count() -> None:
         ([10.8, 10.9, 10.7], [10.0, 10.0, 10.0], False),  # less than a tenth
         ([20.0, 9.0, 20.0], [10.0, 10.0, 10.0], False),  # the pairs do not agree
         ([5.0, 5.0, 5.0], [10.0, 10.0, 10.0], False),
+        ([0.02, 0.09, 0.05], [0.01, 0.01, 0.0], False),  # by milliseconds
+        ([0.2, 0.3, 0.4], [0.0, 0.0, 0.0], True),
     ],
 )
 def test_a_run_has_grown_if_all_pairs_agree(ours: list[float], theirs: list[float], has_grown: bool) -> None:
@@ -54,8 +71,37 @@ def test_workloads_have_names_of_their_own() -> None:
     assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)
 
 
+@pytest.mark.parametrize(
+    ("figure", "settings", "is_cpu_time"),
+    [
+        ("cpu", NO_FIT, True),
+        ("cpu", ONE_THREAD, True),
+        ("wall", ONE_THREAD, False),
+        ("stage regions", ONE_THREAD, True),
+        ("stage regions", NO_FIT, False),  # of as many threads as a commit takes
+    ],
+)
+def test_the_time_of_a_stage_is_cpu_time_in_one_thread(
+    figure: str, settings: tuple[str, ...], is_cpu_time: bool
+) -> None:
+    assert replace(WORKLOADS[0], settings=settings).is_cpu_time(figure) == is_cpu_time
+
+
+@pytest.mark.parametrize(("count", "pairs", "expected"), [(100, 4, 4), (3000, 4, 2), (3000, 1, 1)])
+def test_long_runs_have_half_of_the_pairs(count: int, pairs: int, expected: int) -> None:
+    assert replace(WORKLOADS[0], count=count).pairs(pairs) == expected
+
+
+@pytest.mark.parametrize("options", [["--only", "no workload"], ["--pairs", "0"]])
+def test_a_comparison_of_nothing_is_rejected(options: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.against", "HEAD", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--pairs has to be 1 or more, and --only a part of a workload's name" in done.stderr
+
+
 def test_photographs_have_the_captions_that_are_wanted(tmp_path: Path) -> None:
-    workload = Workload(images="photographs", count=9, captions=5, model="demo", engine="inline")
+    workload = replace(WORKLOADS[0], images="photographs", count=9, captions=5)
     rows = Inputs(tmp_path).captions(workload).read_text().splitlines()
     assert len(rows) == 9
     assert all(row.count('", "') == 5 for row in rows), "the image and five captions"
@@ -69,7 +115,51 @@ def test_a_commit_that_git_does_not_know_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_workload_is_run_by_both_sides(tmp_path: Path) -> None:
     here = Checkout(ROOT, Path(sys.executable))
-    workload = Workload(images="scenes", count=3, captions=1, model="demo", engine="inline")
+    workload = replace(WORKLOADS[0], count=3)
     figures = compare(workload, Inputs(tmp_path), here, Checkout(ROOT, Path(sys.executable)), 1)
     assert {"cpu", "wall", "stage phrases", "stage explain", "stage regions"} <= figures.keys()
     assert all(figure.ours > [0] and figure.theirs > [0] for figure in figures.values())
+
+
+@pytest.fixture
+def compare_in_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Run `.ci/bench` in a repository of two commits, where `make` prints a figure and fails."""
+    repository, programs = tmp_path / "repository", tmp_path / "programs"
+    (repository / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "bench", repository / ".ci")
+    programs.mkdir()
+    figure = json.dumps({"run": "scenes", "figure": "cpu", **Comparison([3.75], [2.5]).plain()})
+    (programs / "make").write_text(f"#!/bin/sh\necho installing\necho '{figure}'\necho \"$@\" >&2\nexit 2\n")
+    (programs / "make").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    for _ in range(2):
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "one"], check=True)
+
+    def run(tag: str) -> subprocess.CompletedProcess[str]:
+        if tag:
+            subprocess.run([*git, "tag", "v1", tag], check=True)
+        return subprocess.run([str(repository / ".ci" / "bench"), ""], capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("tag", ["", "HEAD"])
+def test_a_first_version_is_compared_with_nothing(
+    compare_in_ci: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path, tag: str
+) -> None:
+    done = compare_in_ci(tag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "No commit before this one has a tag: there is nothing to compare with.\n"
+    assert (tmp_path / "repository" / "out" / "bench.md").read_text() == done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq makes the table")
+def test_a_comparison_with_the_last_tag_is_a_table_and_fails_as_make_does(
+    compare_in_ci: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = compare_in_ci("HEAD^")
+    assert (done.returncode, done.stderr) == (2, "--silent bench AGAINST=v1\n")
+    table = (tmp_path / "repository" / "out" / "bench.md").read_text()
+    assert table.splitlines()[-1] == "| scenes | cpu | 3.75 | 2.5 | 1.5 | 1.5 | 1.5 |"
