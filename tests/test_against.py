@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.against import (
-    NO_FIT,
-    ONE_THREAD,
     ROOT,
     WORKLOADS,
     Checkout,
@@ -72,19 +70,17 @@ def test_workloads_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figure", "settings", "is_cpu_time"),
+    ("figure", "engine", "is_cpu_time"),
     [
-        ("cpu", NO_FIT, True),
-        ("cpu", ONE_THREAD, True),
-        ("wall", ONE_THREAD, False),
-        ("stage regions", ONE_THREAD, True),
-        ("stage regions", NO_FIT, False),  # of as many threads as a commit takes
+        ("cpu", "inline", True),
+        ("cpu", "ray", True),
+        ("wall", "inline", False),
+        ("stage regions", "inline", True),
+        ("stage regions", "ray", False),
     ],
 )
-def test_the_time_of_a_stage_is_cpu_time_in_one_thread(
-    figure: str, settings: tuple[str, ...], is_cpu_time: bool
-) -> None:
-    assert replace(WORKLOADS[0], settings=settings).is_cpu_time(figure) == is_cpu_time
+def test_the_time_of_a_stage_is_cpu_time_in_one_process(figure: str, engine: str, is_cpu_time: bool) -> None:
+    assert replace(WORKLOADS[0], engine=engine).is_cpu_time(figure) == is_cpu_time
 
 
 @pytest.mark.parametrize(("count", "pairs", "expected"), [(100, 4, 4), (3000, 4, 2), (3000, 1, 1)])
@@ -119,6 +115,8 @@ def test_a_workload_is_run_by_both_sides(tmp_path: Path) -> None:
     figures = compare(workload, Inputs(tmp_path), here, Checkout(ROOT, Path(sys.executable)), 1)
     assert {"cpu", "wall", "stage phrases", "stage explain", "stage regions"} <= figures.keys()
     assert all(figure.ours > [0] and figure.theirs > [0] for figure in figures.values())
+    stages = [figure.ours[0] for name, figure in figures.items() if name.startswith("stage ")]
+    assert sum(stages) < figures["cpu"].ours[0], "their clock stands still while others have the processor"
 
 
 @pytest.fixture
