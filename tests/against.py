@@ -262,6 +262,9 @@ def compare(workload: Workload, inputs: Inputs, ours: Checkout, theirs: Checkout
         for side in (ours, theirs) if number % 2 else (theirs, ours):
             seconds[side].append(side.measure(workload.engine, arguments, inputs.folder / "out"))
     figures = [name for name in seconds[ours][0] if name in seconds[theirs][0]]
+    unpaired = sorted(seconds[ours][0].keys() ^ seconds[theirs][0].keys())
+    if unpaired:
+        print(f"{workload.name}: not compared, since only one commit has it: {', '.join(unpaired)}", file=sys.stderr)
     return {name: Comparison(*([run[name] for run in seconds[side]] for side in (ours, theirs))) for name in figures}
 
 
@@ -274,7 +277,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("commit", help="the commit to compare with")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts and inputs")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts, of 2 GB, and inputs"
+    )
     parser.add_argument(
         "--pairs",
         type=int,

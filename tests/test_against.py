@@ -108,6 +108,20 @@ def test_a_commit_that_git_does_not_know_is_rejected(tmp_path: Path) -> None:
         check_out("nothing", tmp_path)
 
 
+class Stopwatch(Checkout):
+    """A commit whose runs take no time, and whose last stage has the name of its folder."""
+
+    def measure(self, engine: str, arguments: list[str], out: Path) -> dict[str, float]:
+        return {"cpu": 1.0, f"stage {self.path.name}": 1.0}
+
+
+def test_a_stage_of_one_commit_alone_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = (Stopwatch(Path(name), Path(sys.executable)) for name in ("regions", "boxes"))
+    workload = replace(WORKLOADS[0], count=1)
+    assert list(compare(workload, Inputs(tmp_path), ours, theirs, 1)) == ["cpu"]
+    assert "not compared, since only one commit has it: stage boxes, stage regions" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_workload_is_run_by_both_sides(tmp_path: Path) -> None:
     here = Checkout(ROOT, Path(sys.executable))
