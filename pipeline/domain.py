@@ -1,7 +1,7 @@
 """Whether the calibration of the scores holds for the pictures of a run.
 
-A calibration says how often regions are right on images like those of its fit. So the first images of a run are
-computed before the run begins, and two things are compared with the fit:
+A calibration says how often regions are right on images like those of its fit. So two things of the first images of a
+run (`pipeline.first_look`) are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
          probabilities mean nothing.
@@ -20,13 +20,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.config import EngineConfig, RunConfig
-from pipeline.engines.inline import run_stages, set_up
+from pipeline.config import RunConfig
+from pipeline.engines.inline import set_up
 from pipeline.graph import Graph, presence_in
 from pipeline.summary import Report
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
-from stages.explain.stage import ExplainStage
+from stages.explain.presence import Signals
 from stages.read import Reader, Shard
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
@@ -50,10 +50,10 @@ error is 0.179 instead of 0.037, all of 5,000 draws but one were, and 91 % of th
 `demo` none of 500 draws of 32 drawn scenes was."""
 
 NOT_COMPARED: Final = (
-    "The images were not compared with those the scores were calibrated on, because only the cluster's workers load "
-    "the model"
+    "The images were not compared with those the scores were calibrated on, because the workers that looked at them "
+    "died"
 )
-"""The misgiving where the engine is on other machines: this one may lack the model's weights, memory and GPU."""
+"""The misgiving where Ray has given up the first look."""
 
 FEWEST_FITTED: Final = 100
 """The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""
@@ -73,49 +73,37 @@ class Outside:
         return None if stored is None else cls(**stored)
 
 
-def outside_domain(graph: Graph, shards: Sequence[Shard], engine: EngineConfig) -> Outside | None:
-    """Compute the first samples, and say how they differ from those that the calibration was fitted on.
+def outside_domain(graph: Graph, records: Sequence[Record], signals: Sequence[Signals]) -> Outside | None:
+    """Say how the first images differ from those that the graph's calibration was fitted on.
 
-    The model is loaded in this process and let go afterwards; the graph's stages are not set up. Where the engine has
-    other processes for the model, it computes on the CPU here, in fp32: a process that has used a GPU keeps some of its
-    memory to its end. On a cluster the answer is `NOT_COMPARED`.
+    None if they do not, if none of them has a region, or if the calibration knows no regions.
 
-    None if the samples do not differ, if none of them has a region, or if there is no calibration. Raises
-    PhraseboxError as the stages do.
+    Args:
+        graph: Its stage after the model is not set up.
+        records: The images with their heat maps.
+        signals: Those of the images that have maps.
     """
-    if graph.calibration is None:
-        return None
     regions = graph.cuts
     if regions.calibration is None or not regions.calibration.of_regions:
         return None
-    if engine.address is not None:
-        return Outside(what=NOT_COMPARED, in_regions=False)
-    records = [Record.start(sample) for sample in first_samples(graph.reader, shards, SAMPLES)]
-    config = graph.explains.config
-    on = {"device": "cpu", "precision": "fp32"} if engine.kind == "ray" else {}
-    model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update=on)}))
-    model.signals = []
-    stages = (*graph.before, model)
-    with set_up(stages):
-        records = run_stages(stages, records, lambda *_: None)
-    seen = [record for record in records if record.error is None and record.phrases]
-    with set_up([cuts := regions.on_device("cpu" if on else regions.device)]):
-        evidence = [known for record in seen for found in cuts.regions_of(record) for _, known in found]
+    named = [record for record in records if record.error is None and record.phrases]
+    with set_up([regions]):
+        evidence = [known for record in named for found in regions.regions_of(record) for _, known in found]
     if not evidence:
         return None
     feature, shift = regions.calibration.shift(evidence)
-    if abs(shift) > FAR + 1 / math.sqrt(len(seen)):
+    if abs(shift) > FAR + 1 / math.sqrt(len(named)):
         side = "above" if shift > 0 else "below"
         measured = (
-            f"{feature} of the regions in {counted(len(seen), 'image')} is {abs(shift):.1f} standard deviations {side} "
-            "that of the fit"
+            f"{feature} of the regions in {counted(len(named), 'image')} is {abs(shift):.1f} standard deviations "
+            f"{side} that of the fit"
         )
         what = "The images differ from those that the calibration was fitted to"
         return Outside(what=what, measured=measured, in_regions=True)
     fitted = int(regions.calibration.made_from.get("images", 0))
-    if graph.explains.presence is None or not model.signals or fitted < FEWEST_FITTED:
+    if graph.explains.presence is None or not signals or fitted < FEWEST_FITTED:
         return None
-    embeddings = np.stack([signals.embedding for signals in model.signals])
+    embeddings = np.stack([each.embedding for each in signals])
     images = graph.explains.presence.corrected_on or graph.explains.presence.images
     distance = images.distance(embeddings)
     times = distance / (1 + len(images.directions) / fitted)

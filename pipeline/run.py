@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -16,31 +17,29 @@ from rich.console import Console
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.domain import Outside, outside_domain, trusted, with_presence
+from pipeline.domain import NOT_COMPARED, Outside, Trust, trusted, with_presence
 from pipeline.engines import FirstLook, chosen, engine, precision_here
 from pipeline.engines.inline import samples_in
+from pipeline.first_look import Look, look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.presence_alone import (
-    MOST_IMAGES,
     PRESENCE,
     PRESENCE_IMAGES,
     grown_in_words,
-    images_to_fit,
     in_words,
     is_wanted,
     kept_presence,
-    look_at_first,
 )
 from pipeline.summary import Display, Report, first_line, model_in_words, print_summary
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
+from stages.contract.records import Record, is_among
 from stages.contract.schema import SCHEMA_VERSION
 from stages.phrases.known import KnownPhrases
 from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, make_reader, plan_shards
-from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from stages.shared.model.config import AUTO, NO_MODEL
@@ -125,22 +124,19 @@ def run(
             report.note(grouped)
         if every and not shards:
             report.note(f"{config.input.extent} is empty: the input has fewer samples than parts, or fewer tars")
+        computing = _Computing(graph, folder, report, display, every, config, verbose)
         with display.shown():
-            display.doing("comparing the first images with those of the calibration")
-            # Decided once: a resumed run may look at other images.
-            outside = (
-                Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else outside_domain(graph, every, config.engine)
-            )
-            graph, trust = trusted(graph, outside, config, report, verbose=verbose)
-            config = graph.as_cut(config)
-            noted |= {OUTSIDE: None if outside is None else asdict(outside)}
+            if not graph.calibrated:
+                noted |= {OUTSIDE: None}
             with _begun(folder, found, noted, console, same_input=is_same_input):
                 _say(console, [*folder.notes, *_in_words(changes)])
                 if found.state != "new":
                     _say(console, [_resuming(folder, samples)])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-                graph = _Computing(graph, folder, report, display, every).all(shards, config, found)
+                computing.make_rows(shards, found)
+        graph, outside, trust = computing.graph, computing.outside, computing.trust
+        config = graph.as_cut(config)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
@@ -174,50 +170,76 @@ def reject_other_phrases(graph: Graph, shards: Sequence[Shard]) -> None:
 
 @dataclass(slots=True)
 class _Computing:
-    """The part of a run in which rows are made, by a graph that may fit presence to the first images before."""
+    """The part of a run in which rows are made, by a graph that the first images may change before."""
 
     graph: Graph
     folder: DatasetFolder
     report: Report
     display: Display
     every: Sequence[Shard]  # of the whole input
+    config: RunConfig
+    verbose: bool
+    outside: Outside | None = None  # see `outside_domain`
+    trust: Trust = field(default_factory=Trust)  # in the scores
 
-    def all(self, shards: Sequence[Shard], config: RunConfig, found: FormerRun) -> Graph:
-        """Make the rows; return the graph that made them. Raise as an engine does."""
-        first = self.first_look(config, found)
+    def make_rows(self, shards: Sequence[Shard], found: FormerRun) -> None:
+        """Make the rows by the graph as it is then. Raise as an engine does."""
+        first, config = self.first_look(found), self.graph.as_cut(self.config)
         engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
-        return self.graph
 
     def on_progress(self, report: Report) -> None:
         """See `pipeline.engines.OnProgress`."""
         self.folder.drop_replaced()
         self.display.update(report)
 
-    def first_look(self, config: RunConfig, found: FormerRun) -> FirstLook | None:
-        """Return the work of the fit; None if there is none to do, or it was done before. Raise as `kept_presence`."""
+    def first_look(self, found: FormerRun) -> FirstLook | None:
+        """Return what the first images are to decide; None if nothing, or if it was decided before.
+
+        A resumed run may look at other images, so that all is decided once. Raise as `kept_presence`.
+        """
+        compares = self.graph.calibrated and OUTSIDE not in found.run
+        if not compares:
+            self.judge(Outside.of(found.run.get(OUTSIDE)))
         if PRESENCE in found.run:
             self.graph = kept_presence(self.graph, self.folder.presence, found.run[PRESENCE])
             if (grown := grown_in_words(self.graph, self.every, found.run)) is not None:
                 self.report.note(grown)
-        elif is_wanted(self.graph, config) and not self.folder.shards:
-            self.display.doing(f"fitting presence to the captions of the first {MOST_IMAGES} images")
+        elif compares or (is_wanted(self.graph, self.config) and not self.folder.shards):
+            self.display.doing("looking at the first images")
             self.display.update(self.report)
-            return FirstLook(shards=self.every, look=look_at_first, decide=self.decided)
+            look = partial(look_at_first, fits=self.config.regions.calibration == "auto")
+            return FirstLook(shards=self.every, look=look, decide=self.decided)
         return None
 
-    def decided(self, found: Calibration | str | None) -> Graph:
-        """Keep a fit in the folder, and return the graph that judges by it."""
-        found = found or "the workers that looked at the first images died"
-        self.report.note(in_words(found))
-        text = None if isinstance(found, str) else found.to_json()
-        digest = None if text is None else sha256(text.encode()).hexdigest()
-        images = images_to_fit(self.graph.reader, self.every)
-        self.folder.keep_presence(text, {PRESENCE: digest, PRESENCE_IMAGES: images})
-        if not isinstance(found, str):
-            self.graph = with_presence(self.graph, found)
+    def judge(self, outside: Outside | None) -> None:
+        """Leave a calibration out that means nothing for images that differ so from those of its fit."""
+        self.outside = outside
+        self.graph, self.trust = trusted(self.graph, outside, self.config, self.report, verbose=self.verbose)
+
+    def decided(self, look: Look | None) -> tuple[Graph, Sequence[Record]]:
+        """Note what the first images say; see `FirstLook.decide`."""
+        noted: dict[str, Any] = {}
+        if self.graph.calibrated:
+            self.judge(Outside(what=NOT_COMPARED, in_regions=False) if look is None else look.outside)
+            noted[OUTSIDE] = None if self.outside is None else asdict(self.outside)
+        text = None
+        if not self.graph.calibrated:
+            fitted = (look and look.presence) or "the workers that looked at the first images died"
+            self.report.note(in_words(fitted))
+            text = None if isinstance(fitted, str) else fitted.to_json()
+            digest = None if text is None else sha256(text.encode()).hexdigest()
+            noted |= {PRESENCE: digest, PRESENCE_IMAGES: 0 if look is None else look.images}
+            if not isinstance(fitted, str):
+                self.graph = with_presence(self.graph, fitted)
+        self.folder.keep_presence(text, noted)
         self.display.doing("loading the model")
         self.display.update(self.report)
-        return self.graph
+        if look is None or self.config.input.part is not None:
+            return self.graph, ()
+        for arguments in look.stages:
+            self.report.stage(*arguments)
+        written = self.folder.journal.keys
+        return self.graph, [record for record in look.records if not is_among(record.sample.key, written)]
 
 
 def _calibrated_by(graph: Graph) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
 from pipeline.config import RunConfig, load_config
-from pipeline.domain import outside_domain, trusted
+from pipeline.domain import trusted
+from pipeline.engines.inline import set_up
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.model_check import FEW, ModelCheck, check_model
+from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
@@ -173,7 +175,10 @@ def check(
 
 def _as_run(graph: Graph, config: RunConfig) -> Graph:
     """Return the graph of a run, which leaves out a calibration that means nothing for the photographs."""
-    outside = outside_domain(graph, plan_shards(graph.reader), config.engine)
+    outside = None
+    if graph.calibrated:
+        with set_up((*graph.before, graph.model)):
+            outside = look_at_first(graph, plan_shards(graph.reader), fits=False).outside
     return trusted(graph, outside, config, Report())[0]
 
 

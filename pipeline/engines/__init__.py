@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import RunConfig
+    from pipeline.first_look import Look
     from pipeline.graph import Graph
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
+    from stages.contract.records import Record
     from stages.read import Shard
     from stages.shared.model.config import Precision
 
@@ -30,13 +32,15 @@ class FirstLook:
 
     Attributes:
         shards: Those of the whole input, so that all of its parts look at the same images.
-        look: A function of a module, which an engine calls where its model worker would be.
-        decide: Called in the driver with the answer, or with None if workers died over it; returns the graph to run.
+        look: A function of a module, which an engine calls where its model worker would be, with stages before and of
+            the model that are set up.
+        decide: Called in the driver with the answer, or with None if workers died over it. Returns the graph to run,
+            and records that only its stages after the model are to see.
     """
 
     shards: Sequence[Shard]
-    look: Callable[[Graph, Sequence[Shard]], Any]
-    decide: Callable[[Any], Graph]
+    look: Callable[[Graph, Sequence[Shard]], Look]
+    decide: Callable[[Look | None], tuple[Graph, Sequence[Record]]]
 
 
 ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}

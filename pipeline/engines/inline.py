@@ -10,6 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
@@ -95,22 +97,34 @@ def run(
     first: FirstLook | None = None,
 ) -> None:
     """See `pipeline.engines.Engine`."""
-    if first is not None:
-        graph = first.decide(first.look(graph, first.shards))
     report.expected = samples_in(shards)
     written = folder.journal.keys
     report.already = len(written)
-    todo = (
-        record
-        for number, shard in enumerate(shards)
-        for record in read_records(graph.reader, shard, partial(report.read, number))
-        if not is_among(record.sample.key, written)
-    )
-    # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
-    with set_up(graph.stages), closing(ShardWriter(folder.data, config.output.rows_per_file)) as writer:
+    explained: Sequence[Record] = ()
+    ready = (*graph.before, graph.model)
+    with ExitStack() as stack:
+        stack.enter_context(set_up(ready))
+        if first is not None:
+            graph, explained = first.decide(first.look(graph, first.shards))
+            written = np.sort([*written, *(record.sample.key for record in explained)])
+        stack.enter_context(set_up([stage for stage in graph.stages if stage not in ready]))
+        # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
+        writer = stack.enter_context(closing(ShardWriter(folder.data, config.output.rows_per_file)))
+        todo = (
+            record
+            for number, shard in enumerate(shards)
+            for record in read_records(graph.reader, shard, partial(report.read, number))
+            if not is_among(record.sample.key, written)
+        )
         rows = call_rows(graph.model)
-        while batch := list(islice(todo, rows)):
-            finished = run_stages(graph.stages, batch, report.stage)
+
+        def write(stages: Sequence[Stage], batch: list[Record]) -> None:
+            finished = run_stages(stages, batch, report.stage)
             writer.write(records_to_rows(finished, **config.output.columns))
             report.rows(len(finished), sum(record.error is not None for record in finished))
             on_progress(report)
+
+        if explained:
+            write(graph.after, list(explained))
+        while batch := list(islice(todo, rows)):
+            write(graph.stages, batch)

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
@@ -53,6 +54,8 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.output.journal import entry, part_name
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
+from stages.contract.records import Record
+from stages.contract.schema import records_to_table
 from stages.contract.stage import Stage
 from stages.read import Shard
 from stages.shared.storage import absolute, is_local
@@ -102,8 +105,9 @@ def run(
         if chosen.note:
             report.note(chosen.note)
             on_progress(report)
+        explained: Sequence[Record] = ()
         if first is not None:
-            graph = first.decide(_looked(first, graph, chosen, code))
+            graph, explained = first.decide(_looked(first, graph, chosen, code))
         if not shards:
             return
         journal, names = folder.journal, [part_name(shard) for shard in shards]
@@ -118,7 +122,14 @@ def run(
         report.already = len(journal.keys)
         todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
         with watching(ledger, report, on_progress, len(shards), on_read):
-            done = ray.put(journal.keys) if len(journal.keys) else None
+            keys = journal.keys
+            if explained and graph.segmenter is None:
+                keys = np.sort([*keys, *(record.sample.key for record in explained)])
+                finishing = ray.remote(max_retries=-1)(finish)
+                table, rows = records_to_table(explained), batch_rows(graph.model, chosen.device)
+                for entries in finishing.remote(graph.after, ledger, rows, _sink(folder, config), table):
+                    journal.add_shards(ray.get(entries))
+            done = ray.put(keys) if len(keys) else None
             if todo:
                 source = ShardSource(graph.reader, todo, ledger, done)
                 for entries in _entries(graph, source, folder, config, chosen, ledger, code):
@@ -172,19 +183,23 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
     return {key: place for key, place in places.items() if is_local(place)}
 
 
-def _entries(
-    graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, chosen: Pools, ledger: Any, code: Code
-) -> Iterator[Any]:
-    """Run the graph; yield the journal's entries of the shards as they are written."""
-    batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
+def _sink(folder: DatasetFolder, config: RunConfig) -> Sink:
     per_file = config.output.rows_per_file
-    sink = Sink(
+    return Sink(
         data=folder.data,
         attempt=folder.journal.attempt,
         rows_per_file=per_file,
         rows_per_group=min(per_file, row_group_rows(embed_images=config.output.embed_images)),
         columns=config.output.columns,
     )
+
+
+def _entries(
+    graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, chosen: Pools, ledger: Any, code: Code
+) -> Iterator[Any]:
+    """Run the graph; yield the journal's entries of the shards as they are written."""
+    batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
+    per_file, sink = config.output.rows_per_file, _sink(folder, config)
     with DataContext.current(_context(call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.

@@ -137,7 +137,8 @@ def look(
     threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
     os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
     try:
-        return work(graph, shards)
+        with set_up((*graph.before, graph.model)):
+            return work(graph, shards)
     except DeviceFault:
         os._exit(1)
 

@@ -13,16 +13,18 @@ from rich.console import Console
 from pipeline.config import stored_config
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.domain import without_calibration
+from pipeline.domain import first_samples, without_calibration
+from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
 from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
 from pipeline.evaluate.matching import Answer
+from pipeline.first_look import fit_to_first
 from pipeline.graph import Graph, build_graph, check_files
 from pipeline.logistic import fit_logistic
 from pipeline.output.replaced import PRESENCE_FILE
 from pipeline.paths import check_writable
-from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_presence, look_at_first, may_be, signals_of
+from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_presence, may_be, signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
@@ -183,7 +185,9 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     check_files(config)
     graph = build_graph(config)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        found = look_at_first(graph, graph.reader.shards(), CAPTIONED)
+        graph = replace(graph, model=graph.explains.judging(None))
+        with set_up((*graph.before, graph.model)):
+            found = fit_to_first(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
     if isinstance(found, str):
         raise InputError(f"{dataset}: {in_words(found)}")
     store(found, out)

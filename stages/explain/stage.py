@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -58,8 +58,8 @@ class ExplainStage(Stage):
     batch is halved for the rest of the worker's life.
 
     `model` is one that is already loaded, instead of the one that the configuration names, and `presence` judges
-    whether phrases are in their images. A list in `signals`, set before `setup`, collects what that is judged by, for
-    each image that gets maps.
+    whether phrases are in their images. A list in `signals` collects what that is judged by, for each image that gets
+    maps: about its phrases, and then about texts that `foreign` has under the key of its sample.
     """
 
     name: ClassVar[str] = "explain"
@@ -69,7 +69,8 @@ class ExplainStage(Stage):
     ) -> None:
         self.config, self.presence = config, presence
         self.signals: list[Signals] | None = None
-        self._loaded = model
+        self.foreign: Mapping[int, Sequence[str]] = {}
+        self._given = self._model = model
         self._batch_size, self._images, self._device = 0, 0, ""
         self._ahead = AHEAD
         self._one_by_one = config.explainer.image_size == "keep"
@@ -95,12 +96,11 @@ class ExplainStage(Stage):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.load import load  # noqa: PLC0415
 
-        model = self._loaded or load(self.config.model)
+        self._model = model = self._given or load(self.config.model)
         self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
         self._explainer.presence = self.presence
-        self._explainer.looks_closer = self.signals is not None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -109,6 +109,7 @@ class ExplainStage(Stage):
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
         todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
+        self._explainer.looks_closer = self.signals is not None
         answers = in_less_memory(
             todo,
             lambda places: self._answers([batch[place] for place in places]),
@@ -119,13 +120,16 @@ class ExplainStage(Stage):
         return out
 
     def judging(self, presence: Presence | None) -> ExplainStage:
-        """Return the same stage, not set up, that judges so whether phrases are in their images; None: not at all."""
-        return ExplainStage(self.config, self._loaded, presence)
+        """Return the same stage, not set up, that judges so whether phrases are in their images; None: not at all.
+
+        Of a stage that is set up it takes over the model.
+        """
+        return ExplainStage(self.config, self._model, presence)
 
     def computing(self, **settings: str) -> ExplainStage:
         """Return the same stage, not set up, with other settings of its model: `device`, `precision`."""
         model = self.config.model.model_copy(update=settings)
-        return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded, self.presence)
+        return ExplainStage(self.config.model_copy(update={"model": model}), self._given, self.presence)
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -136,6 +140,7 @@ class ExplainStage(Stage):
     def teardown(self) -> None:
         """Let the model go."""
         del self._explainer
+        self._model = self._given
 
     def _take_less(self, phrases: int, why: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
@@ -160,10 +165,10 @@ class ExplainStage(Stage):
         learnt_together = max(1, LEARNT_TOGETHER // size) * size
         for start in range(0, len(records), size):
             if start % learnt_together == 0:
-                self._explainer.learn(_texts_of(records[start : start + learnt_together]))
+                self._explainer.learn(self._texts_of(records[start : start + learnt_together]))
             part = records[start : start + size]
             images = [record.pixels.rgb for record in part if record.pixels is not None]
-            under_way.append((part, self._explainer.started(images, _texts_of(part))))
+            under_way.append((part, self._explainer.started(images, self._texts_of(part))))
             if len(under_way) == self._ahead:
                 yield from self._finished(*under_way.popleft())
         while under_way:
@@ -176,11 +181,15 @@ class ExplainStage(Stage):
         if self.signals is not None:
             self.signals += launched.signals()
         for record, maps in zip(records, found, strict=True):
-            yield replace(record, heat_maps=tuple(contrasted(maps, self.config.explainer.contrast)))
+            named = {phrase.text for phrase in record.phrases}
+            yield replace(record, heat_maps=tuple(contrasted(maps[: len(named)], self.config.explainer.contrast)))
 
-
-def _texts_of(records: Sequence[Record]) -> list[list[str]]:
-    return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
+    def _texts_of(self, records: Sequence[Record]) -> list[list[str]]:
+        texts = []
+        for record in records:
+            named = [phrase.text for phrase in record.phrases]
+            texts.append(list(dict.fromkeys([*named, *self.foreign.get(record.sample.key, ())])))
+        return texts
 
 
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

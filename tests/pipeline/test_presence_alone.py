@@ -59,6 +59,7 @@ def few() -> Any:
     """As if fewer images sufficed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presence_alone, "FEWEST_IMAGES", 10)
+        patch.setattr(presence_alone, "LEAST_LOOK", 24)
         patch.setattr(presence_alone, "FEWEST_PHRASES", 20)
         yield
 
