@@ -26,7 +26,7 @@ from pipeline.domain import SAMPLES
 from pipeline.engines import CPU_MODEL_WORKERS, cores_here
 from pipeline.engines.inline import call_rows, run_stages, set_up
 from pipeline.graph import Graph
-from pipeline.presence_alone import MOST_IMAGES, is_wanted
+from pipeline.presence_alone import MOST_IMAGES, is_wanted, most_to_fit
 from pipeline.summary import Report
 from pipeline.terminal import progress_bar
 from stages.contract.errors import InputError
@@ -72,7 +72,7 @@ class Costs:
     bytes: float  # of the shards, an image
     memory_bytes: int  # peak of a process with all stages
     device: str  # of the model, for people
-    first: int = 0  # images that a run computes in one process before it begins, and again later
+    first: int = 0  # the most images that a run computes in one process before all others
     start_s: float = 0.0  # from the command until the model has answered its first images
 
 
@@ -133,8 +133,9 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
     else:
         limits = {"cores": cores / (beside + explain), "model workers": machine.workers / explain}
     limit = min(limits, key=lambda name: limits[name])
-    first_s = min(images, costs.first) * (sum(costs.steps.values()) + costs.text_s * costs.texts / costs.images)
-    seconds = costs.start_s + first_s + images / limits[limit]
+    first = min(images, costs.first, most_to_fit(images))
+    first_s = first * (sum(costs.steps.values()) + costs.text_s * costs.texts / costs.images)
+    seconds = costs.start_s + first_s + (images - first) / limits[limit]
     drivers = math.ceil(limits[limit] / DRIVER_RATE) if images > PART_IMAGES else 1
     parts = math.ceil(images / PART_IMAGES / drivers) * drivers
     return Forecast(
@@ -181,7 +182,7 @@ def assumptions(config: RunConfig, costs: Costs, workers: int) -> list[str]:
     if workers > 1:
         words.append(f"{workers} model workers that do not slow each other down, each as fast as this one process")
     if costs.first:
-        words.append(f"the first {costs.first} images computed twice, to check a calibration with them or to fit one")
+        words.append(f"at most {costs.first} images computed before all others, to check a calibration or to fit one")
     return words
 
 

@@ -47,6 +47,7 @@ RUN = (
     "graph",
     "run",
     "domain",
+    "first_look",
     "logistic",
     "presence_alone",
     "paths",

@@ -12,21 +12,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.config import EngineConfig, RunConfig
-from pipeline.domain import NOT_COMPARED, outside_domain, trusted
-from pipeline.graph import build_graph
+from pipeline.config import RunConfig
+from pipeline.domain import NOT_COMPARED, Outside, trusted
+from pipeline.engines import inline
+from pipeline.engines.inline import set_up
+from pipeline.first_look import look_at_first
+from pipeline.graph import Graph, build_graph
 from pipeline.run import run
 from pipeline.summary import Report
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
-from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
-from stages.write import Tally
-from tests.cuda.simulated import SimulatedCuda
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
-from tests.pipeline.light import rows_of
-
-INLINE = EngineConfig(kind="inline")
+from tests.pipeline.light import assert_alike, rows_of
 
 CAPTIONS = (
     "a man in a grey coat walks along the street",
@@ -53,6 +51,12 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(json.dumps({"image": f"{number}.png", "caption": CAPTIONS[number % 4]}) + "\n")
     (folder / "captions.jsonl").write_text("".join(lines))
     return folder
+
+
+def compared(graph: Graph) -> Outside | None:
+    """How the first images of a graph differ from those of its calibration."""
+    with set_up((*graph.before, graph.model)):
+        return look_at_first(graph, plan_shards(graph.reader), fits=False).outside
 
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
@@ -109,7 +113,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds
         (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
         (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
+    monkeypatch.setattr("pipeline.run.look_at_first", None)  # it is not repeated
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
@@ -136,7 +140,8 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert own is not None
     closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
     graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
-    outside = outside_domain(graph, plan_shards(graph.reader), INLINE)
+    outside = compared(graph)
+    assert outside is not None
     assert not outside.in_regions
     assert "show other things than those that the calibration was fitted to" in outside.what
     printed = StringIO()
@@ -160,7 +165,7 @@ def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
     graph = build_graph(config_of(tmp_path, tmp_path / "out"))
-    assert outside_domain(graph, plan_shards(graph.reader), INLINE) is None
+    assert compared(graph) is None
 
 
 @pytest.mark.parametrize(("fitted", "used"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp16")])
@@ -180,25 +185,31 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, use
     assert graph.calibrated, "it is used all the same"
 
 
-def test_the_driver_of_other_processes_leaves_its_gpu_to_them(clouds: Path, tmp_path, cuda: SimulatedCuda) -> None:
-    graph = build_graph(config_of(clouds, tmp_path / "out", model={"name": "demo", "batch_size": 4}))
-    shards = plan_shards(graph.reader)
-    there = outside_domain(graph, shards, EngineConfig(kind="ray"))
-    assert there is not None
-    assert not cuda.operations
-    assert outside_domain(graph, shards, INLINE) == there
-    assert cuda.operations, "in one process the model computes there anyway"
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Ray makes its own context
+@pytest.mark.parametrize("images", ["drawn", "clouds"])
+def test_a_worker_of_ray_compares_and_its_maps_become_rows(images: str, request, tmp_path: Path) -> None:
+    folder = request.getfixturevalue(images)
+    _, plain, wanted = finished(config_of(folder, tmp_path / "inline"))
+    engine = {"kind": "ray", "explain_workers": 1}
+    _, manifest, rows = finished(config_of(folder, tmp_path / "ray", engine=engine))
+    assert_alike(rows, wanted)
+    assert manifest["calibration"] == plain["calibration"]
+    assert manifest["run"]["outside_domain"] == plain["run"]["outside_domain"]
+    assert manifest["stages"]["explain"]["records"] == 24
 
 
-def test_the_driver_of_a_cluster_loads_no_model_and_says_what_is_not_known(drawn: Path, tmp_path, monkeypatch) -> None:
-    config = config_of(drawn, tmp_path / "out", engine={"kind": "ray", "address": "ray://head:10001"})
-    graph = build_graph(config)
-    monkeypatch.setattr(ExplainStage, "setup", None)
-    outside = outside_domain(graph, plan_shards(graph.reader), config.engine)
-    report = Report()
-    graph, trust = trusted(graph, outside, config, report)
-    assert report.notes == [NOT_COMPARED]
-    assert graph.calibrated
-    assert f"may be too high or too low here. {NOT_COMPARED}." in trust.in_words(graph, config, Tally())
-    named = build_graph(config.model_copy(update={"regions": RegionsConfig(calibration="none")}))
-    assert outside_domain(named, plan_shards(graph.reader), config.engine) is None, "there is nothing to compare"
+def test_images_that_workers_died_over_are_not_compared(drawn: Path, tmp_path: Path, monkeypatch) -> None:
+    """The calibration stays in use, and the run says what is not known."""
+    engine = inline.run
+
+    def dying(graph: Any, *arguments: Any) -> None:
+        *arguments, first = arguments
+        engine(first.decide(None)[0], *arguments)
+
+    monkeypatch.setattr(inline, "run", dying)
+    printed, manifest, _ = finished(config_of(drawn, tmp_path / "out"))
+    assert printed.count(f"{NOT_COMPARED}\n") == 1
+    assert f"may be too high or too low here. {NOT_COMPARED}." in printed
+    assert manifest["calibration"] is not None

@@ -18,8 +18,9 @@ from pipeline.presence_alone import fit_noisy, others_for, words_of
 from pipeline.run import _Computing, run
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
+from stages.shared.model.load import load
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, run_aloud
-from tests.pipeline.light import rows_of
+from tests.pipeline.light import assert_alike, rows_of
 
 
 @pytest.mark.parametrize(("lies", "fits"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.1), (0.6, 0.05)])
@@ -106,11 +107,14 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
 def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
 
-    def stop(self: _Computing, _: Any) -> None:
+    decided = _Computing.decided
+
+    def stop(self: _Computing, look: Any) -> None:
+        decided(self, look)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Computing, "on_progress", stop)
+        patch.setattr(_Computing, "decided", stop)
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     kept = (tmp_path / "out" / "presence.json").read_bytes()
@@ -121,7 +125,41 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
     (tmp_path / "out" / "presence.json").write_bytes(kept)
     run(config, QUIET)
     assert kept == (whole[0] / "presence.json").read_bytes()
+    # The first look made those rows, and these are computed again.
+    assert_alike(rows_of(tmp_path / "out"), rows_of(whole[0]))
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_killed_in_its_first_look_begins_it_again(few, whole, scenes, tmp_path, monkeypatch) -> None:
+    config = uncalibrated(scenes, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(_Computing, "decided", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, QUIET)
+    assert "resuming the run" in made(config)
+    assert (tmp_path / "out" / "presence.json").read_bytes() == (whole[0] / "presence.json").read_bytes()
     assert rows_of(tmp_path / "out") == rows_of(whole[0])
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.5])
+def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monkeypatch, contrast: float) -> None:
+    """The maps that presence is fitted to become rows, and the model is loaded once."""
+    loaded: list[Any] = []
+    monkeypatch.setattr("stages.shared.model.load.load", lambda config: loaded.append(load(config)) or loaded[-1])
+    monkeypatch.setattr(presence_alone, "LEAST_LOOK", 16)
+    explain = {"blocks": 1, "contrast": contrast}
+    printed = made(uncalibrated(scenes, tmp_path / "out", explain=explain))
+    assert "presence was fitted to the captions of 16 images" in printed
+    assert len(loaded) == 1
+    stages = json.loads((tmp_path / "out" / "dataset.json").read_text())["stages"]
+    assert {name: stage["records"] for name, stage in stages.items()} == dict.fromkeys(stages, 24)
+    assert stages["explain"]["images"] == 24
+    part = {"calibration": str(tmp_path / "out" / "presence.json")}
+    made(uncalibrated(scenes, tmp_path / "again", explain=explain, regions=part))
+    assert_alike(rows_of(tmp_path / "out"), rows_of(tmp_path / "again"))
 
 
 def test_an_input_that_grew_past_its_fit_is_told_of_it(few: None, scenes: Path, tmp_path: Path) -> None:
