@@ -34,14 +34,14 @@ class Look:
     Attributes:
         images: The number of images.
         outside: How they differ from those of the calibration in use.
-        presence: A fit, or why there is none; None where none was wanted.
+        presence: A fit, or why there is none; "" where none was wanted.
         records: The records after the model's stage; none where they are not what the run would make of these images.
         stages: Arguments of `Report.stage`.
     """
 
     images: int = 0
     outside: Outside | None = None
-    presence: Calibration | str | None = None
+    presence: Calibration | str = ""
     records: Sequence[Record] = ()
     stages: list[tuple[Any, ...]] = field(default_factory=list)
 

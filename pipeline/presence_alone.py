@@ -132,9 +132,9 @@ def images_to_fit(reader: Reader, shards: Sequence[Shard]) -> int:
 
 
 def grown_in_words(graph: Graph, shards: Sequence[Shard], stored: Mapping[str, Any]) -> str | None:
-    """Return a sentence for the log where a fit to the input would look at more images now than the stored one did."""
+    """Return a sentence for the log where a fit would look at twice as many images now as the stored one did."""
     looked = stored[PRESENCE_IMAGES]
-    if looked == MOST_IMAGES or (images := images_to_fit(graph.reader, shards)) <= looked:
+    if 2 * looked > MOST_IMAGES or (images := images_to_fit(graph.reader, shards)) < 2 * looked:
         return None
     how = "unknown, as it was after a look at" if stored[PRESENCE] is None else "as it was fitted to"
     return f"presence stays {how} the first {looked} images: --fresh looks at {images}, and makes all rows again"

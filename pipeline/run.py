@@ -224,7 +224,7 @@ class _Computing:
             noted[OUTSIDE] = None if self.outside is None else asdict(self.outside)
         text = None
         if not self.graph.calibrated:
-            fitted = (look and look.presence) or "the workers that looked at the first images died"
+            fitted = "the workers that looked at the first images died" if look is None else look.presence
             self.report.note(in_words(fitted))
             text = None if isinstance(fitted, str) else fitted.to_json()
             digest = None if text is None else sha256(text.encode()).hexdigest()
@@ -234,7 +234,8 @@ class _Computing:
         self.folder.keep_presence(text, noted)
         self.display.doing("loading the model")
         self.display.update(self.report)
-        if look is None or self.config.input.part is not None:
+        # Other parts look at the same images, and workers that hold a segmenter get their images from the engine.
+        if look is None or not look.records or self.config.input.part is not None or self.graph.segmenter is not None:
             return self.graph, ()
         for arguments in look.stages:
             self.report.stage(*arguments)

@@ -123,7 +123,7 @@ def run(
         todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
         with watching(ledger, report, on_progress, len(shards), on_read):
             keys = journal.keys
-            if explained and graph.segmenter is None:
+            if explained:
                 keys = np.sort([*keys, *(record.sample.key for record in explained)])
                 finishing = ray.remote(max_retries=-1)(finish)
                 table, rows = records_to_table(explained), batch_rows(graph.model, chosen.device)
