@@ -28,7 +28,7 @@ from stages.regions.score import Calibration
 
 
 @dataclass(slots=True, kw_only=True)
-class Look:
+class FirstImages:
     """What the first images say, and their records.
 
     Attributes:
@@ -50,7 +50,7 @@ class Look:
         self.stages.append(arguments)
 
 
-def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> Look:
+def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> FirstImages:
     """Compare the first images with those of the calibration, and fit presence to them where none holds.
 
     The graph's stages are set up, but for the last. Raise PhraseboxError as they do.
@@ -59,7 +59,7 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> Look:
     """
     if not graph.calibrated:
         return fit_to_first(graph, first_samples(graph.reader, shards, most_to_fit(samples_in(shards))))
-    look = Look()
+    look = FirstImages()
     parsed = _parsed(graph, first_samples(graph.reader, shards, SAMPLES), look)
     records, signals = _explained(graph, parsed, look)
     look.outside = outside_domain(graph, records, signals)
@@ -70,9 +70,9 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> Look:
     return look
 
 
-def fit_to_first(graph: Graph, samples: Iterable[Sample]) -> Look:
+def fit_to_first(graph: Graph, samples: Iterable[Sample]) -> FirstImages:
     """Fit presence to the captions of samples. The graph's stages are set up, but for the last; raise as they do."""
-    look = Look()
+    look = FirstImages()
     parsed = _parsed(graph, samples, look)
     look.images = len(parsed)
     captioned = [record for record in parsed if record.error is None and record.phrases]
@@ -96,12 +96,12 @@ def fit_to_first(graph: Graph, samples: Iterable[Sample]) -> Look:
     return look
 
 
-def _parsed(graph: Graph, samples: Iterable[Sample], look: Look) -> list[Record]:
+def _parsed(graph: Graph, samples: Iterable[Sample], look: FirstImages) -> list[Record]:
     return run_stages(graph.before[:1], [Record.start(sample) for sample in samples], look.note)
 
 
 def _explained(
-    graph: Graph, parsed: Sequence[Record], look: Look, foreign: Mapping[int, Sequence[str]] | None = None
+    graph: Graph, parsed: Sequence[Record], look: FirstImages, foreign: Mapping[int, Sequence[str]] | None = None
 ) -> tuple[list[Record], list[Signals]]:
     """The records with heat maps, and the signals of those that have some."""
     todo, records, model = iter(parsed), list[Record](), graph.explains

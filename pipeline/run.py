@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.domain import NOT_COMPARED, Outside, Trust, trusted, with_presence
 from pipeline.engines import FirstLook, chosen, engine, precision_here
 from pipeline.engines.inline import samples_in
-from pipeline.first_look import Look, look_at_first
+from pipeline.first_look import FirstImages, look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_runs_wrote
@@ -216,7 +216,7 @@ class _Computing:
         self.outside = outside
         self.graph, self.trust = trusted(self.graph, outside, self.config, self.report, verbose=self.verbose)
 
-    def decided(self, look: Look | None) -> tuple[Graph, Sequence[Record]]:
+    def decided(self, look: FirstImages | None) -> tuple[Graph, Sequence[Record]]:
         """Note what the first images say; see `FirstLook.decide`."""
         noted: dict[str, Any] = {}
         if self.graph.calibrated:

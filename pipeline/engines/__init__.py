@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import RunConfig
-    from pipeline.first_look import Look
+    from pipeline.first_look import FirstImages
     from pipeline.graph import Graph
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
@@ -39,8 +39,8 @@ class FirstLook:
     """
 
     shards: Sequence[Shard]
-    look: Callable[[Graph, Sequence[Shard]], Look]
-    decide: Callable[[Look | None], tuple[Graph, Sequence[Record]]]
+    look: Callable[[Graph, Sequence[Shard]], FirstImages]
+    decide: Callable[[FirstImages | None], tuple[Graph, Sequence[Record]]]
 
 
 ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
