@@ -30,7 +30,7 @@ from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import ModelConfig, Precision
+from stages.shared.model.config import ModelConfig
 from stages.sources import HEAT_MAPS, SOURCES, AnySourceConfig
 
 
@@ -194,7 +194,7 @@ class RunConfig(BaseModel):
             plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
         return with_absolute_paths(plain)
 
-    def in_precision(self, precision: Precision) -> RunConfig:
+    def in_precision(self, precision: str) -> RunConfig:
         """Return the configuration with the precision that the workers have decided."""
         return self.model_copy(update={"model": self.model.model_copy(update={"precision": precision})})
 

@@ -32,6 +32,7 @@ class FirstImages:
     """What the first images say, and their records.
 
     Attributes:
+        precision: That of the model.
         images: The number of images.
         outside: How they differ from those of the calibration in use.
         presence: A fit, or why there is none; "" where none was wanted.
@@ -39,6 +40,7 @@ class FirstImages:
         stages: Arguments of `Report.stage`.
     """
 
+    precision: str = "fp32"
     images: int = 0
     outside: Outside | None = None
     presence: Calibration | str = ""
@@ -57,9 +59,11 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> First
 
     fits: Whether a calibration that does not hold is dropped, and presence is fitted where there is none.
     """
+    if not graph.calibrated and not fits:
+        return FirstImages(precision=graph.explains.precision)
     if not graph.calibrated:
         return fit_to_first(graph, first_samples(graph.reader, shards, most_to_fit(samples_in(shards))))
-    look = FirstImages()
+    look = FirstImages(precision=graph.explains.precision)
     parsed = _parsed(graph, first_samples(graph.reader, shards, SAMPLES), look)
     records, signals = _explained(graph, parsed, look)
     look.outside = outside_domain(graph, records, signals)
@@ -72,7 +76,7 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> First
 
 def fit_to_first(graph: Graph, samples: Iterable[Sample]) -> FirstImages:
     """Fit presence to the captions of samples. The graph's stages are set up, but for the last; raise as they do."""
-    look = FirstImages()
+    look = FirstImages(precision=graph.explains.precision)
     parsed = _parsed(graph, samples, look)
     look.images = len(parsed)
     captioned = [record for record in parsed if record.error is None and record.phrases]

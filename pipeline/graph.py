@@ -30,7 +30,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import ModelConfig, Precision, check_model_files
+from stages.shared.model.config import ModelConfig, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -118,7 +118,7 @@ class Steps:
             decided["output"] = config.output.model_copy(update={"heat_maps": False})
         return config.model_copy(update=decided)
 
-    def in_precision(self, precision: Precision) -> Self:
+    def in_precision(self, precision: str) -> Self:
         """Return the same graph, whose model computes in a precision."""
         return replace(self, model=self.model.computing(precision=precision))
 

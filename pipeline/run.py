@@ -38,6 +38,7 @@ from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.contract.records import Record, is_among
 from stages.contract.schema import SCHEMA_VERSION
+from stages.explain.stage import ExplainStage
 from stages.phrases.known import KnownPhrases
 from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, make_reader, plan_shards
 from stages.regions.stage import RegionsStage
@@ -136,7 +137,7 @@ def run(
                 display.update(report)
                 computing.make_rows(shards, found)
         graph, outside, trust = computing.graph, computing.outside, computing.trust
-        config = graph.as_cut(config)
+        config = graph.as_cut(computing.config)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
@@ -204,12 +205,19 @@ class _Computing:
             self.graph = kept_presence(self.graph, self.folder.presence, found.run[PRESENCE])
             if (grown := grown_in_words(self.graph, self.every, found.run)) is not None:
                 self.report.note(grown)
-        elif compares or (is_wanted(self.graph, self.config) and not self.folder.shards):
+        elif compares or self.asks_for_precision or (is_wanted(self.graph, self.config) and not self.folder.shards):
             self.display.doing("looking at the first images")
             self.display.update(self.report)
             look = partial(look_at_first, fits=self.config.regions.calibration == "auto")
             return FirstLook(shards=self.every, look=look, decide=self.decided)
         return None
+
+    @property
+    def asks_for_precision(self) -> bool:
+        """Whether only the workers know the device of the model, and so its precision."""
+        graph, config = self.graph, self.config
+        is_open = config.engine.kind == "ray" and config.model.precision == AUTO
+        return is_open and graph.described is not None and isinstance(graph.model, ExplainStage)
 
     def judge(self, outside: Outside | None) -> None:
         """Leave a calibration out that means nothing for images that differ so from those of its fit."""
@@ -219,11 +227,16 @@ class _Computing:
     def decided(self, look: FirstImages | None) -> tuple[Graph, Sequence[Record]]:
         """Note what the first images say; see `FirstLook.decide`."""
         noted: dict[str, Any] = {}
+        if self.asks_for_precision:
+            self.config = self.config.in_precision("fp32" if look is None else look.precision)
+            self.graph = self.graph.in_precision(self.config.model.precision)
+            self.folder.keep_precision(self.config)
+            self.report.note(f"the model computes in {self.config.model.precision}")
         if self.graph.calibrated:
             self.judge(Outside(what=NOT_COMPARED, in_regions=False) if look is None else look.outside)
             noted[OUTSIDE] = None if self.outside is None else asdict(self.outside)
         text = None
-        if not self.graph.calibrated:
+        if is_wanted(self.graph, self.config):
             fitted = "the workers that looked at the first images died" if look is None else look.presence
             self.report.note(in_words(fitted))
             text = None if isinstance(fitted, str) else fitted.to_json()
@@ -266,11 +279,11 @@ def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[
         every = plan_shards(reader)
         display.doing("loading the libraries of the model")
         config = chosen(config, samples_in(config.input.take_part(every)))
-        if graph is None:
-            graph = build_graph(config, reader)
-            if graph.loads_model and config.model.precision == AUTO:
+        graph = graph or build_graph(config, reader)
+        if graph.described is not None:
+            if config.model.precision == AUTO:
                 config = config.in_precision(precision_here(config))
-                graph = graph.in_precision(config.model.precision)
+            graph = graph.in_precision(config.model.precision)
     return graph, graph.settings(config), every
 
 

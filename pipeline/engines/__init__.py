@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import RunConfig
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.summary import Report
     from stages.contract.records import Record
     from stages.read import Shard
-    from stages.shared.model.config import Precision
+    from stages.shared.model.config import PrecisionChoice
 
 OnProgress: TypeAlias = "Callable[[Report], None]"  # Called by an engine now and then, and after the last row
 
@@ -93,17 +93,19 @@ def chosen(config: RunConfig, samples: int | None) -> RunConfig:
     return config.model_copy(update={"engine": engine})
 
 
-def precision_here(config: RunConfig) -> Literal["auto"] | Precision:
+def precision_here(config: RunConfig) -> PrecisionChoice:
     """Return the precision that `model.precision: auto` means where this process knows the device of the workers.
 
-    It stays `auto` for a cluster, and for a GPU that is left to other processes.
+    On a cluster, and for a GPU that is left to other processes, it stays `auto` for heat maps: the first worker
+    decides. Other sources of regions compute in fp32 there.
     """
     from stages.shared.model.config import AUTO  # noqa: PLC0415  as above
     from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
+    from stages.sources import HEAT_MAPS  # noqa: PLC0415  as above
 
     engine, device = config.engine, pick_device(config.model.device)
     if engine.kind == "ray" and (engine.address is not None or device.type == "cuda"):
-        return AUTO
+        return AUTO if config.source.kind == HEAT_MAPS else "fp32"
     return choose_precision(config.model.precision, device)
 
 

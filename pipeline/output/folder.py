@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline import __version__
 from pipeline.config import RunConfig
@@ -33,7 +33,7 @@ from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
-from stages.shared.model.config import Precision
+from stages.shared.model.config import PrecisionChoice
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
@@ -76,7 +76,7 @@ class DatasetFolder:
         return found_in(self.data, "*.parquet")
 
     @property
-    def precision(self) -> Literal["auto"] | Precision:
+    def precision(self) -> PrecisionChoice:
         """The precision that the workers of the run in the folder have decided; `auto` if there is none yet."""
         return former.precision_in(self.path)
 
@@ -196,6 +196,11 @@ class DatasetFolder:
             write_text(self.presence, calibration)
         run = json.loads(self._run.read_text(encoding="utf-8"))
         write_text(self._run, json.dumps({**run, **noted}, indent=2))
+
+    def keep_precision(self, config: RunConfig) -> None:
+        """Store the precision that the workers of a run have decided."""
+        run = json.loads(self._run.read_text(encoding="utf-8"))
+        write_text(self._run, json.dumps(signed({**run, "config": config.rows_depend_on()}), indent=2))
 
     def drop_replaced(self) -> None:
         """Delete the run to replace, once this one has written a file."""

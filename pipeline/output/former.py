@@ -16,7 +16,7 @@ from pipeline.output.shards import rows_in
 from pipeline.paths import with_absolute_paths
 from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
-from stages.shared.model.config import AUTO, Precision
+from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import AnyPath, found_in
 
 State = Literal["new", "started", "complete"]
@@ -94,10 +94,10 @@ def is_complete(folder: AnyPath, noted: Mapping[str, Any]) -> bool:
     return noted.items() <= run.items() and _is_whole(manifest, _shards(folder))
 
 
-def precision_in(folder: AnyPath) -> Literal["auto"] | Precision:
+def precision_in(folder: AnyPath) -> PrecisionChoice:
     """Return the precision of the run in a folder; `auto` where none is decided. Raise ResumeError as `find`."""
     run, _ = _stored(folder) or ({}, {})
-    precision: Precision = run.get("config", {}).get("model", {}).get("precision", AUTO)
+    precision: PrecisionChoice = run.get("config", {}).get("model", {}).get("precision", AUTO)
     return precision
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from stages.contract.records import Record
 
@@ -35,6 +35,10 @@ class Stage(ABC):
     """One step of the pipeline over batches of records. See the module for the contract."""
 
     name: ClassVar[str]  # of the room under `stages/`; shown in logs, progress and `dataset.json`
+
+    def computing(self, **settings: str) -> Self:
+        """Return the same stage, not set up, with other settings of its model: `device`, `precision`."""
+        return self
 
     def setup(self) -> None:
         """Load what `process` needs. Called once per worker, before the first batch."""

@@ -91,6 +91,14 @@ class ExplainStage(Stage):
         on = device or ("cpu" if self._explainer.model.device.type == "cpu" else "cuda")
         return CUDA_BATCHES if on == "cuda" else 1
 
+    @property
+    def precision(self) -> str:
+        """The precision of the model, which is set up."""
+        from stages.shared.model.device import PRECISIONS  # noqa: PLC0415  as in setup
+
+        names = {dtype: name for name, dtype in PRECISIONS.items()}
+        return names[self._explainer.model.tower.dtype]
+
     def setup(self) -> None:
         """Load the model. Raise WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
@@ -127,7 +135,7 @@ class ExplainStage(Stage):
         return ExplainStage(self.config, self._model, presence)
 
     def computing(self, **settings: str) -> ExplainStage:
-        """Return the same stage, not set up, with other settings of its model: `device`, `precision`."""
+        """See `Stage.computing`."""
         model = self.config.model.model_copy(update=settings)
         return ExplainStage(self.config.model_copy(update={"model": model}), self._given, self.presence)
 

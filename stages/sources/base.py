@@ -73,7 +73,7 @@ class RegionSource(Stage, Generic[ConfigT]):
         return {"mode": "square", "size_px": 8}  # the fewest that it can make: the source looks at none
 
     def computing(self, **settings: str) -> Self:
-        """Return the same source, not set up, with other settings of its model: `device`, `precision`."""
+        """See `Stage.computing`."""
         return type(self)(self.config, self.model.model_copy(update=settings), self._loaded)
 
     def check(self) -> None:

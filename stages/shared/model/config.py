@@ -16,6 +16,7 @@ from stages.shared.model.catalog import is_here
 
 OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
 Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionChoice = Literal["auto"] | Precision
 AUTO: Final = "auto"  # the precision of a model until the device that computes it is known
 NO_MODEL: Final = "none"  # in cards and manifests where no model was loaded
 
@@ -69,7 +70,7 @@ class ModelConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto` takes the GPU that the worker was given, else the CPU."
     )
-    precision: Literal["auto"] | Precision = Field(
+    precision: PrecisionChoice = Field(
         default=AUTO,
         description="Precision of the image trunk; gradients and heat maps are always computed in fp32. `auto` is bf16 "
         "where the device has instructions for it (GPUs from Ampere on, CPUs with AMX or AVX512-BF16), and else fp32. "

@@ -12,7 +12,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import DeviceFault, ResourceError, one_line
-from stages.shared.model.config import AUTO, Precision
+from stages.shared.model.config import AUTO, Precision, PrecisionChoice
 
 if TYPE_CHECKING:
     from stages.shared.model.towers.tower import Tower
 
 Answer = TypeVar("Answer")
 
-PRECISIONS: Final[dict[Precision, torch.dtype]] = {
+PRECISIONS: Final[dict[str, torch.dtype]] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -106,14 +106,14 @@ def is_fast(precision: torch.dtype, device: torch.device) -> bool:
     return any(capabilities.get(name) for name in _INSTRUCTIONS[precision])
 
 
-def choose_precision(wanted: Literal["auto"] | Precision, device: torch.device) -> Precision:
+def choose_precision(wanted: PrecisionChoice, device: torch.device) -> Precision:
     """Return the precision that a model computes in; `auto` is bf16 where the device is fast in it, and else fp32."""
     if wanted != AUTO:
         return wanted
     return "bf16" if is_fast(torch.bfloat16, device) else "fp32"
 
 
-def warn_of_slow_precision(precision: Precision, device: torch.device) -> None:
+def warn_of_slow_precision(precision: str, device: torch.device) -> None:
     """Log a warning if the configured precision, which is obeyed all the same, is slow on this device."""
     if not is_fast(PRECISIONS[precision], device):
         _log.warning(
