@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -104,7 +105,8 @@ def precision_here(config: RunConfig) -> PrecisionChoice:
     from stages.sources import HEAT_MAPS  # noqa: PLC0415  as above
 
     engine, device = config.engine, pick_device(config.model.device)
-    if engine.kind == "ray" and (engine.address is not None or device.type == "cuda"):
+    is_elsewhere = engine.address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    if engine.kind == "ray" and (is_elsewhere or device.type == "cuda"):
         return AUTO if config.source.kind == HEAT_MAPS else "fp32"
     return choose_precision(config.model.precision, device)
 
