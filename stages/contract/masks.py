@@ -38,7 +38,8 @@ def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
         0 .. height x width.
     """
     h, w = size_hw
-    counts = np.diff(edges, prepend=0, append=h * w)
+    ends = np.concatenate(([0], edges, [h * w]))
+    counts = ends[1:] - ends[:-1]  # `np.diff` with values to prepend takes as long as the encoder
     if (counts[1:-1] <= 0).any() or counts[0] < 0 or counts[-1] < 0:
         raise ValueError(f"expected rising edges within {h} x {w} px, got {edges}")
     runs = (counts if counts[-1] else counts[:-1]).astype(np.uint32)

@@ -7,6 +7,7 @@ model sees it. Everything here happens on the canvas, never at the size of the i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import cv2
@@ -113,31 +114,41 @@ class Guide:
         height, width = rgb.shape[:2]
         self.size_hw = (max(1, round(height / step)), max(1, round(width / step)))
         self._side = 2 * round(radius_px / step) + 1
-        self._full: Plane = rgb.astype(np.float32) / np.float32(255) - np.float32(0.5)
-        small = cv2.resize(self._full, self.size_hw[::-1], interpolation=cv2.INTER_AREA) if step > 1 else self._full
-        self._colours: Plane = small
-        self._mean_colour = self._mean(small)
-        products, means = (colour[..., :, None] * colour[..., None, :] for colour in (small, self._mean_colour))
-        covariance = self._mean(products.reshape(*self.size_hw, 9)).reshape(products.shape) - means
-        self._inverse = np.linalg.inv(covariance + EPSILON * np.eye(3)).astype(np.float32)
+        full: Plane = rgb.astype(np.float32) / np.float32(255) - np.float32(0.5)
+        small = cv2.resize(full, self.size_hw[::-1], interpolation=cv2.INTER_AREA) if step > 1 else full
+        # Channels come first: numpy computes with whole planes faster than with three values a pixel.
+        self._full, self._colours = (np.ascontiguousarray(np.moveaxis(image, -1, 0)) for image in (full, small))
+        self._mean_colour = self._means(self._colours)
+        pairs = zip(self._colours, self._mean_colour, strict=True)
+        covariance = np.array([self._together(*pair) for pair in pairs]) + EPSILON * np.eye(3)[..., None, None]
+        # The inverse by cofactors: libraries invert many small matrices slowly.
+        cofactors = np.array([np.cross(covariance[n - 2], covariance[n - 1], axis=0) for n in range(3)])
+        self._inverse = (cofactors / (covariance[0] * cofactors[0]).sum(axis=0)).astype(np.float32)
 
     def __call__(self, heat: Plane) -> Plane:
         """Heat of `size_hw` -> guided heat (H, W), same unit; it may go a little beyond the range of the given heat."""
         mean = self._mean(heat)
-        together = self._mean(self._colours * heat[..., None]) - self._mean_colour * mean[..., None]
-        slope = np.einsum("hwij,hwj->hwi", self._inverse, together)
-        rest = mean - np.einsum("hwi,hwi->hw", slope, self._mean_colour)
-        guided: Plane = np.einsum("hwi,hwi->hw", self._at_full_size(slope), self._full) + self._at_full_size(rest)
+        slopes = np.einsum("ijhw,jhw->ihw", self._inverse, self._together(heat, mean))
+        guided = self._at_full_size(mean - np.einsum("ihw,ihw->hw", slopes, self._mean_colour))
+        for slope, colour in zip(slopes, self._full, strict=True):
+            guided += self._at_full_size(slope) * colour
         return guided
 
+    def _together(self, plane: Plane, mean: Plane) -> Plane:
+        """The covariance of a plane, whose window means are given, with each colour: (3, h, w)."""
+        return self._means(self._colours * plane) - self._mean_colour * mean
+
+    def _means(self, planes: Iterable[Plane]) -> Plane:
+        return np.array([self._mean(plane) for plane in planes])
+
     def _mean(self, plane: Plane) -> Plane:
-        """The mean of each pixel's window, channel by channel; beyond the border the image is mirrored."""
+        """The mean of each pixel's window; beyond the border the image is mirrored."""
         mean: Plane = cv2.boxFilter(plane, -1, (self._side, self._side), borderType=cv2.BORDER_REFLECT)
         return mean
 
     def _at_full_size(self, plane: Plane) -> Plane:
         """The window means of a plane of the shrunk image, bilinear between its pixels."""
-        full: Plane = cv2.resize(self._mean(plane), self._full.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        full: Plane = cv2.resize(self._mean(plane), self._full.shape[:0:-1], interpolation=cv2.INTER_LINEAR)
         return full
 
 

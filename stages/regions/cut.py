@@ -39,7 +39,9 @@ def regions_of_map(
     """
     refined = _refined(each, config, fitted) if config.refine == "grabcut" else None
     pieces = pieces_of(refined or cut_map(each, config, fitted), each, config)
-    by, fallback = ("grabcut", None) if refined else ("none", "colours" if config.refine == "grabcut" else None)
+    if config.refine != "grabcut":
+        return [(painted, part.evidence) for part, painted in pieces]
+    by, fallback = ("grabcut", None) if refined else ("none", "colours")
     return [(replace(painted, refined=by, fallback=fallback), part.evidence) for part, painted in pieces]
 
 

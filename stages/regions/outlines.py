@@ -187,7 +187,7 @@ class Outliner:
             if not all(passed):
                 reason = max(reason, passed.index(False))
                 continue
-            evidence = measure(heat[kept], total, kept.size, found.threshold, each.similarity)
+            evidence = measure(heat, kept.view(np.uint8), total, kept.size, found.threshold, each.similarity)
             worth = _worth(evidence, kept, self.fitted, each.usual)
             if best is None or worth > best[0]:
                 best = (worth, number, kept, evidence)

@@ -36,8 +36,8 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDA
     """
     h, w = part.inside.shape
     field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(threshold)), _ON_THRESHOLD)
-    own = field[part.top : part.top + h, part.left : part.left + w]
-    np.negative(own, out=own, where=part.inside)
+    inner = field[part.top : part.top + h, part.left : part.left + w]
+    inner[...] = np.where(part.inside, -inner, inner)
     return field
 
 

@@ -91,7 +91,7 @@ def parts_of(
 
     `fine` is the fine map (fine_h, fine_w) and `inside` what lies above the threshold; both are in levels.
     """
-    total_heat = float(np.add.reduce(fine, axis=None, dtype=np.float64))
+    total_heat = cv2.sumElems(fine)[0]
     least = config.min_area_share * inside.size
     found = []
     outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -103,25 +103,31 @@ def parts_of(
         cv2.drawContours(drawn, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
         samples = cv2.countNonZero(drawn)
         if samples >= least:
-            own = drawn.view(np.bool_)
-            heat = fine[top : top + h, left : left + w][own]
-            evidence = measure(heat, total_heat, inside.size, threshold, each.similarity)
-            found.append(HeatPart(inside=own, top=top, left=left, samples=samples, evidence=evidence))
+            heat = fine[top : top + h, left : left + w]
+            evidence = measure(heat, drawn, total_heat, inside.size, threshold, each.similarity)
+            part = HeatPart(inside=drawn.view(np.bool_), top=top, left=left, samples=samples, evidence=evidence)
+            found.append(part)
     return _ranked(found, config)
 
 
 def measure(
-    heat: NDArray[np.float32], total_heat: float, samples: int, threshold: float, similarity: float
+    heat: NDArray[np.float32],
+    part: NDArray[np.uint8],
+    total_heat: float,
+    samples: int,
+    threshold: float,
+    similarity: float,
 ) -> Evidence:
-    """Measure a part with these values, in levels, of a map of `samples` values that sum to `total_heat`."""
-    inside = float(np.add.reduce(heat, dtype=np.float64))
-    others = samples - heat.size
+    """Measure the values, in levels, where `part` is 1, of a map of `samples` values that sum to `total_heat`."""
+    size = cv2.countNonZero(part)
+    mean = cv2.mean(heat, part)[0]
+    outside = max(0.0, total_heat - mean * size)
     return Evidence(
-        energy=inside / total_heat if total_heat > 0 else 0.0,
-        area=heat.size / samples,
-        mean_inside=inside / heat.size / LEVELS,
-        mean_outside=max(0.0, total_heat - inside) / others / LEVELS if others else 0.0,
-        peak=float(np.maximum.reduce(heat)) / LEVELS,
+        energy=mean * size / total_heat if total_heat > 0 else 0.0,
+        area=size / samples,
+        mean_inside=mean / LEVELS,
+        mean_outside=outside / (samples - size) / LEVELS if size < samples else 0.0,
+        peak=cv2.minMaxLoc(heat, part)[1] / LEVELS,
         threshold=threshold / LEVELS,
         similarity=similarity,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any, Final, Self
 
@@ -138,12 +139,15 @@ class FittedCut:
 
     def worth(self, features: Floats) -> Floats:
         """Return the worth of parts (parts,) from their `features_of` (parts, len(CUT_FEATURES))."""
-        weight, mean, scale = (
-            np.array([part[name] for name in CUT_FEATURES]) for part in (self.weight, self.mean, self.scale)
-        )
+        weight, mean, scale = self._arrays
         # Rounded, so that the last bits of a product decide nothing.
         worth: Floats = np.round((features - mean) / scale @ weight, 9)
         return worth
+
+    @cached_property
+    def _arrays(self) -> tuple[Floats, ...]:
+        parts = (self.weight, self.mean, self.scale)
+        return tuple(np.array([part[name] for name in CUT_FEATURES]) for part in parts)
 
     def usual_size(self, heads: Collection[str]) -> float:
         """Return the mean of the usual sizes of what one map is of, by the head nouns of its phrases."""
