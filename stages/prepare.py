@@ -29,7 +29,9 @@ class ImagesConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shrink_jpeg: bool = Field(
-        False, description="Let the JPEG decoder halve large images while twice the target is left."
+        True,
+        description="Let the JPEG decoder halve large images while twice the target is left. Less time for photographs "
+        "from some 1,000 px on; grey levels differ by less than one on average.",
     )
     resize: Literal["pillow", "torch"] = Field(
         "pillow",

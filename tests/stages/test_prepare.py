@@ -121,6 +121,18 @@ def test_batches_do_not_matter_and_nothing_changes() -> None:
     assert stage.process([]) == []
 
 
+def test_large_jpegs_are_decoded_smaller_by_default() -> None:
+    """The sizes are those of the whole image; `images.shrink_jpeg: false` reads all of its pixels."""
+    stream = io.BytesIO()
+    noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (30, 40, 3), np.uint8))
+    noise.resize((200, 160), Image.Resampling.BICUBIC).save(stream, "JPEG")
+    given = record(stream.getvalue())
+    (whole,), (small,) = prepare(given, size_px=32, shrink_jpeg=False), prepare(given, size_px=32)
+    assert (small.width_px, small.height_px) == (200, 160)
+    assert not np.array_equal(whole.pixels.rgb, small.pixels.rgb)
+    assert np.abs(whole.pixels.rgb.astype(int) - small.pixels.rgb).max() <= 12
+
+
 @pytest.mark.parametrize("size", [(60, 40), (20, 300)])
 def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) -> None:
     stream = io.BytesIO()

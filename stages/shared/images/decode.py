@@ -158,9 +158,10 @@ def decode_resized(
         limits: Larger images are faults.
         target: (width, height) in pixels of the upright original -> (width, height) wanted.
         interpolation: Pillow's filter.
-        shrink_jpeg: Let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times
-            faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
-            colours (measured at 224 x 224).
+        shrink_jpeg: Let the JPEG decoder halve the size, up to three times, while at least twice the target is left.
+            For 224 px photographs of 1280 px then take 0.75 of the time, those of 4000 px 0.15, and 640 px as long as
+            before. Grey levels differ by 0.1 on average and by 12 at an edge, from 4000 px by 0.5 and 32. With less
+            than twice the target left edges differ by 100 levels, and fewer boxes are right.
         quick: Let torch resize by the same filter, in half of Pillow's time. Of 300 photographs 2 % of the values
             differ, by 3 grey levels at most; noise of black and white pixels by up to 30, where both passes of the
             filter are done in another order.
@@ -170,10 +171,11 @@ def decode_resized(
     with quiet():
         image = _opened(content, limits)
         stored = image.size
+        draft = None
         if shrink_jpeg and image.format in ("JPEG", "MPO"):
             turned = _orientation(image) >= 5
             width, height = target(*(stored[::-1] if turned else stored))
-            image.draft("", (2 * height, 2 * width) if turned else (2 * width, 2 * height))
+            draft = image.draft("", (2 * height, 2 * width) if turned else (2 * width, 2 * height))
         with faults(content):
             image.load()
             rgb = _to_rgb(image)
@@ -183,12 +185,15 @@ def decode_resized(
         original = stored[::-1] if orientation >= 5 else stored
         wanted = target(*original)
         with faults(content):
+            size = wanted[::-1] if orientation >= 5 else wanted
+            if quick and rgb.size != size:
+                rgb = Image.fromarray(_quickly_resized(np.array(rgb), size, interpolation))
+            elif rgb.size != size:
+                # The last pixels that the JPEG decoder has shrunk may lie partly beyond the image.
+                rgb = rgb.resize(size, RESAMPLING[interpolation], box=draft and draft[1])
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
-            if quick and rgb.size != wanted:
-                pixels = _quickly_resized(np.array(rgb), wanted, interpolation)
-            else:
-                pixels = np.array(rgb if rgb.size == wanted else rgb.resize(wanted, RESAMPLING[interpolation]))
+            pixels = np.array(rgb)
         return DecodedImage(rgb=pixels, width_px=original[0], height_px=original[1])
 
 

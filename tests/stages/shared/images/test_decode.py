@@ -235,16 +235,52 @@ def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpo
     assert quick.rgb.flags.c_contiguous
 
 
-def test_shrink_jpeg_changes_little_and_not_the_reported_size() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
-    content = encode(Image.fromarray(noise).resize((1600, 1200), Image.Resampling.BICUBIC), "JPEG", quality=90)
-    exact = decode_resized(content, LIMITS, lambda *_: (224, 224))
-    fast = decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=True)
-    assert (fast.width_px, fast.height_px) == (1600, 1200)
-    assert not np.array_equal(fast.rgb, exact.rgb)
-    difference = np.abs(fast.rgb.astype(int) - exact.rgb)
-    assert difference.max() <= 8  # in noise of saturated colours; 1 or 2 in smooth pictures
-    assert difference.mean() < 1
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(150, 100), (601, 50), (75, 100), (24, 24)])
+@pytest.mark.parametrize(
+    ("mode", "options"), [("RGB", {}), ("RGB", {"progressive": True}), ("L", {}), ("CMYK", {"quality": 100})]
+)
+def test_jpeg_is_decoded_smaller_where_less_is_wanted(
+    mode: str, options: dict[str, Any], size: tuple[int, int], orientation: int
+) -> None:
+    """A wide picture with one dark quarter, which stays where it was."""
+    upright = picture(403, 601)
+    upright[200:, 300:] //= 4
+    stored = upright.transpose(1, 0, 2) if orientation >= 5 else upright
+    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
+    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    given = {"quality": 95, "subsampling": 0, **options}
+    content = encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), "JPEG", exif=exif, **given)
+    exact, shrunk = (decode_resized(content, LIMITS, lambda *_: size, shrink_jpeg=on) for on in (False, True))
+    assert (shrunk.width_px, shrunk.height_px) == (601, 403)
+    assert shrunk.rgb.shape == (size[1], size[0], 3)
+    assert np.abs(shrunk.rgb.astype(int) - exact.rgb).mean() < 1
+    assert np.array_equal(shrunk.rgb, exact.rgb) == (size[0] == 601), "only what is not needed is left out"
+
+
+def test_the_last_pixels_of_a_smaller_jpeg_lie_partly_beyond_the_image() -> None:
+    """Of 1793 pixels 225 are left, and an eighth of the last one shows the image."""
+    pixels = np.zeros((1793, 1793, 3), np.uint8)
+    pixels[1700:, 1700:] = 255
+    content = encode(Image.fromarray(pixels), "JPEG", quality=95)
+    exact, shrunk = (decode_resized(content, LIMITS, lambda *_: (112, 112), shrink_jpeg=on) for on in (False, True))
+    assert np.abs(shrunk.rgb.astype(int) - exact.rgb).max() < 12
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (1, 600), (223, 224), (447, 447)])
+def test_small_jpegs_are_decoded_in_full(size: tuple[int, int]) -> None:
+    content = encode(Image.fromarray(picture(*size[::-1])), "JPEG")
+    exact, shrunk = (decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=on) for on in (False, True))
+    np.testing.assert_array_equal(shrunk.rgb, exact.rgb)
+
+
+def test_a_jpeg_that_ends_too_early_is_a_fault_in_any_size() -> None:
+    content = encode(Image.fromarray(picture(480, 640)), "JPEG")
+    for length in range(0, len(content) - 2, len(content) // 20):
+        with pytest.raises(RowFault):
+            decode_resized(content[:length], LIMITS, lambda *_: (24, 24), shrink_jpeg=True)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
