@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pkgutil import resolve_name
 from typing import Annotated, Any, Final
@@ -88,6 +89,8 @@ def _version(
 
 def main() -> None:
     """Entry point: known errors become one readable message and exit code 2; 1 where the work was done all the same."""
+    # The matrices of captions and maps are small: numpy's threads would cost more than they gain. Torch has its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except PhraseboxError as error:
