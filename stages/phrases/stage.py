@@ -122,24 +122,26 @@ class PhrasesStage(Stage):
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
         checked = [self._checked(record) for record in batch]
-        captions: list[tuple[int, str, Line | None]] = []
+        captions: list[tuple[int, str, Readable | Line]] = []
         for place, record in enumerate(checked):
             if record.error is None:
                 own = record.sample.captions
-                lines = [None if self.known is None else self.known.of(caption) for caption in own]
-                if self._nlp is None and any(line is None or line.language for line in lines):
+                texts = [(self.known and self.known.of(caption)) or readable(caption) for caption in own]
+                if self._nlp is None and any(isinstance(text, Readable) or text.language for text in texts):
                     self._load()
-                languages = (line.language if line else self.language(own[i]) for i, line in enumerate(lines))
+                languages = (
+                    self._languages.other(text.text) if isinstance(text, Readable) else text.language for text in texts
+                )
                 found = {index: language for index, language in enumerate(languages) if language}
                 kept, notes = self._languages.sorted_out(own, found) if found else (list(own), [])
-                captions += zip(range(len(own)), kept, lines, strict=True)
+                captions += zip(range(len(own)), kept, texts, strict=True)
                 checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
         phrases = self._phrases(captions)
         return [record if record.error is not None else self._filled(record, phrases) for record in checked]
 
     def language(self, caption: str) -> str | None:
         """Return the language of a caption if it is plainly not the parser's, see `Languages.other`."""
-        return self._languages.other(caption)
+        return self._languages.other(readable(caption).text)
 
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
         """The record with the phrases of its captions, which come next in `found`."""
@@ -154,18 +156,19 @@ class PhrasesStage(Stage):
             fault = fault.at(record.sample.source)
         return record if fault is None else replace(record, error=fault)
 
-    def _phrases(self, captions: Sequence[tuple[int, str, Line | None]]) -> Iterator[list[Phrase]]:
-        """The phrases of every caption, which comes with its index and line; "" for one that is left out."""
-        texts = [readable(caption) for _, caption, line in captions if line is None]
+    def _phrases(self, captions: Sequence[tuple[int, str, Readable | Line]]) -> Iterator[list[Phrase]]:
+        """The phrases of every caption, which comes with its index and text or line; "" for one that is left out."""
+        texts = [text.text for _, caption, text in captions if caption and isinstance(text, Readable)]
         if texts and len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
-        docs = self._nlp.pipe([text.text for text in texts], batch_size=self.config.batch_size) if texts else ()
-        parsed = zip(texts, docs, strict=True)
-        for index, caption, line in captions:
-            if line is None:
-                yield self._of_doc(index, caption, *next(parsed))
+        docs = iter(self._nlp.pipe(texts, batch_size=self.config.batch_size) if texts else ())
+        for index, caption, text in captions:
+            if not caption:
+                yield []
+            elif isinstance(text, Readable):
+                yield self._of_doc(index, caption, text, next(docs))
             else:
-                yield [replace(phrase, caption_index=index) for phrase in line.phrases] if caption else []
+                yield [replace(phrase, caption_index=index) for phrase in text.phrases]
 
     def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
         found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
@@ -201,9 +204,8 @@ class Languages:
     def __init__(self, parsed: str, kept: Sequence[str] | None) -> None:
         self._parsed, self._kept, self._identifier = parsed, kept, _identifier()
 
-    def other(self, caption: str) -> str | None:
-        """Return the ISO 639 code of a caption's language if it is plainly not the parser's, else None."""
-        text = readable(caption).text
+    def other(self, text: str) -> str | None:
+        """Return the ISO 639 code of a `Readable` text's language if it is plainly not the parser's, else None."""
         if self._parsed not in LANGUAGES or self._identifier.classify(text)[0] in (self._parsed, _NO_LANGUAGE):
             return None
         ranked: list[tuple[str, float]] = self._identifier.rank(text)
