@@ -75,6 +75,12 @@ def test_readable(caption, text):
     assert readable(caption).text == text
 
 
+@pytest.mark.parametrize("part", ["www.a", "x.jpg", "http://a", "a@b.c", "@a", "img 123", "x" * 101, "<b>", "&amp;"])
+@pytest.mark.parametrize("whole", ["{}", "a dog {}", "{} a dog", "a dog.{}", "'{}' dog, cat"])
+def test_what_is_no_word_is_removed_wherever_it_stands(part, whole):
+    assert part not in readable(whole.format(part)).text
+
+
 @given(ANY_TEXT)
 def test_readable_leads_back_to_the_caption(caption):
     result = readable(caption)

@@ -7,10 +7,36 @@ from stages.contract.errors import ConfigError
 from stages.phrases.filters import word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 from stages.phrases.parsed import Parsed
+from stages.phrases.stage import PhrasesConfig
 
 
 def test_only_the_components_that_are_needed_are_loaded(nlp):
     assert nlp.pipe_names == ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer"]
+
+
+def test_words_have_the_attributes_that_spacy_gives_them(nlp):
+    plain = spacy.load(PhrasesConfig().spacy_model, exclude=["ner"])
+    captions = [
+        "Someone's dog is running and that one isn't.",
+        "each of us, her dogs and  two others",
+        "",
+        "That dog ran",
+    ]
+
+    def attributes(pipeline):
+        return [[(word.pos_, word.lemma_, word.tag_, word.dep_) for word in doc] for doc in pipeline.pipe(captions * 2)]
+
+    assert attributes(nlp) == attributes(plain)
+
+
+@pytest.mark.parametrize(("openblas", "openmp", "expected"), [("1", "8", False), ("8", "1", True), (None, "1", False)])
+def test_numpy_multiplies_matrices_where_it_has_one_thread(openblas, openmp, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", openmp)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if openblas:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", openblas)
+    pipeline = load_pipeline(PhrasesConfig().spacy_model)
+    assert pipeline.get_pipe("tok2vec").model.ops.use_blis == expected
 
 
 def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
