@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import __version__
+from pipeline import __version__, cli
 from pipeline.cli import VERBS
 from pipeline.commands.options import OPTIONS
 from pipeline.commands.phrases import phrases_json
@@ -51,6 +51,16 @@ def test_help_lists_the_verbs_and_is_what_no_arguments_give() -> None:
     for _, out, err in (phrasebox("--help"), phrasebox()):
         assert all(f"  {verb} " in out + err for verb in VERBS)
     assert phrasebox("--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")])
+def test_numpy_has_one_thread_unless_told_otherwise(
+    given: dict[str, str], threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda: None)
+    monkeypatch.setattr(os, "environ", given)
+    cli.main()
+    assert given == {"OPENBLAS_NUM_THREADS": threads}
 
 
 @pytest.mark.parametrize(
