@@ -214,7 +214,7 @@ class Pools:
     most: int  # Model workers at most
     gpus: float  # GPU share of a model worker; 0 keeps it on the CPU
     threads: int  # CPU threads of a model worker
-    captions: int  # Maximum number of workers that parse captions and decode images
+    captions: int  # Maximum number of workers that parse captions and decode images; 0: the model's do it all
     resources: Mapping[str, float]  # Ray's custom resources that a model worker holds
     note: str = ""  # Advice for the user about the choice, else empty
 
@@ -236,9 +236,10 @@ def pools(
     """Choose the sizes of the pools of workers.
 
     Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node. Half of those that share this machine's cores start at once: each
-    takes seconds of a core to start, which the first images would wait for. Ray Data starts the others when more
-    batches wait than the first ones have in hand, which does not happen with a small input.
+    many threads, up to `CPU_MODEL_WORKERS` a node. With one thread each they do the work of caption workers, too. Half
+    of those that share this machine's cores start at once: each takes seconds of a core to start, which the first
+    images would wait for. Ray Data starts the others when more batches wait than the first ones have in hand, which
+    does not happen with a small input.
 
     Args:
         engine: The user's settings.
@@ -282,12 +283,14 @@ def pools(
     if gpus > 0:
         captions = min(captions, int(left * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
     most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
+    threads = threads or max(1, min(most_threads, (cores or cpus) // most))
+    does_all = gpus == 0 and threads == 1 and not segments
     return Pools(
         fewest=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         most=most,
         gpus=gpus,
-        threads=threads or max(1, min(most_threads, (cores or cpus) // most)),
-        captions=engine.cpu_workers or max(1, captions),
+        threads=threads,
+        captions=engine.cpu_workers or (0 if does_all else max(1, captions)),
         resources=engine.model_resources,
         note=note,
     )

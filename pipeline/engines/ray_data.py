@@ -2,7 +2,8 @@
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
-Regions that hold a segmenter are actors, too.
+Regions that hold a segmenter are actors, too. Model workers with one thread on a CPU do all but reading and writing:
+pixels and heat maps stay in one process, and no core waits for another.
 
 Batches travel as Arrow tables (`stages.contract.schema`). The tasks after the model write shards, and the driver notes
 them in the journal (`pipeline.output.journal`), which knows what is done. Actors and tasks are restarted and repeated
@@ -204,21 +205,26 @@ def _entries(
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
-        rows = rows.map_batches(
-            CaptionWorker,
-            fn_constructor_args=(ray.put(graph.before), ledger, code),
-            batch_size=call,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=1, max_size=chosen.captions),
-            num_cpus=1,
-        )
+        if chosen.captions:
+            rows = rows.map_batches(
+                CaptionWorker,
+                fn_constructor_args=(ray.put(graph.before), ledger, code),
+                batch_size=call,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=chosen.captions),
+                num_cpus=1,
+            )
         # Without it blocks would be cut by their bytes, and each would leave the model a remainder to fill up.
         rows = rows.repartition(target_num_rows_per_block=call, strict=True)
-        rows = _on_models(rows, _on(chosen, graph.model), chosen, call, chosen.fewest, ledger, code)
+        models: tuple[Stage, ...] = (_on(chosen, graph.model),)
         after: tuple[Stage, ...] = graph.after
+        if not chosen.captions:
+            models = (*graph.before, *models, *after)
+            after = ()
+        rows = _on_models(rows, models, chosen, call, chosen.fewest, ledger, code)
         if graph.segmenter is not None:
             after, cuts = (), graph.cuts.on_device(chosen.device)
-            rows = _on_models(rows, cuts, chosen, call, 1, ledger, code)
+            rows = _on_models(rows, (cuts,), chosen, call, 1, ledger, code)
         size = call if call <= per_file else batch
         rows = rows.map_batches(
             functools.partial(finish, after, ledger, batch, sink),
@@ -228,12 +234,14 @@ def _entries(
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _on_models(rows: Any, stage: Stage, chosen: Pools, call: int, fewest: int, ledger: Any, code: Code) -> Any:
-    """Rows after a stage that holds a model, by workers with the model's share of GPUs and CPUs."""
+def _on_models(
+    rows: Any, stages: Sequence[Stage], chosen: Pools, call: int, fewest: int, ledger: Any, code: Code
+) -> Any:
+    """Rows after stages that hold a model, by workers with the model's share of GPUs and CPUs."""
     overlapping = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
     return rows.map_batches(
         ModelWorker,
-        fn_constructor_args=(ray.put((stage,)), ledger, code, _environment(chosen, chosen.threads)),
+        fn_constructor_args=(ray.put(stages), ledger, code, _environment(chosen, chosen.threads)),
         batch_size=call,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(

@@ -148,7 +148,7 @@ class CaptionWorker(StageWorker):
 
 
 class ModelWorker(StageWorker):
-    """The stage that holds the model, or the regions stage where it holds a segmenter.
+    """The stage that holds the model, alone or with those around it, or the regions stage where it holds a segmenter.
 
     After a fault of its GPU a process can compute no more, but another one on the same GPU mostly can. So it dies,
     and its batch is repeated as after any other death.
