@@ -245,15 +245,22 @@ class _Computing:
             if not isinstance(fitted, str):
                 self.graph = with_presence(self.graph, fitted)
         self.folder.keep_presence(text, noted)
+        explained = self.explained_by(look)
         self.display.doing("loading the model")
         self.display.update(self.report)
-        # Other parts look at the same images, and workers that hold a segmenter get their images from the engine.
+        return self.graph, explained
+
+    def explained_by(self, look: FirstImages | None) -> Sequence[Record]:
+        """Return the records of the first look that become rows, and report what it has done for them.
+
+        There are none in a run of a part, because all parts look at the same images, or where regions need a segmenter.
+        """
         if look is None or not look.records or self.config.input.part is not None or self.graph.segmenter is not None:
-            return self.graph, ()
+            return ()
         for arguments in look.stages:
             self.report.stage(*arguments)
         written = self.folder.journal.keys
-        return self.graph, [record for record in look.records if not is_among(record.sample.key, written)]
+        return [record for record in look.records if not is_among(record.sample.key, written)]
 
 
 def _calibrated_by(graph: Graph) -> dict[str, Any]:
