@@ -70,7 +70,8 @@ def look_at_first(graph: Graph, shards: Sequence[Shard], *, fits: bool) -> First
     if fits and look.outside is not None and look.outside.in_regions:
         fitted = fit_to_first(graph, first_samples(graph.reader, shards, most_to_fit(samples_in(shards))))
         return replace(fitted, outside=look.outside)
-    look.images, look.records = len(records), records
+    look.images = len(records)
+    look.records = records
     return look
 
 
@@ -108,7 +109,9 @@ def _explained(
     graph: Graph, parsed: Sequence[Record], look: FirstImages, foreign: Mapping[int, Sequence[str]] | None = None
 ) -> tuple[list[Record], list[Signals]]:
     """The records with heat maps, and the signals of those that have some."""
-    todo, records, model = iter(parsed), list[Record](), graph.explains
+    todo = iter(parsed)
+    records: list[Record] = []
+    model = graph.explains
     with collecting(model, foreign) as signals:
         while batch := list(islice(todo, call_rows(model))):
             records += run_stages((graph.before[1], model), batch, look.note)
@@ -122,7 +125,8 @@ def _judged(records: Sequence[Record], signals: Sequence[Signals], presence: Pre
         if not record.heat_maps:
             yield record
             continue
-        maps, image = record.heat_maps, next(by_image)
+        maps = record.heat_maps
+        image = next(by_image)
         likely: Iterable[float | None] = repeat(None)
         if presence is not None:
             parts = (part[: len(maps)] for part in (image.texts, image.cosines, image.local))

@@ -234,11 +234,13 @@ def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple
 def collecting(model: ExplainStage, foreign: Mapping[int, Sequence[str]] | None = None) -> Iterator[list[Signals]]:
     """Yield the list in which a stage collects signals within the block; see `ExplainStage`."""
     signals: list[Signals] = []
-    model.signals, model.foreign = signals, foreign or {}
+    model.signals = signals
+    model.foreign = foreign or {}
     try:
         yield signals
     finally:
-        model.signals, model.foreign = None, {}
+        model.signals = None
+        model.foreign = {}
 
 
 def others_for(record: Record, pool: Sequence[tuple[int, Phrase]], most: int) -> list[Phrase]:

@@ -136,8 +136,9 @@ def run(
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
                 computing.make_rows(shards, found)
-        graph, outside, trust = computing.graph, computing.outside, computing.trust
+        graph = computing.graph
         config = graph.as_cut(computing.config)
+        trust = computing.trust
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
@@ -148,7 +149,7 @@ def run(
         model=model_in_words(config, graph) if graph.loads_model else NO_MODEL,
         scores=trust.in_words(graph, config, total),
         calibrated=trust.doubt is None,
-        differs=outside is not None,
+        differs=computing.outside is not None,
         extent=config.input.extent,
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
@@ -185,7 +186,8 @@ class _Computing:
 
     def make_rows(self, shards: Sequence[Shard], found: FormerRun) -> None:
         """Make the rows by the graph as it is then. Raise as an engine does."""
-        first, config = self.first_look(found), self.graph.as_cut(self.config)
+        first = self.first_look(found)
+        config = self.graph.as_cut(self.config)
         engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
 
     def on_progress(self, report: Report) -> None:

@@ -10,8 +10,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
@@ -98,15 +96,14 @@ def run(
 ) -> None:
     """See `pipeline.engines.Engine`."""
     report.expected = samples_in(shards)
-    written = folder.journal.keys
-    report.already = len(written)
+    report.already = len(folder.journal.keys)
     explained: Sequence[Record] = ()
     ready = (*graph.before, graph.model)
     with ExitStack() as stack:
         stack.enter_context(set_up(ready))
         if first is not None:
             graph, explained = first.decide(first.look(graph, first.shards))
-            written = np.sort([*written, *(record.sample.key for record in explained)])
+        written = folder.journal.keys_with(explained)
         stack.enter_context(set_up([stage for stage in graph.stages if stage not in ready]))
         # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
         writer = stack.enter_context(closing(ShardWriter(folder.data, config.output.rows_per_file)))

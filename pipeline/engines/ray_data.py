@@ -29,14 +29,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import RunConfig
 from pipeline.engines import CPU_MODEL_WORKERS, FirstLook, OnProgress
-from pipeline.engines.inline import batch_rows, call_rows, samples_in
+from pipeline.engines.inline import BATCH_ROWS, batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
 from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import (
@@ -123,13 +122,9 @@ def run(
         report.already = len(journal.keys)
         todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
         with watching(ledger, report, on_progress, len(shards), on_read):
-            keys = journal.keys
-            if explained:
-                keys = np.sort([*keys, *(record.sample.key for record in explained)])
-                finishing = ray.remote(max_retries=-1)(finish)
-                table, rows = records_to_table(explained), batch_rows(graph.model, chosen.device)
-                for entries in finishing.remote(graph.after, ledger, rows, _sink(folder, config), table):
-                    journal.add_shards(ray.get(entries))
+            for entries in _first_entries(graph, explained, _sink(folder, config), ledger):
+                journal.add_shards(entries)
+            keys = journal.keys_with(explained)
             done = ray.put(keys) if len(keys) else None
             if todo:
                 source = ShardSource(graph.reader, todo, ledger, done)
@@ -184,6 +179,14 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
     return {key: place for key, place in places.items() if is_local(place)}
 
 
+def _first_entries(graph: Graph, explained: Sequence[Record], sink: Sink, ledger: Any) -> Iterator[Any]:
+    """Make rows of what the first look has computed; yield the journal's entries of the shards."""
+    if explained:
+        finishing = ray.remote(max_retries=-1)(finish)
+        for entries in finishing.remote(graph.after, ledger, BATCH_ROWS, sink, records_to_table(explained)):
+            yield ray.get(entries)
+
+
 def _sink(folder: DatasetFolder, config: RunConfig) -> Sink:
     per_file = config.output.rows_per_file
     return Sink(
@@ -200,7 +203,8 @@ def _entries(
 ) -> Iterator[Any]:
     """Run the graph; yield the journal's entries of the shards as they are written."""
     batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
-    per_file, sink = config.output.rows_per_file, _sink(folder, config)
+    per_file = config.output.rows_per_file
+    sink = _sink(folder, config)
     with DataContext.current(_context(call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from pipeline.output.shards import in_threads, keys_of, names_in
 from stages.contract.errors import ResumeError, one_line
+from stages.contract.records import Record
 from stages.read import Shard
 from stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
@@ -95,6 +96,11 @@ class Journal:
     def attempt(self) -> int:
         """The number of this attempt at the run, from 1 on."""
         return _number(self.folder)
+
+    def keys_with(self, records: Sequence[Record]) -> NDArray[np.int64]:
+        """Return the keys of the samples that had rows before, and of these records, sorted."""
+        new = np.array([record.sample.key for record in records], np.int64)
+        return np.sort(np.concatenate([self.keys, new]))
 
     def add_shards(self, entries: Any) -> None:
         """Note shards; write the journal if it is time to. Raise OSError."""
