@@ -162,7 +162,8 @@ class NumberedRows:
             if (shard := self._shard_of(number)) is not None:
                 by_shard.setdefault(shard, set()).add(number)
         for shard, members in by_shard.items():
-            wanted, first = sorted(members), self._firsts[shard]
+            wanted = sorted(members)
+            first = self._firsts[shard]
             rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in wanted], columns)
             found.update(zip(wanted, rows, strict=True))
         return [found[number] for number in numbers if number in found]
@@ -207,7 +208,8 @@ def tables_in(
     names = {name.partition(".")[0] for name in columns}
     if missing := names - set(file.schema_arrow.names):
         raise pa.ArrowInvalid(f"it lacks the columns {sorted(missing)}")
-    size, first = batch_rows or (IMAGE_BATCH_ROWS if IMAGE_FIELD.name in names else BATCH_ROWS), 0
+    size = batch_rows or (IMAGE_BATCH_ROWS if IMAGE_FIELD.name in names else BATCH_ROWS)
+    first = 0
     options = {} if group is None else {"row_groups": [group]}
     for batch in file.iter_batches(batch_size=size, columns=list(columns), use_threads=threads, **options):
         yield first, pa.Table.from_batches([batch])

@@ -175,7 +175,8 @@ class Index:
             self._ready.set()
 
     def _build(self, on_progress: Callable[[int, int], None]) -> None:
-        first, waiting = 0, []
+        first = 0
+        waiting = []
         for path in self.dataset.shards:
             try:
                 with open_shard(path) as file:
@@ -252,7 +253,8 @@ class Index:
         It may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`), and Arrow
         tables that are given by name.
         """
-        hits, condition = _hits(search), search.region_condition()
+        hits = _hits(search)
+        condition = search.region_condition()
         regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
         if search.sample_condition() or search.status or search.reason:
             regions += " AND row IN (SELECT row FROM hit_samples)"

@@ -56,7 +56,8 @@ def signed(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_own(run: Mapping[str, Any]) -> bool:
     """Return whether this user, on this machine, has made the run."""
-    stored, expected = run.get("signature"), _signature(run)
+    stored = run.get("signature")
+    expected = _signature(run)
     return isinstance(stored, str) and expected is not None and hmac.compare_digest(stored.encode(), expected.encode())
 
 
@@ -186,7 +187,8 @@ class ImageSource:
 
         A name never leaves the root. Raise RowFault: missing_image, bad_location or image_too_large.
         """
-        name, url = row["file_name"], None
+        name = row["file_name"]
+        url = None
         embedded = (row.get("image") or {}).get("bytes")
         if embedded is None:
             if self.root is None:
@@ -211,7 +213,8 @@ def _root_of(dataset: Dataset, *, look: bool) -> str | None:
     source = config.get("input") if isinstance(config, dict) else None
     if not isinstance(source, dict) or source.get("kind") not in _WITH_ROOT:
         return None
-    root, path = source.get("image_root"), source.get("path")
+    root = source.get("image_root")
+    path = source.get("path")
     if root is None and isinstance(path, str):
         location = absolute(path)
         place = place_of(location)

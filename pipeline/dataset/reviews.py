@@ -149,7 +149,8 @@ def merged_answer(reviews: Iterable[Review]) -> Answer:
 
 def read_reviews(dataset: AnyPath) -> Reviews:
     """Return the reviews in a dataset's folder. Raise InputError for a file that is unreadable, or a link."""
-    reviews, lines = Reviews(), []
+    reviews = Reviews()
+    lines = []
     try:
         for path in found_in(dataset, FILES):
             latest = datetime.min.replace(tzinfo=UTC)
@@ -198,12 +199,14 @@ def find_regions(
 
     All rows are read, but only these fields. Raise InputError for a damaged shard.
     """
-    wanted, first = pa.array(sorted({key.annotation_id for key in keys}), pa.int64()), 0
+    wanted = pa.array(sorted({key.annotation_id for key in keys}), pa.int64())
+    first = 0
     columns = [REGION + name for name in dict.fromkeys(("id", "phrase", "bbox", *fields))]
     found: dict[RegionKey, FoundRegion] = {}
     for table in dataset.tables(columns, batch_rows=8 * BATCH_ROWS) if keys else ():
         annotations = table["annotations"].combine_chunks()
-        regions, owners = annotations.flatten(), pc.list_parent_indices(annotations)
+        regions = annotations.flatten()
+        owners = pc.list_parent_indices(annotations)
         for place in pc.indices_nonzero(pc.is_in(regions.field("id"), wanted)).to_pylist():
             if (key := RegionKey.of(one := regions[place].as_py())) in keys:
                 found[key] = FoundRegion(first + owners[place].as_py(), one)

@@ -86,7 +86,8 @@ class Selector:
         if self.selection.min_score <= 0 and self._connection is None:
             return table
         annotations = table["annotations"].combine_chunks()
-        owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
+        owners = pc.list_parent_indices(annotations)
+        regions = annotations.flatten()
         flat = None if self._connection is None else _flat(table, owners, regions, self.selection.marks)
         kept = self._kept(regions, flat)
         counts = np.bincount(owners.to_numpy()[kept], minlength=table.num_rows)
@@ -97,7 +98,8 @@ class Selector:
     def regions(self, table: Any, schema: Any) -> Any:
         """Return the chosen regions of a table with `CONDITION_COLUMNS`, in the columns of a `region_schema`."""
         annotations = table["annotations"].combine_chunks()
-        owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
+        owners = pc.list_parent_indices(annotations)
+        regions = annotations.flatten()
         flat = _flat(table, owners, regions, self.selection.marks)
         columns = [flat[name] if name in flat.column_names else regions.field(name) for name in schema.names]
         return pa.table(columns, schema=schema).filter(pa.array(self._kept(regions, flat)))
@@ -119,7 +121,8 @@ class Selector:
             # A relation has neither a name that a subquery could use nor room for a second statement.
             return then(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
-            known, text = ", ".join(REGION_COLUMNS.names), first_line(error)
+            known = ", ".join(REGION_COLUMNS.names)
+            text = first_line(error)
             hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
             raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {known})", key="where") from error
 
@@ -223,7 +226,8 @@ class Search(BaseModel):
 
     def condition(self) -> str:
         """Return both conditions in one, as `phrasebox export --where` takes it."""
-        region, sample = self.region_condition(), self.sample_condition()
+        region = self.region_condition()
+        sample = self.sample_condition()
         if region and sample and self.where.strip():
             region = f"(\n{region}\n)"  # on lines of its own, so that a comment at its end does not hide the rest
         return " AND ".join(filter(None, (region, sample)))

@@ -130,7 +130,8 @@ class Rows:
 def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
     """Yield the light columns of a folder's shards. Raise SchemaError for one that is damaged or lacks a column."""
     with no_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
-        sizes, first = sizes_in(shards[0].parent, "*.parquet") if shards else {}, 0
+        sizes = sizes_in(shards[0].parent, "*.parquet") if shards else {}
+        first = 0
         for some in together(shards, sizes, _BYTES_AT_ONCE, _SHARDS_AT_ONCE):
             rows.add(first, *pool.map(_columns_of, some))
             first += len(some)
@@ -141,7 +142,8 @@ def together(
     shards: Sequence[AnyPath], sizes: Mapping[AnyPath, int], most_bytes: int, most_shards: int | None = None
 ) -> list[list[AnyPath]]:
     """Return the shards in order, in groups of at most so many bytes and shards; a larger shard is a group alone."""
-    groups, room = list[list[AnyPath]](), 0
+    groups = list[list[AnyPath]]()
+    room = 0
     for shard in shards:
         if not groups or sizes[shard] > room or len(groups[-1]) == most_shards:
             groups.append([])

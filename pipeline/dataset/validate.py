@@ -221,7 +221,8 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
 
 
 def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
-    named, mapped = [one["phrase"] for one in row["phrases"]], [one["phrase"] for one in row["heat_maps"]]
+    named = [one["phrase"] for one in row["phrases"]]
+    mapped = [one["phrase"] for one in row["heat_maps"]]
     if len(named) != row["phrase_count"]:
         yield f"phrase_count is {row['phrase_count']} but there are {len(named)} phrases"
     if row["error"] is None and mapped != list(dict.fromkeys(named)):
@@ -236,7 +237,8 @@ def _span_problems(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     if len(entry["span"]) != 2 or None in entry["span"]:
         yield f"span {entry['span']} has not two numbers"
         return
-    (start, end), index = entry["span"], entry["caption_index"]
+    start, end = entry["span"]
+    index = entry["caption_index"]
     if not 0 <= index < len(row["captions"]):
         yield f"caption_index {index} but there are {len(row['captions'])} captions"
         return

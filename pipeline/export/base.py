@@ -114,7 +114,8 @@ class Categories:
         for (name, head), _ in sorted(counts.items(), key=lambda counted: (counted[0][0], -counted[1], counted[0][1])):
             if totals[name] >= min_count:
                 heads.setdefault(name, head)
-        self.names, self.heads = [*heads], [*heads.values()]
+        self.names = [*heads]
+        self.heads = [*heads.values()]
         self._index = {name: index for index, name in enumerate(self.names)}
         self.name_of = itemgetter(naming)
 
@@ -212,7 +213,8 @@ class Exporter(ABC):
     config_type: ClassVar[type[FormatConfig]] = FormatConfig
 
     def __init__(self, config: Any, job: ExportJob) -> None:
-        self.config, self.job = config, job
+        self.config = config
+        self.job = job
         self._writers: list[Any] = []
         self._image_names: ImageNames | None = None
         self._renamed: Any = None

@@ -64,7 +64,8 @@ def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
     from stages.shared.model.clip import TextCache, templates_of  # noqa: PLC0415
     from stages.shared.model.load import load, usable_model  # noqa: PLC0415
 
-    manifest, names = job.dataset.manifest, job.categories.names
+    manifest = job.dataset.manifest
+    names = job.categories.names
     if named is None:
         check_named(job.dataset, MODEL)
     config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))

@@ -50,7 +50,8 @@ class Corrected:
                 regions = [
                     [self._corrected(region, corrections) for region in row or ()] for row in annotations.to_pylist()
                 ]
-                place, name = table.column_names.index("annotations"), table.schema.field("annotations")
+                place = table.column_names.index("annotations")
+                name = table.schema.field("annotations")
                 table = table.set_column(place, name, pa.array(regions, annotations.type))  # noqa: PLW2901
             notes[UNKNOWN] -= len(corrections)
             rows = selector.choose(table).to_pylist()
@@ -83,8 +84,10 @@ def moved(region: dict[str, Any], box_xywh_px: Box) -> tuple[dict[str, Any], str
     mask = mask_of(region)
     height, width = mask.shape
     x0, y0, x1, y1 = map(round, xywh_to_xyxy(box_xywh_px))
-    x0, y0 = min(x0, width - 1), min(y0, height - 1)
-    x1, y1 = max(x0 + 1, min(x1, width)), max(y0 + 1, min(y1, height))
+    x0 = min(x0, width - 1)
+    y0 = min(y0, height - 1)
+    x1 = max(x0 + 1, min(x1, width))
+    y1 = max(y0 + 1, min(y1, height))
     inside = np.zeros_like(mask)
     cut = mask[y0:y1, x0:x1]
     places = np.argwhere(cut)

@@ -76,7 +76,8 @@ def export_dataset(
             names images outside its folder.
         InputError: A shard is damaged, the image root is no folder, or none of the images can be read.
     """
-    format_, name = request.exporter, request.exporter.name
+    format_ = request.exporter
+    name = request.exporter.name
     config = format_.config_type() if request.config is None else request.config
     naming = format_.naming(config)
     per = request.per or format_.usual_per(config)

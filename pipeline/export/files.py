@@ -236,7 +236,9 @@ class ParquetParts:
     """
 
     def __init__(self, folder: ExportFolder, split: str, schema: Any, per_file: int, per_group: int) -> None:
-        self._folder, self._split, self._schema = folder, split, schema
+        self._folder = folder
+        self._split = split
+        self._schema = schema
         self._rows: list[Mapping[str, Any]] = []
         self._files: list[str] = []
         self._writer = RollingParquet(self._file, rows_per_file=per_file, rows_per_group=per_group)

@@ -83,7 +83,8 @@ class Grit(Exporter):
 
 def _chunk(region: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
     x0, y0, x1, y1 = xywh_to_xyxy(region["bbox"])
-    width, height = row["width"], row["height"]
+    width = row["width"]
+    height = row["height"]
     return [*region["span"], x0 / width, y0 / height, x1 / width, y1 / height, shortest(region["score"])]
 
 

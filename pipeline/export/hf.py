@@ -77,12 +77,15 @@ class Hf(Exporter):
         self._labels = len(job.categories.names) <= MOST_LABELS
         if not self._labels:
             job.report.notes[AS_TEXT] += len(job.categories.names)
-        schema, rows = _schema(job.categories.names if self._labels else None), config.rows_per_file
+        schema = _schema(job.categories.names if self._labels else None)
+        rows = config.rows_per_file
         self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, schema, rows, _ROWS_PER_GROUP))
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
-        row, image, regions = sample.row, sample.encoded, sample.regions
+        row = sample.row
+        image = sample.encoded
+        regions = sample.regions
         stored = _OBJECTS.keys() - {"category", "segmentation"}
         category = self.job.categories.index_of if self._labels else self.job.categories.name_of
         self._parts[sample.split].add(

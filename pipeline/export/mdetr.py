@@ -57,7 +57,9 @@ class Mdetr(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample: an entry for each of its texts."""
-        row, file, file_name = sample.row, self._files[sample.split], self.image_name(sample)
+        row = sample.row
+        file = self._files[sample.split]
+        file_name = self.image_name(sample)
         # A caption without regions beside one with regions would be a picture without objects.
         for index, caption, regions in sample.texts():
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")

@@ -75,7 +75,9 @@ class Odvg(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
-        row, categories, file = sample.row, self.job.categories, self._files[sample.split]
+        row = sample.row
+        categories = self.job.categories
+        file = self._files[sample.split]
         start = {"filename": self.image_name(sample), "height": row["height"], "width": row["width"]}
         if self.config.form == "detection":
             instances = [
@@ -96,5 +98,6 @@ class Odvg(Exporter):
 
 
 def _region(region: Mapping[str, Any], **named: Any) -> dict[str, Any]:
-    box, score = list(xywh_to_xyxy(region["bbox"])), shortest(region["score"])
+    box = list(xywh_to_xyxy(region["bbox"]))
+    score = shortest(region["score"])
     return {"bbox": box, **named, "segmentation": region["segmentation"], "score": score}

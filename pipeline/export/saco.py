@@ -82,13 +82,16 @@ class Saco(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample: an entry for each of its phrases."""
-        file, file_name, row = self._files[sample.split], self.image_name(sample), sample.row
+        file = self._files[sample.split]
+        file_name = self.image_name(sample)
+        row = sample.row
         present: dict[str, list[dict[str, Any]]] = {}
         different = self.written(sample)
         self.job.report.notes[SAID_TWICE] += len(sample.regions) - len(different)
         for region in different:
             present.setdefault(region["phrase"], []).append(region)
-        width, height = row["width"], row["height"]
+        width = row["width"]
+        height = row["height"]
         for regions in present.values():
             pair = self._pair(sample, file_name, regions[0])
             file.image(pair)

@@ -41,7 +41,8 @@ class Webdataset(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
-        row, image = sample.row, sample.encoded
+        row = sample.row
+        image = sample.encoded
         described: dict[str, Any] = {
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "absent": absent_phrases(row),
@@ -59,7 +60,9 @@ class _Tars:
     """The tars of one split, one open at a time. A split without samples has one empty tar."""
 
     def __init__(self, folder: ExportFolder, split: str, samples_per_file: int) -> None:
-        self._folder, self._split, self._most = folder, split, samples_per_file
+        self._folder = folder
+        self._split = split
+        self._most = samples_per_file
         self._samples = 0
         self._tar: Any = None
 

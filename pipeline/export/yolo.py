@@ -58,7 +58,8 @@ class Yolo(Exporter):
         super().__init__(config, job)
         for split in job.splits:
             job.folder.make(f"labels/{split}")
-        lines, last = [f"{split}: images/{split}\n" for split in job.splits], job.splits[-1]
+        lines = [f"{split}: images/{split}\n" for split in job.splits]
+        last = job.splits[-1]
         for needed in [split for split in ("train", "val") if split not in job.splits]:
             # Ultralytics rejects a file without them.
             lines.append(f"{needed}: images/{last}\n")
@@ -97,7 +98,8 @@ def joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     x, y, w, h = region["bbox"]
-    width, height = row["width"], row["height"]
+    width = row["width"]
+    height = row["height"]
     return _numbers(np.array([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]))
 
 

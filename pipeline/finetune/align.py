@@ -38,7 +38,8 @@ class Align(Recipe[AlignConfig]):
 
     def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
-        student, config = self.student, self.config
+        student = self.student
+        config = self.config
         rgb = batch.rgb.to(student.device)
         seen = student.see(rgb, residual=config.residual)
         regions = ranks.everyone(student.regions(seen, rgb, batch.rois))

@@ -45,7 +45,8 @@ class Clim(Recipe[ClimConfig]):
 
     def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
-        student, config = self.student, self.config
+        student = self.student
+        config = self.config
         rgb = batch.rgb.to(student.device)
         terms: Terms = {}
         if config.caption_weight:
@@ -65,7 +66,8 @@ def mosaics(rgb: Tensor, side: int) -> tuple[Tensor, Tensor]:
     Images that fill no whole mosaic are left out. Return mosaics of the images' size, and the cells as boxes, float
     (cells, 5): mosaic, x0, y0, x1, y1 in px. Where the sides are no multiples, some cells are a pixel larger.
     """
-    count, (height, width) = len(rgb) // side**2, rgb.shape[1:3]
+    count = len(rgb) // side**2
+    height, width = rgb.shape[1:3]
     x, y = (torch.linspace(0, length, side + 1).round().int().tolist() for length in (width, height))
     canvas = rgb.new_zeros(count, height, width, 3)
     rois = []
@@ -73,7 +75,10 @@ def mosaics(rgb: Tensor, side: int) -> tuple[Tensor, Tensor]:
     for mosaic in range(count):
         for cell in range(side**2):
             row, column = divmod(cell, side)
-            top, bottom, left, right = y[row], y[row + 1], x[column], x[column + 1]
+            top = y[row]
+            bottom = y[row + 1]
+            left = x[column]
+            right = x[column + 1]
             image = pixels[mosaic * side**2 + cell : mosaic * side**2 + cell + 1]
             small = F.interpolate(image, (bottom - top, right - left), mode="bilinear", antialias=True)
             canvas[mosaic, top:bottom, left:right] = small[0].round().clamp(0, 255).permute(1, 2, 0).to(rgb.dtype)

@@ -50,7 +50,8 @@ class TrainingFolder:
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
-        path, before = self.path / LATEST, self.path / PREVIOUS
+        path = self.path / LATEST
+        before = self.path / PREVIOUS
         path = path if path.exists() else before  # killed between two renames
         if not path.exists():
             return None

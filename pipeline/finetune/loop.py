@@ -81,7 +81,8 @@ def finetune(
             training = FineTuning(config, described, tokenizer, device, ranks, material, saved)
         if say is not None and ranks.leads:
             say(training.described())
-        begun, saved = time.monotonic(), None
+        begun = time.monotonic()
+        saved = None
         try:
             training.run(on_step, fresh=fresh)
         except torch.OutOfMemoryError as error:
@@ -148,8 +149,12 @@ class FineTuning:
         material: TuningData,
         saved: dict[str, Any] | None,
     ) -> None:
-        self.config, self.model, self.material, self.device = config, described, material, device
-        self.folder, self.ranks = TrainingFolder(config.out), ranks
+        self.config = config
+        self.model = described
+        self.material = material
+        self.device = device
+        self.folder = TrainingFolder(config.out)
+        self.ranks = ranks
         self.steps, self.step = max(1, round(config.epochs * material.steps_per_epoch)), 0  # all, and those taken
         self.means: dict[str, float] = {}  # losses of the last line of the log
         self._saved_s = time.monotonic()
@@ -190,7 +195,8 @@ class FineTuning:
 
     def described(self) -> str:
         """Return one sentence about the training that is about to begin or to resume."""
-        config, learning = self.config, sum(parameter.numel() for parameter in self._learning)
+        config = self.config
+        learning = sum(parameter.numel() for parameter in self._learning)
         begins = f"resumes at step {self.step:,}" if self.step else "begins"
         together = f" on {self.ranks.size} ranks" if self.ranks.size > 1 else ""
         return (
@@ -245,7 +251,8 @@ class FineTuning:
         return {"loss": loss.detach(), **{name: term.detach() for name, (_, term) in terms.items()}}
 
     def _log(self) -> None:
-        losses, self._unlogged = self._unlogged, []
+        losses = self._unlogged
+        self._unlogged = []
         means = {name: torch.stack([each[name].cpu() for each in losses]).mean() for name in losses[0]}
         self.means = {name: round(float(mean), 5) for name, mean in means.items()}
         if self.ranks.leads:
@@ -271,7 +278,9 @@ class FineTuning:
         for name, parameter in self.recipe.own_parameters():
             parameter.data.copy_(saved["recipe"][name])
         self.optimiser.load_state_dict(saved["optimiser"])
-        self.step, self._log_bytes, self._unlogged = saved["step"], saved["log_bytes"], saved["unlogged"]
+        self.step = saved["step"]
+        self._log_bytes = saved["log_bytes"]
+        self._unlogged = saved["unlogged"]
         if self.ranks.leads:
             self.folder.cut_log(self._log_bytes)
 
@@ -293,7 +302,8 @@ class FineTuning:
 
     def _written(self) -> dict[str, Tensor]:
         """Return the weights to write: those learned, mixed with those of the start if the settings say so."""
-        share, state = self.config.interpolate, self.student.module.state_dict()
+        share = self.config.interpolate
+        state = self.student.module.state_dict()
         if share < 1:
             state = {
                 name: torch.lerp(self._start[name].float(), value, share) if value.is_floating_point() else value
@@ -303,7 +313,8 @@ class FineTuning:
 
     def _write_settings(self, folder: Path) -> None:
         """Write the model's configuration as open_clip has it, and its vocabulary if it has one of its own."""
-        architecture, spec = copy.deepcopy(self.model.architecture), self.model.input
+        architecture = copy.deepcopy(self.model.architecture)
+        spec = self.model.input
         options = architecture["text_cfg"].get("tokenizer_kwargs") or {}
         if self.model.folder is not None and "bpe_path" in options:
             shutil.copyfile(self.model.folder / options["bpe_path"], folder / VOCABULARY)
@@ -330,7 +341,8 @@ class FineTuning:
         )
 
     def _card(self) -> str:
-        config, lines = self.config, self.folder.lines()
+        config = self.config
+        lines = self.folder.lines()
         names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "learning_rate")]
         shown = [lines[0], *lines[1:-1:10], lines[-1]] if len(lines) > 1 else lines
         table = "\n".join(" | ".join([f"| {row['step']:,}", *(f"{row[n]:.3f}" for n in names)]) + " |" for row in shown)

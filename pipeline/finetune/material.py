@@ -40,7 +40,9 @@ class TuningData:
     """
 
     def __init__(self, config: DataConfig, *, side_px: int, seed: int, batch_size: int) -> None:
-        self.config, self.seed, self.batch_size = config, seed, batch_size
+        self.config = config
+        self.seed = seed
+        self.batch_size = batch_size
         self._rows = RegionDataset(
             config.path,
             Contents(square_px=side_px, image_root=config.image_root),

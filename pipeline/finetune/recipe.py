@@ -88,7 +88,8 @@ class Recipe(ABC, Generic[ConfigT]):
     needs_regions: ClassVar[bool] = False  # whether a dataset without regions is rejected
 
     def __init__(self, config: ConfigT, student: Student) -> None:
-        self.config, self.student = config, student
+        self.config = config
+        self.student = student
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters, with names, that the recipe learns beside the model's; they are not exported."""

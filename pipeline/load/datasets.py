@@ -133,7 +133,8 @@ class RegionStream(_Images, IterableDataset[Any]):
         for first in range(start, stop, self._options.shuffle_rows):
             window = list(islice(entries, self._options.shuffle_rows))
             for index in self._order(len(window), epoch, first):
-                row, window[index] = window[index], None
+                row = window[index]
+                window[index] = None
                 if row is not None:
                     yield from self._sample(row)
 
@@ -251,7 +252,8 @@ class RegionDataset(_Images, TorchDataset[Any]):
 
 def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
     """Yield the samples, with another sample in the place of each None. Raise InputError if there is no other."""
-    owed, last = 0, None
+    owed = 0
+    last = None
     for sample in samples:
         owed += 1
         if sample is not None:
@@ -293,7 +295,8 @@ def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int,
     """Yield (group, first, last), which make positions `start` to `stop` of a sequence of groups with `sizes` rows."""
     offset = 0
     for number, size in enumerate(sizes):
-        first, last = max(0, start - offset), min(size, stop - offset)
+        first = max(0, start - offset)
+        last = min(size, stop - offset)
         if first < last:
             yield number, first, last
         offset += size

@@ -124,7 +124,8 @@ def add_runs(rows: Sequence[dict[str, Any]]) -> None:
         ends, starts = runs_of([Rle(size_hw=tuple(code["size"]), counts=code["counts"]) for code in codes])
         for row in part:
             count = len(row["annotations"] or ())
-            own, starts = starts[: count + 1], starts[count:]
+            own = starts[: count + 1]
+            starts = starts[count:]
             row["runs"] = ends[own[0] : own[-1]], own - own[0]
 
 
@@ -143,14 +144,20 @@ def grid_shares(
     x, y = np.divmod(ends, size_hw[0])
     for number in range(len(shares)):
         # Ends of runs alternate: the inside begins, the inside ends. An odd last one is the end of the image.
-        first, last = starts[number], starts[number + 1] - (starts[number + 1] - starts[number]) % 2
-        x0, y0, x1, y1 = x[first:last:2], y[first:last:2], x[first + 1 : last : 2], y[first + 1 : last : 2]
+        first = starts[number]
+        last = starts[number + 1] - (starts[number + 1] - starts[number]) % 2
+        x0 = x[first:last:2]
+        y0 = y[first:last:2]
+        x1 = x[first + 1 : last : 2]
+        y1 = y[first + 1 : last : 2]
         heights = above.take(y1, axis=0)
         heights -= above.take(y0, axis=0)
         shares[number] = heights.T @ at.take(x0, axis=0)
         crossing = np.flatnonzero(x0 != x1)
         if len(crossing):  # few runs do, in most masks
-            x0, x1, y1 = x0[crossing], x1[crossing], y1[crossing]
+            x0 = x0[crossing]
+            x1 = x1[crossing]
+            y1 = y1[crossing]
             shares[number] += above.take(y1, axis=0).T @ (at.take(x1, axis=0) - at.take(x0, axis=0))
             shares[number] += (left.take(x1, axis=0) - left.take(x0, axis=0)).sum(axis=0)
     return shares.clip(0, 1, out=shares)
@@ -163,7 +170,8 @@ def pixels_of(
 
     They are stretched to the size `wanted_hw`; each pixel takes the value at its centre.
     """
-    (h, w), number = size_hw, len(starts) - 1
+    h, w = size_hw
+    number = len(starts) - 1
     if not number:
         return np.zeros((0, *wanted_hw), np.bool_)
     lengths = np.diff(ends, prepend=0)
@@ -181,7 +189,8 @@ def _tables(size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> tuple[NDArray
     """For each x, the share of every grid column left of it (w + 1, grid_w), and that which pixel column x covers; for
     each y, the share of every grid row above it (h, grid_h).
     """
-    (h, w), (grid_h, grid_w) = size_hw, grid_hw
+    h, w = size_hw
+    grid_h, grid_w = grid_hw
     left = (np.arange(w + 1)[:, None] * (grid_w / w) - np.arange(grid_w)).clip(0, 1)
     at = np.concatenate([np.diff(left, axis=0), np.zeros((1, grid_w))])
     above = (np.arange(h)[:, None] * (grid_h / h) - np.arange(grid_h)).clip(0, 1)

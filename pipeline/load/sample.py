@@ -151,7 +151,9 @@ class SampleMaker:
     """Tables of rows -> samples. Each process that uses it makes its own selector."""
 
     def __init__(self, dataset: Dataset, contents: Contents, options: LoadOptions) -> None:
-        self.dataset, self.contents, self.options = dataset, contents, options
+        self.dataset = dataset
+        self.contents = contents
+        self.options = options
         self._selection: Selection = dataset.selection(options.where, min_score=options.min_score)
         Selector(self._selection)  # checks the condition
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
@@ -174,7 +176,8 @@ class SampleMaker:
         """This process's own: a connection of DuckDB does not survive a fork."""
         if self._selector is None or self._process != os.getpid():
             _INHERITED.append(self._selector)
-            self._selector, self._process = Selector(self._selection), os.getpid()
+            self._selector = Selector(self._selection)
+            self._process = os.getpid()
         return self._selector
 
     def choose(self, table: Any) -> tuple[Any, Any]:
@@ -217,8 +220,10 @@ class SampleMaker:
         return sample if contents.transform is None else contents.transform(sample)
 
     def _annotations(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        contents, regions = self.contents, row["annotations"] or []
-        height, width = row["height"], row["width"]
+        contents = self.contents
+        regions = row["annotations"] or []
+        height = row["height"]
+        width = row["width"]
         h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
 
         def numbers(name: str, kind: torch.dtype, *shape: int) -> Tensor:
@@ -250,11 +255,13 @@ class SampleMaker:
         return sample
 
     def _image(self, row: Mapping[str, Any]) -> Any:
-        contents, side = self.contents, self.contents.square_px
+        contents = self.contents
+        side = self.contents.square_px
         content = self.source.load(row)
         decoded = decode_resized(content, contents.limits, lambda w, h: (w, h) if side is None else (side, side))
         if (decoded.width_px, decoded.height_px) != (row["width"], row["height"]):
-            size, found_in = f"{decoded.width_px} x {decoded.height_px}", f"{row['width']} x {row['height']}"
+            size = f"{decoded.width_px} x {decoded.height_px}"
+            found_in = f"{row['width']} x {row['height']}"
             raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {found_in}")
         return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
 

@@ -177,11 +177,13 @@ def _name_group(
     rng: np.random.Generator, things: Sequence[DrawnThing], group: Sequence[int], *, kind_only: bool = True
 ) -> Name:
     """Name things of one kind and colour; sometimes every thing of the kind, without a colour: more than the group."""
-    kind, colour = things[group[0]].kind, things[group[0]].colour
+    kind = things[group[0]].kind
+    colour = things[group[0]].colour
     objects = tuple(group)
     named_colour: str | None = colour
     if kind_only and rng.random() < 0.16:
-        named_colour, objects = None, tuple(k for k, thing in enumerate(things) if thing.kind == kind)
+        named_colour = None
+        objects = tuple(k for k, thing in enumerate(things) if thing.kind == kind)
     words = [colour] if named_colour else []
     sizes = [things[k].size_rel for k in objects]
     if rng.random() < 0.22:
@@ -205,7 +207,8 @@ def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name
     pairs = {(thing.kind, thing.colour) for thing in things}
     like = _pick(rng, things)
     while True:
-        kind, colour = _pick(rng, KINDS), _pick(rng, COLOUR_NAMES)
+        kind = _pick(rng, KINDS)
+        colour = _pick(rng, COLOUR_NAMES)
         chance = rng.random()
         if chance < 0.3:
             kind = like.kind
@@ -235,7 +238,8 @@ def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
 
 def _fill(template: str, names: Sequence[Name]) -> Caption:
     """Put the names into "{0}", "{1}", ... and note where each stands."""
-    text, mentions = "", []
+    text = ""
+    mentions = []
     for before, slot, _, _ in Formatter().parse(template):
         text += before
         if slot is not None:

@@ -39,8 +39,10 @@ def _ellipse(
 ) -> Outline:
     steps = max(6, round(22 * (stop - start) / 360.0))
     t = np.radians(np.linspace(start, stop, steps, endpoint=stop - start < 360.0))
-    px, py = rx * np.cos(t), ry * np.sin(t)
-    c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+    px = rx * np.cos(t)
+    py = ry * np.sin(t)
+    c = math.cos(math.radians(tilt))
+    s = math.sin(math.radians(tilt))
     return np.stack([x + c * px - s * py, y + s * px + c * py], axis=1).astype(np.float32)
 
 
@@ -50,7 +52,8 @@ def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Outline:
 
 def _bar(x0: float, y0: float, x1: float, y1: float, width: float) -> Outline:
     length = math.hypot(x1 - x0, y1 - y0)
-    nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
+    nx = -(y1 - y0) / length * width / 2
+    ny = (x1 - x0) / length * width / 2
     corners = [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]
     return np.array(corners, dtype=np.float32)
 
@@ -63,7 +66,8 @@ def _star(points: float, inner: float) -> Outline:
 
 def _petal(number: float, of: float) -> Outline:
     angle = 360.0 * number / of - 90
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    c = math.cos(math.radians(angle))
+    s = math.sin(math.radians(angle))
     return _ellipse(0.5 * c, -0.35 + 0.5 * s, 0.36, 0.25, tilt=angle)
 
 
@@ -78,7 +82,8 @@ def _heart() -> Outline:
 def _crescent() -> Outline:
     """A waning moon of radius 1, open to the right."""
     outer = _ellipse(0, 0, 1, 1, start=50, stop=310)
-    x1, y1 = float(outer[-1, 0]), float(outer[-1, 1])
+    x1 = float(outer[-1, 0])
+    y1 = float(outer[-1, 1])
     radius = math.hypot(x1 - 0.55, y1)
     half = math.degrees(math.atan2(-y1, x1 - 0.55))
     inner = _ellipse(0.55, 0, radius, radius, start=half, stop=360 - half)
@@ -129,8 +134,10 @@ def shapes() -> dict[str, tuple[ShapePart, ...]]:
 
 def _centred(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
     points = np.concatenate([outline for part in parts for outline in part.outlines])
-    low, high = points.min(axis=0), points.max(axis=0)
-    centre, side = (low + high) / 2, float((high - low).max())
+    low = points.min(axis=0)
+    high = points.max(axis=0)
+    centre = (low + high) / 2
+    side = float((high - low).max())
     return tuple(
         part._replace(outlines=tuple(((each - centre) / side).astype(np.float32) for each in part.outlines))
         for part in parts
@@ -191,7 +198,8 @@ def _pattern(rng: np.random.Generator, side_px: int) -> ImageU8:
     angle = rng.uniform(0, np.pi)
     period = rng.uniform(0.06, 0.3) * side_px
     ramp = np.arange(side_px, dtype=np.float32) * np.float32(2 * np.pi / period)
-    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    c = np.float32(np.cos(angle))
+    s = np.float32(np.sin(angle))
     wave = np.sin(ramp[None, :] * c + ramp[:, None] * s)
     if rng.random() < 0.5:
         wave = wave * np.sin(ramp[:, None] * c - ramp[None, :] * s)
@@ -210,7 +218,8 @@ def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
     styles = rng.random(count)
     for k in range(count):
         x0, y0, x1, y1 = (int(v) for v in points[k])
-        a, b = int(sizes[k, 0]) + 1, int(sizes[k, 1]) + 1
+        a = int(sizes[k, 0]) + 1
+        b = int(sizes[k, 1]) + 1
         if styles[k] < 0.45:
             cv2.line(image, (x0, y0), (x1, y1), colours[k], max(1, b // 4), cv2.LINE_AA)
         elif styles[k] < 0.75:
@@ -224,12 +233,15 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
     mean = np.array(COLOURS[colour], dtype=np.float64)
     gain = rng.uniform(0.86, 1.12)
     main = np.clip(mean * gain + rng.normal(0.0, 7.0, size=3), 4, 252)
-    dark, light = main * 0.66, main + (255 - main) * 0.45
+    dark = main * 0.66
+    light = main + (255 - main) * 0.45
     if colour == "black":
-        dark, light = main + 22, main + 48
+        dark = main + 22
+        light = main + 48
     elif colour == "white":
         main = np.clip(main, 226, 252)
-        dark, light = main * 0.84, main * 0.93
+        dark = main * 0.84
+        light = main * 0.93
     ink = np.full(3, rng.uniform(30, 62))
     glass = rng.uniform(205, 235) + np.array([-12.0, 0.0, 10.0])
 
@@ -260,7 +272,8 @@ def silhouette_bounds(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float
     """Return the bounds (x0, y0, x1, y1) in pixels of a placed shape, before occlusion and cuts at the border."""
     points = np.concatenate([outline for part in shapes()[kind] for outline in part.outlines])
     placed = points @ matrix[:, :2].T + matrix[:, 2]
-    (x0, y0), (x1, y1) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
+    x0, y0 = placed.min(axis=0).tolist()
+    x1, y1 = placed.max(axis=0).tolist()
     return x0, y0, x1, y1
 
 

@@ -194,12 +194,15 @@ def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: in
     turn = float(rng.uniform(-30.0, 30.0)) if rng.random() < 0.85 else float(rng.uniform(-180.0, 180.0))
     stretch = float(rng.uniform(0.85, 1.0))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    c = np.cos(np.radians(turn))
+    s = np.sin(np.radians(turn))
     wide = rng.random() < 0.5
-    sx, sy = size_rel * side_px * (1.0 if wide else stretch), size_rel * side_px * (stretch if wide else 1.0)
+    sx = size_rel * side_px * (1.0 if wide else stretch)
+    sy = size_rel * side_px * (stretch if wide else 1.0)
     matrix = np.array([[c * sx * mirror, -s * sy, 0.0], [s * sx * mirror, c * sy, 0.0]], dtype=np.float32)
     x0, y0, x1, y1 = silhouette_bounds(kind, matrix)
-    room_x, room_y = max(side_px - (x1 - x0), 1.0), max(side_px - (y1 - y0), 1.0)
+    room_x = max(side_px - (x1 - x0), 1.0)
+    room_y = max(side_px - (y1 - y0), 1.0)
     matrix[0, 2] = _place(rng) * room_x - x0
     matrix[1, 2] = _place(rng) * room_y - y0
     return matrix

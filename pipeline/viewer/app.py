@@ -148,7 +148,8 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
         try:
             needs_index = search != Search() or request.url.path == "/stats"
             if needs_index and not pages.index.wait(WAIT_SECONDS):
-                done, total = pages.index.done, len(pages.dataset.shards)
+                done = pages.index.done
+                total = len(pages.dataset.shards)
                 text = f"Filters, orders and figures need all shards. {done:,} of {total:,} have been read."
                 return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
             return HTMLResponse(view(search, request))
@@ -171,7 +172,8 @@ def _number(request: Request, name: str, default: int, most: int = 10**12) -> in
 
 
 def _sample(search: Search, request: Request) -> str:
-    pages, image_id = _viewer(request).pages, request.path_params["id"]
+    pages = _viewer(request).pages
+    image_id = request.path_params["id"]
     row = _number(request, "row", -1)
     if pages.rows.rows_at([row], ["id"]) != [{"id": image_id}]:  # a link from elsewhere: only the id counts
         pages.index.wait(60)
@@ -183,7 +185,8 @@ def _sample(search: Search, request: Request) -> str:
 
 
 def _image(request: Request) -> Response:
-    pages, side = _viewer(request).pages, max(16, _number(request, "side", 640, LARGEST_SIDE_PX))
+    pages = _viewer(request).pages
+    side = max(16, _number(request, "side", 640, LARGEST_SIDE_PX))
     row = _row_at(request, ["file_name", *(["image"] if pages.dataset.has_images else [])])
     try:
         content = thumbnail(pages.images.load(row), side, pages.images.limits)
@@ -200,7 +203,8 @@ def _row(request: Request) -> Response:
 
 def _heat(request: Request) -> Response:
     heat = _viewer(request).heat
-    row, region = _row_at(request, [*COLUMNS, *heat.columns]), request.path_params["region"]
+    row = _row_at(request, [*COLUMNS, *heat.columns])
+    region = request.path_params["region"]
     if region >= len(row["annotations"]):
         raise HTTPException(404)
     heat_map = heat.of(row).get(row["annotations"][region]["phrase"])
@@ -218,7 +222,8 @@ def _row_at(request: Request, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _suggest(request: Request) -> Response:
-    name, index = request.path_params["field"], _viewer(request).pages.index
+    name = request.path_params["field"]
+    index = _viewer(request).pages.index
     if name not in ("phrase", "head"):
         raise HTTPException(404)
     return JSONResponse(index.suggest(name, request.query_params.get("text", ""), 20) if index.ready else [])

@@ -63,7 +63,8 @@ def pictured(comparison: Comparison) -> list[dict[str, Any]]:
     found = []
     for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
         tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
-        question, (height, width) = image.questions[0], image.size_hw
+        question = image.questions[0]
+        height, width = image.size_hw
         phrase = question.phrase
         caption = image.record.sample.captions[phrase.caption_index]
         boxes = () if question.query is None or question.query.target is None else question.query.target.boxes_xywh_px
@@ -87,8 +88,10 @@ def pictured(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> dict[str, Any]:
     """A map: data URL, place of its peak in percent, "hit" or "missed" if the place is known, and notes below it."""
-    query, heat = image.questions[0].query, ImageHeat(heat_map, image.size_hw)
-    verdict, notes = "", []
+    query = image.questions[0].query
+    heat = ImageHeat(heat_map, image.size_hw)
+    verdict = ""
+    notes = []
     if heat_map.fault:
         notes.append(f"no map: {heat_map.fault}")
     elif query is not None:
@@ -134,7 +137,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         cells = []
         for name in columns:
             difference = (row["differences"] or {}).get(name) or {}
-            low, high = difference.get("low"), difference.get("high")
+            low = difference.get("low")
+            high = difference.get("high")
             sign = 0 if low is None or high is None else (low > 0) - (high < 0)
             cells.append((row["figures"].get(name), sign * FIGURES[name].better))
         lines.append((row, cells))

@@ -113,7 +113,8 @@ class Pages:
 
     def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
         """Return the views of rows by number."""
-        rows, found = self.rows.rows_at(numbers, COLUMNS), None
+        rows = self.rows.rows_at(numbers, COLUMNS)
+        found = None
         if condition := search.region_condition():
             schema = pa.schema([DATASET_SCHEMA.field(name) for name in COLUMNS])
             selector = Selector(Selection(where=condition, marks=self.marks))
@@ -233,9 +234,12 @@ class Pages:
 def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
     """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it. Raise InputError."""
     dataset = open_dataset(path, finished=False)
-    images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
-    index, rows = Index(dataset, marks), NumberedRows(dataset)
-    log, links = ReviewLog(dataset.path), Links(live=live)
+    images = ImageSource(dataset, image_root)
+    marks = read_marks(dataset.path)
+    index = Index(dataset, marks)
+    rows = NumberedRows(dataset)
+    log = ReviewLog(dataset.path)
+    links = Links(live=live)
     return Pages(dataset=dataset, images=images, index=index, rows=rows, marks=marks, log=log, links=links)
 
 

@@ -61,7 +61,8 @@ class Reviewing:
         """
         if not self.dataset.finished:
             raise InputError("the run has not finished; its regions can be reviewed once it has")
-        reviews, regions = self.log.current(), []
+        reviews = self.log.current()
+        regions = []
         for row, key in self.sample:
             said = reviews.answers.get(key, {})
             own = said.get(reviewer)
@@ -87,7 +88,8 @@ class Reviewing:
         one = _annotation(rows[0], annotation_id) if rows else None
         if one is None:
             return None
-        caption, (start, end) = rows[0]["captions"][one["caption_index"]], one["span"]
+        caption = rows[0]["captions"][one["caption_index"]]
+        start, end = one["span"]
         correction = self.log.current().corrections.get(RegionKey.of(one))
         return {
             **{name: rows[0][name] for name in ("width", "height")},

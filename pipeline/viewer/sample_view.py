@@ -129,9 +129,11 @@ def sample_view(
     regions: list[RegionView] = []
     said: dict[int, tuple[int, int, Mapping[str, Any]]] = {}
     for places in equal.values():
-        first, entries = places[0], [annotations[place] for place in places]
+        first = places[0]
+        entries = [annotations[place] for place in places]
         one = entries[0]
-        phrase, correction = one["phrase"], corrections.get(RegionKey.of(one))
+        phrase = one["phrase"]
+        correction = corrections.get(RegionKey.of(one))
         shown = phrase if len(phrase) <= _MOST_LETTERS else phrase[: _MOST_LETTERS - 1].rstrip() + "…"
         region = RegionView(
             number=first,
@@ -209,7 +211,9 @@ class HeatMaps:
     """
 
     def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:
-        self.dataset, self.images, self.settings = dataset, images, tuple(settings)
+        self.dataset = dataset
+        self.images = images
+        self.settings = tuple(settings)
         self.are_stored = dataset.has_heat_maps and not self.settings
         self._stages: Any = None
         self._lock = threading.Lock()
@@ -240,7 +244,8 @@ class HeatMaps:
             content = self.images.load(row)
         except RowFault as fault:
             raise InputError(fault.error.detail) from fault
-        image, name = ImageRef(file_name=row["file_name"], content=content), row["sample_id"]
+        image = ImageRef(file_name=row["file_name"], content=content)
+        name = row["sample_id"]
         sample = Sample(sample_id=name, source=name, captions=tuple(row["captions"]), image=image)
         (record,) = run_stages(self._stages, [Record.start(sample)], lambda *_: None)
         if record.error is not None:

@@ -173,7 +173,8 @@ class CutReader(Reader):
     """
 
     def __init__(self, reader: Reader, limit: int | None) -> None:
-        self._reader, self._limit = reader, limit
+        self._reader = reader
+        self._limit = limit
 
     def shards(self) -> list[Shard]:
         """Plan the input; with a limit, a shard that does not say how many samples it holds is read to count them."""

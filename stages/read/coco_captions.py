@@ -122,7 +122,8 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     except RowFault as fault:
         expected = "a JSON file of an object with 'images' and 'annotations'"
         raise InputError(f"{file.url} is not {expected}: {fault.error.detail}") from fault
-    images, annotations = content.get("images"), content.get("annotations")
+    images = content.get("images")
+    annotations = content.get("annotations")
     if annotations is None and isinstance(images, list):
         images, annotations = _taken_apart(images)
     if not isinstance(images, list) or not isinstance(annotations, list):
@@ -137,7 +138,8 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
 
 def _taken_apart(images: list[Any]) -> tuple[list[Any], list[Any] | None]:
     """Images of Karpathy's splits -> images and annotations as COCO has them, or None where no image has sentences."""
-    listed, annotations = [], []
+    listed = []
+    annotations = []
     for number, image in enumerate(images):
         sentences = image.get("sentences") if isinstance(image, dict) else None
         if not isinstance(sentences, list):

@@ -208,7 +208,9 @@ def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
         rows += group_rows
         if rows >= shard_size or (rows and group + 1 == len(footer.group_rows)):
             yield Shard(url=file.url, name=file.name, start=start, stop=group + 1, first_row=first_row, samples=rows)
-            start, first_row, rows = group + 1, first_row + rows, 0
+            start = group + 1
+            first_row += rows
+            rows = 0
 
 
 def _places(file: FoundFile, footer: _Footer) -> list[str]:

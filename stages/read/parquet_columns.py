@@ -91,7 +91,8 @@ class Columns:
         if self.form == "path":
             return None
         value = {"bytes": row[self.image]} if self.form == "bytes" else row[self.image] or {}
-        content, path = value.get("bytes"), value.get("path")
+        content = value.get("bytes")
+        path = value.get("path")
         if content is not None:
             return ImageRef(file_name=self._file_name(row, path, place), content=content)
         if path is not None:

@@ -67,7 +67,8 @@ class Row(NamedTuple):
 
     def follows(self, before: Row) -> bool:
         """Return whether both rows are good, name the same image, and give the same id or none."""
-        own, former = self.sample, before.sample
+        own = self.sample
+        former = before.sample
         if own.error is not None or former.error is not None or own.image.file_name != former.image.file_name:
             return False
         return self.gives_id == before.gives_id and (not self.gives_id or own.sample_id == former.sample_id)

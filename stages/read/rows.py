@@ -144,7 +144,8 @@ class RowParser:
                 error = error or fault.error.at(place)
                 return otherwise
 
-        names, nothing = self.fields.names("caption"), tuple[str, ...]()
+        names = self.fields.names("caption")
+        nothing = tuple[str, ...]()
         given = unless_faulty(lambda: given_id(row, self.fields.names("id")), None)
         found = unless_faulty(lambda: image() or self.image_of(row, shard), NO_IMAGE)
         captions = unless_faulty(lambda: captions_of(row, names, first_only=self.fields.caption is None), nothing)

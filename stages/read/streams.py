@@ -46,7 +46,8 @@ class InputFile:
         self._url = url
         with naming(url):
             self._file = open_file(url)
-        self.tell, self.close = self._file.tell, self._file.close
+        self.tell = self._file.tell
+        self.close = self._file.close
 
     @property
     def closed(self) -> bool:
@@ -86,7 +87,8 @@ class Forward:
             back = self._position - position
             if self._back or back > len(self._last):
                 raise RowFault("bad_row", f"byte {self._position} leads back to byte {position}")
-            self._back, self._position = self._last[-back:], position
+            self._back = self._last[-back:]
+            self._position = position
         while self._position < position and self.read(min(_BLOCK_BYTES, position - self._position)):
             pass
         return self._position
@@ -94,7 +96,8 @@ class Forward:
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes; none at the end."""
         if self._back:
-            content, self._back = self._back[:size], self._back[size:]
+            content = self._back[:size]
+            self._back = self._back[size:]
         else:
             content = self._last = self._read(size)
         self._position += len(content)
@@ -129,7 +132,9 @@ def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: 
     A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a RowFault as their content.
     `number` is that of the line which begins at `start`; without a `stop` the stream is read to its end.
     """
-    position, rest, overlong = start, b"", 0
+    position = start
+    rest = b""
+    overlong = 0
     for block in _blocks(stream, start, stop):
         if isinstance(block, RowFault):
             yield number, position, block
@@ -139,13 +144,16 @@ def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: 
         if overlong and parts:
             size = overlong + len(parts.pop(0))
             yield number, position, _too_long(size)
-            number, position, overlong = number + 1, position + size + 1, 0
+            number += 1
+            position = position + size + 1
+            overlong = 0
         for part in parts:
             yield number, position, part if len(part) <= MAX_LINE_BYTES else _too_long(len(part))
             number += 1
             position += len(part) + 1
         if overlong or len(rest) > MAX_LINE_BYTES:
-            overlong, rest = overlong + len(rest), b""
+            overlong += len(rest)
+            rest = b""
     if overlong:
         yield number, position, _too_long(overlong + len(rest))
     elif rest:

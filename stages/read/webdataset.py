@@ -123,7 +123,8 @@ class WebdatasetReader(Reader):
         yield group
 
     def _add(self, group: _Group, extension: str, member: Member, shard: Shard) -> None:
-        is_image, is_text = extension in self._images, extension in self._texts
+        is_image = extension in self._images
+        is_text = extension in self._texts
         if not is_image and not is_text:
             group.has_other |= extension.rpartition(".")[2] in self._images
             return
@@ -268,7 +269,8 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
             if member.kind != "a folder":
                 yield member
         source.seek(end)
-        mark, beyond = _read_up_to(source, tarfile.BLOCKSIZE), _read_up_to(source, _LOOK_AHEAD_BYTES)
+        mark = _read_up_to(source, tarfile.BLOCKSIZE)
+        beyond = _read_up_to(source, _LOOK_AHEAD_BYTES)
         if not mark:
             raise RowFault("bad_row", "it ends without its end mark")
         if any(mark):

@@ -113,15 +113,18 @@ class Instances:
 
     def described(self, thing: CocoThing) -> str | None:
         """Return colour and category, for annotations with both, as those of drawn scenes."""
-        category, colour = self.name_of(thing), thing.entry.values.get("colour")
+        category = self.name_of(thing)
+        colour = thing.entry.values.get("colour")
         return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
 
     def truth_things(self) -> Mapping[str, tuple[TruthThing, ...]]:
         """Return the single things of each image, without crowds and empty boxes, by file name; made on demand."""
 
         def made(thing: CocoThing) -> TruthThing:
-            category, described = self.name_of(thing), self.described(thing)
-            box, mask = thing.box_xywh_px, mask_of([thing])
+            category = self.name_of(thing)
+            described = self.described(thing)
+            box = thing.box_xywh_px
+            mask = mask_of([thing])
             return TruthThing(box_xywh_px=box, category=category, described=described, mask=mask)
 
         return ImagesOnDemand(self.by_name, lambda image: tuple(map(made, image.things)))
@@ -324,7 +327,8 @@ def _thing(entry: Entry, image: PictureEntry) -> CocoThing:
 
 def _target(phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:
     boxes = tuple(thing.box_xywh_px for thing in things)
-    mask, objects = mask_of(things), objects_member(len(things[0].image.things))
+    mask = mask_of(things)
+    objects = objects_member(len(things[0].image.things))
     groups = {"number": number_member(len(things)), "size": size_member(mask, boxes), "objects": objects}
     if match == "phrase" and any("unseen_combination" in thing.entry.values for thing in things):
         unseen = any(thing.entry.flag("unseen_combination", default=False) for thing in things)

@@ -94,7 +94,8 @@ class TruthImage:
         if 0 in (self.height_px, self.width_px) or size_hw == (self.height_px, self.width_px):
             return self
         height, width = size_hw
-        x_scale, y_scale = width / self.width_px, height / self.height_px
+        x_scale = width / self.width_px
+        y_scale = height / self.height_px
 
         def resized(target: TruthTarget) -> TruthTarget:
             boxes = ((x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px)
@@ -193,7 +194,8 @@ def _alike(text: str, other: str) -> float:
 
 def _other_words(caption: str, other: str) -> Iterator[tuple[str, str]]:
     """Words of a caption and their counterparts in another, case folded."""
-    ours, theirs = caption.casefold().split(), other.casefold().split()
+    ours = caption.casefold().split()
+    theirs = other.casefold().split()
     for kind, start, end, other_start, other_end in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if kind != "replace":
             continue

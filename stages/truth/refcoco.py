@@ -54,7 +54,8 @@ def read_refcoco(folder: Path) -> GroundTruth:
     things = {ann_id: thing for (ann_id, _), thing in zip(annotations, instances.things, strict=True)}
     targets: dict[str, list[Callable[[], list[TruthTarget]]]] = {name: [] for name in instances.by_name}
     for ref in entries(path, read_json(path), "refs"):
-        ann_id, image_id = ref.id("ann_id"), ref.id("image_id")
+        ann_id = ref.id("ann_id")
+        image_id = ref.id("image_id")
         thing = things.get(ann_id)
         if thing is None:
             raise ref.fault(f"no annotation of {INSTANCES} has the id {ann_id!r}")
@@ -97,7 +98,8 @@ def _refs_path(folder: Path) -> Path:
 
 
 def _targets(thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:
-    boxes, mask = (thing.box_xywh_px,), mask_of([thing])
+    boxes = (thing.box_xywh_px,)
+    mask = mask_of([thing])
     groups = {"size": size_member(mask, boxes), "objects": objects_member(len(thing.image.things))}
     if isinstance(split, str):
         groups["split"] = split
