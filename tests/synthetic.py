@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.dataset.origin import signed
+from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from stages.contract.errors import ROW_ERRORS, RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
@@ -113,7 +113,7 @@ def write_manifest(
         "stages": {},
         "run": {**run, "config": {}},
     }
-    write_text(folder / "dataset.json", json.dumps(signed(manifest), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "dataset.json", json.dumps(sign(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
 @cache

@@ -46,7 +46,7 @@ def stats(
     ] = False,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
-    opened = open_dataset(dataset, finished=False)
+    opened = open_dataset(dataset, must_be_finished=False)
     if reviews:
         if where or min_score:
             raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
@@ -59,7 +59,7 @@ def stats(
         with progress_bar(errors, "reading shards", len(opened.shards)) as advance:
             index.build(lambda done, _: advance(done))
         counted = statistics(index, search, most=most)
-    figures = {"dataset": str(opened.path), "finished": opened.finished, **counted}
+    figures = {"dataset": str(opened.path), "finished": opened.is_finished, **counted}
     if as_json:
         print_json(figures, ensure_ascii=False)
     else:

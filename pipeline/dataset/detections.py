@@ -47,18 +47,18 @@ def row_detections(row: Mapping[str, Any]) -> Any:
     """
     regions = row["annotations"]
 
-    def each(name: str) -> list[Any]:
+    def values_of(name: str) -> list[Any]:
         return [region[name] for region in regions]
 
-    boxes = np.array(each("bbox"), np.float32).reshape(-1, 4)
+    boxes = np.array(values_of("bbox"), np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    masks = [decode_mask(Rle(size_hw=tuple(rle["size"]), counts=rle["counts"])) for rle in each("segmentation")]
+    masks = [decode_mask(Rle(size_hw=tuple(rle["size"]), counts=rle["counts"])) for rle in values_of("segmentation")]
     return detections(
         boxes,
         np.array(masks, np.bool_).reshape(len(masks), row["height"], row["width"]),
-        np.array(each("score"), np.float32),
-        each("category_id"),
-        class_name=each("phrase"),
-        head=each("head"),
-        region_id=each("id"),
+        np.array(values_of("score"), np.float32),
+        values_of("category_id"),
+        class_name=values_of("phrase"),
+        head=values_of("head"),
+        region_id=values_of("id"),
     )

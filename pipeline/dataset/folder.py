@@ -28,24 +28,32 @@ from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, p
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
-MARKS: Final = ("good", "bad")  # What people can say of a sample
+MARKS: Final = ("good", "bad")  # of samples, by people
 MARKS_FILE: Final = "marks.json"  # File beside the shards: sample id -> mark
 _BUFFER_BYTES: Final = 1 << 20  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows."""
+    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
 
-    path: AnyPath  # folder; absolute if it is local
-    manifest: dict[str, Any]  # `dataset.json`; empty if the run has not finished
-    run: dict[str, Any]  # what the rows depend on, if it is known: `config`, `model_fingerprint` and `signature`
-    shards: tuple[AnyPath, ...]  # Parquet files in the order of their names, which is the order of the rows everywhere
-    optional: tuple[str, ...] = ()  # columns of `OPTIONAL_FIELDS` that the rows have, in their order
+    Attributes:
+        path: The folder; absolute if it is local.
+        manifest: The content of `dataset.json`; empty if the run has not finished.
+        run: The known ones of `config`, `model_fingerprint` and `signature`, which determine the rows.
+        shards: The Parquet files in the order of their names. Rows are read in this order everywhere.
+        optional: The columns of `OPTIONAL_FIELDS` that the rows have, in their order.
+    """
+
+    path: AnyPath
+    manifest: dict[str, Any]
+    run: dict[str, Any]
+    shards: tuple[AnyPath, ...]
+    optional: tuple[str, ...] = ()
 
     @property
-    def finished(self) -> bool:
-        """Whether the run that makes the dataset has come to its end."""
+    def is_finished(self) -> bool:
+        """Whether the run that makes the dataset has finished."""
         return bool(self.manifest)
 
     @property
@@ -64,19 +72,19 @@ class Dataset:
         return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
 
     def __len__(self) -> int:
-        """Return the rows that the manifest has counted; without a manifest all shards are opened."""
+        """Return the number of rows: the manifest's count, or without a manifest that of all shards."""
         rows = self._count("written")
         return sum(rows_in(path) for path in self.shards) if rows is None else rows
 
     def __bool__(self) -> bool:
-        """Return True, also without rows: `if dataset` must not depend on how many there are."""
+        """Return True, even without rows: `if dataset` must not depend on their number."""
         return True
 
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
         counts = {"rows": self._count("written"), "regions": self._count("regions"), "shards": len(self.shards)}
-        known = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
-        return f"Dataset {self.path}: {', '.join(known)}"
+        counted = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
+        return f"Dataset {self.path}: {', '.join(counted)}"
 
     def _count(self, key: str) -> int | None:
         """One of the manifest's counts; None if it has none."""
@@ -85,11 +93,12 @@ class Dataset:
         return count if isinstance(count, int) else None
 
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
-        """Yield all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
+        """Yield all rows in order, as Arrow tables, in flat memory. Raise InputError if a shard is damaged.
 
-        `columns` are names of columns, or dotted paths into them as Parquet knows them
-        ("annotations.list.element.score"); by default all columns except the optional ones. `batch_rows` is by default
-        `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read. Raise InputError if a shard is damaged.
+        Args:
+            columns: Names of columns, or Parquet's dotted paths into them ("annotations.list.element.score"); by
+                default all columns except the optional ones.
+            batch_rows: The most rows of a table; by default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
         """
         for path in self.shards:
             with open_shard(path) as file:
@@ -155,18 +164,18 @@ class NumberedRows:
         self._lock = threading.Lock()
 
     def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows with these numbers, in this order, except those beyond the last row. Raise as `rows_in`."""
-        found: dict[int, dict[str, Any]] = {}
+        """Return the rows with these numbers, in this order, without those beyond the last. Raise as `rows_in`."""
+        rows_by_number: dict[int, dict[str, Any]] = {}
         by_shard: dict[int, set[int]] = {}
         for number in numbers:
             if (shard := self._shard_of(number)) is not None:
                 by_shard.setdefault(shard, set()).add(number)
         for shard, members in by_shard.items():
-            wanted = sorted(members)
+            ascending = sorted(members)
             first = self._firsts[shard]
-            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in wanted], columns)
-            found.update(zip(wanted, rows, strict=True))
-        return [found[number] for number in numbers if number in found]
+            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in ascending], columns)
+            rows_by_number.update(zip(ascending, rows, strict=True))
+        return [rows_by_number[number] for number in numbers if number in rows_by_number]
 
     def _shard_of(self, number: int) -> int | None:
         with self._lock:
@@ -174,7 +183,7 @@ class NumberedRows:
                 try:
                     rows = rows_in(self.dataset.shards[len(self._firsts) - 1])
                 except InputError:
-                    if self.dataset.finished:
+                    if self.dataset.is_finished:
                         raise
                     rows = 0  # a run may be writing it
                 self._firsts.append(self._firsts[-1] + rows)
@@ -200,10 +209,10 @@ def rows_in(path: AnyPath) -> int:
 def tables_in(
     file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
 ) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of an open shard as Arrow tables, each with the number of its first row. See `Dataset.tables`.
+    """Yield (number of the first row, table) for the rows of an open shard, as `Dataset.tables`.
 
-    With `group`, only that row group is read, and rows are counted in it. `threads` says whether Arrow may decode in
-    threads, which do not survive a fork. Raise ArrowInvalid if the shard lacks a column.
+    With `group`, only this row group is read, and its rows are numbered from 0. `threads` lets Arrow decode in threads,
+    which do not survive a fork. Raise ArrowInvalid if the shard lacks a column.
     """
     names = {name.partition(".")[0] for name in columns}
     if missing := names - set(file.schema_arrow.names):
@@ -217,49 +226,49 @@ def tables_in(
 
 
 def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a shard with these ascending numbers, from their row groups alone. Raise as `rows_in`."""
-    found: list[dict[str, Any]] = []
+    """Return the rows of a shard with these ascending numbers. Only their row groups are read. Raise as `rows_in`."""
+    rows: list[dict[str, Any]] = []
     with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
         first = 0
         for group in range(file.num_row_groups):
             stop = first + file.metadata.row_group(group).num_rows
-            inside = [number - first for number in numbers if first <= number < stop]
+            remaining = [number - first for number in numbers if first <= number < stop]
             first = stop
             tables = tables_in(file, columns, group=group, threads=False)
-            while inside:
+            while remaining:
                 start, table = next(tables)
-                here = [number - start for number in inside if number < start + table.num_rows]
-                found += table.take(pa.array(here, pa.int64())).to_pylist()
-                inside = inside[len(here) :]
-    return found
+                places = [number - start for number in remaining if number < start + table.num_rows]
+                rows += table.take(pa.array(places, pa.int64())).to_pylist()
+                remaining = remaining[len(places) :]
+    return rows
 
 
 def absent_phrases(row: Mapping[str, Any]) -> list[str]:
-    """Return the phrases that were judged not to be in the image of a row, each once."""
+    """Return the absent phrases of a row, each once."""
     return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
 
 
-def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
-    """Open the dataset in a folder, which may be a URL. With `finished`, its run must have come to its end.
+def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Dataset:
+    """Open the dataset in a folder, which may be a URL. With `must_be_finished`, its run must have finished.
 
     Raise InputError if there is no dataset, or it is damaged or unreadable; SchemaError for another schema version.
     """
     folder = place_of(path)
-    named = folder if isinstance(folder, ObjectPath) else path
+    location = folder if isinstance(folder, ObjectPath) else path
     try:
-        check_folder(folder, named)
+        check_folder(folder, location)
         manifest = read_json(folder / "dataset.json")
         if manifest is not None and not isinstance(manifest.get("config"), dict):
             raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
         run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
         shards = tuple(found_in(folder / "data", "*.parquet"))
     except OSError as error:
-        raise InputError(f"cannot read {named}: {one_line(error)}") from error
-    if not manifest and (finished or not shards):
-        nothing = f"no dataset.json in it; {DATASET_EXPECTED}"
-        reason = "the run has not finished, run the same command again" if run else nothing
-        raise InputError(f"{named} is not a finished dataset: {reason}")
-    check_version(named, run.get("schema_version", None if manifest else SCHEMA_VERSION))
+        raise InputError(f"cannot read {location}: {one_line(error)}") from error
+    if not manifest and (must_be_finished or not shards):
+        missing = f"no dataset.json in it; {DATASET_EXPECTED}"
+        reason = "the run has not finished, run the same command again" if run else missing
+        raise InputError(f"{location} is not a finished dataset: {reason}")
+    check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(
         path=folder,
         manifest=manifest or {},
@@ -269,10 +278,12 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
     )
 
 
-def check_folder(folder: AnyPath, named: object) -> None:
-    """Raise InputError if a dataset's path is not a folder. named: The path as the user wrote it."""
-    if not folder.is_dir():
-        raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {named}")
+def check_folder(folder: AnyPath, location: object) -> None:
+    """Raise InputError if a dataset's path is not a folder. `location` is the path as the user wrote it."""
+    if folder.is_dir():
+        return
+    is_file = folder.exists()
+    raise InputError(f"{location} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {location}")
 
 
 def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
@@ -296,7 +307,7 @@ def read_json(path: AnyPath) -> dict[str, Any] | None:
 
 
 def read_marks(dataset: AnyPath) -> dict[str, str]:
-    """Return the marks by sample id; empty if nobody marked anything. Raise InputError for a damaged file."""
+    """Return the marks by sample id; empty if there is no file. Raise InputError for a damaged one."""
     path = dataset / MARKS_FILE
     marks = read_json(path) or {}
     if not all(mark in MARKS for mark in marks.values()):
@@ -305,5 +316,5 @@ def read_marks(dataset: AnyPath) -> dict[str, str]:
 
 
 def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
-    """Replace the marks, which are from `MARKS`, atomically. Raise OSError if the folder cannot be written."""
+    """Replace all marks atomically; they are from `MARKS`. Raise OSError if the folder cannot be written."""
     write_text(dataset / MARKS_FILE, json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n")

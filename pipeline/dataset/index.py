@@ -27,9 +27,9 @@ from pipeline.dataset.selection import (
     Search,
     Selection,
     Selector,
+    connect_sandboxed,
     first_line,
     literal,
-    sandboxed,
 )
 from stages.contract.errors import ConfigError, InputError
 
@@ -114,7 +114,7 @@ _ORDERS: Final = {
 
 
 class SearchCount(NamedTuple):
-    """The numbers of samples that a search finds, and of regions that fulfil its conditions on regions."""
+    """The number of samples that a search finds, and of their regions that fulfil its conditions."""
 
     samples: int
     regions: int
@@ -123,13 +123,13 @@ class SearchCount(NamedTuple):
 class ExportCount(NamedTuple):
     """The numbers of regions that an export of a search writes, as people have corrected them."""
 
-    regions: tuple[int, ...]  # from each score of `SCORE_EDGES` on
-    deleted: int  # regions of the search that people deleted, which no export writes
-    moved: int  # those whose box people corrected, which exports give a score of 1
+    regions: tuple[int, ...]  # with at least each score of `SCORE_EDGES`
+    deletions: int  # regions of the search that people deleted; exports leave them out
+    moves: int  # regions with a box that people corrected; exports give them a score of 1
 
 
 class Index:
-    """Search over a dataset. It is empty until `build`; after that, several threads may ask.
+    """Search over a dataset. It is empty until `build`; after that, several threads may search.
 
     Damaged shards of a finished dataset raise InputError; those of an unfinished one are left out.
     """
@@ -140,7 +140,7 @@ class Index:
         self._ready = threading.Event()
         self._failure: InputError | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
-        self._connection: Any = sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
+        self._connection: Any = connect_sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
         self._connection.execute(_TABLES)
         self.mark_all(marks)
 
@@ -151,7 +151,7 @@ class Index:
 
     @property
     def ready(self) -> bool:
-        """Whether all shards are in."""
+        """Whether all shards have been read."""
         return self._ready.is_set()
 
     def wait(self, seconds: float) -> bool:
@@ -162,7 +162,7 @@ class Index:
         return self.ready
 
     def build(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read all shards. Call `on_progress` with the number of shards that are done and the number of all."""
+        """Read all shards. Call `on_progress` with the number of shards read and the number of all."""
         try:
             self._build(on_progress)
         except InputError as error:
@@ -182,7 +182,7 @@ class Index:
                 with open_shard(path) as file:
                     tables = [table for _, table in tables_in(file, _LIGHT_COLUMNS, threads=False)]
             except InputError:
-                if self.dataset.finished:
+                if self.dataset.is_finished:
                     raise
                 tables = []  # a run may be writing it
             for table in tables:
@@ -210,27 +210,27 @@ class Index:
 
     @staticmethod
     def check(search: Search) -> None:
-        """Raise ConfigError unless the search's own SQL is one condition over the columns that exports know, too."""
-        Selector(Selection(where=search.where))  # by itself: with others around it, it could leave its brackets
+        """Raise ConfigError unless the search's SQL is one condition over `REGION_COLUMNS`."""
+        Selector(Selection(where=search.where))  # separately: among others, it could close their brackets
 
     def count(self, search: Search) -> SearchCount:
-        """Return the size of a search's answer. Raise ConfigError if its condition is not an SQL condition."""
+        """Count the samples and regions of a search. Raise ConfigError if its condition is not an SQL condition."""
         ((samples, regions),) = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
         return SearchCount(samples=samples, regions=int(regions))
 
-    def exported(self, search: Search, corrections: Mapping[RegionKey, Review]) -> ExportCount:
-        """Return what an export writes of a search, which finds regions as the run made them. Raise as `count`."""
+    def count_exported(self, search: Search, corrections: Mapping[RegionKey, Review]) -> ExportCount:
+        """Count the regions of a search that an export writes, after corrections. Raise as `count`."""
         rows = [
             dict(zip(_CORRECTIONS.names, (key.annotation_id, key.phrase, *key.bbox, review.action), strict=True))
             for key, review in corrections.items()
         ]
         table = pa.Table.from_pylist(rows, _CORRECTIONS)
-        ((*regions, deleted, moved),) = self.ask(search, _EXPORTED, corrections=table)
-        return ExportCount(regions=tuple(regions), deleted=deleted, moved=moved)
+        ((*regions, deletions, moves),) = self.ask(search, _EXPORTED, corrections=table)
+        return ExportCount(regions=tuple(regions), deletions=deletions, moves=moves)
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
-        """Return the numbers of the rows found, in the search's order, from `offset` on. Raise as `count`."""
-        # An odd number, another for every seed: the multiplier of splitmix64.
+        """Return the row numbers of a search from place `offset`, in the search's order. Raise as `count`."""
+        # An odd number that differs between seeds: the multiplier of splitmix64.
         factor = ((search.seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
         order = _ORDERS[search.sort].format(factor=factor)
         return self._column(f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}")
@@ -248,10 +248,10 @@ class Index:
         )
 
     def ask(self, search: Search, query: str, **tables: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of a statistics query over a search's answer. Raise as `count`.
+        """Return the rows of a statistics query over the hits of a search. Raise as `count`.
 
-        It may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`), and Arrow
-        tables that are given by name.
+        The query may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`), and
+        the Arrow `tables` by their names.
         """
         hits = _hits(search)
         condition = search.region_condition()
@@ -282,11 +282,12 @@ class Index:
 
 
 def _hits(search: Search) -> str:
-    """SQL of the samples found, with the best score and the number of the regions that fulfil the conditions."""
+    """SQL of the hits, with the best score and the number of their regions that fulfil the conditions."""
     Index.check(search)
     condition = search.region_condition()
-    wanted = [f"{name} = {literal(getattr(search, name))}" for name in ("status", "reason") if getattr(search, name)]
-    where = " AND ".join(filter(None, [search.sample_condition(), *wanted])) or "true"
+    columns = [name for name in ("status", "reason") if getattr(search, name)]
+    equalities = [f"{name} = {literal(getattr(search, name))}" for name in columns]
+    where = " AND ".join(filter(None, [search.sample_condition(), *equalities])) or "true"
     if not condition:
         return f"SELECT *, region_count AS regions FROM marked WHERE {where}"
     regions = f"SELECT row, max(score) AS best, count(*) AS regions FROM found WHERE (\n{condition}\n) GROUP BY row"
@@ -297,8 +298,7 @@ AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  #
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
 BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
-# The smallest with which 99 % of the images fit is taken.
-BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # The smallest that fits 99 % of the images is taken
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
@@ -309,8 +309,8 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     score, area_share  of the regions: {edges, counts, quantiles}; the last bin holds its upper edge
     score_kept         score -> share of the regions with at least this score
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
-    things_per_image   the same of the things that their regions show; None where no phrases are linked
-    absent_share       share of absent phrases that the presences imply, see `spoken_for`
+    things_per_image   the same for objects; None if no phrases are linked
+    absent_share       share of absent phrases that the presences imply, see `estimate_absent_share`
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
@@ -321,13 +321,13 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
     ((regions, phrases, heads),) = ask("SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
     at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in KEPT_AT)
-    (kept,) = ask(f"SELECT {', '.join(at_least)} FROM hit_regions")
+    (counts,) = ask(f"SELECT {', '.join(at_least)} FROM hit_regions")
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
     presences = ask(
         "SELECT round(presence, 3) AS near, count(*) FROM presences "
         "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
     )
-    assumed = index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5)
+    expected_share = index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5)
     reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
@@ -336,13 +336,13 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "heads": heads,
         "score": _histogram(ask, "score", SCORE_EDGES),
         "score_kept": {
-            f"{score:g}": count / regions if regions else None for score, count in zip(KEPT_AT, kept, strict=True)
+            f"{score:g}": count / regions if regions else None for score, count in zip(KEPT_AT, counts, strict=True)
         },
         "area_share": _histogram(ask, "area_share", AREA_EDGES),
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
         "things_per_image": _per_image(ask, "thing_count") if most_things else None,
-        "absent_share": spoken_for(presences, assumed),
+        "absent_share": estimate_absent_share(presences, expected_share),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
         "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
@@ -350,33 +350,31 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     }
 
 
-def spoken_for(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
-    """Return the share of absent phrases under which presences are most likely; None without any.
+def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
+    """Return the share of absent phrases, 0 .. 1, that makes presences most likely; None without presences.
 
-    With another share every presence changes (`stages.regions.score.at_share`) and with them their mean; this is the
-    share that their mean agrees with, 0 .. 1, found by expectation maximisation (Saerens, Latinne and Decaestecker,
-    Neural Computation 14, 2002). It is as good as the calibration fits the images.
-
-    `presences` are presence and number of phrases that have it, `expected` the share that they were computed with.
+    Presences depend on the share that they were computed with (`stages.regions.score.at_share`). Expectation
+    maximisation finds the share that agrees with their mean (Saerens, Latinne and Decaestecker, Neural Computation 14,
+    2002); it is as good as the calibration fits the images. `presences` are (presence, number of phrases with it).
     """
     if not presences:
         return None
     values, counts = np.array(presences, np.float64).T
     share = min(max(expected, 0.001), 0.999)
     for _ in range(200):  # each changes the share less than the one before
-        there = values * (1.0 - share) / (1.0 - expected)
+        present = values * (1.0 - share) / (1.0 - expected)
         absent = (1.0 - values) * share / expected
-        share = float(np.average(absent / (there + absent), weights=counts))
+        share = float(np.average(absent / (present + absent), weights=counts))
         if not 0.0 < share < 1.0:
             break
     return round(share, 3)
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
-    """Counts between edges; values that rounding puts beyond the last edge go into the last bin."""
-    below = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
+    """Counts between edges; values that rounding puts beyond the last edge count in the last bin."""
+    columns = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
     quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
-    ((*counts, total, values),) = ask(f"SELECT {below}, count(*), {quantiles} FROM hit_regions")
+    ((*counts, total, values),) = ask(f"SELECT {columns}, count(*), {quantiles} FROM hit_regions")
     return {
         "edges": list(edges),
         "counts": [high - low for low, high in pairwise((0, *counts, total))],

@@ -1,8 +1,8 @@
-"""The files that a dataset's configuration names: which of them are read, for every verb and loader, and its images.
+"""Decide which files that a dataset's configuration names are read by commands and loaders; and read its images.
 
-A `dataset.json` that somebody downloaded names folders, files and models too, and must not decide what is read on this
-machine. So a run signs what it stores with a key that only its user can read, and a verb that follows a stored
-configuration asks `may_follow` or `check_named` first. The signature survives moving the dataset and is meaningless on
+A downloaded `dataset.json` also names folders, files and models, and must not decide what is read on this machine. So a
+run signs its stored configuration with a key that only its user can read, and a command that follows a stored
+configuration calls `may_follow` or `check_named` first. The signature survives moving the dataset and is meaningless on
 other machines.
 """
 
@@ -34,23 +34,23 @@ from stages.shared.storage import ObjectPath, absolute, is_local, join, parent, 
 
 IMAGE_ROOT: Final = "input.image_root"
 
-MODEL: Final = {
+MODEL_KEYS: Final = {
     "model.name": (None, *OWN_MODELS),
     "model.pretrained": (None,),
     **dict.fromkeys((*MODEL_FILES, "regions.sam.model"), (None,)),
 }
-"""Keys that name a model, which may be downloaded -> the values that name a bundled one."""
+"""Keys that name a model, which may be downloaded -> the values for bundled models."""
 
-LOADED: Final = {**MODEL, "phrases.spacy_model": (None, PhrasesConfig().spacy_model)}
-"""The same, with the package that reads captions, whose code is run."""
+LOADED_KEYS: Final = {**MODEL_KEYS, "phrases.spacy_model": (None, PhrasesConfig().spacy_model)}
+"""`MODEL_KEYS`, and the key of the spaCy package, which runs code."""
 
 KEY_BYTES: Final = 32
-SIGNED: Final = ("config", "model_fingerprint")  # What a signature vouches for
+SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")  # Kinds of input whose images are files below a root
 
 
-def signed(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a run with their `signature`; null where the user's folders cannot be written to."""
+def sign(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run with its `signature`, which is None if the user's folders cannot be written to."""
     return {**run, "signature": _signature(run)}
 
 
@@ -62,46 +62,54 @@ def is_own(run: Mapping[str, Any]) -> bool:
 
 
 def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
-    """Return whether the word of a dataset is enough to read what it names under a key of `LOCATIONS` or `LOADED`.
+    """Return whether a value that a dataset stores may be opened although the user has not named it.
 
-    It is if this user has made the dataset. Any other dataset may name files in its own folder, also after all links
-    are followed, and what is bundled with phrasebox; but no model and no package in its folder, because their files can
-    name others. The value is as stored, or a location that follows from it.
+    A dataset of this user may name anything. Any other dataset may name files in its own folder, links resolved, and
+    what phrasebox bundles; but no model or package in its folder, because their files can name further files.
+
+    Args:
+        dataset: The dataset.
+        key: The key of the value, from `LOCATIONS` or `LOADED_KEYS`.
+        value: The stored value, or a location that follows from it.
     """
     if is_own(dataset.run):
         return True
-    if key in LOADED:
-        return value in LOADED[key]
+    if key in LOADED_KEYS:
+        return value in LOADED_KEYS[key]
     values = value if isinstance(value, list | tuple) else [value]
     return value in LOCATIONS[key] or all(_is_inside(dataset, one) for one in values)
 
 
-def unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what a dataset may not name alone and the `KEY=VALUE` settings do not name either: key -> value.
+def find_unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the stored values, by key, that `may_follow` rejects and that no `KEY=VALUE` setting replaces.
 
-    keys: From `LOCATIONS` or `LOADED`.
+    `keys` are from `LOCATIONS` or `LOADED_KEYS`.
     """
-    given = {setting.partition("=")[0] for setting in settings}
-    asked = {key: _value(dataset, key) for key in keys if not given & {key, key.partition(".")[0]}}
-    return {key: value for key, value in asked.items() if not may_follow(dataset, key, value)}
+    set_keys = {setting.partition("=")[0] for setting in settings}
+    values = {key: _value(dataset, key) for key in keys if not set_keys & {key, key.partition(".")[0]}}
+    return {key: value for key, value in values.items() if not may_follow(dataset, key, value)}
 
 
 def check_named(
-    dataset: Dataset, keys: Iterable[str] = (*LOCATIONS, *LOADED), settings: Iterable[str] = (), *, then: str = "add"
+    dataset: Dataset,
+    keys: Iterable[str] = (*LOCATIONS, *LOADED_KEYS),
+    settings: Iterable[str] = (),
+    *,
+    advice: str = "add",
 ) -> None:
-    """Raise ConfigError if anything is `unnamed`. The message ends with `then` and the options that name it."""
-    if found := unnamed(dataset, keys, settings):
+    """Raise ConfigError for values that `find_unnamed` returns. Its message ends with `advice` and their options."""
+    if values := find_unnamed(dataset, keys, settings):
         raise ConfigError(
             f"{dataset.path}: you did not make this dataset on this machine, so what it names is read only if you name "
-            f"it, too; if it is right, {then} {' '.join(map(_option, found, found.values()))}"
+            f"it, too; if it is right, {advice} {' '.join(map(_option, values, values.values()))}"
         )
 
 
 def _value(dataset: Dataset, key: str) -> Any:
-    found: Any = dataset.run.get("config")
+    value: Any = dataset.run.get("config")
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _option(key: str, value: Any) -> str:
@@ -111,7 +119,7 @@ def _option(key: str, value: Any) -> str:
 
 
 def _is_inside(dataset: Dataset, location: Any) -> bool:
-    """Whether a location is in the dataset's folder, also after all links are followed."""
+    """Whether a location is in the dataset's folder after all links are resolved."""
     if not isinstance(location, str) or "\0" in location:
         return False
     if isinstance(dataset.path, ObjectPath):
@@ -124,12 +132,12 @@ def _signature(run: Mapping[str, Any]) -> str | None:
     key = _key()
     if key is None:
         return None
-    text = json.dumps([run.get(name) for name in SIGNED], sort_keys=True)
+    text = json.dumps([run.get(name) for name in SIGNED_KEYS], sort_keys=True)
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes | None:
-    """The user's key, made when it is first needed; None where that is not possible."""
+    """The user's key, made at its first use; None if it cannot be made or read."""
     try:
         folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phrasebox"
         path = folder / "key"
@@ -149,32 +157,34 @@ def _key() -> bytes | None:
 class ImageSource:
     """The encoded images of rows: from the shards, or from the folder that the run read them from.
 
-    `image_root` is the folder or URL that `file_name` is relative to, where the rows hold no images. By default it is
-    the one that the run read from, if `may_follow` lets the dataset name it; for tars there is none, and then no image
-    can be loaded. Raises InputError if `image_root` is not a folder.
+    If the rows hold no images, `file_name` is relative to the folder or URL `image_root`. By default it is the one that
+    the run read from, if `may_follow` lets the dataset name it. Tars have none, and then no image can be loaded. Raise
+    InputError if `image_root` is not a folder.
     """
 
     def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
         self.limits = limits or DecodeLimits()
         self._dataset = dataset
-        self._given = None if image_root is None else absolute(image_root)
-        self._confined = image_root is None and not is_own(dataset.run)
-        if self._given is not None and is_local(self._given) and not place_of(self._given).is_dir():
-            raise InputError(f"no such folder: {self._given} (image root)")
+        self._image_root = None if image_root is None else absolute(image_root)
+        self._is_confined = image_root is None and not is_own(dataset.run)
+        if self._image_root is not None and is_local(self._image_root) and not place_of(self._image_root).is_dir():
+            raise InputError(f"no such folder: {self._image_root} (image root)")
 
     @cached_property
     def root(self) -> str | None:
-        """The image root. Do not ask where the rows hold the images: the run's own may be gone, or far away."""
-        return _root_of(self._dataset, look=not self._confined) if self._given is None else self._given
+        """The image root, for rows without images: looking for the run's folder may take long."""
+        if self._image_root is not None:
+            return self._image_root
+        return _root_of(self._dataset, may_look=not self._is_confined)
 
     @cached_property
     def refused_root(self) -> str | None:
-        """The folder that the dataset names and that is not read, because it lies outside of the dataset."""
-        is_unread = self._confined and self.root is not None and not may_follow(self._dataset, IMAGE_ROOT, self.root)
+        """The image root that the dataset names, if it is not read because it is outside the dataset's folder."""
+        is_unread = self._is_confined and self.root is not None and not may_follow(self._dataset, IMAGE_ROOT, self.root)
         return self.root if is_unread else None
 
     def check(self) -> None:
-        """Raise ConfigError, with what to type, if the rows hold no images and their folder is not read."""
+        """Raise ConfigError, with what to type, if the rows hold no images and there is a `refused_root`."""
         if not self._dataset.has_images and self.refused_root is not None:
             raise ConfigError(
                 f"{self._dataset.path} was not made by you on this machine, so the folder of images that it names is "
@@ -183,7 +193,7 @@ class ImageSource:
             )
 
     def load(self, row: Mapping[str, Any]) -> bytes:
-        """Return the encoded image of a row that has `file_name`, and `image` where the dataset has images.
+        """Return the encoded image of a row with `file_name`, and with `image` if the dataset has images.
 
         A name never leaves the root. Raise RowFault: missing_image, bad_location or image_too_large.
         """
@@ -198,16 +208,16 @@ class ImageSource:
                 )
                 raise RowFault("missing_image", reason)
             url = join(self.root, _below_root(name))
-            if self._confined and not may_follow(self._dataset, IMAGE_ROOT, url):
+            if self._is_confined and not may_follow(self._dataset, IMAGE_ROOT, url):
                 reason = f"{name!r} is outside the dataset's folder, in a place that only the dataset itself names"
                 raise RowFault("missing_image", reason)
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
 
 
-def _root_of(dataset: Dataset, *, look: bool) -> str | None:
+def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
     """The folder that the run read its images from; None if they came from tars, Parquet or many folders.
 
-    Only with `look`, files are looked at: a dataset of somebody else must not choose which.
+    The file system is accessed with `may_look` only: a dataset of another user must not choose which files.
     """
     config = dataset.run.get("config")
     source = config.get("input") if isinstance(config, dict) else None
@@ -218,9 +228,9 @@ def _root_of(dataset: Dataset, *, look: bool) -> str | None:
     if root is None and isinstance(path, str):
         location = absolute(path)
         place = place_of(location)
-        if place.is_dir() if look else source["kind"] == "folder":
+        if place.is_dir() if may_look else source["kind"] == "folder":
             return location if "\0" not in location else None
-        is_pattern = look and any(sign in location for sign in "*?[{") and not place.is_file()
+        is_pattern = may_look and any(sign in location for sign in "*?[{") and not place.is_file()
         root = None if is_pattern else parent(location)
     return absolute(root) if isinstance(root, str) and "\0" not in root else None
 

@@ -6,12 +6,12 @@ One JSON object a line, only ever appended, and on disk before `append_review` r
      "time": "2026-01-31T12:00:00Z", "answer": "right", "seconds": 2.5}
     {..., "action": "box", "box_xywh_px": [6, 5, 28, 20]}
 
-A region is named by its `annotation_id`, `phrase` and `bbox` in the dataset together, so a new dataset in the same
-folder inherits only what is the same. The latest answer of a reviewer counts, and the latest action of anybody;
+A region is identified by its `annotation_id`, `phrase` and `bbox` together, so a new dataset in the same folder
+inherits reviews of equal regions only. The latest answer of a reviewer counts, and the latest action of all reviewers;
 "undone" takes it back. Lines that cannot be read, such as one torn by a crash, are skipped and counted.
 
-Nothing can be appended to a file in object storage, so each process writes one of its own, `reviews-NAME.jsonl`. All
-`reviews*.jsonl` are read together: answers from elsewhere count once their file lies there.
+Files in object storage cannot be appended to, so each process writes a separate one, `reviews-NAME.jsonl`. All
+`reviews*.jsonl` are read together: answers from other machines count once their file is in the folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MOST_LETTERS: Final = 64  # of a reviewer's name
 _SAFELY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no link to elsewhere, and no pipe that hangs
 _LOCK: Final = threading.Lock()
 _NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
-_OWN: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
+_CONTENTS: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
 
 Answer = Literal["right", "wrong", "absent", "unsure"]
 """right: the region shows what its phrase names. wrong: it does not. absent: nothing in the image is what the phrase
@@ -74,8 +74,8 @@ class RegionKey(NamedTuple):
         return cls(annotation["id"], annotation["phrase"], (x, y, w, h))
 
 
-class Said(BaseModel):
-    """Somebody's answer about a region, or correction of it: either of the two."""
+class Judgement(BaseModel):
+    """An answer about a region, or a correction of it: never both."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,13 +86,13 @@ class Said(BaseModel):
     box_xywh_px: BoxPx | None = None
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.answer is None) == (self.action is None) or (self.action == "box") != (self.box_xywh_px is not None):
             raise ValueError("expected either an answer or an action, and box_xywh_px with the action box alone")
         return self
 
 
-class Review(Said):
+class Review(Judgement):
     """One line of the file."""
 
     annotation_id: int = Field(ge=1, le=2**53)
@@ -112,10 +112,10 @@ class Reviews:
 
     answers: dict[RegionKey, dict[str, Review]] = field(default_factory=dict)  # by reviewer
     corrections: dict[RegionKey, Review] = field(default_factory=dict)
-    skipped: int = 0  # lines that cannot be read
+    unreadable_lines: int = 0  # lines that cannot be read
 
     def add(self, review: Review) -> None:
-        """Take one more line into account."""
+        """Add one line, later than all lines before it."""
         if review.action is not None:
             self.corrections.pop(review.key, None)
             if review.action != "undone":
@@ -128,23 +128,23 @@ class Reviews:
         if not answers:
             del self.answers[review.key]
 
-    def merged(self) -> dict[RegionKey, Answer]:
-        """Return one answer for each region that has any."""
-        return {key: merged_answer(answers.values()) for key, answers in self.answers.items()}
+    def majority_answers(self) -> dict[RegionKey, Answer]:
+        """Return the majority answer of each region with answers."""
+        return {key: majority_answer(answers.values()) for key, answers in self.answers.items()}
 
 
-def merged_answer(reviews: Iterable[Review]) -> Answer:
+def majority_answer(reviews: Iterable[Review]) -> Answer:
     """Return the majority of the answers about a region; "unsure" ones do not count.
 
     A tie of "right" with the others is "unsure", a tie of "wrong" and "absent" is "wrong".
     """
-    said = Counter(review.answer for review in reviews)
-    against = said["wrong"] + said["absent"]
-    if said["right"] == against:
+    counts = Counter(review.answer for review in reviews)
+    against = counts["wrong"] + counts["absent"]
+    if counts["right"] == against:
         return "unsure"
-    if said["right"] > against:
+    if counts["right"] > against:
         return "right"
-    return "absent" if said["absent"] > said["wrong"] else "wrong"
+    return "absent" if counts["absent"] > counts["wrong"] else "wrong"
 
 
 def read_reviews(dataset: AnyPath) -> Reviews:
@@ -158,7 +158,7 @@ def read_reviews(dataset: AnyPath) -> Reviews:
                 try:
                     review = Review.model_validate_json(line)
                 except ValidationError:
-                    reviews.skipped += 1
+                    reviews.unreadable_lines += 1
                     continue
                 latest = max(latest, review.time)  # clocks are set back, so the lines of a file keep their order
                 lines.append((latest, review))
@@ -174,44 +174,45 @@ class ReviewLog:
 
     def __init__(self, dataset: AnyPath) -> None:
         self.dataset = dataset
-        self._read: tuple[Any, Reviews] = (None, Reviews())
+        self._cache: tuple[Any, Reviews] = (None, Reviews())
 
     def current(self) -> Reviews:
-        """Return what counts now, which is not to be changed. Raise InputError as `read_reviews`."""
+        """Return the current reviews, which the caller must not change. Raise InputError as `read_reviews`."""
         files = found_in(self.dataset, FILES)
-        seen = [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in files if isinstance(path, Path)]
-        if seen != self._read[0] or len(seen) < len(files):  # objects are read each time
-            self._read = seen, read_reviews(self.dataset)
-        return self._read[1]
+        states = [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in files if isinstance(path, Path)]
+        if states != self._cache[0] or len(states) < len(files):  # objects are read each time
+            self._cache = states, read_reviews(self.dataset)
+        return self._cache[1]
 
 
-class FoundRegion(NamedTuple):
-    """A region of a dataset that a key names."""
+class DatasetRegion(NamedTuple):
+    """A region of a dataset, located by its key."""
 
     row: int  # number of its row in the dataset
-    annotation: dict[str, Any]  # its `id`, `phrase` and `bbox`, and the fields that `find_regions` was given
+    annotation: dict[str, Any]  # its `id`, `phrase` and `bbox`, and the fields requested of `find_regions`
 
 
 def find_regions(
     dataset: Dataset, keys: Collection[RegionKey], fields: Sequence[str] = ("score",)
-) -> dict[RegionKey, FoundRegion]:
-    """Return the regions of a dataset that keys name, with fields of `annotations`; the others are not in it.
+) -> dict[RegionKey, DatasetRegion]:
+    """Return the regions with some keys, with fields of `annotations`. Keys of no region are left out.
 
     All rows are read, but only these fields. Raise InputError for a damaged shard.
     """
-    wanted = pa.array(sorted({key.annotation_id for key in keys}), pa.int64())
+    ids = pa.array(sorted({key.annotation_id for key in keys}), pa.int64())
     first = 0
     columns = [REGION + name for name in dict.fromkeys(("id", "phrase", "bbox", *fields))]
-    found: dict[RegionKey, FoundRegion] = {}
+    regions_by_key: dict[RegionKey, DatasetRegion] = {}
     for table in dataset.tables(columns, batch_rows=8 * BATCH_ROWS) if keys else ():
         annotations = table["annotations"].combine_chunks()
         regions = annotations.flatten()
         owners = pc.list_parent_indices(annotations)
-        for place in pc.indices_nonzero(pc.is_in(regions.field("id"), wanted)).to_pylist():
-            if (key := RegionKey.of(one := regions[place].as_py())) in keys:
-                found[key] = FoundRegion(first + owners[place].as_py(), one)
+        for place in pc.indices_nonzero(pc.is_in(regions.field("id"), ids)).to_pylist():
+            annotation = regions[place].as_py()
+            if (key := RegionKey.of(annotation)) in keys:
+                regions_by_key[key] = DatasetRegion(first + owners[place].as_py(), annotation)
         first += table.num_rows
-    return found
+    return regions_by_key
 
 
 def append_review(dataset: AnyPath, review: Review) -> None:
@@ -220,9 +221,9 @@ def append_review(dataset: AnyPath, review: Review) -> None:
     if isinstance(dataset, ObjectPath):
         with _LOCK:
             key = str(dataset)
-            content = _OWN.get(key, b"") + line
+            content = _CONTENTS.get(key, b"") + line
             (dataset / f"reviews-{_NAME}.jsonl").write_bytes(content)
-            _OWN[key] = content
+            _CONTENTS[key] = content
         return
     path = dataset / REVIEWS_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFELY, 0o666)
@@ -241,7 +242,7 @@ def append_review(dataset: AnyPath, review: Review) -> None:
 
 
 def lines_of(path: AnyPath) -> Iterator[bytes]:
-    """Yield the lines that are not empty. One that is too long comes in parts, none of which can be read."""
+    """Yield the lines that are not empty. A line over `LONGEST_LINE` comes in parts, and no part is valid JSON."""
     if isinstance(path, ObjectPath):
         file: IO[bytes] = io.BytesIO(path.open().read(MOST_BYTES + 1))
     else:

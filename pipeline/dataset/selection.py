@@ -1,9 +1,9 @@
 """A choice of regions by score and by an SQL condition, applied to tables of rows; and a search that makes conditions.
 
 DuckDB evaluates the condition on the regions of each table, one row for each region, with the `REGION_COLUMNS`. Most
-are fields of `annotations` and columns of the row; `area_share` is the area of the region over that of the image, x, y,
-w and h are the box in px, `caption` is the text that the phrase is from, `region_count` counts the image's regions
-before the choice, and `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
+are fields of `annotations` and columns of the row. `area_share` is the area of the region over that of the image; x, y,
+w and h are the box in px; `caption` is the caption with the phrase; `region_count` counts the image's regions before
+the choice; `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
 
 A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself.
 """
@@ -48,11 +48,17 @@ CONDITION_COLUMNS: Final = (*_OF_IMAGE, "captions", *(REGION + name for name in 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """A choice of regions. Raises ConfigError for a score outside 0 .. 1."""
+    """A choice of regions. Raise ConfigError for a score outside 0 .. 1.
 
-    min_score: float = 0.0  # only regions with at least this score, 0 .. 1
-    where: str = ""  # SQL condition over `REGION_COLUMNS`; "" takes all
-    marks: Mapping[str, str] = field(default_factory=dict)  # sample id -> mark, for conditions on `mark`
+    Attributes:
+        min_score: The least score of a chosen region, 0 .. 1.
+        where: SQL condition over `REGION_COLUMNS`; "" chooses all.
+        marks: Sample id -> mark, for conditions on `mark`.
+    """
+
+    min_score: float = 0.0
+    where: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
@@ -65,18 +71,18 @@ class Selection:
 
 
 class Selector:
-    """A selection that is applied to tables. It holds a DuckDB connection, so make one for each process and thread.
+    """Apply a selection to tables. It holds a DuckDB connection, so make one for each process and thread.
 
-    Raises ConfigError, when it is made, if `where` is not an SQL condition over `REGION_COLUMNS`.
+    Raise ConfigError if `where` is not an SQL condition over `REGION_COLUMNS`.
     """
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self._connection: Any = None
         if selection.where.strip():
-            self._connection = sandboxed(threads=1)
+            self._connection = connect_sandboxed(threads=1)
             # Read but not run: a condition without columns may never end.
-            self._filtered(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
+            self._filter(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
 
     def choose(self, table: Any) -> Any:
         """Return the table with only the chosen regions in `annotations`; every row stays.
@@ -89,10 +95,10 @@ class Selector:
         owners = pc.list_parent_indices(annotations)
         regions = annotations.flatten()
         flat = None if self._connection is None else _flat(table, owners, regions, self.selection.marks)
-        kept = self._kept(regions, flat)
-        counts = np.bincount(owners.to_numpy()[kept], minlength=table.num_rows)
+        chosen = self._mask(regions, flat)
+        counts = np.bincount(owners.to_numpy()[chosen], minlength=table.num_rows)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(kept)), type=annotations.type)
+        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(chosen)), type=annotations.type)
         return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
 
     def regions(self, table: Any, schema: Any) -> Any:
@@ -102,29 +108,29 @@ class Selector:
         regions = annotations.flatten()
         flat = _flat(table, owners, regions, self.selection.marks)
         columns = [flat[name] if name in flat.column_names else regions.field(name) for name in schema.names]
-        return pa.table(columns, schema=schema).filter(pa.array(self._kept(regions, flat)))
+        return pa.table(columns, schema=schema).filter(pa.array(self._mask(regions, flat)))
 
-    def _kept(self, regions: Any, flat: Any) -> NDArray[np.bool_]:
+    def _mask(self, regions: Any, flat: Any) -> NDArray[np.bool_]:
         """Which regions are chosen: bool (regions,)."""
-        kept = np.ones(len(regions), np.bool_)
+        chosen = np.ones(len(regions), np.bool_)
         if self.selection.min_score > 0:
             # In the precision of the column: 0.8 is another number in float32.
-            kept &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
+            chosen &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
         if self._connection is not None:
             numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
-            rows = self._filtered(numbered, lambda relation: relation.project("row_number").fetchnumpy())
-            kept &= np.isin(np.arange(len(regions)), rows["row_number"])
-        return kept
+            rows = self._filter(numbered, lambda relation: relation.project("row_number").fetchnumpy())
+            chosen &= np.isin(np.arange(len(regions)), rows["row_number"])
+        return chosen
 
-    def _filtered(self, flat: Any, then: Callable[[Any], Any]) -> Any:
+    def _filter(self, flat: Any, read: Callable[[Any], Any]) -> Any:
         try:
             # A relation has neither a name that a subquery could use nor room for a second statement.
-            return then(self._connection.from_arrow(flat).filter(self.selection.where))
+            return read(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
-            known = ", ".join(REGION_COLUMNS.names)
+            columns = ", ".join(REGION_COLUMNS.names)
             text = first_line(error)
             hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
-            raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {known})", key="where") from error
+            raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {columns})", key="where") from error
 
 
 def region_schema(names: Sequence[str]) -> Any:
@@ -132,13 +138,13 @@ def region_schema(names: Sequence[str]) -> Any:
 
     Raise ConfigError for a name that is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
     """
-    known = {field.name: field.type for field in (*ANNOTATION, *REGION_COLUMNS)}
-    if unknown := [name for name in names if name not in known]:
-        raise ConfigError(f"columns: there is no {unknown[0]!r}; one of {', '.join(sorted(known))}")
-    return pa.schema([(name, known[name]) for name in names])
+    kinds = {field.name: field.type for field in (*ANNOTATION, *REGION_COLUMNS)}
+    if unknown := [name for name in names if name not in kinds]:
+        raise ConfigError(f"columns: there is no {unknown[0]!r}; one of {', '.join(sorted(kinds))}")
+    return pa.schema([(name, kinds[name]) for name in names])
 
 
-def sandboxed(database: str = ":memory:", **config: Any) -> Any:
+def connect_sandboxed(database: str = ":memory:", **config: Any) -> Any:
     """Return a DuckDB connection, with settings of DuckDB, that opens only its database and loads nothing."""
     connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false; SET lock_configuration = true")
@@ -160,8 +166,8 @@ def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> An
     columns["caption"] = pa.array([captions[owner][index] for owner, index in places], pa.string())
     counts = pc.list_value_length(table["annotations"].combine_chunks()).cast(pa.int64())
     columns["region_count"] = counts.take(owners)
-    marked = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
-    columns["mark"] = marked.take(owners)
+    marks_of_samples = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
+    columns["mark"] = marks_of_samples.take(owners)
     return pa.table([columns[name] for name in REGION_COLUMNS.names], schema=REGION_COLUMNS)
 
 
@@ -181,8 +187,8 @@ MOST_PER_PAGE: Final = 96  # Most samples that a page shows
 class Search(BaseModel):
     """Conditions on regions and samples, all of which must hold, and the order of the answers.
 
-    A sample is found if at least one of its regions fulfils the conditions on regions. Where there are no such
-    conditions, samples without regions are found too.
+    A sample is found if at least one of its regions fulfils the conditions on regions. Without such conditions, samples
+    without regions are found too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -221,8 +227,8 @@ class Search(BaseModel):
     def sample_condition(self) -> str:
         """Return SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
         marks = {"": [], "none": ["mark IS NULL"], "any": ["mark IS NOT NULL"]}
-        wanted = marks.get(self.mark, [f"mark = {literal(self.mark)}"])
-        return " AND ".join([*_between("region_count", self.regions_min, self.regions_max), *wanted])
+        mark_conditions = marks.get(self.mark, [f"mark = {literal(self.mark)}"])
+        return " AND ".join([*_between("region_count", self.regions_min, self.regions_max), *mark_conditions])
 
     def condition(self) -> str:
         """Return both conditions in one, as `phrasebox export --where` takes it."""

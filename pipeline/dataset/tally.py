@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.selection import sandboxed
+from pipeline.dataset.selection import connect_sandboxed
 from stages.contract.errors import ResourceError, SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE
 from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
@@ -65,7 +65,7 @@ INSERT INTO regions
     SELECT shard, a.id, a.category_id, coalesce(a.phrase, ''), coalesce(a.head, '')
     FROM (SELECT shard, unnest(annotations) AS a FROM part);
 """
-"""From `part`: `COLUMNS` of shards, and `shard`, the number of the shard. Those of a damaged row may be null."""
+"""From `part`: `COLUMNS` of shards, and `shard`, the number of the shard. Values of a damaged row may be null."""
 
 _COUNTS: Final = """
 SELECT count(*) AS rows, count(*) FILTER (error IS NULL AND phrases > 0) AS annotated,
@@ -88,7 +88,7 @@ class Rows:
         connection.execute(_TABLES)
 
     def add(self, shard: int, *tables: Any) -> None:
-        """Add Arrow tables with `COLUMNS`, the first of the shard with this number, the next of the shard after it."""
+        """Add Arrow tables with `COLUMNS`, one for each shard from number `shard` on."""
         numbered = [
             table.append_column("shard", pa.array([number] * table.num_rows, pa.int32()))
             for number, table in enumerate(tables, shard)
@@ -97,13 +97,13 @@ class Rows:
         self.connection.execute(_INSERTS)
         self.connection.unregister("part")
 
-    def ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Return all rows of the answer to a question in SQL."""
-        found: list[tuple[Any, ...]] = self.connection.execute(question, values).fetchall()
-        return found
+    def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return all rows of an SQL query."""
+        rows: list[tuple[Any, ...]] = self.connection.execute(query, values).fetchall()
+        return rows
 
     def tally(self, files: int) -> Tally:
-        """Count; `files` is the number of shards."""
+        """Return the counts of all rows; `files` is the number of shards."""
         answer = self.connection.execute(_COUNTS)
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
         failed = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
@@ -112,7 +112,7 @@ class Rows:
     def categories(self) -> Iterator[Any]:
         """Yield Arrow tables with `CATEGORIES_SCHEMA`, sorted by id and name.
 
-        The supercategory is a phrase's most frequent head; of equally frequent ones the first of the alphabet.
+        The supercategory is a phrase's most frequent head; ties go to the alphabetically first.
         """
         last = CATEGORIES_SCHEMA.empty_table()  # rows of the same phrase may follow
         for batch in pa.RecordBatchReader.from_stream(self.connection.sql(_CATEGORIES)):
@@ -129,19 +129,19 @@ class Rows:
 @contextmanager
 def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
     """Yield the light columns of a folder's shards. Raise SchemaError for one that is damaged or lacks a column."""
-    with no_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
+    with empty_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
         sizes = sizes_in(shards[0].parent, "*.parquet") if shards else {}
         first = 0
-        for some in together(shards, sizes, _BYTES_AT_ONCE, _SHARDS_AT_ONCE):
-            rows.add(first, *pool.map(_columns_of, some))
-            first += len(some)
+        for group in group_shards(shards, sizes, _BYTES_AT_ONCE, _SHARDS_AT_ONCE):
+            rows.add(first, *pool.map(_columns_of, group))
+            first += len(group)
         yield rows
 
 
-def together(
+def group_shards(
     shards: Sequence[AnyPath], sizes: Mapping[AnyPath, int], most_bytes: int, most_shards: int | None = None
 ) -> list[list[AnyPath]]:
-    """Return the shards in order, in groups of at most so many bytes and shards; a larger shard is a group alone."""
+    """Return the shards in order, in groups of at most so many bytes and shards; a larger shard is its own group."""
     groups = list[list[AnyPath]]()
     room = 0
     for shard in shards:
@@ -154,10 +154,10 @@ def together(
 
 
 @contextmanager
-def no_rows() -> Iterator[Rows]:
+def empty_rows() -> Iterator[Rows]:
     """Yield an empty database, which is deleted at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="phrasebox-tally-") as folder:
-        connection = sandboxed(str(Path(folder) / "tally.duckdb"), memory_limit=MEMORY)
+        connection = connect_sandboxed(str(Path(folder) / "tally.duckdb"), memory_limit=MEMORY)
         try:
             yield Rows(connection)
         except duckdb.Error as error:

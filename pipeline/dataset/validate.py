@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.folder import check_folder, read_json, tables_in
-from pipeline.dataset.tally import CATEGORIES_SCHEMA, Rows, no_rows
+from pipeline.dataset.tally import CATEGORIES_SCHEMA, Rows, empty_rows
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import Rle, is_id_of
@@ -46,11 +46,11 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
-    stored = (manifest or {}).get("counts")
-    if not files and not (isinstance(stored, dict) and stored.get("read") == 0):
+    counts = (manifest or {}).get("counts")
+    if not files and not (isinstance(counts, dict) and counts.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
     all_read = True
-    with no_rows() as rows:
+    with empty_rows() as rows:
         for shard, path in enumerate(files):
             try:
                 with parquet_file(path) as file:
@@ -64,12 +64,12 @@ def validate(dataset: AnyPath) -> Iterator[str]:
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 all_read = False
                 yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
-        for what, table in (("image", "samples"), ("annotation", "regions")):
+        for kind, table in (("image", "samples"), ("annotation", "regions")):
             for number, times in rows.ask(_OFTEN.format(table)):
-                yield f"{what} id {number} occurs {times} times"
+                yield f"{kind} id {number} occurs {times} times"
         if all_read:
             if manifest is not None:
-                yield from _count_problems(manifest_path, stored, rows.tally(len(files)))
+                yield from _count_problems(manifest_path, counts, rows.tally(len(files)))
             yield from _category_problems(dataset / "categories.parquet", rows)
 
 
@@ -203,11 +203,11 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
     x, y, w, h = annotation["bbox"]
     if not (w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= row["width"] and y + h <= row["height"]):
         yield f"box {[x, y, w, h]} is empty or leaves the {row['width']}x{row['height']} image"
-    coded = annotation["segmentation"]
-    if coded["size"] != [row["height"], row["width"]]:
-        yield f"mask size {coded['size']} is not [height, width]"
+    segmentation = annotation["segmentation"]
+    if segmentation["size"] != [row["height"], row["width"]]:
+        yield f"mask size {segmentation['size']} is not [height, width]"
         return
-    rle = Rle(size_hw=(row["height"], row["width"]), counts=coded["counts"] or "")
+    rle = Rle(size_hw=(row["height"], row["width"]), counts=segmentation["counts"] or "")
     try:
         area = int(decode_runs(rle)[1::2].sum())
     except ValueError as error:
@@ -221,16 +221,20 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
 
 
 def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
-    named = [one["phrase"] for one in row["phrases"]]
-    mapped = [one["phrase"] for one in row["heat_maps"]]
-    if len(named) != row["phrase_count"]:
-        yield f"phrase_count is {row['phrase_count']} but there are {len(named)} phrases"
-    if row["error"] is None and mapped != list(dict.fromkeys(named)):
-        yield f"the heat maps are of {mapped}, not of the phrases"
-    for stored in row["heat_maps"]:
-        cells = None if stored["levels"] is None else len(stored["levels"])
-        if len(stored["size"]) != 2 or None in stored["size"] or cells not in (None, int(np.prod(stored["size"]))):
-            yield f"heat map of {stored['phrase']!r}: {cells} levels on a grid of {stored['size']}"
+    phrases = [one["phrase"] for one in row["phrases"]]
+    mapped_phrases = [one["phrase"] for one in row["heat_maps"]]
+    if len(phrases) != row["phrase_count"]:
+        yield f"phrase_count is {row['phrase_count']} but there are {len(phrases)} phrases"
+    if row["error"] is None and mapped_phrases != list(dict.fromkeys(phrases)):
+        yield f"the heat maps are of {mapped_phrases}, not of the phrases"
+    for heat_map in row["heat_maps"]:
+        cells = None if heat_map["levels"] is None else len(heat_map["levels"])
+        if (
+            len(heat_map["size"]) != 2
+            or None in heat_map["size"]
+            or cells not in (None, int(np.prod(heat_map["size"])))
+        ):
+            yield f"heat map of {heat_map['phrase']!r}: {cells} levels on a grid of {heat_map['size']}"
 
 
 def _span_problems(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
@@ -251,14 +255,14 @@ def _span_problems(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
         yield f"span says {caption[start:end]!r} but the phrase is {entry['phrase']!r}"
 
 
-def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
-    if not isinstance(stored, dict):
+def _count_problems(path: AnyPath, counts: Any, total: Tally) -> Iterator[str]:
+    if not isinstance(counts, dict):
         yield f"{path}: counts are missing"
         return
     for name, count in {"read": total.rows, **total.counts()}.items():
-        if stored.get(name) != count:
-            found = f"{stored[name]} but the shards hold {count}" if name in stored else "missing"
-            yield f"{path}: counts.{name} is {found}"
+        if counts.get(name) != count:
+            difference = f"{counts[name]} but the shards hold {count}" if name in counts else "missing"
+            yield f"{path}: counts.{name} is {difference}"
 
 
 def _category_problems(path: AnyPath, rows: Rows) -> Iterator[str]:

@@ -27,7 +27,7 @@ def reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[JudgedDa
     """
     dataset = open_dataset(path)
     reviews = read_reviews(dataset.path)
-    answers, corrections = reviews.merged(), reviews.corrections
+    answers, corrections = reviews.majority_answers(), reviews.corrections
     found = find_regions(dataset, {*answers, *corrections})
     images = list(dataset.rows(["sample_id", "file_name", "height", "width"]))
     right: Boxes = defaultdict(list)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.reviews import FoundRegion, RegionKey, Review, find_regions, read_reviews
+from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
 from pipeline.evaluate.estimates import SEED, THRESHOLDS, Estimate, wilson
 from pipeline.evaluate.review_sample import population_of
 from pipeline.logistic import Floats
@@ -39,7 +39,7 @@ class Reviewed:
     does not have; damaged, lines that cannot be read.
     """
 
-    regions: dict[RegionKey, FoundRegion]
+    regions: dict[RegionKey, DatasetRegion]
     said: NDArray[np.str_]  # "right", "wrong" or "absent"
     kinds: NDArray[np.str_]
     weights: Floats  # how many regions of the dataset each stands for
@@ -60,11 +60,13 @@ class Reviewed:
 def reviewed_regions(dataset: Dataset, since: str = "") -> Reviewed:
     """Read the answers beside a dataset, or those `since` a time. Raise InputError if none counts, or for damage."""
     reviews = read_reviews(dataset.path)
-    merged = {key: said for key, said in reviews.merged().items() if latest(reviews.answers[key].values()) > since}
+    merged = {
+        key: said for key, said in reviews.majority_answers().items() if latest(reviews.answers[key].values()) > since
+    }
     found = find_regions(dataset, merged.keys(), ("score", "presence", "image_id"))
     said = Counter(merged[key] for key in found)
     counts: dict[str, int] = {answer: said[answer] for answer in ("right", "wrong", "absent", "unsure")}
-    counts |= {"elsewhere": len(merged) - len(found), "damaged": reviews.skipped}
+    counts |= {"elsewhere": len(merged) - len(found), "damaged": reviews.unreadable_lines}
     regions = {key: region for key, region in found.items() if merged[key] != "unsure"}
     if not regions:
         known = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from pydantic import Field
 
-from pipeline.dataset.origin import MODEL, check_named
+from pipeline.dataset.origin import MODEL_KEYS, check_named
 from pipeline.export.base import ChosenSample, ExportJob, FormatConfig, Naming, WithImages
 from pipeline.export.coco import CocoLayout
 from stages.contract.errors import InputError
@@ -67,7 +67,7 @@ def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
     manifest = job.dataset.manifest
     names = job.categories.names
     if named is None:
-        check_named(job.dataset, MODEL)
+        check_named(job.dataset, MODEL_KEYS)
     config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))
     if usable_model(config).fingerprint != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")

@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.dataset.origin import signed
+from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import former, journal, replaced
 from pipeline.output.environment import environment_here
@@ -178,7 +178,7 @@ class DatasetFolder:
             journal.forget(self._own)
         self.data.mkdir(parents=True, exist_ok=True)
         run = {**found.run, **found.wanted, **(noted or {}), **({replaced.REPLACES: True} if found.replaces else {})}
-        write_text(self._run, json.dumps(signed(run), indent=2))
+        write_text(self._run, json.dumps(sign(run), indent=2))
         if found.manifest:
             self._manifest.unlink()
         self.journal = journal.take_over(self._own, self.data, same_input=same_input, set_aside=self._set_damaged_aside)
@@ -310,7 +310,7 @@ class DatasetFolder:
             "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
             "run": run,
         }
-        manifest = signed(manifest) if own else manifest
+        manifest = sign(manifest) if own else manifest
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         self.drop_replaced()
         journal.forget(self._own)

@@ -19,7 +19,7 @@ from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import is_own
 from pipeline.dataset.reviews import FILES, lines_of, read_reviews
-from pipeline.dataset.tally import together
+from pipeline.dataset.tally import group_shards
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import COMMAND
@@ -82,7 +82,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
             (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))  # they name regions by ids
         sizes = {path: size for one in datasets for path, size in sizes_in(one.path / "data", "*.parquet").items()}
         shards = [shard for dataset in datasets for shard in dataset.shards]
-        groups = together(shards, sizes, COMPACT_BYTES) if compact else [[shard] for shard in shards]
+        groups = group_shards(shards, sizes, COMPACT_BYTES) if compact else [[shard] for shard in shards]
         places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
         there = set(folder.shards)
         todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in there]

@@ -38,12 +38,12 @@ from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
 from pipeline.viewer.pages import Pages, open_pages
-from pipeline.viewer.review import REGIONS, Reviewing, SaidOf
+from pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
 
 LARGEST_SIDE_PX: Final = 2400  # of an image that is sent to the browser
-WAIT_SECONDS: Final = 0.7  # until a page says that the shards are being read
+WAIT_SECONDS: Final = 0.7  # for the index, before a page says that the shards are being read
 MOST_MARKED: Final = 10_000  # samples in one request
 MOST_DIGITS: Final = 18  # of a number in an address: Python rejects thousands of digits, and no row has one
 
@@ -66,10 +66,10 @@ class _NumberConvertor(IntegerConvertor):  # `{name:number}` in a route
 register_url_convertor("number", _NumberConvertor())
 
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Payload = TypeVar("Payload", bound=BaseModel)
 
 
-class Marked(BaseModel):
+class MarkRequest(BaseModel):
     """A request to give samples a mark."""
 
     sample_ids: list[str] = Field(max_length=MOST_MARKED)
@@ -82,14 +82,14 @@ class Viewer:
 
     pages: Pages
     heat: HeatMaps
-    reviewing: Reviewing
+    review_session: ReviewSession
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
-        """Give samples a mark, or take it away with "". Raise OSError, and changes none, if they cannot be saved."""
+        """Give samples a mark, or take it away with "". Raise OSError if it cannot be saved; then no mark changes."""
         with self.lock:
-            marks = dict.fromkeys(sample_ids, mark)  # and those that another viewer may have given
-            marks = {name: one for name, one in (read_marks(self.pages.dataset.path) | marks).items() if one}
+            stored = read_marks(self.pages.dataset.path)  # another viewer may have added some
+            marks = {name: value for name, value in (stored | dict.fromkeys(sample_ids, mark)).items() if value}
             write_marks(self.pages.dataset.path, marks)
             self.pages.marks = marks  # another dict, because other threads read the old one
             self.pages.index.mark_all(marks)
@@ -116,7 +116,7 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
     ]
-    handlers: Any = {HTTPException: _not_found, PhraseboxError: _rejected}
+    handlers: Any = {HTTPException: _not_found, PhraseboxError: _report_error}
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
     app.state.viewer = viewer
     return app
@@ -135,22 +135,24 @@ def _viewer(request: Request) -> Viewer:
 
 
 def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Response]:
-    """Return an endpoint that reads a search from the address and answers with a view, or with what is wrong."""
+    """Return an endpoint that reads a search from the address and answers with a view, or with the error."""
 
     def answer(request: Request) -> Response:
         pages = _viewer(request).pages
-        given = {name: value for name, value in request.query_params.items() if value.strip()}
+        parameters = {name: value for name, value in request.query_params.items() if value.strip()}
         try:
-            search = Search.model_validate({name: given[name] for name in given.keys() & Search.model_fields.keys()})
+            search = Search.model_validate(
+                {name: parameters[name] for name in parameters.keys() & Search.model_fields.keys()}
+            )
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
             return HTMLResponse(pages.message("This filter cannot be used", problems), 400)
         try:
             needs_index = search != Search() or request.url.path == "/stats"
             if needs_index and not pages.index.wait(WAIT_SECONDS):
-                done = pages.index.done
+                shards_read = pages.index.shards_read
                 total = len(pages.dataset.shards)
-                text = f"Filters, orders and figures need all shards. {done:,} of {total:,} have been read."
+                text = f"Filters, orders and figures need all shards. {shards_read:,} of {total:,} have been read."
                 return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
             return HTMLResponse(view(search, request))
         except ConfigError as error:
@@ -177,9 +179,9 @@ def _sample(search: Search, request: Request) -> str:
     row = _number(request, "row", -1)
     if pages.rows.rows_at([row], ["id"]) != [{"id": image_id}]:  # a link from elsewhere: only the id counts
         pages.index.wait(60)
-        if (found := pages.index.row_of(image_id)) is None:
+        if (indexed_row := pages.index.row_of(image_id)) is None:
             raise HTTPException(404)
-        row = found
+        row = indexed_row
     at = _number(request, "at", -1)
     return pages.sample(search, row, None if at < 0 else at)
 
@@ -191,8 +193,8 @@ def _image(request: Request) -> Response:
     try:
         content = thumbnail(pages.images.load(row), side, pages.images.limits)
     except RowFault as fault:
-        moved = " (phrasebox inspect --images DIR says where the images are)"
-        return JSONResponse({"error": f"{fault}{moved if fault.error.reason == 'missing_image' else ''}"}, 404)
+        hint = " (phrasebox inspect --images DIR says where the images are)"
+        return JSONResponse({"error": f"{fault}{hint if fault.error.reason == 'missing_image' else ''}"}, 404)
     return Response(content, media_type="image/jpeg")
 
 
@@ -229,9 +231,9 @@ def _suggest(request: Request) -> Response:
     return JSONResponse(index.suggest(name, request.query_params.get("text", ""), 20) if index.ready else [])
 
 
-async def _posted(request: Request, kind: type[Asked], expected: str) -> Asked:
+async def _read_payload(request: Request, kind: type[Payload], expected: str) -> Payload:
     """Return the object of a request. Raise HTTPException for one from another origin, or of another form."""
-    # Pages of other origins cannot send this type without asking first, and nobody answers them.
+    # Pages of other origins cannot send this type without a preflight request, which this server never grants.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected JSON")
     origin = request.headers.get("origin")
@@ -245,39 +247,39 @@ async def _posted(request: Request, kind: type[Asked], expected: str) -> Asked:
 
 async def _mark(request: Request) -> Response:
     expected = f"{{sample_ids, mark}}: at most {MOST_MARKED} ids, and one of {', '.join(MARKS)}, or an empty mark"
-    wanted = await _posted(request, Marked, expected)
+    payload = await _read_payload(request, MarkRequest, expected)
     try:
-        await asyncio.to_thread(_viewer(request).mark, wanted.sample_ids, wanted.mark)
+        await asyncio.to_thread(_viewer(request).mark, payload.sample_ids, payload.mark)
     except OSError as error:
         return JSONResponse({"error": f"the mark cannot be saved: {error.strerror}"}, 507)
     return JSONResponse({"marks": len(_viewer(request).pages.marks)})
 
 
 async def _review(request: Request) -> Response:
-    said = await _posted(request, SaidOf, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
+    payload = await _read_payload(request, ReviewRequest, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
     try:
-        stored = await asyncio.to_thread(_viewer(request).reviewing.record, said)
+        result = await asyncio.to_thread(_viewer(request).review_session.record, payload)
     except OSError as error:
         return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
     except ValidationError:
         return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
-    if stored is None:
+    if result is None:
         return JSONResponse({"error": "there is no such region"}, 404)
-    return JSONResponse({"saved": stored.regions, "stay": stored.stay})
+    return JSONResponse({"saved": result.regions, "stay": result.stay})
 
 
 def _state(request: Request) -> Response:
-    return JSONResponse(_viewer(request).reviewing.state(request.query_params.get("reviewer", "")))
+    return JSONResponse(_viewer(request).review_session.state(request.query_params.get("reviewer", "")))
 
 
 def _region(request: Request) -> Response:
-    found = _viewer(request).reviewing.region(request.path_params["row"], request.path_params["annotation"])
-    if found is None:
+    region = _viewer(request).review_session.region(request.path_params["row"], request.path_params["annotation"])
+    if region is None:
         raise HTTPException(404)
-    return JSONResponse(found)
+    return JSONResponse(region)
 
 
-def _rejected(request: Request, error: Exception) -> Response:
+def _report_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 409)
 
 
@@ -293,8 +295,8 @@ def make_viewer(
 ) -> Viewer:
     """Return the viewer of a dataset, with an empty index; see `serve`. Raise InputError."""
     pages = open_pages(path, image_root, live=True)
-    reviewing = Reviewing(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=regions, seed=seed)
-    return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings), reviewing=reviewing)
+    session = ReviewSession(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=regions, seed=seed)
+    return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings), review_session=session)
 
 
 def serve(
@@ -311,20 +313,20 @@ def serve(
 ) -> None:
     """Serve the viewer of a dataset's folder until it is interrupted, and print the address of a search in it.
 
-    With `review`, the address is that of the review of so many regions, drawn with the seed of the search. Port 0 takes
-    any free one. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raise InputError if
+    With `review`, print the address of the review page instead; it shows so many regions, drawn by the search's seed.
+    Port 0 takes any free port. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raise InputError if
     the folder is not a dataset, ConfigError if the address cannot be used.
     """
     viewer = make_viewer(path, image_root, settings, regions=review or REGIONS, seed=search.seed)
     try:
         viewer.pages.index.check(search)
-        listening = _listen(host, port)
+        listener = _listen(host, port)
     except ConfigError:
         viewer.pages.index.close()
         raise
     name = f"[{host}]" if ":" in host else host
     page = "/review" if review else viewer.pages.links.page(search, 1)
-    address = f"http://{name}:{listening.getsockname()[1]}{page}"
+    address = f"http://{name}:{listener.getsockname()[1]}{page}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
@@ -338,7 +340,7 @@ def serve(
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     with suppress(KeyboardInterrupt):  # uvicorn has ended orderly and passes it on
-        server.run(sockets=[listening])
+        server.run(sockets=[listener])
 
 
 def _build(index: Index) -> None:

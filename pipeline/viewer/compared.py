@@ -39,7 +39,9 @@ def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
     folder = Path(__file__).with_name("templates")
     script, style = ((folder / name).read_text(encoding="utf-8") for name in ("compare.js", "compare.css"))
     text = TEMPLATES.get_template("compare.html").render(
-        comparisons=[(comparison, pictured(comparison), _table(comparison.rows)) for comparison in comparisons],
+        comparisons=[
+            (comparison, picture_questions(comparison), _table(comparison.rows)) for comparison in comparisons
+        ],
         script=script,
         style=style,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -52,7 +54,7 @@ def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
         raise ConfigError(f"--html: cannot write {out}: {error.strerror}") from error
 
 
-def pictured(comparison: Comparison) -> list[dict[str, Any]]:
+def picture_questions(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the first question of the first images, with a map by every explainer: values for the template.
 
     `caption` is the text before, within and after the phrase; `boxes` are (x, y, w, h) in percent of the image's sides;
@@ -60,7 +62,7 @@ def pictured(comparison: Comparison) -> list[dict[str, Any]]:
     """
     labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
     curves = {(row["label"], row["image"]): row for row in comparison.curves}
-    found = []
+    questions = []
     for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
         tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
         question = image.questions[0]
@@ -68,7 +70,7 @@ def pictured(comparison: Comparison) -> list[dict[str, Any]]:
         phrase = question.phrase
         caption = image.record.sample.captions[phrase.caption_index]
         boxes = () if question.query is None or question.query.target is None else question.query.target.boxes_xywh_px
-        found.append(
+        questions.append(
             {
                 "name": image.record.sample.sample_id,
                 "phrase": phrase.text,
@@ -83,11 +85,11 @@ def pictured(comparison: Comparison) -> list[dict[str, Any]]:
                 "hits": sum(tile["verdict"] == "hit" for tile in tiles) if boxes else -1,
             }
         )
-    return found
+    return questions
 
 
 def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A map: data URL, place of its peak in percent, "hit" or "missed" if the place is known, and notes below it."""
+    """A map: data URL, place of its peak in percent, "hit" or "missed" if the truth is known, and notes below it."""
     query = image.questions[0].query
     heat = ImageHeat(heat_map, image.size_hw)
     verdict = ""
@@ -95,13 +97,13 @@ def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[st
     if heat_map.fault:
         notes.append(f"no map: {heat_map.fault}")
     elif query is not None:
-        asked = replace(query, heat=heat)
-        verdict = "hit" if value_of("pointing", asked) else "missed"
-        notes.append(f"energy {value_of('energy', asked):.2f}")
+        judged_query = replace(query, heat=heat)
+        verdict = "hit" if value_of("pointing", judged_query) else "missed"
+        notes.append(f"energy {value_of('energy', judged_query):.2f}")
     if curve is not None:
-        for end, of in (("", "probability"), ("_cosine", "cosine")):
-            areas = [f"{name} {curve[f'{name}_rise{end}']:.2f}" for name in ("deletion", "insertion")]
-            notes.append(f"{', '.join(areas)} ({of})")
+        for suffix, scale in (("", "probability"), ("_cosine", "cosine")):
+            areas = [f"{name} {curve[f'{name}_rise{suffix}']:.2f}" for name in ("deletion", "insertion")]
+            notes.append(f"{', '.join(areas)} ({scale})")
     return {
         "label": label,
         "heat": _data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
@@ -130,7 +132,7 @@ def _data_url(kind: str, content: bytes) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns, and a line of cells for each explainer: the figure, and whether it is better than the reference's."""
+    """The columns, and a line of cells for each explainer: the figure, and the sign of its gain over the reference."""
     columns = [name for name in FIGURES if any(name in row["figures"] for row in rows)]
     lines = []
     for row in rows:

@@ -31,7 +31,7 @@ LIKELY: Final = 0.5  # Score from which regions are drawn at first, if scores ar
 GRID_SIDE_PX: Final = 640
 FULL_SIDE_PX: Final = 1600
 
-_ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that say how samples are shown, and not which
+_ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that order the samples but filter none
 
 TEMPLATES: Final = Environment(
     loader=PackageLoader("pipeline.viewer"),
@@ -55,7 +55,7 @@ class Links:
         return _address("/", {**parameters(search), **({"page": str(page)} if page > 1 else {})})
 
     def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
-        """Return the link to a sample. `at` is its place among those that the search finds, None outside of one."""
+        """Return the link to a sample. `at` is its place in the search's results; None without a search."""
         place = {} if at is None else {"at": str(at)}
         address = _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
         return address if self.live else f"sample-{row}.html"
@@ -78,8 +78,8 @@ def parameters(search: Search) -> dict[str, str]:
     return {name: str(value) for name, value in search.model_dump(exclude_defaults=True).items()}
 
 
-def quoted(text: str) -> str:
-    """Return text as one word for a shell: in double quotes if it holds single ones and nothing that they expand."""
+def quote_for_shell(text: str) -> str:
+    """Quote a text as one word of a shell command; double quotes only enclose what a shell does not expand in them."""
     return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
@@ -98,11 +98,11 @@ class Pages:
     marks: dict[str, str]
     log: ReviewLog
     links: Links
-    only: Sequence[int] | None = None  # the rows of a gallery, in order, instead of those that a search finds
+    numbers: Sequence[int] | None = None  # the rows of a gallery, in order; None: the rows that a search finds
 
     @property
     def note(self) -> str:
-        """Two lines above every page: why no image is shown, and what to type."""
+        """Two lines for the head of every page: why no image is shown, and what to type; "" if images are shown."""
         if self.dataset.has_images or self.images.refused_root is None:
             return ""
         options = f"{shlex.quote(str(self.dataset.path))} --images {shlex.quote(self.images.refused_root)}"
@@ -114,15 +114,15 @@ class Pages:
     def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
         """Return the views of rows by number."""
         rows = self.rows.rows_at(numbers, COLUMNS)
-        found = None
+        hit_ids = None
         if condition := search.region_condition():
             schema = pa.schema([DATASET_SCHEMA.field(name) for name in COLUMNS])
             selector = Selector(Selection(where=condition, marks=self.marks))
-            chosen = selector.choose(pa.Table.from_pylist(rows, schema))["annotations"].to_pylist()
-            found = {region["id"] for regions in chosen for region in regions}
+            region_lists = selector.choose(pa.Table.from_pylist(rows, schema))["annotations"].to_pylist()
+            hit_ids = {region["id"] for regions in region_lists for region in regions}
         corrections = self.log.current().corrections
         return [
-            sample_view(row, number, self.marks.get(row["sample_id"]), found, corrections)
+            sample_view(row, number, self.marks.get(row["sample_id"]), hit_ids, corrections)
             for number, row in zip(numbers, rows, strict=False)
         ]
 
@@ -131,14 +131,14 @@ class Pages:
         offset = (page - 1) * search.per_page
         samples: int | None
         regions: int | None = None
-        exported: ExportCount | None = None
-        if self.only is not None:
-            samples = len(self.only)
+        export_count: ExportCount | None = None
+        if self.numbers is not None:
+            samples = len(self.numbers)
         elif search == Search() and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
             samples, regions = self.index.count(search)
-            exported = self.index.exported(search, self.log.current().corrections)
+            export_count = self.index.count_exported(search, self.log.current().corrections)
         views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
         goes_on = bool(views) if pages is None else page < pages
@@ -146,11 +146,12 @@ class Pages:
             "grid.html",
             search,
             shown=[
-                (one, self.links.sample(search, at, one.number, one.row["id"])) for at, one in enumerate(views, offset)
+                (view, self.links.sample(search, at, view.number, view.row["id"]))
+                for at, view in enumerate(views, offset)
             ],
             samples=samples,
             regions=regions,
-            exported=exported,
+            exported=export_count,
             first=offset + 1 if views else 0,
             last=offset + len(views),
             page=page,
@@ -162,32 +163,33 @@ class Pages:
         )
 
     def rejected(self, search: Search, problem: str) -> str:
-        """Render the filters as somebody typed them, with what is wrong at the SQL condition, and no image."""
-        absent = dict.fromkeys(("regions", "exported", "pages", "command"))
+        """Render the filters as the user typed them, with a problem at the SQL condition and without images."""
+        missing = dict.fromkeys(("regions", "exported", "pages", "command"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
-        return self._render("grid.html", search, shown=[], before="", after="", problem=problem, **absent, **numbers)
+        return self._render("grid.html", search, shown=[], before="", after="", problem=problem, **missing, **numbers)
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
-        if self.only is not None:
-            return self.only[offset : offset + limit]
+        if self.numbers is not None:
+            return self.numbers[offset : offset + limit]
         if search == Search() and not self.index.ready:  # the first page need not wait for the index
             return list(range(offset, offset + limit))
         return self.index.page(search, offset, limit)
 
     def sample(self, search: Search, number: int, at: int | None) -> str:
-        """Render one sample in full size. `at` is its place in the search, for the links to its neighbours."""
-        (one,) = self.views(search, [number])
+        """Render one sample in full size. `at` is its place in the search's results, for links to its neighbours."""
+        (view,) = self.views(search, [number])
         links: dict[int, str] = {}
         if at is not None:
             first = max(0, at - 1)
-            around = self._numbers(search, first, at + 2 - first)
-            for place, (row, values) in enumerate(zip(around, self.rows.rows_at(around, ["id"]), strict=False), first):
+            numbers = self._numbers(search, first, at + 2 - first)
+            rows = self.rows.rows_at(numbers, ["id"])
+            for place, (row, values) in enumerate(zip(numbers, rows, strict=False), first):
                 links[place] = self.links.sample(search, place, row, values["id"])
         place, page = (0, 1) if at is None else (at, at // search.per_page + 1)
         return self._render(
             "sample.html",
             search,
-            one=one,
+            view=view,
             before=links.get(place - 1, ""),
             after=links.get(place + 1, ""),
             back=self.links.page(search, page),
@@ -207,13 +209,14 @@ class Pages:
         return self._render("message.html", search or Search(), title=title, text=text, again=again)
 
     def _command(self, search: Search) -> tuple[str, str] | None:
-        """The command that exports what is shown, before and after the least score; None if no condition can."""
+        """The command that exports a search, in two parts around the least score; None if no condition can say it."""
         if not search.condition() or search.status not in ("", "regions"):
             return None
         condition = search.model_copy(update={"score_min": None}).condition()
         where = condition if "--" in condition else condition.replace("\n", " ").strip()
         dataset = shlex.quote(str(self.dataset.path))
-        return f"phrasebox export {dataset} --format coco --out OUT", f" --where {quoted(where)}" if where else ""
+        option = f" --where {quote_for_shell(where)}" if where else ""
+        return f"phrasebox export {dataset} --format coco --out OUT", option
 
     def _render(self, template: str, search: Search, **values: Any) -> str:
         return TEMPLATES.get_template(template).render(
@@ -233,7 +236,7 @@ class Pages:
 
 def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
     """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it. Raise InputError."""
-    dataset = open_dataset(path, finished=False)
+    dataset = open_dataset(path, must_be_finished=False)
     images = ImageSource(dataset, image_root)
     marks = read_marks(dataset.path)
     index = Index(dataset, marks)
@@ -246,9 +249,9 @@ def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
 def write_gallery(
     path: Path, out: Path, console: Console, search: Search, *, samples: int, image_root: str | None = None
 ) -> None:
-    """Write pages of at most `samples` samples of those that a search finds, drawn by its seed, into a new folder.
+    """Write pages of at most `samples` samples of a search, drawn by its seed, into a new folder.
 
-    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted. Raises
+    The page of figures counts all samples of the search. Images that cannot be loaded are left out and counted. Raise
     InputError if the folder is not a dataset, ConfigError if the condition or the new folder cannot be used.
     """
     search = search.model_copy(update={"sort": "random"})
@@ -261,25 +264,25 @@ def write_gallery(
         index.check(search)
         _make_folders(out)
         index.build()
-        numbers = pages.only = index.page(search, 0, samples)
+        numbers = pages.numbers = index.page(search, 0, samples)
         for page in range(1, max(1, -(-len(numbers) // search.per_page)) + 1):
             write(pages.links.page(search, page), pages.grid(search, page))
         write(pages.links.stats(search), pages.stats(search))
-        missing = 0
+        failures = 0
         with progress_bar(console, "pages", len(numbers)) as advance:
             for at, row in enumerate(numbers):
                 write(pages.links.sample(search, at, row, 0), pages.sample(search, row, at))
-                missing += not _write_images(pages, row, out)
+                failures += not _write_images(pages, row, out)
                 advance(at + 1)
     with as_file(files("pipeline.viewer") / "static") as static:
         shutil.copytree(static, out / "static", dirs_exist_ok=True)
     console.print(f"{counted(len(numbers), 'sample')} in {out / 'index.html'}", soft_wrap=True)
-    absent = (
-        f"{missing} images are missing: their rows have an error, or they are not where the run read them "
+    missing_images = (
+        f"{failures} images are missing: their rows have an error, or they are not where the run read them "
         "(--images DIR says where they are)"
     )
-    if pages.note or missing:
-        console.print(pages.note or absent, soft_wrap=True)
+    if pages.note or failures:
+        console.print(pages.note or missing_images, soft_wrap=True)
 
 
 def _make_folders(out: Path) -> None:

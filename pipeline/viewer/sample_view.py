@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED, ImageSource, check_named
+from pipeline.dataset.origin import LOADED_KEYS, ImageSource, check_named
 from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
@@ -28,21 +28,22 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Columns of a row that `sample_view` needs."""
 
-KEPT_SAMPLES: Final = 64  # Samples whose computed heat maps are kept: a few kB each
+MOST_SAMPLES: Final = 64  # Samples whose computed heat maps are kept: a few kB each
 _OUTLINE_SIDE_PX: Final = 640
 _MOST_LETTERS: Final = 28
-_THINNEST_PX, _THICKEST_PX = 1.2, 3.6  # outlines of regions with a score of 0 and 1, in pixels of the screen
+_THINNEST_PX: Final = 1.2  # Outline of a region with a score of 0, in pixels of the screen
+_THICKEST_PX: Final = 3.6  # With a score of 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionPart:
-    """A part of a caption that belongs to the same phrase throughout, the innermost of those around it."""
+    """A part of a caption that lies in the same phrases throughout; it is shown as part of the innermost one."""
 
     text: str
     regions: tuple[int, ...] = ()  # numbers of the phrase's regions
-    group: int | None = None  # number of the thing that it names; None beside all phrases that are in the image
-    absent: Mapping[str, Any] | None = None  # the innermost phrase that is not in the image, an entry of `absent`
-    ends: bool = False  # that phrase ends here
+    group: int | None = None  # number of the object that it names; None outside all phrases with regions
+    absent: Mapping[str, Any] | None = None  # the innermost absent phrase, an entry of the row's `absent`
+    ends: bool = False  # whether the absent phrase ends here
 
     @property
     def colour(self) -> int:
@@ -52,24 +53,24 @@ class CaptionPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionView:
-    """A region as it is drawn. Entries of several captions in the same words are drawn once."""
+    """A region as it is drawn: once, although several captions may name it by the same phrase."""
 
     number: int  # place in the row's `annotations` of the first entry for this phrase and this mask
     annotation: Mapping[str, Any]  # the entry there
-    captions: tuple[int, ...]  # numbers of the captions that say it, one for each entry; empty for a pool of concepts
+    captions: tuple[int, ...]  # numbers of the captions with the phrase, one for each entry; empty for a concept pool
     area_share: float  # of the image, 0 .. 1
     path: str  # SVG path data of the mask, px
     box_xywh_px: Sequence[float]  # the corrected box, or else the annotation's
     correction: str | None  # "delete" or "box"
     outline_px: float  # width of the outline on the screen, which grows with the score
     label: str  # text at the box, with a long phrase cut
-    group: int  # number of the thing that the phrase names: 0, 1, ... in the order of the captions
-    leads: bool  # its phrase has the highest score of the group, which is drawn with the regions of that one
-    found: bool | None  # the search finds this region, in any of its captions; None if it looks for none in particular
+    group: int  # number of the object that the phrase names: 0, 1, ... in the order of the captions
+    leads: bool  # whether its phrase has the best score of the group; only this phrase's regions are drawn for it
+    is_hit: bool | None  # whether the search finds this region; None if the search has no conditions on regions
 
     @property
     def weight(self) -> float:
-        """The score by which it is folded away; regions that people corrected never are."""
+        """The score, below which the page may hide it; 1 for corrected regions, which always show."""
         return 1.0 if self.correction else float(self.annotation["score"])
 
     @property
@@ -85,12 +86,12 @@ class SampleView:
     number: int  # of its row in the dataset
     row: Mapping[str, Any]  # with `COLUMNS`
     captions: list[list[CaptionPart]]
-    regions: list[RegionView]  # large ones first, so that small ones, drawn later, can be pointed at
+    regions: list[RegionView]  # large ones first, since regions that are drawn later lie on top
     mark: str  # may be ""
 
     @property
     def groups(self) -> list[list[RegionView]]:
-        """The regions by group, and in each the highest score first."""
+        """The regions by group, each group with its highest score first."""
         groups: dict[int, list[RegionView]] = {}
         for region in sorted(self.regions, key=lambda one: (one.group, -one.annotation["score"], one.number)):
             groups.setdefault(region.group, []).append(region)
@@ -99,12 +100,12 @@ class SampleView:
     @property
     def things(self) -> int | None:
         """Number of groups; None in datasets without them."""
-        known = {region.annotation["group"] for region in self.regions}
-        return len(known) if known and None not in known else None
+        groups = {region.annotation["group"] for region in self.regions}
+        return len(groups) if groups and None not in groups else None
 
     @property
     def absent(self) -> list[Mapping[str, Any]]:
-        """The phrases that are not in the image, each once."""
+        """The absent phrases, each once."""
         return list({entry["phrase"]: entry for entry in self.row["absent"] or ()}.values())
 
 
@@ -112,63 +113,63 @@ def sample_view(
     row: Mapping[str, Any],
     number: int,
     mark: str | None,
-    found: Collection[int] | None,
+    hit_ids: Collection[int] | None,
     corrections: Mapping[RegionKey, Review] = MappingProxyType({}),
 ) -> SampleView:
-    """Return the view of a row with `COLUMNS`. `found` are ids of the annotations that a search finds; None for all."""
+    """Return the view of a row with `COLUMNS`. `hit_ids` are ids of annotations that a search finds; None for all."""
     annotations = row["annotations"]
     # In datasets without groups each phrase names another thing.
-    things = [one["phrase"] if one["group"] is None else one["group"] for one in annotations]
+    things = [entry["phrase"] if entry["group"] is None else entry["group"] for entry in annotations]
     groups = {thing: place for place, thing in enumerate(dict.fromkeys(things))}
     best: dict[Any, Mapping[str, Any]] = {}
     equal: dict[Any, list[int]] = {}
-    for place, one in enumerate(annotations):
-        equal.setdefault((one["phrase"], *one["bbox"], one["segmentation"]["counts"]), []).append(place)
-        if things[place] not in best or one["score"] > best[things[place]]["score"]:
-            best[things[place]] = one
+    for place, entry in enumerate(annotations):
+        equal.setdefault((entry["phrase"], *entry["bbox"], entry["segmentation"]["counts"]), []).append(place)
+        if things[place] not in best or entry["score"] > best[things[place]]["score"]:
+            best[things[place]] = entry
     regions: list[RegionView] = []
-    said: dict[int, tuple[int, int, Mapping[str, Any]]] = {}
+    mentions: dict[int, tuple[int, int, Mapping[str, Any]]] = {}
     for places in equal.values():
         first = places[0]
         entries = [annotations[place] for place in places]
-        one = entries[0]
-        phrase = one["phrase"]
-        correction = corrections.get(RegionKey.of(one))
-        shown = phrase if len(phrase) <= _MOST_LETTERS else phrase[: _MOST_LETTERS - 1].rstrip() + "…"
+        annotation = entries[0]
+        phrase = annotation["phrase"]
+        correction = corrections.get(RegionKey.of(annotation))
+        label = phrase if len(phrase) <= _MOST_LETTERS else phrase[: _MOST_LETTERS - 1].rstrip() + "…"
         region = RegionView(
             number=first,
-            annotation=one,
+            annotation=annotation,
             captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
-            area_share=one["area"] / max(1, row["width"] * row["height"]),
-            path=outline_path(one["segmentation"]),
-            box_xywh_px=(correction.box_xywh_px if correction else None) or one["bbox"],
+            area_share=annotation["area"] / max(1, row["width"] * row["height"]),
+            path=outline_path(annotation["segmentation"]),
+            box_xywh_px=(correction.box_xywh_px if correction else None) or annotation["bbox"],
             correction=correction.action if correction else None,
-            outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
-            label=f"{shown} {one['score']:.2f}",
+            outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * annotation["score"],
+            label=f"{label} {annotation['score']:.2f}",
             group=groups[things[first]],
-            leads=one["phrase"] == best[things[first]]["phrase"],
-            found=None if found is None else any(entry["id"] in found for entry in entries),
+            leads=phrase == best[things[first]]["phrase"],
+            is_hit=None if hit_ids is None else any(entry["id"] in hit_ids for entry in entries),
         )
         regions.append(region)
-        said |= {place: (first, region.group, annotations[place]) for place in places}
+        mentions |= {place: (first, region.group, annotations[place]) for place in places}
     captions = [
         caption_parts(
             caption,
-            [said[place] for place, one in enumerate(annotations) if one["caption_index"] == index],
+            [mentions[place] for place, entry in enumerate(annotations) if entry["caption_index"] == index],
             [entry for entry in row["absent"] or () if entry["caption_index"] == index],
         )
         for index, caption in enumerate(row["captions"])
     ]
-    regions.sort(key=lambda one: (-one.area_share, one.number))
+    regions.sort(key=lambda region: (-region.area_share, region.number))
     return SampleView(number=number, row=row, captions=captions, regions=regions, mark=mark or "")
 
 
 def caption_parts(
     caption: str, annotations: Sequence[tuple[int, int, Mapping[str, Any]]], absent: Sequence[Mapping[str, Any]] = ()
 ) -> list[CaptionPart]:
-    """Cut a caption at the borders of its phrases, which may lie in one another.
+    """Cut a caption at the borders of its phrases, which may be nested.
 
-    `annotations` are number, group and fields of the regions whose phrase is in it.
+    `annotations` are number, group and fields of the caption's regions.
     """
 
     def length(fields: Mapping[str, Any]) -> int:
@@ -179,18 +180,18 @@ def caption_parts(
 
     edges = {0, len(caption)}
     edges.update(*(fields["span"] for fields in (*(fields for *_, fields in annotations), *absent)))
-    found = []
+    parts = []
     for start, end in pairwise(sorted(edges)):
-        around = [one for one in annotations if is_around(one[2])]
-        missing = min(filter(is_around, absent), key=length, default=None)
-        ends = missing is not None and missing["span"][1] == end
-        part = CaptionPart(text=caption[start:end], absent=missing, ends=ends)
-        if around:
-            _, group, innermost = min(around, key=lambda one: length(one[2]))
-            numbers = [number for number, _, one in around if list(one["span"]) == list(innermost["span"])]
+        enclosing = [one for one in annotations if is_around(one[2])]
+        absent_phrase = min(filter(is_around, absent), key=length, default=None)
+        ends = absent_phrase is not None and absent_phrase["span"][1] == end
+        part = CaptionPart(text=caption[start:end], absent=absent_phrase, ends=ends)
+        if enclosing:
+            _, group, innermost = min(enclosing, key=lambda one: length(one[2]))
+            numbers = [number for number, _, one in enclosing if list(one["span"]) == list(innermost["span"])]
             part = replace(part, regions=tuple(dict.fromkeys(numbers)), group=group)
-        found.append(part)
-    return found
+        parts.append(part)
+    return parts
 
 
 def outline_path(segmentation: Mapping[str, Any]) -> str:
@@ -205,9 +206,9 @@ def outline_path(segmentation: Mapping[str, Any]) -> str:
 class HeatMaps:
     """The heat maps of rows, one sample at a time.
 
-    They are the dataset's if it stores them. Otherwise, or if `KEY=VALUE` settings replace the dataset's, they are
-    computed with its own configuration and model, which is loaded for the first one. A dataset that this user has not
-    made does not decide what is loaded: see `pipeline.dataset.origin`.
+    They are the dataset's if it stores them. Otherwise, or if `KEY=VALUE` settings replace stored ones, they are
+    computed with the dataset's configuration and model, which is loaded for the first one. A dataset of another user
+    does not decide what is loaded: see `pipeline.dataset.origin`.
     """
 
     def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:
@@ -217,7 +218,7 @@ class HeatMaps:
         self.are_stored = dataset.has_heat_maps and not self.settings
         self._stages: Any = None
         self._lock = threading.Lock()
-        self._kept: dict[int, dict[str, HeatMap]] = {}
+        self._computed: dict[int, dict[str, HeatMap]] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -227,15 +228,15 @@ class HeatMaps:
         return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
 
     def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
-        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase. Raise PhraseboxError for a fault."""
+        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase. Raise PhraseboxError."""
         if self.are_stored:
             return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
         with self._lock:
-            if row["id"] not in self._kept:
-                self._kept[row["id"]] = self._compute(row)
-                if len(self._kept) > KEPT_SAMPLES:
-                    del self._kept[next(iter(self._kept))]
-            return self._kept[row["id"]]
+            if row["id"] not in self._computed:
+                self._computed[row["id"]] = self._compute(row)
+                if len(self._computed) > MOST_SAMPLES:
+                    del self._computed[next(iter(self._computed))]
+            return self._computed[row["id"]]
 
     def _compute(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
         if self._stages is None:
@@ -269,8 +270,8 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
     stored = dataset.run.get("config")
     if not isinstance(stored, dict):
         raise InputError("the dataset does not say how it was made")
-    check_named(dataset, LOADED, settings, then=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
-    # Whatever the regions come from, and whatever files that names: heat maps are the explainer's.
+    check_named(dataset, LOADED_KEYS, settings, advice=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
+    # The source of the regions, and the files that it names, do not matter: the explainer makes the heat maps.
     stored = {section: values for section, values in stored.items() if section != "source"}
     fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none", "regions.refine=none")
     return stored_config(stored, [*settings, *fixed])

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.tally import Rows, no_rows, write_categories
+from pipeline.dataset.tally import Rows, empty_rows, write_categories
 from pipeline.output.ids import set_apart
 
 AT_ONCE: Final = 50_000  # phrases of a shard
@@ -67,7 +67,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phrases", type=int, default=50_000_000)
     given = parser.parse_args()
-    with no_rows() as empty:
+    with empty_rows() as empty:
         found = finish(empty, given.phrases)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sys.stdout.write(

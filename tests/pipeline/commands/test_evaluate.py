@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.commands.tables import print_evaluation
-from pipeline.dataset.origin import signed
+from pipeline.dataset.origin import sign
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.judged import judged_dataset
@@ -52,7 +52,7 @@ def changed(dataset: Path, folder: Path, is_own: bool = False, **values: Any) ->
     """A copy of a dataset whose manifest has other values."""
     copy = Path(shutil.copytree(dataset, folder / "dataset"))
     manifest = json.loads((copy / "dataset.json").read_text()) | values
-    (copy / "dataset.json").write_text(json.dumps(signed(manifest) if is_own else manifest))
+    (copy / "dataset.json").write_text(json.dumps(sign(manifest) if is_own else manifest))
     return copy
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.dataset.folder import write_marks
-from pipeline.dataset.origin import signed
+from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.changed import change_manifest
@@ -175,7 +175,7 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     rejected(InputError, "no such folder", *other, "--images", tmp_path / "nowhere")
     manifest = json.loads((dataset / "dataset.json").read_text())
     manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}  # as if the images had come from tars
-    (dataset / "dataset.json").write_text(json.dumps(signed(manifest)))
+    (dataset / "dataset.json").write_text(json.dumps(sign(manifest)))
     rejected(ConfigError, "^--images: webdataset takes images, but the dataset holds none", *other)
     assert not (tmp_path / "other").exists()
 

@@ -34,7 +34,7 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(folder.parent)
     dataset = open_dataset(Path("dataset"))
     assert dataset.path == folder
-    assert dataset.finished
+    assert dataset.is_finished
     assert [path.name for path in dataset.shards] == ["00000.parquet", "00001.parquet", "00002.parquet"]
     assert not dataset.has_images
     assert dataset.columns == tuple(DATASET_SCHEMA.names)
@@ -44,7 +44,7 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert repr(dataset) == f"Dataset {folder}: 500 rows, {regions:,} regions, 3 shards"
         assert len(dataset) == 500
     (folder / "dataset.json").unlink()
-    unfinished = open_dataset(folder, finished=False)
+    unfinished = open_dataset(folder, must_be_finished=False)
     assert repr(unfinished) == f"Dataset {folder}: 3 shards"
     assert len(unfinished) == 500
 
@@ -125,8 +125,8 @@ def test_an_unfinished_dataset(folder: Path) -> None:
     (folder / ".phrasebox" / "run.json").write_text('{"config": {"input": {}}, "model_fingerprint": "a"}')
     with pytest.raises(InputError, match="the run has not finished, run the same command again"):
         open_dataset(folder)
-    dataset = open_dataset(folder, finished=False)
-    assert not dataset.finished
+    dataset = open_dataset(folder, must_be_finished=False)
+    assert not dataset.is_finished
     assert dataset.manifest == {}
     assert dataset.run == {"config": {"input": {}}, "model_fingerprint": "a"}
     assert len(list(dataset.rows(["id"]))) == 500
@@ -136,11 +136,11 @@ def test_images_of_an_unfinished_dataset(with_images: Path, tmp_path: Path) -> N
     """Known from a shard that is whole."""
     folder = Path(shutil.copytree(with_images, tmp_path / "dataset"))
     (folder / "dataset.json").unlink()
-    assert open_dataset(folder, finished=False).has_images
+    assert open_dataset(folder, must_be_finished=False).has_images
     (folder / "data" / "00000.parquet").write_bytes(b"PAR1 half")
-    assert open_dataset(folder, finished=False).has_images
+    assert open_dataset(folder, must_be_finished=False).has_images
     (folder / "data" / "00001.parquet").write_bytes(b"PAR1 half")
-    assert not open_dataset(folder, finished=False).has_images
+    assert not open_dataset(folder, must_be_finished=False).has_images
 
 
 def test_no_dataset(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         open_dataset(tmp_path / "file")
     for finished in (True, False):
         with pytest.raises(InputError, match="is not a finished dataset"):
-            open_dataset(tmp_path, finished=finished)
+            open_dataset(tmp_path, must_be_finished=finished)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
     (folder / "dataset.json").write_text(content, errors="surrogateescape")
     for finished in (True, False):
         with pytest.raises((InputError, SchemaError), match=rf"dataset.*{words}") as refused:
-            open_dataset(folder, finished=finished)
+            open_dataset(folder, must_be_finished=finished)
         assert "\n" not in str(refused.value)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import ImageSource, signed
+from pipeline.dataset.origin import ImageSource, sign
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import samples_of
@@ -14,7 +14,7 @@ from tests.stages.read.inputs import samples_of
 
 def dataset_of(**source: Any) -> Dataset:
     """A dataset that was made here from an input with this configuration."""
-    run = signed({"config": {"input": source}})
+    run = sign({"config": {"input": source}})
     return Dataset(path=Path("/nowhere"), manifest={}, run=run, shards=())
 
 

@@ -191,7 +191,7 @@ def test_a_damaged_shard_of_a_finished_dataset(damaged: Path) -> None:
 def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[dict[str, Any]]) -> None:
     """Is left out, as a run may still be writing it; numbers are those of the row reader."""
     (damaged / "dataset.json").unlink()
-    dataset = open_dataset(damaged, finished=False)
+    dataset = open_dataset(damaged, must_be_finished=False)
     with closing(Index(dataset, {})) as index:
         index.build()
         numbers = page(index, Search())

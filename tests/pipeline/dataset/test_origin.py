@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED, check_named, is_own, signed, unnamed
+from pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed, is_own, sign
 from pipeline.paths import LOCATIONS
 from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS
@@ -31,7 +31,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_was_signed_is_known_again_and_a_change_is_seen(state: Path) -> None:
-    run = signed(RUN)
+    run = sign(RUN)
     assert is_own(run)
     assert is_own({**run, "counts": {}, "phrasebox_version": "2"}), "only what is followed counts"
     assert not is_own({**run, "config": {**CONFIG, "rate": 0.2}})
@@ -43,21 +43,21 @@ def test_what_was_signed_is_known_again_and_a_change_is_seen(state: Path) -> Non
 
 
 def test_other_users_and_those_without_a_key(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = signed(RUN)
+    run = sign(RUN)
     monkeypatch.setenv("XDG_STATE_HOME", str(state / "other"))
     assert not is_own(run)
-    assert signed(RUN)["signature"] != run["signature"]
+    assert sign(RUN)["signature"] != run["signature"]
     (state / "other" / "phrasebox" / "key").write_bytes(b"")  # damaged
     (tmp_path / "file").write_text("")
     for place in (state / "other", tmp_path / "file"):
         monkeypatch.setenv("XDG_STATE_HOME", str(place))
-        assert signed(RUN)["signature"] is None
-        assert not is_own(signed(RUN))
+        assert sign(RUN)["signature"] is None
+        assert not is_own(sign(RUN))
 
 
 def dataset_of(folder: Path, sections: dict[str, Any], *, own: bool = False) -> Dataset:
     run = {"config": sections}
-    return Dataset(path=folder, manifest={}, run=signed(run) if own else run, shards=())
+    return Dataset(path=folder, manifest={}, run=sign(run) if own else run, shards=())
 
 
 OUTSIDE = {
@@ -103,9 +103,9 @@ def test_what_a_stranger_names(sections: dict[str, Any], settings: list[str], le
     folder.mkdir()
     (folder / "out").symlink_to(tmp_path)
     filled = json.loads(json.dumps(sections).replace("FOLDER", str(folder)))
-    keys = (*LOCATIONS, *LOADED)
-    assert list(unnamed(dataset_of(folder, filled), keys, settings)) == left.split()
-    assert unnamed(dataset_of(folder, filled, own=True), keys) == {}, "one's own names what it likes"
+    keys = (*LOCATIONS, *LOADED_KEYS)
+    assert list(find_unnamed(dataset_of(folder, filled), keys, settings)) == left.split()
+    assert find_unnamed(dataset_of(folder, filled, own=True), keys) == {}, "one's own names what it likes"
 
 
 def test_the_message_says_what_to_type(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_every_key_that_names_a_file_is_asked_about() -> None:
     sections["source"] = [SOURCES[kind].config_type for kind in SOURCES]
     sections.pop("output"), sections.pop("engine")  # nobody who follows a configuration writes, or starts an engine
     found = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}
-    assert found - {*LOCATIONS, *LOADED} == set()
+    assert found - {*LOCATIONS, *LOADED_KEYS} == set()
     assert {"model.checkpoint", "source.truth"} <= found
 
 

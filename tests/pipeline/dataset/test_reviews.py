@@ -15,7 +15,7 @@ from pipeline.dataset.reviews import (
     Review,
     append_review,
     find_regions,
-    merged_answer,
+    majority_answer,
     read_reviews,
 )
 from stages.contract.errors import InputError
@@ -37,8 +37,8 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
     reviews = read_reviews(tmp_path)
     assert [*reviews.answers] == [DOG]
     assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {"ann": "right", "bob": "right"}
-    assert reviews.merged() == {DOG: "right"}
-    assert reviews.skipped == 0
+    assert reviews.majority_answers() == {DOG: "right"}
+    assert reviews.unreadable_lines == 0
     lines = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
     assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], "nothing is deleted"
 
@@ -66,18 +66,18 @@ def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
     ],
 )
 def test_several_reviewers_make_one_answer(answers: list[str], merged: str) -> None:
-    assert merged_answer(said(DOG, f"{n}", answer=one) for n, one in enumerate(answers)) == merged
+    assert majority_answer(said(DOG, f"{n}", answer=one) for n, one in enumerate(answers)) == merged
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     append_review(tmp_path, said(DOG, answer="right"))
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(file.read_bytes() + b'{"annotation_id": 8, "phr')  # as a power cut leaves it
-    assert (len(read_reviews(tmp_path).answers), read_reviews(tmp_path).skipped) == (1, 1)
+    assert (len(read_reviews(tmp_path).answers), read_reviews(tmp_path).unreadable_lines) == (1, 1)
     append_review(tmp_path, said(CAT, answer="wrong"))
     reviews = read_reviews(tmp_path)
-    assert reviews.merged() == {DOG: "right", CAT: "wrong"}
-    assert reviews.skipped == 1
+    assert reviews.majority_answers() == {DOG: "right", CAT: "wrong"}
+    assert reviews.unreadable_lines == 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_is_not_a_review_is_skipped(tmp_path: Path, change: dict[str, Any])
     text = json.dumps(line).replace("Infinity", "1e999")
     (tmp_path / "reviews.jsonl").write_text(f"{text}\n[]\n\n\0\xff\n", encoding="latin-1")
     reviews = read_reviews(tmp_path)
-    assert (reviews.answers, reviews.corrections, reviews.skipped) == ({}, {}, 3)
+    assert (reviews.answers, reviews.corrections, reviews.unreadable_lines) == ({}, {}, 3)
 
 
 def test_no_link_and_no_pipe_is_written_or_read(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_writers_do_not_tear_each_others_lines(tmp_path: Path) -> None:
         list(pool.map(_append, [tmp_path] * 4, "abcd"))
     reviews = read_reviews(tmp_path)
     assert len((tmp_path / "reviews.jsonl").read_text().splitlines()) == 100
-    assert (set(reviews.answers[DOG]), reviews.skipped) == (set("abcd"), 0)
+    assert (set(reviews.answers[DOG]), reviews.unreadable_lines) == (set("abcd"), 0)
 
 
 def test_files_of_several_places_count_together(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_files_of_several_places_count_together(tmp_path: Path) -> None:
         folder.mkdir()
         append_review(folder, said(DOG, answer=answer))
     (there / "reviews.jsonl").rename(here / "reviews-there.jsonl")
-    assert read_reviews(here).merged() == {DOG: "right"}, "the later one, whatever the name of its file"
+    assert read_reviews(here).majority_answers() == {DOG: "right"}, "the later one, whatever the name of its file"
 
 
 def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
@@ -170,4 +170,4 @@ def test_object_storage() -> None:
     assert read_reviews(folder).answers == {}
     append_review(folder, said(DOG, answer="wrong"))
     append_review(folder, said(DOG, answer="right"))
-    assert read_reviews(folder).merged() == {DOG: "right"}
+    assert read_reviews(folder).majority_answers() == {DOG: "right"}

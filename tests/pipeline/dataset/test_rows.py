@@ -86,7 +86,7 @@ def test_damaged_shards(dataset: Dataset, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
     manifest = (folder / "dataset.json").read_text()
     (folder / "dataset.json").unlink()
-    assert len(NumberedRows(open_dataset(folder, finished=False)).rows_at(range(ROWS), ["id"])) == ROWS - 50
+    assert len(NumberedRows(open_dataset(folder, must_be_finished=False)).rows_at(range(ROWS), ["id"])) == ROWS - 50
     (folder / "dataset.json").write_text(manifest)
     shard.write_bytes(whole[:4] + b"\x55" * (len(whole) - 40_000) + whole[len(whole) - 39_996 :])
     with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: "):

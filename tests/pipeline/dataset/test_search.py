@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.dataset.index import Index
-from pipeline.dataset.selection import Search, Selection, Selector, literal, sandboxed
+from pipeline.dataset.selection import Search, Selection, Selector, connect_sandboxed, literal
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
 
 TEXTS = ("dog", "MAN", " red   car ", "it's", "a -- b", "/* c", "'", "''); DROP TABLE regions; --", "%", "piñata", "\\")
@@ -60,7 +60,7 @@ def test_what_is_no_search(values: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[Any]:
-    with closing(sandboxed()) as connection:
+    with closing(connect_sandboxed()) as connection:
         yield connection
 
 

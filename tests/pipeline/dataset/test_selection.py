@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.selection import Selection, Selector, sandboxed
+from pipeline.dataset.selection import Selection, Selector, connect_sandboxed
 from stages.contract.errors import ConfigError
 from stages.contract.schema import DATASET_SCHEMA
 from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
@@ -155,7 +155,7 @@ def test_a_condition_that_fails_on_a_value(where: str, table: Any) -> None:
 
 
 def test_the_sandbox_stays_closed(tmp_path: Path) -> None:
-    connection = sandboxed()
+    connection = connect_sandboxed()
     for statement in (
         "SET enable_external_access = true",
         "SET python_enable_replacements = true",

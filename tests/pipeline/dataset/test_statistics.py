@@ -15,7 +15,7 @@ from pipeline.dataset.index import (
     SCORE_EDGES,
     Index,
     _per_image,
-    spoken_for,
+    estimate_absent_share,
     statistics,
 )
 from pipeline.dataset.selection import Search
@@ -73,10 +73,10 @@ def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: floa
     signal = rng.normal(np.where(missing, -1.0, 1.0))
     presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
     near, counts = np.unique(presence.round(3), return_counts=True)
-    found = spoken_for(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
+    found = estimate_absent_share(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
     assert found == pytest.approx(missing.mean(), abs=0.01)
-    assert spoken_for([], expected) is None
-    assert spoken_for([(1.0, 3)], expected) == pytest.approx(0.0, abs=0.001)
+    assert estimate_absent_share([], expected) is None
+    assert estimate_absent_share([(1.0, 3)], expected) == pytest.approx(0.0, abs=0.001)
 
 
 def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None:

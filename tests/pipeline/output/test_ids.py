@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.dataset.tally import no_rows, rows_of, write_categories
+from pipeline.dataset.tally import empty_rows, rows_of, write_categories
 from pipeline.dataset.validate import validate
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.output import ids
@@ -165,5 +165,5 @@ def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_fold
 
 
 def test_a_full_disk_while_counting_names_the_folder_to_change() -> None:
-    with pytest.raises(ResourceError, match=r"cannot count in .*TMPDIR.*No space left"), no_rows():
+    with pytest.raises(ResourceError, match=r"cannot count in .*TMPDIR.*No space left"), empty_rows():
         raise duckdb.IOException("No space left on device")

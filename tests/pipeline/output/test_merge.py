@@ -72,7 +72,7 @@ def test_answers_and_corrections_go_with_the_regions(parts: list[Path], tmp_path
     for number in range(2):
         merge(own, tmp_path / f"out-{number}", compact=bool(number))
         found = read_reviews(tmp_path / f"out-{number}")
-        assert found.merged() == {keys[0]: "right"}
+        assert found.majority_answers() == {keys[0]: "right"}
         assert set(found.corrections) == {keys[1]}
     (own[2] / REVIEWS_FILE).symlink_to(own[0] / REVIEWS_FILE)
     with pytest.raises(InputError, match=r"reviews of .* cannot be read"):

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.origin import signed
+from pipeline.dataset.origin import sign
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.pipeline.viewer.conftest import Served, pictures_are_there, rows_of, serving
@@ -346,7 +346,7 @@ def test_it_fits_a_narrow_window_in_dark_and_light(page: Page, shared: Served) -
 
 def test_an_unfinished_dataset_is_shown_while_its_shards_are_read(page: Page, dataset: Path) -> None:
     run = json.loads((dataset / "dataset.json").read_text())["run"]
-    (dataset / ".phrasebox" / "run.json").write_text(json.dumps(signed(run)))
+    (dataset / ".phrasebox" / "run.json").write_text(json.dumps(sign(run)))
     (dataset / "dataset.json").unlink()
     with serving(dataset, build=False) as started:
         page.goto(started.url)

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from pipeline.evaluate.compare.comparison import Comparison, Source, compared
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.scenes import write_scenes
-from pipeline.viewer.compared import pictured, write_page
+from pipeline.viewer.compared import picture_questions, write_page
 from tests.pipeline.commands.evaluated import QUIET, config_of
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
 from tests.stages.shared.model.saved import save_model
@@ -36,7 +36,7 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
     page.on("request", lambda request: asked.append(request.url))
     page.goto(out.as_uri())
     articles = page.locator("article")
-    questions = pictured(comparison)
+    questions = picture_questions(comparison)
     assert articles.count() == len(questions) == 4
     for number in range(4):
         assert articles.nth(number).locator("figcaption b").all_inner_texts() == EXPLAINERS

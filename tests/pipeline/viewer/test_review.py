@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.viewer.review import SaidOf
+from pipeline.viewer.review import ReviewRequest
 from tests.pipeline.viewer.conftest import HOSTILE, PATIENCE_MS, Served, rows_of, serving
 from tests.pipeline.viewer.test_serve import started
 
@@ -173,7 +173,7 @@ def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, data
         reviews = read_reviews(dataset)
         assert len(reviews.answers) == total
         assert len([said for said in reviews.answers.values() if len(said) == 2]) == 8
-        assert list(reviews.merged().values()).count("unsure") == 8
+        assert list(reviews.majority_answers().values()).count("unsure") == 8
 
 
 def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Path) -> None:
@@ -358,8 +358,10 @@ def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset:
             ({"action": "delete"}, {first["phrase"]}),
             ({"action": "undone"}, set()),
         ):
-            said = SaidOf.model_validate({"row": number, "annotation_id": first["id"], "reviewer": "ann", **what})
-            assert served.viewer.reviewing.record(said)
+            said = ReviewRequest.model_validate(
+                {"row": number, "annotation_id": first["id"], "reviewer": "ann", **what}
+            )
+            assert served.viewer.review_session.record(said)
             assert {key.phrase for key in read_reviews(dataset).corrections} == left
 
 

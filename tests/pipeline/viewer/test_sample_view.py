@@ -123,11 +123,11 @@ def view_of(*annotations: dict[str, Any], found: set[int] | None = None, **field
 
 def test_a_view() -> None:
     row = row_of(annotation(0, "man", 0), annotation(1, "dog", 1), annotation(2, "man", 0))
-    one = sample_view(row, 3, "good", found={101})
+    one = sample_view(row, 3, "good", hit_ids={101})
     assert (one.number, one.row, one.mark) == (3, row, "good")
     parts = [[(part.text, part.regions, part.group) for part in caption] for caption in one.captions]
     assert parts == [[("A ", (), None), said, (".", (), None)] for said in (("man", (0, 2), 0), ("dog", (1,), 1))]
-    assert [region.found for region in one.regions] == [False, True, False]
+    assert [region.is_hit for region in one.regions] == [False, True, False]
     assert [region.group for region in one.regions] == [0, 1, 0], "of the phrase"
     assert [region.number for region in one.regions] == [0, 1, 2]
     assert all(region.leads for region in one.regions), "all regions of a phrase"
@@ -137,7 +137,7 @@ def test_a_view() -> None:
     assert dog.path == "M10 7L10 12L20 12L20 7Z"
     assert one.captions[1][1].colour == dog.colour == 1
     plain = view_of(*row["annotations"])
-    assert [region.found for region in plain.regions] == [None] * 3, "no search asks for one"
+    assert [region.is_hit for region in plain.regions] == [None] * 3, "no search asks for one"
     assert plain.mark == ""
 
 
@@ -170,8 +170,8 @@ def test_absent_phrases_are_listed_once() -> None:
 
 def test_what_several_captions_say_in_the_same_words_is_drawn_once() -> None:
     first, other, dog = annotation(0, "man", 0), annotation(2, "man", 1), annotation(3, "dog", 1)
-    one = view_of(first, {**first, "id": 101, "caption_index": 1}, other, dog, found={101})
-    drawn = [(region.number, len(region.captions), region.found) for region in one.regions]
+    one = view_of(first, {**first, "id": 101, "caption_index": 1}, other, dog, hit_ids={101})
+    drawn = [(region.number, len(region.captions), region.is_hit) for region in one.regions]
     assert drawn == [(0, 2, True), (2, 1, False), (3, 1, False)]
     assert [part.regions for part in one.captions[0] if part.regions] == [(0,)]
     assert {number for part in one.captions[1] for number in part.regions} == {0, 2, 3}

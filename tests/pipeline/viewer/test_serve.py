@@ -102,7 +102,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     states = []
 
     def note(viewer: Viewer, hosts: Any) -> Any:
-        states.append(viewer.reviewing.state("ann"))
+        states.append(viewer.review_session.state("ann"))
         return create_app(viewer, hosts)
 
     monkeypatch.setattr("pipeline.viewer.app.create_app", note)
