@@ -91,7 +91,7 @@ def export(
     """
     if list_formats:
         console.print(
-            "\n".join(exporter.described() for exporter in EXPORTERS.values()), soft_wrap=True, highlight=False
+            "\n".join(exporter.describe() for exporter in EXPORTERS.values()), soft_wrap=True, highlight=False
         )
         return
     if push_to and out is None:

@@ -24,7 +24,7 @@ from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
 from stages.shared.images.decode import UprightImage
 
-Naming = Annotated[
+CategoryField = Annotated[
     Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")
 ]
 Per = Literal["phrase", "group"]
@@ -41,14 +41,13 @@ WithImages = Annotated[
 
 HOLES: Final = "masks with holes: filled, since polygons cannot say them"
 NAMES: Final = "names.csv"  # Table of the images that are not written under their `file_name`
-RENAMED: Final = f"images under another name than their own: {NAMES} says which"
+RENAMED_IMAGES: Final = f"images under another name than their own: {NAMES} says which"
 PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
-MOST_TOKENS: Final = 256  # that MDETR, GLIP and Grounding DINO take of a text; the first one is a mark
+MOST_TOKENS: Final = 256  # of a text in MDETR, GLIP and Grounding DINO; the first one is a mark
 BEYOND_TOKENS: Final = f"regions whose phrase ends behind {MOST_TOKENS} tokens of the text: readers lose it"
 _WORD: Final = re.compile(r"\w+")
-RARE: Final = 10  # regions, below which a category is rare: too few to learn or to measure it
-NAMED: Final = "named"
-"""Key of a merged region: the phrases of its object, in the order of the captions, as dicts of `PHRASE_KEYS`."""
+RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure
+OBJECT_PHRASES: Final = "named"  # Key of a merged region: dicts of `PHRASE_KEYS`, in the order of the captions
 
 
 class FormatConfig(BaseModel):
@@ -59,13 +58,21 @@ class FormatConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenSample:
-    """A sample of the export: the dataset's row, with only the chosen regions in `annotations`."""
+    """A sample of the export.
+
+    Attributes:
+        row: The dataset's row, with only the chosen regions in `annotations`.
+        split: Name of the split.
+        image: The encoded image; None if the format takes none.
+        per_group: Whether the regions are those of objects, see `merge_by_object`, and not those of phrases.
+        unchosen_regions: Phrase and head of the row's other regions.
+    """
 
     row: Mapping[str, Any]
     split: str
-    image: UprightImage | None  # None if the format takes none
-    per_group: bool = False  # the regions are those of objects, see `merged`, instead of those of phrases
-    cut: Sequence[Mapping[str, Any]] = ()  # phrase and head of the row's regions that are not chosen
+    image: UprightImage | None
+    per_group: bool = False
+    unchosen_regions: Sequence[Mapping[str, Any]] = ()
 
     @property
     def regions(self) -> list[dict[str, Any]]:
@@ -74,21 +81,21 @@ class ChosenSample:
         return regions
 
     @property
-    def encoded(self) -> UprightImage:
+    def loaded_image(self) -> UprightImage:
         """The encoded image, in formats that take images."""
         if self.image is None:
             raise RuntimeError("the image was not loaded: Exporter.takes_images said that it is not needed")
         return self.image
 
     def texts(self) -> Iterator[tuple[int, str, list[tuple[dict[str, Any], list[list[int]]]]]]:
-        """Yield (number, text, regions with the spans of their phrases in it) for the texts of a grounding format.
+        """Yield (number, text, regions with the spans of their phrases in the text) for a grounding format.
 
-        The texts are the captions that have regions, or all if no caption has any; or one text of all captions if the
-        regions are those of objects, whose phrases stand in several captions.
+        The texts are the captions with regions, or all captions if none has any. If the regions are those of objects,
+        there is one text of all captions, since an object's phrases may be in several captions.
         """
         captions = self.row["captions"]
         if self.per_group:
-            yield 0, joined_caption(captions), [(region, joined_spans(captions, region)) for region in self.regions]
+            yield 0, join_captions(captions), [(region, join_spans(captions, region)) for region in self.regions]
             return
         for index, caption in enumerate(captions):
             regions = [(region, [region["span"]]) for region in self.regions if region["caption_index"] == index]
@@ -99,17 +106,20 @@ class ChosenSample:
 class Categories:
     """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
 
-    `names` are phrases or head nouns, sorted; a category's index is its place. `heads` holds the most frequent head
-    noun of each, COCO's supercategory. `name_of` gives the name of a region's category. Names with fewer than
-    `min_count` regions are `dropped`; `rare` is how many of the others have fewer than `RARE`.
+    Attributes:
+        names: Phrases or head nouns, sorted; the index of a category is its place here.
+        heads: The most frequent head noun of each category: COCO's supercategory.
+        name_of: Function: region -> name of its category.
+        dropped_count: Number of names with fewer than `min_count` regions, which are no categories.
+        rare: Number of categories with fewer than `RARE_BELOW` regions.
     """
 
-    def __init__(self, counts: Counter[tuple[str, str]], naming: Naming, min_count: int = 0) -> None:
+    def __init__(self, counts: Counter[tuple[str, str]], category_field: CategoryField, min_count: int = 0) -> None:
         totals: Counter[str] = Counter()
         for (name, _), count in counts.items():
             totals[name] += count
-        self.dropped = sum(count < min_count for count in totals.values())
-        self.rare = sum(min_count <= count < RARE for count in totals.values())
+        self.dropped_count = sum(count < min_count for count in totals.values())
+        self.rare = sum(min_count <= count < RARE_BELOW for count in totals.values())
         heads: dict[str, str] = {}
         for (name, head), _ in sorted(counts.items(), key=lambda counted: (counted[0][0], -counted[1], counted[0][1])):
             if totals[name] >= min_count:
@@ -117,37 +127,48 @@ class Categories:
         self.names = [*heads]
         self.heads = [*heads.values()]
         self._index = {name: index for index, name in enumerate(self.names)}
-        self.name_of = itemgetter(naming)
+        self.name_of = itemgetter(category_field)
 
     def index_of(self, region: Mapping[str, Any]) -> int:
         """Return the index of a chosen region's category."""
         return self._index[self.name_of(region)]
 
     def indices(self, names: Iterable[str]) -> set[int]:
-        """Return the indices of those names that categories have."""
+        """Return the indices of the names that are categories."""
         return {self._index[name] for name in names if name in self._index}
 
 
 @dataclass(slots=True, kw_only=True)
 class ExportReport:
-    """Contents of an export and what it left out; rows of the dataset = samples + left out.
+    """Counts of an export and of what it left out.
 
-    `doubtful` is the number of regions with a score below 0.5; None if scores only rank, or a least score was given.
-    `rare` is the number of categories with fewer than `RARE` regions.
+    Attributes:
+        format: Name of the format.
+        rows: Number of the dataset's rows: those of the samples and those left out.
+        samples: Number of samples by split.
+        regions: Number of regions by split.
+        doubtful: Number of regions with a score below 0.5; None if scores only rank, or a least score was given.
+        categories: Number of categories.
+        rare: Number of categories with fewer than `RARE_BELOW` regions.
+        left_out: Number of rows left out, by reason.
+        faults: The first few image errors of rows left out.
+        notes: Changes to masks and the like -> how often.
+        images: Where the images are.
+        next_step: `Exporter.next_step` with the paths of this export.
     """
 
     format: str
     rows: int = 0
-    samples: Counter[str] = field(default_factory=Counter)  # by split
-    regions: Counter[str] = field(default_factory=Counter)  # by split
+    samples: Counter[str] = field(default_factory=Counter)
+    regions: Counter[str] = field(default_factory=Counter)
     doubtful: int | None = None
     categories: int = 0
     rare: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # rows by reason
-    faults: list[str] = field(default_factory=list)  # the first few of the rows left out for their image
-    notes: Counter[str] = field(default_factory=Counter)  # what became of masks and the like -> how often
-    images: str = ""  # where the images are
-    next_step: str = ""  # `Exporter.next_step` with the places of this export
+    left_out: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    images: str = ""
+    next_step: str = ""
 
     def counts(self) -> dict[str, Any]:
         """Return plain values, in a fixed order."""
@@ -163,7 +184,7 @@ class ExportReport:
         }
 
     def lines(self, masks: str) -> Iterator[str]:
-        """Yield sentences for people, below the counts by split; `masks` says what became of the masks."""
+        """Yield sentences for people, below the counts by split; `masks` is `Exporter.masks`."""
         if self.doubtful:
             regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
             yield f"{regions} have a score below 0.5; --min-score 0.5 leaves them out"
@@ -173,7 +194,9 @@ class ExportReport:
         yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
         yield from (f"    {fault}" for fault in self.faults)
         if self.categories:
-            advice = f", {self.rare:,} of them rare (fewer than {RARE} regions); --min-count N leaves out rare ones"
+            advice = (
+                f", {self.rare:,} of them rare (fewer than {RARE_BELOW} regions); --min-count N leaves out rare ones"
+            )
             categories = "1 category" if self.categories == 1 else f"{self.categories:,} categories"
             yield f"{categories}{advice if self.rare else ''}"
         yield f"images: {self.images}"
@@ -185,7 +208,7 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """One export. There are no categories if the format has no setting `classes`. Exporters add notes to the report."""
+    """One export. Without the setting `classes`, a format has no categories. Exporters add notes to the report."""
 
     dataset: Dataset
     folder: ExportFolder
@@ -195,21 +218,34 @@ class ExportJob:
 
 
 class Exporter(ABC):
-    """Writes samples in one format, one export: `add` for each sample in the dataset's order, then `close`.
+    """Write one export in a format: `add` for each sample in the dataset's order, then `close`.
 
     Memory must not grow with the number of samples. The same samples give the same bytes.
+
+    Attributes:
+        name: The name in `--format`.
+        summary: One line: the files, and the programs that read them.
+        masks: One line: how masks are written.
+        next_step: One line: the command that uses the export, with `{out}`, `{split}`, `{images}` and `{config}`.
+        keeps_empty: Whether a sample without regions can be written.
+        needs_words: Whether regions without words in a caption (from a pool of concepts) are left out.
+        takes_groups: Whether a region can be that of an object with several phrases.
+        needs_images: Whether images are part of the format; otherwise the setting `images` decides.
+        image_folder: The folder of image files, with `{split}`; "" if the format has none.
+        flat_images: Whether the format's readers look for images in `image_folder` only, and in no folder below it.
+        config_type: The settings of the format.
     """
 
-    name: ClassVar[str]  # in `--format`
-    summary: ClassVar[str]  # one line: what is written and who reads it
-    masks: ClassVar[str]  # one line: what becomes of the masks
-    next_step: ClassVar[str]  # one line: what trains on it or loads it, with `{out}`, `{split}`, `{images}`, `{config}`
-    keeps_empty: ClassVar[bool] = True  # a sample without regions can be written
-    needs_words: ClassVar[bool] = False  # a region without words in a caption (from a pool of concepts) is left out
-    takes_groups: ClassVar[bool] = True  # a region can be that of an object with several phrases
-    needs_images: ClassVar[bool] = False  # images are part of the format; else the setting `images` decides
-    image_folder: ClassVar[str] = ""  # folder of image files, with `{split}`; "" if the format has none
-    flat_images: ClassVar[bool] = False  # the format's readers look for images in no folder below that
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    masks: ClassVar[str]
+    next_step: ClassVar[str]
+    keeps_empty: ClassVar[bool] = True
+    needs_words: ClassVar[bool] = False
+    takes_groups: ClassVar[bool] = True
+    needs_images: ClassVar[bool] = False
+    image_folder: ClassVar[str] = ""
+    flat_images: ClassVar[bool] = False
     config_type: ClassVar[type[FormatConfig]] = FormatConfig
 
     def __init__(self, config: Any, job: ExportJob) -> None:
@@ -217,15 +253,15 @@ class Exporter(ABC):
         self.job = job
         self._writers: list[Any] = []
         self._image_names: ImageNames | None = None
-        self._renamed: Any = None
+        self._names_table: Any = None
         if self.image_folder and self.takes_images(config):
             self._image_names = ImageNames(job.dataset, flat=self.flat_images)
             for split in job.splits:
                 job.folder.make(self.image_folder.format(split=split))
 
     @classmethod
-    def described(cls) -> str:
-        """Return the format in lines for people: its name and summary, its masks, its regions, its settings."""
+    def describe(cls) -> str:
+        """Return lines for people: the format's name and summary, masks, regions and settings."""
         keys = ", ".join(f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items())
         settings = f"\n    --set: {keys}" if keys else ""
         per = cls.usual_per(cls.config_type())
@@ -237,47 +273,47 @@ class Exporter(ABC):
         return cls.needs_images or bool(getattr(config, "images", False))
 
     @classmethod
-    def naming(cls, config: Any) -> Naming | None:
-        """Return what names the categories; None if the format has none."""
-        naming: Naming | None = getattr(config, "classes", None)
-        return naming
+    def category_field(cls, config: Any) -> CategoryField | None:
+        """Return the field of a region that names its category; None if the format has no categories."""
+        field: CategoryField | None = getattr(config, "classes", None)
+        return field
 
     @classmethod
     def usual_per(cls, config: Any) -> Per:
-        """Return what has a region by default: an object in formats with categories, else a phrase of a caption.
+        """Return the default of `--per`: objects in formats with categories, else phrases.
 
         A detector learns each object once, however often captions name it.
         """
-        return "phrase" if cls.naming(config) is None else "group"
+        return "phrase" if cls.category_field(config) is None else "group"
 
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
-        """Return whether the format takes a row without regions, if no condition has chosen among them."""
+        """Return whether the format takes a row without regions, if there is no condition on regions."""
         return False
 
     def for_splits(self, make: Callable[[str], Any]) -> dict[str, Any]:
-        """Return a writer for each split, which is closed at the end, but not after an error."""
+        """Return a writer for each split. `close` closes all of them; after an error, nothing does."""
         writers = {split: make(split) for split in self.job.splits}
         self._writers += writers.values()
         return writers
 
     def image_name(self, sample: ChosenSample) -> str:
-        """Write the image if images are written, and return its name for the export's entry, below `image_folder`."""
-        own: str = sample.row["file_name"]
+        """Return the image's name below `image_folder`, for its entry; write the image if the format takes images."""
+        file_name: str = sample.row["file_name"]
         if sample.image is None or self._image_names is None:
-            return own
+            return file_name
         name = self._image_names.name_of(sample.row, sample.image.extension)
         path = f"{self.image_folder.format(split=sample.split)}/{name}"
-        self.job.folder.named(path).write_bytes(sample.image.content)
-        if name != own:
-            if self._renamed is None:
-                self._renamed = csv.writer(self.job.folder.text(NAMES), lineterminator="\n")
-                self._renamed.writerow(["written", "file_name", "sample_id"])
-            self._renamed.writerow([path, own, sample.row["sample_id"]])
-            self.job.report.notes[RENAMED] += 1
+        self.job.folder.listed_file(path).write_bytes(sample.image.content)
+        if name != file_name:
+            if self._names_table is None:
+                self._names_table = csv.writer(self.job.folder.text(NAMES), lineterminator="\n")
+                self._names_table.writerow(["written", "file_name", "sample_id"])
+            self._names_table.writerow([path, file_name, sample.row["sample_id"]])
+            self.job.report.notes[RENAMED_IMAGES] += 1
         return name
 
-    def written(self, sample: ChosenSample) -> list[dict[str, Any]]:
+    def written_regions(self, sample: ChosenSample) -> list[dict[str, Any]]:
         """Return the regions that `add` writes: all chosen ones, unless the format joins some."""
         return sample.regions
 
@@ -286,28 +322,28 @@ class Exporter(ABC):
         """Write one sample."""
 
     def close(self) -> None:
-        """Write what is left. Not called after an error."""
+        """Write all remaining data. Not called after an error."""
         for writer in self._writers:
             writer.close()
 
 
-def dumped(value: Any) -> str:
+def compact_json(value: Any) -> str:
     """Return compact JSON in one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def is_beyond_tokens(text: str, spans: Sequence[Sequence[int]]) -> bool:
-    """Return whether a span ends behind `MOST_TOKENS`, in any tokenizer: each word is at least one token."""
+    """Return whether a span ends behind `MOST_TOKENS` in every tokenizer: each word is at least one token."""
     return any(len(_WORD.findall(text, 0, end)) >= MOST_TOKENS for _, end in spans)
 
 
-def shortest(value: float) -> float:
-    """Return a float32 in the fewest digits that mean it: 0.85, not 0.8500000238418579."""
+def shorten_float(value: float) -> float:
+    """Return a float32 with the fewest digits that identify it: 0.85, not 0.8500000238418579."""
     return float(str(np.float32(value)))
 
 
 def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
-    """Return the outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
+    """Return the outlines of a region's mask in px, see `mask_outlines`; the report counts filled holes.
 
     Raise InputError as `mask_of`.
     """
@@ -327,36 +363,37 @@ def mask_of(region: Mapping[str, Any]) -> NDArray[np.bool_]:
         ) from error
 
 
-def joined_caption(captions: Sequence[str]) -> str:
-    """Return all captions of an image as one text, each on a line of its own, in which spans count."""
+def join_captions(captions: Sequence[str]) -> str:
+    """Return all captions of an image as one text, one on each line; see `join_spans` for spans in it."""
     return "\n".join(captions)
 
 
-def joined_spans(captions: Sequence[str], region: Mapping[str, Any]) -> list[list[int]]:
-    """Return the spans of a region in the joined caption: that of its phrase, or those of all phrases of its object."""
+def join_spans(captions: Sequence[str], region: Mapping[str, Any]) -> list[list[int]]:
+    """Return the spans of a region in the text of `join_captions`: of its phrase, or of all phrases of its object."""
     starts = list(accumulate((len(caption) + 1 for caption in captions), initial=0))
-    return [[starts[one["caption_index"]] + edge for edge in one["span"]] for one in region.get(NAMED, (region,))]
+    return [
+        [starts[one["caption_index"]] + edge for edge in one["span"]] for one in region.get(OBJECT_PHRASES, (region,))
+    ]
 
 
-def merged(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the regions of each object of one image, in the order of the objects: one box, several phrases.
+def merge_by_object(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Merge the regions of one image by object, in the order of the objects: one box, several phrases.
 
-    An object's regions are those of the phrase with the best score, the first of equals, and lead the others' where
-    each phrase has its own (`regions.group=phrases`). It is called by the phrase with the best score of those with its
-    most frequent head, whose `PHRASE_KEYS` they get, and the key `NAMED`. In datasets without groups, each phrase of a
-    caption is an object.
+    An object keeps the regions of the phrase with the best score, the first among equals. They get the `PHRASE_KEYS` of
+    the name: of the phrases with the object's most frequent head, the one with the best score. They also get the key
+    `OBJECT_PHRASES`. Without groups, each phrase of a caption is an object.
     """
     objects: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
     for region in regions:
         place = (region["caption_index"], *region["span"])
         key = place if region["group"] is None else region["group"]
         objects.setdefault(key, {}).setdefault(place, []).append(region)
-    joined: list[dict[str, Any]] = []
+    merged: list[dict[str, Any]] = []
     for places in objects.values():
-        ranked = sorted(places.values(), key=lambda ours: -max(region["score"] for region in ours))
-        heads = Counter(ours[0]["head"] for ours in places.values())
-        name = min(ranked, key=lambda ours: -heads[ours[0]["head"]])[0]
-        named = [{key: places[place][0][key] for key in PHRASE_KEYS} for place in sorted(places)]
-        called = {key: name[key] for key in PHRASE_KEYS}
-        joined.extend({**region, **called, NAMED: named} for region in ranked[0])
-    return joined
+        ranking = sorted(places.values(), key=lambda entries: -max(region["score"] for region in entries))
+        heads = Counter(entries[0]["head"] for entries in places.values())
+        name = min(ranking, key=lambda entries: -heads[entries[0]["head"]])[0]
+        phrases = [{key: places[place][0][key] for key in PHRASE_KEYS} for place in sorted(places)]
+        name_fields = {key: name[key] for key in PHRASE_KEYS}
+        merged.extend({**region, **name_fields, OBJECT_PHRASES: phrases} for region in ranking[0])
+    return merged

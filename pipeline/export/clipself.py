@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.dataset.origin import MODEL_KEYS, check_named
-from pipeline.export.base import ChosenSample, ExportJob, FormatConfig, Naming, WithImages
+from pipeline.export.base import CategoryField, ChosenSample, ExportJob, FormatConfig, WithImages
 from pipeline.export.coco import CocoLayout
 from stages.contract.errors import InputError
 from stages.shared.model.config import ModelConfig
@@ -27,7 +27,7 @@ _TEXTS_AT_ONCE: Final = 512
 class ClipselfConfig(FormatConfig):
     """Settings of `clipself`."""
 
-    classes: Naming = "phrase"
+    classes: CategoryField = "phrase"
     images: WithImages = False
     model: ModelConfig | None = Field(
         None, description="The dataset's model, if only the user can name it; by default as stored."
@@ -58,7 +58,7 @@ class Clipself(CocoLayout):
         self.job.report.notes[MANY_BOXES] += len(sample.regions) > MOST_BOXES
 
 
-def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
+def _write_embeddings(job: ExportJob, named_model: ModelConfig | None) -> None:
     """Raise InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
     # They load torch and open_clip, for this format alone.
     from stages.shared.model.clip import TextCache, templates_of  # noqa: PLC0415
@@ -66,9 +66,9 @@ def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
 
     manifest = job.dataset.manifest
     names = job.categories.names
-    if named is None:
+    if named_model is None:
         check_named(job.dataset, MODEL_KEYS)
-    config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))
+    config = named_model or ModelConfig.model_validate(manifest["config"].get("model", {}))
     if usable_model(config).fingerprint != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")
     model = load(config)

@@ -14,20 +14,20 @@ from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
 from pipeline.export.base import (
-    NAMED,
+    OBJECT_PHRASES,
     PHRASE_KEYS,
+    CategoryField,
     ChosenSample,
     Exporter,
     ExportJob,
     FormatConfig,
-    Naming,
     Tolerance,
     WithImages,
-    dumped,
-    joined_caption,
-    joined_spans,
+    compact_json,
+    join_captions,
+    join_spans,
     polygons_of,
-    shortest,
+    shorten_float,
 )
 from pipeline.export.files import ExportFolder
 
@@ -51,7 +51,7 @@ class CocoConfig(FormatConfig):
 
     segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
     tolerance_px: Tolerance = Field(0.0, description="Of polygons. The default is exact, and longer than RLE.")
-    classes: Naming = "phrase"
+    classes: CategoryField = "phrase"
     first_id: Literal[0, 1] = Field(
         1,
         description="Id of the first category. With 0, as Open-GroundingDino's validation counts, label_list.py has "
@@ -76,8 +76,8 @@ class CocoLayout(Exporter):
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
         self._first_id = getattr(config, "first_id", 1)
-        named = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id)
-        categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in named]
+        numbered = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id)
+        categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in numbered]
         self._files = self.for_splits(
             lambda split: CocoFile(job.folder, self.json_file.format(split=split), categories)
         )
@@ -87,18 +87,18 @@ class CocoLayout(Exporter):
         file = self._files[sample.split]
         row = sample.row
         categories = self.job.categories
-        annotated = {categories.index_of(region) for region in sample.regions}
-        mentions = (mention for region in sample.regions for mention in region.get(NAMED, ()))
-        incomplete = categories.indices(map(categories.name_of, sample.cut))
-        incomplete |= categories.indices(map(categories.name_of, mentions)) - annotated
-        negative = categories.indices(absent_phrases(row)) - annotated - incomplete
+        positive = {categories.index_of(region) for region in sample.regions}
+        mentions = (mention for region in sample.regions for mention in region.get(OBJECT_PHRASES, ()))
+        incomplete = categories.indices(map(categories.name_of, sample.unchosen_regions))
+        incomplete |= categories.indices(map(categories.name_of, mentions)) - positive
+        negative = categories.indices(absent_phrases(row)) - positive - incomplete
         file.image(
             {
                 "id": row["id"],
                 "file_name": self.image_name(sample),
                 "width": row["width"],
                 "height": row["height"],
-                "caption": joined_caption(row["captions"]),
+                "caption": join_captions(row["captions"]),
                 "captions": row["captions"],
                 "sample_id": row["sample_id"],
                 "neg_category_ids": [self._first_id + index for index in sorted(negative)],
@@ -107,11 +107,11 @@ class CocoLayout(Exporter):
         )
         for region in sample.regions:
             category_id = categories.index_of(region) + self._first_id
-            more = {
+            fields = {
                 "segmentation": self.segmentation_of(region),
-                "tokens_positive": joined_spans(row["captions"], region),
+                "tokens_positive": join_spans(row["captions"], region),
             }
-            file.annotation(coco_annotation(region, row["id"], category_id, **more))
+            file.annotation(coco_annotation(region, row["id"], category_id, **fields))
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
         """Return what stands in an annotation's `segmentation`."""
@@ -135,7 +135,7 @@ class Coco(CocoLayout):
     def __init__(self, config: CocoConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         if config.first_id == 0:
-            job.folder.text("label_list.py").write(f"label_list = {dumped(job.categories.names)}\n")
+            job.folder.text("label_list.py").write(f"label_list = {compact_json(job.categories.names)}\n")
             job.report.notes[LABEL_LIST] += len(job.categories.names)
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
@@ -148,7 +148,7 @@ class Coco(CocoLayout):
 class FiftyoneConfig(FormatConfig):
     """Settings of `fiftyone`."""
 
-    classes: Naming = "phrase"
+    classes: CategoryField = "phrase"
 
 
 class Fiftyone(CocoLayout):
@@ -178,20 +178,20 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
     the heat, as usual. `phrases` are all those of an object, in an export by objects.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
-    entry |= {key: shortest(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
+    entry |= {key: shorten_float(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
     if region["group"] is not None:
         entry["group"] = region["group"]
     entry |= {key: region[key] for key in ("refined", "fallback") if region.get(key) not in (None, "none")}
-    if NAMED in region:
-        entry["phrases"] = region[NAMED]
+    if OBJECT_PHRASES in region:
+        entry["phrases"] = region[OBJECT_PHRASES]
     return entry
 
 
-def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **more: Any) -> dict[str, Any]:
+def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **fields: Any) -> dict[str, Any]:
     """Return COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; `more` replaces or adds keys."""
     entry = {"id": region["id"], "image_id": image_id, "category_id": category_id}
     entry |= {key: region[key] for key in ("bbox", "area", "segmentation")}
-    return {**entry, "iscrowd": 0, **more, **phrase_entry(region)}
+    return {**entry, "iscrowd": 0, **fields, **phrase_entry(region)}
 
 
 class CocoFile:
@@ -204,21 +204,21 @@ class CocoFile:
         self, folder: ExportFolder, name: str, categories: Iterable[Mapping[str, Any]] = (ONLY_CATEGORY,)
     ) -> None:
         self._file = folder.text(name)
-        beside = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder.path)  # noqa: SIM115
-        self._annotations = folder.opened.enter_context(beside)
+        spool = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder.path)  # noqa: SIM115
+        self._annotations = folder.open_files.enter_context(spool)
         self._starts = {"image": "\n", "annotation": "\n"}
-        self._file.write(f'{{"info":{dumped(_INFO)},"licenses":[],"categories":[')
-        self._file.write(",".join("\n" + dumped(category) for category in categories))
+        self._file.write(f'{{"info":{compact_json(_INFO)},"licenses":[],"categories":[')
+        self._file.write(",".join("\n" + compact_json(category) for category in categories))
         self._file.write('],\n"images":[')
 
     def image(self, entry: Mapping[str, Any]) -> None:
         """Add an entry of `images`."""
-        self._file.write(self._starts["image"] + dumped(entry))
+        self._file.write(self._starts["image"] + compact_json(entry))
         self._starts["image"] = ",\n"
 
     def annotation(self, entry: Mapping[str, Any]) -> None:
         """Add an entry of `annotations`."""
-        self._annotations.write(self._starts["annotation"] + dumped(entry))
+        self._annotations.write(self._starts["annotation"] + compact_json(entry))
         self._starts["annotation"] = ",\n"
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import itertools
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,16 +19,16 @@ from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     PHRASE_KEYS,
     Categories,
+    CategoryField,
     ChosenSample,
     Exporter,
     ExportJob,
     ExportReport,
     FormatConfig,
-    Naming,
     Per,
-    merged,
+    merge_by_object,
 )
-from pipeline.export.corrected import Corrected
+from pipeline.export.corrected import CorrectedDataset
 from pipeline.export.files import export_folder
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import stable_id
@@ -39,8 +39,10 @@ WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
 RARE_CATEGORIES: Final = "categories with fewer regions than --min-count: left out"
 RARE_REGIONS: Final = "regions of categories with fewer regions than --min-count: left out"
-JOINED: Final = "further mentions of regions, joined: one annotation for each object; --per phrase writes every mention"
-ALL: Final = "train"  # Name of the only split: loaders look for it first
+JOINED_MENTIONS: Final = (
+    "further mentions of regions, joined: one annotation for each object; --per phrase writes every mention"
+)
+ONLY_SPLIT: Final = "train"  # Name of the only split: loaders look for it first
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")  # of files on every system, and of a split of Hugging Face datasets
 _IDS: Final = 2**53
 _MOST_FAULTS: Final = 5
@@ -69,55 +71,41 @@ def export_dataset(
 ) -> ExportReport:
     """Write the chosen part of a finished dataset in another format.
 
-    An image that is missing or broken leaves its row out. `on_progress` gets the number of rows that are done.
+    Rows with a missing or broken image are left out. `on_progress` gets the number of rows that are done.
 
     Raises:
-        ConfigError: The condition or the splits are invalid, the folder holds something, or somebody else's dataset
+        ConfigError: The condition or the splits are invalid, the folder holds something, or another user's dataset
             names images outside its folder.
         InputError: A shard is damaged, the image root is no folder, or none of the images can be read.
     """
     format_ = request.exporter
-    name = request.exporter.name
     config = format_.config_type() if request.config is None else request.config
-    naming = format_.naming(config)
+    field = format_.category_field(config)
     per = request.per or format_.usual_per(config)
-    per_group = per == "group"
-    _check_format(request, naming)
+    _check_format(request, field)
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
-    corrected = Corrected(dataset)
+    corrected = CorrectedDataset(dataset)
     source = ImageSource(dataset, request.image_root)
     takes_images = format_.takes_images(config)
     if takes_images:
-        _check_source(source, dataset, name)
-    report = ExportReport(format=name)
+        _check_source(source, dataset, format_.name)
+    report = ExportReport(format=format_.name)
     if request.min_score == 0 and dataset.manifest.get("calibration") is not None:
         report.doubtful = 0
     for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        counts = _categories(corrected, selector, naming, format_, per_group=per_group) if naming else Counter()
-        categories = Categories(counts, naming or "phrase", request.min_count)
+        categories = _categories(corrected, selector, request, field, per)
         report.categories = len(categories.names)
         report.rare = categories.rare
-        report.notes[RARE_CATEGORIES] += categories.dropped
+        report.notes[RARE_CATEGORIES] += categories.dropped_count
         job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
-        for row, cut in _rows(corrected, selector, report, on_progress, with_images=takes_images):
-            regions = _joined(row["annotations"], format_, report.notes, per_group=per_group)
-            row["annotations"] = _of_categories(regions, categories, report.notes) if request.min_count else regions
-            if not _is_exported(row, request, config, report):
-                continue
-            try:
-                image = _image(source, row, report) if takes_images else None
-            except RowFault as fault:
-                report.left_out[f"image: {fault.error.reason}"] += 1
-                if len(report.faults) < _MOST_FAULTS:
-                    report.faults.append(f"{row['sample_id']}: {fault}")
-                continue
-            sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group, cut=cut)
+        rows = _rows(corrected, selector, report, on_progress, with_images=takes_images)
+        for sample in _samples(rows, request, exporter, source, splits):
             exporter.add(sample)
-            regions = exporter.written(sample)
+            regions = exporter.written_regions(sample)
             report.samples[sample.split] += 1
             report.regions[sample.split] += len(regions)
             if report.doubtful is not None:
@@ -128,7 +116,7 @@ def export_dataset(
         _add_next_step(report, request, config, source, dataset)
         folder.finish(
             {
-                "format": name,
+                "format": format_.name,
                 "config": config.model_dump(mode="json"),
                 **{key: getattr(request, key) for key in ("min_score", "where", "min_count")},
                 "per": per,
@@ -140,33 +128,66 @@ def export_dataset(
     return report
 
 
-def _check_format(request: ExportRequest, naming: Naming | None) -> None:
+def _check_format(request: ExportRequest, field: CategoryField | None) -> None:
     """Raise ConfigError if the format cannot hold what is requested."""
     name = request.exporter.name
     if request.keep_empty and not request.exporter.keeps_empty:
         raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
     if request.per == "group" and not request.exporter.takes_groups:
         raise ConfigError(f"{name} has a region for each phrase of a caption, not for each object", key="per")
-    if request.min_count and naming is None:
+    if request.min_count and field is None:
         raise ConfigError(f"{name} has no categories with these settings", key="min_count")
 
 
 def _rows(
-    corrected: Corrected,
+    corrected: CorrectedDataset,
     selector: Selector,
     report: ExportReport,
     on_progress: Callable[[int], None],
     *,
     with_images: bool,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Yield the rows with their chosen regions, and id, phrase and head of the others."""
+    """Yield the rows with their chosen regions; and id, phrase and head of their unchosen regions."""
     columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrected.dataset.has_images else [])]
     for table, rows in corrected.tables(columns, selector, report.notes):
         for row, regions in zip(rows, _names(table), strict=True):
             report.rows += 1
-            chosen = {region["id"] for region in row["annotations"]}
-            yield row, [region for region in regions if region["id"] not in chosen]
+            chosen_ids = {region["id"] for region in row["annotations"]}
+            yield row, [region for region in regions if region["id"] not in chosen_ids]
         on_progress(report.rows)
+
+
+def _samples(
+    rows: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
+    request: ExportRequest,
+    exporter: Exporter,
+    source: ImageSource,
+    splits: Splits,
+) -> Iterator[ChosenSample]:
+    """Yield the samples of the export, and report the rows that are left out."""
+    report = exporter.job.report
+    per_group = (request.per or exporter.usual_per(exporter.config)) == "group"
+    for row, unchosen_regions in rows:
+        regions = _join_objects(row["annotations"], request.exporter, report.notes, per_group=per_group)
+        row["annotations"] = (
+            _drop_rare(regions, exporter.job.categories, report.notes) if request.min_count else regions
+        )
+        if not _is_exported(row, request, exporter.config, report):
+            continue
+        try:
+            image = _image(source, row, report) if exporter.takes_images(exporter.config) else None
+        except RowFault as fault:
+            report.left_out[f"image: {fault.error.reason}"] += 1
+            if len(report.faults) < _MOST_FAULTS:
+                report.faults.append(f"{row['sample_id']}: {fault}")
+            continue
+        yield ChosenSample(
+            row=row,
+            split=splits.of(image_of(row)),
+            image=image,
+            per_group=per_group,
+            unchosen_regions=unchosen_regions,
+        )
 
 
 def _names(table: Any) -> list[list[dict[str, Any]]]:
@@ -178,30 +199,30 @@ def _names(table: Any) -> list[list[dict[str, Any]]]:
     return rows
 
 
-def _joined(
+def _join_objects(
     regions: list[dict[str, Any]], format_: type[Exporter], notes: Counter[str], *, per_group: bool
 ) -> list[dict[str, Any]]:
-    """Return the regions of a row that the format can hold, those of an object joined if `per_group`."""
+    """Return the regions of a row that the format can hold; with `per_group`, join the mentions of each object."""
     if format_.needs_words:
-        mentioned = [region for region in regions if is_said(region)]
-        notes["regions that no caption says: left out"] += len(regions) - len(mentioned)
-        regions = mentioned
+        captioned = [region for region in regions if is_said(region)]
+        notes["regions that no caption says: left out"] += len(regions) - len(captioned)
+        regions = captioned
     if per_group:
-        objects = merged(regions)
-        notes[JOINED] += len(regions) - len(objects)
+        objects = merge_by_object(regions)
+        notes[JOINED_MENTIONS] += len(regions) - len(objects)
         regions = objects
     return regions
 
 
-def _of_categories(regions: list[dict[str, Any]], categories: Categories, notes: Counter[str]) -> list[dict[str, Any]]:
-    """Return the regions whose category is not left out."""
+def _drop_rare(regions: list[dict[str, Any]], categories: Categories, notes: Counter[str]) -> list[dict[str, Any]]:
+    """Return the regions in categories of the export."""
     frequent = [region for region in regions if categories.indices([categories.name_of(region)])]
     notes[RARE_REGIONS] += len(regions) - len(frequent)
     return frequent
 
 
 def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConfig, report: ExportReport) -> bool:
-    """Return whether a row is in the export, and note it otherwise."""
+    """Return whether a row is in the export; otherwise report it as left out."""
     if row["error"] is not None:
         report.left_out[WITH_ERROR] += 1
         return False
@@ -215,7 +236,7 @@ def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConf
 
 
 def _check_source(source: ImageSource, dataset: Dataset, name: str) -> None:
-    """Raise ConfigError if the place of the images is unknown, or if only a stranger's dataset names it."""
+    """Raise ConfigError if the place of the images is unknown, or if only another user's dataset names it."""
     if source.root is None and not dataset.has_images:
         raise ConfigError(
             f"{name} takes images, but the dataset holds none and does not say in which folder they are",
@@ -227,7 +248,7 @@ def _check_source(source: ImageSource, dataset: Dataset, name: str) -> None:
 def _add_next_step(
     report: ExportReport, request: ExportRequest, config: FormatConfig, source: ImageSource, dataset: Dataset
 ) -> None:
-    """Say in the report where the images are, and what to do with the export; "IMAGES" stands for an unknown folder."""
+    """Add to the report where the images are and the next command; "IMAGES" stands for an unknown folder."""
     format_ = request.exporter
     folder = "IMAGES"
     if format_.takes_images(config):
@@ -259,28 +280,30 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
 
 
 def _categories(
-    corrected: Corrected, selector: Selector, naming: str, format_: type[Exporter], *, per_group: bool
-) -> Counter[tuple[str, str]]:
-    """Count the chosen regions by (category, head), from the columns that the choice needs and no others."""
-    needed = (*PHRASE_KEYS, "group", "score") if per_group else PHRASE_KEYS
-    columns = dict.fromkeys([*(REGION + name for name in needed), *selector.selection.columns])
+    corrected: CorrectedDataset, selector: Selector, request: ExportRequest, field: CategoryField | None, per: Per
+) -> Categories:
+    """Count the chosen regions by category and head, from the columns that the choice needs and no others."""
     counts: Counter[tuple[str, str]] = Counter()
-    for _, rows in corrected.tables(list(columns), selector, Counter()):
-        for row in rows:
-            regions = _joined(row["annotations"], format_, Counter(), per_group=per_group)
-            counts.update((region[naming], region["head"]) for region in regions)
-    return counts
+    if field is not None:
+        per_group = per == "group"
+        fields = (*PHRASE_KEYS, "group", "score") if per_group else PHRASE_KEYS
+        columns = dict.fromkeys([*(REGION + name for name in fields), *selector.selection.columns])
+        for _, rows in corrected.tables(list(columns), selector, Counter()):
+            for row in rows:
+                regions = _join_objects(row["annotations"], request.exporter, Counter(), per_group=per_group)
+                counts.update((region[field], region["head"]) for region in regions)
+    return Categories(counts, field or "phrase", request.min_count)
 
 
 class Splits(dict[str, float]):
     """Shares of the images, in order: name -> share > 0; their sum is 1.
 
-    A hash of an image's name decides, so that the split depends on no other image.
+    The hash of an image's name chooses its split, whatever other images there are.
     """
 
     def of(self, image: str) -> str:
         """Return the split of an image, see `image_of`."""
-        # A hash of its own: that of the name alone also orders and names things.
+        # A separate hash: that of the name alone also orders and names samples.
         place = (stable_id(f"split\n{image}") - 1) / (_IDS - 1)
         ends = list(itertools.accumulate(self.values()))
         return list(self)[min(bisect_right(ends, place), len(ends) - 1)]
@@ -289,7 +312,7 @@ class Splits(dict[str, float]):
 def image_of(row: Mapping[str, Any]) -> str:
     """Return the name of a row's image: its file below the image root or in the tar, else the sample id.
 
-    So all rows of an image are in one split. Images of equal names in different tars share one too, which is harmless.
+    So all rows of an image are in one split. Images with equal names in different tars are too, which is harmless.
     """
     name: str = row["file_name"] or row["sample_id"]
     return name
@@ -298,7 +321,7 @@ def image_of(row: Mapping[str, Any]) -> str:
 def parse_splits(text: str) -> Splits:
     """Return the splits of "train=0.9,val=0.1"; "" is one split of all. Raise ConfigError for any other text."""
     shares = Splits()
-    for part in text.split(",") if text.strip() else (f"{ALL}=1",):
+    for part in text.split(",") if text.strip() else (f"{ONLY_SPLIT}=1",):
         name, equals, share = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ConfigError(f"expected NAME=SHARE,..., for example train=0.9,val=0.1; got {part!r}", key="split")

@@ -1,7 +1,7 @@
 """The folder of an export, which appears when it is finished and replaces only exports; names of images in it; Parquet.
 
 An export is written to `.NAME.unfinished` beside its target and takes its name at the end. It holds
-`.phrasebox-export.json`, which says what it is and which files belong to it.
+`.phrasebox-export.json` with the settings and the names of its files.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from stages.shared.storage import held, place_of, write_text
 from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
-LIST: Final = ".phrasebox-files.txt"  # Names of the files that are too many for the mark, one a line
+LIST: Final = ".phrasebox-files.txt"  # Names of files that would be too many for the mark, one on each line
 _ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
 _MOST_BYTES: Final = 200  # of a part of a path; file systems take 255
-_ENDING: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
-_SAME: Final = {".jpeg": ".jpg", ".tiff": ".tif"}
+_EXTENSION: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+_SAME_EXTENSION: Final = {".jpeg": ".jpg", ".tiff": ".tif"}
 _NUMBER: Final = re.compile(r"[0-9]{16}")
 _UNSAFE: Final = re.compile(
     r"""[<>:"/\\|?*\x00-\x1f\x7f]  # Windows takes none of them
@@ -46,12 +46,12 @@ _UNSAFE: Final = re.compile(
 
 
 class ExportFolder:
-    """The temporary folder that an export is written to. `opened` is closed when the export ends in any way."""
+    """The temporary folder of an export. `open_files` are closed when the export ends or fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.opened = ExitStack()
-        self.finished = False
+        self.open_files = ExitStack()
+        self.is_finished = False
         self._files: list[str] = []
         self._list: IO[str] | None = None
 
@@ -62,10 +62,10 @@ class ExportFolder:
 
     def text(self, name: str) -> IO[str]:
         """Open a text file of the export until it ends."""
-        return self.opened.enter_context(self.file(name).open("w", encoding="utf-8", newline="\n"))
+        return self.open_files.enter_context(self.file(name).open("w", encoding="utf-8", newline="\n"))
 
-    def named(self, name: str) -> Path:
-        """Return the path of one of very many files, which a list beside the mark knows; make its folder."""
+    def listed_file(self, name: str) -> Path:
+        """Return the path of one of very many files and add it to the list beside the mark; make its folder."""
         self._list = self._list or self.text(LIST)
         self._list.write(f"{name}\n")
         return self._place(name)
@@ -74,17 +74,17 @@ class ExportFolder:
         """Make a folder, which may stay empty."""
         (self.path / name).mkdir(parents=True, exist_ok=True)
 
-    def renamed(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str) -> None:
         """Give a file another name in the same folder."""
         self._files[self._files.index(old)] = new
         (self.path / old).rename(self.path / new)
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Mark the export as whole; `about` says what it is, without times and places, so that exports compare."""
-        self.opened.close()
+        """Mark the export as complete; `about` are its settings, without times and places, so that exports compare."""
+        self.open_files.close()
         mark = {**about, "files": sorted(self._files)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
-        self.finished = True
+        self.is_finished = True
 
     def _place(self, name: str) -> Path:
         path = self.path / name
@@ -112,9 +112,9 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
                 if folder.path.exists():  # a killed export has left it
                     shutil.rmtree(folder.path)
                 folder.path.mkdir()
-                with folder.opened:
+                with folder.open_files:
                     yield folder
-                if folder.finished:
+                if folder.is_finished:
                     _check_free(path, overwrite=overwrite)
                     _take_place(folder.path, path)
             finally:
@@ -156,44 +156,44 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{path} is not empty and no export wrote it; give another folder", key="out")
     if not overwrite:
         raise ConfigError(f"{path} holds an export; give another folder, or --overwrite to replace it", key="out")
-    if strange := ", ".join(islice(_strangers(path, {MARK, *mark["files"]}), 5)):
+    if strange := ", ".join(islice(_foreign_files(path, {MARK, *mark["files"]}), 5)):
         raise ConfigError(
             f"{path} holds files that no export wrote ({strange}): move them away, or give another folder", key="out"
         )
 
 
-def _strangers(path: Path, files: set[str]) -> Iterator[str]:
-    """Yield files and links below `path` that do not belong to the export, which has `files` and those in its list."""
-    listed: Any = np.zeros(0, np.int64)
+def _foreign_files(path: Path, files: set[str]) -> Iterator[str]:
+    """Yield files and links below `path` that are neither among the export's `files` nor in its list."""
+    listed_keys: Any = np.zeros(0, np.int64)
     if LIST in files:  # hashes of the names, sorted: 8 bytes each of millions
         with (path / LIST).open(encoding="utf-8", newline="\n") as lines:
-            listed = np.sort(np.fromiter((stable_id(line.removesuffix("\n")) for line in lines), np.int64))
+            listed_keys = np.sort(np.fromiter((stable_id(line.removesuffix("\n")) for line in lines), np.int64))
     for folder, folders, names in os.walk(path):
         place = Path(folder).relative_to(path)
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted([*names, *links]):
             whole = (place / name).as_posix()
-            if whole not in files and not _is_among(stable_id(whole), listed):
+            if whole not in files and not _is_among(stable_id(whole), listed_keys):
                 yield whole
 
 
-def _is_among(key: int, ordered: Any) -> bool:
-    place = int(np.searchsorted(ordered, key))
-    return place < len(ordered) and int(ordered[place]) == key
+def _is_among(key: int, ascending: Any) -> bool:
+    place = int(np.searchsorted(ascending, key))
+    return place < len(ascending) and int(ascending[place]) == key
 
 
 def number_name(number: int, extension: str) -> str:
-    """Return a file name for an id below 2^53: "0000000000000042.jpg", which is safe whatever a sample is called."""
+    """Return a file name for an id below 2^53: "0000000000000042.jpg". It is safe on every file system."""
     return f"{number:016d}.{extension}"
 
 
 class ImageNames:
-    """The name of each image of a dataset as a file. It does not depend on what is chosen of the dataset.
+    """File names for the images of a dataset. They do not depend on the choice of samples.
 
-    An image keeps its own name if that is safe, so that every file system takes it as it is, and if no other image has
-    it. All others get the id of their row, see `number_name`. Names that differ only by case, by how accents are
-    composed, or by their extension count as equal: on some system they are, and YOLO's labels have no extension of the
-    image. Reads all `file_name`s once and keeps 8 bytes of each.
+    An image keeps its name if the name is safe on every file system and unique in the dataset. Other images get the id
+    of their row, see `number_name`. Names that differ only by case, Unicode composition or extension count as equal:
+    some file systems cannot tell them apart, and YOLO's labels drop the extension. The constructor reads all
+    `file_name`s once and keeps 8 bytes of each.
     """
 
     def __init__(self, dataset: Dataset, *, flat: bool) -> None:
@@ -201,28 +201,28 @@ class ImageNames:
         keys = array("q")
         for table in dataset.tables(["file_name", "error"], batch_rows=8192):
             names = table.filter(pc.is_null(table["error"]))["file_name"].to_pylist()
-            keys.extend(_key(self._parted(name)[0]) for name in names)
-        found, counts = np.unique(np.frombuffer(keys, np.int64), return_counts=True)
-        self._twice = found[counts > 1]
+            keys.extend(_key(self._split_extension(name)[0]) for name in names)
+        unique, counts = np.unique(np.frombuffer(keys, np.int64), return_counts=True)
+        self._twice = unique[counts > 1]
 
     def name_of(self, row: Mapping[str, Any], extension: str) -> str:
-        """Return the path below the images' folder; `extension` is that of the encoded image, without a dot."""
-        stem, ending = self._parted(row["file_name"])
+        """Return the path below the image folder; `extension` is the encoded image's, without a dot."""
+        stem, suffix = self._split_extension(row["file_name"])
         *folders, last = stem.split("/")
         is_safe = not _NUMBER.fullmatch(last) and all(
             not _UNSAFE.search(part) and len(part.encode()) <= _MOST_BYTES for part in (*folders, last)
         )
-        if not is_safe or any(map(_ENDING.search, folders)) or _is_among(_key(stem), self._twice):
+        if not is_safe or any(map(_EXTENSION.search, folders)) or _is_among(_key(stem), self._twice):
             return number_name(row["id"], extension)
-        is_kept = _SAME.get(ending.lower(), ending.lower()) == f".{extension}"
-        return f"{stem}{ending}" if is_kept else f"{stem}.{extension}"
+        is_kept = _SAME_EXTENSION.get(suffix.lower(), suffix.lower()) == f".{extension}"
+        return f"{stem}{suffix}" if is_kept else f"{stem}.{extension}"
 
-    def _parted(self, file_name: str) -> tuple[str, str]:
-        """Return a normal path, or only its last part, and the extension of an image, if it has one."""
+    def _split_extension(self, file_name: str) -> tuple[str, str]:
+        """Return the normalised path, or its last part for `flat`, without the extension; and the extension or ""."""
         path = posixpath.normpath(file_name)
         path = posixpath.basename(path) if self._flat else path
-        ending = _ENDING.search(path)
-        return (path, "") if ending is None else (path[: ending.start()], ending[0])
+        match = _EXTENSION.search(path)
+        return (path, "") if match is None else (path[: match.start()], match[0])
 
 
 def _key(stem: str) -> int:
@@ -230,7 +230,7 @@ def _key(stem: str) -> int:
 
 
 class ParquetParts:
-    """Rows of one split as numbered files: data/SPLIT-00000-of-00003.parquet, the names that `datasets` knows.
+    """Rows of one split as numbered files: data/SPLIT-00000-of-00003.parquet, as `datasets` names them.
 
     A split without rows has no file: `datasets` rejects files and splits without rows.
     """
@@ -242,7 +242,7 @@ class ParquetParts:
         self._rows: list[Mapping[str, Any]] = []
         self._files: list[str] = []
         self._writer = RollingParquet(self._file, rows_per_file=per_file, rows_per_group=per_group)
-        folder.opened.callback(self._writer.abandon)
+        folder.open_files.callback(self._writer.abandon)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; may write a row group."""
@@ -251,11 +251,11 @@ class ParquetParts:
             self._pack()
 
     def close(self) -> None:
-        """Write what is left and give the files their names."""
+        """Write all remaining rows and give the files their names."""
         self._pack()
         self._writer.close()
         for number, name in enumerate(self._files):
-            self._folder.renamed(name, f"data/{self._split}-{number:05d}-of-{len(self._files):05d}.parquet")
+            self._folder.rename(name, f"data/{self._split}-{number:05d}-of-{len(self._files):05d}.parquet")
 
     def _pack(self) -> None:
         self._writer.write(pa.Table.from_pylist(self._rows, schema=self._schema))

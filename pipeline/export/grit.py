@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shortest
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shorten_float
 from pipeline.export.files import ParquetParts
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.records import stable_id
@@ -85,7 +85,7 @@ def _chunk(region: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
     x0, y0, x1, y1 = xywh_to_xyxy(region["bbox"])
     width = row["width"]
     height = row["height"]
-    return [*region["span"], x0 / width, y0 / height, x1 / width, y1 / height, shortest(region["score"])]
+    return [*region["span"], x0 / width, y0 / height, x1 / width, y1 / height, shorten_float(region["score"])]
 
 
 def _lies_in_another(start: float, end: float, spans: set[tuple[int, int]]) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming
+from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
 from stages.write import dtype_of
 
@@ -56,7 +56,7 @@ _FIELDS: Final = {
 class HfConfig(FormatConfig):
     """Settings of `hf`."""
 
-    classes: Naming = "phrase"
+    classes: CategoryField = "phrase"
     rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Images of one Parquet file.")
 
 
@@ -84,9 +84,9 @@ class Hf(Exporter):
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
         row = sample.row
-        image = sample.encoded
+        image = sample.loaded_image
         regions = sample.regions
-        stored = _OBJECTS.keys() - {"category", "segmentation"}
+        fields = _OBJECTS.keys() - {"category", "segmentation"}
         category = self.job.categories.index_of if self._labels else self.job.categories.name_of
         self._parts[sample.split].add(
             {
@@ -95,7 +95,7 @@ class Hf(Exporter):
                 **{name: row[name] for name in ("width", "height", "sample_id", "file_name", "captions")},
                 "absent": absent_phrases(row),
                 "objects": {
-                    **{name: [region[name] for region in regions] for name in stored},
+                    **{name: [region[name] for region in regions] for name in fields},
                     "category": [category(region) for region in regions],
                     "segmentation": [region["segmentation"]["counts"] for region in regions],
                 },

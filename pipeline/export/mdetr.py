@@ -63,7 +63,7 @@ class Mdetr(Exporter):
         # A caption without regions beside one with regions would be a picture without objects.
         for index, caption, regions in sample.texts():
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
-            different = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or things, in their order
+            targets = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or things, in their order
             file.image(
                 {
                     "id": image_id,
@@ -74,7 +74,7 @@ class Mdetr(Exporter):
                     "dataset_name": "phrasebox",
                     "data_source": "phrasebox",
                     "tokens_negative": [[0, len(caption)]],
-                    "tokens_positive_eval": different,
+                    "tokens_positive_eval": targets,
                     "sentence_id": index,
                     "original_img_id": row["id"],
                 }
@@ -82,5 +82,5 @@ class Mdetr(Exporter):
             for region, spans in regions:
                 self.job.report.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
                 polygons = polygons_of(region, self.job.report, self.config.tolerance_px)
-                more = {"segmentation": polygons, "tokens_positive": spans, "rle": region["segmentation"]}
-                file.annotation(coco_annotation(region, image_id, 1, **more))
+                fields = {"segmentation": polygons, "tokens_positive": spans, "rle": region["segmentation"]}
+                file.annotation(coco_annotation(region, image_id, 1, **fields))

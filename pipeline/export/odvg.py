@@ -19,15 +19,15 @@ from pydantic import Field
 
 from pipeline.export.base import (
     BEYOND_TOKENS,
+    CategoryField,
     ChosenSample,
     Exporter,
     ExportJob,
     FormatConfig,
-    Naming,
     WithImages,
-    dumped,
+    compact_json,
     is_beyond_tokens,
-    shortest,
+    shorten_float,
 )
 from stages.contract.geometry import xywh_to_xyxy
 
@@ -38,7 +38,7 @@ class OdvgConfig(FormatConfig):
     form: Literal["grounding", "detection"] = Field(
         "grounding", description="`grounding` carries the captions; `detection` the categories."
     )
-    classes: Naming = Field("phrase", description="Categories of `detection`.")
+    classes: CategoryField = Field("phrase", description="Categories of `detection`.")
     images: WithImages = False
 
 
@@ -65,11 +65,11 @@ class Odvg(Exporter):
         super().__init__(config, job)
         self._files = {split: job.folder.text(f"{split}.jsonl") for split in job.splits}
         if config.form == "detection":
-            labels = (f'\n"{index}":{dumped(name)}' for index, name in enumerate(job.categories.names))
+            labels = (f'\n"{index}":{compact_json(name)}' for index, name in enumerate(job.categories.names))
             job.folder.text("label_map.json").write("{" + ",".join(labels) + "}\n")
 
     @classmethod
-    def naming(cls, config: OdvgConfig) -> Naming | None:
+    def category_field(cls, config: OdvgConfig) -> CategoryField | None:
         """Return what names the categories, which only the form `detection` has."""
         return config.classes if config.form == "detection" else None
 
@@ -84,20 +84,20 @@ class Odvg(Exporter):
                 _region(region, label=categories.index_of(region), category=categories.name_of(region))
                 for region in sample.regions
             ]
-            file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
+            file.write(compact_json({**start, "detection": {"instances": instances}}) + "\n")
             return
         for _, caption, regions in sample.texts():
             for _, spans in regions:
                 self.job.report.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
             lead = len(caption) - len(caption.lstrip())  # mmdetection strips captions and keeps the places in them
-            found = [
+            entries = [
                 _region(region, phrase=region["phrase"], tokens_positive=[[a - lead, b - lead] for a, b in spans])
                 for region, spans in regions
             ]
-            file.write(dumped({**start, "grounding": {"caption": caption.strip(), "regions": found}}) + "\n")
+            file.write(compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}}) + "\n")
 
 
-def _region(region: Mapping[str, Any], **named: Any) -> dict[str, Any]:
+def _region(region: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     box = list(xywh_to_xyxy(region["bbox"]))
-    score = shortest(region["score"])
-    return {"bbox": box, **named, "segmentation": region["segmentation"], "score": score}
+    score = shorten_float(region["score"])
+    return {"bbox": box, **fields, "segmentation": region["segmentation"], "score": score}

@@ -16,56 +16,56 @@ from huggingface_hub import HfApi, constants, errors
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
 
-OF_THE_HUB: Final = frozenset({".gitattributes", "README.md"})  # what a new repository may hold
+OF_THE_HUB: Final = frozenset({".gitattributes", "README.md"})  # files of a new repository
 KIND: Final = "dataset"
 
 
 def open_repository(name: str, *, public: bool, overwrite: bool) -> None:
     """Create the dataset repository OWNER/NAME, or check that an export may go to the existing one.
 
-    It is private unless `public`. An existing one may hold nothing, or another export with `overwrite`; nothing in it
-    is changed.
+    A new repository is private unless `public`. An existing one must be empty or, with `overwrite`, hold another
+    export; it is not changed.
 
-    Raise ConfigError if the name cannot be one, if the repository holds anything else, or if it is public without
+    Raise ConfigError if the name is invalid, if the repository holds anything else, or if it is public without
     `public`; OutputError if the hub cannot be reached or does not let this user write.
     """
     if name.count("/") != 1:
         raise ConfigError(f"--push: expected OWNER/NAME, got {name!r}")
-    with _asking_the_hub(name):
+    with _hub_errors(name):
         api = HfApi(library_name="phrasebox")
         api.create_repo(name, repo_type=KIND, private=not public, exist_ok=True)
-        found = api.dataset_info(name)
-    files = {file.rfilename for file in found.siblings or ()} - OF_THE_HUB
+        repository = api.dataset_info(name)
+    files = {file.rfilename for file in repository.siblings or ()} - OF_THE_HUB
     if files and MARK not in files:
         raise ConfigError(f"--push: {name} holds files that no export wrote ({min(files)}): give another name")
     if files and not overwrite:
         raise ConfigError(f"--push: {name} holds an export; give another name, or --overwrite to replace it")
-    if not (found.private or public):
+    if not (repository.private or public):
         raise ConfigError(f"--push: {name} is public, and everybody could see the images: add --public if they may")
 
 
 def push(folder: Path, name: str) -> str:
-    """Upload an export into its repository, in place of the export that is there, and return its URL.
+    """Upload an export into its repository, in place of an older export, and return its URL.
 
-    Raise OutputError if the upload fails; the export stays, and can be uploaded again.
+    Raise OutputError if the upload fails; the local export stays, and can be uploaded again.
     """
     try:
-        with _asking_the_hub(name):
+        with _hub_errors(name):
             api = HfApi(library_name="phrasebox")
-            to: dict[str, Any] = {"repo_id": name, "repo_type": KIND}
-            api.upload_folder(folder_path=folder, commit_message="phrasebox export", **to)
-            # Last: the client may delete in the first of several commits, of which a later one may fail.
-            there = [file for file in api.list_repo_files(**to) if fnmatch(file, "data/*.parquet")]
-            if stale := [file for file in there if not (folder / file).exists()]:
-                api.delete_files(delete_patterns=stale, commit_message="phrasebox export: the one before", **to)
+            target: dict[str, Any] = {"repo_id": name, "repo_type": KIND}
+            api.upload_folder(folder_path=folder, commit_message="phrasebox export", **target)
+            # Last: the client may delete in the first of several commits, and a later one may fail.
+            files = [file for file in api.list_repo_files(**target) if fnmatch(file, "data/*.parquet")]
+            if stale := [file for file in files if not (folder / file).exists()]:
+                api.delete_files(delete_patterns=stale, commit_message="phrasebox export: the one before", **target)
     except OutputError as error:
-        again = f"hf upload {name} {folder} --repo-type dataset"
-        raise OutputError(f"{error}. The export is in {folder}; upload it with: {again}") from error
+        command = f"hf upload {name} {folder} --repo-type dataset"
+        raise OutputError(f"{error}. The export is in {folder}; upload it with: {command}") from error
     return f"{constants.ENDPOINT}/datasets/{name}"
 
 
 @contextmanager
-def _asking_the_hub(name: str) -> Iterator[None]:
+def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except PhraseboxError:
@@ -76,5 +76,5 @@ def _asking_the_hub(name: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         advice = "log in with a token that may write (hf auth login, or HF_TOKEN): " if status in (401, 403) else ""
         cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
-        what = f"{advice}{one_line(error).rstrip('.')}{cause}"
-        raise OutputError(f"--push: cannot write {name} at {constants.ENDPOINT}: {what}") from error
+        reason = f"{advice}{one_line(error).rstrip('.')}{cause}"
+        raise OutputError(f"--push: cannot write {name} at {constants.ENDPOINT}: {reason}") from error

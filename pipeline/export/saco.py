@@ -1,9 +1,9 @@
 """SA-Co JSON, which SAM 3's evaluator reads: SPLIT.json, one image entry for each pair of an image and a phrase.
 
-The format section of facebookresearch/sam3 `scripts/eval/gold/README.md`, and what `sam3/eval/cgf1_eval.py` and
-`SAM3_EVAL_API_FROM_JSON_NP` read. An entry with annotations says that the phrase is in the image, one without that it
-is not: those are the rows' `absent` phrases. Boxes are [x, y, w, h] and areas, as parts 0 .. 1 of the image's sides and
-area; masks are compressed run lengths in pixels; the only category, 1, means nothing.
+The format is that of facebookresearch/sam3 `scripts/eval/gold/README.md`, `sam3/eval/cgf1_eval.py` and
+`SAM3_EVAL_API_FROM_JSON_NP`. An entry with annotations has a phrase in the image, an entry without one of the row's
+`absent` phrases. Boxes are [x, y, w, h] and areas, as shares 0 .. 1 of the image's sides and area; masks are compressed
+run lengths in pixels; the only category, 1, has no meaning.
 
 SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and boxes in pixels: it reads `coco`.
 """
@@ -17,16 +17,16 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from pipeline.dataset.folder import read_marks
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shortest
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shorten_float
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
-UNREVIEWED: Final = (
+UNREVIEWED_PAIRS: Final = (
     "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
 )
-UNSCORED: Final = "{}.json cannot be scored, because nobody marked an image of its pairs good"
+UNSCORED_FILE: Final = "{}.json cannot be scored, because nobody marked an image of its pairs good"
 NO_NEGATIVES: Final = (
     "{}.json gives every model a cgF1 of 0, because no pair has an absent phrase; a run finds absent phrases with a "
     "higher regions.absent_share or regions.min_presence"
@@ -77,7 +77,7 @@ class Saco(Exporter):
 
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
-        """Return whether the row has absent phrases, if they are wanted."""
+        """Return whether the export takes absent phrases and the row has some."""
         return bool(config.negatives and row["absent"])
 
     def add(self, sample: ChosenSample) -> None:
@@ -86,9 +86,9 @@ class Saco(Exporter):
         file_name = self.image_name(sample)
         row = sample.row
         present: dict[str, list[dict[str, Any]]] = {}
-        different = self.written(sample)
-        self.job.report.notes[SAID_TWICE] += len(sample.regions) - len(different)
-        for region in different:
+        written_regions = self.written_regions(sample)
+        self.job.report.notes[SAID_TWICE] += len(sample.regions) - len(written_regions)
+        for region in written_regions:
             present.setdefault(region["phrase"], []).append(region)
         width = row["width"]
         height = row["height"]
@@ -107,25 +107,24 @@ class Saco(Exporter):
             self.job.report.notes[NEGATIVES] += 1
             self._negatives[sample.split] += pair["is_instance_exhaustive"]
 
-    def written(self, sample: ChosenSample) -> list[dict[str, Any]]:
-        """Return the chosen regions, each mask of a phrase once, although several captions say the phrase."""
-        different: dict[tuple[str, str], dict[str, Any]] = {}
+    def written_regions(self, sample: ChosenSample) -> list[dict[str, Any]]:
+        """Return the chosen regions; equal masks of one phrase in several captions are written once."""
+        distinct: dict[tuple[str, str], dict[str, Any]] = {}
         for region in sample.regions:
-            different.setdefault((region["phrase"], region["segmentation"]["counts"]), region)
-        return [*different.values()]
+            distinct.setdefault((region["phrase"], region["segmentation"]["counts"]), region)
+        return [*distinct.values()]
 
     def close(self) -> None:
-        """Complete the files, and note those by which no model can be told from another."""
+        """Complete the files, and note those that score every model alike."""
         super().close()
         for split in self.job.splits:
-            scored = self._pairs[split, 1]
-            left_out = self._pairs[split, 0]
-            if not scored:
-                self.job.report.notes[UNSCORED.format(split)] += left_out
+            scored_pairs = self._pairs[split, 1]
+            if not scored_pairs:
+                self.job.report.notes[UNSCORED_FILE.format(split)] += self._pairs[split, 0]
             elif not self._negatives[split]:
-                self.job.report.notes[NO_NEGATIVES.format(split)] += scored
-            elif self._negatives[split] == scored:
-                self.job.report.notes[NO_POSITIVES.format(split)] += scored
+                self.job.report.notes[NO_NEGATIVES.format(split)] += scored_pairs
+            elif self._negatives[split] == scored_pairs:
+                self.job.report.notes[NO_POSITIVES.format(split)] += scored_pairs
 
     def _pair(self, sample: ChosenSample, file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""
@@ -133,7 +132,7 @@ class Saco(Exporter):
         text = phrase["phrase"]
         presence = phrase["presence"]
         is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
-        self.job.report.notes[UNREVIEWED] += not is_exhaustive
+        self.job.report.notes[UNREVIEWED_PAIRS] += not is_exhaustive
         self._pairs[sample.split, int(is_exhaustive)] += 1
         return {
             "id": stable_id(f"{row['sample_id']}\nphrase {text}"),
@@ -141,11 +140,11 @@ class Saco(Exporter):
             "text_input": text,
             "width": row["width"],
             "height": row["height"],
-            "queried_category": str(stable_id(text)),  # a number that is the phrase's in all images
+            "queried_category": str(stable_id(text)),  # the same number for a phrase in all images
             "is_instance_exhaustive": int(is_exhaustive),
             "is_pixel_exhaustive": int(is_exhaustive),
             "original_img_id": row["id"],
             "sample_id": row["sample_id"],
             "head": phrase["head"],
-            "presence": None if presence is None else shortest(presence),
+            "presence": None if presence is None else shorten_float(presence),
         }

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, compact_json
 from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
 
@@ -42,8 +42,8 @@ class Webdataset(Exporter):
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
         row = sample.row
-        image = sample.encoded
-        described: dict[str, Any] = {
+        image = sample.loaded_image
+        description: dict[str, Any] = {
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "absent": absent_phrases(row),
             "annotations": [
@@ -52,7 +52,11 @@ class Webdataset(Exporter):
             ],
         }
         caption = row["captions"][0] if row["captions"] else ""
-        members = ((image.extension, image.content), ("json", dumped(described).encode()), ("txt", caption.encode()))
+        members = (
+            (image.extension, image.content),
+            ("json", compact_json(description).encode()),
+            ("txt", caption.encode()),
+        )
         self._tars[sample.split].add(row["id"], members)
 
 
@@ -62,12 +66,12 @@ class _Tars:
     def __init__(self, folder: ExportFolder, split: str, samples_per_file: int) -> None:
         self._folder = folder
         self._split = split
-        self._most = samples_per_file
+        self._samples_per_file = samples_per_file
         self._samples = 0
         self._tar: Any = None
 
     def add(self, number: int, members: tuple[tuple[str, bytes], ...]) -> None:
-        if self._samples % self._most == 0:
+        if self._samples % self._samples_per_file == 0:
             self._next()
         for extension, content in members:
             entry = tarfile.TarInfo(number_name(number, extension))
@@ -83,5 +87,5 @@ class _Tars:
     def _next(self) -> None:
         if self._tar is not None:
             self._tar.close()
-        path = self._folder.file(f"{self._split}-{self._samples // self._most:06d}.tar")
+        path = self._folder.file(f"{self._split}-{self._samples // self._samples_per_file:06d}.tar")
         self._tar = self._folder.opened.enter_context(tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming, Tolerance, polygons_of
+from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, polygons_of
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 
@@ -32,13 +32,13 @@ class YoloConfig(FormatConfig):
         "polygons", description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."
     )
     tolerance_px: Tolerance = Field(1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
-    classes: Naming = Field(
+    classes: CategoryField = Field(
         "head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
     )
 
     @property
     def task(self) -> str:
-        """Ultralytics' name of what the labels train."""
+        """Ultralytics' name of the task that the labels train."""
         return "segment" if self.labels == "polygons" else "detect"
 
 
@@ -60,12 +60,12 @@ class Yolo(Exporter):
             job.folder.make(f"labels/{split}")
         lines = [f"{split}: images/{split}\n" for split in job.splits]
         last = job.splits[-1]
-        for needed in [split for split in ("train", "val") if split not in job.splits]:
+        for missing in [split for split in ("train", "val") if split not in job.splits]:
             # Ultralytics rejects a file without them.
-            lines.append(f"{needed}: images/{last}\n")
-            job.report.notes[f"missing split that Ultralytics needs: {needed} uses the {last} images"] += 1
+            lines.append(f"{missing}: images/{last}\n")
+            job.report.notes[f"missing split that Ultralytics needs: {missing} uses the {last} images"] += 1
         lines.append("names:" + ("\n" if job.categories.names else " {}\n"))
-        lines += (f"  {index}: {quoted(name)}\n" for index, name in enumerate(job.categories.names))
+        lines += (f"  {index}: {quote_yaml(name)}\n" for index, name in enumerate(job.categories.names))
         job.folder.text("data.yaml").writelines(lines)
 
     def add(self, sample: ChosenSample) -> None:
@@ -75,24 +75,24 @@ class Yolo(Exporter):
         lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
         if self.config.labels == "boxes":
             self.job.report.notes["masks dropped: labels=boxes"] += len(lines)
-        path = self.job.folder.named(f"labels/{sample.split}/{stem}.txt")
+        path = self.job.folder.listed_file(f"labels/{sample.split}/{stem}.txt")
         path.write_text("".join(lines), encoding="ascii", newline="\n")
 
     def _outline(self, region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         report = self.job.report
         parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, report, self.config.tolerance_px)]
         report.notes[PARTS] += len(parts) > 1
-        return _numbers(joined(parts) / (row["width"], row["height"]))
+        return _numbers(join_outlines(parts) / (row["width"], row["height"]))
 
 
-def joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Join outlines to a closed one (n, 2): each further part is walked around from the nearest corner, and back."""
-    outline, *others = parts
-    for part in others:
+def join_outlines(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Join outlines to a closed one (n, 2): each further part is a detour from the nearest corner and back."""
+    outline, *further_parts = parts
+    for part in further_parts:
         distances = np.square(outline[:, None] - part[None]).sum(axis=2)
-        here, there = np.unravel_index(distances.argmin(), distances.shape)
-        around = np.roll(part, -there, axis=0)
-        outline = np.concatenate([outline[: here + 1], around, around[:1], outline[here:]])
+        corner, part_corner = np.unravel_index(distances.argmin(), distances.shape)
+        loop = np.roll(part, -part_corner, axis=0)
+        outline = np.concatenate([outline[: corner + 1], loop, loop[:1], outline[corner:]])
     return outline
 
 
@@ -104,10 +104,10 @@ def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def _numbers(values: NDArray[np.float64]) -> str:
-    """Round to a millionth of the side, which is a hundredth of a pixel at 10,000 pixels."""
+    """Round to a millionth of the side: a hundredth of a pixel at 10,000 pixels."""
     return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
 
 
-def quoted(name: str) -> str:
-    """Return a name as a YAML string, which JSON's strings are except for a few characters."""
+def quote_yaml(name: str) -> str:
+    """Return a name as a YAML string: a JSON string with a few more characters escaped."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))

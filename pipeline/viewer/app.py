@@ -265,7 +265,7 @@ async def _review(request: Request) -> Response:
         return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
     if result is None:
         return JSONResponse({"error": "there is no such region"}, 404)
-    return JSONResponse({"saved": result.regions, "stay": result.stay})
+    return JSONResponse({"saved": result.regions, "stay": result.unchanged})
 
 
 def _state(request: Request) -> Response:

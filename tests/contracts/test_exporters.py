@@ -15,7 +15,7 @@ from pipeline.dataset.folder import write_marks
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.export import EXPORTERS
 from pipeline.export.base import Exporter
-from pipeline.export.corrected import BOXED, DELETED, MOVED, UNKNOWN
+from pipeline.export.corrected import CORRECTED_BOXES, DELETED_REGIONS, REPLACED_MASKS, UNKNOWN_REGIONS
 from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
@@ -143,16 +143,31 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
         region["score"] = 1.0
     out, report = exported(name, copy, tmp_path / "out")
     assert found(name, out) == expected(name, rows)
-    assert [report.notes[note] for note in (DELETED, MOVED, BOXED, UNKNOWN)] == [1, 1, 1, 1]
+    assert [report.notes[note] for note in (DELETED_REGIONS, CORRECTED_BOXES, REPLACED_MASKS, UNKNOWN_REGIONS)] == [
+        1,
+        1,
+        1,
+        1,
+    ]
     likely = [
         {**row, "annotations": here}
         for row in rows
         if (here := [one for one in row["annotations"] if one["score"] >= 0.999 and one["bbox"][2] == 20])
     ]
     _, report = exported(name, copy, tmp_path / "marked", where="mark = 'good'")
-    assert [report.notes[note] for note in (DELETED, MOVED, BOXED, UNKNOWN)] == [0, 0, 0, 1]
+    assert [report.notes[note] for note in (DELETED_REGIONS, CORRECTED_BOXES, REPLACED_MASKS, UNKNOWN_REGIONS)] == [
+        0,
+        0,
+        0,
+        1,
+    ]
     out, report = exported(name, copy, tmp_path / "likely", min_score=1.0, where="w = 20")
-    assert [report.notes[note] for note in (DELETED, MOVED, BOXED, UNKNOWN)] == [0, 1, 1, 1]
+    assert [report.notes[note] for note in (DELETED_REGIONS, CORRECTED_BOXES, REPLACED_MASKS, UNKNOWN_REGIONS)] == [
+        0,
+        1,
+        1,
+        1,
+    ]
     assert found(name, out) == expected(name, likely)
     assert len(likely) == 2
     assert files(copy / "data") == files(dataset / "data")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.export.base import RENAMED
+from pipeline.export.base import RENAMED_IMAGES
 from pipeline.export.files import ImageNames
 from tests.pipeline.export.datasets import Maker, encoded, exported, finished
 
@@ -84,7 +84,7 @@ def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path)
     told = {path: table[path][1] if path in table else own[path.removeprefix(f"{folder}/")] for path in files}
     assert {path: colours[sample] for path, sample in told.items()} == files
     assert len(files) == 5
-    assert report.notes[RENAMED] == len(table)
+    assert report.notes[RENAMED_IMAGES] == len(table)
     if entries is not None:
         text = (out / entries).read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()] if name == "odvg" else json.loads(text)["images"]

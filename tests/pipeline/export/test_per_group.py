@@ -10,8 +10,8 @@ import pytest
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index, statistics
 from pipeline.export import EXPORTERS
-from pipeline.export.base import merged
-from pipeline.export.export import JOINED
+from pipeline.export.base import merge_by_object
+from pipeline.export.export import JOINED_MENTIONS
 from stages.contract.errors import ConfigError
 from stages.contract.records import ImageRef, Phrase, Record, Region
 from tests.pipeline.export.datasets import demo_fingerprint, encoded, exported, finished, region
@@ -67,16 +67,16 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name:
     mentions = 6 - usual
     if name == "saco":
         usual = 5
-    assert (report.regions.total(), report.notes[JOINED]) == (usual, mentions)
+    assert (report.regions.total(), report.notes[JOINED_MENTIONS]) == (usual, mentions)
     if not EXPORTERS[name].takes_groups:
         with pytest.raises(ConfigError, match=f"^per: {name} "):
             exported(name, dataset, tmp_path / "out", per="group")
         assert not (tmp_path / "out").exists()
         return
     _, report = exported(name, dataset, tmp_path / "phrases", per="phrase")
-    assert (report.regions, report.notes[JOINED]) == ({"train": 6}, 0)
+    assert (report.regions, report.notes[JOINED_MENTIONS]) == ({"train": 6}, 0)
     out, report = exported(name, dataset, tmp_path / "out", per="group")
-    assert (report.regions, report.notes[JOINED]) == ({"train": 4}, 2)
+    assert (report.regions, report.notes[JOINED_MENTIONS]) == ({"train": 4}, 2)
     read = READ_BACK[name]
     (found,) = read.samples(out, "train")
     places = [PLACES[0][0], PLACES[1][0], *PLACES[2]]
@@ -89,7 +89,7 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name:
 
 def test_odvg_has_each_object_once_as_detection(dataset: Path, tmp_path: Path) -> None:
     _, report = exported("odvg", dataset, tmp_path / "out", {"form": "detection"})
-    assert (report.regions, report.notes[JOINED]) == ({"train": 4}, 2)
+    assert (report.regions, report.notes[JOINED_MENTIONS]) == ({"train": 4}, 2)
 
 
 def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) -> None:
@@ -131,6 +131,6 @@ def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:
         named = {"phrase": "dog", "head": "dog", "caption_index": caption, "span": [0, 3]}
         return {"id": number, **named, "score": score, "group": 0}
 
-    found = merged([entry(0, 0.3, 1), entry(1, 0.2, 2), entry(1, 0.9, 3), entry(2, 0.9, 4)])
+    found = merge_by_object([entry(0, 0.3, 1), entry(1, 0.2, 2), entry(1, 0.9, 3), entry(2, 0.9, 4)])
     assert [one["id"] for one in found] == [2, 3]
     assert [len(one["named"]) for one in found] == [3, 3]

@@ -23,8 +23,8 @@ from pipeline.export.saco import (
     NO_NEGATIVES,
     NO_POSITIVES,
     SAID_TWICE,
-    UNREVIEWED,
-    UNSCORED,
+    UNREVIEWED_PAIRS,
+    UNSCORED_FILE,
     Saco,
     SacoConfig,
 )
@@ -58,7 +58,7 @@ def written(rows: list[dict[str, Any]], dataset: Path, out: Path, **settings: An
     report, folder = ExportReport(format="saco"), ExportFolder(out)
     none, opened = Categories(Counter(), "phrase"), open_dataset(dataset)
     job = ExportJob(dataset=opened, folder=folder, splits=("train",), categories=none, report=report)
-    with folder.opened:
+    with folder.open_files:
         exporter = Saco(SacoConfig(**settings), job)
         for row in rows:
             exporter.add(ChosenSample(row=row, split="train", image=None))
@@ -68,7 +68,7 @@ def written(rows: list[dict[str, Any]], dataset: Path, out: Path, **settings: An
 
 def test_the_pairs(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path) -> None:
     truth, notes = written(rows, demo_dataset, tmp_path / "out", exhaustive="all")
-    assert notes == {NEGATIVES: 4, SAID_TWICE: 1, UNREVIEWED: 0}
+    assert notes == {NEGATIVES: 4, SAID_TWICE: 1, UNREVIEWED_PAIRS: 0}
     pairs = {(pair["sample_id"], pair["text_input"]): pair for pair in truth.dataset["images"]}
     assert [(*name, len(truth.imgToAnns[pair["id"]])) for name, pair in pairs.items()] == [
         ("plain", "red car", 1),
@@ -152,7 +152,7 @@ def test_pairs_are_exhaustive_where_somebody_looked(
     for pair in pairs:
         told = int(pair["sample_id"] == "plain")
         assert (pair["is_instance_exhaustive"], pair["is_pixel_exhaustive"]) == (told, told)
-    assert notes[UNREVIEWED] == sum(pair["sample_id"] != "plain" for pair in pairs) == 4
+    assert notes[UNREVIEWED_PAIRS] == sum(pair["sample_id"] != "plain" for pair in pairs) == 4
 
 
 def test_what_the_evaluator_cannot_score_is_told(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path) -> None:
@@ -163,7 +163,7 @@ def test_what_the_evaluator_cannot_score_is_told(rows: list[dict[str, Any]], dem
         written(rows, marked, tmp_path / "nobody")
     write_marks(marked, {"turned": "good", "plain": "good"})
     for name, chosen, settings, told in (
-        ("others", [rows[1]], {}, {UNSCORED: 1}),
+        ("others", [rows[1]], {}, {UNSCORED_FILE: 1}),
         ("unreviewed negatives", rows[1:], {}, {NO_NEGATIVES: 1}),
         ("all", rows[1:], {"exhaustive": "all"}, {}),
         ("left out", rows[1:], {"exhaustive": "all", "negatives": False}, {NO_NEGATIVES: 2}),
@@ -171,7 +171,7 @@ def test_what_the_evaluator_cannot_score_is_told(rows: list[dict[str, Any]], dem
         ("reviewed", rows, {}, {}),
     ):
         _, notes = written(chosen, marked, tmp_path / name, **settings)
-        texts = {text: notes[text.format("train")] for text in (UNSCORED, NO_NEGATIVES, NO_POSITIVES)}
+        texts = {text: notes[text.format("train")] for text in (UNSCORED_FILE, NO_NEGATIVES, NO_POSITIVES)}
         assert {text: count for text, count in texts.items() if count} == told, name
 
 

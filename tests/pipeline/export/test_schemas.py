@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.export.base import BEYOND_TOKENS
 from pipeline.export.coco import LABEL_LIST
-from pipeline.export.corrected import BOXED, MOVED, moved
+from pipeline.export.corrected import CORRECTED_BOXES, REPLACED_MASKS, replace_box
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_box
 from stages.contract.records import Rle
@@ -71,13 +71,13 @@ def test_a_corrected_box_that_the_mask_does_not_fill_is_the_mask() -> None:
     segmentation = {"size": [10, 10], "counts": encode_box((2, 2, 5, 5), (10, 10)).counts}
     region = {"id": 1, "bbox": [2, 2, 3, 3], "area": 9, "segmentation": segmentation, "score": 0.5}
     for box, area, note in (
-        ((1, 1, 4, 4), 9, MOVED),
-        ((0, 0, 10, 10), 100, BOXED),
-        ((3, 3, 4, 4), 16, BOXED),
-        ((7, 7, 2, 2), 4, BOXED),
-        ((2, 2, 2, 2), 4, MOVED),
+        ((1, 1, 4, 4), 9, CORRECTED_BOXES),
+        ((0, 0, 10, 10), 100, REPLACED_MASKS),
+        ((3, 3, 4, 4), 16, REPLACED_MASKS),
+        ((7, 7, 2, 2), 4, REPLACED_MASKS),
+        ((2, 2, 2, 2), 4, CORRECTED_BOXES),
     ):
-        changed, told = moved(region, box)
+        changed, told = replace_box(region, box)
         assert (changed["area"], told) == (area, note)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.export.export import ALL, image_of, parse_splits
+from pipeline.export.export import ONLY_SPLIT, image_of, parse_splits
 from stages.contract.errors import ConfigError
 from tests.pipeline.export.datasets import Maker, exported, finished
 
@@ -48,7 +48,7 @@ def test_a_sample_stays_where_it_is_when_later_shares_change(sample_id: str) -> 
     """The first split of 0.9 holds that of 0.5, so that a training set may grow."""
     if parse_splits("train=0.5,val=0.5").of(sample_id) == "train":
         assert parse_splits("train=0.9,val=0.06,test=0.04").of(sample_id) == "train"
-    assert parse_splits("").of(sample_id) == ALL
+    assert parse_splits("").of(sample_id) == ONLY_SPLIT
 
 
 def test_the_split_of_an_id_is_part_of_the_contract() -> None:

@@ -12,7 +12,7 @@ from stages.contract.errors import ConfigError
 def write(out: Path, text: str = "new", *, overwrite: bool = False) -> None:
     with export_folder(out, overwrite=overwrite) as folder:
         folder.file("a/b.txt").write_text(text)
-        folder.named("images/ö 7.jpg").write_bytes(b"7")
+        folder.listed_file("images/ö 7.jpg").write_bytes(b"7")
         folder.finish({"format": "test"})
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.export.yolo import _numbers, joined, quoted
+from pipeline.export.yolo import _numbers, join_outlines, quote_yaml
 from stages.contract.masks import mask_outlines
 from tests.pipeline.export.datasets import mask
 
@@ -24,14 +24,14 @@ def enclosed_area(outline: np.ndarray) -> float:
 @given(hnp.arrays(np.bool_, (9, 11)).filter(np.any))
 def test_the_outline_encloses_what_the_parts_enclose(inside: np.ndarray) -> None:
     parts = parts_of(inside)
-    outline = joined(parts)
+    outline = join_outlines(parts)
     # Walked there and back, the joining lines enclose nothing. The parts all turn the same way.
     assert enclosed_area(outline) == pytest.approx(sum(enclosed_area(part) for part in parts))
     assert {tuple(point) for part in parts for point in part} == {tuple(point) for point in outline}
 
 
 def test_parts_are_joined_at_their_nearest_corners() -> None:
-    outline = joined(parts_of(mask((0, 0, 2, 2), (5, 0, 2, 2), (5, 9, 2, 2))))
+    outline = join_outlines(parts_of(mask((0, 0, 2, 2), (5, 0, 2, 2), (5, 9, 2, 2))))
     steps = np.abs(np.diff(np.vstack([outline, outline[:1]]), axis=0)).sum(axis=1)
     assert sorted(steps[steps > 2]) == [3, 3, 7, 7]
 
@@ -45,4 +45,4 @@ def test_numbers_are_plain_and_near(value: float) -> None:
 
 @given(st.text() | st.sampled_from(["null", "yes", "1", "a: b # c", "\x85", "\u2028", "\x7f", "\ufeff", "😀", "'\"\\"]))
 def test_any_name_is_a_yaml_string(name: str) -> None:
-    assert yaml.safe_load(f"names:\n  0: {quoted(name)}\n") == {"names": {0: name}}
+    assert yaml.safe_load(f"names:\n  0: {quote_yaml(name)}\n") == {"names": {0: name}}
