@@ -1,8 +1,8 @@
 """A dataset as samples for training: by number, for samplers, or as a stream, for more than fits into memory.
 
-An epoch of the stream is one sequence of rows: the row groups, shuffled over all shards. Every consumer, which is a
-worker of a rank, reads one stretch of it; the lengths of the stretches differ by at most one row. Within a stretch,
-windows of rows are shuffled. No global random state is used.
+An epoch of the stream is one sequence of rows: the row groups, shuffled over all shards. Every worker of every rank
+reads one stretch of it; the lengths of the stretches differ by at most one row. Within a stretch, windows of rows are
+shuffled. No global random state is used.
 """
 
 from __future__ import annotations
@@ -22,34 +22,37 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.config import check
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.load.row_groups import LoadOptions, RowGroup, counted, row_groups_of
+from pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
 from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str
-Row = dict[str, Any]  # a row of the dataset, with its chosen regions as `annotations`
+Row = dict[str, Any]  # a row of the dataset, with its chosen regions in `annotations`
 
 
 class StreamOptions(LoadOptions):
-    """The order of a stream, and the part of it that a rank gets.
+    """The order of a stream, and the part of it for a rank.
 
-    Each worker holds `shuffle_rows` rows with their encoded images. Rows of a row group stay neighbours, so use several
-    row groups for a sorted dataset.
-
-    `even` gives each rank the same number of samples: with "drop" up to `world_size - 1` samples are left out, other
-    ones in each epoch. The rows are counted first, which reads their errors and scores. A bad image that is skipped is
-    replaced by a neighbour.
-
-    `rank` and `world_size` are by default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE,
-    else 0 of 1. They are found out when the stream is made, not later in the workers.
+    Attributes:
+        shuffle: Shuffle the samples; otherwise they come in the order of the shards.
+        shuffle_rows: Rows that a worker holds to shuffle them, with their encoded images. Rows of a row group stay near
+            each other, so a sorted dataset needs a window of several row groups.
+        seed: Seed of the order.
+        even: "drop" gives each rank the same number of samples. Up to `world_size - 1` samples are left out, others in
+            each epoch. The rows are counted first, which reads their errors and scores; a skipped bad image is
+            replaced by a neighbour.
+        count: Count the rows, for `len`.
+        rank: Number of this rank. By default that of torch.distributed if it is initialised, else RANK, else 0; the
+            stream's constructor reads it, not the workers.
+        world_size: Number of ranks, with the same defaults: WORLD_SIZE, else 1.
     """
 
-    shuffle: bool = True  # False for the order of the shards
+    shuffle: bool = True
     shuffle_rows: int = Field(1000, ge=1)
     seed: int = Field(0, ge=0)
     even: Literal["no", "drop"] = "no"
-    count: bool = False  # count the rows, for `len`
+    count: bool = False
     rank: int | None = None
     world_size: int | None = None
 
@@ -63,24 +66,25 @@ class _Images:
         self._maker = SampleMaker(self.dataset, contents or Contents(), options)
         self._groups = row_groups_of(self.dataset)
         if count:
-            self._groups = counted(self._groups, options, self._maker.selector)
+            self._groups = select_rows(self._groups, options, self._maker.selector)
         self.read_row_groups = 0
 
 
 class RegionStream(_Images, IterableDataset[Any]):
-    """Streams the samples of a dataset: see `pipeline.load.sample` for what a sample is.
+    """A stream of the samples of a dataset; `pipeline.load.sample` describes a sample.
 
     Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a function of `seed`,
     the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch, as with torch's
     DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
 
-    Ranks get equally many rows, give or take one, but may get different numbers of samples, at which
-    DistributedDataParallel hangs. `even` prevents it.
+    Ranks get equal numbers of rows, give or take one, but may get different numbers of samples. Then
+    DistributedDataParallel hangs; `even` prevents it.
 
-    Options are the fields of `LoadOptions` and `StreamOptions`. `bad_images.count` is the number of images that were
-    skipped, `read_row_groups` that of row groups that this process has read.
+    Raise InputError if the dataset is missing or damaged, ConfigError for an option that is invalid or unknown.
 
-    Raises InputError if the dataset is missing or damaged, ConfigError for an option that is invalid or unknown.
+    Attributes:
+        bad_images: Its `count` is the number of skipped images.
+        read_row_groups: Number of row groups that this process has read.
     """
 
     def __init__(self, dataset: AnyDataset, contents: Contents | None = None, **options: Any) -> None:
@@ -94,21 +98,21 @@ class RegionStream(_Images, IterableDataset[Any]):
         """
         self._options: StreamOptions = check(options, StreamOptions)
         self._is_even = self._options.even != "no"
-        self._counted = self._options.count or self._is_even
+        self._is_counted = self._options.count or self._is_even
         self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
-        super().__init__(dataset, contents, self._options, count=self._counted)
+        super().__init__(dataset, contents, self._options, count=self._is_counted)
         # In shared memory, so that it reaches workers that live on.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the number, >= 0, of the epoch that the next iteration gives."""
+        """Set the number, >= 0, of the epoch of the next iteration."""
         if epoch < 0:
             raise ValueError(f"expected epoch >= 0, got {epoch}")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        """Return the samples of this rank in an epoch. Raise TypeError if the rows were not counted."""
-        if not self._counted:
+        """Return the number of this rank's samples in an epoch. Raise TypeError if the rows were not counted."""
+        if not self._is_counted:
             raise TypeError("the samples of a RegionStream are not counted: give count=True, or even")
         return len(range(*self._rank_stretch()))
 
@@ -118,7 +122,7 @@ class RegionStream(_Images, IterableDataset[Any]):
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         samples = self._samples(int(self._epoch), *stretch(*self._rank_stretch(), workers, number))
-        return _in_full(samples) if self._is_even else samples
+        return _replace_missing(samples) if self._is_even else samples
 
     def _order(self, count: int, *seeds: int) -> Sequence[int]:
         if not self._options.shuffle:
@@ -142,28 +146,28 @@ class RegionStream(_Images, IterableDataset[Any]):
         try:
             yield self._maker.sample(row)
         except RowFault as fault:
-            self.bad_images.met(self._maker.where(row), fault)
+            self.bad_images.report(self._maker.where(row), fault)
             if self._is_even:
                 yield None
 
     def _entries(self, groups: list[RowGroup], start: int, stop: int) -> Iterator[Row | None]:
-        """Yield the rows of a part of the epoch's sequence, one by one; None for one that is no sample."""
-        for number, first, last in cut([group.size for group in groups], start, stop):
+        """Yield the rows of a part of the epoch's sequence; None for a row that is no sample."""
+        for number, first, last in split_by_group([group.size for group in groups], start, stop):
             self.read_row_groups += 1
             for table in groups[number].stretch(self._maker.columns, first, last):
-                samples, kept = self._maker.choose(table)
-                found = dict(zip(kept.tolist(), self._maker.rows(samples), strict=True))
-                yield from (found.get(place) for place in range(table.num_rows))
+                samples, numbers = self._maker.choose(table)
+                rows = dict(zip(numbers.tolist(), self._maker.rows(samples), strict=True))
+                yield from (rows.get(place) for place in range(table.num_rows))
 
     def _rank_stretch(self) -> tuple[int, int]:
         total = sum(group.size for group in self._groups)
         if not self._is_even:
             return stretch(0, total, self.world_size, self.rank)
-        each = total // self.world_size
-        return self.rank * each, (self.rank + 1) * each
+        size = total // self.world_size
+        return self.rank * size, (self.rank + 1) * size
 
     def _check_place(self) -> None:
-        """A stream that was made before its process joined a group would give all ranks the same samples."""
+        """Raise ConfigError if the process joined a group after the constructor: all ranks would get equal samples."""
         rank, ranks = place_of_rank(self._options.rank, self._options.world_size)
         if _in_group() and (rank, ranks) != (self.rank, self.world_size):
             raise ConfigError(
@@ -173,14 +177,14 @@ class RegionStream(_Images, IterableDataset[Any]):
 
 
 class RegionDataset(_Images, TorchDataset[Any]):
-    """The samples of a dataset by number, in the order of the shards: see `sample.py` for what a sample is.
+    """The samples of a dataset by number, in the order of the shards; `pipeline.load.sample` describes a sample.
 
-    A sample costs reading its row group, unless that is among the last ones used: with images in the shards and a
-    shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under
-    "skip", its batches come without bad images; a single sample still raises.
+    Reading a sample reads its row group, unless that is cached: with images in the shards and a shuffling sampler,
+    `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under "skip", its
+    batches come without bad images; a single sample still raises.
 
-    Options are the fields of `LoadOptions`. The rows are counted first. A process holds the last used row groups, with
-    their encoded images: up to `cached_bytes`, and at least one. Raises as `RegionStream`.
+    The rows are counted first. A process caches the last used row groups with their encoded images: up to
+    `cached_bytes`, and at least one. Raise as `RegionStream`.
     """
 
     def __init__(
@@ -212,7 +216,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Any:
-        """Return the sample with a number; negative ones count from the end. Raise InputError for a bad image."""
+        """Return the sample with a number; negative numbers count from the end. Raise InputError for a bad image."""
         row = self._row(index)
         try:
             return self._maker.sample(row)
@@ -220,15 +224,15 @@ class RegionDataset(_Images, TorchDataset[Any]):
             raise InputError(f"{self._maker.where(row)}: {fault}") from fault
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return the samples with these numbers, in their order; under "skip" without those of bad images."""
-        found = {}
+        """Return the samples with these numbers, in this order; under "skip" without those of bad images."""
+        samples = {}
         for index in sorted(set(indices)):  # neighbours share a row group
             row = self._row(index)
             try:
-                found[index] = self._maker.sample(row)
+                samples[index] = self._maker.sample(row)
             except RowFault as fault:
-                self.bad_images.met(self._maker.where(row), fault)
-        return [found[index] for index in indices if index in found]
+                self.bad_images.report(self._maker.where(row), fault)
+        return [samples[index] for index in indices if index in samples]
 
     def _row(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
@@ -236,33 +240,32 @@ class RegionDataset(_Images, TorchDataset[Any]):
         index %= len(self)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         table = self._cache[number] = self._cache.pop(number, None) or self._samples(self._groups[number])
-        while len(self._cache) > 1 and sum(each.nbytes for each in self._cache.values()) > self._cached_bytes:
+        while len(self._cache) > 1 and sum(group.nbytes for group in self._cache.values()) > self._cached_bytes:
             del self._cache[next(iter(self._cache))]
         return self._maker.rows(table.slice(index - int(self._starts[number]), 1))[0]
 
     def _samples(self, group: RowGroup) -> pa.Table:
         self.read_row_groups += 1
-        table = pa.concat_tables(
-            self._maker.choose(each)[0] for each in group.stretch(self._maker.columns, 0, group.size)
-        )
+        tables = group.stretch(self._maker.columns, 0, group.size)
+        table = pa.concat_tables(self._maker.choose(part)[0] for part in tables)
         if table.num_rows != group.size:
             raise ConfigError(f"{group.path} has changed since the dataset was opened: open it again")
         return table
 
 
-def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
-    """Yield the samples, with another sample in the place of each None. Raise InputError if there is no other."""
-    owed = 0
+def _replace_missing(samples: Iterator[Any]) -> Iterator[Any]:
+    """Yield the samples, with a neighbour in the place of each None. Raise InputError if all are None."""
+    missing = 0
     last = None
     for sample in samples:
-        owed += 1
+        missing += 1
         if sample is not None:
             last = sample
-            yield from repeat(last, owed)
-            owed = 0
-    if last is None and owed:
-        raise InputError(f"all {owed} images of this worker's part are broken or missing, see the warnings")
-    yield from repeat(last, owed)
+            yield from repeat(last, missing)
+            missing = 0
+    if last is None and missing:
+        raise InputError(f"all {missing} images of this worker's part are broken or missing, see the warnings")
+    yield from repeat(last, missing)
 
 
 def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -272,10 +275,12 @@ def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if rank is None or world_size is None:
         if _in_group():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        found = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-        if not all(map(str.isdecimal, found)):
-            raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {found[0]!r} and {found[1]!r}")
-        rank, world_size = map(int, found)
+        rank_text = os.environ.get("RANK", "0")
+        size_text = os.environ.get("WORLD_SIZE", "1")
+        if not (rank_text.isdecimal() and size_text.isdecimal()):
+            raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {rank_text!r} and {size_text!r}")
+        rank = int(rank_text)
+        world_size = int(size_text)
     if not 0 <= rank < world_size:
         raise ConfigError(f"expected 0 <= rank < world_size, got rank {rank} of {world_size}")
     return rank, world_size
@@ -291,8 +296,8 @@ def stretch(start: int, stop: int, parts: int, part: int) -> tuple[int, int]:
     return start + size * part // parts, start + size * (part + 1) // parts
 
 
-def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (group, first, last), which make positions `start` to `stop` of a sequence of groups with `sizes` rows."""
+def split_by_group(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (group, first, last) for positions `start` to `stop` of a sequence of groups with `sizes` rows."""
     offset = 0
     for number, size in enumerate(sizes):
         first = max(0, start - offset)

@@ -1,9 +1,9 @@
 """Row groups of the shards, which of their rows are samples, and masks on the grid of a model's features.
 
 Masks come as runs of pixels down the columns. The grid needs no image-sized array: the share of a cell is an integral
-over the mask, so what lies before each run's end minus what lies before its start. Before a pixel (x, y) lie the
-columns left of x, and column x above y. In each cell, the columns cover a share of its width, and the part of column x
-a product of shares of its width and height.
+over the mask, the difference of two integrals for each run: before its end and before its start. The pixels before
+(x, y) are the columns left of x, and column x above y. In each cell, the columns cover a share of its width; the part
+of column x covers a product of shares of its width and height.
 """
 
 from __future__ import annotations
@@ -27,29 +27,33 @@ from stages.contract.records import Rle
 from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
-_ROWS_AT_ONCE: Final = 32  # whose masks are decoded together
+_ROWS_AT_ONCE: Final = 32  # Rows of which the masks are decoded together
 
 
 class LoadOptions(BaseModel, extra="forbid", frozen=True):
     """The choice of samples, the same for both loaders.
 
-    `on_bad_image` says whether a bad image raises InputError, or is skipped with a warning and counted.
+    Attributes:
+        min_score: The least score of a region, 0 .. 1.
+        where: SQL condition on regions, see `pipeline.dataset.selection`.
+        keep_empty: Also take images without a chosen region.
+        on_bad_image: A bad image raises InputError, or is skipped with a warning and counted.
     """
 
-    min_score: float = 0.0  # only regions with at least this score
-    where: str = ""  # SQL condition on regions, see `pipeline.dataset.selection`
-    keep_empty: bool = False  # also images without a chosen region
+    min_score: float = 0.0
+    where: str = ""
+    keep_empty: bool = False
     on_bad_image: Literal["raise", "skip"] = "raise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """A row group of a shard, and those of its rows that count."""
+    """A row group of a shard, and its selected rows."""
 
     path: AnyPath
     number: int  # in the shard
-    size: int  # how many rows count
-    rows: NDArray[np.int64] | None = None  # numbers of those, ascending; None before samples are counted: all
+    size: int  # number of selected rows
+    rows: NDArray[np.int64] | None = None  # their numbers, ascending; None for all rows
 
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Yield all rows as tables of a few MB, each with the number of its first row."""
@@ -57,47 +61,47 @@ class RowGroup:
             yield from tables_in(file, columns, group=self.number, threads=False)
 
     def stretch(self, columns: Sequence[str], first: int, last: int) -> Iterator[Any]:
-        """Yield the rows that count from the `first` to the `last`, as tables; see `tables`."""
-        wanted = np.arange(first, last) if self.rows is None else self.rows[first:last]
+        """Yield the selected rows from place `first` to `last`, exclusive, as tables; see `tables`."""
+        numbers = np.arange(first, last) if self.rows is None else self.rows[first:last]
         for offset, table in self.tables(columns):
-            if offset > wanted[-1]:
+            if offset > numbers[-1]:
                 break
-            inside = wanted[(wanted >= offset) & (wanted < offset + table.num_rows)] - offset
-            if len(inside):
-                yield table if len(inside) == table.num_rows else table.take(pa.array(inside))
+            places = numbers[(numbers >= offset) & (numbers < offset + table.num_rows)] - offset
+            if len(places):
+                yield table if len(places) == table.num_rows else table.take(pa.array(places))
 
 
 def row_groups_of(dataset: Dataset) -> list[RowGroup]:
     """Return all row groups that have rows, in order. Raise InputError."""
-    found = []
+    groups = []
     for path in dataset.shards:
         with open_shard(path) as file:
             metadata = file.metadata
             if not {metadata.schema.column(number).path for number in range(metadata.num_columns)} >= {"error", _SCORE}:
                 raise InputError(f"{path} is not a shard of a dataset: it lacks the columns error or annotations")
             sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        found += [RowGroup(path=path, number=number, size=size) for number, size in enumerate(sizes) if size]
-    return found
+        groups += [RowGroup(path=path, number=number, size=size) for number, size in enumerate(sizes) if size]
+    return groups
 
 
-def counted(groups: Iterable[RowGroup], options: LoadOptions, selector: Selector) -> list[RowGroup]:
-    """Return the row groups that have samples, with their numbers. Reads what the choice needs."""
+def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Selector) -> list[RowGroup]:
+    """Return the row groups that have samples, with these rows selected. Only the columns of the choice are read."""
     columns = ("error", *selector.selection.columns)
-    found = []
+    selected = []
     for group in groups:
-        rows = [first + samples_of(table, options, selector)[1] for first, table in group.tables(columns)]
-        if len(kept := np.concatenate(rows)):
-            found.append(replace(group, size=len(kept), rows=kept))
-    return found
+        rows = [first + select_samples(table, options, selector)[1] for first, table in group.tables(columns)]
+        if len(numbers := np.concatenate(rows)):
+            selected.append(replace(group, size=len(numbers), rows=numbers))
+    return selected
 
 
-def samples_of(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, NDArray[np.int64]]:
-    """Return the rows of a table that are samples, with their chosen regions, and their numbers in the table."""
+def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, NDArray[np.int64]]:
+    """Return the samples in a table of rows, as a table with their chosen regions, and their numbers in it."""
     table = selector.choose(table)
     regions = pc.fill_null(pc.list_value_length(table["annotations"]), 0).to_numpy()
-    kept = pc.is_null(table["error"]).to_numpy() & (options.keep_empty | (regions > 0))
-    numbers = np.flatnonzero(kept)
-    return (table if len(numbers) == table.num_rows else table.filter(pa.array(kept))), numbers
+    is_sample = pc.is_null(table["error"]).to_numpy() & (options.keep_empty | (regions > 0))
+    numbers = np.flatnonzero(is_sample)
+    return (table if len(numbers) == table.num_rows else table.filter(pa.array(is_sample))), numbers
 
 
 Runs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -105,7 +109,7 @@ Runs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def runs_of(masks: Sequence[Rle]) -> Runs:
-    """Return the runs of masks, of whatever sizes. Raise ValueError for a damaged one."""
+    """Return the runs of masks of any sizes. Raise ValueError for a damaged mask."""
     if not masks:
         return np.zeros(0, np.int64), np.zeros(1, np.int64)
     texts = [np.frombuffer(mask.counts.encode(), np.uint8) for mask in masks]
@@ -114,9 +118,9 @@ def runs_of(masks: Sequence[Rle]) -> Runs:
 
 
 def add_runs(rows: Sequence[dict[str, Any]]) -> None:
-    """Give each row the runs of its masks as `runs`: decoding many at once is faster, and all would fill the memory.
+    """Add the runs of its masks to each row as `runs`. Raise ValueError for a damaged mask.
 
-    Raise ValueError for a damaged mask.
+    Masks of `_ROWS_AT_ONCE` rows are decoded together: fewer are slower, more take too much memory.
     """
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[first : first + _ROWS_AT_ONCE]
@@ -124,23 +128,23 @@ def add_runs(rows: Sequence[dict[str, Any]]) -> None:
         ends, starts = runs_of([Rle(size_hw=tuple(code["size"]), counts=code["counts"]) for code in codes])
         for row in part:
             count = len(row["annotations"] or ())
-            own = starts[: count + 1]
+            row_starts = starts[: count + 1]
             starts = starts[count:]
-            row["runs"] = ends[own[0] : own[-1]], own - own[0]
+            row["runs"] = ends[row_starts[0] : row_starts[-1]], row_starts - row_starts[0]
 
 
 def grid_shares(
     ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], grid_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the share of each cell that is inside, float32 (masks, grid_h, grid_w), exact to about 1e-5.
+    """Return the share of each cell inside each mask, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
-    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`; sizes are in px. Edges
-    of cells may lie within pixels, which then count in parts.
+    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`; sizes are in px. Where
+    the edge of a cell crosses a pixel, each side counts its part.
     """
     shares = np.empty((len(starts) - 1, *grid_hw), np.float32)
     if not len(shares):
         return shares
-    left, at, above = _tables(size_hw, grid_hw)
+    left_shares, column_shares, above_shares = _tables(size_hw, grid_hw)
     x, y = np.divmod(ends, size_hw[0])
     for number in range(len(shares)):
         # Ends of runs alternate: the inside begins, the inside ends. An odd last one is the end of the image.
@@ -150,48 +154,51 @@ def grid_shares(
         y0 = y[first:last:2]
         x1 = x[first + 1 : last : 2]
         y1 = y[first + 1 : last : 2]
-        heights = above.take(y1, axis=0)
-        heights -= above.take(y0, axis=0)
-        shares[number] = heights.T @ at.take(x0, axis=0)
-        crossing = np.flatnonzero(x0 != x1)
-        if len(crossing):  # few runs do, in most masks
-            x0 = x0[crossing]
-            x1 = x1[crossing]
-            y1 = y1[crossing]
-            shares[number] += above.take(y1, axis=0).T @ (at.take(x1, axis=0) - at.take(x0, axis=0))
-            shares[number] += (left.take(x1, axis=0) - left.take(x0, axis=0)).sum(axis=0)
+        heights = above_shares.take(y1, axis=0)
+        heights -= above_shares.take(y0, axis=0)
+        shares[number] = heights.T @ column_shares.take(x0, axis=0)
+        crossing_runs = np.flatnonzero(x0 != x1)
+        if len(crossing_runs):  # few runs do, in most masks
+            x0 = x0[crossing_runs]
+            x1 = x1[crossing_runs]
+            y1 = y1[crossing_runs]
+            widths = column_shares.take(x1, axis=0) - column_shares.take(x0, axis=0)
+            shares[number] += above_shares.take(y1, axis=0).T @ widths
+            shares[number] += (left_shares.take(x1, axis=0) - left_shares.take(x0, axis=0)).sum(axis=0)
     return shares.clip(0, 1, out=shares)
 
 
 def pixels_of(
-    ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], wanted_hw: tuple[int, int]
+    ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], target_hw: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Return masks, see `grid_shares`, as pixels: bool (masks, height, width).
 
-    They are stretched to the size `wanted_hw`; each pixel takes the value at its centre.
+    They are resized to `target_hw`; each pixel takes the value at its centre.
     """
-    h, w = size_hw
-    number = len(starts) - 1
-    if not number:
-        return np.zeros((0, *wanted_hw), np.bool_)
+    height, width = size_hw
+    count = len(starts) - 1
+    if not count:
+        return np.zeros((0, *target_hw), np.bool_)
     lengths = np.diff(ends, prepend=0)
     lengths[starts[1:-1]] = ends[starts[1:-1]]
-    inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
-    columns = np.repeat(inside, lengths).reshape(number, w, h)
-    if wanted_hw != size_hw:
-        y, x = (((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(wanted_hw, size_hw, strict=True))
+    is_inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
+    columns = np.repeat(is_inside, lengths).reshape(count, width, height)
+    if target_hw != size_hw:
+        y, x = (((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(target_hw, size_hw, strict=True))
         columns = columns[:, x][:, :, y]
     return np.ascontiguousarray(columns.transpose(0, 2, 1))
 
 
 @lru_cache(maxsize=64)
 def _tables(size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> tuple[NDArray[np.float32], ...]:
-    """For each x, the share of every grid column left of it (w + 1, grid_w), and that which pixel column x covers; for
-    each y, the share of every grid row above it (h, grid_h).
+    """Shares of grid columns and rows, as three tables.
+
+    For each x: the share of every grid column left of x (w + 1, grid_w), and the share that pixel column x covers,
+    of the same shape. For each y: the share of every grid row above y (h, grid_h).
     """
     h, w = size_hw
     grid_h, grid_w = grid_hw
-    left = (np.arange(w + 1)[:, None] * (grid_w / w) - np.arange(grid_w)).clip(0, 1)
-    at = np.concatenate([np.diff(left, axis=0), np.zeros((1, grid_w))])
-    above = (np.arange(h)[:, None] * (grid_h / h) - np.arange(grid_h)).clip(0, 1)
-    return left.astype(np.float32), at.astype(np.float32), above.astype(np.float32)
+    left_shares = (np.arange(w + 1)[:, None] * (grid_w / w) - np.arange(grid_w)).clip(0, 1)
+    column_shares = np.concatenate([np.diff(left_shares, axis=0), np.zeros((1, grid_w))])
+    above_shares = (np.arange(h)[:, None] * (grid_h / h) - np.arange(grid_h)).clip(0, 1)
+    return left_shares.astype(np.float32), column_shares.astype(np.float32), above_shares.astype(np.float32)

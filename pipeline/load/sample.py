@@ -51,13 +51,13 @@ from torch.utils.data import get_worker_info
 from pipeline.dataset.folder import Dataset, absent_phrases
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selection, Selector
-from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, samples_of
+from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, select_samples
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
 Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
-MAX_PHRASES: Final = 200_000  # Phrases whose tokens are kept, those used last: 120 MB with 77 tokens
+MAX_PHRASES: Final = 200_000  # Phrases with cached tokens, the last used ones: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
 _COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error", "absent.list.element.phrase")
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
@@ -73,25 +73,37 @@ _EMPTY: Final = {
 }
 """Tensors of every sample, with a row for each region."""
 
-_INHERITED: Final[list[Selector | None]] = []  # of the process before a fork: DuckDB crashes if they are closed here
+_JOINS: Final[dict[str, Any]] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
+"""Entry of a sample -> function that joins those of a batch, if they are equal in size."""
+
+_FOREIGN_SELECTORS: Final[list[Selector | None]] = []
+"""Selectors of the process before a fork: DuckDB crashes if they are closed in this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """Contents of a sample beside its annotations; nothing else is read or computed.
 
-    With `square_px`, images are stretched to squares of this side, as CLIP's training sees them without cropping; boxes
-    and masks follow. See above for `transform`.
+    Attributes:
+        images: Load and decode the images: uint8 RGB, upright.
+        image_root: The folder or URL that `file_name` is relative to, if the shards hold no images; None for the run's.
+        square_px: Side of the square that images are stretched to, as CLIP takes them without cropping; boxes and masks
+            follow. None for the original size.
+        masks: "full" for bool masks in the size of the image.
+        grid_hw: Size of a feature grid, for the share of each cell inside each mask.
+        tokenizer: Function for the phrases' tokens.
+        transform: Function: sample -> sample of any kind, see above.
+        limits: The largest images to decode.
     """
 
-    images: bool = True  # load and decode the images: uint8 RGB, upright
-    image_root: str | None = None  # what `file_name` is relative to, if the shards hold no images; None: the run's own
+    images: bool = True
+    image_root: str | None = None
     square_px: int | None = None
-    masks: Literal["none", "full"] = "none"  # "full": bool masks in the size of the image
-    grid_hw: tuple[int, int] | None = None  # masks on a feature grid: the share of each cell that is inside
+    masks: Literal["none", "full"] = "none"
+    grid_hw: tuple[int, int] | None = None
     tokenizer: Tokenize | None = None
-    transform: Callable[[dict[str, Any]], Any] | None = None  # sample -> what is yielded
-    limits: DecodeLimits = field(default_factory=DecodeLimits)  # the largest images that are decoded
+    transform: Callable[[dict[str, Any]], Any] | None = None
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
         if self.square_px is not None and self.square_px < 1:
@@ -117,38 +129,38 @@ class BadImages:
 
     @property
     def count(self) -> int:
-        """Images that all workers have skipped so far, counted each time one came up."""
+        """Number of images that all workers have skipped so far; repeated ones count again."""
         return int(self._counts.sum())
 
-    def met(self, where: str, fault: RowFault) -> None:
+    def report(self, where: str, fault: RowFault) -> None:
         """Warn at this process's 1st, 10th, 100th, ... bad image. Raise InputError under the policy "raise"."""
         if self.policy == "raise":
             raise InputError(f"{where}: {fault}. To train on without such images, give on_bad_image='skip'") from fault
         worker = get_worker_info()
-        own = self._counts[(0 if worker is None else worker.id) % len(self._counts)]
-        own += 1
-        number = int(own)
+        counter = self._counts[(0 if worker is None else worker.id) % len(self._counts)]
+        counter += 1
+        number = int(counter)
         if number == 10 ** (len(str(number)) - 1):
-            so_far = "an image is skipped" if number == 1 else f"{number} images skipped so far, the last"
-            warnings.warn(f"{so_far}: {where}: {fault}", RuntimeWarning, stacklevel=2)
+            subject = "an image is skipped" if number == 1 else f"{number} images skipped so far, the last"
+            warnings.warn(f"{subject}: {where}: {fault}", RuntimeWarning, stacklevel=2)
 
 
 def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
-    """Return a function phrase -> int64 (context,), which tokenises a phrase once while it is in use."""
+    """Return a function phrase -> int64 (context,) with a cache of `MAX_PHRASES`."""
 
     @lru_cache(MAX_PHRASES)
     def tokens_of(phrase: str) -> Tensor:
         tokens = torch.as_tensor(tokenize([phrase]))
         if tokens.ndim != 2 or len(tokens) != 1 or tokens.is_floating_point():
-            got = f"{tuple(tokens.shape)} {tokens.dtype}"
-            raise ConfigError(f"tokenizer: expected (1, context) whole numbers for a text, got {got}")
+            shape = f"{tuple(tokens.shape)} {tokens.dtype}"
+            raise ConfigError(f"tokenizer: expected (1, context) whole numbers for a text, got {shape}")
         return tokens[0].long()
 
     return tokens_of
 
 
 class SampleMaker:
-    """Tables of rows -> samples. Each process that uses it makes its own selector."""
+    """Make samples from tables of rows. Each process makes a selector of its own."""
 
     def __init__(self, dataset: Dataset, contents: Contents, options: LoadOptions) -> None:
         self.dataset = dataset
@@ -161,8 +173,8 @@ class SampleMaker:
             self.source.check()
         self._has_masks = contents.masks != "none" or contents.grid_hw is not None
         fields = (*_REGION_FIELDS, *(_MASK_FIELDS if self._has_masks else ()))
-        embedded = contents.images and dataset.has_images and contents.image_root is None
-        leaves = (*_COLUMNS, *(REGION + name for name in fields), *(("image.bytes",) if embedded else ()))
+        takes_embedded = contents.images and dataset.has_images and contents.image_root is None
+        leaves = (*_COLUMNS, *(REGION + name for name in fields), *(("image.bytes",) if takes_embedded else ()))
         self.columns = tuple(dict.fromkeys((*leaves, *self._selection.columns)))
         self._selector: Selector | None = None
         self._process = 0
@@ -173,19 +185,19 @@ class SampleMaker:
 
     @property
     def selector(self) -> Selector:
-        """This process's own: a connection of DuckDB does not survive a fork."""
+        """The selector of this process: a connection of DuckDB does not survive a fork."""
         if self._selector is None or self._process != os.getpid():
-            _INHERITED.append(self._selector)
+            _FOREIGN_SELECTORS.append(self._selector)
             self._selector = Selector(self._selection)
             self._process = os.getpid()
         return self._selector
 
     def choose(self, table: Any) -> tuple[Any, Any]:
-        """Return the rows of a table that are samples, as a table, and their numbers in it."""
-        return samples_of(table, self.options, self.selector)
+        """Return the samples in a table of rows, as a table, and their numbers in it."""
+        return select_samples(table, self.options, self.selector)
 
     def rows(self, table: Any) -> list[dict[str, Any]]:
-        """Return samples that `choose` gave as plain values."""
+        """Return the table of `choose` as plain values."""
         rows: list[dict[str, Any]] = table.to_pylist()
         if self._has_masks:
             try:
@@ -196,14 +208,14 @@ class SampleMaker:
         return rows
 
     def where(self, row: Mapping[str, Any]) -> str:
-        """Name a sample in a message."""
+        """Return the name of a sample for messages."""
         return f"{self.dataset.path}: sample {row['sample_id']!r}, image {row['file_name']!r}"
 
     def sample(self, row: Mapping[str, Any]) -> Any:
-        """Return a row as a sample, as the transform leaves it.
+        """Return a row as a sample, transformed.
 
-        Raise RowFault for an image that is missing or broken, SchemaError for values that the dataset contract does not
-        allow.
+        Raise RowFault for an image that is missing or broken, SchemaError for values that violate the dataset's
+        contract.
         """
         contents = self.contents
         try:
@@ -258,12 +270,12 @@ class SampleMaker:
         contents = self.contents
         side = self.contents.square_px
         content = self.source.load(row)
-        decoded = decode_resized(content, contents.limits, lambda w, h: (w, h) if side is None else (side, side))
-        if (decoded.width_px, decoded.height_px) != (row["width"], row["height"]):
-            size = f"{decoded.width_px} x {decoded.height_px}"
-            found_in = f"{row['width']} x {row['height']}"
-            raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {found_in}")
-        return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
+        image = decode_resized(content, contents.limits, lambda w, h: (w, h) if side is None else (side, side))
+        if (image.width_px, image.height_px) != (row["width"], row["height"]):
+            size = f"{image.width_px} x {image.height_px}"
+            expected_size = f"{row['width']} x {row['height']}"
+            raise RowFault("bad_image", f"it has {size} pixels, its regions were found in {expected_size}")
+        return torch.from_numpy(image.rgb).permute(2, 0, 1)
 
 
 def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -292,49 +304,54 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `phrases` holds each phrase once, so that a contrastive loss can distinguish them.
     """
 
-    def listed(name: str) -> list[Any]:
+    def values_of(name: str) -> list[Any]:
         return [sample[name] for sample in samples]
 
     counts = [len(sample["scores"]) for sample in samples]
     owners = torch.arange(len(samples)).repeat_interleave(_whole(counts))
-    texts = [phrase for phrases in listed("phrases") for phrase in phrases]
-    places: dict[str, int] = {}
-    for place, text in enumerate(texts):
-        places.setdefault(text, place)
-    numbers = {text: number for number, text in enumerate(places)}
+    first_regions, phrase_indices = _distinct(values_of("phrases"))
     regions = {
         # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
-        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in listed(name))])
+        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in values_of(name))])
         for name, empty in _EMPTY.items()
     }
     boxes = regions.pop("boxes_xyxy_px")
     batch: dict[str, Any] = {
-        "ids": _whole(listed("id")),
-        "sample_ids": listed("sample_id"),
-        "file_names": listed("file_name"),
-        "captions": listed("captions"),
-        "absent": listed("absent"),
-        "sizes_hw": _whole(listed("size_hw")).reshape(-1, 2),
-        "original_sizes_hw": _whole(listed("original_hw")).reshape(-1, 2),
+        "ids": _whole(values_of("id")),
+        "sample_ids": values_of("sample_id"),
+        "file_names": values_of("file_name"),
+        "captions": values_of("captions"),
+        "absent": values_of("absent"),
+        "sizes_hw": _whole(values_of("size_hw")).reshape(-1, 2),
+        "original_sizes_hw": _whole(values_of("original_hw")).reshape(-1, 2),
         "region_counts": _whole(counts),
         "rois": torch.cat([owners[:, None].to(boxes.dtype), boxes], dim=1),
         "batch_indices": owners,
         **regions,
-        "heads": [head for heads in listed("heads") for head in heads],
-        "phrases": list(places),
-        "phrase_indices": _whole([numbers[text] for text in texts]),
+        "heads": [head for heads in values_of("heads") for head in heads],
+        "phrases": list(first_regions),
+        "phrase_indices": _whole(phrase_indices),
     }
-    held = samples[0] if samples else {}
-    if "tokens" in held:
-        batch["tokens"] = torch.cat(listed("tokens"))[_whole(list(places.values()))]
-    joins: dict[str, Any] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
-    for name in [name for name in joins if name in held]:
-        batch["images" if name == "image" else name] = _if_alike(listed(name), joins[name])
+    first = samples[0] if samples else {}
+    if "tokens" in first:
+        batch["tokens"] = torch.cat(values_of("tokens"))[_whole(list(first_regions.values()))]
+    for name in [name for name in _JOINS if name in first]:
+        batch["images" if name == "image" else name] = _if_alike(values_of(name), _JOINS[name])
     return batch
 
 
+def _distinct(phrases: Sequence[Sequence[str]]) -> tuple[dict[str, int], list[int]]:
+    """Return distinct phrase -> its first region, for the phrases of all samples; and the number of every phrase."""
+    texts = [text for texts in phrases for text in texts]
+    first_regions: dict[str, int] = {}
+    for region, text in enumerate(texts):
+        first_regions.setdefault(text, region)
+    numbers = {text: number for number, text in enumerate(first_regions)}
+    return first_regions, [numbers[text] for text in texts]
+
+
 def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
-    """Return the values joined if all are tensors whose last two sides agree, else the list."""
+    """Return the values joined if they are tensors with equal last two sides, else the list."""
     if not all(isinstance(value, Tensor) for value in values) or len({value.shape[-2:] for value in values}) > 1:
         return values
     return join([value.as_subclass(Tensor) for value in values])

@@ -1,6 +1,6 @@
-"""Captions of scenes: the things that each names, their names and the places of these in the text.
+"""Captions of scenes: their text, the names of objects in it, and the places of the names.
 
-The vocabulary is closed: every word is one that an English parser takes for a noun (kinds) or an adjective (colours).
+The vocabulary is closed: an English parser takes every kind for a noun and every colour for an adjective.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ COLOURS: Final[dict[str, tuple[int, int, int]]] = {
 """Colour name -> mean RGB, 0-255. Each object's colour is jittered around it."""
 
 KINDS: Final[tuple[str, ...]] = (
-    *("apple", "arrow", "ball", "balloon", "bell", "bird", "boat", "book", "bottle", "bus", "butterfly", "candle"),
-    *("car", "cat", "chair", "crown", "cup", "fish", "flower", "hat", "heart", "house", "key", "kite"),
-    *("ladder", "lamp", "leaf", "moon", "mushroom", "rocket", "snail", "star", "table", "tent", "tree", "umbrella"),
-)
-"""The kinds of things in a fixed order; the position is the kind's index and, plus one, its category id."""
+    "apple", "arrow", "ball", "balloon", "bell", "bird", "boat", "book", "bottle", "bus", "butterfly", "candle",
+    "car", "cat", "chair", "crown", "cup", "fish", "flower", "hat", "heart", "house", "key", "kite",
+    "ladder", "lamp", "leaf", "moon", "mushroom", "rocket", "snail", "star", "table", "tent", "tree", "umbrella",
+)  # fmt: skip
+"""The kinds of objects in a fixed order; the position is the kind's index and, plus one, its category id."""
 
 _IRREGULAR: Final = {"bus": "buses", "butterfly": "butterflies", "fish": "fish", "leaf": "leaves"}
 
 PLURALS: Final[dict[str, str]] = {kind: _IRREGULAR.get(kind, f"{kind}s") for kind in KINDS}
-"""Kind of thing (singular) -> plural."""
+"""Kind of object (singular) -> plural."""
 
 COLOUR_NAMES: Final = tuple(COLOURS)  # The position is the colour's index
 NUMBER_WORDS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}  # Counts that captions spell out
@@ -57,32 +57,56 @@ PLACE_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "below": ("below", "under"),
     "near": ("next to", "beside", "near", "next to"),
 }
-"""Relation -> words for it, between the thing that is there and the thing it is seen from."""
+"""Relation -> words between the name of an object and the name of the object that it is related to."""
 
 PLAIN_TEMPLATES: Final[dict[int, tuple[str, ...]]] = {
     1: (
-        *("{0}", "{0}", "{0}.", "a photo of {0}", "a picture of {0}", "an image of {0}", "{0} in the picture"),
-        *("There is {0} here.", "we see {0}", "here is {0}"),
+        "{0}",
+        "{0}",
+        "{0}.",
+        "a photo of {0}",
+        "a picture of {0}",
+        "an image of {0}",
+        "{0} in the picture",
+        "There is {0} here.",
+        "we see {0}",
+        "here is {0}",
     ),
     2: (
-        *("{0} and {1}", "{0} with {1}", "{0} {where} {1}", "{0} {where} {1}", "{0} {where} {1}."),
-        *("{0} is {where} {1}.", "a photo of {0} and {1}", "a picture of {0} {where} {1}"),
-        *("There is {0} {where} {1}.", "We see {0} and {1}.", "an image of {0} with {1}", "you can see {0} and {1}"),
+        "{0} and {1}",
+        "{0} with {1}",
+        "{0} {where} {1}",
+        "{0} {where} {1}",
+        "{0} {where} {1}.",
+        "{0} is {where} {1}.",
+        "a photo of {0} and {1}",
+        "a picture of {0} {where} {1}",
+        "There is {0} {where} {1}.",
+        "We see {0} and {1}.",
+        "an image of {0} with {1}",
+        "you can see {0} and {1}",
     ),
     3: (
-        *("{0}, {1} and {2}", "{0}, {1}, and {2}.", "{0} {where} {1}, and {2}", "{0} and {2} with {1}"),
-        *("a picture of {0}, {1} and {2}", "a photo of {0} with {1} and {2}"),
-        *("{0} is {where} {1}, and there is {2}.", "We see {0}, {1} and {2}."),
-        *("{0}, with {1} and {2} in the picture",),
+        "{0}, {1} and {2}",
+        "{0}, {1}, and {2}.",
+        "{0} {where} {1}, and {2}",
+        "{0} and {2} with {1}",
+        "a picture of {0}, {1} and {2}",
+        "a photo of {0} with {1} and {2}",
+        "{0} is {where} {1}, and there is {2}.",
+        "We see {0}, {1} and {2}.",
+        "{0}, with {1} and {2} in the picture",
     ),
     4: (
-        *("{0}, {1}, {2} and {3}", "{0} and {1} with {2} and {3}", "a picture of {0}, {1}, {2} and {3}"),
-        *("{0} {where} {1}, with {2} and {3}.", "There is {0} {where} {1}, {2} and {3}."),
-        *("We see {0}, {1}, {2}, and {3}.",),
+        "{0}, {1}, {2} and {3}",
+        "{0} and {1} with {2} and {3}",
+        "a picture of {0}, {1}, {2} and {3}",
+        "{0} {where} {1}, with {2} and {3}.",
+        "There is {0} {where} {1}, {2} and {3}.",
+        "We see {0}, {1}, {2}, and {3}.",
     ),
 }
-"""Number of phrases -> sentences. "{0}", "{1}", ... are phrases, "{where}" is a phrase of
-place."""
+"""Number of phrases -> sentences. "{0}", "{1}", ... are phrases, "{where}" is a phrase of place."""
 
 DETERMINERS: Final = ("a", "an", "the", "some")  # Words before a phrase that its normalised form leaves out
 _SMALL_REL: Final = 0.22
@@ -90,8 +114,8 @@ _LARGE_REL: Final = 0.42
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnThing:
-    """An object as captions know it."""
+class CaptionObject:
+    """The properties of an object that captions depend on."""
 
     kind: str  # singular
     colour: str
@@ -105,8 +129,8 @@ class Mention:
 
     kind: str
     colour: str | None  # None: "a car"
-    objects: tuple[int, ...]  # positions of the objects it denotes, back to front
-    absent: bool = False  # the caption says that it is not there
+    objects: tuple[int, ...]  # positions of the objects that it denotes, back to front
+    absent: bool = False  # whether the scene has no such object
     start: int = 0
     end: int = 0
 
@@ -119,111 +143,111 @@ class Caption:
     mentions: tuple[Mention, ...]
 
 
-Name = tuple[str, Mention]  # words of a mention that has no place in a text yet, and the mention
+Name = tuple[str, Mention]  # words, and the mention before it has a place in a text
 
 
-def absent_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Caption:
-    """Return a caption that names a thing which is not there: "There is a blue car." """
-    return _fill("There is a {0}.", [_absent_name(rng, things)])
+def absent_caption(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> Caption:
+    """Return a caption that names an absent object: "There is a blue car." """
+    return _fill("There is a {0}.", [_absent_name(rng, objects)])
 
 
-def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
-    """Return a caption's name for the object at a position, in lower case and without determiner, and True.
+def phrase_of(caption: Caption, number: int, item: CaptionObject) -> tuple[str, bool]:
+    """Return a caption's name for object `number`, in lower case and without determiner, and True.
 
-    Return "<colour> <kind>" and False if the caption leaves the object out.
+    Return "<colour> <kind>" and False if the caption does not name the object.
     """
     for mention in caption.mentions:
         if number in mention.objects:
             words = caption.text[mention.start : mention.end].lower().split()
             return " ".join(words[words[0] in DETERMINERS :]), True
-    return f"{thing.colour} {thing.kind}", False
+    return f"{item.colour} {item.kind}", False
 
 
-def write_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Caption:
-    """Return an unambiguous caption of one to four groups of things; sometimes others are left out."""
-    groups = _groups(things)
+def write_caption(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> Caption:
+    """Return an unambiguous caption that names one to four groups of equal objects, sometimes not all groups."""
+    groups = _groups(objects)
     order = rng.permutation(len(groups))
-    most = min(len(groups), 4)
-    count = most if rng.random() < 0.6 else int(rng.integers(1, most + 1))
-    chosen = [groups[int(k)] for k in order[:count]]
-    used: set[int] = set()
+    most_groups = min(len(groups), 4)
+    count = most_groups if rng.random() < 0.6 else int(rng.integers(1, most_groups + 1))
+    chosen_groups = [groups[int(k)] for k in order[:count]]
+    named_objects: set[int] = set()
     names = []
-    for group in chosen:
-        if used.intersection(group):
+    for group in chosen_groups:
+        if named_objects.intersection(group):
             continue
-        name = _name_group(rng, things, group)
-        if used.intersection(name[1].objects):
-            name = _name_group(rng, things, group, kind_only=False)
-        used.update(name[1].objects)
+        name = _name_group(rng, objects, group)
+        if named_objects.intersection(name[1].objects):
+            name = _name_group(rng, objects, group, kind_only=False)
+        named_objects.update(name[1].objects)
         names.append(name)
     templates = PLAIN_TEMPLATES[len(names)]
     if any(len(mention.objects) > 1 for _, mention in names):
         templates = tuple(template for template in templates if " is " not in template)
     template = _pick(rng, templates)
     if "{where}" in template:
-        template = template.replace("{where}", _where(rng, things, names))
+        template = template.replace("{where}", _where(rng, objects, names))
     return _fill(template, names)
 
 
-def _groups(things: Sequence[DrawnThing]) -> list[tuple[int, ...]]:
-    """Positions of things of equal kind and colour, grouped."""
+def _groups(objects: Sequence[CaptionObject]) -> list[tuple[int, ...]]:
+    """Positions of objects, grouped by kind and colour."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for number, thing in enumerate(things):
-        groups.setdefault((thing.kind, thing.colour), []).append(number)
+    for number, item in enumerate(objects):
+        groups.setdefault((item.kind, item.colour), []).append(number)
     return [tuple(group) for group in groups.values()]
 
 
 def _name_group(
-    rng: np.random.Generator, things: Sequence[DrawnThing], group: Sequence[int], *, kind_only: bool = True
+    rng: np.random.Generator, objects: Sequence[CaptionObject], group: Sequence[int], *, kind_only: bool = True
 ) -> Name:
-    """Name things of one kind and colour; sometimes every thing of the kind, without a colour: more than the group."""
-    kind = things[group[0]].kind
-    colour = things[group[0]].colour
-    objects = tuple(group)
+    """Name a group of equal objects; sometimes all objects of the kind instead, without a colour."""
+    kind = objects[group[0]].kind
+    colour = objects[group[0]].colour
+    members = tuple(group)
     named_colour: str | None = colour
     if kind_only and rng.random() < 0.16:
         named_colour = None
-        objects = tuple(k for k, thing in enumerate(things) if thing.kind == kind)
+        members = tuple(k for k, item in enumerate(objects) if item.kind == kind)
     words = [colour] if named_colour else []
-    sizes = [things[k].size_rel for k in objects]
+    sizes = [objects[k].size_rel for k in members]
     if rng.random() < 0.22:
         if max(sizes) <= _SMALL_REL:
             words.insert(0, _pick(rng, SMALL_WORDS))
         elif min(sizes) >= _LARGE_REL:
             words.insert(0, _pick(rng, LARGE_WORDS))
-    if len(objects) == 1:
+    if len(members) == 1:
         words.append(kind)
         determiner = "the" if rng.random() < 0.2 else ("an" if words[0][0] in "aeiou" else "a")
     else:
         words.append(PLURALS[kind])
-        determiner = NUMBER_WORDS[len(objects)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
+        determiner = NUMBER_WORDS[len(members)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
     text = " ".join([determiner, *words]).strip()
-    return text, Mention(kind, named_colour, objects)
+    return text, Mention(kind, named_colour, members)
 
 
-def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name:
-    """Name a thing that is not in the scene, preferably one that is nearly there: its kind or its colour is."""
-    kinds = {thing.kind for thing in things}
-    pairs = {(thing.kind, thing.colour) for thing in things}
-    like = _pick(rng, things)
+def _absent_name(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> Name:
+    """Name an absent object, preferably one that shares its kind or its colour with an object of the scene."""
+    kinds = {item.kind for item in objects}
+    pairs = {(item.kind, item.colour) for item in objects}
+    example = _pick(rng, objects)
     while True:
         kind = _pick(rng, KINDS)
         colour = _pick(rng, COLOUR_NAMES)
         chance = rng.random()
         if chance < 0.3:
-            kind = like.kind
+            kind = example.kind
         elif chance < 0.6:
-            colour = like.colour
+            colour = example.colour
         if chance > 0.75 and kind not in kinds:
             return kind, Mention(kind, None, (), absent=True)
         if (kind, colour) not in pairs:
             return f"{colour} {kind}", Mention(kind, colour, (), absent=True)
 
 
-def _where(rng: np.random.Generator, things: Sequence[DrawnThing], names: Sequence[Name]) -> str:
-    """Return words for the place of the first name's things, seen from the second's, or a neutral word."""
+def _where(rng: np.random.Generator, objects: Sequence[CaptionObject], names: Sequence[Name]) -> str:
+    """Return words for the place of the first name's objects, seen from the second's, or a neutral word."""
     groups = [mention.objects for _, mention in names[:2]]
-    centres = [np.mean([things[k].centre_rel for k in group], axis=0) for group in groups]
+    centres = [np.mean([objects[k].centre_rel for k in group], axis=0) for group in groups]
     dx, dy = (float(v) for v in centres[0] - centres[1])
     if max(abs(dx), abs(dy)) < 0.12 or any(len(group) > 1 for group in groups):
         return _pick(rng, PLACE_WORDS["near"])
@@ -237,11 +261,11 @@ def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
 
 
 def _fill(template: str, names: Sequence[Name]) -> Caption:
-    """Put the names into "{0}", "{1}", ... and note where each stands."""
+    """Put the names into "{0}", "{1}", ... and record their places."""
     text = ""
     mentions = []
-    for before, slot, _, _ in Formatter().parse(template):
-        text += before
+    for literal, slot, _, _ in Formatter().parse(template):
+        text += literal
         if slot is not None:
             words, mention = names[int(slot)]
             if mention.absent and text.endswith(("a ", "A ")) and words[0] in "aeiou":

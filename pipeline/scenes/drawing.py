@@ -1,7 +1,7 @@
-"""Paints backgrounds and objects with OpenCV, from the outlines of `shapes.txt`; knows nothing of captions.
+"""Paint backgrounds and objects with OpenCV, from the outlines of `shapes.txt`.
 
 Images are uint8 RGB (H, W, 3); a label map is uint8 (H, W) with 0 for the background and i + 1 where object i is
-visible. An object's visible pixels are those whose label it still holds after everything in front was painted.
+visible. An object's visible pixels are those that still have its label after all objects in front are painted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ShapePart(NamedTuple):
 
     outlines: tuple[Outline, ...]
     tone: str
-    inside: bool
+    is_inside: bool
 
 
 def _ellipse(
@@ -41,9 +41,9 @@ def _ellipse(
     t = np.radians(np.linspace(start, stop, steps, endpoint=stop - start < 360.0))
     px = rx * np.cos(t)
     py = ry * np.sin(t)
-    c = math.cos(math.radians(tilt))
-    s = math.sin(math.radians(tilt))
-    return np.stack([x + c * px - s * py, y + s * px + c * py], axis=1).astype(np.float32)
+    cos = math.cos(math.radians(tilt))
+    sin = math.sin(math.radians(tilt))
+    return np.stack([x + cos * px - sin * py, y + sin * px + cos * py], axis=1).astype(np.float32)
 
 
 def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Outline:
@@ -64,11 +64,11 @@ def _star(points: float, inner: float) -> Outline:
     return np.stack([r * np.cos(t), r * np.sin(t)], axis=1).astype(np.float32)
 
 
-def _petal(number: float, of: float) -> Outline:
-    angle = 360.0 * number / of - 90
-    c = math.cos(math.radians(angle))
-    s = math.sin(math.radians(angle))
-    return _ellipse(0.5 * c, -0.35 + 0.5 * s, 0.36, 0.25, tilt=angle)
+def _petal(number: float, count: float) -> Outline:
+    angle = 360.0 * number / count - 90
+    cos = math.cos(math.radians(angle))
+    sin = math.sin(math.radians(angle))
+    return _ellipse(0.5 * cos, -0.35 + 0.5 * sin, 0.36, 0.25, tilt=angle)
 
 
 def _heart() -> Outline:
@@ -113,40 +113,40 @@ def _outline(text: str) -> Outline:
     name, *words = text.split()
     if name == "polygon":
         return np.array([[float(value) for value in corner.split(",")] for corner in words], dtype=np.float32)
-    named = dict(word.split("=") for word in words if "=" in word)
+    options = dict(word.split("=") for word in words if "=" in word)
     numbers = (float(word) for word in words if "=" not in word)
-    return _OUTLINES[name](*numbers, **{key: float(value) for key, value in named.items()})
+    return _OUTLINES[name](*numbers, **{key: float(value) for key, value in options.items()})
 
 
 @cache
 def shapes() -> dict[str, tuple[ShapePart, ...]]:
     """Return kind -> its parts in painting order, centred on its bounding box, the longer side 1."""
-    found: dict[str, list[ShapePart]] = {}
+    parts_by_kind: dict[str, list[ShapePart]] = {}
     for line in files(__package__).joinpath("shapes.txt").read_text(encoding="utf-8").splitlines():
         entry = line.partition("#")[0].strip()
         if entry.startswith("["):
-            parts = found.setdefault(entry[1:-1], [])
+            parts = parts_by_kind.setdefault(entry[1:-1], [])
         elif entry:
             tone, _, outlines = entry.removeprefix("in ").partition(" ")
             parts.append(ShapePart(tuple(map(_outline, outlines.split(" + "))), tone, entry.startswith("in ")))
-    return {kind: _centred(parts) for kind, parts in found.items()}
+    return {kind: _centre(parts) for kind, parts in parts_by_kind.items()}
 
 
-def _centred(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
+def _centre(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
     points = np.concatenate([outline for part in parts for outline in part.outlines])
     low = points.min(axis=0)
     high = points.max(axis=0)
     centre = (low + high) / 2
     side = float((high - low).max())
     return tuple(
-        part._replace(outlines=tuple(((each - centre) / side).astype(np.float32) for each in part.outlines))
+        part._replace(outlines=tuple(((outline - centre) / side).astype(np.float32) for outline in part.outlines))
         for part in parts
     )
 
 
 @cache
 def _noise_tile() -> npt.NDArray[np.int8]:
-    """A fixed tile of white noise; crops of it are far cheaper than noise drawn afresh."""
+    """A fixed tile of white noise; crops of it are far cheaper than new noise."""
     noise = np.random.default_rng(20_240_601).normal(0.0, 32.0, size=(_NOISE_SIDE, _NOISE_SIDE, 3))
     return np.clip(noise, -127, 127).astype(np.int8)
 
@@ -162,7 +162,7 @@ def _noise(rng: np.random.Generator, side_px: int) -> npt.NDArray[np.int8]:
     return tile[y : y + side_px, x : x + side_px]
 
 
-def _muted(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
+def _muted_colours(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
     """Random background colours (count, 3), 0-255: muted, never near black or white."""
     grey = rng.uniform(75.0, 215.0, size=(count, 1))
     tint = rng.normal(0.0, 22.0, size=(count, 3))
@@ -176,16 +176,16 @@ def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
     if style < 0.70:
         if style < 0.40:
             cells = int(rng.integers(2, 4))
-            coarse = _muted(rng, cells * cells).reshape(cells, cells, 3)
+            coarse = _muted_colours(rng, cells * cells).reshape(cells, cells, 3)
         else:
             cells = int(rng.integers(4, 22))
-            rough = _muted(rng, 1) + rng.normal(0.0, rng.uniform(4.0, 20.0), size=(cells, cells, 3))
+            rough = _muted_colours(rng, 1) + rng.normal(0.0, rng.uniform(4.0, 20.0), size=(cells, cells, 3))
             coarse = np.clip(rough, 50, 230).astype(np.float32)
         image = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
     elif style < 0.90:
         image = _pattern(rng, side_px)
     else:
-        image = np.full((side_px, side_px, 3), _muted(rng, 1).astype(np.uint8))
+        image = np.full((side_px, side_px, 3), _muted_colours(rng, 1).astype(np.uint8))
     if rng.random() < 0.5:
         _paint_clutter(rng, image)
     return image
@@ -193,43 +193,43 @@ def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
 
 def _pattern(rng: np.random.Generator, side_px: int) -> ImageU8:
     """Stripes at any angle, or checks, in two muted colours."""
-    first, second = _muted(rng, 2)
+    first, second = _muted_colours(rng, 2)
     second = first + np.clip(second - first, -45, 45)
     angle = rng.uniform(0, np.pi)
     period = rng.uniform(0.06, 0.3) * side_px
     ramp = np.arange(side_px, dtype=np.float32) * np.float32(2 * np.pi / period)
-    c = np.float32(np.cos(angle))
-    s = np.float32(np.sin(angle))
-    wave = np.sin(ramp[None, :] * c + ramp[:, None] * s)
+    cos = np.float32(np.cos(angle))
+    sin = np.float32(np.sin(angle))
+    wave = np.sin(ramp[None, :] * cos + ramp[:, None] * sin)
     if rng.random() < 0.5:
-        wave = wave * np.sin(ramp[:, None] * c - ramp[None, :] * s)
+        wave = wave * np.sin(ramp[:, None] * cos - ramp[None, :] * sin)
     level = np.clip(wave * np.float32(rng.uniform(1.0, 4.0)), -1, 1) * np.float32(0.5) + np.float32(0.5)
     image: ImageU8 = (first + level[..., None] * (second - first)).astype(np.uint8)
     return image
 
 
 def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
-    """Paint meaningless muted strokes, blobs and boxes, none of which has the shape of a kind."""
+    """Paint meaningless muted strokes, blobs and boxes; none has the shape of a kind."""
     side = image.shape[0]
     count = int(rng.integers(2, 9))
-    colours = _muted(rng, count).astype(int).tolist()
+    colours = _muted_colours(rng, count).astype(int).tolist()
     points = rng.uniform(-0.1, 1.1, size=(count, 4)) * side
     sizes = rng.uniform(0.02, 0.16, size=(count, 2)) * side
     styles = rng.random(count)
-    for k in range(count):
-        x0, y0, x1, y1 = (int(v) for v in points[k])
-        a = int(sizes[k, 0]) + 1
-        b = int(sizes[k, 1]) + 1
-        if styles[k] < 0.45:
-            cv2.line(image, (x0, y0), (x1, y1), colours[k], max(1, b // 4), cv2.LINE_AA)
-        elif styles[k] < 0.75:
-            cv2.ellipse(image, (x0, y0), (a, b), float(x1), 0, 360, colours[k], -1, cv2.LINE_AA)
+    for number in range(count):
+        x0, y0, x1, y1 = (int(v) for v in points[number])
+        width = int(sizes[number, 0]) + 1
+        height = int(sizes[number, 1]) + 1
+        if styles[number] < 0.45:
+            cv2.line(image, (x0, y0), (x1, y1), colours[number], max(1, height // 4), cv2.LINE_AA)
+        elif styles[number] < 0.75:
+            cv2.ellipse(image, (x0, y0), (width, height), float(x1), 0, 360, colours[number], -1, cv2.LINE_AA)
         else:
-            cv2.rectangle(image, (x0, y0), (x0 + a, y0 + b), colours[k], -1)
+            cv2.rectangle(image, (x0, y0), (x0 + width, y0 + height), colours[number], -1)
 
 
 def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
-    """Return tone -> paint of one object: its colour jittered, a darker and a lighter one, and the neutral ones."""
+    """Return tone -> RGB for one object: its jittered colour, a darker, a lighter and two neutral ones."""
     mean = np.array(COLOURS[colour], dtype=np.float64)
     gain = rng.uniform(0.86, 1.12)
     main = np.clip(mean * gain + rng.normal(0.0, 7.0, size=3), 4, 252)
@@ -255,39 +255,39 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
 def paint_object(image: ImageU8, kind: str, tones: dict[str, Rgb], matrix: npt.NDArray[np.float32]) -> None:
     """Paint one object over an image in place, in tones of `pick_tones`, with anti-aliased outlines.
 
-    matrix: float32 (2, 3), unit shape coordinates -> pixels.
+    `matrix` is float32 (2, 3): unit shape coordinates -> pixels.
     """
     for part in shapes()[kind]:
-        cv2.fillPoly(image, _placed(part, matrix), tones[part.tone], cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(image, _place_outlines(part, matrix), tones[part.tone], cv2.LINE_AA, _SHIFT)
 
 
 def paint_silhouette(labels: ImageU8, label: int, kind: str, matrix: npt.NDArray[np.float32]) -> None:
-    """Write a label into every pixel that an object covers, in place; not anti-aliased: every pixel has one owner."""
+    """Write a label into every pixel that an object covers, in place. Without anti-aliasing a pixel has one label."""
     for part in shapes()[kind]:
-        if not part.inside:
-            cv2.fillPoly(labels, _placed(part, matrix), (label,), cv2.LINE_8, _SHIFT)
+        if not part.is_inside:
+            cv2.fillPoly(labels, _place_outlines(part, matrix), (label,), cv2.LINE_8, _SHIFT)
 
 
 def silhouette_bounds(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
     """Return the bounds (x0, y0, x1, y1) in pixels of a placed shape, before occlusion and cuts at the border."""
     points = np.concatenate([outline for part in shapes()[kind] for outline in part.outlines])
-    placed = points @ matrix[:, :2].T + matrix[:, 2]
-    x0, y0 = placed.min(axis=0).tolist()
-    x1, y1 = placed.max(axis=0).tolist()
+    points_px = points @ matrix[:, :2].T + matrix[:, 2]
+    x0, y0 = points_px.min(axis=0).tolist()
+    x1, y1 = points_px.max(axis=0).tolist()
     return x0, y0, x1, y1
 
 
-def _placed(part: ShapePart, matrix: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int32]]:
+def _place_outlines(part: ShapePart, matrix: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int32]]:
     scale = np.float32(1 << _SHIFT)
     return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
 
 
-def finish(rng: np.random.Generator, image: ImageU8) -> ImageU8:
-    """Return an image with what a camera adds: noise of varying strength, sometimes a slight blur, a brightness."""
+def add_camera_effects(rng: np.random.Generator, image: ImageU8) -> ImageU8:
+    """Return an image with the effects of a camera: noise, sometimes a slight blur or another brightness."""
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (3, 3), 0.4 + 0.5 * float(rng.random()))
     strength = float(rng.uniform(0.0, 0.35)) if rng.random() < 0.7 else 0.0
     gain = float(rng.uniform(0.88, 1.08)) if rng.random() < 0.5 else 1.0
     noise = _noise(rng, image.shape[0])
-    finished: ImageU8 = cv2.addWeighted(image, gain, noise, strength, 0.0, dtype=cv2.CV_8U)
-    return finished
+    noisy: ImageU8 = cv2.addWeighted(image, gain, noise, strength, 0.0, dtype=cv2.CV_8U)
+    return noisy

@@ -1,4 +1,4 @@
-"""Scenes: things are chosen, placed, painted and captioned; and a series is written as files.
+"""Synthetic scenes: objects are chosen, placed, painted and captioned; and a series is written as files.
 
 A scene is a pure function of its arguments: the same ones give the same pixels, masks and words in any process and any
 order. No global random state is read or changed.
@@ -20,14 +20,14 @@ from pipeline.scenes.captions import (
     HELDOUT_PAIRS,
     KINDS,
     Caption,
-    DrawnThing,
+    CaptionObject,
     absent_caption,
     phrase_of,
     write_caption,
 )
 from pipeline.scenes.drawing import (
     ImageU8,
-    finish,
+    add_camera_effects,
     paint_background,
     paint_object,
     paint_silhouette,
@@ -40,10 +40,10 @@ MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the 
 MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side
 _MIN_VISIBLE_REL: Final = 0.45  # Least share of an object's own area that stays visible behind the others
 _OUTWARDS: Final = 0.15
-"""How much rarer than evenly spread places those in the middle are: 1 / (1 + 0.15) along each axis. Large things
-hardly leave the middle free, and a thing at the image's centre would be found without looking."""
+"""How much rarer places in the middle are than under an even spread: 1 / (1 + 0.15) along each axis. Large objects
+rarely leave the middle free, and a model would find an object at the image's centre without looking."""
 
-_ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent things apart from those of the scene
+_ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent objects apart from those of the scene
 _TRIES: Final = 14
 _HELDOUT_RATE: Final = 0.15
 _STREAM: Final = 2  # Keeps the random numbers of scenes apart from those that `demo` was trained on
@@ -53,18 +53,24 @@ _UNSEEN_PAIRS: Final = tuple(sorted(HELDOUT_PAIRS))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneObject:
-    """One drawn thing.
+    """An object of a synthetic scene.
 
-    `phrase` is its name in the scene's first caption, in lower case without determiner ("red car", "two red fish",
-    "car"); "<colour> <kind>" if that caption does not name it.
+    Attributes:
+        kind: The kind, in the singular.
+        colour: Name of the colour.
+        mask: Its visible pixels: bool (H, W).
+        size_rel: Its longer side before rotation, relative to the image's side.
+        phrase: Its name in the scene's first caption, in lower case without determiner ("red car", "two red fish",
+            "car"); "<colour> <kind>" if that caption does not name it.
+        is_mentioned: Whether the first caption names it.
     """
 
-    kind: str  # singular
+    kind: str
     colour: str
-    mask: npt.NDArray[np.bool_]  # (H, W), where it is visible after occlusion
-    size_rel: float  # its longer side before rotation, relative to the image's side
+    mask: npt.NDArray[np.bool_]
+    size_rel: float
     phrase: str
-    mentioned: bool  # the first caption names it
+    is_mentioned: bool
 
     @property
     def box_xywh_px(self) -> tuple[float, float, float, float]:
@@ -79,13 +85,18 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """An image, what is in it, and captions for it.
+    """An image, its objects and its captions.
 
-    Captions are unambiguous: each phrase denotes exactly the objects that it is about, and nothing absent is named.
+    Captions are unambiguous: each phrase denotes exactly its objects, and no caption names an absent one.
+
+    Attributes:
+        image: RGB, uint8 (side, side, 3).
+        objects: The objects, back to front.
+        captions: One or more captions.
     """
 
-    image: ImageU8  # RGB (side, side, 3)
-    objects: tuple[SceneObject, ...]  # back to front
+    image: ImageU8
+    objects: tuple[SceneObject, ...]
     captions: tuple[Caption, ...]
 
 
@@ -101,10 +112,12 @@ def make_scene(
     """Draw scene number `index` >= 0 of the series `seed` >= 0, with at least one object.
 
     Args:
+        seed: Number of the series.
+        index: Number of the scene.
         side_px: Side of the square image in pixels, >= 64.
-        min_objects: Least number of things, >= 1. Fewer are drawn only where no free place is found.
-        max_objects: Greatest number of things, <= 6.
-        extra_captions: Number of captions behind the first one.
+        min_objects: Least number of objects, >= 1. A scene has fewer only if no free place is found.
+        max_objects: Greatest number of objects, <= 6.
+        extra_captions: Number of captions after the first one.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -116,17 +129,18 @@ def make_scene(
     rng = np.random.default_rng([_STREAM, seed, index])
     count = int(rng.integers(min_objects, max_objects + 1))
     pairs = _choose_pairs(rng, count)
-    image, labels, placed = _compose(rng, pairs, side_px)
-    image = finish(rng, image)
-    masks = [labels == label for label in range(1, len(placed) + 1)]
-    things = []
-    for each, mask in zip(placed, masks, strict=True):
+    image, labels, placements = _compose(rng, pairs, side_px)
+    image = add_camera_effects(rng, image)
+    masks = [labels == label for label in range(1, len(placements) + 1)]
+    caption_objects = []
+    for (kind, colour, size_rel), mask in zip(placements, masks, strict=True):
         x, y, width, height = mask_box_xywh_px(mask)
-        things.append(DrawnThing(*each, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
-    captions = tuple(write_caption(rng, things) for _ in range(1 + extra_captions))
+        centre_rel = ((x + width / 2) / side_px, (y + height / 2) / side_px)
+        caption_objects.append(CaptionObject(kind, colour, size_rel, centre_rel))
+    captions = tuple(write_caption(rng, caption_objects) for _ in range(1 + extra_captions))
     objects = tuple(
-        SceneObject(thing.kind, thing.colour, mask, thing.size_rel, *phrase_of(captions[0], number, thing))
-        for number, (thing, mask) in enumerate(zip(things, masks, strict=True))
+        SceneObject(item.kind, item.colour, mask, item.size_rel, *phrase_of(captions[0], number, item))
+        for number, (item, mask) in enumerate(zip(caption_objects, masks, strict=True))
     )
     return Scene(image=image, objects=objects, captions=captions)
 
@@ -164,29 +178,29 @@ def _random_pair(rng: np.random.Generator) -> tuple[str, str]:
 def _compose(
     rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int
 ) -> tuple[ImageU8, ImageU8, list[tuple[str, str, float]]]:
-    """Place and paint the pairs, but those that would hide another too much."""
+    """Place and paint the pairs, except those that would hide another object too much."""
     image = paint_background(rng, side_px)
     labels = np.zeros((side_px, side_px), np.uint8)
     areas = [0]
-    placed: list[tuple[str, str, float]] = []
-    crowding = 1.0 - 0.07 * (len(pairs) - 1)
+    placements: list[tuple[str, str, float]] = []
+    room = 1.0 - 0.07 * (len(pairs) - 1)
     for kind, colour in pairs:
         for attempt in range(_TRIES):
-            shrink = crowding * (1.0 - 0.03 * attempt)
+            shrink = room * (1.0 - 0.03 * attempt)
             size_rel = MIN_SIZE_REL + (MAX_SIZE_REL - MIN_SIZE_REL) * shrink * float(rng.random())
             matrix = _placement(rng, kind, size_rel, side_px)
-            label = len(placed) + 1
+            label = len(placements) + 1
             trial = labels.copy()
             paint_silhouette(trial, label, kind, matrix)
-            left = np.bincount(trial.ravel(), minlength=label + 1)
-            clear = all(left[k] >= _MIN_VISIBLE_REL * areas[k] for k in range(1, label))
-            if left[label] > 0 and (clear or label == 1):
+            visible_areas = np.bincount(trial.ravel(), minlength=label + 1)
+            are_others_visible = all(visible_areas[k] >= _MIN_VISIBLE_REL * areas[k] for k in range(1, label))
+            if visible_areas[label] > 0 and (are_others_visible or label == 1):
                 paint_object(image, kind, pick_tones(rng, colour), matrix)
                 labels = trial
-                areas.append(int(left[label]))
-                placed.append((kind, colour, size_rel))
+                areas.append(int(visible_areas[label]))
+                placements.append((kind, colour, size_rel))
                 break
-    return image, labels, placed
+    return image, labels, placements
 
 
 def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: int) -> npt.NDArray[np.float32]:
@@ -194,12 +208,12 @@ def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: in
     turn = float(rng.uniform(-30.0, 30.0)) if rng.random() < 0.85 else float(rng.uniform(-180.0, 180.0))
     stretch = float(rng.uniform(0.85, 1.0))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    c = np.cos(np.radians(turn))
-    s = np.sin(np.radians(turn))
-    wide = rng.random() < 0.5
-    sx = size_rel * side_px * (1.0 if wide else stretch)
-    sy = size_rel * side_px * (stretch if wide else 1.0)
-    matrix = np.array([[c * sx * mirror, -s * sy, 0.0], [s * sx * mirror, c * sy, 0.0]], dtype=np.float32)
+    cos = np.cos(np.radians(turn))
+    sin = np.sin(np.radians(turn))
+    is_wide = rng.random() < 0.5
+    sx = size_rel * side_px * (1.0 if is_wide else stretch)
+    sy = size_rel * side_px * (stretch if is_wide else 1.0)
+    matrix = np.array([[cos * sx * mirror, -sin * sy, 0.0], [sin * sx * mirror, cos * sy, 0.0]], dtype=np.float32)
     x0, y0, x1, y1 = silhouette_bounds(kind, matrix)
     room_x = max(side_px - (x1 - x0), 1.0)
     room_y = max(side_px - (y1 - y0), 1.0)
@@ -209,7 +223,7 @@ def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: in
 
 
 def _place(rng: np.random.Generator) -> float:
-    """0-1, a little more often towards both ends."""
+    """A random number, 0-1, a little more often towards both ends."""
     even = float(rng.random())
     return even - _OUTWARDS / (2 * np.pi) * float(np.sin(2 * np.pi * even))
 
@@ -217,18 +231,25 @@ def _place(rng: np.random.Generator) -> float:
 def write_scenes(
     out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
 ) -> None:
-    """Draw `scenes` held-out scenes, >= 1, of two to five things into a folder; files of the same names are replaced.
+    """Draw held-out scenes of two to five objects into a folder. Files of the same names are replaced.
 
-    The folder gets `images/NAME`, `captions.jsonl` with one object per line, `{"id", "image", "caption"}`, the image
-    relative to `images/`, and `truth.json`, COCO instances whose annotations also have `phrase`, `mentioned`, `colour`
-    and `unseen_combination`, see `SceneObject`. A phrase that is mentioned denotes exactly the annotations that carry
-    it: both of "two red cars" do. The same arguments give the same files with the same OpenCV.
+    The folder gets images, captions and ground truth:
+
+    - `images/NAME`;
+    - `captions.jsonl`, a JSON object on each line, `{"id", "image", "caption"}`, the image relative to `images/`;
+    - `truth.json`, COCO instances. Annotations also have `phrase`, `mentioned`, `colour` and `unseen_combination`, see
+      `SceneObject`. A mentioned phrase denotes exactly its annotations: both objects of "two red cars" have it.
+
+    The same arguments give the same files with the same OpenCV.
 
     Args:
+        out: The folder.
+        scenes: Number of scenes, >= 1.
+        seed: Number of the series, >= 0.
         side_px: Side of the square images in pixels, >= 64. The default gives small files that are nice to look at.
         image_format: "jpg" (quality 93) or "png".
-        absent: Give each scene a second caption, which names a thing that is not there. Its lines then have `captions`,
-            and the images of `truth.json` have `absent`, a list with the phrase. Images do not change.
+        absent: Give each scene a second caption that names an absent object. Its lines then have `captions`, and the
+            images of `truth.json` have `absent`, a list with the phrase. Images do not change.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -247,17 +268,17 @@ def write_scenes(
         row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
         image: dict[str, Any] = {"id": index + 1, "file_name": name, "width": side_px, "height": side_px}
         if absent:
-            things = [DrawnThing(each.kind, each.colour, 0.0, (0.0, 0.0)) for each in scene.objects]
-            false = absent_caption(np.random.default_rng((seed, index, _ABSENT_STREAM)), things)
-            (mention,) = false.mentions
-            row["captions"] = [scene.captions[0].text, false.text]
-            image["absent"] = [false.text[mention.start : mention.end]]
+            objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
+            caption = absent_caption(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
+            (mention,) = caption.mentions
+            row["captions"] = [scene.captions[0].text, caption.text]
+            image["absent"] = [caption.text[mention.start : mention.end]]
         else:
             row["caption"] = scene.captions[0].text
         rows.append(json.dumps(row) + "\n")
         images.append(image)
-        for thing in scene.objects:
-            annotations.append(_annotation(thing, annotation_id=len(annotations) + 1, image_id=index + 1))
+        for item in scene.objects:
+            annotations.append(_annotation(item, annotation_id=len(annotations) + 1, image_id=index + 1))
     truth = {
         "info": {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes},
         "images": images,
@@ -268,26 +289,26 @@ def write_scenes(
     (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
 
 
-def _annotation(thing: SceneObject, *, annotation_id: int, image_id: int) -> dict[str, Any]:
-    rle = encode_mask(thing.mask)
+def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> dict[str, Any]:
+    rle = encode_mask(item.mask)
     return {
         "id": annotation_id,
         "image_id": image_id,
-        "category_id": KINDS.index(thing.kind) + 1,
-        "bbox": list(thing.box_xywh_px),
-        "area": int(thing.mask.sum()),
+        "category_id": KINDS.index(item.kind) + 1,
+        "bbox": list(item.box_xywh_px),
+        "area": int(item.mask.sum()),
         "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
         "iscrowd": 0,
-        "phrase": thing.phrase,
-        "mentioned": thing.mentioned,
-        "colour": thing.colour,
-        "unseen_combination": thing.unseen_combination,
+        "phrase": item.phrase,
+        "mentioned": item.is_mentioned,
+        "colour": item.colour,
+        "unseen_combination": item.unseen_combination,
     }
 
 
 def _encode(image: ImageU8, image_format: str) -> bytes:
     options = [cv2.IMWRITE_JPEG_QUALITY, 93] if image_format == "jpg" else []
-    done, encoded = cv2.imencode(f".{image_format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not done:
+    is_encoded, content = cv2.imencode(f".{image_format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not is_encoded:
         raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as {image_format}")
-    return encoded.tobytes()
+    return content.tobytes()

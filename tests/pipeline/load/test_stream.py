@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.load import Contents, RegionStream, collate_regions
-from pipeline.load.datasets import cut, place_of_rank
+from pipeline.load.datasets import place_of_rank, split_by_group
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.load.conftest import NO_IMAGES, expected, given, letters, names
 
@@ -32,7 +32,7 @@ def loaded(stream: RegionStream, workers: int, **options: Any) -> list[Any]:
 @hypothesis.given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
 def test_a_cut_is_a_slice_of_the_sequence(sizes: list[int], start: int, length: int) -> None:
     once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
-    pieces = list(cut(sizes, start, start + length))
+    pieces = list(split_by_group(sizes, start, start + length))
     assert [(number, row) for number, first, last in pieces for row in range(first, last)] == once[start:][:length]
 
 

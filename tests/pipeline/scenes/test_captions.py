@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.scenes.captions import NUMBER_WORDS, PLURALS, DrawnThing, Mention, write_caption
+from pipeline.scenes.captions import NUMBER_WORDS, PLURALS, CaptionObject, Mention, write_caption
 from pipeline.scenes.scene import Scene, SceneObject, make_scene
 
 
@@ -47,7 +47,7 @@ def test_objects_carry_their_phrase(scenes: list[Scene]) -> None:
     unmentioned = 0
     for scene in scenes:
         for thing in scene.objects:
-            if thing.mentioned:
+            if thing.is_mentioned:
                 assert thing.phrase in scene.captions[0].text.lower()
                 assert thing.phrase.split()[0] not in {"a", "an", "the", "some"}
             else:
@@ -75,5 +75,5 @@ def test_articles_fit_their_word(scenes: list[Scene]) -> None:
                 assert (article == "an") == (word[0] in "aeiou"), caption.text
 
 
-def _thing(kind: str, colour: str, *, x: float = 0.5, y: float = 0.5) -> DrawnThing:
-    return DrawnThing(kind, colour, 0.3, (x, y))
+def _thing(kind: str, colour: str, *, x: float = 0.5, y: float = 0.5) -> CaptionObject:
+    return CaptionObject(kind, colour, 0.3, (x, y))

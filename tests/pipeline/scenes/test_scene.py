@@ -98,7 +98,7 @@ def test_neither_the_centre_nor_chance_finds_the_things() -> None:
     for k in range(300):
         scene = make_scene(21, k, side_px=64, min_objects=2, max_objects=5)
         for thing in scene.objects:
-            if thing.mentioned:
+            if thing.is_mentioned:
                 centre.append(thing.mask[32, 32])
                 area.append(thing.mask.mean())
     assert len(centre) > 750
