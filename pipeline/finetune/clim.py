@@ -1,10 +1,12 @@
-"""CLIM (Wu and others, AAAI 2024, arXiv 2312.11376): mosaics of whole images, whose cells are regions with captions.
+"""CLIM (Wu and others, AAAI 2024, arXiv 2312.11376): mosaics of whole images; each cell is a region with a caption.
 
-No box is needed: k x k images of the batch are put together into one, and the feature of each cell is compared with the
-captions of the batch. What is different: images and captions are those of a batch of a few dozen, not of several
-thousand; the single images are compared with their captions by CLIP's own embedding and not by the box of the whole
-image; all mosaics of a step have the same k; patches are without the last block's residual and MLP
-(`recipe.residual=true` restores them).
+No box is needed: k x k images of the batch become one mosaic, and the feature of each cell is compared with the captions
+of the batch. Differences from the paper:
+
+- a batch has a few dozen images, not several thousand;
+- single images are compared with their captions by CLIP's embedding, not by the box of the whole image;
+- all mosaics of a step have the same k;
+- patches are without the last block's residual and MLP (`recipe.residual=true` restores them).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 from pipeline.finetune.config import Learns, RecipeConfig
 from pipeline.finetune.material import TrainingBatch
 from pipeline.finetune.ranks import RankGroup
-from pipeline.finetune.recipe import Recipe, Terms, caption_loss, matched
+from pipeline.finetune.recipe import Recipe, Terms, caption_loss, pair_loss
 
 
 class ClimConfig(RecipeConfig):
@@ -52,19 +54,19 @@ class Clim(Recipe[ClimConfig]):
         if config.caption_weight:
             embedding = student.tower.encode(rgb)
             terms["captions"] = (config.caption_weight, caption_loss(student, embedding, batch.captions, ranks))
-        fitting = [side for side in config.sides if side * side <= len(rgb)]
-        side = fitting[int(np.random.default_rng(batch.seeds[:2]).integers(len(fitting)))] if fitting else 1
+        sides = [side for side in config.sides if side * side <= len(rgb)]
+        side = sides[int(np.random.default_rng(batch.seeds[:2]).integers(len(sides)))] if sides else 1
         canvas, rois = mosaics(rgb, side)
-        cells = ranks.everyone(student.regions(student.see(canvas, residual=config.residual), canvas, rois))
-        terms["mosaics"] = (config.mosaic_weight, matched(student, cells, batch.captions[: len(rois)], ranks))
+        cells = ranks.gather_rows(student.regions(student.encode(canvas, residual=config.residual), canvas, rois))
+        terms["mosaics"] = (config.mosaic_weight, pair_loss(student, cells, batch.captions[: len(rois)], ranks))
         return terms
 
 
 def mosaics(rgb: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Put images uint8 (B, height, width, 3) together, `side` x `side` in each mosaic, row by row.
+    """Make mosaics of images, uint8 (B, height, width, 3): `side` x `side` images each, row by row.
 
-    Images that fill no whole mosaic are left out. Return mosaics of the images' size, and the cells as boxes, float
-    (cells, 5): mosaic, x0, y0, x1, y1 in px. Where the sides are no multiples, some cells are a pixel larger.
+    Return mosaics of the images' size, and their cells as boxes, float (cells, 5): mosaic, x0, y0, x1, y1 in px. Images
+    that fill no whole mosaic are left out. If the sides are no multiples of `side`, some cells are a pixel larger.
     """
     count = len(rgb) // side**2
     height, width = rgb.shape[1:3]

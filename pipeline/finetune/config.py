@@ -54,7 +54,7 @@ AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(RECIPE
 
 
 class DataConfig(BaseModel):
-    """The dataset, and which of its regions."""
+    """The dataset, and the choice of its regions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,12 +120,12 @@ class FinetuneConfig(BaseModel):
 
     @field_validator("model")
     @classmethod
-    def _in_full(cls, model: ModelConfig) -> ModelConfig:
-        """Return the model with `auto` as fp32: whether a training may round is for people to say."""
+    def _resolve_precision(cls, model: ModelConfig) -> ModelConfig:
+        """Return the model with `auto` as fp32: only the user may let a training round."""
         return model.model_copy(update={"precision": "fp32"}) if model.precision == AUTO else model
 
     def decides(self) -> dict[str, Any]:
-        """Return the settings that decide the weights, as plain values: those a resumed training must share."""
+        """Return the settings that determine the weights, as plain values: a resumed training must share them."""
         plain: dict[str, Any] = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s"})
         data = plain["data"]
         data.pop("loaders")

@@ -16,8 +16,8 @@ from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from
-PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case that one is damaged
-LOG: Final = "log.jsonl"  # a line for every so many steps
+PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case the latest is damaged
+LOG: Final = "log.jsonl"  # JSON objects, one on each line
 
 # Files of the tuned model, beside `OPEN_CLIP_CONFIG`.
 WEIGHTS: Final = "open_clip_model.safetensors"
@@ -27,7 +27,7 @@ WRITTEN_BY: Final = "Fine-tuned by phrasebox"  # words of every card
 
 
 class TrainingFolder:
-    """The folder of a training. Raises OutputError if it does not exist and cannot be created."""
+    """The folder of a training. Raise OutputError if it does not exist and cannot be created."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class TrainingFolder:
             raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
 
     def check_model(self) -> None:
-        """Raise ResumeError if a training did not write all of `model/`, which the tuned model replaces."""
+        """Raise ResumeError if `model/`, which the tuned model replaces, holds files that no training wrote."""
         names = {path.name for path in self.model.iterdir()} if self.model.is_dir() else set()
         if CARD in names and WRITTEN_BY in (self.model / CARD).read_text("utf-8", errors="replace"):
             names -= {OPEN_CLIP_CONFIG, WEIGHTS, VOCABULARY, CARD}
@@ -51,27 +51,27 @@ class TrainingFolder:
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
         path = self.path / LATEST
-        before = self.path / PREVIOUS
-        path = path if path.exists() else before  # killed between two renames
+        previous = self.path / PREVIOUS
+        path = path if path.exists() else previous  # killed between two renames
         if not path.exists():
             return None
         try:
-            found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            found["step"], found["log_bytes"], found["unlogged"]
+            checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            checkpoint["step"], checkpoint["log_bytes"], checkpoint["unlogged"]
         except Exception as error:  # torch raises many kinds for a damaged file
-            advice = f"move {before} to its place to resume from it" if before.exists() else "give another --out"
+            advice = f"move {previous} to its place to resume from it" if previous.exists() else "give another --out"
             raise ResumeError(
                 f"{path} is damaged ({one_line(error)[:200]}): {advice}, or begin anew with --fresh"
             ) from error
-        return found
+        return checkpoint
 
-    def write_checkpoint(self, saved: Mapping[str, Any]) -> None:
-        """Replace the latest checkpoint, which becomes the previous one. Raise OutputError, which keeps both."""
+    def write_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Write the latest checkpoint; the old one becomes the previous. Raise OutputError and keep both on failure."""
         path = self.path / LATEST
         try:
             with replacing(path) as temporary:
-                with temporary.open("wb") as file:  # whose errors say what is wrong; torch's own writer does not
-                    torch.save(dict(saved), file)
+                with temporary.open("wb") as file:  # its errors name the reason; those of torch's own writer do not
+                    torch.save(dict(checkpoint), file)
                 if path.exists():
                     os.replace(path, self.path / PREVIOUS)
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
@@ -91,7 +91,7 @@ class TrainingFolder:
             raise OutputError(f"cannot write {path}: {error.strerror}. The checkpoints are kept") from error
 
     def cut_log(self, size: int) -> None:
-        """Drop the log lines of steps that are taken again: all beyond the first `size` bytes."""
+        """Drop the log lines of steps after the checkpoint: all beyond the first `size` bytes."""
         path = self.path / LOG
         if path.exists() and path.stat().st_size > size:
             os.truncate(path, size)
@@ -102,7 +102,7 @@ class TrainingFolder:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
     def clear(self, *, with_model: bool) -> None:
-        """Delete log and checkpoints, the model `with_model`, and nothing else."""
+        """Delete log and checkpoints, and the model if `with_model`; nothing else."""
         for path in (*(self.path / name for name in (LATEST, PREVIOUS, LOG)), *self.path.glob(f".{LATEST}.*.tmp")):
             path.unlink(missing_ok=True)
         if with_model:

@@ -1,4 +1,4 @@
-"""A dataset as the batches of a training: the images of a step follow from the seed and the step alone."""
+"""A dataset as the batches of a training: seed and step alone determine the images of a step."""
 
 from __future__ import annotations
 
@@ -21,22 +21,32 @@ from stages.contract.errors import ConfigError, InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """A rank's part of a step's images, B of them with R regions."""
+    """A rank's part of the images of a step: B images with R regions.
 
-    rgb: Tensor  # uint8 (B, side, side, 3)
-    captions: list[str]  # one of each image's, drawn anew in each epoch
-    rois: Tensor  # float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open
-    phrases: list[str]  # U different ones
-    phrase_indices: Tensor  # int64 (R,), into `phrases`
-    scores: Tensor  # float (R,), 0 .. 1
-    seeds: tuple[int, ...]  # of the training, the step and the rank, for a recipe's draws
+    Attributes:
+        rgb: uint8 (B, side, side, 3).
+        captions: A random caption of each image; each epoch draws again.
+        rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open.
+        phrases: U different phrases.
+        phrase_indices: int64 (R,), into `phrases`.
+        scores: float (R,), 0 .. 1.
+        seeds: Seed of the training, step and rank, for random numbers of a recipe.
+    """
+
+    rgb: Tensor
+    captions: list[str]
+    rois: Tensor
+    phrases: list[str]
+    phrase_indices: Tensor
+    scores: Tensor
+    seeds: tuple[int, ...]
 
 
 class TuningData:
-    """The images, stretched to squares of `side_px`, and regions that a model learns from.
+    """The images and regions of a training. Images are stretched to squares of `side_px`.
 
-    `seed` decides the order, and `batch_size` images are those of a step of all ranks. Raises InputError if there is no
-    dataset, or no image in it, and ConfigError if a condition is invalid, or fewer images are there than a step has.
+    `seed` decides the order; a step takes `batch_size` images on all ranks together. Raise InputError if there is no
+    dataset, or no image in it, and ConfigError if a condition is invalid, or a step needs more images than there are.
     """
 
     def __init__(self, config: DataConfig, *, side_px: int, seed: int, batch_size: int) -> None:
@@ -56,11 +66,11 @@ class TuningData:
             raise InputError(f"{config.path} holds no image that could be read")
         if self.images < batch_size:
             raise ConfigError(f"batch_size: a step takes {batch_size} images, and {config.path} has {self.images}")
-        self.steps_per_epoch = self.images // batch_size  # images that are left over are in another pass
+        self.steps_per_epoch = self.images // batch_size  # each epoch leaves out other images
 
     @property
     def bad_images(self) -> int:
-        """Images left out so far because they could not be read, counted each time."""
+        """Number of images that could not be read so far; repeated ones count again."""
         return self._rows.bad_images.count
 
     def phrases(self) -> list[str]:
@@ -69,10 +79,7 @@ class TuningData:
         return sorted(set(regions["phrase"].to_pylist()))
 
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
-        """Yield this rank's parts of some steps, in order; the parts of a step follow each other in it.
-
-        Raise InputError if no image of a part can be read.
-        """
+        """Yield this rank's part of each step. Raise InputError if no image of a part can be read."""
         parts = [self._part(step, rank, ranks) for step in steps]
         loader = DataLoader(
             self._rows, batch_sampler=parts, collate_fn=collate_regions, num_workers=self.config.loaders
@@ -88,17 +95,19 @@ class TuningData:
 
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        own = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
-        return [int(number) for number in own[len(own) * rank // ranks : len(own) * (rank + 1) // ranks]]
+        images = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
+        return [int(number) for number in images[len(images) * rank // ranks : len(images) * (rank + 1) // ranks]]
 
     def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
-        chance = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
-        drawn = [own[int(rng.integers(len(own)))] for own, rng in zip(batch["captions"], chance, strict=True)]
+        generators = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
+        captions = [
+            texts[int(rng.integers(len(texts)))] for texts, rng in zip(batch["captions"], generators, strict=True)
+        ]
         if self.config.boxes == "shuffled":
-            batch["rois"] = shuffled_boxes(batch["rois"], chance)
+            batch["rois"] = shuffle_boxes(batch["rois"], generators)
         return TrainingBatch(
             rgb=batch["images"].permute(0, 2, 3, 1),
-            captions=drawn,
+            captions=captions,
             **{name: batch[name] for name in ("rois", "phrases", "phrase_indices", "scores")},
             seeds=(self.seed, step, rank),
         )
@@ -109,28 +118,28 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def shuffled_boxes(rois: Tensor, chance: Sequence[np.random.Generator]) -> Tensor:
-    """Exchange the different boxes of each image, drawn by its own of `chance`, so that none stays: (R, 5).
+def shuffle_boxes(rois: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Exchange the different boxes of each image so that none stays: (R, 5). Each image has a random generator.
 
-    Regions with the same box, which name one thing, get the same one. An only box becomes one of another image.
+    Regions with equal boxes, which are of one object, get equal boxes. A single box becomes that of another image.
     """
-    moved = rois.clone()
-    for image, rng in enumerate(chance):
-        own = rois[:, 0] == image
-        boxes, which = rois[own, 1:].unique(dim=0, return_inverse=True)
-        others = rois[~own, 1:]
-        if len(boxes) > 1:  # one round through all of them, in random order
+    shuffled = rois.clone()
+    for image, rng in enumerate(generators):
+        is_of_image = rois[:, 0] == image
+        boxes, numbers = rois[is_of_image, 1:].unique(dim=0, return_inverse=True)
+        other_boxes = rois[~is_of_image, 1:]
+        if len(boxes) > 1:  # each box takes the next one of a random cycle
             order = torch.from_numpy(rng.permutation(len(boxes)))
-            moved[own, 1:] = boxes[order.roll(1)][order.argsort()[which]]
-        elif len(boxes) and len(others):
-            moved[own, 1:] = others[int(rng.integers(len(others)))]
-    return moved
+            shuffled[is_of_image, 1:] = boxes[order.roll(1)][order.argsort()[numbers]]
+        elif len(boxes) and len(other_boxes):
+            shuffled[is_of_image, 1:] = other_boxes[int(rng.integers(len(other_boxes)))]
+    return shuffled
 
 
 def reject_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
-    """Raise ConfigError for a phrase of which the tokenizer would cut words: it would teach something else.
+    """Raise ConfigError for a phrase that the tokenizer would truncate: its rest has another meaning.
 
-    Tokenizers that are not CLIP's own are not checked: their cuts are not known.
+    Tokenizers other than CLIP's are not checked: their limits are not known.
     """
     if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
         return
@@ -138,8 +147,8 @@ def reject_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
     for phrase in phrases:
         count = len(tokenizer.encode(tokenizer.clean_fn(phrase))) if len(phrase) > room else 0
         if count > room:
-            shown = phrase if len(phrase) <= 60 else f"{phrase[:60]}..."
+            start = phrase if len(phrase) <= 60 else f"{phrase[:60]}..."
             raise ConfigError(
-                f"the phrase {shown!r} has {count} tokens, and the model takes {room}: leave out phrases of its length "
+                f"the phrase {start!r} has {count} tokens, and the model takes {room}: leave out phrases of its length "
                 f'with --where "length(phrase) < {len(phrase)}"'
             )

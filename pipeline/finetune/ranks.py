@@ -1,9 +1,9 @@
 """Several processes that train one model as if they were one process.
 
-Each rank computes the features of its part of the batch, all ranks exchange them, and each computes the loss of the
-whole batch, in which its own features alone carry gradients. The sum of the ranks' gradients is then the gradient of
-that loss. A value that is no feature of an image or text, such as a temperature, carries a gradient on the first rank
-only (`once`).
+Each rank computes the features of its part of the batch, all ranks exchange them, and each rank computes the loss of
+the whole batch. Only the rank's own features have gradients in it, so the sum of all ranks' gradients is the gradient
+of the loss. A value that is no feature of an image or text, such as a temperature, has a gradient on the first rank
+only (`with_one_gradient`).
 """
 
 from __future__ import annotations
@@ -24,52 +24,57 @@ from stages.contract.errors import PhraseboxError
 
 @dataclass(frozen=True, slots=True)
 class RankGroup:
-    """This process among those that train together: its number, 0 .. size - 1, and how many there are."""
+    """This process in the group that trains together.
+
+    Attributes:
+        rank: Its number, 0 .. size - 1.
+        size: Number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this is the rank that writes files and messages."""
         return self.rank == 0
 
-    def everyone(self, own: Tensor) -> Tensor:
-        """Return the rows of all ranks, in order; their numbers may differ. Only own rows have gradients."""
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows of all ranks, in order; ranks may have different numbers. Only this rank's have gradients."""
         if self.size == 1:
-            return own
-        counts: list[int] = self.objects(len(own))
-        sent = own.detach().new_zeros((max(counts), *own.shape[1:]))
-        sent[: len(own)] = own.detach()
-        parts = [torch.empty_like(sent) for _ in counts]
-        dist.all_gather(parts, sent)
-        cut = [part[:count] for part, count in zip(parts, counts, strict=True)]
-        cut[self.rank] = own
-        return torch.cat(cut)
+            return rows
+        counts: list[int] = self.gather_objects(len(rows))
+        padded = rows.detach().new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows.detach()
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        parts_of_ranks = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        parts_of_ranks[self.rank] = rows
+        return torch.cat(parts_of_ranks)
 
-    def objects(self, own: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         """Return an object of each rank."""
         if self.size == 1:
-            return [own]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, own)
-        return found
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
-    def items(self, own: list[Any]) -> list[Any]:
+    def gather_items(self, items: list[Any]) -> list[Any]:
         """Return the items of all ranks' lists in one list."""
-        return [item for part in self.objects(own) for item in part]
+        return [item for part in self.gather_objects(items) for item in part]
 
-    def broadcast(self, own: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the leading rank's object, on every rank."""
         if self.size == 1:
-            return own
-        sent = [own]
-        dist.broadcast_object_list(sent)
-        return sent[0]
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Raise on every rank the PhraseboxError that a rank raises in the block: otherwise the others would wait.
+    def share_errors(self) -> Iterator[None]:
+        """Raise the PhraseboxError of the block on every rank: otherwise the other ranks would wait for ever.
 
         The block itself exchanges nothing.
         """
@@ -78,32 +83,32 @@ class RankGroup:
             yield
         except PhraseboxError as error:
             failure = error
-        failures = [each for each in self.objects(failure) if each is not None]
+        failures = [error for error in self.gather_objects(failure) if error is not None]
         if failures:
             raise failure or failures[0]
 
-    def once(self, value: Tensor) -> Tensor:
-        """Return a value that is equal on all ranks, with its gradient on the first rank alone."""
-        return value if self.leads else value.detach()
+    def with_one_gradient(self, value: Tensor) -> Tensor:
+        """Return a value, equal on all ranks, that has a gradient on the first rank only."""
+        return value if self.is_leader else value.detach()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give each parameter the sum of its gradients over all ranks."""
         if self.size == 1:
             return
-        under_way = []
+        reductions = []
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            under_way.append(dist.all_reduce(parameter.grad, async_op=True))
-        for reduction in under_way:
+            reductions.append(dist.all_reduce(parameter.grad, async_op=True))
+        for reduction in reductions:
             reduction.wait()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[RankGroup]:
-    """Join the group of processes that is initialised, as Ray Train does it, or that torchrun's variables describe.
+def join_group(device: torch.device) -> Iterator[RankGroup]:
+    """Join the initialised group of processes (Ray Train), or the group of torchrun's environment variables.
 
-    The latter is left at the end of the block. If there is neither, this process is alone.
+    A group of torchrun is destroyed at the end of the block. Without a group, this process is the only rank.
     """
     if dist.is_available() and dist.is_initialized():
         yield RankGroup(dist.get_rank(), dist.get_world_size())

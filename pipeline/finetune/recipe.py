@@ -31,21 +31,27 @@ ConfigT = TypeVar("ConfigT", bound=RecipeConfig)
 Terms = dict[str, tuple[float, Tensor]]
 """Name of a loss -> its weight and the loss, a scalar."""
 
-_NEVER: Final = -1e9
-"""The logit of a pair that is no negative. Minus infinity would give a row without negatives a gradient of NaN."""
+_EXCLUDED_LOGIT: Final = -1e9
+"""The logit of a pair that is no negative. With minus infinity, a row without negatives has a gradient of NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Student:
-    """A CLIP whose weights have gradients.
+    """A CLIP model in training.
 
-    Batch normalisation keeps its statistics and dropout does nothing, in training too, as is usual in fine-tuning.
+    Batch normalisation keeps its statistics and dropout does nothing, as is usual in fine-tuning.
+
+    Attributes:
+        module: open_clip's model, float32.
+        tower: Its image tower, taken apart for dense features.
+        text_tower: Its text tower; None if it cannot be taken apart.
+        tokenizer: Texts -> int64 (T, context).
     """
 
-    module: Any  # open_clip's model, float32, whose parameters learn
-    tower: Tower  # its image tower, taken apart for dense features
-    text_tower: TextTower | None  # its text tower; None if it cannot be taken apart
-    tokenizer: Any  # texts -> int64 (T, context)
+    module: Any
+    tower: Tower
+    text_tower: TextTower | None
+    tokenizer: Any
 
     @classmethod
     def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
@@ -61,17 +67,17 @@ class Student:
         """The device of the weights."""
         return self.tower.device
 
-    def see(self, rgb: Tensor, *, residual: bool) -> DenseFeatures:
-        """Pixels, uint8 (B, height, width, 3) -> features, see `dense`."""
+    def encode(self, rgb: Tensor, *, residual: bool) -> DenseFeatures:
+        """Return the features of pixels, uint8 (B, height, width, 3), see `dense`."""
         return dense(self.tower, rgb, residual=residual)
 
-    def regions(self, seen: DenseFeatures, rgb: Tensor, rois: Tensor) -> Tensor:
+    def regions(self, features: DenseFeatures, rgb: Tensor, rois: Tensor) -> Tensor:
         """Return features of length 1 of boxes (R, 5), see `by_boxes`: (R, E)."""
         grid_hw = self.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        return by_boxes(seen.patches, grid_hw, self.tower.placement, rois.to(self.device))
+        return by_boxes(features.patches, grid_hw, self.tower.placement, rois.to(self.device))
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings of length 1, (T, E). Words beyond the model's context are cut, as in CLIP's training."""
+        """Return embeddings of length 1, (T, E). Texts are cut at the model's context, as in CLIP's training."""
         tokens: Tensor = self.tokenizer(list(texts))
         if self.text_tower is None:
             embeddings = self.module.encode_text(tokens.to(self.device))
@@ -82,17 +88,22 @@ class Student:
 
 
 class Recipe(ABC, Generic[ConfigT]):
-    """A way to teach a model."""
+    """The losses of a fine-tuning.
+
+    Attributes:
+        config_type: The settings of the recipe.
+        needs_regions: Whether a dataset without regions is rejected.
+    """
 
     config_type: ClassVar[type[RecipeConfig]]
-    needs_regions: ClassVar[bool] = False  # whether a dataset without regions is rejected
+    needs_regions: ClassVar[bool] = False
 
     def __init__(self, config: ConfigT, student: Student) -> None:
         self.config = config
         self.student = student
 
-    def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return the parameters, with names, that the recipe learns beside the model's; they are not exported."""
+    def extra_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return (name, parameter) that the recipe learns beside the model's parameters; they are not exported."""
         return []
 
     @abstractmethod
@@ -105,14 +116,14 @@ def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks
 
     Models that were trained with a sigmoid loss (SigLIP) are fine-tuned with this one, too.
     """
-    return matched(student, ranks.everyone(F.normalize(embedding.float(), dim=-1)), captions, ranks)
+    return pair_loss(student, ranks.gather_rows(F.normalize(embedding.float(), dim=-1)), captions, ranks)
 
 
-def matched(student: Student, features: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
-    """Return the loss of features of all ranks and captions of this rank's; equal captions are no negatives."""
-    texts = ranks.everyone(student.texts(captions))
-    logits = logits_of(ranks.once(student.module.logit_scale.exp()), features, texts)
-    return contrastive(logits, same(ranks.items(captions)).to(logits.device))
+def pair_loss(student: Student, features: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
+    """Return the loss between the features of all ranks and their captions; equal captions are no negatives."""
+    texts = ranks.gather_rows(student.texts(captions))
+    logits = logits_of(ranks.with_one_gradient(student.module.logit_scale.exp()), features, texts)
+    return contrastive_loss(logits, equal_texts(ranks.gather_items(captions)).to(logits.device))
 
 
 def logits_of(scale: Tensor, features: Tensor, texts: Tensor) -> Tensor:
@@ -124,37 +135,37 @@ def logits_of(scale: Tensor, features: Tensor, texts: Tensor) -> Tensor:
         return scale.float() * (features.float() @ texts.float().T)
 
 
-def contrastive(
-    logits: Tensor, positive: Tensor, ignored: Tensor | None = None, weights: Tensor | None = None
+def contrastive_loss(
+    logits: Tensor, positive: Tensor, ambiguous: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """Return InfoNCE in both directions: each positive against all negatives of its row, and of its column.
 
-    Other positives of the row are left out of the denominator, as in supervised contrastive learning (Khosla and
-    others, NeurIPS 2020, arXiv 2004.11362, L_out without them), and so are ignored pairs.
+    The denominator leaves out the other positives of the row, as in supervised contrastive learning (Khosla and
+    others, NeurIPS 2020, arXiv 2004.11362, L_out without them), and ambiguous pairs.
 
     Args:
         logits: float (R, T), scaled similarities.
-        positive: bool (R, T), the pairs that belong together. Without any the loss, in nats, is 0.
-        ignored: bool (R, T), pairs that may or may not belong together: never negatives.
+        positive: bool (R, T), the matching pairs. Without any the loss, in nats, is 0.
+        ambiguous: bool (R, T), pairs that may match: never negatives.
         weights: float (R,), >= 0, of the rows; None for 1 each. A column's weight is the mean of its positives'.
     """
     weights = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
-    left_out = positive if ignored is None else positive | ignored
+    excluded = positive if ambiguous is None else positive | ambiguous
     columns = (positive * weights[:, None]).sum(dim=0) / positive.sum(dim=0).clamp(min=1)
-    rows = one_way(logits, positive, left_out, weights)
-    return (rows + one_way(logits.T, positive.T, left_out.T, columns)) / 2
+    rows = one_way(logits, positive, excluded, weights)
+    return (rows + one_way(logits.T, positive.T, excluded.T, columns)) / 2
 
 
-def one_way(logits: Tensor, positive: Tensor, left_out: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the weighted mean over rows with positives of the mean InfoNCE of their positives; see `contrastive`."""
+def one_way(logits: Tensor, positive: Tensor, excluded: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the weighted mean InfoNCE of rows, each the mean over its positives; see `contrastive_loss`."""
     counts = positive.sum(dim=1)
     weights = (counts > 0).to(logits.dtype) * (1 if weights is None else weights)
-    negatives = logits.masked_fill(left_out, _NEVER).logsumexp(dim=1, keepdim=True)
-    each = F.softplus(negatives - logits).masked_fill(~positive, 0.0).sum(dim=1) / counts.clamp(min=1)
-    return (each * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).eps)
+    negatives = logits.masked_fill(excluded, _EXCLUDED_LOGIT).logsumexp(dim=1, keepdim=True)
+    losses = F.softplus(negatives - logits).masked_fill(~positive, 0.0).sum(dim=1) / counts.clamp(min=1)
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).eps)
 
 
-def same(texts: list[str]) -> Tensor:
+def equal_texts(texts: list[str]) -> Tensor:
     """Return which of T texts are equal, bool (T, T)."""
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     codes = torch.tensor([numbers[text] for text in texts])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
 from pipeline.finetune.folder import LATEST, LOG, PREVIOUS
-from pipeline.finetune.loop import Tuned, finetune
+from pipeline.finetune.loop import TunedModel, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load, module_of, usable_model
@@ -31,7 +31,7 @@ def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
     return FinetuneConfig.model_validate({**values, "learning_rate": 1e-4, "warmup_steps": 2, **settings})
 
 
-def weights(tuned: Tuned) -> dict[str, torch.Tensor]:
+def weights(tuned: TunedModel) -> dict[str, torch.Tensor]:
     return dict(load_file(tuned.model / "open_clip_model.safetensors"))
 
 
@@ -48,12 +48,12 @@ def stop_after(steps: int, error: type[BaseException] = StopHereError) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+def whole(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedModel:
     """Three steps without a stop."""
     return finetune(config_of(inline_dataset, tmp_path_factory.mktemp("whole")))
 
 
-def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
+def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> None:
     assert whole.steps == 3
     lines = log_of(whole.model.parent)
     assert [line["step"] for line in lines] == [3]
@@ -103,7 +103,9 @@ def test_a_tuned_model_prepares_images_as_its_training_did(start: ModelConfig, i
     assert "open_clip loads it by `local-dir:FOLDER`" in (tuned.model / "README.md").read_text()
 
 
-def test_a_training_that_was_killed_ends_with_the_same_weights(whole: Tuned, inline_dataset: Path, tmp_path) -> None:
+def test_a_training_that_was_killed_ends_with_the_same_weights(
+    whole: TunedModel, inline_dataset: Path, tmp_path
+) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
     (tmp_path / LOG).write_text('{"step": 10}\n')  # of a training that was killed before its first checkpoint
     with pytest.raises(StopHereError):
@@ -141,7 +143,7 @@ def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, 
     assert not learns & same
 
 
-def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: Path, tmp_path: Path) -> None:
+def test_interpolation_lies_between_start_and_end(whole: TunedModel, inline_dataset: Path, tmp_path: Path) -> None:
     mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
     start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     for name, value in weights(whole).items():

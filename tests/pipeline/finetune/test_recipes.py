@@ -15,7 +15,7 @@ from pipeline.finetune.clim import mosaics
 from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TrainingBatch, TuningData
 from pipeline.finetune.ranks import RankGroup
-from pipeline.finetune.recipe import Recipe, Student, contrastive, logits_of, one_way
+from pipeline.finetune.recipe import Recipe, Student, contrastive_loss, logits_of, one_way
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import module_of
 from stages.shared.model.recognise import recognise
@@ -123,7 +123,7 @@ def test_pairs_on_the_diagonal_give_clips_loss() -> None:
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 3
     target = torch.arange(5)
     wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    assert contrastive(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
+    assert contrastive_loss(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
 
 
 def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
@@ -132,12 +132,12 @@ def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
     ignored = torch.tensor([[False, False, True, False]])
     rows = (math.log1p(math.exp(0.0 - 2.0)) + math.log1p(math.exp(0.0 - 1.0))) / 2
     # A column of one region has no negatives at all.
-    assert float(contrastive(logits, positive, ignored)) == pytest.approx(rows / 2, abs=1e-6)
+    assert float(contrastive_loss(logits, positive, ignored)) == pytest.approx(rows / 2, abs=1e-6)
 
 
 def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    alone = contrastive(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
+    alone = contrastive_loss(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
     wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
     assert float(alone.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
 
@@ -146,11 +146,11 @@ def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
     logits = torch.randn(2, 2, requires_grad=True)
     everything, nothing = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
     for positive, ignored in ((everything, None), (nothing, None), (nothing, everything)):
-        loss = contrastive(logits, positive, ignored)
+        loss = contrastive_loss(logits, positive, ignored)
         assert float(loss.detach()) == 0
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(gradient).all()
-    assert float(contrastive(torch.zeros(0, 3), nothing[:0, :1].expand(0, 3))) == 0
+    assert float(contrastive_loss(torch.zeros(0, 3), nothing[:0, :1].expand(0, 3))) == 0
 
 
 def test_one_way_is_the_mean_over_rows_of_the_mean_over_their_positives() -> None:
