@@ -150,7 +150,7 @@ def judged_dataset(
         images = dict(matched.images)
         for row in rows:
             if row["error"] is None and row["file_name"] in images:
-                images[row["file_name"]] = images[row["file_name"]].scaled((row["height"], row["width"]))
+                images[row["file_name"]] = images[row["file_name"]].resize((row["height"], row["width"]))
         matched = replace(matched, images=images)
     return JudgedDataset(dataset=dataset, settings=settings, truth=truth, matched=matched)
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.matching import ImageHeat, Query
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
-from stages.truth.ground_truth import TruthImage, bare, spelled
+from stages.truth.ground_truth import TruthImage, bare, find_spelling
 
 TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
@@ -229,8 +229,8 @@ def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Group
             place = (region["caption_index"], *region["span"])
             ours[bared[region["caption_index"]], region["phrase"]][place] = region["group"]
     true: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for each in image.chained:
-        own = spelled(each.caption, captions)
+    for each in image.chained_phrases:
+        own = find_spelling(each.caption, captions)
         true[next((bared[n] for n in own.numbers), ""), own.phrase(each.phrase)].append(each.chain)
     links = [
         link

@@ -168,7 +168,7 @@ class Marks:
         if self._matched is None or self._truth is None:
             return NOTHING
         image = self._matched.images[record.sample.image.file_name]
-        things = self._truth.things.get(image.file_name, ())
+        things = self._truth.objects.get(image.file_name, ())
         return questions_of(image, things, (record.height_px, record.width_px), resized=self.exam.resized)
 
     def _fail(self, error: RowError) -> None:
@@ -181,7 +181,7 @@ class Marks:
         number = len(self.embeddings)
         self.embeddings.append(embedded.image)
         for key, classed in self.classed.items():
-            classes = [thing.category if key == "regions" else thing.described for thing in asked.things]
+            classes = [thing.category if key == "regions" else thing.description for thing in asked.things]
             classed.add(number, classes, embedded)
         if asked.phrases:
             texts = self.embedder.texts([text for text, _ in asked.phrases])

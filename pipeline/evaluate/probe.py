@@ -25,7 +25,7 @@ from stages.contract.records import Rle
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import by_boxes, by_masks, dense
-from stages.truth.ground_truth import TruthImage, TruthThing
+from stages.truth.ground_truth import TruthImage, TruthObject
 
 BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}
 """Images of one forward pass, unless `model.batch_size` says it. A batch is filled up with blank images, so that no
@@ -66,7 +66,7 @@ class Questions:
     """The questions of an image: R regions and their names, and phrases."""
 
     boxes_rel: NDArray[np.float64]  # (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty
-    things: tuple[TruthThing, ...]  # the regions; a box of a phrase that belongs to no thing is one without a class
+    things: tuple[TruthObject, ...]  # the regions; a box of a phrase that belongs to no thing is one without a class
     candidates: NDArray[np.int64]  # the regions with different boxes, among which the phrases are looked for
     # Text, and the positions in `candidates` that it means: not all of them, or there would be nothing to find out.
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
@@ -77,7 +77,7 @@ NOTHING: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.
 
 
 def questions_of(
-    image: TruthImage, things: Sequence[TruthThing], size_hw: tuple[int, int], *, resized: bool
+    image: TruthImage, things: Sequence[TruthObject], size_hw: tuple[int, int], *, resized: bool
 ) -> Questions:
     """Return the questions of an image of a size, from its ground truth and its things (`GroundTruth.things`).
 
@@ -93,11 +93,11 @@ def questions_of(
     true_hw = size_hw if 0 in true_hw else true_hw
     named = [target for target in image.targets if target.match != "category"]
     loose = (
-        TruthThing(box_xywh_px=box, category=None, described=None, mask=None)
+        TruthObject(box_xywh_px=box, category=None, description=None, mask=None)
         for target in named
         for box in target.boxes_xywh_px
     )
-    found: list[TruthThing] = []
+    found: list[TruthObject] = []
     boxes: list[Box] = []
     first: dict[Box, int] = {}
     for thing in (*things, *loose):

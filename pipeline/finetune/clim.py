@@ -1,6 +1,6 @@
-"""CLIM (Wu and others, AAAI 2024, arXiv 2312.11376): mosaics of whole images; each cell is a region with a caption.
+"""CLIM (Wu and others, AAAI 2024, arXiv 2312.11376): mosaics of whole images with a caption for each cell.
 
-No box is needed: k x k images of the batch become one mosaic, and the feature of each cell is compared with the captions
+No box is needed: k x k images of the batch become one mosaic, and the feature of a cell is compared with the captions
 of the batch. Differences from the paper:
 
 - a batch has a few dozen images, not several thousand;

@@ -93,7 +93,7 @@ class BoxSource(RegionSource[BoxSourceConfig]):
             return replace(record, notes=(*record.notes, NO_IMAGE_OF_THAT_NAME))
         size_hw = (record.height_px, record.width_px)
         if self.config.resized:
-            image = image.scaled(size_hw)
+            image = image.resize(size_hw)
         elif 0 not in (image.height_px, image.width_px) and (image.height_px, image.width_px) != size_hw:
             raise InputError(
                 f"{record.sample.image.file_name} has {size_hw[1]}x{size_hw[0]} pixels, but its boxes are for "

@@ -1,6 +1,6 @@
-"""Readers of human annotations: where things are in captioned images, for evaluation and for `source.kind: boxes`.
+"""Readers of human annotations: the places of objects in captioned images, for evaluation and `source.kind: boxes`.
 
-`ground_truth.py` defines the form of every ground truth, and which phrases of an image it names.
+`ground_truth.py` defines the form of every ground truth, and how it matches an image's phrases.
 
 To add a kind, write one file with a reader and enter it in `TRUTHS` and `kind_of`.
 """
@@ -38,9 +38,9 @@ _EXPECTED: Final = (
 
 
 def read_truth(path: Path) -> GroundTruth:
-    """Return the ground truth at a path, also in an archive. Raise InputError if there is none, or it is damaged."""
+    """Return the ground truth at a path, or in an archive there. Raise InputError if it is missing or damaged."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        path = _unpacked(path)
+        path = _unpack(path)
     return TRUTHS[kind_of(path)](path)
 
 
@@ -58,19 +58,19 @@ def kind_of(path: Path) -> str:
     raise InputError(f"{path} is not a ground truth that phrasebox reads: {_EXPECTED}")
 
 
-def _unpacked(archive: Path) -> Path:
+def _unpack(archive: Path) -> Path:
     """Unpack an archive into a temporary folder, which is deleted when the process ends.
 
-    Return the folder, or the one file or folder in it. Raise InputError for an archive that is damaged, or holds
-    something else than files and folders below it.
+    Return the folder, or its only file or folder. Raise InputError for an archive that is damaged, or that holds
+    anything but files and folders.
     """
     folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         # The filter rejects members outside the folder, links and devices; it is about tar files, zip has it anyway.
-        extra: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
-        shutil.unpack_archive(archive, folder, **extra)
+        options: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
+        shutil.unpack_archive(archive, folder, **options)
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:
         raise InputError(f"{archive} cannot be unpacked: {one_line(error)}") from error
-    inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
-    return inside[0] if len(inside) == 1 else folder
+    members = [path for path in folder.iterdir() if path.name != "__MACOSX"]
+    return members[0] if len(members) == 1 else folder

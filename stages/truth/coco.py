@@ -5,8 +5,8 @@
      "categories": [{"id": 3, "name": "car"}]}
 
 A segmentation is a list of polygons, or a run-length code `{"size": [h, w], "counts": ...}` with counts as a list
-or as text. Annotations with `iscrowd` do not mean a single thing and are left out, as COCOeval ignores them. Boxes
-without width or height are left out too.
+or as text. Annotations with `iscrowd` mean no single object and are left out, as COCOeval ignores them. Boxes without
+width or height are left out too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
 from stages.phrases.filters import normalise
-from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget, TruthThing
+from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthObject, TruthTarget
 
 SMALL_BELOW_PX: Final = 32**2  # COCO's limits of area
 MEDIUM_BELOW_PX: Final = 96**2
@@ -35,24 +35,24 @@ EntryId = int | str
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object in a list of a JSON file; `place` is "annotations[3]", for messages."""
+    """A JSON object in a list of a file; `place` is its name in messages, "annotations[3]"."""
 
     path: Path
     place: str
     values: Mapping[str, Any]
 
-    def get(self, key: str, what: str, is_right: Callable[[Any], Any], default: Any = None) -> Any:
+    def get(self, key: str, expectation: str, is_right: Callable[[Any], Any], default: Any = None) -> Any:
         """Return a checked value. Raise InputError with the file, the place, and the expectation."""
         value = self.values.get(key, default)
         if not is_right(value):
-            got = repr(value)[:80] if type(value) in (int, float, str) else kind_of_value(value)
-            raise self.fault(f"expected '{key}' {what}, got {got}")
+            received = repr(value)[:80] if type(value) in (int, float, str) else kind_of_value(value)
+            raise self.fault(f"expected '{key}' {expectation}, got {received}")
         return value
 
     def id(self, key: str) -> EntryId:
         """Return an id, which is text or a whole number."""
-        found: EntryId = self.get(key, "of text or a whole number", lambda value: type(value) in (int, str))
-        return found
+        entry_id: EntryId = self.get(key, "of text or a whole number", lambda value: type(value) in (int, str))
+        return entry_id
 
     def words(self, key: str) -> str:
         """Return a normalised text that is not empty."""
@@ -68,24 +68,24 @@ class Entry:
 
 
 @dataclass(slots=True, kw_only=True)
-class PictureEntry:
-    """An entry of `images`; `things` are its annotations in the order of the file, without crowds and empty boxes."""
+class ImageEntry:
+    """An entry of `images`. `objects` are its annotations in the order of the file, without crowds and empty boxes."""
 
     file_name: str
     width_px: int
     height_px: int
     absent: frozenset[str]
-    things: list[CocoThing] = field(default_factory=list)
+    objects: list[CocoObject] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CocoThing:
+class CocoObject:
     """An annotation; its segmentation is not checked before `mask_of` reads it."""
 
     entry: Entry
-    image: PictureEntry
+    image: ImageEntry
     box_xywh_px: Box
-    crowd: bool
+    is_crowd: bool
 
     @property
     def has_area(self) -> bool:
@@ -95,52 +95,59 @@ class CocoThing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instances:
-    """An instances file whose ids fit together: images and normalised names of categories by id, and annotations."""
+    """An instances file with consistent ids.
+
+    Attributes:
+        path: The file.
+        images: Images by id.
+        objects: All annotations, in the order of the file.
+        names: Normalised names of categories by id.
+    """
 
     path: Path
-    images: Mapping[EntryId, PictureEntry]
-    things: Sequence[CocoThing]
+    images: Mapping[EntryId, ImageEntry]
+    objects: Sequence[CocoObject]
     names: Mapping[EntryId, str]
 
     @property
-    def by_name(self) -> dict[str, PictureEntry]:
+    def by_name(self) -> dict[str, ImageEntry]:
         """The images by file name."""
         return {image.file_name: image for image in self.images.values()}
 
-    def name_of(self, thing: CocoThing) -> str | None:
-        """Return the name of a thing's category; None if the file does not say."""
-        return self.names.get(thing.entry.values.get("category_id", ""))
+    def name_of(self, item: CocoObject) -> str | None:
+        """Return the name of an object's category; None if the file has none."""
+        return self.names.get(item.entry.values.get("category_id", ""))
 
-    def described(self, thing: CocoThing) -> str | None:
-        """Return colour and category, for annotations with both, as those of drawn scenes."""
-        category = self.name_of(thing)
-        colour = thing.entry.values.get("colour")
+    def describe(self, item: CocoObject) -> str | None:
+        """Return colour and category; None unless the annotation has both, as those of synthetic scenes do."""
+        category = self.name_of(item)
+        colour = item.entry.values.get("colour")
         return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
 
-    def truth_things(self) -> Mapping[str, tuple[TruthThing, ...]]:
-        """Return the single things of each image, without crowds and empty boxes, by file name; made on demand."""
+    def truth_objects(self) -> Mapping[str, tuple[TruthObject, ...]]:
+        """Return the objects of each image by file name, without crowds and empty boxes; made on demand."""
 
-        def made(thing: CocoThing) -> TruthThing:
-            category = self.name_of(thing)
-            described = self.described(thing)
-            box = thing.box_xywh_px
-            mask = mask_of([thing])
-            return TruthThing(box_xywh_px=box, category=category, described=described, mask=mask)
+        def make(item: CocoObject) -> TruthObject:
+            category = self.name_of(item)
+            description = self.describe(item)
+            box = item.box_xywh_px
+            mask = mask_of([item])
+            return TruthObject(box_xywh_px=box, category=category, description=description, mask=mask)
 
-        return ImagesOnDemand(self.by_name, lambda image: tuple(map(made, image.things)))
+        return ImagesOnDemand(self.by_name, lambda image: tuple(map(make, image.objects)))
 
 
 def read_coco(path: Path) -> GroundTruth:
     """Return the ground truth of an instances file.
 
-    If annotations have a `phrase`, as those of drawn scenes do, a target is a phrase of an image, and its things are
-    all annotations with that phrase, except those with `"mentioned": false`. An image's `absent`, a list, holds phrases
-    that are known not to be in it. Otherwise a target is a category of an image, by its normalised name, and its things
-    are all annotations of that category.
+    If annotations have a `phrase`, as those of synthetic scenes do, a target is a phrase of an image. Its objects are
+    all annotations with this phrase, except those with `"mentioned": false`. An image's `absent` is a list of phrases
+    that are not in it. Without `phrase`, a target is a category of an image, by its normalised name, and its objects
+    are all annotations of the category.
 
-    Groups: number (singular, plural), size (of the mean thing: small, medium, large by COCO's limits), objects (how
-    many annotations the image has, "6+" for more than five), and combination (seen, unseen) where the phrase's
-    annotations have `unseen_combination`. Phrases and masks of an image are checked when it is looked up.
+    Groups: number (singular, plural), size (of the mean object: small, medium, large by COCO's limits), objects (number
+    of the image's annotations, "6+" for more than five), and combination (seen, unseen) if the phrase's annotations
+    have `unseen_combination`. Phrases and masks of an image are checked when it is looked up.
 
     Raise InputError if the file cannot be read or holds no instances, or two images have the same file name.
     """
@@ -148,11 +155,11 @@ def read_coco(path: Path) -> GroundTruth:
 
 
 def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
-    """Read a detector's results as if they were ground truth: each box has a score, and nothing is known absent.
+    """Read a detector's results in the form of a ground truth: each box has a score, and no category is known absent.
 
-    The results are a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation; boxes with
-    a lower score than `min_score` are left out. The instances file has the images and categories that they count, and
-    its annotations do not matter. Raise InputError as `read_coco`.
+    The results are a list of JSON objects with image_id, category_id, bbox and score, and perhaps a segmentation. Boxes
+    with a lower score than `min_score` are left out. The instances file gives images and categories for these ids; its
+    annotations are not read. Raise InputError as `read_coco`.
     """
     boxes = []
     for entry in entries(path, read_json(path), "results"):
@@ -164,44 +171,44 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
 
 
 def _truth_of(instances: Instances) -> GroundTruth:
-    by_phrase = any("phrase" in thing.entry.values for thing in instances.things)
+    by_phrase = any("phrase" in item.entry.values for item in instances.objects)
     if not by_phrase and not instances.names:
         raise InputError(f"{instances.path}: expected categories, or annotations with a phrase, found neither")
     present: dict[str, set[str]] = {}
-    for thing in instances.things:
-        name = instances.name_of(thing)
+    for item in instances.objects:
+        name = instances.name_of(item)
         if name is not None:
-            present.setdefault(thing.image.file_name, set()).add(name)
+            present.setdefault(item.image.file_name, set()).add(name)
 
-    def made(image: PictureEntry) -> TruthImage:
-        named: dict[str, list[CocoThing]] = {}
-        for thing in image.things:
+    def make(image: ImageEntry) -> TruthImage:
+        objects_by_name: dict[str, list[CocoObject]] = {}
+        for item in image.objects:
             if not by_phrase:
-                category_id = thing.entry.id("category_id")
+                category_id = item.entry.id("category_id")
                 if category_id not in instances.names:
-                    raise thing.entry.fault(f"no category has the id {category_id!r}")
-                named.setdefault(instances.names[category_id], []).append(thing)
-            elif thing.entry.flag("mentioned", default=True):
-                named.setdefault(thing.entry.words("phrase"), []).append(thing)
+                    raise item.entry.fault(f"no category has the id {category_id!r}")
+                objects_by_name.setdefault(instances.names[category_id], []).append(item)
+            elif item.entry.flag("mentioned", default=True):
+                objects_by_name.setdefault(item.entry.words("phrase"), []).append(item)
         match: Match = "phrase" if by_phrase else "category"
         return TruthImage(
             file_name=image.file_name,
             width_px=image.width_px,
             height_px=image.height_px,
-            targets=tuple(_target(phrase, match, things) for phrase, things in named.items()),
+            targets=tuple(_target(phrase, match, objects) for phrase, objects in objects_by_name.items()),
             present=frozenset(present.get(image.file_name, ())),
             absent=image.absent,
         )
 
     images = instances.by_name
     names = frozenset(instances.names.values())
-    described = (instances.described(thing) for image in images.values() for thing in image.things)
+    descriptions = (instances.describe(item) for image in images.values() for item in image.objects)
     return GroundTruth(
-        images=ImagesOnDemand(images, made),
+        images=ImagesOnDemand(images, make),
         categories=names,
-        things=instances.truth_things(),
+        objects=instances.truth_objects(),
         names=names,
-        descriptions=frozenset(description for description in described if description is not None),
+        descriptions=frozenset(description for description in descriptions if description is not None),
     )
 
 
@@ -211,7 +218,7 @@ def read_instances(path: Path) -> Instances:
 
 
 def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
-    images: dict[EntryId, PictureEntry] = {}
+    images: dict[EntryId, ImageEntry] = {}
     file_names: set[str] = set()
     for image_id, entry in by_id(entries(path, content.get("images"), "images"), "image"):
         image = _image(entry)
@@ -221,38 +228,38 @@ def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
         file_names.add(image.file_name)
     categories = by_id(entries(path, content.get("categories", []), "categories"), "category")
     names = {category_id: entry.words("name") for category_id, entry in categories}
-    things: list[CocoThing] = []
+    objects: list[CocoObject] = []
     for entry in entries(path, content.get("annotations"), "annotations"):
         image_id = entry.id("image_id")
         if image_id not in images:
             raise entry.fault(f"no image has the id {image_id!r}")
-        thing = _thing(entry, images[image_id])
-        things.append(thing)
-        if thing.has_area and not thing.crowd:
-            thing.image.things.append(thing)
-    return Instances(path=path, images=images, things=things, names=names)
+        item = _object(entry, images[image_id])
+        objects.append(item)
+        if item.has_area and not item.is_crowd:
+            item.image.objects.append(item)
+    return Instances(path=path, images=images, objects=objects, names=names)
 
 
-def mask_of(things: Sequence[CocoThing]) -> Rle | None:
-    """Return the union of masks of things of one image; None if one has no segmentation, or if the union is empty.
+def mask_of(objects: Sequence[CocoObject]) -> Rle | None:
+    """Return the union of masks of one image's objects; None if one has no segmentation, or if the union is empty.
 
     Raise InputError for a segmentation that is damaged or of another size than the image.
     """
-    masks = [_mask(thing) for thing in things]
-    known = [mask for mask in masks if mask is not None]
-    if not known or len(known) < len(masks):
+    masks = [_mask(item) for item in objects]
+    present = [mask for mask in masks if mask is not None]
+    if not present or len(present) < len(masks):
         return None
-    union = rle_union(known)
+    union = rle_union(present)
     return union if rle_area_px(union) else None
 
 
-def number_member(things: int) -> str:
-    """Return the member of the group "number" for a phrase that means this many things."""
-    return "plural" if things > 1 else "singular"
+def number_member(count: int) -> str:
+    """Return the member of the group "number" for a phrase of this many objects."""
+    return "plural" if count > 1 else "singular"
 
 
 def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
-    """Return the member of the group "size", by the area of the mask, else of all boxes, per thing."""
+    """Return the member of the group "size", by the area of the mask, else of all boxes, per object."""
     total_px = sum(w * h for _, _, w, h in boxes_xywh_px) if mask is None else rle_area_px(mask)
     area_px = total_px / len(boxes_xywh_px)
     if area_px < SMALL_BELOW_PX:
@@ -260,9 +267,9 @@ def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
     return "medium" if area_px < MEDIUM_BELOW_PX else "large"
 
 
-def objects_member(things: int) -> str:
-    """Return the member of the group "objects" for an image with this many things."""
-    return str(things) if things < 6 else "6+"
+def objects_member(count: int) -> str:
+    """Return the member of the group "objects" for an image with this many objects."""
+    return str(count) if count < 6 else "6+"
 
 
 def read_json(path: Path) -> Any:
@@ -292,18 +299,18 @@ def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
         yield Entry(path, f"{name}[{index}]", values)
 
 
-def by_id(found: Iterable[Entry], kind: str) -> Iterator[tuple[EntryId, Entry]]:
-    """Yield id and entry of each entry. Raise InputError for an id that an earlier entry has."""
-    known: set[EntryId] = set()
-    for entry in found:
+def by_id(items: Iterable[Entry], kind: str) -> Iterator[tuple[EntryId, Entry]]:
+    """Yield (id, entry) for each entry. Raise InputError for an id that an earlier entry has."""
+    ids: set[EntryId] = set()
+    for entry in items:
         entry_id = entry.id("id")
-        if entry_id in known:
+        if entry_id in ids:
             raise entry.fault(f"an earlier {kind} has the id {entry_id!r} too")
-        known.add(entry_id)
+        ids.add(entry_id)
         yield entry_id, entry
 
 
-def _image(entry: Entry) -> PictureEntry:
+def _image(entry: Entry) -> ImageEntry:
     def is_side(value: Any) -> bool:
         return type(value) is int and 1 <= value <= _LONGEST_SIDE_PX
 
@@ -313,27 +320,30 @@ def _image(entry: Entry) -> PictureEntry:
     file_name = entry.get("file_name", "of text", lambda value: _is_text(value) and value)
     width, height = (entry.get(key, f"in pixels, 1 to {_LONGEST_SIDE_PX}", is_side) for key in ("width", "height"))
     absent = entry.get("absent", "to be a list of phrases", is_phrases, [])
-    return PictureEntry(file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent)))
+    return ImageEntry(file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent)))
 
 
-def _thing(entry: Entry, image: PictureEntry) -> CocoThing:
+def _object(entry: Entry, image: ImageEntry) -> CocoObject:
     def is_box(value: Any) -> bool:
         return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
     x, y, w, h = map(float, entry.get("bbox", "with four numbers [x, y, w, h]", is_box))
-    crowd = entry.get("iscrowd", "to be 0 or 1", lambda value: value in (0, 1), 0)
-    return CocoThing(entry=entry, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd))
+    is_crowd = entry.get("iscrowd", "to be 0 or 1", lambda value: value in (0, 1), 0)
+    return CocoObject(entry=entry, image=image, box_xywh_px=(x, y, w, h), is_crowd=bool(is_crowd))
 
 
-def _target(phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:
-    boxes = tuple(thing.box_xywh_px for thing in things)
-    mask = mask_of(things)
-    objects = objects_member(len(things[0].image.things))
-    groups = {"number": number_member(len(things)), "size": size_member(mask, boxes), "objects": objects}
-    if match == "phrase" and any("unseen_combination" in thing.entry.values for thing in things):
-        unseen = any(thing.entry.flag("unseen_combination", default=False) for thing in things)
+def _target(phrase: str, match: Match, objects: Sequence[CocoObject]) -> TruthTarget:
+    boxes = tuple(item.box_xywh_px for item in objects)
+    mask = mask_of(objects)
+    groups = {
+        "number": number_member(len(objects)),
+        "size": size_member(mask, boxes),
+        "objects": objects_member(len(objects[0].image.objects)),
+    }
+    if match == "phrase" and any("unseen_combination" in item.entry.values for item in objects):
+        unseen = any(item.entry.flag("unseen_combination", default=False) for item in objects)
         groups["combination"] = "unseen" if unseen else "seen"
-    scores = [thing.entry.values.get("score") for thing in things]
+    scores = [item.entry.values.get("score") for item in objects]
     return TruthTarget(
         phrase=phrase,
         boxes_xywh_px=boxes,
@@ -344,12 +354,12 @@ def _target(phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarg
     )
 
 
-def _mask(thing: CocoThing) -> Rle | None:
-    """The mask of one thing; None without a segmentation, or without a polygon of three points."""
-    value = thing.entry.values.get("segmentation")
+def _mask(item: CocoObject) -> Rle | None:
+    """The mask of an object; None without a segmentation, or without a polygon of three points."""
+    value = item.entry.values.get("segmentation")
     if value is None or value == []:
         return None
-    size_hw = (thing.image.height_px, thing.image.width_px)
+    size_hw = (item.image.height_px, item.image.width_px)
     try:
         if isinstance(value, dict):
             return _from_runs(value, size_hw)
@@ -360,7 +370,7 @@ def _mask(thing: CocoThing) -> Rle | None:
             return mask if any(len(polygon) >= 6 for polygon in value) else None
         raise ValueError(f"expected a list of polygons or a run-length code, got {kind_of_value(value)}")
     except ValueError as error:
-        raise thing.entry.fault(f"segmentation: {error}") from error
+        raise item.entry.fault(f"segmentation: {error}") from error
 
 
 def _from_runs(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:

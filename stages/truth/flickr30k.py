@@ -4,7 +4,7 @@
     Annotations/36979.xml   <size> of the image, and <object>s. Each has one or several <name>s, the numbers of chains
                             (137644), and a <bndbox>, or instead of it <scene> or <nobndbox>
 
-All phrases of an image with the same chain mean the same things. Phrases of chain 0 name nothing visible. Boxes are
+All phrases of an image with the same chain mean the same objects. Phrases of chain 0 name nothing visible. Boxes are
 <xmin> <ymin> <xmax> <ymax> as in Pascal VOC: whole pixels from 1, and the last pixel is inside.
 """
 
@@ -35,13 +35,12 @@ _Object = tuple[frozenset[str], Box]  # Chains, and the box that they share
 def read_flickr30k(folder: Path) -> GroundTruth:
     """Return the ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
 
-    A target is a phrase of one caption, and its things are all boxes of its chain. Boxes are not joined: any of them
-    answers the phrase. If a caption has the same normalised phrase twice, that is one target with the boxes of both
-    chains. Phrases whose chain has no box, or that have no letter or digit, are left out, and so are annotations
-    without sentences. The captions are those of the files without the marks: words and punctuation with single spaces
-    between them.
+    A target is a phrase of one caption, and its objects are all boxes of its chain. Boxes are not joined: each of them
+    matches the phrase. A normalised phrase that is twice in a caption is one target with the boxes of both chains.
+    Phrases of chains without boxes, phrases without letters and digits, and annotations without sentences are left out.
+    Captions are without marks: words and punctuation with single spaces between them.
 
-    Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
+    Groups: type (the phrase's first type, as "people"), number (singular, plural) and size (of the mean box: small,
     medium, large by COCO's limits).
 
     Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raise InputError if there
@@ -56,16 +55,16 @@ def read_flickr30k(folder: Path) -> GroundTruth:
 def _image(sentences: Path) -> TruthImage:
     annotations = sentences.parent.parent / ANNOTATIONS / f"{sentences.stem}.xml"
     (width_px, height_px), objects = _annotations(annotations)
-    with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
+    chains_with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
     targets: list[TruthTarget] = []
-    chained: list[ChainedPhrase] = []
+    chained_phrases: list[ChainedPhrase] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
         caption = _caption(line, f"{sentences}: line {number}")
-        marked = [(normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)]
-        targets += _targets([each for each in marked if each[0] and each[1] in with_box], caption, objects)
-        chained += [
+        phrases = [(normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)]
+        targets += _targets([entry for entry in phrases if entry[0] and entry[1] in chains_with_box], caption, objects)
+        chained_phrases += [
             ChainedPhrase(caption=caption, phrase=phrase, chain="" if chain == _NOT_VISUAL else chain)
-            for phrase, chain, _ in marked
+            for phrase, chain, _ in phrases
             if phrase
         ]
     return TruthImage(
@@ -73,7 +72,7 @@ def _image(sentences: Path) -> TruthImage:
         width_px=width_px,
         height_px=height_px,
         targets=tuple(targets),
-        chained=tuple(chained),
+        chained_phrases=tuple(chained_phrases),
     )
 
 
@@ -84,11 +83,11 @@ def _caption(line: str, place: str) -> str:
     return caption
 
 
-def _targets(marked: list[tuple[str, str, str]], caption: str, objects: list[_Object]) -> Iterator[TruthTarget]:
+def _targets(phrases: list[tuple[str, str, str]], caption: str, objects: list[_Object]) -> Iterator[TruthTarget]:
     """The targets of one caption, from its phrases, their chains and their types."""
     chains_of: dict[str, set[str]] = {}
     type_of: dict[str, str] = {}
-    for phrase, chain, kind in marked:
+    for phrase, chain, kind in phrases:
         chains_of.setdefault(phrase, set()).add(chain)
         type_of.setdefault(phrase, kind)
     for phrase, chains in chains_of.items():
@@ -98,7 +97,7 @@ def _targets(marked: list[tuple[str, str, str]], caption: str, objects: list[_Ob
 
 
 def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
-    """Width and height of the image, and the objects whose box has an area."""
+    """Width and height of the image, and the objects with a box that has an area."""
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{path}: files with a document type are rejected, because it could expand without limit")
@@ -109,7 +108,7 @@ def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
     size = root.find("size")
     if size is None:
         raise InputError(f"{path}: expected the <size> of the image")
-    width_px, height_px = (_whole(path, size, tag) for tag in ("width", "height"))
+    width_px, height_px = (_pixels(path, size, tag) for tag in ("width", "height"))
     if width_px < 1 or height_px < 1:
         raise InputError(f"{path}: expected an image of at least one pixel, got {width_px}x{height_px}")
     objects: list[_Object] = []
@@ -120,17 +119,17 @@ def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
         bounds = element.find("bndbox")
         if bounds is None:
             continue
-        x0, y0, x1, y1 = (_whole(path, bounds, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        x0, y0, x1, y1 = (_pixels(path, bounds, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
         if x1 >= x0 and y1 >= y0:
             objects.append((chains, (float(x0 - 1), float(y0 - 1), float(x1 - x0 + 1), float(y1 - y0 + 1))))
     return (width_px, height_px), objects
 
 
-def _whole(path: Path, element: ElementTree.Element, tag: str) -> int:
+def _pixels(path: Path, element: ElementTree.Element, tag: str) -> int:
     text = (element.findtext(tag) or "").strip()
     if not re.fullmatch(r"-?[0-9]{1,9}", text) or abs(int(text)) > _LARGEST_PX:
-        got = repr(text[:40]) if text else "nothing"
-        raise InputError(f"{path}: expected a whole number of pixels in <{element.tag}> <{tag}>, got {got}")
+        content = repr(text[:40]) if text else "nothing"
+        raise InputError(f"{path}: expected a whole number of pixels in <{element.tag}> <{tag}>, got {content}")
     return int(text)
 
 

@@ -1,7 +1,7 @@
-"""The form of every ground truth, whatever file it comes from, and the phrases of an image that its targets name.
+"""The form of every ground truth, and the matching of its targets with an image's phrases.
 
-Annotators who mark phrases in captions also mend them: Flickr30k Entities has "gray" where Flickr8k's file of the same
-captions has "grey", "blond" for "blonde", and no misprints. Such a caption is the same caption, with the same phrases.
+Annotators who mark phrases in captions also correct their spelling: Flickr30k Entities has "gray" where Flickr8k's file
+of the same captions has "grey", "blond" for "blonde", and no misprints. The two captions still match.
 """
 
 from __future__ import annotations
@@ -21,46 +21,63 @@ from stages.contract.records import Phrase, Rle
 from stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category", "expression"]
-"""The way in which a target finds its phrase in a row, see `pipeline.evaluate.matching`."""
+"""The rule by which a target matches phrases of a row, see `mentions_of`."""
 
 SAME_CAPTION: Final = 0.95
-"""Share of letters and digits in which two captions agree, at least, to be one (`difflib.SequenceMatcher.ratio`)."""
+"""The least share of equal letters and digits in two spellings of a caption (`difflib.SequenceMatcher.ratio`)."""
 
 SAME_WORD: Final = 0.6
-"""The same for a word that stands for another in them: "grey" for "gray" is 0.75, "blue" for "red" less than 0.3."""
+"""The same for two spellings of a word: "grey" and "gray" have 0.75, "blue" and "red" less than 0.3."""
 
 Source = TypeVar("Source")
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthTarget:
-    """A phrase of an image, and the places of the things that it means."""
+    """A phrase of an image, and the places of its objects.
 
-    phrase: str  # normalised (`stages.phrases.filters.normalise`); with `category` the category's name
-    boxes_xywh_px: tuple[Box, ...]  # one for each thing, at least one; half open, pixels of the EXIF-rotated image
+    Attributes:
+        phrase: The normalised phrase (`stages.phrases.filters.normalise`); for `category` the category's name.
+        boxes_xywh_px: Boxes of the objects, at least one: half open, pixels of the EXIF-rotated image.
+        match: The rule for phrases that match.
+        mask: Mask of all objects together; None if there are boxes only.
+        caption: The caption with the phrase; None if any caption may have it.
+        groups: Group -> member, for reports: {"number": "plural"}.
+        scores: Scores of the boxes, 0 .. 1, if they come from a detector; empty if people drew them.
+    """
+
+    phrase: str
+    boxes_xywh_px: tuple[Box, ...]
     match: Match
-    mask: Rle | None = None  # of all things together; None if there are boxes only
-    caption: str | None = None  # the caption that holds the phrase; None if any caption may name it
-    groups: Mapping[str, str] = field(default_factory=dict)  # group -> member, for the report: {"number": "plural"}
-    scores: tuple[float, ...] = ()  # of each box, 0 .. 1, if a detector found it; empty if people drew the boxes
+    mask: Rle | None = None
+    caption: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TruthThing:
-    """A thing of an image by itself, whether or not a phrase means it."""
+class TruthObject:
+    """An object of an image, with or without a phrase.
 
-    box_xywh_px: Box  # half open, pixels of the EXIF-rotated image
-    category: str | None  # the normalised name of its category, if it is known
-    described: str | None  # the same with its colour, "red car", if that is known
-    mask: Rle | None  # None if there is a box only
+    Attributes:
+        box_xywh_px: Half open, pixels of the EXIF-rotated image.
+        category: The normalised name of its category, if it is known.
+        description: The category with the colour, "red car", if both are known.
+        mask: Its mask; None if there is a box only.
+    """
+
+    box_xywh_px: Box
+    category: str | None
+    description: str | None
+    mask: Rle | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainedPhrase:
-    """A normalised phrase of a caption, also one without a box.
+    """A normalised phrase of a caption, with or without a box.
 
-    Phrases of an image with the same `chain` name the same things; "" is for nothing visible.
+    Phrases of an image with the same `chain` name the same objects; "" is the chain of phrases for nothing visible.
     """
 
     caption: str
@@ -70,26 +87,31 @@ class ChainedPhrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthImage:
-    """An image with its targets, of which there may be none.
+    """An image with its targets; it may have none.
 
     Attributes:
-        present: Those of `GroundTruth.categories` that the image shows, also beside the targets (a crowd, a thing that
-            no caption names).
-        chained: All phrases in the order of the captions, if it is known which name the same thing.
+        file_name: The name in the files of the ground truth.
+        width_px: Width of the EXIF-rotated image; 0 if it is not known.
+        height_px: Its height.
+        targets: The phrases with known places.
+        present: The names of `GroundTruth.categories` that the image shows, with or without a target (a crowd, an
+            object that no caption names).
+        chained_phrases: All phrases in the order of the captions, if their objects are linked.
+        absent: Phrases that are known to be absent, although a caption may have them.
     """
 
-    file_name: str  # as in the files of the ground truth
-    width_px: int  # size of the EXIF-rotated image; 0 if it is not known
+    file_name: str
+    width_px: int
     height_px: int
-    targets: tuple[TruthTarget, ...]  # the phrases with known places
+    targets: tuple[TruthTarget, ...]
     present: frozenset[str] = frozenset()
-    chained: tuple[ChainedPhrase, ...] = ()
-    absent: frozenset[str] = frozenset()  # phrases that are known to be absent although a caption may name them
+    chained_phrases: tuple[ChainedPhrase, ...] = ()
+    absent: frozenset[str] = frozenset()
 
-    def scaled(self, size_hw: tuple[int, int]) -> TruthImage:
-        """Return the ground truth of the image as resized without a crop or a border; masks by nearest neighbours.
+    def resize(self, size_hw: tuple[int, int]) -> TruthImage:
+        """Return the ground truth of the resized image, without crop or border; masks by nearest neighbours.
 
-        An image of this size, or of unknown size, stays as it is.
+        An image of this size, or of unknown size, is returned as it is.
         """
         if 0 in (self.height_px, self.width_px) or size_hw == (self.height_px, self.width_px):
             return self
@@ -97,7 +119,7 @@ class TruthImage:
         x_scale = width / self.width_px
         y_scale = height / self.height_px
 
-        def resized(target: TruthTarget) -> TruthTarget:
+        def resize_target(target: TruthTarget) -> TruthTarget:
             boxes = ((x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px)
             mask = target.mask
             if mask is not None:
@@ -105,20 +127,20 @@ class TruthImage:
                 mask = encode_mask(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST))
             return replace(target, boxes_xywh_px=tuple(boxes), mask=mask)
 
-        return replace(self, height_px=height, width_px=width, targets=tuple(map(resized, self.targets)))
+        return replace(self, height_px=height, width_px=width, targets=tuple(map(resize_target, self.targets)))
 
 
-class ImagesOnDemand(Mapping[str, Made], Generic[Source, Made]):
-    """Values by file name, made from their sources at each look-up, which raises the errors of `make`.
+class ImagesOnDemand(Mapping[str, Value], Generic[Source, Value]):
+    """Values by file name, made from their sources at each look-up: a dataset rarely has all images.
 
-    A dataset seldom has all images.
+    A look-up raises the errors of `make`.
     """
 
-    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Made]) -> None:
+    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Value]) -> None:
         self._sources = sources
         self._make = make
 
-    def __getitem__(self, file_name: str) -> Made:
+    def __getitem__(self, file_name: str) -> Value:
         return self._make(self._sources[file_name])
 
     def __contains__(self, file_name: object) -> bool:
@@ -136,28 +158,31 @@ class GroundTruth:
     """The ground truth of all images, by file name; the look-up of an image with damaged entries raises InputError.
 
     Attributes:
-        categories: Names of which every thing in every image is annotated. A phrase with such a head noun is known to
-            be absent from an image that does not list the name in `present`, and a region for it is wrong. Empty if
-            not everything is annotated; such phrases are then left out.
-        names: All names that things are classed by. Unlike `categories` they may leave out much that images show.
+        images: The images.
+        categories: Names of categories with complete annotations: all their objects in all images. A phrase with such a
+            head noun is absent from an image without the name in `present`, and a region for it is wrong. Phrases with
+            other head nouns are left out.
+        objects: The objects of each image; empty if there are phrases only.
+        names: All names of categories. Annotations may be incomplete, unlike those of `categories`.
+        descriptions: All `TruthObject.description`.
     """
 
     images: Mapping[str, TruthImage]
     categories: frozenset[str] = frozenset()
-    things: Mapping[str, tuple[TruthThing, ...]] = field(default_factory=dict)  # empty if there are phrases only
+    objects: Mapping[str, tuple[TruthObject, ...]] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
-    descriptions: frozenset[str] = frozenset()  # all `TruthThing.described`
+    descriptions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spelled:
-    """The spelling of one caption of the ground truth in the captions of an image."""
+class CaptionSpelling:
+    """The spelling of a caption of the ground truth in the captions of an image."""
 
-    numbers: frozenset[int]  # the same captions; empty if there is none
-    words: Mapping[str, str] = field(default_factory=dict)  # those that they spell otherwise -> their spelling
+    numbers: frozenset[int]  # numbers of the matching captions; empty if there is none
+    words: Mapping[str, str] = field(default_factory=dict)  # word of the ground truth -> another spelling in them
 
     def phrase(self, phrase: str) -> str:
-        """Return a normalised phrase of the ground truth as these captions have it."""
+        """Return a normalised phrase of the ground truth in the spelling of these captions."""
         if not self.words:
             return phrase
         return normalise(" ".join(self.words.get(word, word) for word in phrase.split()))
@@ -165,57 +190,58 @@ class Spelled:
 
 @lru_cache(maxsize=1024)
 def bare(caption: str) -> str:
-    """Return the caption's letters and digits. Each target of an image requires those of all its captions."""
+    """Return the caption's letters and digits. Every target of an image compares all captions, hence the cache."""
     return "".join(filter(str.isalnum, caption.casefold()))
 
 
 @lru_cache(maxsize=1024)
-def spelled(caption: str, captions: tuple[str, ...]) -> Spelled:
+def find_spelling(caption: str, captions: tuple[str, ...]) -> CaptionSpelling:
     """Find a caption of the ground truth among the captions of an image.
 
-    Every caption with the same letters and digits is the same one. If there is none, it is the most similar one, from
-    `SAME_CAPTION` on, the first of equals, unless a word is another and not another spelling (`SAME_WORD`).
+    Captions with equal letters and digits match. If there is none, the most similar one matches, the first among
+    equals, if its similarity is at least `SAME_CAPTION` and that of each differing word at least `SAME_WORD`.
     """
-    wanted = bare(caption)
-    same = frozenset(number for number, each in enumerate(captions) if bare(each) == wanted)
+    letters = bare(caption)
+    same = frozenset(number for number, text in enumerate(captions) if bare(text) == letters)
     if same or not captions:
-        return Spelled(numbers=same)
-    alike = [_alike(wanted, bare(each)) for each in captions]
-    nearest = max(range(len(captions)), key=alike.__getitem__)
+        return CaptionSpelling(numbers=same)
+    similarities = [_similarity(letters, bare(text)) for text in captions]
+    nearest = max(range(len(captions)), key=similarities.__getitem__)
     words = dict(_other_words(caption, captions[nearest]))
-    if alike[nearest] < SAME_CAPTION or any(_alike(*each) < SAME_WORD for each in words.items()):
-        return Spelled(numbers=frozenset())
-    return Spelled(numbers=frozenset([nearest]), words=words)
+    if similarities[nearest] < SAME_CAPTION or any(_similarity(*pair) < SAME_WORD for pair in words.items()):
+        return CaptionSpelling(numbers=frozenset())
+    return CaptionSpelling(numbers=frozenset([nearest]), words=words)
 
 
-def _alike(text: str, other: str) -> float:
+def _similarity(text: str, other: str) -> float:
     return SequenceMatcher(None, text, other, autojunk=False).ratio()
 
 
 def _other_words(caption: str, other: str) -> Iterator[tuple[str, str]]:
     """Words of a caption and their counterparts in another, case folded."""
-    ours = caption.casefold().split()
-    theirs = other.casefold().split()
-    for kind, start, end, other_start, other_end in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+    words = caption.casefold().split()
+    other_words = other.casefold().split()
+    matcher = SequenceMatcher(None, words, other_words, autojunk=False)
+    for kind, start, end, other_start, other_end in matcher.get_opcodes():
         if kind != "replace":
             continue
         if end - start == other_end - other_start:
-            yield from zip(ours[start:end], theirs[other_start:other_end], strict=True)
+            yield from zip(words[start:end], other_words[other_start:other_end], strict=True)
         elif end - start == 1:
-            yield ours[start], " ".join(theirs[other_start:other_end])
+            yield words[start], " ".join(other_words[other_start:other_end])
 
 
 def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
-    """Return the numbers of those phrases of an image with these captions that answer a target."""
+    """Return the numbers of an image's phrases that match a target."""
     if target.match == "category":
         return [n for n, phrase in enumerate(phrases) if target.phrase in (phrase.text, phrase.head)]
     if target.caption is None:
-        own = Spelled(numbers=frozenset(range(len(captions))))
+        spelling = CaptionSpelling(numbers=frozenset(range(len(captions))))
     else:
-        own = spelled(target.caption, tuple(captions))
-    near = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in own.numbers]
-    wanted = own.phrase(target.phrase)
-    named = [n for n in near if phrases[n].text == wanted]
-    if not named and target.match == "expression" and near:
-        return [min(near, key=lambda n: phrases[n].start)]
-    return named
+        spelling = find_spelling(target.caption, tuple(captions))
+    candidates = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in spelling.numbers]
+    text = spelling.phrase(target.phrase)
+    matches = [n for n in candidates if phrases[n].text == text]
+    if not matches and target.match == "expression" and candidates:
+        return [min(candidates, key=lambda n: phrases[n].start)]
+    return matches

@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as ground truth: sentences that each mean one annotation of an instances file.
+"""RefCOCO, RefCOCO+ and RefCOCOg as ground truth: each sentence means one annotation of an instances file.
 
     instances.json      COCO instances
     refs(unc).json      [{"ref_id": 0, "ann_id": 1719310, "image_id": 581857, "sentences": [{"sent": "man in blue"}]}]
@@ -17,8 +17,8 @@ from typing import Final
 from stages.contract.errors import InputError
 from stages.phrases.filters import normalise
 from stages.truth.coco import (
-    CocoThing,
-    PictureEntry,
+    CocoObject,
+    ImageEntry,
     by_id,
     entries,
     mask_of,
@@ -39,44 +39,44 @@ _TO_JSON: Final = (
 def read_refcoco(folder: Path) -> GroundTruth:
     """Return the ground truth of a folder with `instances.json` and one `refs*.json`.
 
-    A target is a sentence, and its thing is the annotation that its ref names, even a crowd. Refs to a box without
-    width or height are left out. A sentence without letters and digits stays, with the phrase "". Images without
-    sentences stay, without targets.
+    A target is a sentence, and its object is the annotation of its ref, even a crowd. Refs to a box without width or
+    height are left out. A sentence without letters and digits has the phrase "". Images without sentences have no
+    targets.
 
-    Groups: split (val, testA, ...) where refs have one, size (small, medium, large by COCO's limits) and objects
-    (how many annotations the image has, "6+" for more than five).
+    Groups: split (val, testA, ...) if refs have one, size (small, medium, large by COCO's limits) and objects (number
+    of the image's annotations, "6+" for more than five).
 
     Raise InputError if a file is missing or damaged, or there is more than one `refs*.json`.
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
-    annotations = by_id((thing.entry for thing in instances.things), "annotation")
-    things = {ann_id: thing for (ann_id, _), thing in zip(annotations, instances.things, strict=True)}
+    annotations = by_id((item.entry for item in instances.objects), "annotation")
+    objects = {ann_id: item for (ann_id, _), item in zip(annotations, instances.objects, strict=True)}
     targets: dict[str, list[Callable[[], list[TruthTarget]]]] = {name: [] for name in instances.by_name}
     for ref in entries(path, read_json(path), "refs"):
         ann_id = ref.id("ann_id")
         image_id = ref.id("image_id")
-        thing = things.get(ann_id)
-        if thing is None:
+        item = objects.get(ann_id)
+        if item is None:
             raise ref.fault(f"no annotation of {INSTANCES} has the id {ann_id!r}")
-        if instances.images.get(image_id) is not thing.image:
+        if instances.images.get(image_id) is not item.image:
             raise ref.fault(f"the annotation {ann_id!r} is not of the image {image_id!r}")
-        inner = entries(path, ref.values.get("sentences"), f"{ref.place}.sentences")
-        sentences = [each.get("sent", "of text", lambda value: isinstance(value, str)) for each in inner]
-        if thing.has_area:
-            targets[thing.image.file_name].append(partial(_targets, thing, sentences, ref.values.get("split")))
+        members = entries(path, ref.values.get("sentences"), f"{ref.place}.sentences")
+        sentences = [member.get("sent", "of text", lambda value: isinstance(value, str)) for member in members]
+        if item.has_area:
+            targets[item.image.file_name].append(partial(_targets, item, sentences, ref.values.get("split")))
 
-    def made(image: PictureEntry) -> TruthImage:
+    def make(image: ImageEntry) -> TruthImage:
         return TruthImage(
             file_name=image.file_name,
             width_px=image.width_px,
             height_px=image.height_px,
-            targets=tuple(target for make in targets[image.file_name] for target in make()),
+            targets=tuple(target for make_targets in targets[image.file_name] for target in make_targets()),
         )
 
     return GroundTruth(
-        images=ImagesOnDemand(instances.by_name, made),
-        things=instances.truth_things(),
+        images=ImagesOnDemand(instances.by_name, make),
+        objects=instances.truth_objects(),
         names=frozenset(instances.names.values()),
     )
 
@@ -97,15 +97,15 @@ def _refs_path(folder: Path) -> Path:
     raise InputError(f"{folder}: expected a refs*.json beside {INSTANCES}, found none")
 
 
-def _targets(thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:
-    boxes = (thing.box_xywh_px,)
-    mask = mask_of([thing])
-    groups = {"size": size_member(mask, boxes), "objects": objects_member(len(thing.image.things))}
+def _targets(item: CocoObject, sentences: list[str], split: object) -> list[TruthTarget]:
+    boxes = (item.box_xywh_px,)
+    mask = mask_of([item])
+    groups = {"size": size_member(mask, boxes), "objects": objects_member(len(item.image.objects))}
     if isinstance(split, str):
         groups["split"] = split
     return [
         TruthTarget(
-            phrase=normalise(said), boxes_xywh_px=boxes, match="expression", mask=mask, caption=said, groups=groups
+            phrase=normalise(text), boxes_xywh_px=boxes, match="expression", mask=mask, caption=text, groups=groups
         )
-        for said in sentences
+        for text in sentences
     ]

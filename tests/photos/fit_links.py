@@ -40,7 +40,7 @@ def images_of(path: Path) -> list[Image]:
     stage.setup()
     found = []
     for image in truth.images.values():
-        captions = tuple(dict.fromkeys(each.caption for each in image.chained))
+        captions = tuple(dict.fromkeys(each.caption for each in image.chained_phrases))
         (record,) = stage.process([Record.start(Sample(sample_id=image.file_name, source="", captions=captions))])
         regions = [
             {"caption_index": each.caption_index, "span": (each.start, each.end), "phrase": each.text, "group": index}

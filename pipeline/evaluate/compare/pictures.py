@@ -100,7 +100,7 @@ def compared_images(
         if truth is None or matched is None:
             return _any_questions(record)
         image = matched.images[record.sample.image.file_name]
-        image = image.scaled((record.height_px, record.width_px)) if resized else image
+        image = image.resize((record.height_px, record.width_px)) if resized else image
         return _placed_questions(len(found), record, image, truth.categories)
 
     found: list[ComparedImage] = []

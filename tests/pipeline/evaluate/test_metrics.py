@@ -183,7 +183,7 @@ CHAINED = (
     ("another caption", "hat", "9"),
 )
 CHAINS = tuple(ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED)
-IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained=CHAINS)
+IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained_phrases=CHAINS)
 
 
 def test_phrases_are_found_by_caption_text_and_order() -> None:
@@ -192,7 +192,7 @@ def test_phrases_are_found_by_caption_text_and_order() -> None:
     assert grouping_of(5, fewer, IMAGE).links == ((0, "7"),)
     said, marked = "A grey dog runs along the sea.", "A gray dog runs along the sea ."
     row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
-    image = replace(IMAGE, chained=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
+    image = replace(IMAGE, chained_phrases=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
     assert grouping_of(5, row, image).links == ((4, "7"),)
 
 

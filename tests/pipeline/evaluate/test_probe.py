@@ -11,7 +11,7 @@ from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, load
-from stages.truth.ground_truth import TruthImage, TruthTarget, TruthThing
+from stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
 from tests.factories import TOWERS
 
 HALF = (0.0, 0.0, 0.5, 1.0)
@@ -23,7 +23,7 @@ def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Pictu
     for x0, y0, x1, y1 in boxes:
         mask = np.zeros((height, width), np.bool_)
         mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
-        things.append(TruthThing(box_xywh_px=(0, 0, 1, 1), category="x", described="x", mask=encode_mask(mask)))
+        things.append(TruthObject(box_xywh_px=(0, 0, 1, 1), category="x", description="x", mask=encode_mask(mask)))
     asked = Questions(
         boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
         things=tuple(things),
@@ -94,9 +94,11 @@ def test_a_model_keeps_its_state() -> None:
 SIZE_HW = (50, 100)
 
 
-def thing(*box: float, category: str | None = "car") -> TruthThing:
-    described = None if category is None else f"red {category}"
-    return TruthThing(box_xywh_px=(box[0], box[1], box[2], box[3]), category=category, described=described, mask=None)
+def thing(*box: float, category: str | None = "car") -> TruthObject:
+    description = None if category is None else f"red {category}"
+    return TruthObject(
+        box_xywh_px=(box[0], box[1], box[2], box[3]), category=category, description=description, mask=None
+    )
 
 
 def image(*phrases: tuple[str, list[tuple[float, float, float, float]]], match: str = "phrase") -> TruthImage:
@@ -111,7 +113,7 @@ def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_
     things = [thing(*LEFT), thing(*RIGHT, category="bus")]
     asked = questions_of(image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False)
     assert [each.category for each in asked.things] == ["car", "bus", None]
-    assert [each.described for each in asked.things] == ["red car", "red bus", None]
+    assert [each.description for each in asked.things] == ["red car", "red bus", None]
     assert asked.boxes_rel.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 1, 1]]
     assert asked.candidates.tolist() == [0, 1, 2]
     assert asked.phrases == (("a car", (0,)), ("the road", (2,)))

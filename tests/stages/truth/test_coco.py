@@ -57,11 +57,11 @@ def test_every_thing_by_itself(tmp_path: Path) -> None:
         annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
         annotation(bbox=[0, 0, 0, 9]),
     )
-    first, second = truth.things["a.jpg"]
-    assert (first.box_xywh_px, first.category, first.described) == ((1, 2, 3, 3), "car", "red car")
+    first, second = truth.objects["a.jpg"]
+    assert (first.box_xywh_px, first.category, first.description) == ((1, 2, 3, 3), "car", "red car")
     assert first.mask is not None
     assert rle_area_px(first.mask) == 9
-    assert (second.box_xywh_px, second.category, second.described, second.mask) == ((3, 4, 3, 3), "car", None, None)
+    assert (second.box_xywh_px, second.category, second.description, second.mask) == ((3, 4, 3, 3), "car", None, None)
     assert (truth.names, truth.descriptions) == ({"car", "traffic light"}, {"red car"})
 
 

@@ -59,8 +59,8 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
         for phrase, boxes, caption, groups in wanted
     )
     chains = [("two men", "7"), ("man's arm", "8"), ("it", ""), ("street", "9"), ("signs", "10"), ("men", "7")]
-    assert [(each.phrase, each.chain) for each in image.chained] == chains
-    assert image.chained[0].caption == image.targets[0].caption
+    assert [(each.phrase, each.chain) for each in image.chained_phrases] == chains
+    assert image.chained_phrases[0].caption == image.targets[0].caption
 
 
 def test_a_phrase_twice_in_a_caption_has_the_boxes_of_both_chains(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_things_that_no_sentence_means_are_there_too(tmp_path: Path) -> None:
     instances["annotations"] = [{**thing, "category_id": 1} for thing in INSTANCES["annotations"]]
     truth = read_refcoco(written(tmp_path, [ref(70, "the man")], instances))
     assert truth.names == {"person"}
-    boxes = [(thing.box_xywh_px, thing.category) for thing in truth.things["COCO_train2014_5.jpg"]]
+    boxes = [(thing.box_xywh_px, thing.category) for thing in truth.objects["COCO_train2014_5.jpg"]]
     assert boxes == [((1, 2, 40, 40), "person"), ((0, 0, 9, 9), "person")]
     assert truth.categories == frozenset(), "not everything that images show is annotated"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.truth.ground_truth import spelled
+from stages.truth.ground_truth import find_spelling
 
 OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
 
@@ -32,25 +32,27 @@ OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
     ],
 )
 def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(truth, own, phrase, expected) -> None:
-    found = spelled(truth, (*OTHERS, own))
+    found = find_spelling(truth, (*OTHERS, own))
     assert found.numbers == {2}
     assert found.phrase(phrase) == expected
 
 
 def test_letters_and_digits_decide_first_and_every_equal_caption_is_it() -> None:
     """The second resembles the caption, and is another one."""
-    found = spelled("A grey dog runs at the beach .", ("a grey dog runs at the beach", "a gray dog runs at the beach"))
+    found = find_spelling(
+        "A grey dog runs at the beach .", ("a grey dog runs at the beach", "a gray dog runs at the beach")
+    )
     assert found.numbers == {0}
     assert found.phrase("grey dog") == "grey dog"
-    assert spelled("A dog .", ("a dog", "two dogs", "A dog")).numbers == {0, 2}
+    assert find_spelling("A dog .", ("a dog", "two dogs", "A dog")).numbers == {0, 2}
 
 
 @pytest.mark.parametrize("captions", [(), OTHERS, ("A red dog runs at the shore .",)])
 def test_a_caption_that_says_something_else_is_none_of_them(captions: tuple[str, ...]) -> None:
-    assert spelled("A black dog runs at the beach .", captions).numbers == frozenset()
+    assert find_spelling("A black dog runs at the beach .", captions).numbers == frozenset()
 
 
 def test_another_word_makes_another_caption_however_long_the_rest_is() -> None:
     rest = "dog runs along the beach beside a large group of children who play in the water with a yellow ball ."
-    assert spelled(f"A red {rest}", (f"A blue {rest}",)).numbers == frozenset()
-    assert spelled(f"A gray {rest}", (f"A grey {rest}",)).numbers == {0}
+    assert find_spelling(f"A red {rest}", (f"A blue {rest}",)).numbers == frozenset()
+    assert find_spelling(f"A gray {rest}", (f"A grey {rest}",)).numbers == {0}
