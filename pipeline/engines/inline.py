@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
-from stages.read import Reader, Shard, Skipped, read_shard
+from stages.read import Reader, Shard, SkippedRow, read_shard
 from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
@@ -52,7 +52,7 @@ def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[st
     """
     samples, skipped = 0, Counter[str]()
     for item in read_shard(reader, shard):
-        if isinstance(item, Skipped):
+        if isinstance(item, SkippedRow):
             skipped[item.reason] += 1
         else:
             samples += 1

@@ -12,13 +12,13 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
-from stages.read.base import CutReader, Reader, Shard, Skipped, SourceConfig, read_shard
+from stages.read.base import CutReader, Reader, Shard, SkippedRow, SourceConfig, read_shard
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import grouped_rows, plan_shards
 from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "SourceConfig", "grouped_rows", "guess_kind",
+    "READERS", "InputConfig", "Reader", "Shard", "SkippedRow", "SourceConfig", "grouped_rows", "guess_kind",
     "input_fingerprint", "make_reader", "plan_shards", "read_shard",
 ]  # fmt: skip
 
@@ -33,32 +33,32 @@ READERS: Final[KindTable[Reader]] = KindTable(
     }
 )
 """The readers. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside each
-tar, and images lie beside the tables that name them."""
+tar, and images are beside the tables that name them."""
 
 InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
 
 
 def make_reader(config: InputConfig) -> Reader:
-    """Return the reader of an input. Call this where the run was started: relative paths are resolved here."""
+    """Return the reader of an input. Relative paths are resolved here, so call it where the run starts."""
     reader = READERS[config.kind](config)
     return reader if config.limit is None and config.part is None else CutReader(reader, config.limit)
 
 
 def input_fingerprint(config: InputConfig) -> str:
-    """Return a text that differs when files of the input were added, removed or written, or the limit is another.
+    """Return a text that changes if files of the input are added, removed or written, or if the limit changes.
 
-    Images that captions name are not looked at. Raise InputError if there are no such files, or no such image root.
+    Images in other files are not checked. Raise InputError if there are no such files, or no such image root.
     """
     reader = READERS[config.kind]
     RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
-    found = fingerprint_of(find_files(config.path, (*reader.suffixes, *reader.suffixes_beside)))
-    return found if config.limit is None else f"{found} {config.limit}"
+    fingerprint = fingerprint_of(find_files(config.path, (*reader.suffixes, *reader.suffixes_beside)))
+    return fingerprint if config.limit is None else f"{fingerprint} {config.limit}"
 
 
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
     """Return the keys of the `input` section for a path, such as `{"kind": "csv", "path": "captions.tsv"}`.
 
-    The path is as `input.path`. Raise InputError if it does not exist, or is of no kind that is read, or of several.
+    The path is as `input.path`. Raise InputError if it does not exist, or is of an unknown kind, or of several kinds.
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
     kinds = {kind_of(entry, READERS) for entry in paths}

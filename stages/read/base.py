@@ -1,9 +1,9 @@
-"""The contract of readers, the parts of an input (`Shard`), and rows that are left out (`Skipped`).
+"""The contract of readers, the parts of an input (`Shard`), and rows that are left out (`SkippedRow`).
 
 A reader works in two steps. `shards()` plans on the driver: it finds the files, rejects an input that cannot be read as
-a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `Skipped` for
-every row of the part, in the order of the input; rows of one image may share a sample (`plan`). The samples do not
-depend on where the input was cut.
+a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `SkippedRow`
+for every row of the part, in the order of the input; rows of one image may share a sample (`plan`). The samples do not
+depend on the cuts.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from stages.contract.errors import ConfigError, InputError, one_line
 from stages.contract.records import Sample
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""Extensions of images that are files or members of tars, in the order in which they are looked for."""
+"""Extensions of images that are files or members of tars, in the order of the search."""
 
-PACKED: Final = ("", ".gz", ".bz2", ".xz", ".zst")  # what may follow the suffix of a file of lines
+COMPRESSION_SUFFIXES: Final = ("", ".gz", ".bz2", ".xz", ".zst")  # after the suffix of a file of lines
 
 MAX_TEXT_BYTES: Final = 16 * 1024 * 1024  # Larger texts and JSON members are faults
 
@@ -56,39 +56,39 @@ class SourceConfig(BaseModel):
 
     @field_validator("part")
     @classmethod
-    def _is_one_of(cls, part: str | None) -> str | None:
-        number, slash, of = (part or "1/1").partition("/")
-        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+    def _check_part(cls, part: str | None) -> str | None:
+        number, slash, parts = (part or "1/1").partition("/")
+        if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
             raise ValueError("expected a part and the number of all parts, from 1/8 to 8/8")
         return part
 
     @property
     def extent(self) -> str:
-        """Return what of the input is read, for people."""
+        """The name of the input, or of the part that is read, for people."""
         return "the input" if self.part is None else f"part {self.part} of the input"
 
     def take_part(self, shards: Sequence[Shard]) -> Sequence[Shard]:
-        """Return the shards of this part, of which the first and the last are cut: parts differ by one sample at most.
+        """Return the shards of this part. The first and the last may be cut: parts differ by one sample at most.
 
-        Where a shard does not say how many samples it holds, parts share whole shards: counting would read the input.
+        If a shard does not know its number of samples, parts consist of whole shards: counting would read the input.
         """
         number, parts = (int(text) for text in (self.part or "1/1").split("/"))
-        counted = all(shard.samples is not None for shard in shards)
-        counts = [(shard.samples or 0) if counted else 1 for shard in shards]
+        has_counts = all(shard.samples is not None for shard in shards)
+        counts = [(shard.samples or 0) if has_counts else 1 for shard in shards]
         start, stop = (place * sum(counts) // parts for place in (number - 1, number))
-        taken: list[Shard] = []
+        part: list[Shard] = []
         for shard, count, end in zip(shards, counts, accumulate(counts), strict=True):
             first = max(start, end - count)
             last = min(stop, end)
             if last - first == count:
-                taken.append(shard)
+                part.append(shard)
             elif first < last:
-                taken.append(replace(shard, skip=first - end + count, samples=last - first, rows=None))
-        return taken
+                part.append(replace(shard, skip=first - end + count, samples=last - first, rows=None))
+        return part
 
     @model_validator(mode="before")
     @classmethod
-    def _holds_its_images(cls, values: Any) -> Any:
+    def _check_image_root(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("image_root") and "image_root" not in cls.model_fields:
             raise ConfigError(
                 f"images of a {values.get('kind')} input are found in the input itself ({values.get('path')}): leave "
@@ -100,39 +100,57 @@ class SourceConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A part of the input that one worker reads at once. Small and picklable."""
+    """A part of the input that one worker reads at once. Small and picklable.
 
-    url: str  # absolute location of the file
-    name: str  # the path relative to the input's common folder, as sample ids and messages use it
-    start: int = 0  # Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row
-    stop: int | None = None  # Where it ends, exclusive, in the same unit; None means the end of the file
-    first_row: int = 0  # number of the first row, as messages count: lines from 1, Parquet rows from 0
-    skip: int = 0  # How many of its first samples are left out, see `CutReader`
-    samples: int | None = None  # How many samples it holds behind these; None if that is known only after reading
-    rows: int | None = None  # How many rows these are where several may be one sample, else None
-    renamed: tuple[tuple[int, str], ...] = ()  # its samples whose id is taken: index from 0 on, and the id instead
-    payload: bytes = b""  # more that the kind needs to know (a header, rows from a file that cannot be cut)
+    Attributes:
+        url: Absolute location of the file.
+        name: The path relative to the input's common folder, for sample ids and messages.
+        start: Begin of the part: a byte (jsonl, csv), a row group (parquet), else a row.
+        stop: End of the part, exclusive, in the same unit; None for the end of the file.
+        first_row: Number of the first row in messages: lines count from 1, Parquet rows from 0.
+        skip: Number of samples at the begin that are left out, see `CutReader`.
+        samples: Number of samples after these; None if only reading tells.
+        rows: Number of rows of these samples, if several may be one sample, else None.
+        new_ids: Samples with an id that an earlier sample has: their index from 0, and another id.
+        payload: Further data of the kind (a header, rows from a file that cannot be cut).
+    """
+
+    url: str
+    name: str
+    start: int = 0
+    stop: int | None = None
+    first_row: int = 0
+    skip: int = 0
+    samples: int | None = None
+    rows: int | None = None
+    new_ids: tuple[tuple[int, str], ...] = ()
+    payload: bytes = b""
 
     @property
-    def renamed_at(self) -> dict[int, str]:
+    def new_id_at(self) -> dict[int, str]:
         """The new ids by index."""
-        return dict(self.renamed)
+        return dict(self.new_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A row of the input that gives no sample because a downloader already gave up on it."""
+class SkippedRow:
+    """A row of the input without a sample, because its download had failed.
 
-    reason: str  # a key of `stages.contract.errors.ROW_ERRORS`, under which the row is counted
-    source: str  # the place of the row, for people
+    Attributes:
+        reason: A key of `stages.contract.errors.ROW_ERRORS`, for counting.
+        source: The place of the row, for people.
+    """
+
+    reason: str
+    source: str
 
 
 class Reader(ABC):
-    """Reads one kind of input. Instances are cheap, picklable and hold only their configuration.
+    """Read one kind of input. Instances are cheap, picklable and hold only their configuration.
 
     Attributes:
         config_type: The kind's keys of `input`, with `kind: Literal["x"]`.
-        suffixes: How files of the kind end, in lower case and with the dot.
+        suffixes: Ends of file names of the kind, in lower case and with the dot.
         suffixes_beside: Suffixes of files that belong to the input, but do not decide its kind.
     """
 
@@ -152,7 +170,7 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the rows of one shard, in order; bad rows are samples with an `error`.
 
         Raise InputError if the shard's file is gone since the input was planned.
@@ -167,9 +185,9 @@ class Reader(ABC):
 
 
 class CutReader(Reader):
-    """Reads shards of another reader that are cut: `skip` and `samples` say which of their samples are wanted.
+    """Read cut shards of another reader: the `samples` after the first `skip`.
 
-    With a `limit` the input is its first samples: at most so many, of which some may be `Skipped`.
+    With a `limit`, the input is at most so many samples at its begin; a `SkippedRow` counts as one.
     """
 
     def __init__(self, reader: Reader, limit: int | None) -> None:
@@ -177,29 +195,30 @@ class CutReader(Reader):
         self._limit = limit
 
     def shards(self) -> list[Shard]:
-        """Plan the input; with a limit, a shard that does not say how many samples it holds is read to count them."""
+        """Plan the input. With a limit, shards that do not know their number of samples are read to count them."""
         if self._limit is None:
             return self._reader.shards()
-        kept: list[Shard] = []
-        left = self._limit
+        shards: list[Shard] = []
+        remaining = self._limit
         for shard in self._reader.shards():
-            if left == 0:
+            if remaining == 0:
                 break
             rows = shard.samples
             if rows is None:
-                rows = sum(1 for _ in islice(self._reader.read(shard), left))
-            kept.append(replace(shard, samples=rows) if rows <= left else replace(shard, samples=left, rows=None))
-            left -= min(rows, left)
-        return kept
+                rows = sum(1 for _ in islice(self._reader.read(shard), remaining))
+            is_whole = rows <= remaining
+            shards.append(replace(shard, samples=rows) if is_whole else replace(shard, samples=remaining, rows=None))
+            remaining -= min(rows, remaining)
+        return shards
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """See `Reader.read`."""
         rows = self._reader.read(shard)
         with closing(rows):  # type: ignore[type-var]  # readers are generators
             yield from islice(rows, shard.skip, None if shard.samples is None else shard.skip + shard.samples)
 
 
-def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:
+def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | SkippedRow]:
     """Yield the rows of one shard as `Reader.read` does, for runs, which also write.
 
     Raise InputError if the disk or the network fails: a run would take an OSError for an error of writing, since

@@ -1,13 +1,13 @@
-"""COCO captions: one JSON with `images` and `annotations`, all captions of an image in its row.
+"""COCO captions: one JSON with `images` and `annotations`; a row has all captions of its image.
 
     {"images": [{"id": 9, "file_name": "000000000009.jpg"}],
      "annotations": [{"id": 1, "image_id": 9, "caption": "a bowl of broccoli"}]}
 
-Karpathy's splits (`dataset_flickr30k.json`), whose images hold their captions as `sentences`, are read, too.
+Karpathy's splits (`dataset_flickr30k.json`) are read, too; their images hold the captions as `sentences`.
 
-Captions keep the order of the annotations. Every entry of the file is accounted for: an image without captions is a
-row without captions, and a caption of an image that is not listed is a bad row "annotation:ID". The images usually lie
-elsewhere than the JSON: set `image_root`.
+Captions keep the order of the annotations. Every entry of the file is a row or a caption: an image without captions is
+a row without captions, and a caption of an unknown image is a bad row "annotation:ID". Images are usually in another
+folder than the JSON: set `image_root`.
 
 A JSON cannot be read in parts. So planning loads it whole, which takes about 6 times its size in memory, and each
 shard carries its rows, compressed: about 0.1 MB for 1,000 images with five captions.
@@ -24,10 +24,10 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, Shard, Skipped, SourceConfig
-from stages.read.find import FoundFile, find_files
+from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
+from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, settle, shorten, usable_id
+from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id, with_unique_id
 from stages.read.streams import open_plain
 
 
@@ -42,7 +42,7 @@ class CocoCaptionsInput(SourceConfig):
 
 
 CarriedImage = tuple[str, dict[str, Any], str, str]
-"""Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault of an entry that is no image."""
+"""Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault, or "" for both."""
 
 
 class CocoCaptionsReader(Reader):
@@ -68,19 +68,19 @@ class CocoCaptionsReader(Reader):
             shards += plan_rows(file.url, file.name, rows, self.config.shard_size)
         return with_unique_ids(shards, array("q", (stable_key(sample_id) for sample_id, _ in ids)), ids)
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""
-        renamed = shard.renamed_at
+        new_ids = shard.new_id_at
         for index, (place, row, reason, detail) in enumerate(carried_rows(shard)):
             if reason:
                 sample = bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
             else:
                 sample = self.rows.sample(row, place=place, shard=shard)
-            yield settle(sample, renamed.get(index))
+            yield with_unique_id(sample, new_ids.get(index))
 
 
-def _rows_of(file: FoundFile) -> list[CarriedImage]:
-    """The images of a file in order, then the annotations that belong to none."""
+def _rows_of(file: SourceFile) -> list[CarriedImage]:
+    """The images of a file in order, then the annotations without an image."""
     images, annotations = _load(file)
     rows: list[CarriedImage] = []
     captions_of: dict[str, list[str]] = {}
@@ -101,8 +101,8 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
         if not isinstance(annotation, dict):
             rows.append((place, {}, "bad_row", "expected an object"))
             continue
-        own_id = usable_id(annotation, ("id",))
-        row = {"id": None if own_id is None else f"annotation:{own_id}"}
+        annotation_id = usable_id(annotation, ("id",))
+        row = {"id": None if annotation_id is None else f"annotation:{annotation_id}"}
         captions = captions_of.get(usable_id(annotation, ("image_id",)) or "")
         caption = annotation.get("caption")
         if captions is None:
@@ -114,7 +114,7 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
     return rows
 
 
-def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
+def _load(file: SourceFile) -> tuple[list[Any], list[Any]]:
     """The lists `images` and `annotations`. Raise InputError if the file is not COCO captions."""
     try:
         with open_plain(file.url) as stream:
@@ -125,7 +125,7 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     images = content.get("images")
     annotations = content.get("annotations")
     if annotations is None and isinstance(images, list):
-        images, annotations = _taken_apart(images)
+        images, annotations = _split_karpathy(images)
     if not isinstance(images, list) or not isinstance(annotations, list):
         present = ", ".join(shorten(key, 40) for key in list(content)[:20]) or "none"
         raise InputError(f"{file.url}: expected the lists 'images' and 'annotations', found the keys {present}")
@@ -136,18 +136,18 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     return images, annotations
 
 
-def _taken_apart(images: list[Any]) -> tuple[list[Any], list[Any] | None]:
-    """Images of Karpathy's splits -> images and annotations as COCO has them, or None where no image has sentences."""
-    listed = []
+def _split_karpathy(images: list[Any]) -> tuple[list[Any], list[Any] | None]:
+    """Images of Karpathy's splits -> images and annotations of COCO; None for the latter if there are no sentences."""
+    entries = []
     annotations = []
     for number, image in enumerate(images):
         sentences = image.get("sentences") if isinstance(image, dict) else None
         if not isinstance(sentences, list):
-            listed.append(image)
+            entries.append(image)
             continue
-        own_id = image.get("cocoid", image.get("imgid", number))
+        image_id = image.get("cocoid", image.get("imgid", number))
         path = [part for part in map(image.get, ("filepath", "filename")) if isinstance(part, str)]
-        listed.append({"id": own_id, "file_name": "/".join(path) or None})
-        raw = [each.get("raw") if isinstance(each, dict) else each for each in sentences]
-        annotations += [{"image_id": own_id, "caption": caption} for caption in raw]
-    return listed, annotations or None
+        entries.append({"id": image_id, "file_name": "/".join(path) or None})
+        captions = [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in sentences]
+        annotations += [{"image_id": image_id, "caption": caption} for caption in captions]
+    return entries, annotations or None

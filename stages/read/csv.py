@@ -1,11 +1,11 @@
-"""CSV and TSV with a header: a row for each image, or for each caption of it.
+"""CSV and TSV with a header: a row for each image, or for each caption of an image.
 
     image,caption,id
     kitchen/1.jpg,"a red cup, on a table",k1
 
 Quoted fields of CSV may hold line ends. A quote that is not closed makes the rows after it part of its field, up to the
 next quote or 128 KiB: that is one bad row. TSV is read without quoting, and quotes around a whole field are taken off.
-Files without a header (CC3M's TSV) are rejected, and the message names the columns that were found.
+Files without a header (CC3M's TSV) are rejected; the message names the columns that were found.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import PACKED, Reader, Shard, Skipped
-from stages.read.find import FoundFile, find_files
+from stages.read.base import COMPRESSION_SUFFIXES, Reader, Shard, SkippedRow
+from stages.read.find import SourceFile, find_files
 from stages.read.plan import LinesConfig, Row, plan_lines, samples
 from stages.read.rows import RowParser, is_storable, shorten
 from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
@@ -41,7 +41,7 @@ class CsvInput(LinesConfig):
     )
 
 
-_EXPLAINED: Final = {
+_EXPLANATIONS: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
     "unexpected end of data": "the last row ends within quotes: is a quote open?",
     "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
@@ -52,7 +52,7 @@ class CsvReader(Reader):
     """Reads `kind: csv`. Rows without an id get "FILE:LINE"; the header is line 1."""
 
     config_type: ClassVar = CsvInput
-    suffixes: ClassVar = tuple(f".{kind}{packed}" for kind in ("csv", "tsv", "tab") for packed in PACKED)
+    suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("csv", "tsv", "tab") for end in COMPRESSION_SUFFIXES)
 
     def __init__(self, config: CsvInput) -> None:
         self.config = config
@@ -63,31 +63,31 @@ class CsvReader(Reader):
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         tables = {file.url: self._table(file) for file in files}
-        whole = {file.url: Shard(url=file.url, name=file.name, first_row=1) for file in files}
-        shards = plan_lines(files, lambda file: self._data_rows(whole[file.url], *tables[file.url]), self.config)
+        whole_files = {file.url: Shard(url=file.url, name=file.name, first_row=1) for file in files}
+        shards = plan_lines(files, lambda file: self._data_rows(whole_files[file.url], *tables[file.url]), self.config)
         return [replace(shard, payload=json.dumps(tables[shard.url]).encode()) for shard in shards]
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""
         return samples(self._data_rows(shard, *json.loads(shard.payload)), self.config, shard)
 
-    def _table(self, file: FoundFile) -> tuple[str, list[str]]:
+    def _table(self, file: SourceFile) -> tuple[str, list[str]]:
         """The delimiter and the columns of the file; an empty file has no columns.
 
         Raise InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
         """
         suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
-        usual = "\t" if {"tsv", "tab"} & set(suffixes) else ","
-        delimiters = self.config.delimiter or usual + ",\t;|".replace(usual, "")
+        default = "\t" if {"tsv", "tab"} & set(suffixes) else ","
+        delimiters = self.config.delimiter or default + ",\t;|".replace(default, "")
         errors: list[InputError] = []
         for delimiter in delimiters:
             try:
                 return delimiter, self._header(file, delimiter)
             except InputError as error:
                 errors.append(error)
-        raise max(errors, key=lambda error: str(error).count("', '"))  # that which found the most columns
+        raise max(errors, key=lambda error: str(error).count("', '"))  # the one with the most columns
 
-    def _header(self, file: FoundFile, delimiter: str) -> list[str]:
+    def _header(self, file: SourceFile, delimiter: str) -> list[str]:
         shard = Shard(url=file.url, name=file.name, first_row=1)
         fields = next((fields for _, _, fields in _rows(shard, delimiter)), [])
         if isinstance(fields, RowFault):
@@ -95,9 +95,9 @@ class CsvReader(Reader):
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
             raise InputError(f"{file.url} is UTF-16; {TO_UTF_8}")
         header = [name.strip() for name in fields]
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise InputError(f"{file.url}: the header names {', '.join(map(shorten, twice))} more than once")
+        repeated = sorted({name for name in header if header.count(name) > 1})
+        if repeated:
+            raise InputError(f"{file.url}: the header names {', '.join(map(shorten, repeated))} more than once")
         if header:
             expected = f"{file.url}: the first line must name the columns: expected the column"
             self.rows.check_columns(header, expected, all_configured=True)
@@ -146,19 +146,22 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
             except StopIteration:
                 return
             except csv.Error as error:
-                meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
+                meaning = next((meaning for part, meaning in _EXPLANATIONS.items() if part in str(error)), error)
                 fields = RowFault("bad_row", f"not CSV: {meaning}")
             fault = next((fault for _, _, fault in row if fault is not None), None)
             if isinstance(fields, list) and delimiter == "\t":
-                fields = [_unquoted(field) for field in fields]
+                fields = [_unquote(field) for field in fields]
             if fields or fault:
                 yield row[0][0], row[0][1], fault or fields
 
 
-_QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
+_QUOTED_FIELD: Final = re.compile(r'"((?:[^"]|"")*)"')
 
 
-def _unquoted(field: str) -> str:
-    """Most TSV is written without quoting, where a caption that begins with a quote would take in the rows below."""
-    found = _QUOTED.fullmatch(field)
-    return field if found is None else found[1].replace('""', '"')
+def _unquote(field: str) -> str:
+    """Remove quotes around a whole field of TSV.
+
+    A reader that allows quotes would join the rows below a caption that begins with one: most TSV is written without.
+    """
+    match = _QUOTED_FIELD.fullmatch(field)
+    return field if match is None else match[1].replace('""', '"')

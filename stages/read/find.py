@@ -1,4 +1,4 @@
-"""The files of an input: finding them, naming them the same way on every machine, their kind and their fingerprint."""
+"""The files of an input: their search, names that are the same on every machine, kind and fingerprint."""
 
 from __future__ import annotations
 
@@ -33,36 +33,38 @@ _TABLES: Final = ("parquet", "jsonl", "csv")
 
 _STAMPS: Final = ("size", "mtime", "created", "ETag")  # Names of file systems for size, time or version of a file
 
-Found = dict[str, str]  # Location of each file -> its size and time, as its file system listed it; "" if it is local
+Stamps = dict[str, str]  # Location of each file -> size and time from its file system; "" for local files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundFile:
+class SourceFile:
     """A file of the input.
 
     Attributes:
-        name: Path relative to the folder that all entries of `path` have in common. It is the same wherever the input
-            lies, and does not change when files are added to a folder.
+        url: Absolute location.
+        name: Path relative to the common folder of all entries of `path`. It is the same on every machine, and does not
+            change when files are added to a folder.
+        stamp: Size and time of a file behind a URL, else empty.
     """
 
-    url: str  # absolute location
+    url: str
     name: str
-    stamp: str = ""  # size and time of a file behind a URL, else empty
+    stamp: str = ""
 
 
-def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[FoundFile]:
-    """Return the files that the entries of `input.path` mean, in that order; files of an entry are sorted, none twice.
+def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[SourceFile]:
+    """Return the files of the entries of `input.path`, in their order; files of an entry are sorted, none is repeated.
 
-    `suffixes`, in lower case and with the dot, choose files in folders and among the matches of a glob; files that are
-    named one by one may end in any way. Raise InputError if there are no such files, ConfigError without an entry.
+    `suffixes`, in lower case and with the dot, choose files in folders and among the matches of a glob. Files that are
+    entries themselves may have any name. Raise InputError if there are no such files, ConfigError without an entry.
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
         raise ConfigError("expected a file, a folder, a glob or a list of these, got nothing", key="input.path")
-    each = [_find_entry(entry, suffixes) for entry in entries]
-    common = _common_folder([root for _, root in each])
-    found = {url: stamp for files, _ in each for url, stamp in files.items()}
-    return [FoundFile(url=url, name=storable(_relative(url, common)), stamp=stamp) for url, stamp in found.items()]
+    found_entries = [_find_entry(entry, suffixes) for entry in entries]
+    common = _common_folder([root for _, root in found_entries])
+    stamps = {url: stamp for files, _ in found_entries for url, stamp in files.items()}
+    return [SourceFile(url=url, name=storable(_relative(url, common)), stamp=stamp) for url, stamp in stamps.items()]
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
@@ -84,7 +86,7 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     return kind
 
 
-def fingerprint_of(files: Sequence[FoundFile]) -> str:
+def fingerprint_of(files: Sequence[SourceFile]) -> str:
     """Return the SHA-256 of names, sizes and times of files, in order; no file is read. Raise InputError."""
     digest = sha256()
     try:
@@ -99,7 +101,7 @@ def fingerprint_of(files: Sequence[FoundFile]) -> str:
     return digest.hexdigest()
 
 
-def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
+def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
     location = absolute(entry)
     filesystem = filesystem_of(location)
     path = path_in(filesystem, location)
@@ -107,27 +109,29 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
         if filesystem.isfile(path):
             return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
-            on_disk = is_local(location)
-            every = _local(_below(path)) if on_disk else _listed(location, filesystem.find(path, detail=True))
-            fitting = _fitting(every, location, suffixes)
-            if not fitting:
-                first = _relative(next(iter(every), ""), location)
-                example = f"it holds {len(every)} other files, such as {first}" if every else "it is empty"
+            if is_local(location):
+                stamps = _local_stamps(_walk(path))
+            else:
+                stamps = _stamps_of(location, filesystem.find(path, detail=True))
+            chosen = _choose(stamps, location, suffixes)
+            if not chosen:
+                first = _relative(next(iter(stamps), ""), location)
+                example = f"it holds {len(stamps)} other files, such as {first}" if stamps else "it is empty"
                 raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
-            return fitting, location
+            return chosen, location
         if _BRACES.search(location):
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
             folder = parent(location[: match.start()] + "x")
-            if is_local(location) and "**" not in path:  # which would follow links in circles
-                every = _local(one for one in glob(path) if not os.path.isdir(one))
+            if is_local(location) and "**" not in path:  # since ** would follow links in circles
+                stamps = _local_stamps(place for place in glob(path) if not os.path.isdir(place))
             else:
-                every = _listed(location, filesystem.glob(path, detail=True))
-            if not every:
-                _say_why_not(filesystem, path)
+                stamps = _stamps_of(location, filesystem.glob(path, detail=True))
+            if not stamps:
+                _raise_cause(filesystem, path)
                 raise InputError(f"no file matches {location}", key="input.path")
-            return _fitting(every, folder, suffixes) or every, folder
-        _say_why_not(filesystem, path)
+            return _choose(stamps, folder, suffixes) or stamps, folder
+        _raise_cause(filesystem, path)
     except network_errors() as error:
         raise InputError(f"cannot look into {location}: {getattr(error, 'strerror', None) or error}") from error
     raise InputError(f"no such file or folder: {location}", key="input.path")
@@ -137,83 +141,83 @@ def _stamp(location: str, info: Mapping[str, Any]) -> str:
     return "" if is_local(location) else " ".join(str(info[key]) for key in _STAMPS if key in info)
 
 
-def _say_why_not(filesystem: Any, path: str) -> None:
-    """Raise OSError where storage does not answer, or denies access: fsspec says that there is no such file."""
+def _raise_cause(filesystem: Any, path: str) -> None:
+    """Raise OSError if storage does not answer or denies access: fsspec would report a missing file."""
     with suppress(FileNotFoundError, ValueError):  # the latter for a name with NUL
         filesystem.info(path)
 
 
-def _local(paths: Iterable[str]) -> Found:
+def _local_stamps(paths: Iterable[str]) -> Stamps:
     return dict.fromkeys(sorted(paths), "")
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Yield the files below a local folder; follow links, and read each folder once. Raise OSError."""
+def _walk(folder: str) -> Iterator[str]:
+    """Yield the files below a local folder. Follow links, and read each folder once. Raise OSError."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    seen: set[str] = set()
+    visited: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         folders.sort()
-        if (real := os.path.realpath(place)) in seen:
+        if (target := os.path.realpath(place)) in visited:
             folders.clear()
         else:
-            seen.add(real)
+            visited.add(target)
             yield from (os.path.join(place, name) for name in names)
 
 
-def _listed(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Found:
+def _stamps_of(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Stamps:
     files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
     return {url: _stamp(url, files[url]) for url in sorted(files)}
 
 
-def _fitting(found: Found, folder: str, suffixes: tuple[str, ...]) -> Found:
-    """Those with one of the suffixes that are not hidden below the folder."""
+def _choose(stamps: Stamps, folder: str, suffixes: tuple[str, ...]) -> Stamps:
+    """The files with one of the suffixes that are not hidden below the folder."""
 
     def is_hidden(url: str) -> bool:
         return any(part.startswith((".", "__MACOSX")) for part in _relative(url, folder).split("/"))
 
-    return {url: stamp for url, stamp in found.items() if url.lower().endswith(suffixes) and not is_hidden(url)}
+    return {url: stamp for url, stamp in stamps.items() if url.lower().endswith(suffixes) and not is_hidden(url)}
 
 
-def _find_range(location: str) -> Found:
+def _find_range(location: str) -> Stamps:
     urls = _expand_braces(location)
     filesystem = filesystem_of(location)
 
     def info(url: str) -> dict[str, Any]:
         with suppress(FileNotFoundError):
-            found: dict[str, Any] = filesystem.info(path_in(filesystem, url))
-            return found
+            details: dict[str, Any] = filesystem.info(path_in(filesystem, url))
+            return details
         return {"type": "missing"}
 
     with ThreadPoolExecutor(_THREADS) as pool:
         infos = dict(zip(urls, pool.map(info, urls), strict=True))
-    missing = [url for url in urls if infos[url]["type"] != "file"]
-    if missing:
-        what = f"{len(missing)} of the {len(urls)} files of {location}"
-        raise InputError(f"{what} do not exist, the first is {missing[0]}")
+    absent_urls = [url for url in urls if infos[url]["type"] != "file"]
+    if absent_urls:
+        subject = f"{len(absent_urls)} of the {len(urls)} files of {location}"
+        raise InputError(f"{subject} do not exist, the first is {absent_urls[0]}")
     return {url: _stamp(url, found) for url, found in infos.items()}
 
 
 def _expand_braces(text: str) -> list[str]:
-    """`{08..10}` and `{a,b}` as the shell and webdataset write them; not nested."""
+    """Expand `{08..10}` and `{a,b}` like the shell and webdataset; not nested."""
     match = _BRACES.search(text)
     if match is None:
         return [text]
     first, last, names = match.groups()
-    expanded = names.split(",") if names else []
+    parts = names.split(",") if names else []
     if not names:
         span = range(int(first), int(last) + 1)
         if len(span) > _MAX_EXPANDED:
             raise ConfigError(f"{match.group()} means more than {_MAX_EXPANDED} files", key="input.path")
-        expanded = [str(number).zfill(len(first)) for number in span]
+        parts = [str(number).zfill(len(first)) for number in span]
     rest = _expand_braces(text[match.end() :])
-    return [text[: match.start()] + name + after for name in expanded for after in rest]
+    return [text[: match.start()] + name + after for name in parts for after in rest]
 
 
 def _common_folder(roots: list[str]) -> str:
-    """The deepest folder above all roots; "" if they lie in different filesystems."""
+    """The deepest folder above all roots; "" if they are in different filesystems."""
     protocols = {"" if is_local(root) else root.partition("://")[0] for root in roots}
     if len(protocols) > 1:
         return ""
@@ -226,22 +230,22 @@ def _relative(url: str, folder: str) -> str:
 
 
 def _kind_of_folder(entry: str, readers: Mapping[str, type[Reader]]) -> str:
-    every = tuple(suffix for reader in readers.values() for suffix in reader.suffixes)
-    names = [file.name.lower() for file in find_files(entry, every)]
-    found = [kind for kind, reader in readers.items() if any(name.endswith(reader.suffixes) for name in names)]
-    tables = [kind for kind in found if kind in _TABLES]
-    about = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
-    if found[0] == "parquet" and any(posixpath.dirname(name) in about for name in names):
+    suffixes = tuple(suffix for reader in readers.values() for suffix in reader.suffixes)
+    names = [file.name.lower() for file in find_files(entry, suffixes)]
+    kinds = [kind for kind, reader in readers.items() if any(name.endswith(reader.suffixes) for name in names)]
+    tables = [kind for kind in kinds if kind in _TABLES]
+    table_names = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+    if kinds[0] == "parquet" and any(posixpath.dirname(name) in table_names for name in names):
         return "folder"  # img2dataset puts 00000.parquet, which holds no images, beside the folder 00000
-    if found[0] in _TABLES and len(tables) > 1:
+    if kinds[0] in _TABLES and len(tables) > 1:
         raise InputError(
             f"{entry} holds files of several kinds, {' and '.join(tables)}: give the files of one, or set input.kind"
         )
-    return found[0]
+    return kinds[0]
 
 
 def _kind_of_json(location: str) -> str:
-    """COCO captions, a list of rows, or JSON Lines under another name."""
+    """Tell COCO captions from a list of rows and from JSON Lines under another name."""
     try:
         with open_plain(location) as stream:
             start = stream.read(PEEK_BYTES)

@@ -1,8 +1,8 @@
 """A folder of images with their captions beside them: `cats/1.jpg` and `cats/1.txt`.
 
-A text holds one caption a line, besides blank lines. Every image is a sample; one that has no text has no captions,
-which the phrases stage reports. A text without an image is the error missing_image. Images that
-differ only in their extension share a text. Samples are identified by the path of the image in the folder.
+A text has a caption on each line; blank lines do not count. Every image is a sample. An image without a text has no
+captions; the phrases stage reports it. A text without an image is the error missing_image. Images that differ only in
+their extension share a text. The id of a sample is the path of its image in the folder.
 
 Planning lists the folder once; each shard carries the names of its files, compressed.
 """
@@ -18,10 +18,10 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
-from stages.read.find import FoundFile, find_files
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, SkippedRow, SourceConfig
+from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import decode_text, settle, shorten
+from stages.read.rows import decode_text, shorten, with_unique_id
 from stages.read.streams import open_plain
 from stages.shared.storage import is_local, parent
 
@@ -31,7 +31,7 @@ TEXT_SUFFIX: Final = ".txt"
 _FETCH_THREADS: Final = 16
 
 NamedPair = tuple[str, str | None, str | None]
-"""The name that identifies the sample, and the locations of its image and of its text."""
+"""The sample's id, and the locations of its image and of its text."""
 
 
 class FolderInput(SourceConfig):
@@ -52,8 +52,8 @@ class FolderReader(Reader):
         self.config = config
 
     def shards(self) -> list[Shard]:
-        """Plan the input. A folder in which no image has a text is rejected."""
-        rows = _paired(find_files(self.config.path, (*IMAGE_SUFFIXES, TEXT_SUFFIX)))
+        """Plan the input. Raise InputError if no image of a folder has a text."""
+        rows = _pair_files(find_files(self.config.path, (*IMAGE_SUFFIXES, TEXT_SUFFIX)))
         if not any(image and text for _, image, text in rows):
             raise InputError(
                 f"{self.config.path}: none of its images has a text of the same name beside it, such as 1.jpg and "
@@ -65,12 +65,12 @@ class FolderReader(Reader):
         keys = array("q", (stable_key(name) for name, _, _ in rows))
         return with_unique_ids(shards, keys, ((name, name) for name, _, _ in rows))
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""
-        renamed = shard.renamed_at
+        new_ids = shard.new_id_at
         rows: list[NamedPair] = carried_rows(shard)
-        for index, ((name, image, _), found) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
-            captions, fault = ((), found) if isinstance(found, RowFault) else (found, None)
+        for index, ((name, image, _), outcome) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
+            captions, fault = ((), outcome) if isinstance(outcome, RowFault) else (outcome, None)
             if image is None:
                 fault = RowFault("missing_image", f"no {' or '.join(IMAGE_SUFFIXES)} of this name beside it")
             sample = Sample(
@@ -80,10 +80,10 @@ class FolderReader(Reader):
                 image=NO_IMAGE if image is None else ImageRef(file_name=name, url=image),
                 error=None if fault is None else fault.error.at(name),
             )
-            yield settle(sample, renamed.get(index))
+            yield with_unique_id(sample, new_ids.get(index))
 
 
-def _paired(files: Sequence[FoundFile]) -> list[NamedPair]:
+def _pair_files(files: Sequence[SourceFile]) -> list[NamedPair]:
     """A row for each image and for each text without one, in the order of their names."""
     texts = {file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)}
     images = [(file, file.name.rpartition(".")[0]) for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]

@@ -4,7 +4,7 @@
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
 TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read without any setting.
-Blank lines are not rows. Planning reads each file once, to find where shards begin and which ids are given twice.
+Blank lines are not rows. Planning reads each file once, to find where shards begin, and repeated ids.
 
 In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in parts: planning loads
 it whole, which takes about 6 times its size in memory, and each shard carries its rows, compressed.
@@ -21,9 +21,9 @@ from typing import Any, ClassVar, Final, Literal
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample
-from stages.read.base import PACKED, Reader, Shard, Skipped
+from stages.read.base import COMPRESSION_SUFFIXES, Reader, Shard, SkippedRow
 from stages.read.find import find_files
-from stages.read.plan import LinesConfig, Row, carried_rows, packed, plan_lines, samples
+from stages.read.plan import LinesConfig, Row, carried_rows, pack_rows, plan_lines, samples
 from stages.read.rows import RowParser, json_object, shorten
 from stages.read.streams import PEEK_BYTES, begins_list, iter_lines, open_plain
 
@@ -41,31 +41,31 @@ class JsonlReader(Reader):
     """Reads `kind: jsonl`. Rows without an id get "FILE:LINE"."""
 
     config_type: ClassVar = JsonlInput
-    suffixes: ClassVar = tuple(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in PACKED)
+    suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("jsonl", "ndjson") for end in COMPRESSION_SUFFIXES)
 
     def __init__(self, config: JsonlInput) -> None:
         self.config = config
         self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
-        """Plan the input. A file of ten rows or more is rejected if none of the first has an image, or a caption."""
+        """Plan the input. Reject a file of ten rows or more if none of its first rows has an image, or a caption."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         lists = {file.url: _list_in(file.url) for file in files if _is_list(file.url)}
-        carried = {url: packed(rows) for url, rows in lists.items()}
-        whole = {
-            file.url: Shard(url=file.url, name=file.name, first_row=1, payload=carried.get(file.url, b""))
+        payloads = {url: pack_rows(rows) for url, rows in lists.items()}
+        whole_files = {
+            file.url: Shard(url=file.url, name=file.name, first_row=1, payload=payloads.get(file.url, b""))
             for file in files
         }
-        for shard in whole.values():
+        for shard in whole_files.values():
             self._probe(shard)
-        shards = plan_lines(files, lambda file: self._rows(whole[file.url]), self.config)
-        return [
-            replace(shard, payload=packed(lists[shard.url][shard.start : shard.stop])) if shard.url in lists else shard
-            for shard in shards
-        ]
+        shards = plan_lines(files, lambda file: self._rows(whole_files[file.url]), self.config)
+        for number, shard in enumerate(shards):
+            if shard.url in lists:
+                shards[number] = replace(shard, payload=pack_rows(lists[shard.url][shard.start : shard.stop]))
+        return shards
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""
         return samples(self._rows(shard), self.config, shard)
 

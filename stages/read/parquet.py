@@ -2,15 +2,15 @@
 
 Three forms are recognised by their columns (`parquet_columns`):
 
-- Hugging Face: `image: struct<bytes, path>` and a text column. Where the bytes are null, the path is taken, below
+- Hugging Face: `image: struct<bytes, path>` and a text column. If the bytes are null, the path is taken, below
   `image_root`.
 - img2dataset (`output_format=parquet`): bytes in a column named `jpg`, `png` or `webp`, `txt` or `caption`, `key`,
   `status`. Rows without bytes or with a status other than "success" are failed downloads: they are skipped and counted.
 - A column of paths below `image_root`, as in jsonl.
 
 A sample's id comes from the column `input.id` or `sample_id`; else it is "FILE/KEY" with img2dataset's `key`, else
-"FILE:ROW", counted from 0. Planning reads the footers of all files and, where there are ids, their column, to find ids
-given twice. A file that is damaged or not Parquet at all is one bad row "FILE:footer", unless no file is readable.
+"FILE:ROW", counted from 0. Planning reads the footers of all files and the columns of ids, to find repeated ids. A file
+that is damaged or not Parquet at all is one bad row "FILE:footer", unless no file is readable.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, Shard, Skipped, SourceConfig
-from stages.read.find import FoundFile, find_files
+from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
+from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, settle
-from stages.read.streams import InputFile, naming
+from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, with_unique_id
+from stages.read.streams import InputFile, input_errors
 from stages.shared.storage import is_local
 
 _PLAN_THREADS: Final = 16
@@ -60,7 +60,7 @@ class ParquetInput(SourceConfig, FieldsConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Footer:
-    """The rows of each row group, the keys of the ids, and the damage of a file, as planning keeps them."""
+    """The footer of a file, for planning: the rows of each row group, the keys of the ids, and its damage."""
 
     group_rows: tuple[int, ...] = ()
     keys: array[int] | None = None
@@ -93,15 +93,15 @@ class ParquetReader(Reader):
         keys = array("q")
         for file, footer in zip(files, footers, strict=True):
             keys.extend(footer.keys or array("q", map(stable_key, _places(file, footer))))
-        return with_unique_ids(shards, keys, self._ids_again(files, footers))
+        return with_unique_ids(shards, keys, self._ids_and_places(files, footers))
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """Yield the rows of a shard. If a row group is damaged, its remaining rows are bad rows with places as ids."""
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
+        """Yield the rows of a shard. The remaining rows of a damaged row group are bad rows with places as ids."""
         if shard.payload:
             fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
             yield bad_row(safe_place(shard.name, "footer"), fault)
             return
-        renamed = shard.renamed_at
+        new_ids = shard.new_id_at
         index = end = 0
         with _open(shard.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, shard.url)
@@ -112,7 +112,7 @@ class ParquetReader(Reader):
                     for row in _rows(file, group, columns.names, _BATCH_ROWS):
                         place = safe_place(shard.name, shard.first_row + index)
                         if columns.is_failed(row):
-                            yield Skipped(reason="failed_download", source=place)
+                            yield SkippedRow(reason="failed_download", source=place)
                         else:
                             sample = rows.sample(
                                 columns.with_path(row),
@@ -121,38 +121,39 @@ class ParquetReader(Reader):
                                 default_id=columns.default_id(row, shard.name, place),
                                 image=partial(columns.inline_image, row, place),
                             )
-                            yield settle(sample, renamed.get(index))
+                            yield with_unique_id(sample, new_ids.get(index))
                         index += 1
                 except RowFault as fault:
-                    for lost in range(index, end):
-                        yield settle(bad_row(safe_place(shard.name, shard.first_row + lost), fault), renamed.get(lost))
+                    for number in range(index, end):
+                        sample = bad_row(safe_place(shard.name, shard.first_row + number), fault)
+                        yield with_unique_id(sample, new_ids.get(number))
                     index = end
 
-    def _footer(self, file: FoundFile) -> _Footer:
+    def _footer(self, file: SourceFile) -> _Footer:
         try:
-            with naming(file.url), _damage(), _open(file.url) as opened:
-                columns = Columns.of(opened.schema_arrow, self.config, file.url)
-                metadata = opened.metadata
+            with input_errors(file.url), _damage(), _open(file.url) as parquet:
+                columns = Columns.of(parquet.schema_arrow, self.config, file.url)
+                metadata = parquet.metadata
                 group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
                 keys = None
                 if columns.id_columns:
-                    keys = array("q", (stable_key(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
+                    keys = array("q", (stable_key(sample_id) for sample_id, _ in _ids(parquet, columns, file.name)))
         except RowFault as fault:
             return _Footer(damage=fault.error.detail)
         return _Footer(group_rows=group_rows, keys=keys)
 
-    def _ids_again(self, files: Sequence[FoundFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
+    def _ids_and_places(self, files: Sequence[SourceFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
         for file, footer in zip(files, footers, strict=True):
             if footer.keys is None:
                 yield from ((place, place) for place in _places(file, footer))
             else:
-                with _open(file.url) as opened:
-                    yield from _ids(opened, Columns.of(opened.schema_arrow, self.config, file.url), file.name)
+                with _open(file.url) as parquet:
+                    yield from _ids(parquet, Columns.of(parquet.schema_arrow, self.config, file.url), file.name)
 
 
 @contextmanager
 def _open(url: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that reads column chunks piece by piece and verifies checksums where the writer made any.
+    """A pyarrow ParquetFile that reads column chunks piece by piece and verifies checksums, if it has any.
 
     Raise InputError if there is no such file.
     """
@@ -162,14 +163,14 @@ def _open(url: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _damage(what: str = "") -> Iterator[None]:
-    """Turn pyarrow's exceptions on damaged content into RowFault; an error of the disk or the network stays one."""
+def _damage(prefix: str = "") -> Iterator[None]:
+    """Turn pyarrow's exceptions on damaged content into RowFault, but not errors of the disk or the network."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise RowFault("bad_row", f"{what}{one_line(error)}") from error
+        raise RowFault("bad_row", f"{prefix}{one_line(error)}") from error
 
 
 def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
@@ -195,11 +196,11 @@ def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
                 place = safe_place(name, row_number)
                 yield parser.id_of(row, columns.default_id(row, name, place)), place
                 row_number += 1
-        yield from ((safe_place(name, lost),) * 2 for lost in range(row_number, end))
+        yield from ((safe_place(name, number),) * 2 for number in range(row_number, end))
         row_number = end
 
 
-def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
+def _cut(file: SourceFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
     if footer.damage:
         yield Shard(url=file.url, name=file.name, samples=1, payload=footer.damage.encode())
         return
@@ -213,7 +214,7 @@ def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
             rows = 0
 
 
-def _places(file: FoundFile, footer: _Footer) -> list[str]:
-    """The places of the rows of a file, which are their ids where they have no other."""
+def _places(file: SourceFile, footer: _Footer) -> list[str]:
+    """The places of the rows of a file: the ids of rows without an id."""
     rows = ["footer"] if footer.damage else range(sum(footer.group_rows))
     return [safe_place(file.name, row) for row in rows]

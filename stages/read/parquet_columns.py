@@ -24,61 +24,61 @@ Form = Literal["bytes", "struct", "path"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns of one file that are read, and the meaning of a row's values."""
+    """The columns of one file to read, and the meaning of a row's values."""
 
     image: str
-    form: Form  # content of that column: bytes, a struct of bytes and path, or paths
+    form: Form  # content of this column: bytes, a struct of bytes and path, or paths
     captions: tuple[str, ...]
-    id: str | None  # column of given ids
+    id: str | None  # column of ids
     key: str | None  # img2dataset's column of keys
     status: str | None  # img2dataset's column of download results
 
     @staticmethod
     def of(schema: Any, config: FieldsConfig, url: str) -> Columns:
-        """Recognise the columns of an Arrow schema. Raise InputError with the columns that are there."""
+        """Recognise the columns of an Arrow schema. Raise InputError with the names of its columns."""
         kinds = {field.name: field.type for field in schema}
         image, form = _image_column(kinds, config.image, url)
-        encoded = form == "bytes" and image in _ENCODINGS
-        downloaded = _is_text(kinds.get("status")) and (encoded or "key" in kinds or "error_message" in kinds)
+        is_encoded = form == "bytes" and image in _ENCODINGS
+        has_status = _is_text(kinds.get("status")) and (is_encoded or "key" in kinds or "error_message" in kinds)
         if config.id is not None and not _is_id(kinds.get(config.id)):
-            raise _wrong(url, kinds, "id", f"the column {config.id!r} of text or whole numbers")
+            raise _column_error(url, kinds, "id", f"the column {config.id!r} of text or whole numbers")
         columns = Columns(
             image=image,
             form=form,
             captions=_caption_columns(kinds, config.caption, image, url),
             id=config.id or ("sample_id" if _is_id(kinds.get("sample_id")) else None),
             key="key" if _is_text(kinds.get("key")) else None,
-            status="status" if downloaded else None,
+            status="status" if has_status else None,
         )
-        twice = [name for name in columns.names if schema.names.count(name) > 1]
-        if twice:
-            raise InputError(f"{url}: more than one column is named {', '.join(map(shorten, twice))}")
+        repeated = [name for name in columns.names if schema.names.count(name) > 1]
+        if repeated:
+            raise InputError(f"{url}: more than one column is named {', '.join(map(shorten, repeated))}")
         return columns
 
     @property
     def names(self) -> list[str]:
         """The columns to read, each once."""
-        every = (self.image, *self.captions, self.id, self.key, self.status)
-        return list(dict.fromkeys(name for name in every if name is not None))
+        columns = (self.image, *self.captions, self.id, self.key, self.status)
+        return list(dict.fromkeys(name for name in columns if name is not None))
 
     @property
     def id_columns(self) -> list[str]:
-        """The columns that ids are made of."""
+        """The columns that determine ids."""
         return [name for name in (self.id, self.key) if name is not None]
 
     @property
     def fields(self) -> FieldsConfig:
-        """The fields that `rows.RowParser` reads."""
+        """The fields for `rows.RowParser`."""
         return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "", image_root=None)
 
     def is_failed(self, row: dict[str, Any]) -> bool:
-        """Return whether img2dataset gave up on the row."""
+        """Return whether img2dataset failed to download the row's image."""
         if self.status is None:
             return False
         return row[self.status] not in (None, "success") or (self.form == "bytes" and row[self.image] is None)
 
     def default_id(self, row: dict[str, Any], name: str, place: str) -> str:
-        """Return the id of a row that gives none itself."""
+        """Return the id of a row without one."""
         key = self._key_of(row)
         return f"{storable(name)}/{key}" if key else place
 
@@ -87,7 +87,7 @@ class Columns:
         return {**row, self.image: (row[self.image] or {}).get("path")} if self.form == "struct" else row
 
     def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
-        """Return the row's image if it holds it; None if the path is to be taken. Raise RowFault (missing_image)."""
+        """Return the image that the row holds; None if it has a path only. Raise RowFault (missing_image)."""
         if self.form == "path":
             return None
         value = {"bytes": row[self.image]} if self.form == "bytes" else row[self.image] or {}
@@ -100,7 +100,7 @@ class Columns:
         raise RowFault("missing_image", f"the column {self.image!r} is null")
 
     def _file_name(self, row: dict[str, Any], path: object, place: str) -> str:
-        """A relative name for the dataset: the path's, else one made of the key or the place."""
+        """A relative name for the dataset: from the path, else from the key, else the place."""
         if isinstance(path, str):
             name = posixpath.basename(path) if path.startswith("/") else path
             with suppress(RowFault):
@@ -113,44 +113,44 @@ class Columns:
         return key if isinstance(key, str) else None
 
 
-def _image_column(kinds: Mapping[str, Any], configured: str | None, url: str) -> tuple[str, Form]:
+def _image_column(kinds: Mapping[str, Any], setting: str | None, url: str) -> tuple[str, Form]:
     forms = {name: form for name, kind in kinds.items() if (form := _form(kind)) is not None}
-    if configured is not None:
-        if configured not in forms:
-            expected = f"the column {configured!r} of bytes, of struct<bytes, path> or of paths"
-            raise _wrong(url, kinds, "image", expected)
-        return configured, forms[configured]
+    if setting is not None:
+        if setting not in forms:
+            expected = f"the column {setting!r} of bytes, of struct<bytes, path> or of paths"
+            raise _column_error(url, kinds, "image", expected)
+        return setting, forms[setting]
     structs = [name for name, form in forms.items() if form == "struct" and kinds[name].get_field_index("bytes") >= 0]
-    found = [name for name in BYTES_COLUMNS if forms.get(name) in ("bytes", "struct")]
-    found += structs if len(structs) == 1 else []
-    found += [name for name in IMAGE_FIELDS if forms.get(name) == "path"]
-    if found:
-        return found[0], forms[found[0]]
+    candidates = [name for name in BYTES_COLUMNS if forms.get(name) in ("bytes", "struct")]
+    candidates += structs if len(structs) == 1 else []
+    candidates += [name for name in IMAGE_FIELDS if forms.get(name) == "path"]
+    if candidates:
+        return candidates[0], forms[candidates[0]]
     expected = (
         f"a column of images: bytes in {', '.join(BYTES_COLUMNS)}, a struct<bytes, path>, "
         f"or paths in {', '.join(IMAGE_FIELDS)}"
     )
-    raise _wrong(url, kinds, "image", expected)
+    raise _column_error(url, kinds, "image", expected)
 
 
 def _caption_columns(
-    kinds: Mapping[str, Any], configured: str | tuple[str, ...] | None, image: str, url: str
+    kinds: Mapping[str, Any], setting: str | tuple[str, ...] | None, image: str, url: str
 ) -> tuple[str, ...]:
-    if configured is not None:
-        names = (configured,) if isinstance(configured, str) else configured
+    if setting is not None:
+        names = (setting,) if isinstance(setting, str) else setting
         for name in names:
             if not _is_captions(kinds.get(name)):
-                raise _wrong(url, kinds, "caption", f"the column {name!r} of text or of lists of text")
+                raise _column_error(url, kinds, "caption", f"the column {name!r} of text or of lists of text")
         return names
     for name in CAPTION_FIELDS:
         if name != image and _is_captions(kinds.get(name)):
             return (name,)
     expected = f"a column of text or of lists of text: {', '.join(CAPTION_FIELDS)}"
-    raise _wrong(url, kinds, "caption", expected)
+    raise _column_error(url, kinds, "caption", expected)
 
 
 def _form(kind: Any) -> Form | None:
-    """The form of an image column of this Arrow type; None if it can hold no images."""
+    """The form of an image column with this Arrow type; None if the type cannot hold images."""
     if _is_bytes(kind):
         return "bytes"
     if _is_text(kind):
@@ -183,13 +183,13 @@ def _is_id(kind: Any) -> bool:
     return kind is not None and (_is_text(kind) or bool(types.is_integer(kind)))
 
 
-def _wrong(url: str, kinds: Mapping[str, Any], key: str, expected: str) -> InputError:
+def _column_error(url: str, kinds: Mapping[str, Any], key: str, expected: str) -> InputError:
     present = ", ".join(f"{shorten(name, 40)} ({kind})" for name, kind in list(kinds.items())[:40]) or "none"
     return InputError(f"{url}: expected {expected}; the columns are {present}. Set input.{key} to the right one")
 
 
 def values_of(column: Any) -> list[Any]:
-    """Return the values of an Arrow column. Text that is not UTF-8 becomes bytes; other rows keep their text."""
+    """Return the values of an Arrow column. A text that is not UTF-8 becomes bytes."""
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:

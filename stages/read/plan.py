@@ -1,8 +1,8 @@
-"""Cutting an input into shards: ids that are given twice, rows that are one sample, images that are not there.
+"""Cut an input into shards: repeated ids, rows that are one sample, images that do not exist.
 
-Captions of one image often stand in rows of their own, one after the other. They are one sample, since all regions of
-an image belong together: its captions are those of the rows in order, its id and place those of the first row. Bad
-rows, and rows that give ids of their own, are samples of their own.
+Captions of one image are often in separate rows, one after the other. They are one sample, since all regions of an
+image belong together: it has the captions of the rows in order, and id and place of the first row. Bad rows, and rows
+with different ids, are separate samples.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pydantic import Field
 from stages.contract.errors import InputError, RowError, RowFault, one_line
 from stages.contract.records import ImageRef, Sample, is_among, stable_key
 from stages.read.base import Reader, Shard, SourceConfig
-from stages.read.find import FoundFile
-from stages.read.rows import FieldsConfig, RowParser, bad_row, first_field, safe_place, settle
+from stages.read.find import SourceFile
+from stages.read.rows import FieldsConfig, RowParser, bad_row, first_field, safe_place, with_unique_id
 from stages.read.streams import is_compressed
 from stages.shared.storage import place_of
 
-_FIRST_IMAGES: Final = 20  # Images of which at least one must exist
-_FEWEST_FAULTS: Final = 10  # rows that name no usable image, so that the input is rejected and not each of its rows
-_FIRST_ROWS: Final = 1000  # Rows among which they are looked for
+_FIRST_IMAGES: Final = 20  # Images to check: at least one must exist
+_FEWEST_FAULTS: Final = 10  # Rows without a usable image for which the whole input is rejected
+_FIRST_ROWS: Final = 1000  # Rows to search for these
 
 MOST_ROWS: Final = 1000
-"""Rows of one sample; more rows of the same image are a further sample. Visual Genome has some 50 an image."""
+"""Rows of one sample; more rows of the same image are another sample. Visual Genome has some 50 per image."""
 
 
 class LinesConfig(SourceConfig, FieldsConfig):
-    """Keys of `input` that tables of lines have in common."""
+    """The common keys of `input` for tables of lines."""
 
     shard_size: int = Field(
         1000, ge=1, le=1_000_000, description="Samples that one worker reads at once; compressed files are not cut."
@@ -51,38 +51,38 @@ class LinesConfig(SourceConfig, FieldsConfig):
 class Row(NamedTuple):
     """A row of a table of lines."""
 
-    number: int  # number of its first line, as messages count
+    number: int  # number of its first line in messages
     position: int  # its first byte
-    gives_id: bool  # whether it gives an id of its own
-    sample: Sample  # the sample that it makes by itself, which has an `error` if the row is bad
+    gives_id: bool  # whether it has an id
+    sample: Sample  # the sample of this row alone; it has an `error` if the row is bad
 
     @staticmethod
     def of(number: int, position: int, fields: Mapping[str, Any] | RowFault, shard: Shard, parser: RowParser) -> Row:
-        """Return the row with these fields by name, or with the fault because of which they could not be read."""
+        """Return the row with these fields by name, or with a fault if they could not be read."""
         place = safe_place(shard.name, number)
         if isinstance(fields, RowFault):
             return Row(number, position, False, bad_row(place, fields))
         gives_id = first_field(fields, parser.fields.names("id"))[1] is not None
         return Row(number, position, gives_id, parser.sample(fields, place=place, shard=shard))
 
-    def follows(self, before: Row) -> bool:
+    def follows(self, row: Row) -> bool:
         """Return whether both rows are good, name the same image, and give the same id or none."""
-        own = self.sample
-        former = before.sample
-        if own.error is not None or former.error is not None or own.image.file_name != former.image.file_name:
+        sample = self.sample
+        previous = row.sample
+        if sample.error is not None or previous.error is not None or sample.image.file_name != previous.image.file_name:
             return False
-        return self.gives_id == before.gives_id and (not self.gives_id or own.sample_id == former.sample_id)
+        return self.gives_id == row.gives_id and (not self.gives_id or sample.sample_id == previous.sample_id)
 
 
 def samples(rows: Iterable[Row], config: LinesConfig, shard: Shard) -> Iterator[Sample]:
-    """Yield the samples of a shard of lines, with the ids that they get."""
-    renamed = shard.renamed_at
-    for index, group in enumerate(_grouped(rows, config)):
+    """Yield the samples of a shard of lines, with unique ids."""
+    new_ids = shard.new_id_at
+    for index, group in enumerate(_group_rows(rows, config)):
         captions = tuple(text for row in group for text in row.sample.captions)
-        yield settle(replace(group[0].sample, captions=captions), renamed.get(index))
+        yield with_unique_id(replace(group[0].sample, captions=captions), new_ids.get(index))
 
 
-def _grouped(rows: Iterable[Row], config: LinesConfig) -> Iterator[list[Row]]:
+def _group_rows(rows: Iterable[Row], config: LinesConfig) -> Iterator[list[Row]]:
     group: list[Row] = []
     for row in rows:
         if group and not (config.group_rows and len(group) < MOST_ROWS and row.follows(group[-1])):
@@ -94,11 +94,11 @@ def _grouped(rows: Iterable[Row], config: LinesConfig) -> Iterator[list[Row]]:
 
 
 def plan_lines(
-    files: Sequence[FoundFile], scan: Callable[[FoundFile], Iterable[Row]], config: LinesConfig
+    files: Sequence[SourceFile], scan: Callable[[SourceFile], Iterable[Row]], config: LinesConfig
 ) -> list[Shard]:
-    """Cut files into shards of `shard_size` samples; a compressed file is one shard, as it is only read from its start.
+    """Cut files into shards of `shard_size` samples; a compressed file is one shard, since it has no random access.
 
-    `scan` gives the rows of a file, in order. It may be called twice for each file.
+    `scan` yields the rows of a file, in order. It may be called twice for each file.
     """
     keys = array("q")
     shards: list[Shard] = []
@@ -106,33 +106,33 @@ def plan_lines(
         starts: list[Row] = []
         rows: list[int] = []
         count = 0
-        for group in _grouped(scan(file), config):
+        for group in _group_rows(scan(file), config):
             if count % config.shard_size == 0 and not (starts and is_compressed(file.url)):
                 starts.append(group[0])
                 rows.append(0)
             keys.append(stable_key(group[0].sample.sample_id))
             count += 1
             rows[-1] += len(group)
-        for part, (first, after) in enumerate(zip(starts, [*starts[1:], None], strict=False)):
+        for part, (first, next_row) in enumerate(zip(starts, [*starts[1:], None], strict=False)):
             shards.append(
                 Shard(
                     url=file.url,
                     name=file.name,
                     start=first.position,
-                    stop=after.position if after else None,
+                    stop=next_row.position if next_row else None,
                     first_row=first.number,
-                    samples=config.shard_size if after else count - part * config.shard_size,
+                    samples=config.shard_size if next_row else count - part * config.shard_size,
                     rows=rows[part],
                 )
             )
-    again = (group[0].sample for file in files for group in _grouped(scan(file), config))
-    return with_unique_ids(shards, keys, ((sample.sample_id, sample.source) for sample in again))
+    repeated = (group[0].sample for file in files for group in _group_rows(scan(file), config))
+    return with_unique_ids(shards, keys, ((sample.sample_id, sample.source) for sample in repeated))
 
 
 def grouped_rows(shards: Iterable[Shard]) -> str | None:
-    """Return a sentence about an input in which several rows are one sample; None if each row is one."""
-    counted = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
-    rows, count = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
+    """Return a sentence about an input with several rows in one sample; None if each row is a sample."""
+    counts = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
+    rows, count = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
     if rows == count:
         return None
     return (
@@ -142,16 +142,16 @@ def grouped_rows(shards: Iterable[Shard]) -> str | None:
 
 
 def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iterator[Shard]:
-    """Cut a file that is only read whole: the shards carry their rows, plain values, as compressed JSON."""
+    """Cut a file that cannot be read in parts: shards carry their rows, plain values, as compressed JSON."""
     for start in range(0, len(rows), shard_size):
         part = rows[start : start + shard_size]
         stop = start + len(part)
         yield Shard(
-            url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=packed(part)
+            url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=pack_rows(part)
         )
 
 
-def packed(rows: Sequence[Any]) -> bytes:
+def pack_rows(rows: Sequence[Any]) -> bytes:
     """Return rows, plain values, as the payload of a shard."""
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode())
 
@@ -162,43 +162,47 @@ def carried_rows(shard: Shard) -> list[Any]:
     return rows
 
 
-def with_unique_ids(shards: Sequence[Shard], keys: array[int], again: Iterable[tuple[str, str]]) -> list[Shard]:
-    """Give another id to every row whose id an earlier row has.
+def with_unique_ids(
+    shards: Sequence[Shard], keys: array[int], ids_and_places: Iterable[tuple[str, str]]
+) -> list[Shard]:
+    """Return the shards with other ids for rows that repeat the id of an earlier row.
 
-    Rows are compared by `stable_key`, which takes 8 bytes of memory for each row. A second look at the rows separates
+    Rows are compared by `stable_key`, which takes 8 bytes of memory for each row. A second pass over the rows separates
     equal ids from ids that share a key.
 
-    All shards say how many `samples` they hold, `keys` are those of every row's id, in order, and `again` has id and
-    place of every row.
+    Args:
+        shards: Shards with `samples`.
+        keys: Key of every row's id, in order.
+        ids_and_places: Id and place of every row, in order.
     """
-    every = np.frombuffer(keys, dtype=np.int64)
-    ordered = np.sort(every)
-    shared = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(shared):
+    all_keys = np.frombuffer(keys, dtype=np.int64)
+    sorted_keys = np.sort(all_keys)
+    repeated_keys = sorted_keys[1:][sorted_keys[1:] == sorted_keys[:-1]]
+    if not len(repeated_keys):
         return list(shards)
     ends = np.cumsum([shard.samples or 0 for shard in shards])
-    is_shared = np.isin(every, shared)
+    is_repeated = np.isin(all_keys, repeated_keys)
     owners: dict[int, tuple[int, str]] = {}
-    given: set[int] = set()
-    renamed: dict[int, list[tuple[int, str]]] = {}
-    for ordinal, (sample_id, place) in enumerate(again):
-        if not is_shared[ordinal]:
+    new_keys: set[int] = set()
+    new_ids: dict[int, list[tuple[int, str]]] = {}
+    for ordinal, (sample_id, place) in enumerate(ids_and_places):
+        if not is_repeated[ordinal]:
             continue
-        first, owner_id = owners.setdefault(int(every[ordinal]), (ordinal, sample_id))
+        first, owner_id = owners.setdefault(int(all_keys[ordinal]), (ordinal, sample_id))
         if first == ordinal or owner_id != sample_id:
             continue
-        other = f"{sample_id}#{place}"
-        while (key := stable_key(other)) in given or is_among(key, ordered):
-            other += "#"
-        given.add(key)
+        new_id = f"{sample_id}#{place}"
+        while (key := stable_key(new_id)) in new_keys or is_among(key, sorted_keys):
+            new_id += "#"
+        new_keys.add(key)
         number = int(np.searchsorted(ends, ordinal, side="right"))
         index = ordinal - int(ends[number]) + (shards[number].samples or 0)
-        renamed.setdefault(number, []).append((index, other))
-    return [replace(shard, renamed=tuple(renamed.get(number, ()))) for number, shard in enumerate(shards)]
+        new_ids.setdefault(number, []).append((index, new_id))
+    return [replace(shard, new_ids=tuple(new_ids.get(number, ()))) for number, shard in enumerate(shards)]
 
 
 def plan_shards(reader: Reader) -> list[Shard]:
-    """Plan an input, and look whether at least one of the first images that it names as files exists.
+    """Plan an input, and check that at least one of its first image files exists.
 
     Raise InputError as `Reader.shards` and `_first_images`, and if none of these images exists.
     """
@@ -214,22 +218,24 @@ def plan_shards(reader: Reader) -> list[Shard]:
     if not images:
         return shards
     first = images[0]
-    which = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
+    subject = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
     folder = (first.url or "").removesuffix(first.file_name)
     raise InputError(
-        f"{which} in the folder {folder}; the first is {first.file_name!r}{why}. Give the folder that the paths of the "
-        "images start from",
+        f"{subject} in the folder {folder}; the first is {first.file_name!r}{why}. Give the folder that the paths of "
+        "the images start from",
         key="input.image_root",
     )
 
 
 def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
-    """At most `_FIRST_IMAGES` images that are files; none if the input holds its images. May raise InputError."""
+    """At most `_FIRST_IMAGES` images that are files; none if the input holds its images. Raise InputError."""
     images: list[ImageRef] = []
     faults: list[RowError] = []
     items = (item for shard in shards for item in reader.read(shard))
     with closing(items):
-        for item in (each for each in islice(items, _FIRST_ROWS) if isinstance(each, Sample)):
+        for item in islice(items, _FIRST_ROWS):
+            if not isinstance(item, Sample):
+                continue
             if item.error is not None:
                 faults.append(item.error)
                 continue
@@ -238,6 +244,6 @@ def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
             images.append(item.image)
             if len(images) == _FIRST_IMAGES:
                 break
-    if len(faults) >= _FEWEST_FAULTS and not images and {each.reason for each in faults} == {"bad_location"}:
+    if len(faults) >= _FEWEST_FAULTS and not images and {fault.reason for fault in faults} == {"bad_location"}:
         raise InputError(f"none of the first {len(faults)} rows names an image that can be read: {faults[0].detail}")
     return images

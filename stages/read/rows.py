@@ -1,7 +1,7 @@
-"""From the fields of an input row to a `Sample`; the same rules for every kind of table.
+"""Make a `Sample` from the fields of an input row, by the same rules for every kind of table.
 
-Every row gives a sample. If it has several faults, the first in this order is reported: the id, the image, the
-captions. A missing or empty caption is not a fault here: the phrases stage reports it.
+Every row is a sample. If it has several faults, the first in this order is reported: the id, the image, the captions. A
+missing or empty caption is not a fault here: the phrases stage reports it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path", "
 """Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others', open_clip's, others'."""
 
 CAPTION_FIELDS: Final = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "TEXT", "title")
-"""Searched in this order; the first that is there and not null is taken."""
+"""Searched in this order; the first that is present and not null is taken."""
 
 ID_FIELDS: Final = ("id", "sample_id")
 
 
 class FieldsConfig(BaseModel):
-    """The fields of a row that are read: a part of the configs of tables."""
+    """The names of a row's fields: a part of the configs of tables."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,21 +59,21 @@ class FieldsConfig(BaseModel):
 
     def names(self, key: Literal["image", "caption", "id"]) -> tuple[str, ...]:
         """Return the fields to search for the image, for captions or for the id."""
-        configured: str | tuple[str, ...] | None = getattr(self, key)
-        if configured is None:
+        setting: str | tuple[str, ...] | None = getattr(self, key)
+        if setting is None:
             return {"image": IMAGE_FIELDS, "caption": CAPTION_FIELDS, "id": ID_FIELDS}[key]
-        return (configured,) if isinstance(configured, str) else configured
+        return (setting,) if isinstance(setting, str) else setting
 
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowParser:
-    """Makes samples from rows."""
+    """Make samples from rows."""
 
     fields: FieldsConfig
-    image_root: str | None  # absolute location of the folder of the images; None for the folder of the input file
+    image_root: str | None  # absolute location of the images' folder; None for the folder of the input file
 
     @staticmethod
     def of(fields: FieldsConfig) -> RowParser:
@@ -81,32 +81,35 @@ class RowParser:
         return RowParser(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
 
     def check_image_root(self) -> None:
-        """Raise InputError if an image root was given that is not a folder on this machine."""
+        """Raise InputError if the image root is local and no folder."""
         if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
             raise InputError(f"no such folder: {self.image_root}", key="input.image_root")
 
     def check_columns(self, columns: Sequence[str], expected: str, *, all_configured: bool) -> None:
-        """Raise InputError unless a table has columns for images and captions, or all that the configuration names.
+        """Raise InputError unless a table has columns for images and captions.
 
-        `expected` begins the message, and the names of the columns follow it.
+        Args:
+            columns: The columns of the table.
+            expected: Begin of the message; the names of absent columns follow it.
+            all_configured: Also require all columns that the configuration names.
         """
         keys: list[Literal["image", "caption", "id"]] = ["image", "caption"]
         for key in [*keys, "id"] if all_configured and self.fields.id else keys:
             names = self.fields.names(key)
             all_needed = all_configured and key == "caption" and isinstance(self.fields.caption, tuple)
-            missing = [name for name in names if name not in columns]
-            if missing and (all_needed or missing == list(names)):
+            absent = [name for name in names if name not in columns]
+            if absent and (all_needed or absent == list(names)):
                 present = ", ".join(shorten(name, 40) for name in columns[:40]) or "none"
                 advice = f"Set input.{key} to the right one"
                 if key == "caption" and "conversations" in columns:
                     advice = "Conversations are not read: give each row the caption of its image"
-                raise InputError(f"{expected} {' or '.join(map(repr, missing))}, found {present}. {advice}")
+                raise InputError(f"{expected} {' or '.join(map(repr, absent))}, found {present}. {advice}")
 
     def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
-        """Return the image whose path the row gives. Raise RowFault (bad_row, bad_location).
+        """Return the image at the row's path. Raise RowFault (bad_row, bad_location).
 
-        Its `file_name` is relative to the image root, else to the folder that the files of the input have in common,
-        so that two rows have the same one only if they name the same image.
+        Its `file_name` is relative to the image root, or without one to the common folder of the input's files. So two
+        rows have equal names only for the same image.
         """
         value = image_path(row, self.fields.names("image"))
         if self.image_root is not None:
@@ -117,7 +120,7 @@ class RowParser:
         return ImageRef(file_name=posixpath.join(posixpath.dirname(shard.name), relative), url=join(root, relative))
 
     def id_of(self, row: Mapping[str, Any], place: str) -> str:
-        """Return the row's own id, or its place if it has no id or one that cannot be used."""
+        """Return the row's id, or its place if it has no usable id."""
         return usable_id(row, self.fields.names("id")) or place
 
     def sample(
@@ -131,12 +134,12 @@ class RowParser:
     ) -> Sample:
         """Return the sample of one row, with the first of its faults.
 
-        Its id is the row's own, else `default_id`, else its place. `image` gives the image where the row itself holds
-        it, else None; it may raise RowFault.
+        Its id is the row's, else `default_id`, else its place. `image` returns the image if the row itself holds it,
+        else None; it may raise RowFault.
         """
         error: RowError | None = None
 
-        def unless_faulty(step: Callable[[], Answer], otherwise: Answer) -> Answer:
+        def note_fault(step: Callable[[], Value], otherwise: Value) -> Value:
             nonlocal error
             try:
                 return step()
@@ -145,33 +148,34 @@ class RowParser:
                 return otherwise
 
         names = self.fields.names("caption")
-        nothing = tuple[str, ...]()
-        given = unless_faulty(lambda: given_id(row, self.fields.names("id")), None)
-        found = unless_faulty(lambda: image() or self.image_of(row, shard), NO_IMAGE)
-        captions = unless_faulty(lambda: captions_of(row, names, first_only=self.fields.caption is None), nothing)
-        return Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found, error=error)
+        no_captions = tuple[str, ...]()
+        sample_id = note_fault(lambda: explicit_id(row, self.fields.names("id")), None)
+        reference = note_fault(lambda: image() or self.image_of(row, shard), NO_IMAGE)
+        captions = note_fault(lambda: captions_of(row, names, first_only=self.fields.caption is None), no_captions)
+        sample_id = sample_id or default_id or place
+        return Sample(sample_id=sample_id, source=place, captions=captions, image=reference, error=error)
 
 
-def settle(sample: Sample, renamed: str | None) -> Sample:
-    """Return the sample, or, with the id that it gets because its own is taken, an error."""
-    if renamed is None:
+def with_unique_id(sample: Sample, new_id: str | None) -> Sample:
+    """Return the sample; with `new_id`, as the error duplicate_id under this id."""
+    if new_id is None:
         return sample
     detail = f"{sample.source}: an earlier sample has the id {shorten(sample.sample_id)}"
-    return replace(sample, sample_id=renamed, error=RowError(reason="duplicate_id", detail=detail))
+    return replace(sample, sample_id=new_id, error=RowError(reason="duplicate_id", detail=detail))
 
 
 def bad_row(place: str, fault: RowFault, sample_id: str = "") -> Sample:
-    """Return the sample of a row that could not be parsed; its place is its id if it has no other."""
+    """Return the sample of a row that could not be parsed; without an id, its place is its id."""
     return Sample(sample_id=sample_id or place, source=place, error=fault.error.at(place))
 
 
 def first_field(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
-    """Return name and value of the first of the fields that is there and not null, else ("", None)."""
+    """Return name and value of the first field that is present and not null, else ("", None)."""
     return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
 
 
-def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the id that the row gives, as text; None if it gives none. Raise RowFault (bad_row)."""
+def explicit_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the row's id as text; None if it has none. Raise RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
         return None
@@ -187,21 +191,21 @@ def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the id that the row gives, as text; None if it gives none, or one that cannot be used."""
+    """Return the row's id as text; None if it has no usable id."""
     try:
-        return given_id(row, names)
+        return explicit_id(row, names)
     except RowFault:
         return None
 
 
 def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
-    """Return the row's captions, untouched, from all the fields or the first that has any. Raise RowFault."""
+    """Return the row's captions, unchanged, from all fields or the first with captions. Raise RowFault."""
     captions: list[str] = []
     for name in names:
         value = row.get(name)
         if value is None:
             continue
-        texts = [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
+        texts = [text for text in value if text is not None] if isinstance(value, list | tuple) else [value]
         for text in texts:
             if not isinstance(text, str):
                 raise RowFault("bad_caption", f"{name!r} holds {kind_of_value(text)}, expected text")
@@ -214,7 +218,7 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
 
 
 def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return the path of the image, as the row gives it. Raise RowFault (bad_row)."""
+    """Return the path of the image in the row, unchanged. Raise RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
@@ -226,40 +230,40 @@ def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def relative_path(value: str, root: str) -> str:
-    """Return the normalised path below the root that an image path means; nothing is looked up on the disk.
+    """Return an image path, normalised and relative to the root. The disk is not accessed.
 
-    An absolute path is accepted if it lies below a root on this machine. Raise RowFault: bad_row if the path is
-    empty, bad_location if it leaves the root or is a URL.
+    An absolute path must be below a root on this machine. Raise RowFault: bad_row if the path is empty, bad_location if
+    it leaves the root or is a URL.
     """
     if not value.strip():
         raise RowFault("bad_row", "the image path is empty")
-    shown = shorten(value)
+    quoted = shorten(value)
     if "://" in value or value.lower().startswith(("file:", "http:", "https:", "data:")):
-        raise RowFault("bad_location", f"{shown} is a URL; download images first, then give their paths")
+        raise RowFault("bad_location", f"{quoted} is a URL; download images first, then give their paths")
     if "\0" in value or not is_storable(value):
-        raise RowFault("bad_location", f"{shown} cannot be the name of a file")
+        raise RowFault("bad_location", f"{quoted} cannot be the name of a file")
     normal = posixpath.normpath(value)
     if normal.startswith("/"):
         if not is_local(root) or os.path.commonpath([root, normal]) != root or normal == root:
-            raise RowFault("bad_location", f"{shown} is not below the image root (input.image_root)")
+            raise RowFault("bad_location", f"{quoted} is not below the image root (input.image_root)")
         normal = normal[len(root) :].lstrip("/")
     if normal == ".":
-        raise RowFault("bad_location", f"{shown} is the image root itself, expected a file below it")
+        raise RowFault("bad_location", f"{quoted} is the image root itself, expected a file below it")
     if normal == ".." or normal.startswith("../"):
-        raise RowFault("bad_location", f"{shown} leaves the image root (input.image_root)")
+        raise RowFault("bad_location", f"{quoted} leaves the image root (input.image_root)")
     return normal
 
 
 def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
-    """Return the object in a JSON text, which `at_start` of a file may begin with a byte order mark.
+    """Return the object in a JSON text. Raise RowFault (bad_row).
 
-    Raise RowFault (bad_row).
+    `at_start` of a file, the text may begin with a byte order mark.
     """
     if at_start and is_utf_16(content):
         raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
     try:
         text = content.decode("utf-8-sig" if at_start else "utf-8")
-        found = json.loads(text)
+        value = json.loads(text)
     except UnicodeDecodeError as error:
         raise RowFault("bad_row", f"byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -269,9 +273,9 @@ def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
         raise RowFault("bad_row", f"not readable as JSON: a number has more than {limit} digits") from error
     except RecursionError as error:
         raise RowFault("bad_row", "not readable as JSON: nested too deeply") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise RowFault("bad_row", f"expected a JSON object, got {shorten(text.strip())}")
-    return found
+    return value
 
 
 def decode_text(content: bytes, name: str) -> str:
@@ -283,7 +287,7 @@ def decode_text(content: bytes, name: str) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether the text has no lone surrogates, which UTF-8, and so any table, cannot hold."""
+    """Return whether the text has no lone surrogates: UTF-8, and so any table, cannot hold them."""
     return text.isascii() or storable(text) == text
 
 

@@ -1,7 +1,7 @@
 """Files of an input as streams of bytes or lines, decompressed while they are read.
 
-Two kinds of trouble are kept apart. A failure of the disk or the network is an InputError, which ends the run: no row
-is to blame. Damage within a compressed file is a RowFault, which becomes a bad row.
+There are two kinds of errors. A failure of the disk or the network is an InputError and ends the run: no row is the
+cause. Damage within a compressed file is a RowFault and becomes a bad row.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from stages.shared.storage import network_errors, open_file
 Stream = Any  # Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start
 
 Line = tuple[int, int, bytes | RowFault]
-"""Number of the line, its first byte, its content without the line feed or why it could not be read."""
+"""Number of the line, its first byte, and its content without the line feed, or its fault."""
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """Longer lines are faults, so that a file without line ends does not fill the memory."""
 
 TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
 
-PEEK_BYTES: Final = 1024 * 1024  # Bytes at the beginning of a file that show what it is
+PEEK_BYTES: Final = 1024 * 1024  # Bytes at the begin of a file that show its kind
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
-"""Read size of a compressed file. With a larger one, more of the content before some damage would be lost with it."""
+"""Read size of a compressed file. A larger one loses more of the content before some damage."""
 
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
 
 
 class InputFile:
-    """A file of the input. Raises InputError, naming it, if it cannot be opened or read."""
+    """A file of the input. Raise InputError with its name if it cannot be opened or read."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        with naming(url):
+        with input_errors(url):
             self._file = open_file(url)
         self.tell = self._file.tell
         self.close = self._file.close
@@ -56,38 +56,38 @@ class InputFile:
 
     def read(self, size: int = -1) -> bytes:
         """Return at most `size` bytes; none at the end."""
-        with naming(self._url):
+        with input_errors(self._url):
             return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a byte, as `io.IOBase.seek`."""
-        with naming(self._url):
+        with input_errors(self._url):
             return self._file.seek(offset, whence)
 
 
 class Forward:
-    """A stream that is only read forward: to seek, it reads and drops what lies between.
+    """A stream that is only read forward: to seek, it reads and drops the bytes between.
 
-    The last piece can be read again. tarfile needs that: when it finds no header in a piece, it leaves it unread.
+    The last piece can be read again, for tarfile: it steps back if a piece has no header.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
         self._last = b""
-        self._back = b""
+        self._unread = b""
         self._position = 0
 
     def tell(self) -> int:
-        """Return the place of the byte that is read next."""
+        """Return the place of the next byte."""
         return self._position
 
     def seek(self, position: int) -> int:
-        """Go to a byte. Raise RowFault if it lies before the last piece."""
+        """Go to a byte. Raise RowFault if it is before the last piece."""
         if position < self._position:
             back = self._position - position
-            if self._back or back > len(self._last):
+            if self._unread or back > len(self._last):
                 raise RowFault("bad_row", f"byte {self._position} leads back to byte {position}")
-            self._back = self._last[-back:]
+            self._unread = self._last[-back:]
             self._position = position
         while self._position < position and self.read(min(_BLOCK_BYTES, position - self._position)):
             pass
@@ -95,9 +95,9 @@ class Forward:
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes; none at the end."""
-        if self._back:
-            content = self._back[:size]
-            self._back = self._back[size:]
+        if self._unread:
+            content = self._unread[:size]
+            self._unread = self._unread[size:]
         else:
             content = self._last = self._read(size)
         self._position += len(content)
@@ -105,7 +105,7 @@ class Forward:
 
 
 def is_compressed(name: str) -> bool:
-    """Return whether a file is decompressed while it is read, and so can only be read from its start."""
+    """Return whether a file is decompressed while it is read, so that it has no random access."""
     return name.lower().endswith(tuple(f".{extension}" for extension in _DECOMPRESSORS))
 
 
@@ -117,20 +117,20 @@ def open_plain(url: str) -> Iterator[Stream]:
 
 
 def is_utf_16(start: bytes) -> bool:
-    """Return whether a file begins with the byte order mark of UTF-16, as spreadsheets write it."""
+    """Return whether a file begins with the byte order mark of UTF-16, as files of spreadsheets do."""
     return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def begins_list(start: bytes) -> bool:
-    """Return whether a file of JSON that begins with these bytes is one list."""
+    """Return whether a JSON file with these first bytes is one list."""
     return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
     r"""Yield the lines of the bytes `start` .. `stop` of a newly opened stream, split at "\n" only.
 
-    A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a RowFault as their content.
-    `number` is that of the line which begins at `start`; without a `stop` the stream is read to its end.
+    A line above MAX_LINE_BYTES has a RowFault as its content, and so has the point where a compressed file is damaged.
+    `number` is the number of the line at `start`; without a `stop` the stream is read to its end.
     """
     position = start
     rest = b""
@@ -145,7 +145,7 @@ def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: 
             size = overlong + len(parts.pop(0))
             yield number, position, _too_long(size)
             number += 1
-            position = position + size + 1
+            position += size + 1
             overlong = 0
         for part in parts:
             yield number, position, part if len(part) <= MAX_LINE_BYTES else _too_long(len(part))
@@ -161,19 +161,19 @@ def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: 
 
 
 def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | RowFault]:
-    """The bytes `start` .. `stop`, or those before the point where a compressed file breaks off, which comes last."""
+    """The bytes `start` .. `stop`; in a damaged compressed file the bytes before the damage, and a RowFault."""
     stream.seek(start)
-    left = None if stop is None else stop - start
+    remaining = None if stop is None else stop - start
     while True:
         try:
-            block = stream.read(_BLOCK_BYTES if left is None else min(_BLOCK_BYTES, left))
+            block = stream.read(_BLOCK_BYTES if remaining is None else min(_BLOCK_BYTES, remaining))
         except RowFault as fault:
             yield RowFault("bad_row", f"the compressed file is damaged from here on: {fault.error.detail}")
             return
         if not block:
             return
-        if left is not None:
-            left -= len(block)
+        if remaining is not None:
+            remaining -= len(block)
         yield block
 
 
@@ -182,8 +182,8 @@ def _too_long(size: int) -> RowFault:
 
 
 @contextmanager
-def naming(url: str) -> Iterator[None]:
-    """Raise InputError, naming the file, for errors of the disk or the network."""
+def input_errors(url: str) -> Iterator[None]:
+    """Raise InputError with the file's name for errors of the disk or the network."""
     try:
         yield
     except network_errors() as error:
@@ -207,17 +207,17 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
         """`size` bytes, or all if negative. Fewer at the end and before damage, which the next call raises."""
         nonlocal damage
         pieces: list[bytes] = []
-        left = size
-        while left and damage is None:
+        remaining = size
+        while remaining and damage is None:
             try:
-                piece: bytes = stream.read1(min(_PIECE_BYTES, left) if left > 0 else _PIECE_BYTES)
+                piece: bytes = stream.read1(min(_PIECE_BYTES, remaining) if remaining > 0 else _PIECE_BYTES)
             except _DECOMPRESS_ERRORS as error:
                 damage = RowFault("bad_row", one_line(error))
                 break
             if not piece:
                 break
             pieces.append(piece)
-            left -= len(piece) if left > 0 else 0
+            remaining -= len(piece) if remaining > 0 else 0
         if damage is not None and (not pieces or size < 0):
             raise damage
         return b"".join(pieces)

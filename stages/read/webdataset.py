@@ -1,15 +1,15 @@
 """WebDataset tars, as img2dataset writes them: `KEY.jpg`, `KEY.txt`, `KEY.json` for each sample.
 
 A key is a member's path up to the first dot of its name, and a sample is a run of neighbouring members with the same
-key; both are webdataset's own rules. The captions are the `txt` member or else `caption` of the `json` member. Samples
-are identified as "TAR/KEY".
+key; both are webdataset's rules. The captions are the `txt` member or else `caption` of the `json` member. The id of a
+sample is "TAR/KEY".
 
-Nothing is extracted. For a tar on this machine, a sample says where its image lies in the file. From compressed tars
-and tars behind a URL, which are read once from front to back, it carries the bytes.
+Nothing is extracted. For a local tar, a sample has the place of its image in the file. Compressed tars and tars behind
+a URL are read once from front to back, and samples carry the bytes.
 
-If a `json` member says that its download failed, the sample is skipped and counted. Python's tarfile parses headers,
-but ends silently at a damaged or missing one: here every end other than the format's own end mark gives a member with
-an `error`.
+If a `json` member has the status of a failed download, the sample is skipped and counted. Python's tarfile parses
+headers, but ends silently at a damaged or missing one: here every end without the format's end mark is a member with an
+`error`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pydantic import Field
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.shared.storage import is_local
 
-MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Larger images are not carried along from tars that are read in order
+MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Of an image from a tar that is read in order; larger ones are faults
 
 
 class WebdatasetInput(SourceConfig):
@@ -50,15 +50,15 @@ class WebdatasetInput(SourceConfig):
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample as far as they are known."""
+    """The members of one sample that have been read so far."""
 
     key: str
     offset: int  # of its first member in the tar
     images: dict[str, ImageRef] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     faults: list[RowFault] = field(default_factory=list)
-    has_other: bool = False  # whether an image was left out, as its name has more than one dot
-    damage: str = ""  # why the tar cannot be read from `offset` on; then this is the last group, and empty
+    has_other: bool = False  # whether an image was left out because its name has more than one dot
+    damage: str = ""  # why the tar cannot be read from `offset` on; such a group is the last, and empty
 
 
 class WebdatasetReader(Reader):
@@ -75,13 +75,13 @@ class WebdatasetReader(Reader):
         self._texts = {"json", *(name.lower() for name in self._captions)}
 
     def shards(self) -> list[Shard]:
-        """List the tars; a damaged one is found when it is read."""
+        """List the tars. Reading, not planning, finds damaged ones."""
         files = find_files(self.config.path, self.suffixes)
         return [Shard(url=file.url, name=file.name) for file in files]
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """Yield the rows of a shard. Where a tar breaks off, one sample with the error bad_row ends it."""
-        seen: set[str] = set()
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
+        """Yield the rows of a shard. A damaged tar ends with one sample with the error bad_row."""
+        keys: set[str] = set()
         name = storable(shard.name)
         with open_plain(shard.url) as stream:
             for group in self._groups(stream, shard):
@@ -90,30 +90,30 @@ class WebdatasetReader(Reader):
                     detail = f"{name}, byte {group.offset}: {group.damage}; the rest is not read"
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
                 elif group.images or group.texts or group.faults or group.has_other:
-                    yield self._sample(group, shard, seen)
+                    yield self._sample(group, shard, keys)
 
     @staticmethod
     def _is_inline(shard: Shard) -> bool:
-        """Whether the tar is read from front to back, so that its images are carried along."""
+        """Whether the tar is read from front to back, so that samples carry their images."""
         return is_compressed(shard.url) or not is_local(shard.url)
 
     def _groups(self, stream: Stream, shard: Shard) -> Iterator[_Group]:
-        inline = self._is_inline(shard)
+        is_inline = self._is_inline(shard)
 
         def wants(member: Member) -> bool:
             _, extension = _split(member.name)
             if extension in self._texts:
                 return member.size <= MAX_TEXT_BYTES
-            return inline and extension in self._images and member.size <= MAX_INLINE_BYTES
+            return is_inline and extension in self._images and member.size <= MAX_INLINE_BYTES
 
         group = _Group("", 0)
-        for member in iter_members(stream, can_seek=not inline, wants=wants):
+        for member in iter_members(stream, can_seek=not is_inline, wants=wants):
             if member.damage:
                 is_whole = group.images and self._has_caption(group)
                 if is_whole:
                     yield group
-                cut = "" if is_whole or not group.key else f"; the sample {shorten(group.key)} is incomplete"
-                yield _Group("", member.offset, damage=member.damage + cut)
+                note = "" if is_whole or not group.key else f"; the sample {shorten(group.key)} is incomplete"
+                yield _Group("", member.offset, damage=member.damage + note)
                 return
             key, extension = _split(member.name)
             if key and group.key != key:
@@ -144,7 +144,7 @@ class WebdatasetReader(Reader):
                 file_name=storable(member.name), url=shard.url, offset=member.data_offset, size=member.size
             )
 
-    def _sample(self, group: _Group, shard: Shard, seen: set[str]) -> Sample | Skipped:
+    def _sample(self, group: _Group, shard: Shard, keys: set[str]) -> Sample | SkippedRow:
         place = storable(f"{shard.name}/{group.key}")
         faults = list(group.faults)
         row: dict[str, Any] = {}
@@ -152,8 +152,8 @@ class WebdatasetReader(Reader):
         try:
             row = _json_of(group)
             if row.get("status") not in (None, "success"):
-                seen.add(group.key)
-                return Skipped(reason="failed_download", source=place)
+                keys.add(group.key)
+                return SkippedRow(reason="failed_download", source=place)
             captions = self._captions_of(group, row)
         except RowFault as fault:
             faults.append(fault)
@@ -164,11 +164,11 @@ class WebdatasetReader(Reader):
             expected = " or ".join(f".{extension}" for extension in self._images)
             faults.append(RowFault("missing_image", f"no {expected} beside the other members of this name"))
         sample_id = place
-        if group.key in seen:
+        if group.key in keys:
             sample_id = f"{place}#{group.offset}"
             detail = "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
             faults.insert(0, RowFault("duplicate_id", detail))
-        seen.add(group.key)
+        keys.add(group.key)
         image = NO_IMAGE if extension is None else group.images[extension]
         error = faults[0].error.at(place) if faults else None
         return Sample(sample_id=sample_id, source=place, captions=captions, image=image, error=error)
@@ -212,7 +212,7 @@ def _json_of(group: _Group) -> dict[str, Any]:
 _READ_BYTES: Final = 1024 * 1024
 _LOOK_AHEAD_BYTES: Final = 64 * 1024
 
-# Broken numbers and names in headers raise these; tarfile does not turn them into errors of its own.
+# Broken numbers and names in headers raise these; tarfile does not turn them into its own errors.
 _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, IndexError)
 
 
@@ -220,13 +220,13 @@ _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, 
 class Member:
     """An entry of a tar."""
 
-    name: str = ""  # its path in the tar, less a leading "./"; may hold lone surrogates
+    name: str = ""  # its path in the tar without a leading "./"; may hold lone surrogates
     kind: str = ""  # "a file", or the words for another kind, for messages
     offset: int  # first byte of its header
-    data_offset: int = 0  # first byte of its content, which has `size` bytes
-    size: int = 0
-    content: bytes | None = None  # None unless it was wanted
-    damage: str = ""  # why the tar cannot be read any further from `offset` on; then nothing else is set
+    data_offset: int = 0  # first byte of its content
+    size: int = 0  # of its content, bytes
+    content: bytes | None = None  # None if it was not read
+    damage: str = ""  # why the tar cannot be read from `offset` on; then no other field is set
 
     @property
     def is_file(self) -> bool:
@@ -235,18 +235,18 @@ class Member:
 
 
 def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member]:
-    """Yield the members in order, without folders; one with `damage` is always the last.
+    """Yield the members in order, without folders. A member with `damage` is always the last.
 
-    The stream is newly opened; unless it `can_seek`, it is read from front to back only. The content of a file is read
-    if `wants` says so.
+    The stream is newly opened; unless it `can_seek`, it is read from front to back only. `wants` chooses the files
+    whose content is read.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)
     source = stream if can_seek or isinstance(stream, Forward) else Forward(stream.read)
     end = 0
     try:
-        archive = _parsed(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], source)))
-        while (header := _parsed(archive.next)) is not None:
+        archive = _parse(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], source)))
+        while (header := _parse(archive.next)) is not None:
             cast(Any, archive).members.clear()  # it would keep every header until the end
             member = Member(
                 name=header.name.removeprefix("./"),
@@ -270,7 +270,7 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
                 yield member
         source.seek(end)
         mark = _read_up_to(source, tarfile.BLOCKSIZE)
-        beyond = _read_up_to(source, _LOOK_AHEAD_BYTES)
+        tail = _read_up_to(source, _LOOK_AHEAD_BYTES)
         if not mark:
             raise RowFault("bad_row", "it ends without its end mark")
         if any(mark):
@@ -278,15 +278,15 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
     except RowFault as fault:
         yield Member(offset=end, damage=f"the tar is damaged or cut off: {fault.error.detail}")
         return
-    if any(beyond):
+    if any(tail):
         yield Member(offset=end, damage="the tar goes on after its end mark, as joined tars do")
 
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
-def _parsed(step: Callable[[], Answer]) -> Answer:
-    """The answer of a step of tarfile. Raise RowFault for a header that tarfile cannot parse."""
+def _parse(step: Callable[[], Value]) -> Value:
+    """Run a step of tarfile. Raise RowFault for a header that tarfile cannot parse."""
     try:
         return step()
     except _HEADER_ERRORS as error:
@@ -294,7 +294,7 @@ def _parsed(step: Callable[[], Answer]) -> Answer:
 
 
 def _read_up_to(stream: Stream, size: int) -> bytes:
-    """`size` bytes, or fewer if the stream ends; never allocates more than the stream holds."""
+    """Read `size` bytes, or fewer if the stream ends. Memory grows with the stream, not with `size`."""
     blocks = []
     while size > 0 and (block := stream.read(min(size, _READ_BYTES))):
         blocks.append(block)

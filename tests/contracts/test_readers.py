@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
 from stages.contract.records import Record, Sample, stable_id
-from stages.read import READERS, Reader, Shard, Skipped, read_shard
+from stages.read import READERS, Reader, Shard, SkippedRow, read_shard
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
 ROWS = 40  # Rows that each function in INPUTS writes, over two files
@@ -111,7 +111,7 @@ INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folder": write_folder,
 }
 
-Items = list[Sample | Skipped]
+Items = list[Sample | SkippedRow]
 
 
 def shards_and_rows(reader: Reader) -> tuple[list[Shard], Items]:
@@ -144,7 +144,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_row_is_answered_once(case: Case) -> None:
     """With a unique id that can be stored, and a place or bytes of its image, or an error that says where."""
     assert len(case.items) == ROWS
-    assert sum(isinstance(item, Skipped) for item in case.items) == {"webdataset": 5, "parquet": 5}.get(case.kind, 0)
+    assert sum(isinstance(item, SkippedRow) for item in case.items) == {"webdataset": 5, "parquet": 5}.get(case.kind, 0)
     samples = [item for item in case.items if isinstance(item, Sample)]
     good = [sample for sample in samples if sample.error is None]
     assert ROWS // 3 <= len(good) < len(samples)
@@ -159,7 +159,7 @@ def test_every_row_is_answered_once(case: Case) -> None:
         assert isinstance(sample.captions, tuple)
     for item in case.items:
         assert item.source
-        if isinstance(item, Skipped):
+        if isinstance(item, SkippedRow):
             assert item.reason in ROW_ERRORS
         elif item.error is not None:
             assert item.error.detail.startswith(f"{item.source}: ")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stages.contract.errors import ROW_ERRORS, InputError
 from stages.contract.records import Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.read import Skipped
+from stages.read import SkippedRow
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
 from tests.stages.read.inputs import read_all
@@ -23,7 +23,7 @@ BOUNDED = settings(max_examples=25, suppress_health_check=[HealthCheck.function_
 
 def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
     """All samples of an input, after the checks that hold for any."""
-    found = [item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, Skipped)]
+    found = [item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, SkippedRow)]
     assert len({sample.sample_id for sample in found}) == len(found)
     for sample in found:
         assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)

@@ -21,7 +21,7 @@ from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
-from stages.read import Reader, Shard, Skipped, make_reader, plan_shards
+from stages.read import Reader, Shard, SkippedRow, make_reader, plan_shards
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ class DeadlyReader:
     def shards(self) -> list[Shard]:
         return self.reader.shards()
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         with Path(shard.url).with_name("reads").open("a") as file:
             file.write(f"{shard.start}\n")
         for item in self.reader.read(shard):

@@ -29,7 +29,7 @@ from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
-from stages.read import Shard, Skipped, plan_shards
+from stages.read import Shard, SkippedRow, plan_shards
 from stages.shared.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage, light_graph
 from tests.stages.write.rows import mixed, write_shards
@@ -467,7 +467,7 @@ class ReaderOfABadDisk:
     def shards(self) -> list[Shard]:
         return [Shard(url="s3://inputs/a.parquet", name="a.parquet")]
 
-    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         yield Sample(sample_id="a", source="a.parquet:0")
         raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from stages.contract.records import Sample
-from stages.read import InputConfig, Reader, Skipped, make_reader
+from stages.read import InputConfig, Reader, SkippedRow, make_reader
 
 JPEG = b"\xff\xd8 not decoded by readers \xff\xd9"
 
@@ -20,7 +20,7 @@ def reader_of(**keys: Any) -> Reader:
     return make_reader(TypeAdapter(InputConfig).validate_python(keys))
 
 
-def read_all(**keys: Any) -> list[Sample | Skipped]:
+def read_all(**keys: Any) -> list[Sample | SkippedRow]:
     reader = reader_of(**keys)
     return [item for shard in reader.shards() for item in reader.read(shard)]
 
@@ -31,7 +31,7 @@ def samples_of(**keys: Any) -> list[Sample]:
     return items  # type: ignore[return-value]
 
 
-def reason(item: Sample | Skipped) -> str | None:
+def reason(item: Sample | SkippedRow) -> str | None:
     assert isinstance(item, Sample)
     return None if item.error is None else item.error.reason
 

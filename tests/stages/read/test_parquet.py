@@ -9,7 +9,7 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
-from stages.read import Skipped
+from stages.read import SkippedRow
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
@@ -69,7 +69,7 @@ def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
     assert isinstance(first, Sample)
     assert (first.sample_id, first.image.content, first.captions) == ("00000.parquet/0000", b"1", ("a",))
     assert first.image.file_name == f"0000.{encoding}"
-    assert skipped == [Skipped(reason="failed_download", source=f"00000.parquet:{n}") for n in (1, 2, 3)]
+    assert skipped == [SkippedRow(reason="failed_download", source=f"00000.parquet:{n}") for n in (1, 2, 3)]
 
 
 def test_rows_without_a_status_of_img2dataset_are_not_skipped(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def renamed(rows: list[str], *sizes: int) -> list[dict[int, str]]:
     shards = [Shard(url="u", name="n", samples=size) for size in sizes or [len(rows)]]
     keys = array("q", map(plan.stable_key, rows))
     found = with_unique_ids(shards, keys, ((row, f"p{number}") for number, row in enumerate(rows)))
-    return [shard.renamed_at for shard in found]
+    return [shard.new_id_at for shard in found]
 
 
 def test_no_second_look_without_need() -> None:

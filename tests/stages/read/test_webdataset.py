@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
-from stages.read import Skipped, webdataset
+from stages.read import SkippedRow, webdataset
 from stages.read.webdataset import Member, iter_members
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
@@ -29,7 +29,7 @@ def test_a_tar_of_img2dataset(tmp_path: Path) -> None:
     assert load_image_bytes(second.image, DecodeLimits()) == JPEG + b"000000001"
 
 
-def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | Skipped:
+def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | SkippedRow:
     """The row of members between two good samples, which must stay unharmed."""
     path = write_tar(tmp_path / "t.tar", [*tar_sample("before"), *members, *tar_sample("later")])
     before, item, after = read_all(kind="webdataset", path=str(path), **keys)
@@ -74,7 +74,7 @@ def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
 def test_failed_downloads_are_skipped_and_counted(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
     facts = json.dumps({"status": "failed_to_download", "caption": "a", "key": "k"}).encode()
     skipped = one(tmp_path, *members, ("k.json", facts), ("k.txt", b"a"))
-    assert skipped == Skipped(reason="failed_download", source="t.tar/k")
+    assert skipped == SkippedRow(reason="failed_download", source="t.tar/k")
 
 
 def test_what_is_no_sample_is_passed_over(tmp_path: Path) -> None:
