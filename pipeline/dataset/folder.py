@@ -83,8 +83,8 @@ class Dataset:
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
         counts = {"rows": self._count("written"), "regions": self._count("regions"), "shards": len(self.shards)}
-        counted = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
-        return f"Dataset {self.path}: {', '.join(counted)}"
+        texts = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
+        return f"Dataset {self.path}: {', '.join(texts)}"
 
     def _count(self, key: str) -> int | None:
         """One of the manifest's counts; None if it has none."""
@@ -171,10 +171,10 @@ class NumberedRows:
             if (shard := self._shard_of(number)) is not None:
                 by_shard.setdefault(shard, set()).add(number)
         for shard, members in by_shard.items():
-            ascending = sorted(members)
+            sorted_numbers = sorted(members)
             first = self._firsts[shard]
-            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in ascending], columns)
-            rows_by_number.update(zip(ascending, rows, strict=True))
+            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in sorted_numbers], columns)
+            rows_by_number.update(zip(sorted_numbers, rows, strict=True))
         return [rows_by_number[number] for number in numbers if number in rows_by_number]
 
     def _shard_of(self, number: int) -> int | None:
@@ -215,8 +215,8 @@ def tables_in(
     which do not survive a fork. Raise ArrowInvalid if the shard lacks a column.
     """
     names = {name.partition(".")[0] for name in columns}
-    if missing := names - set(file.schema_arrow.names):
-        raise pa.ArrowInvalid(f"it lacks the columns {sorted(missing)}")
+    if absent_columns := names - set(file.schema_arrow.names):
+        raise pa.ArrowInvalid(f"it lacks the columns {sorted(absent_columns)}")
     size = batch_rows or (IMAGE_BATCH_ROWS if IMAGE_FIELD.name in names else BATCH_ROWS)
     first = 0
     options = {} if group is None else {"row_groups": [group]}
@@ -232,14 +232,14 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
         first = 0
         for group in range(file.num_row_groups):
             stop = first + file.metadata.row_group(group).num_rows
-            remaining = [number - first for number in numbers if first <= number < stop]
+            pending = [number - first for number in numbers if first <= number < stop]
             first = stop
             tables = tables_in(file, columns, group=group, threads=False)
-            while remaining:
+            while pending:
                 start, table = next(tables)
-                places = [number - start for number in remaining if number < start + table.num_rows]
+                places = [number - start for number in pending if number < start + table.num_rows]
                 rows += table.take(pa.array(places, pa.int64())).to_pylist()
-                remaining = remaining[len(places) :]
+                pending = pending[len(places) :]
     return rows
 
 
@@ -265,8 +265,8 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
     except OSError as error:
         raise InputError(f"cannot read {location}: {one_line(error)}") from error
     if not manifest and (must_be_finished or not shards):
-        missing = f"no dataset.json in it; {DATASET_EXPECTED}"
-        reason = "the run has not finished, run the same command again" if run else missing
+        expectation = f"no dataset.json in it; {DATASET_EXPECTED}"
+        reason = "the run has not finished, run the same command again" if run else expectation
         raise InputError(f"{location} is not a finished dataset: {reason}")
     check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(

@@ -136,7 +136,7 @@ class Index:
 
     def __init__(self, dataset: Dataset, marks: Mapping[str, str]) -> None:
         self.dataset = dataset
-        self.done = 0
+        self.shards_read = 0
         self._ready = threading.Event()
         self._failure: InputError | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
@@ -176,7 +176,7 @@ class Index:
 
     def _build(self, on_progress: Callable[[int, int], None]) -> None:
         first = 0
-        waiting = []
+        pending = []
         for path in self.dataset.shards:
             try:
                 with open_shard(path) as file:
@@ -186,16 +186,16 @@ class Index:
                     raise
                 tables = []  # a run may be writing it
             for table in tables:
-                waiting.append(table.append_column("row", pa.array(np.arange(first, first + table.num_rows))))
+                pending.append(table.append_column("row", pa.array(np.arange(first, first + table.num_rows))))
                 first += table.num_rows
-            self.done += 1
-            if waiting and (self.done % _SHARDS_AT_ONCE == 0 or self.done == len(self.dataset.shards)):
+            self.shards_read += 1
+            if pending and (self.shards_read % _SHARDS_AT_ONCE == 0 or self.shards_read == len(self.dataset.shards)):
                 with closing(self._connection.cursor()) as cursor:
-                    cursor.register("part", pa.concat_tables(waiting))
+                    cursor.register("part", pa.concat_tables(pending))
                     cursor.execute(_INSERTS)
                     cursor.unregister("part")
-                waiting = []
-            on_progress(self.done, len(self.dataset.shards))
+                pending = []
+            on_progress(self.shards_read, len(self.dataset.shards))
 
     def mark_all(self, marks: Mapping[str, str]) -> None:
         """Replace all marks."""
@@ -239,9 +239,9 @@ class Index:
         """Return the number of the row with an image id."""
         return next(iter(self._column(f"SELECT row FROM samples WHERE id = {image_id:d}")), None)
 
-    def suggest(self, column: Literal["phrase", "head"], typed: str, most: int) -> list[str]:
+    def suggest(self, column: Literal["phrase", "head"], fragment: str, most: int) -> list[str]:
         """Return the most frequent phrases or heads that contain the typed text."""
-        text = literal(" ".join(typed.casefold().split()))
+        text = literal(" ".join(fragment.casefold().split()))
         return self._column(
             f"SELECT {column} FROM regions WHERE contains({column}, {text}) "
             f"GROUP BY 1 ORDER BY starts_with({column}, {text}) DESC, count(*) DESC, 1 LIMIT {most:d}"

@@ -95,10 +95,10 @@ class Selector:
         owners = pc.list_parent_indices(annotations)
         regions = annotations.flatten()
         flat = None if self._connection is None else _flat(table, owners, regions, self.selection.marks)
-        chosen = self._mask(regions, flat)
-        counts = np.bincount(owners.to_numpy()[chosen], minlength=table.num_rows)
+        is_chosen = self._mask(regions, flat)
+        counts = np.bincount(owners.to_numpy()[is_chosen], minlength=table.num_rows)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(chosen)), type=annotations.type)
+        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(is_chosen)), type=annotations.type)
         return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
 
     def regions(self, table: Any, schema: Any) -> Any:
@@ -112,20 +112,20 @@ class Selector:
 
     def _mask(self, regions: Any, flat: Any) -> NDArray[np.bool_]:
         """Which regions are chosen: bool (regions,)."""
-        chosen = np.ones(len(regions), np.bool_)
+        is_chosen = np.ones(len(regions), np.bool_)
         if self.selection.min_score > 0:
             # In the precision of the column: 0.8 is another number in float32.
-            chosen &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
+            is_chosen &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
         if self._connection is not None:
-            numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
-            rows = self._filter(numbered, lambda relation: relation.project("row_number").fetchnumpy())
-            chosen &= np.isin(np.arange(len(regions)), rows["row_number"])
-        return chosen
+            numbered_regions = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
+            rows = self._filter(numbered_regions, lambda relation: relation.project("row_number").fetchnumpy())
+            is_chosen &= np.isin(np.arange(len(regions)), rows["row_number"])
+        return is_chosen
 
-    def _filter(self, flat: Any, read: Callable[[Any], Any]) -> Any:
+    def _filter(self, flat: Any, evaluate: Callable[[Any], Any]) -> Any:
         try:
             # A relation has neither a name that a subquery could use nor room for a second statement.
-            return read(self._connection.from_arrow(flat).filter(self.selection.where))
+            return evaluate(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
             columns = ", ".join(REGION_COLUMNS.names)
             text = first_line(error)

@@ -89,11 +89,11 @@ class Rows:
 
     def add(self, shard: int, *tables: Any) -> None:
         """Add Arrow tables with `COLUMNS`, one for each shard from number `shard` on."""
-        numbered = [
+        numbered_tables = [
             table.append_column("shard", pa.array([number] * table.num_rows, pa.int32()))
             for number, table in enumerate(tables, shard)
         ]
-        self.connection.register("part", pa.concat_tables(numbered))
+        self.connection.register("part", pa.concat_tables(numbered_tables))
         self.connection.execute(_INSERTS)
         self.connection.unregister("part")
 
@@ -106,8 +106,8 @@ class Rows:
         """Return the counts of all rows; `files` is the number of shards."""
         answer = self.connection.execute(_COUNTS)
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
-        failed = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
-        return Tally(**counts, files=files, failed_by_reason=Counter(dict(failed)))
+        failures = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
+        return Tally(**counts, files=files, failed_by_reason=Counter(dict(failures)))
 
     def categories(self) -> Iterator[Any]:
         """Yield Arrow tables with `CATEGORIES_SCHEMA`, sorted by id and name.
@@ -169,9 +169,9 @@ def empty_rows() -> Iterator[Rows]:
 def _columns_of(path: AnyPath) -> Any:
     try:
         with parquet_file(path, pre_buffer=True) as file:
-            missing = {name.partition(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
-            if missing:
-                raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
+            absent_columns = {name.partition(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
+            if absent_columns:
+                raise SchemaError(f"{path} lacks the columns {sorted(absent_columns)}: not a phrasebox shard")
             return file.read(columns=list(COLUMNS)).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
         advice = "delete it and run the same command again, only its rows are done again"

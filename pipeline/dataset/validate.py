@@ -146,9 +146,9 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
                 entries.append(entry)
     if "phrases" in sound and all(len(sound[name]) == len(row[name]) for name in ("phrases", "heat_maps")):
         yield from _heat_map_problems(row)
-    placed = {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in sound["annotations"]}
+    annotated_places = {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in sound["annotations"]}
     for entry in sound["absent"]:
-        if (entry["phrase"], entry["caption_index"], *entry["span"]) in placed:
+        if (entry["phrase"], entry["caption_index"], *entry["span"]) in annotated_places:
             yield f"absent phrase {entry['phrase']!r}: it has an annotation"
 
 

@@ -388,12 +388,12 @@ def merge_by_object(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         place = (region["caption_index"], *region["span"])
         key = place if region["group"] is None else region["group"]
         objects.setdefault(key, {}).setdefault(place, []).append(region)
-    merged: list[dict[str, Any]] = []
+    merged_regions: list[dict[str, Any]] = []
     for places in objects.values():
         ranking = sorted(places.values(), key=lambda entries: -max(region["score"] for region in entries))
         heads = Counter(entries[0]["head"] for entries in places.values())
         name = min(ranking, key=lambda entries: -heads[entries[0]["head"]])[0]
         phrases = [{key: places[place][0][key] for key in PHRASE_KEYS} for place in sorted(places)]
         name_fields = {key: name[key] for key in PHRASE_KEYS}
-        merged.extend({**region, **name_fields, OBJECT_PHRASES: phrases} for region in ranking[0])
-    return merged
+        merged_regions.extend({**region, **name_fields, OBJECT_PHRASES: phrases} for region in ranking[0])
+    return merged_regions

@@ -76,8 +76,8 @@ class CocoLayout(Exporter):
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
         self._first_id = getattr(config, "first_id", 1)
-        numbered = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id)
-        categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in numbered]
+        entries = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id)
+        categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in entries]
         self._files = self.for_splits(
             lambda split: CocoFile(job.folder, self.json_file.format(split=split), categories)
         )

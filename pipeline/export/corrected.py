@@ -95,5 +95,6 @@ def replace_box(region: dict[str, Any], box_xywh_px: Box) -> tuple[dict[str, Any
     corrected_mask[y0:y1, x0:x1] = cut if fills_box else True
     segmentation = {"size": [height, width], "counts": encode_mask(corrected_mask).counts}
     box = [float(edge) for edge in xyxy_to_xywh((x0, y0, x1, y1))]
-    corrected = {**region, "bbox": box, "area": int(corrected_mask.sum()), "segmentation": segmentation, "score": 1.0}
-    return corrected, CORRECTED_BOXES if fills_box else REPLACED_MASKS
+    area = int(corrected_mask.sum())
+    corrected_region = {**region, "bbox": box, "area": area, "segmentation": segmentation, "score": 1.0}
+    return corrected_region, CORRECTED_BOXES if fills_box else REPLACED_MASKS

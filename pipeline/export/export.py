@@ -85,7 +85,7 @@ def export_dataset(
     _check_format(request, field)
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
-    corrected = CorrectedDataset(dataset)
+    corrections = CorrectedDataset(dataset)
     source = ImageSource(dataset, request.image_root)
     takes_images = format_.takes_images(config)
     if takes_images:
@@ -96,13 +96,13 @@ def export_dataset(
     for split in splits:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        categories = _categories(corrected, selector, request, field, per)
+        categories = _categories(corrections, selector, request, field, per)
         report.categories = len(categories.names)
         report.rare = categories.rare
         report.notes[RARE_CATEGORIES] += categories.dropped_count
         job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
         exporter = format_(config, job)
-        rows = _rows(corrected, selector, report, on_progress, with_images=takes_images)
+        rows = _rows(corrections, selector, report, on_progress, with_images=takes_images)
         for sample in _samples(rows, request, exporter, source, splits):
             exporter.add(sample)
             regions = exporter.written_regions(sample)
@@ -140,7 +140,7 @@ def _check_format(request: ExportRequest, field: CategoryField | None) -> None:
 
 
 def _rows(
-    corrected: CorrectedDataset,
+    corrections: CorrectedDataset,
     selector: Selector,
     report: ExportReport,
     on_progress: Callable[[int], None],
@@ -148,8 +148,8 @@ def _rows(
     with_images: bool,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Yield the rows with their chosen regions; and id, phrase and head of their unchosen regions."""
-    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrected.dataset.has_images else [])]
-    for table, rows in corrected.tables(columns, selector, report.notes):
+    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrections.dataset.has_images else [])]
+    for table, rows in corrections.tables(columns, selector, report.notes):
         for row, regions in zip(rows, _names(table), strict=True):
             report.rows += 1
             chosen_ids = {region["id"] for region in row["annotations"]}
@@ -204,9 +204,9 @@ def _join_objects(
 ) -> list[dict[str, Any]]:
     """Return the regions of a row that the format can hold; with `per_group`, join the mentions of each object."""
     if format_.needs_words:
-        captioned = [region for region in regions if is_said(region)]
-        notes["regions that no caption says: left out"] += len(regions) - len(captioned)
-        regions = captioned
+        caption_regions = [region for region in regions if is_said(region)]
+        notes["regions that no caption says: left out"] += len(regions) - len(caption_regions)
+        regions = caption_regions
     if per_group:
         objects = merge_by_object(regions)
         notes[JOINED_MENTIONS] += len(regions) - len(objects)
@@ -280,7 +280,11 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
 
 
 def _categories(
-    corrected: CorrectedDataset, selector: Selector, request: ExportRequest, field: CategoryField | None, per: Per
+    corrections: CorrectedDataset,
+    selector: Selector,
+    request: ExportRequest,
+    field: CategoryField | None,
+    per: Per,
 ) -> Categories:
     """Count the chosen regions by category and head, from the columns that the choice needs and no others."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -288,7 +292,7 @@ def _categories(
         per_group = per == "group"
         fields = (*PHRASE_KEYS, "group", "score") if per_group else PHRASE_KEYS
         columns = dict.fromkeys([*(REGION + name for name in fields), *selector.selection.columns])
-        for _, rows in corrected.tables(list(columns), selector, Counter()):
+        for _, rows in corrections.tables(list(columns), selector, Counter()):
             for row in rows:
                 regions = _join_objects(row["annotations"], request.exporter, Counter(), per_group=per_group)
                 counts.update((region[field], region["head"]) for region in regions)

@@ -177,9 +177,9 @@ def _foreign_files(path: Path, files: set[str]) -> Iterator[str]:
                 yield whole
 
 
-def _is_among(key: int, ascending: Any) -> bool:
-    place = int(np.searchsorted(ascending, key))
-    return place < len(ascending) and int(ascending[place]) == key
+def _is_among(key: int, sorted_keys: Any) -> bool:
+    place = int(np.searchsorted(sorted_keys, key))
+    return place < len(sorted_keys) and int(sorted_keys[place]) == key
 
 
 def number_name(number: int, extension: str) -> str:

@@ -123,17 +123,17 @@ def shuffle_boxes(rois: Tensor, generators: Sequence[np.random.Generator]) -> Te
 
     Regions with equal boxes, which are of one object, get equal boxes. A single box becomes that of another image.
     """
-    shuffled = rois.clone()
+    shuffled_rois = rois.clone()
     for image, rng in enumerate(generators):
         is_of_image = rois[:, 0] == image
         boxes, numbers = rois[is_of_image, 1:].unique(dim=0, return_inverse=True)
         other_boxes = rois[~is_of_image, 1:]
         if len(boxes) > 1:  # each box takes the next one of a random cycle
             order = torch.from_numpy(rng.permutation(len(boxes)))
-            shuffled[is_of_image, 1:] = boxes[order.roll(1)][order.argsort()[numbers]]
+            shuffled_rois[is_of_image, 1:] = boxes[order.roll(1)][order.argsort()[numbers]]
         elif len(boxes) and len(other_boxes):
-            shuffled[is_of_image, 1:] = other_boxes[int(rng.integers(len(other_boxes)))]
-    return shuffled
+            shuffled_rois[is_of_image, 1:] = other_boxes[int(rng.integers(len(other_boxes)))]
+    return shuffled_rois
 
 
 def reject_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:

@@ -44,10 +44,10 @@ class RankGroup:
         if self.size == 1:
             return rows
         counts: list[int] = self.gather_objects(len(rows))
-        padded = rows.detach().new_zeros((max(counts), *rows.shape[1:]))
-        padded[: len(rows)] = rows.detach()
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        padded_rows = rows.detach().new_zeros((max(counts), *rows.shape[1:]))
+        padded_rows[: len(rows)] = rows.detach()
+        parts = [torch.empty_like(padded_rows) for _ in counts]
+        dist.all_gather(parts, padded_rows)
         parts_of_ranks = [part[:count] for part, count in zip(parts, counts, strict=True)]
         parts_of_ranks[self.rank] = rows
         return torch.cat(parts_of_ranks)

@@ -150,17 +150,17 @@ def contrastive_loss(
         weights: float (R,), >= 0, of the rows; None for 1 each. A column's weight is the mean of its positives'.
     """
     weights = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
-    excluded = positive if ambiguous is None else positive | ambiguous
+    is_excluded = positive if ambiguous is None else positive | ambiguous
     columns = (positive * weights[:, None]).sum(dim=0) / positive.sum(dim=0).clamp(min=1)
-    rows = one_way(logits, positive, excluded, weights)
-    return (rows + one_way(logits.T, positive.T, excluded.T, columns)) / 2
+    rows = one_way(logits, positive, is_excluded, weights)
+    return (rows + one_way(logits.T, positive.T, is_excluded.T, columns)) / 2
 
 
-def one_way(logits: Tensor, positive: Tensor, excluded: Tensor, weights: Tensor | None = None) -> Tensor:
+def one_way(logits: Tensor, positive: Tensor, is_excluded: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the weighted mean InfoNCE of rows, each the mean over its positives; see `contrastive_loss`."""
     counts = positive.sum(dim=1)
     weights = (counts > 0).to(logits.dtype) * (1 if weights is None else weights)
-    negatives = logits.masked_fill(excluded, _EXCLUDED_LOGIT).logsumexp(dim=1, keepdim=True)
+    negatives = logits.masked_fill(is_excluded, _EXCLUDED_LOGIT).logsumexp(dim=1, keepdim=True)
     losses = F.softplus(negatives - logits).masked_fill(~positive, 0.0).sum(dim=1) / counts.clamp(min=1)
     return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).eps)
 

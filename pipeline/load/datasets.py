@@ -255,17 +255,17 @@ class RegionDataset(_Images, TorchDataset[Any]):
 
 def _replace_missing(samples: Iterator[Any]) -> Iterator[Any]:
     """Yield the samples, with a neighbour in the place of each None. Raise InputError if all are None."""
-    missing = 0
+    gap = 0
     last = None
     for sample in samples:
-        missing += 1
+        gap += 1
         if sample is not None:
             last = sample
-            yield from repeat(last, missing)
-            missing = 0
-    if last is None and missing:
-        raise InputError(f"all {missing} images of this worker's part are broken or missing, see the warnings")
-    yield from repeat(last, missing)
+            yield from repeat(last, gap)
+            gap = 0
+    if last is None and gap:
+        raise InputError(f"all {gap} images of this worker's part are broken or missing, see the warnings")
+    yield from repeat(last, gap)
 
 
 def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -87,12 +87,12 @@ def row_groups_of(dataset: Dataset) -> list[RowGroup]:
 def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Selector) -> list[RowGroup]:
     """Return the row groups that have samples, with these rows selected. Only the columns of the choice are read."""
     columns = ("error", *selector.selection.columns)
-    selected = []
+    groups_with_samples = []
     for group in groups:
         rows = [first + select_samples(table, options, selector)[1] for first, table in group.tables(columns)]
         if len(numbers := np.concatenate(rows)):
-            selected.append(replace(group, size=len(numbers), rows=numbers))
-    return selected
+            groups_with_samples.append(replace(group, size=len(numbers), rows=numbers))
+    return groups_with_samples
 
 
 def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, NDArray[np.int64]]:

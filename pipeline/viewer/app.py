@@ -153,24 +153,24 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
                 shards_read = pages.index.shards_read
                 total = len(pages.dataset.shards)
                 text = f"Filters, orders and figures need all shards. {shards_read:,} of {total:,} have been read."
-                return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
+                return HTMLResponse(pages.message("Reading the shards", text, search, refresh=True), 202)
             return HTMLResponse(view(search, request))
         except ConfigError as error:
-            return HTMLResponse(pages.rejected(search, str(error).removeprefix("where: ")), 400)
+            return HTMLResponse(pages.search_problem(search, str(error).removeprefix("where: ")), 400)
         except PhraseboxError as error:
             return HTMLResponse(pages.message("This cannot be shown", str(error), search), 400)
 
     return answer
 
 
-def _number(request: Request, name: str, default: int, most: int = 10**12) -> int:
+def _number(request: Request, name: str, default: int, limit: int = 10**12) -> int:
     """Return a whole number of the query, at most `most`, or the default. Raise HTTPException for a long one."""
     text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdigit()):
         return default
     if len(text) > MOST_DIGITS:
         raise HTTPException(404)
-    return min(int(text), most)
+    return min(int(text), limit)
 
 
 def _sample(search: Search, request: Request) -> str:
@@ -265,7 +265,7 @@ async def _review(request: Request) -> Response:
         return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
     if result is None:
         return JSONResponse({"error": "there is no such region"}, 404)
-    return JSONResponse({"saved": result.regions, "stay": result.unchanged})
+    return JSONResponse({"saved": result.regions, "stay": result.unchanged_regions})
 
 
 def _state(request: Request) -> Response:

@@ -162,7 +162,7 @@ class Pages:
             problem="",
         )
 
-    def rejected(self, search: Search, problem: str) -> str:
+    def search_problem(self, search: Search, problem: str) -> str:
         """Render the filters as the user typed them, with a problem at the SQL condition and without images."""
         missing = dict.fromkeys(("regions", "exported", "pages", "command"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
@@ -204,9 +204,9 @@ class Pages:
         """Render the page of figures."""
         return self._render("stats.html", search, figures=statistics(self.index, search))
 
-    def message(self, title: str, text: str, search: Search | None = None, *, again: bool = False) -> str:
+    def message(self, title: str, text: str, search: Search | None = None, *, refresh: bool = False) -> str:
         """Render a page with a message. With `again` the browser asks again after a second."""
-        return self._render("message.html", search or Search(), title=title, text=text, again=again)
+        return self._render("message.html", search or Search(), title=title, text=text, refresh=refresh)
 
     def _command(self, search: Search) -> tuple[str, str] | None:
         """The command that exports a search, in two parts around the least score; None if no condition can say it."""

@@ -33,7 +33,7 @@ class ReviewResult(NamedTuple):
     """The numbers of regions that a judgement was stored for, and of equal regions of their object that it leaves."""
 
     regions: int
-    unchanged: int
+    unchanged_regions: int
 
 
 @dataclass(kw_only=True)
@@ -114,7 +114,7 @@ class ReviewSession:
         correction = self.log.current().corrections.get(RegionKey.of(region))
         action = correction.action if correction and request.action == "undone" else request.action
         regions = 0
-        unchanged = 0
+        unchanged_regions = 0
         for other in rows[0]["annotations"] if action else (region,):
             is_equal = (other["bbox"], other["segmentation"]) == (region["bbox"], region["segmentation"])
             shares_box = action == "box" and region["group"] is not None and other["group"] == region["group"]
@@ -123,8 +123,8 @@ class ReviewSession:
                 append_review(self.dataset.path, Review(**RegionKey.of(other)._asdict(), **values))
                 regions += 1
             else:
-                unchanged += is_equal and region["group"] is not None and other["group"] == region["group"]
-        return ReviewResult(regions, unchanged)
+                unchanged_regions += is_equal and region["group"] is not None and other["group"] == region["group"]
+        return ReviewResult(regions, unchanged_regions)
 
 
 def _annotation(row: Mapping[str, Any], annotation_id: int) -> Any:

@@ -182,13 +182,13 @@ def caption_parts(
     edges.update(*(fields["span"] for fields in (*(fields for *_, fields in annotations), *absent)))
     parts = []
     for start, end in pairwise(sorted(edges)):
-        enclosing = [one for one in annotations if is_around(one[2])]
+        outer_entries = [one for one in annotations if is_around(one[2])]
         absent_phrase = min(filter(is_around, absent), key=length, default=None)
         ends = absent_phrase is not None and absent_phrase["span"][1] == end
         part = CaptionPart(text=caption[start:end], absent=absent_phrase, ends=ends)
-        if enclosing:
-            _, group, innermost = min(enclosing, key=lambda one: length(one[2]))
-            numbers = [number for number, _, one in enclosing if list(one["span"]) == list(innermost["span"])]
+        if outer_entries:
+            _, group, innermost = min(outer_entries, key=lambda one: length(one[2]))
+            numbers = [number for number, _, one in outer_entries if list(one["span"]) == list(innermost["span"])]
             part = replace(part, regions=tuple(dict.fromkeys(numbers)), group=group)
         parts.append(part)
     return parts
@@ -218,7 +218,7 @@ class HeatMaps:
         self.are_stored = dataset.has_heat_maps and not self.settings
         self._stages: Any = None
         self._lock = threading.Lock()
-        self._computed: dict[int, dict[str, HeatMap]] = {}
+        self._cache: dict[int, dict[str, HeatMap]] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -232,11 +232,11 @@ class HeatMaps:
         if self.are_stored:
             return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
         with self._lock:
-            if row["id"] not in self._computed:
-                self._computed[row["id"]] = self._compute(row)
-                if len(self._computed) > MOST_SAMPLES:
-                    del self._computed[next(iter(self._computed))]
-            return self._computed[row["id"]]
+            if row["id"] not in self._cache:
+                self._cache[row["id"]] = self._compute(row)
+                if len(self._cache) > MOST_SAMPLES:
+                    del self._cache[next(iter(self._cache))]
+            return self._cache[row["id"]]
 
     def _compute(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
         if self._stages is None:
@@ -273,5 +273,5 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
     check_named(dataset, LOADED_KEYS, settings, advice=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
     # The source of the regions, and the files that it names, do not matter: the explainer makes the heat maps.
     stored = {section: values for section, values in stored.items() if section != "source"}
-    fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none", "regions.refine=none")
-    return stored_config(stored, [*settings, *fixed])
+    overrides = ("model.batch_size=1", "model.device=auto", "regions.calibration=none", "regions.refine=none")
+    return stored_config(stored, [*settings, *overrides])

@@ -95,9 +95,9 @@ class CsvReader(Reader):
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
             raise InputError(f"{file.url} is UTF-16; {TO_UTF_8}")
         header = [name.strip() for name in fields]
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise InputError(f"{file.url}: the header names {', '.join(map(shorten, repeated))} more than once")
+        duplicates = sorted({name for name in header if header.count(name) > 1})
+        if duplicates:
+            raise InputError(f"{file.url}: the header names {', '.join(map(shorten, duplicates))} more than once")
         if header:
             expected = f"{file.url}: the first line must name the columns: expected the column"
             self.rows.check_columns(header, expected, all_configured=True)

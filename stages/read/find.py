@@ -113,12 +113,12 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
                 stamps = _local_stamps(_walk(path))
             else:
                 stamps = _stamps_of(location, filesystem.find(path, detail=True))
-            chosen = _choose(stamps, location, suffixes)
-            if not chosen:
+            files = _choose(stamps, location, suffixes)
+            if not files:
                 first = _relative(next(iter(stamps), ""), location)
                 example = f"it holds {len(stamps)} other files, such as {first}" if stamps else "it is empty"
                 raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
-            return chosen, location
+            return files, location
         if _BRACES.search(location):
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
@@ -157,13 +157,13 @@ def _walk(folder: str) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise error
 
-    visited: set[str] = set()
+    visited_folders: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         folders.sort()
-        if (target := os.path.realpath(place)) in visited:
+        if (target := os.path.realpath(place)) in visited_folders:
             folders.clear()
         else:
-            visited.add(target)
+            visited_folders.add(target)
             yield from (os.path.join(place, name) for name in names)
 
 

@@ -50,9 +50,9 @@ class Columns:
             key="key" if _is_text(kinds.get("key")) else None,
             status="status" if has_status else None,
         )
-        repeated = [name for name in columns.names if schema.names.count(name) > 1]
-        if repeated:
-            raise InputError(f"{url}: more than one column is named {', '.join(map(shorten, repeated))}")
+        duplicates = [name for name in columns.names if schema.names.count(name) > 1]
+        if duplicates:
+            raise InputError(f"{url}: more than one column is named {', '.join(map(shorten, duplicates))}")
         return columns
 
     @property

@@ -125,8 +125,8 @@ def plan_lines(
                     rows=rows[part],
                 )
             )
-    repeated = (group[0].sample for file in files for group in _group_rows(scan(file), config))
-    return with_unique_ids(shards, keys, ((sample.sample_id, sample.source) for sample in repeated))
+    second_pass = (group[0].sample for file in files for group in _group_rows(scan(file), config))
+    return with_unique_ids(shards, keys, ((sample.sample_id, sample.source) for sample in second_pass))
 
 
 def grouped_rows(shards: Iterable[Shard]) -> str | None:
