@@ -42,7 +42,7 @@ def detections(
 def row_detections(row: Mapping[str, Any]) -> Any:
     """Return the regions of a dataset's row as `supervision.Detections`. Raise ConfigError as `detections`.
 
-    The class is the phrase, whose id is the category of the dataset; `data` also has the `head` and the `region_id` of
+    The class is the phrase, its id the `category_id` of the dataset; `data` also has the `head` and the `region_id` of
     each region.
     """
     regions = row["annotations"]

@@ -185,7 +185,7 @@ MOST_PER_PAGE: Final = 96  # Most samples that a page shows
 
 
 class Search(BaseModel):
-    """Conditions on regions and samples, all of which must hold, and the order of the answers.
+    """Conditions on regions and samples, which must all hold, and the order of the results.
 
     A sample is found if at least one of its regions fulfils the conditions on regions. Without such conditions, samples
     without regions are found too.

@@ -39,7 +39,7 @@ LABEL_LIST: Final = (
 )
 
 ONLY_CATEGORY: Final = {"id": 1, "name": "object", "supercategory": "object"}
-"""Category of formats whose categories mean nothing."""
+"""The category of formats without meaningful categories."""
 
 
 class CocoConfig(FormatConfig):
@@ -63,12 +63,12 @@ class CocoConfig(FormatConfig):
 class CocoLayout(Exporter):
     """A COCO JSON for each split, with dense category ids from `first_id` and the captions in the images.
 
-    `caption` holds all captions, each on a line of its own, so that `tokens_positive`, the [start, end) of each phrase
-    of a region, counts in one text. `captions` holds them one by one, which `caption_index` and `span` count in.
+    `caption` holds all captions, one on each line; `tokens_positive`, the [start, end) of each phrase of a region,
+    counts in it. `captions` is a list of them, for `caption_index` and `span`.
 
-    As in LVIS, `neg_category_ids` are the categories that were judged not to be in an image: those that its absent
-    phrases name exactly. `not_exhaustive_category_ids` are those that its captions name and that may lack annotations:
-    of regions that were not chosen, and of further names of its objects. Nothing is known of the other categories.
+    As in LVIS, `neg_category_ids` are the categories that are absent from an image: its absent phrases. Categories in
+    `not_exhaustive_category_ids` may lack annotations: those of unchosen regions, and of further names of its objects.
+    Other categories are unknown.
     """
 
     json_file: ClassVar[str]  # name of the JSON, with `{split}`
@@ -114,7 +114,7 @@ class CocoLayout(Exporter):
             file.annotation(coco_annotation(region, row["id"], category_id, **fields))
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
-        """Return what stands in an annotation's `segmentation`."""
+        """Return the value of an annotation's `segmentation`."""
         return region["segmentation"]
 
 
@@ -172,10 +172,10 @@ class Fiftyone(CocoLayout):
 
 
 def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the dataset knows of a region and COCO has no name for.
+    """Return the fields of a region that COCO does not define.
 
-    `presence` and `group` are left out where they are unknown, `refined` and `fallback` where the outline is that of
-    the heat, as usual. `phrases` are all those of an object, in an export by objects.
+    `presence` and `group` are left out if they are unknown, `refined` and `fallback` if the outline is that of the heat
+    map, as usual. `phrases` are all phrases of an object, in an export by objects.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
     entry |= {key: shorten_float(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
@@ -195,9 +195,9 @@ def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, 
 
 
 class CocoFile:
-    """A COCO JSON, written in one pass: images go into the file, annotations beside it until the images are complete.
+    """A COCO JSON, written in one pass, with no entry in memory.
 
-    Memory holds no entry.
+    Images go into the file, annotations into a temporary file until the images are complete.
     """
 
     def __init__(

@@ -51,19 +51,33 @@ _LIKELY: Final = 0.5  # the score from which a region is more likely right than 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """A choice of samples and regions, a format and a new folder."""
+    """A choice of samples and regions, a format and a new folder.
+
+    Attributes:
+        exporter: The format.
+        out: The new folder.
+        config: Settings of the format; None for its defaults.
+        min_score: The least score of an exported region, 0 .. 1.
+        where: SQL condition on regions, see `pipeline.dataset.selection`.
+        per: "phrase" or "group", see `Per`; None for the `usual_per` of the format.
+        min_count: Categories with fewer chosen regions are left out.
+        split: Shares of the images, "train=0.9,val=0.1"; "" puts all into "train".
+        keep_empty: Also export samples without a chosen region; such images may still show objects.
+        image_root: Folder or URL of the images, see `ImageSource`.
+        overwrite: Replace the export in `out`; only files that an export wrote are deleted.
+    """
 
     exporter: type[Exporter]
     out: Path
-    config: FormatConfig | None = None  # None for the defaults of the format
-    min_score: float = 0.0  # only regions with at least this score, 0 .. 1
-    where: str = ""  # SQL condition on regions, see `pipeline.dataset.selection`
-    per: Per | None = None  # "group" has the regions of each object once, see `merged`; None: `Exporter.usual_per`
-    min_count: int = 0  # leave out categories with fewer chosen regions
-    split: str = ""  # shares of the images, "train=0.9,val=0.1"; "" puts all into "train"
-    keep_empty: bool = False  # also samples without a chosen region; nobody has certified that nothing is in them
-    image_root: str | None = None  # folder or URL of the images, see `ImageSource`
-    overwrite: bool = False  # replace the export that is in `out`; only files that an export wrote are deleted
+    config: FormatConfig | None = None
+    min_score: float = 0.0
+    where: str = ""
+    per: Per | None = None
+    min_count: int = 0
+    split: str = ""
+    keep_empty: bool = False
+    image_root: str | None = None
+    overwrite: bool = False
 
 
 def export_dataset(

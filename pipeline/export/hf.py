@@ -2,9 +2,9 @@
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0, or the
-name itself if there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, `absent` (the
-phrases that were judged not to be in the image), and in `objects`
-everything else that the dataset knows. Parquet, unlike an imagefolder with metadata.jsonl, keeps types and class names.
+name itself if there are more than `MOST_LABELS`. Further columns are `sample_id`, `file_name`, `captions` and `absent`
+(the absent phrases); `objects` has all other fields of the dataset's regions. Parquet, unlike an imagefolder with
+metadata.jsonl, keeps types and class names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stages.write import dtype_of
 _ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
 AS_TEXT: Final = "categories: as text, since the names of all ClassLabels would stand in every file"
 MOST_LABELS: Final = 10_000
-"""Categories of a `ClassLabel`, whose names stand in every file, twice: a million phrases would take 40 MB of each."""
+"""The most categories of a `ClassLabel`. Every file holds their names, twice: a million phrases would take 40 MB."""
 
 _OBJECTS: Final = {
     "id": pa.int64(),
@@ -103,7 +103,7 @@ class Hf(Exporter):
         )
 
     def close(self) -> None:
-        """Write what is left, and the dataset card."""
+        """Write all remaining rows, and the dataset card."""
         super().close()
         with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
         self.job.folder.file("README.md").write_text(_card(with_rows, labels=self._labels), encoding="utf-8")
@@ -131,7 +131,7 @@ def _schema(labels: Sequence[str] | None) -> Any:
 
 
 def _card(splits: Sequence[str], *, labels: bool) -> str:
-    """Return a dataset card that says where the splits are. Their names need no quotes, see `parse_splits`."""
+    """Return a dataset card with the files of the splits. Their names need no quotes, see `parse_splits`."""
     category = f"its name, since there are more than {MOST_LABELS:,}"
     if labels:
         category = "a number, whose name is a `ClassLabel`'s"

@@ -1,6 +1,6 @@
 """Mixed-grounding JSON as MDETR, GLIP and YOLO-World read it: SPLIT.json, one image entry for each caption.
 
-By things (`per="group"`), there is one entry for each image, whose `caption` holds all captions.
+By objects (`per="group"`), there is one entry for each image; its `caption` holds all captions.
 
 MDETR's `datasets/coco.py` and `mixed.py`, GLIP's `MixedDataset`, YOLO-World's `YOLOv5MixedGroundingDataset`. Boxes are
 [x, y, w, h] px, `tokens_positive` are [start, end) characters of the entry's `caption`. YOLO-World makes the class text
@@ -63,7 +63,7 @@ class Mdetr(Exporter):
         # A caption without regions beside one with regions would be a picture without objects.
         for index, caption, regions in sample.texts():
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
-            targets = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or things, in their order
+            targets = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or objects, in their order
             file.image(
                 {
                     "id": image_id,

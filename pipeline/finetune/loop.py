@@ -66,8 +66,8 @@ def finetune(
 ) -> TunedModel:
     """Fine-tune a model on a dataset, or resume the training in `config.out`.
 
-    In a group of processes (torchrun, or one that is initialised, as Ray Train does it) each call is one rank, and the
-    losses are those of one process with the whole batch, up to rounding.
+    In a group of processes (of torchrun, or initialised by Ray Train) each call is one rank. The losses are equal to
+    those of one process with the whole batch, up to rounding.
 
     Args:
         config: All settings.

@@ -27,7 +27,7 @@ from stages.contract.records import Rle
 from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
-_ROWS_AT_ONCE: Final = 32  # Rows of which the masks are decoded together
+_ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
 
 
 class LoadOptions(BaseModel, extra="forbid", frozen=True):

@@ -1,7 +1,7 @@
-"""The page of `phrasebox compare`: the same picture and phrase by all explainers side by side, in one file.
+"""The page of `phrasebox compare`: heat maps of one phrase by all explainers side by side, in one file.
 
-It needs neither network nor server: it includes pictures, style and script. Texts are escaped by the template, and a
-content security policy lets no script run but its own.
+It needs neither network nor server: it includes pictures, style and script. The template escapes texts, and a content
+security policy lets no script run but the page's own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def picture_questions(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the first question of the first images, with a map by every explainer: values for the template.
 
     `caption` is the text before, within and after the phrase; `boxes` are (x, y, w, h) in percent of the image's sides;
-    `disagreement` is 0 .. 2; `hits` counts the explainers whose peak is on the thing, -1 if its place is not known.
+    `disagreement` is 0 .. 2; `hits` counts the explainers with a peak on the object, -1 if its place is not known.
     """
     labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
     curves = {(row["label"], row["image"]): row for row in comparison.curves}

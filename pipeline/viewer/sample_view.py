@@ -28,7 +28,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Columns of a row that `sample_view` needs."""
 
-MOST_SAMPLES: Final = 64  # Samples whose computed heat maps are kept: a few kB each
+MOST_SAMPLES: Final = 64  # Samples with heat maps in the cache: a few kB each
 _OUTLINE_SIDE_PX: Final = 640
 _MOST_LETTERS: Final = 28
 _THINNEST_PX: Final = 1.2  # Outline of a region with a score of 0, in pixels of the screen
@@ -98,7 +98,7 @@ class SampleView:
         return list(groups.values())
 
     @property
-    def things(self) -> int | None:
+    def object_count(self) -> int | None:
         """Number of groups; None in datasets without them."""
         groups = {region.annotation["group"] for region in self.regions}
         return len(groups) if groups and None not in groups else None
@@ -118,15 +118,15 @@ def sample_view(
 ) -> SampleView:
     """Return the view of a row with `COLUMNS`. `hit_ids` are ids of annotations that a search finds; None for all."""
     annotations = row["annotations"]
-    # In datasets without groups each phrase names another thing.
-    things = [entry["phrase"] if entry["group"] is None else entry["group"] for entry in annotations]
-    groups = {thing: place for place, thing in enumerate(dict.fromkeys(things))}
+    # In datasets without groups each phrase names another object.
+    objects = [entry["phrase"] if entry["group"] is None else entry["group"] for entry in annotations]
+    groups = {key: number for number, key in enumerate(dict.fromkeys(objects))}
     best: dict[Any, Mapping[str, Any]] = {}
     equal: dict[Any, list[int]] = {}
     for place, entry in enumerate(annotations):
         equal.setdefault((entry["phrase"], *entry["bbox"], entry["segmentation"]["counts"]), []).append(place)
-        if things[place] not in best or entry["score"] > best[things[place]]["score"]:
-            best[things[place]] = entry
+        if objects[place] not in best or entry["score"] > best[objects[place]]["score"]:
+            best[objects[place]] = entry
     regions: list[RegionView] = []
     mentions: dict[int, tuple[int, int, Mapping[str, Any]]] = {}
     for places in equal.values():
@@ -146,8 +146,8 @@ def sample_view(
             correction=correction.action if correction else None,
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * annotation["score"],
             label=f"{label} {annotation['score']:.2f}",
-            group=groups[things[first]],
-            leads=phrase == best[things[first]]["phrase"],
+            group=groups[objects[first]],
+            leads=phrase == best[objects[first]]["phrase"],
             is_hit=None if hit_ids is None else any(entry["id"] in hit_ids for entry in entries),
         )
         regions.append(region)

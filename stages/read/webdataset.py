@@ -237,8 +237,8 @@ class Member:
 def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member]:
     """Yield the members in order, without folders. A member with `damage` is always the last.
 
-    The stream is newly opened; unless it `can_seek`, it is read from front to back only. `wants` chooses the files
-    whose content is read.
+    The stream is newly opened; unless it `can_seek`, it is read from front to back only. `wants` chooses the files to
+    read.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)

@@ -150,8 +150,8 @@ def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
     assert [(region.group, region.leads) for region in one.regions] == leads
     assert [[region.number for region in group] for group in one.groups] == [[2, 4, 0], [1], [3]]
     assert one.regions[2].label == "a very long puppy beside ot… 0.90"
-    assert one.things is None, "not all of them are known"
-    assert view_of(*entries[:3]).things == 2
+    assert one.object_count is None, "not all of them are known"
+    assert view_of(*entries[:3]).object_count == 2
     widths = [region.outline_px for region in one.regions]
     assert sorted(range(5), key=lambda n: widths[n]) == sorted(range(5), key=lambda n: names[n][2])
 
