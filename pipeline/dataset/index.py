@@ -296,7 +296,7 @@ def _hits(search: Search) -> str:
 
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
-KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
+LEAST_SCORES: Final = (0.5, 0.7, 0.8, 0.9)
 BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
 BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # The smallest that fits 99 % of the images is taken
 
@@ -320,7 +320,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     ask = partial(index.ask, search or Search())
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
     ((regions, phrases, heads),) = ask("SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
-    at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in KEPT_AT)
+    at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in LEAST_SCORES)
     (counts,) = ask(f"SELECT {', '.join(at_least)} FROM hit_regions")
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
     presences = ask(
@@ -336,7 +336,8 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "heads": heads,
         "score": _histogram(ask, "score", SCORE_EDGES),
         "score_kept": {
-            f"{score:g}": count / regions if regions else None for score, count in zip(KEPT_AT, counts, strict=True)
+            f"{score:g}": count / regions if regions else None
+            for score, count in zip(LEAST_SCORES, counts, strict=True)
         },
         "area_share": _histogram(ask, "area_share", AREA_EDGES),
         "phrases_per_image": _per_image(ask, "phrase_count"),

@@ -31,17 +31,17 @@ from stages.write import Tally
 _DIFFERENT: Final = """
 (FROM stored EXCEPT ALL FROM counted) UNION ALL (FROM counted EXCEPT ALL FROM stored) ORDER BY ALL LIMIT 3
 """
-"""Rows of `categories.parquet` that do not agree with the shards."""
+"""Rows of `categories.parquet` that differ from the shards."""
 
-_OFTEN: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
+_REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
 _RANGES: Final = {"0 .. 1": (0.0, 1.0), "-1 .. 1": (-1.001, 1.001)}  # Lowest and highest value, with rounded cosines
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
     """Yield a line, with file and row, for each problem of a dataset. Raise InputError if no run has written it.
 
-    The manifest and its counts are checked, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
-    images and categories. Where a shard cannot be read, that is the problem, and counts are not compared.
+    It checks the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors, embedded images
+    and categories. A shard that cannot be read is a problem; then counts are not compared.
     """
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
@@ -49,25 +49,25 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     counts = (manifest or {}).get("counts")
     if not files and not (isinstance(counts, dict) and counts.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
-    all_read = True
+    are_all_readable = True
     with empty_rows() as rows:
         for shard, path in enumerate(files):
             try:
                 with parquet_file(path) as file:
-                    readable = yield from _schema_problems(path, file.schema_arrow)
-                    all_read &= readable
-                    for first, table in tables_in(file, file.schema_arrow.names, 512) if readable else ():
+                    is_readable = yield from _schema_problems(path, file.schema_arrow)
+                    are_all_readable &= is_readable
+                    for first, table in tables_in(file, file.schema_arrow.names, 512) if is_readable else ():
                         for number, row in enumerate(table.to_pylist(), first):
                             yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
                         rows.add(shard, table)
             # UnicodeDecodeError: text whose bytes were changed
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                all_read = False
+                are_all_readable = False
                 yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
         for kind, table in (("image", "samples"), ("annotation", "regions")):
-            for number, times in rows.ask(_OFTEN.format(table)):
+            for number, times in rows.ask(_REPEATED.format(table)):
                 yield f"{kind} id {number} occurs {times} times"
-        if all_read:
+        if are_all_readable:
             if manifest is not None:
                 yield from _count_problems(manifest_path, counts, rows.tally(len(files)))
             yield from _category_problems(dataset / "categories.parquet", rows)
@@ -87,7 +87,7 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
 
 
 def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:
-    """Yield what is wrong with the manifest; return it, or None if it cannot be read."""
+    """Yield the problems of the manifest; return it, or None if it cannot be read."""
     manifest = None
     try:
         manifest = read_json(path)
@@ -101,22 +101,22 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]
 
 
 def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
-    """Yield what is wrong with a shard's columns; return whether its rows can be checked."""
-    readable = True
+    """Yield the problems of a shard's columns; return whether its rows can be checked."""
+    is_readable = True
     kinds = dict(zip(schema.names, schema.types, strict=True))
     for field in (*DATASET_FIELDS, *_optional(schema.names)):
         if field.name not in kinds:
             yield f"{path}: no column {field.name}"
         elif kinds[field.name] != field.kind:
             yield f"{path}: column {field.name}: expected {field.kind}, got {kinds[field.name]}"
-        readable &= kinds.get(field.name) == field.kind
+        is_readable &= kinds.get(field.name) == field.kind
     unknown = kinds.keys() - {field.name for field in (*DATASET_FIELDS, *OPTIONAL_FIELDS)}
     yield from (f"{path}: unknown column {name}" for name in sorted(unknown))
-    return readable
+    return is_readable
 
 
 def _optional(names: Collection[str]) -> list[Column]:
-    """The optional columns that a shard has or ought to have: phrases and heat maps occur together."""
+    """The optional columns that a shard has or should have: phrases and heat maps occur together."""
     has_maps = any(field.name in names for field in HEAT_MAP_FIELDS)
     return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
 
@@ -153,7 +153,7 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _error_problems(row: dict[str, Any]) -> Iterator[str]:
-    """Problems of the error, and of the columns that only a row without one fills."""
+    """Problems of the error, and of the columns that only a row without an error fills."""
     if row["error"] is not None:
         lists = "annotations" if row["annotations"] else "absent phrases"
         yield from _wrong(
