@@ -1,4 +1,4 @@
-"""Fine-tuning a CLIP on a dataset, so that its patches know what they show.
+"""Fine-tune a CLIP model on a dataset, for better features of its patches.
 
 To add a recipe, write one file with a `RecipeConfig` and a `Recipe`, and name it in `RECIPES`.
 """

@@ -1,15 +1,15 @@
 """A row as a sample, and samples as a batch. A sample is a plain dict, so that transforms of any library take it.
 
     id, sample_id, file_name   int, str, str
-    captions         list[str], untouched
-    absent           list[str], phrases of the captions that were judged not to be in the image
+    captions         list[str], unchanged
+    absent           list[str], the absent phrases of the captions
     original_hw      (height, width) of the original image, px
     size_hw          (height, width) that boxes and masks refer to, px: the original's or the square's
     image            uint8 (3, H, W)
     boxes_xyxy_px    float32 (n, 4), half open, px of `size_hw`
     phrases, heads   list[str], n of each
     spans            int64 (n, 2), [start, end): `captions[caption_indices[i]][start:end]` are the phrase's words;
-                     [0, 0) of caption 0 if no caption says it (a pool of concepts does)
+                     [0, 0) of caption 0 if the phrase comes from a pool of concepts
     caption_indices  int64 (n,)
     scores           float32 (n,), 0 .. 1
     similarities     float32 (n,), cosine of image and phrase
@@ -32,7 +32,7 @@ them:
 
 `grid_masks` would stay behind: take `masks="full"` instead, and compute them afterwards with
 `torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`. A transform that changes the size also sets
-`size_hw`. Nothing corrects captions that say "left". Functions must be picklable where workers are spawned.
+`size_hw`. Captions with "left" or "right" are not corrected. Functions must be picklable if workers are spawned.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class Pages:
         )
 
     def review(self) -> str:
-        """Render the page of review, which asks the server for everything else."""
+        """Render the page of review; its script loads everything else from the server."""
         path = shlex.quote(str(self.dataset.path))
         return self._render("review.html", Search(), most_letters=MOST_LETTERS, path=path)
 
@@ -205,11 +205,11 @@ class Pages:
         return self._render("stats.html", search, figures=statistics(self.index, search))
 
     def message(self, title: str, text: str, search: Search | None = None, *, refresh: bool = False) -> str:
-        """Render a page with a message. With `again` the browser asks again after a second."""
+        """Render a page with a message. With `refresh`, the browser loads the page again after a second."""
         return self._render("message.html", search or Search(), title=title, text=text, refresh=refresh)
 
     def _command(self, search: Search) -> tuple[str, str] | None:
-        """The command that exports a search, in two parts around the least score; None if no condition can say it."""
+        """The command that exports a search, in two parts around the least score; None if no condition expresses it."""
         if not search.condition() or search.status not in ("", "regions"):
             return None
         condition = search.model_copy(update={"score_min": None}).condition()

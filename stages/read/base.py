@@ -109,7 +109,7 @@ class Shard:
         stop: End of the part, exclusive, in the same unit; None for the end of the file.
         first_row: Number of the first row in messages: lines count from 1, Parquet rows from 0.
         skip: Number of samples at the begin that are left out, see `CutReader`.
-        samples: Number of samples after these; None if only reading tells.
+        samples: Number of samples after these; None if they are not known before reading.
         rows: Number of rows of these samples, if several may be one sample, else None.
         new_ids: Samples with an id that an earlier sample has: their index from 0, and another id.
         payload: Further data of the kind (a header, rows from a file that cannot be cut).
@@ -222,7 +222,7 @@ def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | SkippedRow]:
     """Yield the rows of one shard as `Reader.read` does, for runs, which also write.
 
     Raise InputError if the disk or the network fails: a run would take an OSError for an error of writing, since
-    object storage does not say which of the two failed.
+    object storage does not distinguish the two.
     """
     try:
         yield from reader.read(shard)

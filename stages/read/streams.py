@@ -111,7 +111,7 @@ def is_compressed(name: str) -> bool:
 
 @contextmanager
 def open_plain(url: str) -> Iterator[Stream]:
-    """Open a file of the input, decompressed as its extension says. Raise InputError."""
+    """Open a file of the input, decompressed by its extension. Raise InputError."""
     with closing(InputFile(url)) as file:
         yield Forward(_decompressor(file, url.lower().rpartition(".")[2])) if is_compressed(url) else file
 
