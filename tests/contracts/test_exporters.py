@@ -20,12 +20,14 @@ from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.export.datasets import demo_fingerprint, encoded, exported, rows_of, write_dataset
-from tests.pipeline.export.read_back import READ_BACK, Found
+from tests.pipeline.export.read_back import READ_BACK, RegionTuple
 from tests.synthetic import write_synthetic
 
 formats = pytest.mark.parametrize("name", EXPORTERS)
 
-ROWS, WITH_REGIONS, REGIONS = 16, 12, 17
+ROWS = 16
+WITH_REGIONS = 12
+REGIONS = 17
 """Of the dataset."""
 
 
@@ -37,21 +39,21 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def expected(name: str, rows: list[dict[str, Any]]) -> Counter[tuple[Found, ...]]:
+def expected(name: str, rows: list[dict[str, Any]]) -> Counter[tuple[RegionTuple, ...]]:
     """The regions of each row, as the format's reader should find them."""
     assert name in READ_BACK, f"write a function that reads {name} back in READ_BACK"
     read = READ_BACK[name]
 
-    def one(row: dict[str, Any], region: dict[str, Any]) -> Found:
+    def region_of(row: dict[str, Any], region: dict[str, Any]) -> RegionTuple:
         x, y, w, h = region["bbox"]
         words = row["captions"][region["caption_index"]][slice(*region["span"])]
         label = {"words": words, "phrase": region["phrase"], "head": region["head"]}[read.label]
         return (x, y, x + w, y + h), label, int(region["area"]) if read.has_area else None
 
-    return Counter(tuple(sorted(one(row, region) for region in row["annotations"])) for row in rows)
+    return Counter(tuple(sorted(region_of(row, region) for region in row["annotations"])) for row in rows)
 
 
-def found(name: str, out: Path, split: str = "train") -> Counter[tuple[Found, ...]]:
+def read_regions(name: str, out: Path, split: str = "train") -> Counter[tuple[RegionTuple, ...]]:
     return Counter(tuple(sorted(regions)) for regions in READ_BACK[name].samples(out, split))
 
 
@@ -87,7 +89,7 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
     """Names of samples and files with `..`, roots, slashes, dots and other alphabets lead out of no target."""
     out, report = exported(name, dataset, tmp_path / "a" / "b" / "out")
     rows = chosen(dataset)
-    assert found(name, out) == expected(name, rows)
+    assert read_regions(name, out) == expected(name, rows)
     assert (len(rows), sum(len(row["annotations"]) for row in rows)) == (WITH_REGIONS, REGIONS)
     assert report.samples == {"train": WITH_REGIONS}
     assert report.regions == {"train": REGIONS}
@@ -114,7 +116,7 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
 def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dataset: Path, tmp_path: Path) -> None:
     out, report = exported(name, dataset, tmp_path / "out", **choice)
     rows = chosen(dataset, wanted)
-    assert found(name, out) == expected(name, rows)
+    assert read_regions(name, out) == expected(name, rows)
     assert 0 < report.regions.total() == sum(len(row["annotations"]) for row in rows) < REGIONS
     assert report.rows == report.samples.total() + report.left_out.total()
 
@@ -142,7 +144,7 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
         region["bbox"], region["area"] = corrected[region["phrase"]]
         region["score"] = 1.0
     out, report = exported(name, copy, tmp_path / "out")
-    assert found(name, out) == expected(name, rows)
+    assert read_regions(name, out) == expected(name, rows)
     assert [report.notes[note] for note in (DELETED_REGIONS, CORRECTED_BOXES, REPLACED_MASKS, UNKNOWN_REGIONS)] == [
         1,
         1,
@@ -168,7 +170,7 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
         1,
         1,
     ]
-    assert found(name, out) == expected(name, likely)
+    assert read_regions(name, out) == expected(name, likely)
     assert len(likely) == 2
     assert files(copy / "data") == files(dataset / "data")
 
@@ -180,7 +182,7 @@ def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(name: 
     out, report = exported(name, dataset, tmp_path / "out", split=shares)
     for split in splits:
         rows = [row for row in chosen(dataset) if splits.of(row["file_name"]) == split]
-        assert found(name, out, split) == expected(name, rows)
+        assert read_regions(name, out, split) == expected(name, rows)
         assert report.samples[split] == len(rows) > 0
     assert report.samples.total() == WITH_REGIONS
     again, _ = exported(name, dataset, tmp_path / "again", split=shares)
@@ -191,7 +193,7 @@ def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(name: 
 def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
     out, report = exported(name, dataset, tmp_path / "none", min_score=1.0, split="train=0.5,val=0.5")
     assert report.samples == {"train": 0, "val": 0}
-    assert found(name, out, "train") == found(name, out, "val") == Counter()
+    assert read_regions(name, out, "train") == read_regions(name, out, "val") == Counter()
     if not EXPORTERS[name].keeps_empty:
         with pytest.raises(ConfigError, match="keep_empty: "):
             exported(name, dataset, tmp_path / "out", keep_empty=True)
@@ -200,7 +202,7 @@ def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_pat
     out, report = exported(name, dataset, tmp_path / "out", keep_empty=True)
     assert report.samples.total() == WITH_REGIONS + 2
     assert report.left_out == {WITH_ERROR: 2}
-    assert found(name, out) == expected(name, chosen(dataset)) + Counter({(): 2})
+    assert read_regions(name, out) == expected(name, chosen(dataset)) + Counter({(): 2})
 
 
 @formats
@@ -215,7 +217,8 @@ def test_an_export_is_replaced_only_if_asked_for_and_by_a_whole_one(name, datase
     with pytest.raises(ConfigError, match=r"files that no export wrote \(notes.txt\)"):
         exported(name, dataset, out, overwrite=True)
     (out / "notes.txt").unlink()
-    added, calls = EXPORTERS[name].add, []
+    added = EXPORTERS[name].add
+    calls = []
 
     def add(self: Exporter, sample: Any) -> None:
         calls.append(sample)
@@ -229,7 +232,7 @@ def test_an_export_is_replaced_only_if_asked_for_and_by_a_whole_one(name, datase
             exported(name, dataset, out, overwrite=True)
     assert files(tmp_path) == {f"out/{path}": content for path, content in before.items()}
     exported(name, dataset, out, min_score=1.0, overwrite=True)
-    assert found(name, out) == Counter()
+    assert read_regions(name, out) == Counter()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -256,7 +259,7 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
     assert left_out == {"image: missing_image": 2, "image: bad_location": 2, "image: bad_image": 2}
     assert len(report.faults) == 5
     names = {*good, "11.jpg", "14.jpg"}
-    assert found(name, out) == expected(name, [row for row in chosen(dataset) if row["file_name"] in names])
+    assert read_regions(name, out) == expected(name, [row for row in chosen(dataset) if row["file_name"] in names])
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,8 @@ def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int)
     sizes = []
     for number in range(1, parts + 1):
         keys = {**case.keys, "limit": limit, "part": f"{number}/{parts}"}
-        reader, config = reader_of(kind=case.kind, **keys), READERS[case.kind].config_type(**keys)
+        reader = reader_of(kind=case.kind, **keys)
+        config = READERS[case.kind].config_type(**keys)
         shards = config.take_part(reader.shards())
         items = [item for shard in shards for item in read_shard(reader, shard)]
         assert len(items) == sum(shard.samples or 0 for shard in shards) or None in {shard.samples for shard in shards}

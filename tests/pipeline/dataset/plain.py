@@ -73,7 +73,7 @@ def status_of(row: Row) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class Hit:
     """A row that a search finds, and its regions that fulfil the conditions."""
 
     number: int
@@ -86,16 +86,16 @@ class Found:
         return max((region["score"] for region in self.regions), default=None)
 
 
-def find(rows: Sequence[Row], marks: Mapping[str, str], search: Search) -> list[Found]:
+def find(rows: Sequence[Row], marks: Mapping[str, str], search: Search) -> list[Hit]:
     """All that a search finds, in the dataset's order."""
     bounds = (search.score_min, search.score_max, search.area_min, search.area_max)
     picky = any((search.phrase, search.head, search.where, *(bound is not None for bound in bounds)))
-    found = []
+    hits = []
     for number, row in enumerate(rows):
         regions = [region for region in regions_of(row, marks) if _fits(region, search)]
         if _row_fits(row, marks.get(row["sample_id"]), search) and (regions or not picky):
-            found.append(Found(number, row, regions))
-    return found
+            hits.append(Hit(number, row, regions))
+    return hits
 
 
 def _fits(region: Region, search: Search) -> bool:
@@ -121,12 +121,12 @@ def _between(value: Any, low: Any, high: Any, kind: Callable[[Any], Any]) -> boo
     return (low is None or value >= kind(low)) and (high is None or value <= kind(high))
 
 
-def in_order(found: Sequence[Found], search: Search) -> list[int]:
+def in_order(hits: Sequence[Hit], search: Search) -> list[int]:
     """Numbers of the rows in the search's order, unless it is a random one."""
-    keys: dict[str, Callable[[Found], Any]] = {
+    keys: dict[str, Callable[[Hit], Any]] = {
         "dataset": lambda one: one.number,
         "score_high": lambda one: (one.best is None, -(one.best or 0.0), one.number),
         "score_low": lambda one: (one.best is None, one.best or 0.0, one.number),
         "regions": lambda one: (-len(one.row["annotations"]), one.number),
     }
-    return [one.number for one in sorted(found, key=keys[search.sort])]
+    return [one.number for one in sorted(hits, key=keys[search.sort])]

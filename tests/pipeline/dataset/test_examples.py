@@ -33,9 +33,9 @@ def out(synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_dataset_is_filtered(out: None, capsys: pytest.CaptureFixture[str]) -> None:
     exec(code_of(pipeline.dataset), {})
-    found = capsys.readouterr().out.splitlines()
-    assert found[0].startswith("500 images, ")
-    assert len(found) == 1 + int(found[0].split()[2]) > 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("500 images, ")
+    assert len(lines) == 1 + int(lines[0].split()[2]) > 1
 
 
 def test_a_dataset_is_exported(out: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,5 +53,6 @@ def test_a_model_is_trained(inline_dataset: Path) -> None:
     model = tiny_clip(spread=1.0)
     losses = list(names["train"](inline_dataset, model, open_clip.get_tokenizer("ViT-B-16"), 8, 6, 1e-3))
     assert len(losses) >= 8 * 2
-    first, last = sum(losses[:4]) / 4, sum(losses[-4:]) / 4
+    first = sum(losses[:4]) / 4
+    last = sum(losses[-4:]) / 4
     assert last < first / 2, losses

@@ -91,10 +91,10 @@ def test_regions_in_rows_of_their_own(folder: Path) -> None:
     for name in whole.column_names:
         assert whole[name].to_pylist() == [region[name] for region in plain], name
     for where in ("w > h", "phrase_count <> region_count", "mark = 'good'"):
-        found = dataset.regions(where, ["id", "region_count", "phrase"], min_score=0.3)
-        kept = [r for r in plain if CONDITIONS[where](r) and r["score"] >= np.float32(0.3)]
-        assert found.to_pylist() == [{name: r[name] for name in ("id", "region_count", "phrase")} for r in kept]
-        assert 0 < len(kept) < len(plain)
+        table = dataset.regions(where, ["id", "region_count", "phrase"], min_score=0.3)
+        chosen = [r for r in plain if CONDITIONS[where](r) and r["score"] >= np.float32(0.3)]
+        assert table.to_pylist() == [{name: r[name] for name in ("id", "region_count", "phrase")} for r in chosen]
+        assert 0 < len(chosen) < len(plain)
     masks = [a["segmentation"] for row in rows for a in row["annotations"]]
     assert dataset.regions(columns=["segmentation"])["segmentation"].to_pylist() == masks
     with_masks = dataset.regions(segmentation=True)
@@ -179,7 +179,8 @@ def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
 
 def test_damaged_shards(folder: Path) -> None:
     """Are said when it is their turn."""
-    shard, dataset = folder / "data" / "00001.parquet", open_dataset(folder)
+    shard = folder / "data" / "00001.parquet"
+    dataset = open_dataset(folder)
     content = shard.read_bytes()
     for size in (0, 10, len(content) // 2, len(content) - 9, None):
         shard.unlink() if size is None else shard.write_bytes(content[:size])

@@ -54,8 +54,8 @@ def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, A
 
 def test_the_dataset_has_something_of_everything(rows: list[dict[str, Any]]) -> None:
     assert {status_of(row) for row in rows} == {"regions", "no_regions", "no_phrases", "failed"}
-    found = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
-    assert sum(count > 0 for count in found) >= len(SEARCHES) - 2
+    counts = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
+    assert sum(count > 0 for count in counts) >= len(SEARCHES) - 2
 
 
 def test_pages_make_the_whole(index: Index) -> None:
@@ -74,9 +74,9 @@ def test_random_orders(index: Index) -> None:
     few = Search(sort="random", seed=3, head="man")
     chosen = set(page(index, few))
     assert page(index, few) == [number for number in orders[3] if number in chosen]
-    for one, other in zip([list(range(500)), *orders], orders, strict=False):
-        assert sum(a == b for a, b in zip(one, other, strict=True)) < 20
-        assert 10 < len(set(one[:100]) & set(other[:100])) < 32, "by chance 20, with a deviation of 3.6"
+    for first, other in zip([list(range(500)), *orders], orders, strict=False):
+        assert sum(a == b for a, b in zip(first, other, strict=True)) < 20
+        assert 10 < len(set(first[:100]) & set(other[:100])) < 32, "by chance 20, with a deviation of 3.6"
 
 
 def test_rows_by_image_id(index: Index, rows: list[dict[str, Any]]) -> None:

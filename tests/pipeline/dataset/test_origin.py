@@ -55,9 +55,9 @@ def test_other_users_and_those_without_a_key(state: Path, tmp_path: Path, monkey
         assert not is_own(sign(RUN))
 
 
-def dataset_of(folder: Path, sections: dict[str, Any], *, own: bool = False) -> Dataset:
+def dataset_of(folder: Path, sections: dict[str, Any], *, is_own: bool = False) -> Dataset:
     run = {"config": sections}
-    return Dataset(path=folder, manifest={}, run=sign(run) if own else run, shards=())
+    return Dataset(path=folder, manifest={}, run=sign(run) if is_own else run, shards=())
 
 
 OUTSIDE = {
@@ -105,7 +105,7 @@ def test_what_a_stranger_names(sections: dict[str, Any], settings: list[str], le
     filled = json.loads(json.dumps(sections).replace("FOLDER", str(folder)))
     keys = (*LOCATIONS, *LOADED_KEYS)
     assert list(find_unnamed(dataset_of(folder, filled), keys, settings)) == left.split()
-    assert find_unnamed(dataset_of(folder, filled, own=True), keys) == {}, "one's own names what it likes"
+    assert find_unnamed(dataset_of(folder, filled, is_own=True), keys) == {}, "one's own names what it likes"
 
 
 def test_the_message_says_what_to_type(tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_every_key_that_names_a_file_is_asked_about() -> None:
     sections["explain"] = [EXPLAINERS[kind].config_type for kind in EXPLAINERS]
     sections["source"] = [SOURCES[kind].config_type for kind in SOURCES]
     sections.pop("output"), sections.pop("engine")  # nobody who follows a configuration writes, or starts an engine
-    found = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}
-    assert found - {*LOCATIONS, *LOADED_KEYS} == set()
-    assert {"model.checkpoint", "source.truth"} <= found
+    keys = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}
+    assert keys - {*LOCATIONS, *LOADED_KEYS} == set()
+    assert {"model.checkpoint", "source.truth"} <= keys
 
 
 def files_of(kind: Any) -> Iterator[str]:

@@ -25,15 +25,15 @@ DOG = RegionKey(7, "a dog", (1.0, 2.0, 30.5, 4.0))
 CAT = RegionKey(8, "a cat", (0.0, 0.0, 5.0, 5.0))
 
 
-def said(key: RegionKey, reviewer: str = "ann", **what: Any) -> Review:
+def review(key: RegionKey, reviewer: str = "ann", **what: Any) -> Review:
     return Review.model_validate({**key._asdict(), "reviewer": reviewer, **what})
 
 
 def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
-    append_review(tmp_path, said(DOG, answer="wrong", seconds=2.5))
-    append_review(tmp_path, said(DOG, "bob", answer="right"))
+    append_review(tmp_path, review(DOG, answer="wrong", seconds=2.5))
+    append_review(tmp_path, review(DOG, "bob", answer="right"))
     for key, answer in ((DOG, "right"), (CAT, "absent"), (CAT, "undone")):
-        append_review(tmp_path, said(key, answer=answer))
+        append_review(tmp_path, review(key, answer=answer))
     reviews = read_reviews(tmp_path)
     assert [*reviews.answers] == [DOG]
     assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {"ann": "right", "bob": "right"}
@@ -46,8 +46,8 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
 def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
     box: dict[str, Any] = {"action": "box", "box_xywh_px": (0, 0, 9, 9)}
     for key, first, second in ((DOG, "delete", box), (CAT, "delete", {"action": "undone"})):
-        append_review(tmp_path, said(key, action=first))
-        append_review(tmp_path, said(key, "bob", **second))
+        append_review(tmp_path, review(key, action=first))
+        append_review(tmp_path, review(key, "bob", **second))
     corrections = read_reviews(tmp_path).corrections
     assert {key: one.box_xywh_px for key, one in corrections.items()} == {DOG: (0, 0, 9, 9)}
 
@@ -66,15 +66,15 @@ def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
     ],
 )
 def test_several_reviewers_make_one_answer(answers: list[str], merged: str) -> None:
-    assert majority_answer(said(DOG, f"{n}", answer=one) for n, one in enumerate(answers)) == merged
+    assert majority_answer(review(DOG, f"{n}", answer=one) for n, one in enumerate(answers)) == merged
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
-    append_review(tmp_path, said(DOG, answer="right"))
+    append_review(tmp_path, review(DOG, answer="right"))
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(file.read_bytes() + b'{"annotation_id": 8, "phr')  # as a power cut leaves it
     assert (len(read_reviews(tmp_path).answers), read_reviews(tmp_path).unreadable_lines) == (1, 1)
-    append_review(tmp_path, said(CAT, answer="wrong"))
+    append_review(tmp_path, review(CAT, answer="wrong"))
     reviews = read_reviews(tmp_path)
     assert reviews.majority_answers() == {DOG: "right", CAT: "wrong"}
     assert reviews.unreadable_lines == 1
@@ -104,7 +104,7 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     ids=lambda change: str(change)[:40],
 )
 def test_what_is_not_a_review_is_skipped(tmp_path: Path, change: dict[str, Any]) -> None:
-    line = {**said(DOG, answer="right").model_dump(mode="json", exclude_none=True), **change}
+    line = {**review(DOG, answer="right").model_dump(mode="json", exclude_none=True), **change}
     text = json.dumps(line).replace("Infinity", "1e999")
     (tmp_path / "reviews.jsonl").write_text(f"{text}\n[]\n\n\0\xff\n", encoding="latin-1")
     reviews = read_reviews(tmp_path)
@@ -112,14 +112,15 @@ def test_what_is_not_a_review_is_skipped(tmp_path: Path, change: dict[str, Any])
 
 
 def test_no_link_and_no_pipe_is_written_or_read(tmp_path: Path) -> None:
-    victim, folder = tmp_path / "victim", tmp_path / "dataset"
+    victim = tmp_path / "victim"
+    folder = tmp_path / "dataset"
     victim.write_text("mine\n")
     folder.mkdir()
     file = folder / "reviews.jsonl"
     for make in (lambda: file.symlink_to(victim), lambda: os.mkfifo(file), file.mkdir):
         make()
         with pytest.raises(OSError):  # noqa: PT011  its number differs
-            append_review(folder, said(DOG, answer="right"))
+            append_review(folder, review(DOG, answer="right"))
         with pytest.raises(InputError, match=r"reviews of .* cannot be read"):
             read_reviews(folder)
         file.rmdir() if file.is_dir() else file.unlink()
@@ -128,7 +129,7 @@ def test_no_link_and_no_pipe_is_written_or_read(tmp_path: Path) -> None:
 
 def _append(folder: Path, reviewer: str) -> None:
     for _ in range(25):
-        append_review(folder, said(DOG, reviewer, answer="right"))
+        append_review(folder, review(DOG, reviewer, answer="right"))
 
 
 def test_writers_do_not_tear_each_others_lines(tmp_path: Path) -> None:
@@ -140,11 +141,12 @@ def test_writers_do_not_tear_each_others_lines(tmp_path: Path) -> None:
 
 
 def test_files_of_several_places_count_together(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    for folder, answer in ((there, "wrong"), (here, "right")):
+    here = tmp_path / "here"
+    elsewhere = tmp_path / "there"
+    for folder, answer in ((elsewhere, "wrong"), (here, "right")):
         folder.mkdir()
-        append_review(folder, said(DOG, answer=answer))
-    (there / "reviews.jsonl").rename(here / "reviews-there.jsonl")
+        append_review(folder, review(DOG, answer=answer))
+    (elsewhere / "reviews.jsonl").rename(here / "reviews-there.jsonl")
     assert read_reviews(here).majority_answers() == {DOG: "right"}, "the later one, whatever the name of its file"
 
 
@@ -152,14 +154,15 @@ def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
     dataset = open_dataset(inline_dataset)
     rows = list(dataset.rows())
     number, row = next((number, row) for number, row in enumerate(rows) if row["annotations"] and number > 3)
-    one = row["annotations"][-1]
-    key = RegionKey.of(one)
-    moved, renamed = key._replace(bbox=(0.0, 0.0, 1.0, 1.0)), key._replace(phrase="another")
+    region = row["annotations"][-1]
+    key = RegionKey.of(region)
+    moved = key._replace(bbox=(0.0, 0.0, 1.0, 1.0))
+    renamed = key._replace(phrase="another")
     ((name, place),) = find_regions(dataset, {key, moved, renamed, DOG}, ["score", "head"]).items()
     assert (name, place.row) == (key, number)
-    assert place.annotation == {field: one[field] for field in ("id", "phrase", "bbox", "score", "head")}
+    assert place.annotation == {field: region[field] for field in ("id", "phrase", "bbox", "score", "head")}
     assert find_regions(dataset, set()) == {}
-    line = json.loads(said(key, answer="right").model_dump_json(exclude_none=True))
+    line = json.loads(review(key, answer="right").model_dump_json(exclude_none=True))
     assert Review.model_validate(line).key == key, "boxes are the same numbers again"
 
 
@@ -168,6 +171,6 @@ def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
 def test_object_storage() -> None:
     folder = place_of("s3://bucket/reviewed")
     assert read_reviews(folder).answers == {}
-    append_review(folder, said(DOG, answer="wrong"))
-    append_review(folder, said(DOG, answer="right"))
+    append_review(folder, review(DOG, answer="wrong"))
+    append_review(folder, review(DOG, answer="right"))
     assert read_reviews(folder).majority_answers() == {DOG: "right"}

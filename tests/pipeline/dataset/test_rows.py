@@ -42,16 +42,16 @@ def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: lis
     """In any order, twice, beyond the end; the batches end inside and at the end of row groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_module, "BATCH_ROWS", batch)
-        found = NumberedRows(dataset).rows_at(numbers, ["id", "annotations"])
+        numbered_rows = NumberedRows(dataset).rows_at(numbers, ["id", "annotations"])
     expected = [rows[number] for number in numbers if 0 <= number < ROWS]
-    assert found == [{"id": row["id"], "annotations": row["annotations"]} for row in expected]
+    assert numbered_rows == [{"id": row["id"], "annotations": row["annotations"]} for row in expected]
 
 
 @pytest.mark.parametrize("numbers", [[128, 3, 3, 77], range(ROWS)], ids=str)
 def test_rows_with_images(numbers: list[int], dataset: Dataset, rows: list[dict[str, Any]]) -> None:
-    found = NumberedRows(dataset).rows_at(numbers, dataset.columns)
-    assert found == [rows[number] for number in numbers]
-    assert any(row["image"]["bytes"].startswith(b"\xff\xd8") for row in found if row["error"] is None)
+    numbered_rows = NumberedRows(dataset).rows_at(numbers, dataset.columns)
+    assert numbered_rows == [rows[number] for number in numbers]
+    assert any(row["image"]["bytes"].startswith(b"\xff\xd8") for row in numbered_rows if row["error"] is None)
 
 
 def test_only_shards_that_it_must_know_are_opened(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,9 +69,9 @@ def test_only_shards_that_it_must_know_are_opened(dataset: Dataset, monkeypatch:
 def test_several_threads_may_read(dataset: Dataset, rows: list[dict[str, Any]]) -> None:
     reader = NumberedRows(dataset)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda number: reader.rows_at([number, 0], ["sample_id"]), reversed(range(ROWS))))
+        results = list(pool.map(lambda number: reader.rows_at([number, 0], ["sample_id"]), reversed(range(ROWS))))
     names = [row["sample_id"] for row in rows]
-    assert [[row["sample_id"] for row in pair] for pair in found] == [[name, names[0]] for name in reversed(names)]
+    assert [[row["sample_id"] for row in pair] for pair in results] == [[name, names[0]] for name in reversed(names)]
 
 
 def test_damaged_shards(dataset: Dataset, tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def test_a_lowest_score_is_compared_as_it_is_stored(table: Any) -> None:
     """0.8 is another number in float32, a larger one; 0.7 is a smaller one."""
     scores = [a["score"] for row in table.to_pylist() for a in row["annotations"]]
     for score in sorted({round(score, 4) for score in scores})[::40]:
-        kept = sum(map(len, chosen(table, min_score=score)))
-        assert kept == sum(stored >= np.float32(score) for stored in scores)
-        assert kept == sum(map(len, chosen(table, where=f"score >= {score!r}")))
+        count = sum(map(len, chosen(table, min_score=score)))
+        assert count == sum(stored >= np.float32(score) for stored in scores)
+        assert count == sum(map(len, chosen(table, where=f"score >= {score!r}")))
     assert chosen(table, min_score=1.0) == [[]] * table.num_rows
 
 

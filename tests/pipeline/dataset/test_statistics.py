@@ -33,34 +33,35 @@ SEARCHES = {
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_all_figures(name: str, index: Index, rows: list[dict[str, Any]]) -> None:
-    search, marks = SEARCHES[name], marks_of(rows)
-    found = find(rows, marks, search)
-    regions = [region for one in found for region in one.regions]
+    search = SEARCHES[name]
+    marks = marks_of(rows)
+    hits = find(rows, marks, search)
+    regions = [region for one in hits for region in one.regions]
     assert bool(regions) is (name not in ("failed", "nothing"))
     figures = statistics(index, search, most=7)
 
-    by_status = Counter(status_of(one.row) for one in found)
-    assert figures["samples"] == {"all": len(found), **by_status}
+    by_status = Counter(status_of(one.row) for one in hits)
+    assert figures["samples"] == {"all": len(hits), **by_status}
     assert figures["regions"] == len(regions)
     assert figures["phrases"] == len({region["phrase"] for region in regions})
     assert figures["heads"] == len({region["head"] for region in regions})
     assert_histogram(figures["score"], [region["score"] for region in regions], SCORE_EDGES)
     assert_histogram(figures["area_share"], [region["area_share"] for region in regions], AREA_EDGES)
     for score, share in figures["score_kept"].items():
-        kept = [region["score"] >= np.float32(score) for region in regions]
-        assert share == (pytest.approx(np.mean(kept)) if regions else None)
+        is_above = [region["score"] >= np.float32(score) for region in regions]
+        assert share == (pytest.approx(np.mean(is_above)) if regions else None)
 
-    sound = [one.row for one in found if one.row["error"] is None]
+    sound = [one.row for one in hits if one.row["error"] is None]
     assert figures["phrases_per_image"] == per_image([row["phrase_count"] for row in sound])
     assert figures["regions_per_image"] == per_image([len(row["annotations"]) for row in sound])
     assert figures["things_per_image"] is None  # nobody linked the synthetic phrases
     for column in ("phrase", "head"):
         assert_most_frequent(figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7)
 
-    reasons = Counter(one.row["error"] for one in found if one.row["error"])
+    reasons = Counter(one.row["error"] for one in hits if one.row["error"])
     expected = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
     assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
-    marked = Counter(marks[one.row["sample_id"]] for one in found if one.row["sample_id"] in marks)
+    marked = Counter(marks[one.row["sample_id"]] for one in hits if one.row["sample_id"] in marks)
     assert figures["marks"] == dict(sorted(marked.items()))
     assert figures["absent_share"] is None  # nobody told the presence of the synthetic phrases
 
@@ -73,8 +74,8 @@ def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: floa
     signal = rng.normal(np.where(missing, -1.0, 1.0))
     presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
     near, counts = np.unique(presence.round(3), return_counts=True)
-    found = estimate_absent_share(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
-    assert found == pytest.approx(missing.mean(), abs=0.01)
+    share = estimate_absent_share(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
+    assert share == pytest.approx(missing.mean(), abs=0.01)
     assert estimate_absent_share([], expected) is None
     assert estimate_absent_share([(1.0, 3)], expected) == pytest.approx(0.0, abs=0.001)
 
@@ -91,8 +92,8 @@ def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None
         connection.execute("CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT)")
         connection.register("part", pa.table({"row": [0, 1], **named}))
         connection.execute("".join(_INSERTS.rpartition("INSERT INTO presences")[1:]))
-        found = connection.execute("SELECT * FROM presences ORDER BY ALL").fetchall()
-    assert found == [(0, "cow", 0.25), (0, "dog", 0.75), (1, "dog", 1.0)]
+        presences = connection.execute("SELECT * FROM presences ORDER BY ALL").fetchall()
+    assert presences == [(0, "cow", 0.25), (0, "dog", 0.75), (1, "dog", 1.0)]
 
 
 def assert_histogram(histogram: dict[str, Any], values: list[float], edges: tuple[float, ...]) -> None:
@@ -148,8 +149,8 @@ def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(values, labels
     """The bins that hold something, and the first."""
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE hit_samples AS SELECT unnest(?::BIGINT[]) AS n, 'regions' AS status", [values])
-        found = _per_image(lambda query: connection.execute(query).fetchall(), "n")
-    assert len(found["labels"]) == len(found["counts"]) <= BINS_PER_IMAGE
-    shown = dict(zip(found["labels"], found["counts"], strict=True))
+        bins = _per_image(lambda query: connection.execute(query).fetchall(), "n")
+    assert len(bins["labels"]) == len(bins["counts"]) <= BINS_PER_IMAGE
+    shown = dict(zip(bins["labels"], bins["counts"], strict=True))
     assert sum(shown.values()) == len(values)
     assert {label: shown[label] for label in labels} == dict(zip(labels, counts, strict=True))

@@ -170,11 +170,11 @@ def test_damaged_rows(name: str, dataset: Path) -> None:
     damage, message = ROWS[name]
     change_rows(dataset, damage)
     problems = list(validate(dataset))
-    found = [problem for problem in problems if re.search(message, problem)]
-    assert found, problems
+    matches = [problem for problem in problems if re.search(message, problem)]
+    assert matches, problems
     assert all("\n" not in problem for problem in problems)
     if "row 0" in message:
-        assert str(dataset / "data" / "00000.parquet") in found[0]
+        assert str(dataset / "data" / "00000.parquet") in matches[0]
 
 
 def test_lost_rows_and_shards(dataset: Path) -> None:
@@ -199,8 +199,8 @@ def test_every_count_of_the_manifest(dataset: Path) -> None:
         for name in names:
             assert any(f"counts.{name} is {value} but the shards hold " in problem for problem in problems), name
     change_manifest(dataset, lambda manifest: [manifest["counts"].pop(name) for name in names])
-    found = {problem.partition(": ")[2] for problem in validate(dataset)}
-    assert found == {f"counts.{name} is missing" for name in names}
+    texts = {problem.partition(": ")[2] for problem in validate(dataset)}
+    assert texts == {f"counts.{name} is missing" for name in names}
 
 
 def test_a_damaged_or_missing_manifest(dataset: Path) -> None:
@@ -219,10 +219,10 @@ def test_a_damaged_or_missing_manifest(dataset: Path) -> None:
 
 def without_scores(table: Any) -> Any:
     kind = table.schema.field("annotations").type.value_type
-    kept = pa.struct([field for field in kind if field.name != "score"])
-    rows = [[{f.name: a[f.name] for f in kept} for a in cell] for cell in table["annotations"].to_pylist()]
+    fields = pa.struct([field for field in kind if field.name != "score"])
+    rows = [[{f.name: a[f.name] for f in fields} for a in cell] for cell in table["annotations"].to_pylist()]
     position = table.schema.get_field_index("annotations")
-    return table.set_column(position, "annotations", pa.array(rows, pa.list_(kept)))
+    return table.set_column(position, "annotations", pa.array(rows, pa.list_(fields)))
 
 
 COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -19,7 +19,8 @@ from stages.shared.model.load import usable_model
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import count, write_manifest
 
-WIDTH, HEIGHT = 40, 30
+WIDTH = 40
+HEIGHT = 30
 
 
 def encoded(form: str = "JPEG", *, orientation: int = 1, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
@@ -48,24 +49,26 @@ class Maker:
     def __init__(self) -> None:
         self.regions = 0
 
-    def record(self, sample_id: str, captions: str | tuple[str, ...], *found: tuple[Any, ...], **more: Any) -> Record:
+    def record(self, sample_id: str, captions: str | tuple[str, ...], *entries: tuple[Any, ...], **more: Any) -> Record:
         """found: words of a phrase, its box or mask, and the number of its caption, by default the first with them."""
         captions = (captions,) if isinstance(captions, str) else captions
         phrases: list[Phrase] = []
         regions: list[Region] = []
-        for words, place, *number in found:
+        for words, place, *number in entries:
             index = number[0] if number else next(k for k, caption in enumerate(captions) if words in caption)
-            start, head = captions[index].index(words), words.split()[-1].lower().removesuffix("s")
+            start = captions[index].index(words)
+            head = words.split()[-1].lower().removesuffix("s")
             end = start + len(words)
             phrase = Phrase(text=normalise(words), caption_index=index, start=start, end=end, head=head)
             if phrase not in phrases:
                 phrases.append(phrase)
             self.regions += 1
-            known = bool(self.regions % 2)
-            fields = {"presence": 0.9 if known else None, "group": self.regions if known else None}
+            has_group = bool(self.regions % 2)
+            fields = {"presence": 0.9 if has_group else None, "group": self.regions if has_group else None}
             fields |= {"score": self.regions * 0.05, "similarity": 0.21 + self.regions / 1000}
             regions.append(region(phrases.index(phrase), place, **fields))
-        name, content = more.pop("file_name", f"{self.regions}.jpg"), more.pop("image_bytes", encoded())
+        name = more.pop("file_name", f"{self.regions}.jpg")
+        content = more.pop("image_bytes", encoded())
         image = ImageRef(file_name=name, content=content)
         return record(sample_id, captions, image, phrases, regions, **more)
 
@@ -81,16 +84,18 @@ def record(
     sample_id: str, captions: tuple[str, ...], image: ImageRef, phrases: Any, regions: Any, **more: Any
 ) -> Record:
     sample = Sample(sample_id=sample_id, source="test", captions=captions, image=image)
-    found = {"phrases": tuple(phrases), "regions": tuple(regions)}
-    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, **found, **more)
+    more |= {"phrases": tuple(phrases), "regions": tuple(regions)}
+    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, **more)
 
 
 def records() -> list[Record]:
     """Sixteen: twelve with regions, one without, one whose caption names nothing, two with an error."""
     make = Maker().record
-    ring, outside = mask((4, 4, 20, 16), holes=((10, 8, 5, 5),)), "/tmp/phrasebox-escape.png"
+    ring = mask((4, 4, 20, 16), holes=((10, 8, 5, 5),))
+    outside = "/tmp/phrasebox-escape.png"
     parts = mask((0, 0, 6, 6), (20, 3, 9, 4), (30, 20, 10, 10))
-    wave, beach = ("a wave", "the beach and a wave"), ("the beach", (0, 15, 40, 15))
+    wave = ("a wave", "the beach and a wave")
+    beach = ("the beach", (0, 15, 40, 15))
     fog = "some fog: null # & 'quoted' \"x\""
     return [
         make("plain", "The  Red car beside two dogs", ("The  Red car", (3, 4, 10, 12))),
@@ -136,8 +141,8 @@ def exported(
     """The folder of a new export, and its report."""
     exporter = EXPORTERS[name]
     config = exporter.config_type.model_validate(settings or {})
-    asked = ExportRequest(exporter=exporter, out=out, config=config, **request)
-    return out, export_dataset(open_dataset(dataset), asked)
+    export_request = ExportRequest(exporter=exporter, out=out, config=config, **request)
+    return out, export_dataset(open_dataset(dataset), export_request)
 
 
 def demo_fingerprint() -> str:

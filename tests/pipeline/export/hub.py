@@ -44,28 +44,28 @@ class Hub:
             self.large[oid] = body
             return 200, {}
         if path.endswith(".git/info/lfs/objects/batch"):
-            asked = json.loads(body)
-            assert asked["operation"] == "upload"
-            for each in asked["objects"]:
-                each["actions"] = {"upload": {"href": f"{self.endpoint}/large/{each['oid']}"}}
-            return 200, {"transfer": "basic", "objects": asked["objects"]}
+            request = json.loads(body)
+            assert request["operation"] == "upload"
+            for item in request["objects"]:
+                item["actions"] = {"upload": {"href": f"{self.endpoint}/large/{item['oid']}"}}
+            return 200, {"transfer": "basic", "objects": request["objects"]}
         if path == "/api/validate-yaml":
             front = json.loads(body)["content"].split("---")[1]
             return 200, {"errors": [] if yaml.safe_load(front)["configs"] else [{"message": "no data"}], "warnings": []}
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            assert asked["type"] == "dataset"
-            name = f"{asked['organization']}/{asked['name']}"
+            request = json.loads(body)
+            assert request["type"] == "dataset"
+            name = f"{request['organization']}/{request['name']}"
             url = {"url": f"{self.endpoint}/datasets/{name}"}
             if name in self.repositories:
                 return 409, url
-            private = asked.get("private", asked.get("visibility") == "private")
+            private = request.get("private", request.get("visibility") == "private")
             self.repositories[name] = Repository(private, {".gitattributes": b""})
             return 200, url
         owner, name, *rest = path.removeprefix("/api/datasets/").split("/")
         return self.of_repository(self.repositories[f"{owner}/{name}"], f"{owner}/{name}", rest, body)
 
-    def of_repository(self, own: Repository, name: str, rest: list[str], body: bytes) -> tuple[int, Any]:
+    def of_repository(self, repository: Repository, name: str, rest: list[str], body: bytes) -> tuple[int, Any]:
         if rest[:1] == ["preupload"]:
             paths = [each["path"] for each in json.loads(body)["files"]]
             modes = {path: "lfs" if path.endswith(".parquet") else "regular" for path in paths}
@@ -76,21 +76,21 @@ class Hub:
                 operation = json.loads(line)
                 value = operation["value"]
                 if operation["key"] == "header":
-                    own.commits.append(value["summary"])
+                    repository.commits.append(value["summary"])
                 elif operation["key"] == "file":
                     assert value["encoding"] == "base64"
-                    own.files[value["path"]] = base64.b64decode(value["content"])
+                    repository.files[value["path"]] = base64.b64decode(value["content"])
                 elif operation["key"] == "lfsFile":
-                    own.files[value["path"]] = self.large[value["oid"]]
+                    repository.files[value["path"]] = self.large[value["oid"]]
                 else:
                     assert operation["key"] == "deletedFile"
-                    del own.files[value["path"]]
+                    del repository.files[value["path"]]
             return 200, {"commitUrl": f"{self.endpoint}/datasets/{name}/commit/{COMMIT}", "commitOid": COMMIT}
         if rest[:1] == ["tree"]:
-            return 200, [{"type": "file", "path": path, "size": 1, "oid": COMMIT} for path in own.files]
+            return 200, [{"type": "file", "path": path, "size": 1, "oid": COMMIT} for path in repository.files]
         assert rest in ([], ["revision", "main"]), rest
-        siblings = [{"rfilename": path} for path in own.files]
-        return 200, {"id": name, "sha": COMMIT, "private": own.private, "siblings": siblings}
+        siblings = [{"rfilename": path} for path in repository.files]
+        return 200, {"id": name, "sha": COMMIT, "private": repository.private, "siblings": siblings}
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from pycocotools import mask as coco_mask
 
 from tests.pipeline.export.datasets import HEIGHT, WIDTH
 
-Found = tuple[tuple[float, float, float, float], str, int | None]
+RegionTuple = tuple[tuple[float, float, float, float], str, int | None]
 """Box x0, y0, x1, y1 px; label; area of the mask in px, or None where the format has no exact mask."""
 
-Samples = list[tuple[Found, ...]]
+Samples = list[tuple[RegionTuple, ...]]
 """The regions of each sample."""
 
 
@@ -38,7 +38,7 @@ class ReadBack:
     has_area: bool = True
 
 
-def found(box_xywh: Any, label: str, area: int | None) -> Found:
+def region_tuple(box_xywh: Any, label: str, area: int | None) -> RegionTuple:
     x, y, w, h = box_xywh
     return (round(x, 3), round(y, 3), round(x + w, 3), round(y + h, 3)), label, area
 
@@ -53,12 +53,12 @@ def coco(path: str) -> Callable[[Path, str], Samples]:
         content = json.loads((folder / path.format(split=split)).read_text(encoding="utf-8"))
         names = {category["id"]: category["name"] for category in content["categories"]}
         assert sorted(names) == list(range(1, len(names) + 1))
-        samples: dict[int, list[Found]] = {image["id"]: [] for image in content["images"]}
+        samples: dict[int, list[RegionTuple]] = {image["id"]: [] for image in content["images"]}
         assert len(samples) == len(content["images"])
         for entry in content["annotations"]:
             area = area_of(entry["segmentation"])
             assert entry["area"] == area
-            samples[entry["image_id"]].append(found(entry["bbox"], names[entry["category_id"]], area))
+            samples[entry["image_id"]].append(region_tuple(entry["bbox"], names[entry["category_id"]], area))
         return [tuple(regions) for regions in samples.values()]
 
     return read
@@ -80,11 +80,11 @@ def mdetr(folder: Path, split: str) -> Samples:
     content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
     images = {image["id"]: image for image in content["images"]}
     assert len(images) == len(content["images"])
-    samples: dict[int, list[Found]] = {image["original_img_id"]: [] for image in content["images"]}
+    samples: dict[int, list[RegionTuple]] = {image["original_img_id"]: [] for image in content["images"]}
     for entry in content["annotations"]:
         image = images[entry["image_id"]]
         words = " ".join(image["caption"][start:end] for start, end in entry["tokens_positive"])
-        samples[image["original_img_id"]].append(found(entry["bbox"], words, area_of(entry["rle"])))
+        samples[image["original_img_id"]].append(region_tuple(entry["bbox"], words, area_of(entry["rle"])))
     return [tuple(regions) for regions in samples.values()]
 
 
@@ -102,7 +102,7 @@ def hf(folder: Path, split: str) -> Samples:
             objects = row["objects"]
             areas = [area_of({"size": [row["height"], row["width"]], "counts": one}) for one in objects["segmentation"]]
             labels = [names[number] for number in objects["category"]]
-            samples.append(tuple(map(found, objects["bbox"], labels, areas)))
+            samples.append(tuple(map(region_tuple, objects["bbox"], labels, areas)))
     return samples
 
 
@@ -112,7 +112,9 @@ def webdataset(folder: Path, split: str) -> Samples:
         with tarfile.open(path) as tar:
             contents = [json.loads(tar.extractfile(one).read()) for one in tar if one.name.endswith(".json")]
         entries = [content["annotations"] for content in contents]
-        samples += [tuple(found(e["bbox"], e["phrase"], area_of(e["segmentation"])) for e in each) for each in entries]
+        samples += [
+            tuple(region_tuple(e["bbox"], e["phrase"], area_of(e["segmentation"])) for e in each) for each in entries
+        ]
     return samples
 
 
@@ -129,16 +131,17 @@ def yolo(folder: Path, split: str) -> Samples:
             points = np.array(values, float).reshape(-1, 2)
             assert ((points >= 0) & (points <= 1)).all()
             low, high = ((edge * (width, height)).round(2) for edge in (points.min(axis=0), points.max(axis=0)))
-            regions.append(found([*low, *(high - low)], names[int(number)], None))
+            regions.append(region_tuple([*low, *(high - low)], names[int(number)], None))
         samples.append(tuple(regions))
     assert len(list((folder / "labels" / split).iterdir())) == len(samples)
     return samples
 
 
 def grit(folder: Path, split: str) -> Samples:
-    samples: dict[str, list[Found]] = {}
+    samples: dict[str, list[RegionTuple]] = {}
     for row in parquet_rows(folder, split):
-        regions, sides = samples.setdefault(row["key"], []), [row["width"], row["height"]] * 2
+        regions = samples.setdefault(row["key"], [])
+        sides = [row["width"], row["height"]] * 2
         for (start, end, *edges, _), counts in zip(row["noun_chunks"], row["segmentations"], strict=True):
             x0, y0, x1, y1 = (round(edge * side, 3) for edge, side in zip(edges, sides, strict=True))
             words = row["caption"][int(start) : int(end)]
@@ -152,13 +155,14 @@ def saco(folder: Path, split: str) -> Samples:
     assert [category["id"] for category in content["categories"]] == [1]
     pairs = {pair["id"]: pair for pair in content["images"]}
     assert len(pairs) == len(content["images"])
-    samples: dict[int, list[Found]] = {pair["original_img_id"]: [] for pair in content["images"]}
+    samples: dict[int, list[RegionTuple]] = {pair["original_img_id"]: [] for pair in content["images"]}
     for entry in content["annotations"]:
-        pair, area = pairs[entry["image_id"]], area_of(entry["segmentation"])
+        pair = pairs[entry["image_id"]]
+        area = area_of(entry["segmentation"])
         assert abs(entry["area"] * pair["width"] * pair["height"] - area) < 1e-6
         sides = [pair["width"], pair["height"]] * 2
         box = [value * side for value, side in zip(entry["bbox"], sides, strict=True)]
-        samples[pair["original_img_id"]].append(found(box, pair["text_input"], area))
+        samples[pair["original_img_id"]].append(region_tuple(box, pair["text_input"], area))
     return [tuple(regions) for regions in samples.values()]
 
 

@@ -13,7 +13,10 @@ from stages.contract.records import Absent, ImageRef, Phrase, Record
 from tests.pipeline.export.datasets import encoded, exported, finished, region
 from tests.pipeline.export.datasets import record as made
 
-DOG, BOY, CHILD, CAT = (20, 2, 5, 5), (2, 2, 10, 20), (2, 2, 10, 20), (8, 8, 9, 9)
+DOG = (20, 2, 5, 5)
+BOY = (2, 2, 10, 20)
+CHILD = (2, 2, 10, 20)
+CAT = (8, 8, 9, 9)
 
 IMAGES: dict[str, tuple[tuple[str, ...], tuple[tuple[Any, ...], ...], tuple[tuple[str, int], ...]]] = {
     "family": (
@@ -32,7 +35,8 @@ def record(name: str) -> Record:
     captions, present, missing = IMAGES[name]
     phrases = []
     for words, index, *_ in (*present, *missing):
-        start, head = captions[index].index(words), words.rpartition(" ")[2]
+        start = captions[index].index(words)
+        head = words.rpartition(" ")[2]
         phrases.append(Phrase(text=words, caption_index=index, start=start, end=start + len(words), head=head))
     regions = [
         region(number, place, group=group, score=score, similarity=0.25)

@@ -22,8 +22,8 @@ def written(folder: Path, names: list[str], *, flat: bool, extension: str = "jpg
     records = [make.record(f"s{number}", "a cat", CAT, file_name=name) for number, name in enumerate(names)]
     dataset = open_dataset(finished(folder, records))
     chosen = ImageNames(dataset, flat=flat)
-    found = [(row, chosen.name_of(row, extension)) for row in dataset.rows()]
-    return [name.replace(f"{row['id']:016d}", "ID") for row, name in found]
+    names_of_rows = [(row, chosen.name_of(row, extension)) for row in dataset.rows()]
+    return [name.replace(f"{row['id']:016d}", "ID") for row, name in names_of_rows]
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,15 @@ def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_pa
 )
 def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path) -> None:
     """Every image is found by the entry's name, and by its own, or by that in the table."""
-    make, colours = Maker(), {}
+    make = Maker()
+    colours = {}
     records = []
     for number, file_name in enumerate(["a/cat.jpg", "b/dog.jpg", "b/cat.jpg", "bad?.jpg", '2, "two".jpg']):
         colours[f"s{number}"] = encoded(colour=(40 * number, 0, 0))
         image = {"file_name": file_name, "image_bytes": colours[f"s{number}"]}
         records.append(make.record(f"s{number}", "a cat", CAT, **image))
-    dataset, out = finished(tmp_path / "dataset", records), tmp_path / "out"
+    dataset = finished(tmp_path / "dataset", records)
+    out = tmp_path / "out"
     _, report = exported(name, dataset, out, settings)
     folder = "train/data" if name == "fiftyone" else "images/train"
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in (out / folder).rglob("*.jpg")}
@@ -80,8 +82,8 @@ def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path)
     flat = name in ("fiftyone", "yolo")
     renamed = ["s0", "s1", "s2", "s3", "s4"] if flat else ["s3", "s4"]
     assert sorted(sample for _, sample in table.values()) == renamed
-    own = {row["file_name"]: row["sample_id"] for row in open_dataset(dataset).rows()}
-    told = {path: table[path][1] if path in table else own[path.removeprefix(f"{folder}/")] for path in files}
+    sample_ids = {row["file_name"]: row["sample_id"] for row in open_dataset(dataset).rows()}
+    told = {path: table[path][1] if path in table else sample_ids[path.removeprefix(f"{folder}/")] for path in files}
     assert {path: colours[sample] for path, sample in told.items()} == files
     assert len(files) == 5
     assert report.notes[RENAMED_IMAGES] == len(table)
@@ -91,8 +93,8 @@ def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path)
         assert {f"{folder}/{line.get('file_name', line.get('filename'))}" for line in lines} == set(files)
     else:
         labels = {os.path.splitext(path)[0] for path in files}
-        found = {path.relative_to(out).with_suffix("").as_posix() for path in (out / "labels").rglob("*.txt")}
-        assert found == {label.replace("images/", "labels/") for label in labels}
+        stems = {path.relative_to(out).with_suffix("").as_posix() for path in (out / "labels").rglob("*.txt")}
+        assert stems == {label.replace("images/", "labels/") for label in labels}
     exported(name, dataset, out, settings, overwrite=True)
     assert (out / "names.csv").exists()
 

@@ -58,15 +58,15 @@ def test_torchvision(coco: Path, annotations: dict[int, dict[str, Any]]) -> None
     plain = CocoDetection(coco / "images" / "train", coco / INSTANCES)
     wrapped = wrap_dataset_for_transforms_v2(plain, target_keys=("image_id", "boxes", "masks", "labels"))
     assert len(wrapped) == 12
-    seen = 0
+    count = 0
     for (image, target), (_, entries) in zip(wrapped, plain, strict=True):
         assert image.size == (WIDTH, HEIGHT)
         for box, mask, entry in zip(target["boxes"], target["masks"], entries, strict=True):
             x, y, w, h = annotations[entry["id"]]["bbox"]
             assert box.tolist() == [x, y, x + w, y + h]
             np.testing.assert_array_equal(mask.numpy().astype(bool), annotations[entry["id"]]["mask"])
-            seen += 1
-    assert seen == len(annotations)
+            count += 1
+    assert count == len(annotations)
 
 
 def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
@@ -75,11 +75,11 @@ def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, 
     loaded = supervision.DetectionDataset.from_coco(
         images_directory_path=str(out / "images" / "train"), annotations_path=str(out / INSTANCES), force_masks=True
     )
-    seen = [pair for _, _, one in loaded for pair in zip(one.xyxy, one.mask, strict=True)]
-    found = [(*box.tolist(), int(mask.sum())) for box, mask in seen]
+    pairs = [pair for _, _, one in loaded for pair in zip(one.xyxy, one.mask, strict=True)]
+    shapes = [(*box.tolist(), int(mask.sum())) for box, mask in pairs]
     boxes = ([*entry["bbox"], entry["area"]] for entry in annotations.values())
     wanted = sorted((x, y, x + w, y + h, area) for x, y, w, h, area in boxes)
-    for (*box, drawn), (*true, area) in zip(sorted(found), wanted, strict=True):
+    for (*box, drawn), (*true, area) in zip(sorted(shapes), wanted, strict=True):
         assert box == true
         assert area <= drawn <= (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
@@ -96,7 +96,7 @@ def test_datasets(most, labels, demo_dataset, tmp_path, annotations, monkeypatch
     names = pq.read_schema(folder / "data" / "train-00000-of-00003.parquet").metadata[b"huggingface"].decode()
     assert ("red car" in names) == labels, "names of categories stand in no file, or in all"
     assert ("more than 13" in (folder / "README.md").read_text()) == (not labels)
-    seen = 0
+    count = 0
     for row in loaded:
         assert row["image"].size == (row["width"], row["height"]) == (WIDTH, HEIGHT)
         keys = ("id", "bbox", "category", "area", "segmentation")
@@ -105,8 +105,8 @@ def test_datasets(most, labels, demo_dataset, tmp_path, annotations, monkeypatch
             name = category.int2str(label) if labels else label
             assert (box, area, name) == (wanted["bbox"], wanted["area"], wanted["phrase"])
             np.testing.assert_array_equal(mask_of(counts), wanted["mask"])
-            seen += 1
-    assert seen == len(annotations)
+            count += 1
+    assert count == len(annotations)
 
 
 @pytest.mark.parametrize("shares", ["train=0.6,validation=0.4", "train=0.999999,validation=0.000001"])
@@ -123,7 +123,7 @@ def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, d
     folder, _ = exported("webdataset", demo_dataset, tmp_path / "tars", {"rows_per_file": 5})
     tars = sorted(str(path) for path in folder.glob("*.tar"))
     assert len(tars) == 3
-    seen = 0
+    count = 0
     for sample in webdataset.WebDataset(tars, shardshuffle=False).decode("pil"):
         content = sample["json"]
         image = next(sample[extension] for extension in ("jpg", "png") if extension in sample)
@@ -133,8 +133,8 @@ def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, d
             wanted = annotations[entry["id"]]
             assert (entry["bbox"], entry["area"]) == (wanted["bbox"], wanted["area"])
             np.testing.assert_array_equal(mask_of(entry["segmentation"]["counts"]), wanted["mask"])
-            seen += 1
-    assert seen == len(annotations)
+            count += 1
+    assert count == len(annotations)
     samples = read_all(kind="webdataset", path=str(folder))  # phrasebox reads its own
     sizes = [Image.open(BytesIO(load_image_bytes(sample.image, DecodeLimits()))).size for sample in samples]
     assert sizes == [(WIDTH, HEIGHT)] * 12

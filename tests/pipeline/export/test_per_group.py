@@ -20,7 +20,7 @@ from tests.pipeline.export.read_back import READ_BACK
 
 CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
 
-SAID: tuple[tuple[int, str, str, int | None, float], ...] = (
+MENTIONS: tuple[tuple[int, str, str, int | None, float], ...] = (
     (0, "boy", "boy", 0, 0.5),
     (0, "dog", "dog", 1, 0.25),
     (1, "child", "child", 0, 0.75),
@@ -35,7 +35,7 @@ PLACES = {0: [(2, 2, 10, 20)], 1: [(20, 2, 5, 5)], 2: [(20, 2, 5, 5), (30, 2, 6,
 def record(*, grouped: bool = True) -> Record:
     phrases: list[Phrase] = []
     regions: list[Region] = []
-    for caption, words, head, group, score in SAID:
+    for caption, words, head, group, score in MENTIONS:
         start = CAPTIONS[caption].index(words)
         phrases.append(Phrase(text=words, caption_index=caption, start=start, end=start + len(words), head=head))
         fields = {"score": score, "similarity": 0.25, "group": group if grouped else None}
@@ -78,13 +78,13 @@ def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name:
     out, report = exported(name, dataset, tmp_path / "out", per="group")
     assert (report.regions, report.notes[JOINED_MENTIONS]) == ({"train": 4}, 2)
     read = READ_BACK[name]
-    (found,) = read.samples(out, "train")
+    (regions,) = read.samples(out, "train")
     places = [PLACES[0][0], PLACES[1][0], *PLACES[2]]
     phrases = ["boy", "dog", "two dogs", "two dogs"]
-    others = {"head": ["boy", "dog", "dog", "dog"], "words": ["boy child boy", *phrases[1:]]}
-    names = {"phrase": phrases, **others}[read.label]
+    labels = {"head": ["boy", "dog", "dog", "dog"], "words": ["boy child boy", *phrases[1:]]}
+    names = {"phrase": phrases, **labels}[read.label]
     wanted = [((x, y, x + w, y + h), label) for (x, y, w, h), label in zip(places, names, strict=True)]
-    assert sorted((box, label) for box, label, _ in found) == sorted(wanted)
+    assert sorted((box, label) for box, label, _ in regions) == sorted(wanted)
 
 
 def test_odvg_has_each_object_once_as_detection(dataset: Path, tmp_path: Path) -> None:
@@ -103,7 +103,8 @@ def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) ->
 
 def test_coco_has_all_phrases_of_a_thing_that_are_chosen(dataset: Path, tmp_path: Path) -> None:
     content = instances(dataset, tmp_path / "all")
-    boy, caption = content["annotations"][0], content["images"][0]["caption"]
+    boy = content["annotations"][0]
+    caption = content["images"][0]["caption"]
     assert [caption[start:end] for start, end in boy["tokens_positive"]] == ["boy", "child", "boy"]
     phrases = [(each["phrase"], each["caption_index"]) for each in boy["phrases"]]
     assert phrases == [("boy", 0), ("child", 1), ("boy", 2)]
@@ -131,6 +132,6 @@ def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:
         named = {"phrase": "dog", "head": "dog", "caption_index": caption, "span": [0, 3]}
         return {"id": number, **named, "score": score, "group": 0}
 
-    found = merge_by_object([entry(0, 0.3, 1), entry(1, 0.2, 2), entry(1, 0.9, 3), entry(2, 0.9, 4)])
-    assert [one["id"] for one in found] == [2, 3]
-    assert [len(one["named"]) for one in found] == [3, 3]
+    merged = merge_by_object([entry(0, 0.3, 1), entry(1, 0.2, 2), entry(1, 0.9, 3), entry(2, 0.9, 4)])
+    assert [one["id"] for one in merged] == [2, 3]
+    assert [len(one["named"]) for one in merged] == [3, 3]

@@ -49,31 +49,31 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     answer = pushed(dataset, "--set", "rows_per_file=5")
     assert answer.exit_code == 0, answer.exception
     assert f"uploaded to {hub.endpoint}/datasets/{NAME}" in answer.stdout
-    own = hub.repositories[NAME]
+    repository = hub.repositories[NAME]
     files = (path for path in (tmp_path / "regions").rglob("*") if path.is_file())
     here = {path.relative_to(tmp_path / "regions").as_posix(): path.read_bytes() for path in files}
-    assert own.private
-    assert own.files == {".gitattributes": b"", **here}
+    assert repository.private
+    assert repository.files == {".gitattributes": b"", **here}
     assert sorted(here)[-1] == "data/train-00002-of-00003.parquet"
-    assert b"task_categories" in own.files["README.md"]
-    assert own.commits == ["phrasebox export"]
+    assert b"task_categories" in repository.files["README.md"]
+    assert repository.commits == ["phrasebox export"]
     assert any(request.startswith("PUT /large/") for request in hub.requests)
 
-    before = dict(own.files)
+    before = dict(repository.files)
     again = pushed(dataset, "--out", tmp_path / "other")
     assert isinstance(again.exception, ConfigError)
     assert "--push: house/regions holds an export; give another name, or --overwrite" in str(again.exception)
-    assert own.files == before
+    assert repository.files == before
     assert not (tmp_path / "other").exists(), "nothing is exported if it cannot be pushed"
     hub.broken = "/commit/"
     assert isinstance(pushed(dataset, "--out", tmp_path / "other", "--overwrite").exception, OutputError)
-    assert own.files == before, "nothing is deleted before the new files are there"
+    assert repository.files == before, "nothing is deleted before the new files are there"
     hub.broken = ""
     answer = pushed(dataset, "--out", tmp_path / "other", "--overwrite", "--json")
-    assert own.commits[1:] == ["phrasebox export", "phrasebox export: the one before"]
+    assert repository.commits[1:] == ["phrasebox export", "phrasebox export: the one before"]
     assert json.loads(answer.stdout)["pushed"] == f"{hub.endpoint}/datasets/{NAME}"
-    assert [name for name in own.files if name.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
-    assert pq.read_table(io.BytesIO(own.files["data/train-00000-of-00001.parquet"])).num_rows == 12
+    assert [name for name in repository.files if name.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
+    assert pq.read_table(io.BytesIO(repository.files["data/train-00000-of-00001.parquet"])).num_rows == 12
 
 
 @pytest.mark.parametrize(

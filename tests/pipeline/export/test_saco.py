@@ -55,8 +55,10 @@ def rows(demo_dataset: Path) -> list[dict[str, Any]]:
 
 def written(rows: list[dict[str, Any]], dataset: Path, out: Path, **settings: Any) -> tuple[COCO, Counter[str]]:
     out.mkdir()
-    report, folder = ExportReport(format="saco"), ExportFolder(out)
-    none, opened = Categories(Counter(), "phrase"), open_dataset(dataset)
+    report = ExportReport(format="saco")
+    folder = ExportFolder(out)
+    none = Categories(Counter(), "phrase")
+    opened = open_dataset(dataset)
     job = ExportJob(dataset=opened, folder=folder, splits=("train",), categories=none, report=report)
     with folder.open_files:
         exporter = Saco(SacoConfig(**settings), job)
@@ -97,25 +99,31 @@ def test_the_file_has_by_sa_cos_definition_the_figures_that_eval_gives(
     rows = [
         {**row, "annotations": [{**region, "score": next(scores)} for region in row["annotations"]]} for row in rows
     ]
-    found = {(row["sample_id"], each["phrase"]): row["annotations"] for row in rows for each in row["annotations"]}
-    places = {key: [tuple(each["bbox"]) for each in regions] for key, regions in found.items()}
+    annotations = {
+        (row["sample_id"], each["phrase"]): row["annotations"] for row in rows for each in row["annotations"]
+    }
+    places = {key: [tuple(each["bbox"]) for each in regions] for key, regions in annotations.items()}
     x, y, w, h = places["plain", "red car"][0]
     true = {("plain", "red car"): [(x, y, w, 0.75 * h)], ("dogs", "two dogs"): places["dogs", "two dogs"]}
     file, _ = written(rows, demo_dataset, tmp_path / "out", exhaustive="all")
-    asked, hits, kept, there = Counter[tuple[bool, bool]](), np.zeros(10), 0, 0
+    questions = Counter[tuple[bool, bool]]()
+    hits = np.zeros(10)
+    answer_count = 0
+    box_count = 0
     for pair in file.dataset["images"]:
         boxes = true.get((pair["sample_id"], pair["text_input"]), [])
         answers = [each for each in file.imgToAnns[pair["id"]] if each["score"] >= 0.5]
-        asked[bool(boxes), bool(answers)] += 1
+        questions[bool(boxes), bool(answers)] += 1
         if boxes:
-            kept, there = kept + len(answers), there + len(boxes)
-            own = [np.multiply(each["bbox"], [pair["width"], pair["height"]] * 2).tolist() for each in answers]
-            fits = coco_mask.iou(np.array(own), np.array(boxes, np.float64), [0] * len(boxes))
+            answer_count = answer_count + len(answers)
+            box_count = box_count + len(boxes)
+            answer_boxes = [np.multiply(each["bbox"], [pair["width"], pair["height"]] * 2).tolist() for each in answers]
+            fits = coco_mask.iou(np.array(answer_boxes), np.array(boxes, np.float64), [0] * len(boxes))
             best = fits[linear_sum_assignment(-fits)]
             hits += [(best >= 0.5 + 0.05 * step - 1e-9).sum() for step in range(10)]
-    tp, fn, fp, tn = (asked[key] for key in ((True, True), (True, False), (False, True), (False, False)))
+    tp, fn, fp, tn = (questions[key] for key in ((True, True), (True, False), (False, True), (False, False)))
     mcc = (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
-    f1 = float((2 * hits / (kept + there)).mean())
+    f1 = float((2 * hits / (answer_count + box_count)).mean())
     pairs = [
         Pair(
             image=number,

@@ -33,12 +33,12 @@ def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
             rows.append(replace(record, regions=tuple(replace(region, score=0.5) for region in record.regions)))
     dataset = finished(tmp_path / "dataset", rows)
     out, report = exported("coco", dataset, tmp_path / "coco", split="train=0.5,val=0.5")
-    found = {}
+    splits = {}
     for split in ("train", "val"):
         images = json.loads((out / f"annotations/instances_{split}.json").read_text())["images"]
-        found[split] = Counter(image["file_name"] for image in images)
-    assert not found["train"].keys() & found["val"].keys()
-    assert set((found["train"] + found["val"]).values()) == {3}
+        splits[split] = Counter(image["file_name"] for image in images)
+    assert not splits["train"].keys() & splits["val"].keys()
+    assert set((splits["train"] + splits["val"]).values()) == {3}
     assert report.samples.total() == 72
     assert min(report.samples.values()) >= 15
 

@@ -44,7 +44,8 @@ def test_the_old_export_or_an_empty_folder_stays_until_the_new_one_is_whole(tmp_
 
 @pytest.mark.parametrize("stranger", ["mine.txt", "images/mine.jpg", "a/ö 7.jpg", "x/y/z", "images/link"])
 def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> None:
-    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out = tmp_path / "out"
+    elsewhere = tmp_path / "elsewhere"
     write(out)
     elsewhere.mkdir()
     (out / stranger).parent.mkdir(parents=True, exist_ok=True)

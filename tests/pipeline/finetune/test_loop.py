@@ -110,9 +110,9 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
     (tmp_path / LOG).write_text('{"step": 10}\n')  # of a training that was killed before its first checkpoint
     with pytest.raises(StopHereError):
         finetune(config, stop_after(2))
-    said: list[str] = []
-    resumed = finetune(config, say=said.append)
-    assert "resumes at step 1" in said[0], "the step that was not saved is taken again"
+    messages: list[str] = []
+    resumed = finetune(config, say=messages.append)
+    assert "resumes at step 1" in messages[0], "the step that was not saved is taken again"
     assert resumed.steps == 3
     wanted = weights(whole)
     assert all(torch.equal(value, wanted[name]) for name, value in weights(resumed).items())
@@ -255,11 +255,11 @@ def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
         environment = {**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)}
         ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
-        said = [process.communicate(timeout=300)[1] for process in ranks]
+        errors = [process.communicate(timeout=300)[1] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
-    return [(process.returncode, text) for process, text in zip(ranks, said, strict=True)]
+    return [(process.returncode, text) for process, text in zip(ranks, errors, strict=True)]
 
 
 @pytest.mark.slow
@@ -267,13 +267,13 @@ def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
 def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Path, tmp_path: Path) -> None:
     recipe = {"kind": kind, **({"sides": [2]} if kind == "clim" else {})}
     settings = {"recipe": recipe, "batch_size": 8, "epochs": 2}
-    alone = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
+    single = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
     config = config_of(inline_dataset, tmp_path / "together", **settings)
     assert [code for code, _ in ranks_of(config, config)] == [0, 0]
-    for wanted, found in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "together"), strict=True):
-        assert found == pytest.approx(wanted, rel=2e-4)
+    for wanted, line in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "together"), strict=True):
+        assert line == pytest.approx(wanted, rel=2e-4)
     tuned = load_file(config.out / "model" / "open_clip_model.safetensors")
-    for name, value in weights(alone).items():
+    for name, value in weights(single).items():
         assert torch.allclose(value, tuned[name], atol=2e-4), name
 
 
@@ -295,15 +295,15 @@ def test_a_failure_of_one_rank_ends_all_of_them(inline_dataset: Path, tmp_path: 
     config = config_of(inline_dataset, tmp_path / "out")
     elsewhere = config.data.model_copy(update={"image_root": str(tmp_path)})
     answers = ranks_of(config, config.model_copy(update={"data": elsewhere}))
-    said = f"InputError: {inline_dataset}: none of the 2 images of step 0 on rank 1 can be read"
-    assert all(code == 1 and said in text for code, text in answers), answers
+    message = f"InputError: {inline_dataset}: none of the 2 images of step 0 on rank 1 can be read"
+    assert all(code == 1 and message in text for code, text in answers), answers
 
 
 @pytest.mark.slow
 def test_more_ranks_than_images_of_a_step_are_rejected(inline_dataset: Path, tmp_path: Path) -> None:
     answers = ranks_of(*[config_of(inline_dataset, tmp_path / "out", batch_size=2)] * 3)
-    said = "ConfigError: batch_size: 2 images a step are fewer than the 3 ranks"
-    assert all(code == 1 and said in text for code, text in answers), answers
+    message = "ConfigError: batch_size: 2 images a step are fewer than the 3 ranks"
+    assert all(code == 1 and message in text for code, text in answers), answers
 
 
 def log_of(out: Path) -> list[dict[str, float]]:

@@ -21,9 +21,9 @@ def material(dataset: Path, batch_size: int = 4, seed: int = 1, **settings: obje
 
 
 def test_an_epoch_has_every_image_once_and_the_next_another_order(inline_dataset: Path) -> None:
-    found = material(inline_dataset)
-    assert (found.images, found.steps_per_epoch) == (SCENES, 3)
-    pixels = [batch.rgb for batch in found.batches(range(6), 0, 1)]
+    data = material(inline_dataset)
+    assert (data.images, data.steps_per_epoch) == (SCENES, 3)
+    pixels = [batch.rgb for batch in data.batches(range(6), 0, 1)]
     first, second = (torch.cat(pixels[part : part + 3]).flatten(1).sum(dim=1).tolist() for part in (0, 3))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -43,11 +43,11 @@ def test_ranks_a_later_start_and_loaders_get_the_same_batches_but_another_seed_o
 
 
 def test_shuffled_boxes_stay_in_their_image_and_leave_their_phrase(inline_dataset: Path) -> None:
-    own = next(material(inline_dataset, batch_size=8).batches(range(1), 0, 1))
+    plain = next(material(inline_dataset, batch_size=8).batches(range(1), 0, 1))
     moved = next(material(inline_dataset, batch_size=8, boxes="shuffled").batches(range(1), 0, 1))
-    assert own.phrases == moved.phrases
-    assert torch.equal(own.rois[:, 0], moved.rois[:, 0])
-    assert not torch.equal(own.rois, moved.rois)
+    assert plain.phrases == moved.phrases
+    assert torch.equal(plain.rois[:, 0], moved.rois[:, 0])
+    assert not torch.equal(plain.rois, moved.rois)
 
 
 def chance(images: int, seed: int = 0) -> list[np.random.Generator]:
@@ -58,12 +58,12 @@ def test_shuffled_boxes_are_those_of_other_things() -> None:
     # The first three regions of image 0 name one thing.
     places = [(0, 1), (0, 1), (0, 1), (0, 3), (0, 5), (0, 7), (1, 9), (2, 11)]
     rois = torch.tensor([[image, x, x, x + 1, x + 1] for image, x in places], dtype=torch.float32)
-    found = [shuffle_boxes(rois, chance(3, seed))[:, 1].tolist() for seed in range(20)]
-    for moved in found:
+    shuffles = [shuffle_boxes(rois, chance(3, seed))[:, 1].tolist() for seed in range(20)]
+    for moved in shuffles:
         assert len({*moved[:3]}) == 1
         assert sorted({*moved[:6]}) == [1, 3, 5, 7]
         assert all(now != before for now, (_, before) in zip(moved, places, strict=True))
-    assert len({tuple(moved) for moved in found}) > 6, "there are six rounds through four boxes, and two only boxes"
+    assert len({tuple(moved) for moved in shuffles}) > 6, "there are six rounds through four boxes, and two only boxes"
     assert shuffle_boxes(rois[:0], chance(3)).shape == (0, 5)
     assert torch.equal(shuffle_boxes(rois[6:7], chance(2)), rois[6:7]), "nothing to exchange"
 

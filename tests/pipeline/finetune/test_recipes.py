@@ -22,7 +22,7 @@ from stages.shared.model.recognise import recognise
 from stages.shared.model.tokenizer import tokenizer_of
 
 DESCRIPTION = recognise(ModelConfig(name="demo"))
-ALONE = RankGroup()
+SINGLE_RANK = RankGroup()
 
 
 def taught(kind: str, **settings: Any) -> Recipe[Any]:
@@ -43,10 +43,10 @@ def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) ->
     batch = batch_for(recipe, inline_dataset)
     optimiser = torch.optim.AdamW([*recipe.student.module.visual.parameters()], lr=3e-4)
     losses = []
-    again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, ALONE).items()}
+    again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, SINGLE_RANK).items()}
     assert all(value > 0 for value in again.values())
     for _ in range(3):
-        terms = recipe.terms(batch, ALONE)
+        terms = recipe.terms(batch, SINGLE_RANK)
         values = {name: float(term.detach()) for name, (_, term) in terms.items()}
         assert losses or values == again, "no draw is left to chance"
         loss = sum((weight * term for weight, term in terms.values()), torch.zeros(()))
@@ -63,16 +63,16 @@ def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_da
     batch = batch_for(recipe, inline_dataset, images=8)
     corner = batch.rois.clone()
     corner[:, 1:] = torch.tensor([0.0, 0.0, 20.0, 20.0])
-    terms = [recipe.terms(replace(batch, rois=rois), ALONE) for rois in (batch.rois, corner)]
-    there, elsewhere = (each["regions"][1].item() for each in terms)
-    assert there < elsewhere - 0.3
+    terms = [recipe.terms(replace(batch, rois=rois), SINGLE_RANK) for rois in (batch.rois, corner)]
+    true_loss, other_loss = (each["regions"][1].item() for each in terms)
+    assert true_loss < other_loss - 0.3
 
 
 def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) -> None:
     recipe = taught("align")
     batch = batch_for(recipe, inline_dataset)
     none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices", "scores")}
-    terms = recipe.terms(replace(batch, **none), ALONE)
+    terms = recipe.terms(replace(batch, **none), SINGLE_RANK)
     assert terms["regions"][1].item() == 0
     assert terms["captions"][1].item() > 0
 
@@ -90,7 +90,7 @@ def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() ->
         scores=torch.ones(4),
         seeds=(0, 0, 0),
     )
-    embeddings, positive, ignored = recipe._pairs(batch, ALONE)
+    embeddings, positive, ignored = recipe._pairs(batch, SINGLE_RANK)
     assert embeddings.shape == (3, 192)
     assert positive.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
     assert ignored.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
@@ -98,13 +98,14 @@ def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() ->
 
 def test_scores_weigh_regions(inline_dataset: Path) -> None:
     batch = batch_for(taught("align"), inline_dataset)
-    plain, weighted = taught("align"), taught("align", weigh_by="score")
-    wanted, equal, own = (
-        recipe.terms(replace(batch, scores=scores), ALONE)["regions"][1].item()
+    plain = taught("align")
+    weighted = taught("align", weigh_by="score")
+    wanted, equal, unweighted = (
+        recipe.terms(replace(batch, scores=scores), SINGLE_RANK)["regions"][1].item()
         for recipe, scores in ((plain, batch.scores), (weighted, 0.5 + 0 * batch.scores), (weighted, batch.scores))
     )
     assert equal == pytest.approx(wanted, rel=1e-4)
-    assert own != pytest.approx(wanted, rel=1e-4)
+    assert unweighted != pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_mosaic_holds_its_images_in_its_cells() -> None:
@@ -137,14 +138,15 @@ def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
 
 def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    alone = contrastive_loss(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
+    first_loss = contrastive_loss(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
     wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
-    assert float(alone.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
+    assert float(first_loss.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
 
 
 def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
     logits = torch.randn(2, 2, requires_grad=True)
-    everything, nothing = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
+    everything = torch.ones(2, 2, dtype=torch.bool)
+    nothing = torch.zeros(2, 2, dtype=torch.bool)
     for positive, ignored in ((everything, None), (nothing, None), (nothing, everything)):
         loss = contrastive_loss(logits, positive, ignored)
         assert float(loss.detach()) == 0
@@ -156,7 +158,8 @@ def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
 def test_one_way_is_the_mean_over_rows_of_the_mean_over_their_positives() -> None:
     logits = torch.tensor([[1.0, 2.0, 0.0], [5.0, 5.0, 5.0]])
     positive = torch.tensor([[True, True, False], [False, False, False]])
-    first, second = math.log(1 + math.exp(-1)), math.log(1 + math.exp(-2))
+    first = math.log(1 + math.exp(-1))
+    second = math.log(1 + math.exp(-2))
     assert float(one_way(logits, positive, positive)) == pytest.approx((first + second) / 2, rel=1e-5)
 
 

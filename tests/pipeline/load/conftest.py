@@ -28,11 +28,11 @@ def changed(folder: Path, change: Callable[[int, Row], None] = lambda number, ro
     number = 0
     for path in sorted((folder / "data").glob("*.parquet")):
         table = pq.read_table(path)
-        found = table.to_pylist()
-        for row in found:
+        values = table.to_pylist()
+        for row in values:
             change(number, row)
             number += 1
-        pq.write_table(pa.Table.from_pylist(found, schema=table.schema), path, row_group_size=rows)
+        pq.write_table(pa.Table.from_pylist(values, schema=table.schema), path, row_group_size=rows)
     return folder
 
 
@@ -51,21 +51,21 @@ def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def expected(folder: Path, keep: Callable[[Row], bool] = lambda region: True) -> dict[str, list[int]]:
     """sample_id -> ids of its regions that are kept, of rows without an error and with such a region."""
-    found = {}
+    regions_of_samples = {}
     for row in open_dataset(folder).rows():
         regions = [region["id"] for region in row["annotations"] if keep(region)]
         if row["error"] is None and regions:
-            found[row["sample_id"]] = regions
-    return found
+            regions_of_samples[row["sample_id"]] = regions
+    return regions_of_samples
 
 
 def given(samples: Any) -> dict[str, list[int]]:
     """The same of samples; no sample may come twice."""
-    found: dict[str, list[int]] = {}
+    regions: dict[str, list[int]] = {}
     for sample in samples:
-        assert sample["sample_id"] not in found
-        found[sample["sample_id"]] = sample["region_ids"].tolist()
-    return found
+        assert sample["sample_id"] not in regions
+        regions[sample["sample_id"]] = sample["region_ids"].tolist()
+    return regions
 
 
 def names(samples: Any) -> list[str]:

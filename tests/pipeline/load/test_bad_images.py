@@ -49,9 +49,9 @@ def test_missing_ones_too_and_they_have_no_neighbours(inline_dataset: Path, tmp_
 def test_or_are_skipped_and_counted(damaged: Path) -> None:
     stream = RegionStream(damaged, SMALL, on_bad_image="skip")
     with pytest.warns(RuntimeWarning) as caught:
-        found = names(stream)
-    assert sorted(found) == good(damaged)
-    skipped = len(names(RegionStream(damaged, NO_IMAGES))) - len(found)
+        sample_names = names(stream)
+    assert sorted(sample_names) == good(damaged)
+    skipped = len(names(RegionStream(damaged, NO_IMAGES))) - len(sample_names)
     assert stream.bad_images.count == skipped >= 10
     told = [str(warning.message).partition(":")[0] for warning in caught]
     assert told == ["an image is skipped", "10 images skipped so far, the last"]
@@ -75,10 +75,10 @@ def test_even_ranks_stay_even(damaged: Path) -> None:
     """A neighbour comes in their place."""
     for rank in range(3):
         stream = RegionStream(damaged, SMALL, on_bad_image="skip", even="drop", rank=rank, world_size=3)
-        found = names(stream)
-        assert len(found) == len(stream)
-        assert stream.bad_images.count == len(found) - len(set(found)) > 0
-        assert set(found) <= set(good(damaged))
+        sample_names = names(stream)
+        assert len(sample_names) == len(stream)
+        assert stream.bad_images.count == len(sample_names) - len(set(sample_names)) > 0
+        assert set(sample_names) <= set(good(damaged))
 
 
 def test_nothing_is_said_of_good_ones(with_images: Path) -> None:

@@ -63,5 +63,6 @@ def test_images_of_different_sizes_images_without_regions_and_batches_without_im
     assert batch["grid_masks"].shape == (0, 2, 2)
     assert batch["tokens"].shape[0] == 0
     assert batch["region_counts"].tolist() == [0, 0, 0]
-    nothing, shapes = collate_regions([]), {"rois": (0, 5), "ids": (0,), "sizes_hw": (0, 2)}
+    nothing = collate_regions([])
+    shapes = {"rois": (0, 5), "ids": (0,), "sizes_hw": (0, 2)}
     assert {name: nothing[name].shape for name in shapes} == shapes

@@ -71,9 +71,9 @@ def test_row_groups_are_read_once_a_batch_and_the_last_ones_are_kept(folder: Pat
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_torchs_samplers(with_images: Path, workers: int) -> None:
     dataset = RegionDataset(with_images, Contents(square_px=8), where="score > 0.1")
-    found = []
+    sample_ids = []
     for rank in range(2):
         sampler = DistributedSampler(dataset, num_replicas=2, rank=rank, drop_last=False)
         loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate_regions)
-        found += [name for batch in loader for name in batch["sample_ids"]]
-    assert set(found) == set(expected(with_images, lambda region: region["score"] > 0.1))
+        sample_ids += [name for batch in loader for name in batch["sample_ids"]]
+    assert set(sample_ids) == set(expected(with_images, lambda region: region["score"] > 0.1))

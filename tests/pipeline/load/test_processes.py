@@ -52,17 +52,18 @@ def test_two_ranks_of_gloo_with_two_workers_each(folder: Path, tmp_path: Path) -
     for process in ranks:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    wanted, found = sorted(expected(folder)), [json.loads(out.read_text()) for out in outs]
+    wanted = sorted(expected(folder))
+    results = [json.loads(out.read_text()) for out in outs]
     for even in ("no", "drop"):
-        batches = [rank[even] for rank in found]
+        batches = [rank[even] for rank in results]
         orders = [[[name for batch in epoch for name in batch] for epoch in rank] for rank in batches]
         for epoch in range(3):
-            seen = orders[0][epoch] + orders[1][epoch]
-            assert len(seen) == len(set(seen))
+            epoch_order = orders[0][epoch] + orders[1][epoch]
+            assert len(epoch_order) == len(set(epoch_order))
             if even == "no":
-                assert sorted(seen) == wanted
+                assert sorted(epoch_order) == wanted
             else:
-                assert len(wanted) - 1 <= len(seen) <= len(wanted)
+                assert len(wanted) - 1 <= len(epoch_order) <= len(wanted)
                 assert len(batches[0][epoch]) == len(batches[1][epoch])  # steps of training
                 assert len(orders[0][epoch]) == len(orders[1][epoch])
         for rank in orders:
@@ -91,6 +92,6 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     """Five times through the images, in windows of a sixth of them."""
     folder = write_synthetic(tmp_path / "dataset", 600, rows_per_file=200, embed_images=True)
     told = subprocess.check_output([sys.executable, "-c", STREAM, folder], env=ENVIRONMENT, text=True)
-    rows, first, *others = map(float, told.split())
+    rows, first, *later = map(float, told.split())
     assert rows > 450
-    assert others[-1] - first < 15, told
+    assert later[-1] - first < 15, told

@@ -16,7 +16,8 @@ def shares_by_pixels(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
     """Every pixel in turn, by how much of it lies in each cell."""
     h, w = mask.shape
     shares = np.zeros(grid_hw)
-    cell_h, cell_w = h / grid_hw[0], w / grid_hw[1]
+    cell_h = h / grid_hw[0]
+    cell_w = w / grid_hw[1]
     for y, x in np.argwhere(mask):
         for i in range(grid_hw[0]):
             for j in range(grid_hw[1]):
@@ -31,11 +32,11 @@ def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int,
     size_hw = data.draw(st.tuples(sides, sides))
     masks = data.draw(st.lists(arrays.arrays(np.bool_, size_hw), max_size=3))
     runs = runs_of([encode_mask(mask) for mask in masks])
-    found = grid_shares(*runs, size_hw, grid_hw)
-    assert found.shape == (len(masks), *grid_hw)
+    grid = grid_shares(*runs, size_hw, grid_hw)
+    assert grid.shape == (len(masks), *grid_hw)
     assert pixels_of(*runs, size_hw, (8, 8)).shape == (len(masks), 8, 8)
-    assert found.dtype == np.float32
-    for mask, shares in zip(masks, found, strict=True):
+    assert grid.dtype == np.float32
+    for mask, shares in zip(masks, grid, strict=True):
         np.testing.assert_allclose(shares, shares_by_pixels(mask, grid_hw), atol=1e-5)
 
 

@@ -35,9 +35,9 @@ def mask_of(region: dict[str, Any]) -> np.ndarray:
 
 
 def test_it_is_the_row(folder: Path) -> None:
-    found = pairs(folder, NO_IMAGES)
-    assert len(found) > 150
-    for sample, row in found:
+    row_pairs = pairs(folder, NO_IMAGES)
+    assert len(row_pairs) > 150
+    for sample, row in row_pairs:
         regions = row["annotations"]
         assert (sample["id"], sample["file_name"], sample["captions"]) == (row["id"], row["file_name"], row["captions"])
         assert sample["original_hw"] == sample["size_hw"] == (row["height"], row["width"])
@@ -49,8 +49,8 @@ def test_it_is_the_row(folder: Path) -> None:
             assert sample[key].dtype == (torch.int64 if key in wholes else torch.float32)
         assert sample["phrases"] == [region["phrase"] for region in regions]
         assert sample["heads"] == [region["head"] for region in regions]
-        said = zip(sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True)
-        assert all(sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in said)
+        mentions = zip(sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True)
+        assert all(sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in mentions)
 
 
 @pytest.mark.parametrize("loader", [RegionStream, RegionDataset])
@@ -96,7 +96,8 @@ def test_boxes_and_masks_follow_the_square(with_images: Path) -> None:
         assert sample["original_hw"] == (row["height"], row["width"])
         for number, region in enumerate(row["annotations"]):
             x, y, w, h = region["bbox"]
-            right, down = 64 / row["width"], 64 / row["height"]
+            right = 64 / row["width"]
+            down = 64 / row["height"]
             wanted = [x * right, y * down, (x + w) * right, (y + h) * down]
             np.testing.assert_allclose(sample["boxes_xyxy_px"][number], wanted, rtol=1e-5)
             # By Pillow: its nearest neighbour also takes what lies at the centres.
@@ -107,17 +108,17 @@ def test_boxes_and_masks_follow_the_square(with_images: Path) -> None:
 
 
 def test_each_phrase_is_tokenised_once(folder: Path) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def counting(texts: list[str]) -> Any:
-        asked.extend(texts)
+        requests.extend(texts)
         return letters(texts).numpy()  # arrays go too
 
     stream = RegionStream(folder, Contents(images=False, tokenizer=counting))
     phrases = {phrase for sample in stream for phrase in sample["phrases"]}
     list(stream)
-    assert len(asked) == len(set(asked))
-    assert set(asked) == phrases
+    assert len(requests) == len(set(requests))
+    assert set(requests) == phrases
     stream = RegionStream(folder, Contents(images=False, tokenizer=lambda texts: torch.zeros(len(texts), 3)))
     with pytest.raises(ConfigError, match="whole numbers"):
         next(iter(stream))

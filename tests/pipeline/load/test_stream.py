@@ -63,8 +63,8 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
     assert order(0, 1) == orders[1]
     stored = list(expected(folder))
     assert {frozenset(found) for found in orders} == {frozenset(stored)}
-    for one, other in [(0, 1), (1, 2), (0, 3)]:
-        assert np.mean([a == b for a, b in zip(orders[one], orders[other], strict=True)]) < 0.1
+    for first, other in [(0, 1), (1, 2), (0, 3)]:
+        assert np.mean([a == b for a, b in zip(orders[first], orders[other], strict=True)]) < 0.1
     places = [stored.index(name) for name in orders[0]]
     assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.6  # row groups come in another order
     assert np.mean(np.diff(places[:30]) == 1) < 0.2  # and so do their rows
@@ -87,9 +87,9 @@ def test_even_ranks(folder: Path, ranks: int, workers: int) -> None:
     streams = [stream_of(folder, even="drop", rank=rank, world_size=ranks) for rank in range(ranks)]
     parts = [names(loaded(stream, workers)) for stream in streams]
     assert {len(part) for part in parts} == {len(streams[0])}
-    found = [name for part in parts for name in part]
-    assert -ranks < len(found) - len(wanted) <= 0
-    assert len(set(found)) == len(found)
+    sample_names = [name for part in parts for name in part]
+    assert -ranks < len(sample_names) - len(wanted) <= 0
+    assert len(set(sample_names)) == len(sample_names)
 
 
 def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
@@ -114,9 +114,9 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
     ],
 )
 def test_a_choice_is_the_same_as_filtering(folder: Path, options: dict[str, Any], keep: Any) -> None:
-    found = given(stream_of(folder, **options))
-    assert found == expected(folder, keep)
-    assert found
+    regions = given(stream_of(folder, **options))
+    assert regions == expected(folder, keep)
+    assert regions
 
 
 def test_rows_without_regions_on_request(folder: Path) -> None:

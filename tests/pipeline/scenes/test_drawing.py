@@ -22,7 +22,8 @@ def test_there_is_a_shape_for_each_kind_and_it_fills_the_unit_square_along_one_s
     assert (len(KINDS), len(COLOUR_NAMES), len(set(PLURALS.values()))) == (36, 10, 36)
     for parts in shapes().values():
         points = np.concatenate([outline for part in parts for outline in part.outlines])
-        low, high = points.min(axis=0), points.max(axis=0)
+        low = points.min(axis=0)
+        high = points.max(axis=0)
         assert np.allclose(low + high, 0, atol=1e-5)
         assert np.isclose((high - low).max(), 1.0, atol=1e-5)
 

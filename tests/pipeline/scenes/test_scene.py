@@ -57,10 +57,12 @@ def test_pairs_that_the_model_never_saw_are_drawn_now_and_then(scenes: list[Scen
 
 def test_most_scenes_have_distractors_and_some_have_plurals(scenes: list[Scene]) -> None:
     scenes = [scene for scene in scenes if len(scene.objects) > 1]
-    near, plural = 0, 0
+    near = 0
+    plural = 0
     for scene in scenes:
         pairs = {(thing.kind, thing.colour) for thing in scene.objects}
-        kinds, colours = Counter(kind for kind, _ in pairs), Counter(colour for _, colour in pairs)
+        kinds = Counter(kind for kind, _ in pairs)
+        colours = Counter(colour for _, colour in pairs)
         near += max(kinds.values()) > 1 or max(colours.values()) > 1
         plural += len(pairs) < len(scene.objects)
     assert near / len(scenes) > 0.5
@@ -94,7 +96,8 @@ def test_arguments_out_of_range_are_rejected(tmp_path: Path) -> None:
 
 def test_neither_the_centre_nor_chance_finds_the_things() -> None:
     """Of the things that captions name; many scenes, because a thing is at the centre or is not."""
-    centre, area = [], []
+    centre = []
+    area = []
     for k in range(300):
         scene = make_scene(21, k, side_px=64, min_objects=2, max_objects=5)
         for thing in scene.objects:
@@ -109,12 +112,14 @@ def test_neither_the_centre_nor_chance_finds_the_things() -> None:
 def test_absent_things_are_named_and_known_and_nothing_else_changes(tmp_path: Path) -> None:
     write_scenes(tmp_path / "plain", 6, 3, side_px=96)
     write_scenes(tmp_path / "absent", 6, 3, side_px=96, absent=True)
-    rows, truths = {}, {}
+    rows = {}
+    truths = {}
     for name in ("plain", "absent"):
         rows[name] = [json.loads(line) for line in (tmp_path / name / "captions.jsonl").read_text().splitlines()]
         truths[name] = json.loads((tmp_path / name / "truth.json").read_text())
     for number, (plain, absent) in enumerate(zip(rows["plain"], rows["absent"], strict=True)):
-        [first, second], [phrase] = absent["captions"], truths["absent"]["images"][number].pop("absent")
+        [first, second] = absent["captions"]
+        [phrase] = truths["absent"]["images"][number].pop("absent")
         assert (first, absent["id"]) == (plain["caption"], plain["id"])
         assert second == f"There is a{'n' if phrase[0] in 'aeiou' else ''} {phrase}."
         things = [each for each in truths["plain"]["annotations"] if each["image_id"] == number + 1]

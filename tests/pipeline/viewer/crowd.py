@@ -15,7 +15,9 @@ from tests.synthetic import write_synthetic
 
 THINGS = ("dog", "cat", "cow", "man", "car", "hat", "cup", "boy", "bus", "owl")
 WORDS = ("big", "old", "very small and quite remarkable", "red")
-IMAGES, REGIONS, CAPTIONS = 40, 40, 5
+IMAGES = 40
+REGIONS = 40
+CAPTIONS = 5
 
 
 # Thing, word and caption of each region by number; each caption says eight phrases.
@@ -33,12 +35,14 @@ def write_crowd(folder: Path) -> Path:
     like = next(one for row in rows for one in row["annotations"])
     row = next(row for row in rows if (row["width"], row["height"]) == (640, 480) and row["error"] is None)
     rows.remove(row)
-    captions, annotations = [""] * CAPTIONS, []
+    captions = [""] * CAPTIONS
+    annotations = []
     for number, ((thing, word, caption), score) in enumerate(zip(PHRASES, SCORES, strict=True)):
         phrase = f"{WORDS[word]} {THINGS[thing]}"
         start = len(captions[caption]) + 2
         captions[caption] += f"a {phrase}, "
-        x, y = 64 + 128 * (thing % 5) + 9 * word, 110 + 240 * (thing // 5) + 12 * word
+        x = 64 + 128 * (thing % 5) + 9 * word
+        y = 110 + 240 * (thing // 5) + 12 * word
         mask = cv2.ellipse(np.zeros((480, 640), np.uint8), (x, y), (58 - 4 * word, 90 - 8 * word), 0, 0, 360, 1, -1)
         rle = encode_mask(mask.astype(bool))
         fields: dict[str, Any] = {
@@ -64,22 +68,22 @@ def write_crowd(folder: Path) -> Path:
     return folder
 
 
-def seen_regions(sample: Locator) -> dict[int, float]:
+def visible_regions(sample: Locator) -> dict[int, float]:
     """Numbers of the regions that can be seen, with their opacity."""
-    seen: dict[str, float] = sample.evaluate(
+    opacities: dict[str, float] = sample.evaluate(
         """sample => Object.fromEntries([...sample.querySelectorAll('.region')]
             .map(region => [region.dataset.region, getComputedStyle(region), region.getBoundingClientRect()])
             .filter(([, style, box]) => style.display !== 'none' && style.opacity > 0 && box.width > 0)
             .map(([number, style]) => [number, Number(style.opacity)]))"""
     )
-    return {int(number): opacity for number, opacity in seen.items()}
+    return {int(number): opacity for number, opacity in opacities.items()}
 
 
-def alone(sample: Locator) -> list[int]:
+def labels_without_overlap(sample: Locator) -> list[int]:
     """Numbers of the regions that stand out: fully drawn, while all others are nearly invisible."""
-    seen = seen_regions(sample)
-    out = [number for number, opacity in seen.items() if opacity == 1]
-    assert all(opacity < 0.2 for number, opacity in seen.items() if number not in out)
+    visible = visible_regions(sample)
+    out = [number for number, opacity in visible.items() if opacity == 1]
+    assert all(opacity < 0.2 for number, opacity in visible.items() if number not in out)
     return sorted(out)
 
 

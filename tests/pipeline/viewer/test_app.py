@@ -104,8 +104,8 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_what_cannot_be_shown_is_said(shared, path, headers, status, words) -> None:
-    found, content = ask(shared, path, headers=headers)
-    assert found == status
+    code, content = ask(shared, path, headers=headers)
+    assert code == status
     assert words in content
     assert ask(shared, "/")[0] == 200
 
@@ -113,7 +113,8 @@ def test_what_cannot_be_shown_is_said(shared, path, headers, status, words) -> N
 MARK = {"sample_ids": ["a"], "mark": "good"}
 REVIEW = {"row": 0, "annotation_id": 1, "reviewer": "ann", "answer": "right"}
 BOX = {**REVIEW, "answer": None, "action": "box"}
-TEXT, ELSEWHERE = {"Content-Type": "text/plain"}, {"Origin": "http://evil.example"}
+TEXT = {"Content-Type": "text/plain"}
+ELSEWHERE = {"Origin": "http://evil.example"}
 
 
 @pytest.mark.parametrize(
@@ -150,9 +151,9 @@ def test_what_is_sent_from_elsewhere_or_in_another_form_fails(shared, viewed, pa
 
 
 def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:
-    (row, one), *_ = ((k, one) for k, row in enumerate(rows_of(dataset)) for one in row["annotations"])
+    (row, region), *_ = ((k, region) for k, row in enumerate(rows_of(dataset)) for region in row["annotations"])
     (dataset / "reviews.jsonl").symlink_to(dataset / "dataset.json")  # as a stranger's dataset may have it
-    body = json.dumps({**REVIEW, "row": row, "annotation_id": one["id"]})
+    body = json.dumps({**REVIEW, "row": row, "annotation_id": region["id"]})
     status, content = ask(served, "/review", "POST", body, JSON)
     assert status in (409, 507)
     assert b"cannot be" in content

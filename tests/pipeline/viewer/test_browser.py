@@ -31,8 +31,8 @@ def names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def test_pages_show_the_samples_in_order(page: Page, shared: Served, rows: list[dict[str, Any]]) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
     page.goto(f"{shared.url}/?per_page=8")
     expect(page.locator("#samples")).to_have_text(str(len(rows)))
     assert samples_shown(page) == names(rows[:8])
@@ -44,8 +44,8 @@ def test_pages_show_the_samples_in_order(page: Page, shared: Served, rows: list[
     page.wait_for_url("**page=2")
     assert samples_shown(page) == names(rows[8:])
     pictures_are_there(page)
-    assert asked
-    assert [address for address in asked if not address.startswith(shared.url)] == [], "of no other machine"
+    assert addresses
+    assert [address for address in addresses if not address.startswith(shared.url)] == [], "of no other machine"
     row = page.request.get(f"{shared.url}/rows/0/row.json").json()
     assert row["annotations"] == rows[0]["annotations"]
 
@@ -58,15 +58,17 @@ def test_filters_find_what_sql_finds(page: Page, shared: Served, rows: list[dict
     page.get_by_label("Score, at least").fill("0.5")
     page.get_by_role("button", name="Show").click()
     page.wait_for_url("**head=*")
-    found = [row for row in rows if any(one["head"] == head and one["score"] >= 0.5 for one in row["annotations"])]
-    assert found
-    assert samples_shown(page) == names(found)
-    expect(page.locator("#samples")).to_have_text(str(len(found)))
+    hits = [
+        row for row in rows if any(region["head"] == head and region["score"] >= 0.5 for region in row["annotations"])
+    ]
+    assert hits
+    assert samples_shown(page) == names(hits)
+    expect(page.locator("#samples")).to_have_text(str(len(hits)))
     # what is not looked for steps back
-    for sample, row in list(zip(page.locator(".sample").all(), found, strict=False))[:4]:
+    for sample, row in list(zip(page.locator(".sample").all(), hits, strict=False))[:4]:
         for part in sample.locator(".region").all():
-            one = row["annotations"][int(f"{part.get_attribute('data-region')}")]
-            beside = one["head"] != head or one["score"] < 0.5
+            region = row["annotations"][int(f"{part.get_attribute('data-region')}")]
+            beside = region["head"] != head or region["score"] < 0.5
             assert (float(part.evaluate("one => getComputedStyle(one).opacity")) < 0.5) == beside
             if not beside:
                 expect(part).to_be_visible()
@@ -93,12 +95,14 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) 
 
 def test_an_export_writes_what_the_page_counts(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:
     """With a score in the filter and another on the slider, a corrected box, and deleted regions in and beside it."""
-    ranked = sorted((one for row in rows_of(dataset) for one in row["annotations"]), key=lambda one: -one["score"])
-    beside, *likely = (one for one in ranked if one["score"] >= 0.3)
-    regions = [one for one in likely if one["phrase"] != beside["phrase"]]
+    ranked = sorted(
+        (region for row in rows_of(dataset) for region in row["annotations"]), key=lambda region: -region["score"]
+    )
+    beside, *likely = (region for region in ranked if region["score"] >= 0.3)
+    regions = [region for region in likely if region["phrase"] != beside["phrase"]]
     drawn = {"action": "box", "box_xywh_px": regions[-1]["bbox"]}
-    for one, action in ((beside, {"action": "delete"}), (regions[0], {"action": "delete"}), (regions[-1], drawn)):
-        append_review(dataset, Review(**RegionKey.of(one)._asdict(), reviewer="ann", **action))
+    for region, action in ((beside, {"action": "delete"}), (regions[0], {"action": "delete"}), (regions[-1], drawn)):
+        append_review(dataset, Review(**RegionKey.of(region)._asdict(), reviewer="ann", **action))
     where = f"phrase <> '{beside['phrase']}'"
     page.goto(f"{served.url}/?{urlencode({'score_min': 0.3, 'where': where})}")
     page.get_by_text("Export this search").click()
@@ -176,7 +180,8 @@ def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
 def test_marks_are_undone_as_they_were(page: Page, served: Served, dataset: Path) -> None:
     page.goto(served.url)
     first, second = samples_shown(page)[:2]
-    samples, told = page.locator(".sample"), page.locator("#status")
+    samples = page.locator(".sample")
+    told = page.locator("#status")
     samples.nth(0).focus()
     for key in ("g", "x", "j", "x", "b"):  # the first has another mark before
         page.keyboard.press(key)
@@ -209,8 +214,8 @@ def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, 
         page.goto(started.url)
         for sample in page.locator(".sample:has(.picture)").all()[:3]:
             sample.scroll_into_view_if_needed()
-            said = sample.locator(".missed p")
-            expect(said).to_contain_text("does not exist below the image root (phrasebox inspect --images DIR says")
+            note = sample.locator(".missed p")
+            expect(note).to_contain_text("does not exist below the image root (phrasebox inspect --images DIR says")
             size = sample.locator("svg").bounding_box()
             assert abs(size["width"] / size["height"] - 1) < 0.01, "drawn scenes are square"
             assert size["height"] > 200
@@ -233,7 +238,8 @@ def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, shared: Serve
     shown = ".region.lead:not(.folded)"
     sample = page.locator(f".sample:has({shown})").first
     region = sample.locator(shown).first
-    box, mask = region.locator(".box"), region.locator(".mask")
+    box = region.locator(".box")
+    mask = region.locator(".mask")
     number = region.get_attribute("data-region")
     expect(box).to_be_hidden()
     page.get_by_label("boxes").check()

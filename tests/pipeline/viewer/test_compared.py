@@ -25,15 +25,15 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     rows[0] |= {"caption": HOSTILE, "id": "<img src=x onerror='window.hacked = 3'>"}
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     _, model = save_model(folder)
-    asked = Source(name="</style><b>x", config=config_of(folder, model=model), truth=None)
-    return compared(asked, ",".join(EXPLAINERS), Effort(most=4, phrases=3, faithful=1, seed=0), QUIET)
+    source = Source(name="</style><b>x", config=config_of(folder, model=model), truth=None)
+    return compared(source, ",".join(EXPLAINERS), Effort(most=4, phrases=3, faithful=1, seed=0), QUIET)
 
 
 def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: Comparison, tmp_path: Path) -> None:
     out = tmp_path / "maps.html"
     write_page([comparison], out)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
     page.goto(out.as_uri())
     articles = page.locator("article")
     questions = picture_questions(comparison)
@@ -60,7 +60,7 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
     expect(page.locator("article:visible img").first).to_be_hidden()
     # Nothing of the captions runs, and nothing is fetched.
     assert page.evaluate("window.hacked === undefined")
-    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert [url for url in addresses if not url.startswith(("data:", "file:"))] == []
     assert page.locator("h2").inner_text() == "</style><b>x"
     cells = page.locator("tbody").first.locator("tr").nth(1)  # of the table of figures
     assert cells.locator("th").inner_text() == "rollout"

@@ -11,9 +11,9 @@ from tests.pipeline.viewer.crowd import (
     PHRASES,
     REGIONS,
     SCORES,
-    alone,
     labels_to_read,
-    seen_regions,
+    labels_without_overlap,
+    visible_regions,
     write_crowd,
 )
 
@@ -60,26 +60,26 @@ def point_in(page: Page, sample: Locator, number: int) -> tuple[float, float]:
 
 def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     sample = opened(page, crowded)
-    assert sorted(seen_regions(sample)) == [number for number in BEST if SCORES[number] >= 0.5]
+    assert sorted(visible_regions(sample)) == [number for number in BEST if SCORES[number] >= 0.5]
     assert labels_to_read(sample) == []
     phrase(sample, 3).hover()  # folded away, and not the best of its thing
-    assert alone(sample) == [3]
+    assert labels_without_overlap(sample) == [3]
     assert labels_to_read(sample) == ["big man 0.41"]
     mask = sample.locator(".region[data-region='3'] .mask")
     assert mask.evaluate("one => getComputedStyle(one).fillOpacity") == "0", "the thing keeps its colours"
     page.mouse.move(2, 2)
     assert labels_to_read(sample) == []
     page.mouse.move(*point_in(page, sample, 33))  # a thing lights all that is said of it
-    assert alone(sample) == [33]
+    assert labels_without_overlap(sample) == [33]
     lit = sample.locator(".phrase.hit").evaluate_all("all => all.map(one => Number(one.dataset.regions))")
     assert sorted(lit) == [number for number in range(REGIONS) if THINGS[number] == 3]
     phrase(sample, 37).click()
     phrase(sample, 23).click(modifiers=["Shift"])
     page.mouse.move(2, 2)
-    assert alone(sample) == [23, 37]
+    assert labels_without_overlap(sample) == [23, 37]
     assert labels_to_read(sample) == ["very small and quite remark… 0.61", "red boy 0.79"]
     page.keyboard.press("Escape")
-    assert set(seen_regions(sample).values()) == {1}
+    assert set(visible_regions(sample).values()) == {1}
     sample.locator("tr, .picture").first.click(position={"x": 3, "y": 3})  # beside all regions
     assert labels_to_read(sample) == []
     absent = sample.locator("s.absent")
@@ -93,19 +93,21 @@ def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Se
     folded = [number for number in BEST if SCORES[number] < 0.5]
     sample.get_by_role("button", name=f"{REGIONS - len(LIKELY)} below 0.50").click()
     page.mouse.move(2, 2)
-    assert sorted(seen_regions(sample)) == BEST
+    assert sorted(visible_regions(sample)) == BEST
     page.keyboard.press("f")
-    assert sorted(seen_regions(sample)) == [number for number in BEST if number not in folded]
+    assert sorted(visible_regions(sample)) == [number for number in BEST if number not in folded]
     page.get_by_role("slider").fill("1")
-    assert seen_regions(sample) == {}
+    assert visible_regions(sample) == {}
     note = "one => getComputedStyle(one, '::after').content"
     assert sample.locator(".picture").evaluate(note) == '"No region reaches the score"'
     phrase(sample, 3).hover()
-    assert alone(sample) == [3]
+    assert labels_without_overlap(sample) == [3]
     assert sample.locator(".picture").evaluate(note) == "none"
-    seen = seen_regions(opened(page, crowded, "&phrase=big+cow"))  # what a search asks for is drawn though folded away
+    visible = visible_regions(
+        opened(page, crowded, "&phrase=big+cow")
+    )  # hits of a search are drawn, though folded away
     assert SCORES[2] < 0.5
-    assert [number for number, opacity in seen.items() if opacity == 1] == [2]
+    assert [number for number, opacity in visible.items() if opacity == 1] == [2]
     assert sample.locator(".picture").evaluate(note) == "none", "a region is drawn"
 
 
@@ -117,26 +119,26 @@ def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> N
     steps = [number for number in range(REGIONS) if THINGS[number] in drawn]
     for number in steps[:2]:
         page.keyboard.press("n")
-        assert alone(sample) == [number]
+        assert labels_without_overlap(sample) == [number]
         assert len(labels_to_read(sample)) == 1
         expect(phrase(sample, number)).to_be_focused()
         expect(phrase(sample, number)).to_have_attribute("aria-pressed", "true")
     expect(told).to_have_text(f"phrase 2 of {len(steps)}, score {SCORES[steps[1]]:.2f}")
     page.keyboard.press("p")
-    assert alone(sample) == [steps[0]]
+    assert labels_without_overlap(sample) == [steps[0]]
     page.keyboard.press("Enter")  # keeps what is pinned
-    assert alone(sample) == [steps[0]]
+    assert labels_without_overlap(sample) == [steps[0]]
     page.keyboard.press("Escape")
     assert labels_to_read(sample) == []
     for shown in ([steps[0]], []):  # a button, pressed and released
         page.keyboard.press("Space")
-        assert alone(sample) == shown or labels_to_read(sample) == shown
+        assert labels_without_overlap(sample) == shown or labels_to_read(sample) == shown
 
 
 def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -> None:
     sample = opened(page, crowded)
     page.get_by_label("all", exact=True).check(force=True)
-    assert sorted(seen_regions(sample)) == LIKELY
+    assert sorted(visible_regions(sample)) == LIKELY
     x, y = point_in(page, sample, 33)
     for number in (33, 23, 13, None):  # a click on the same place goes to the region below; 3 is folded away
         page.mouse.click(x, y)
@@ -144,7 +146,7 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
         if number is None:
             assert labels_to_read(sample) == [], "below the last lies the picture"
         else:
-            assert alone(sample) == [number]
+            assert labels_without_overlap(sample) == [number]
     masks = [sample.locator(f".region[data-region='{n}'] .mask") for n in sorted(LIKELY, key=lambda n: SCORES[n])]
     by_score = [mask.evaluate("one => parseFloat(getComputedStyle(one).strokeWidth)") for mask in masks]
     assert by_score == sorted(by_score)
@@ -152,16 +154,16 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
     page.get_by_label("all", exact=True).focus()
     page.keyboard.press("Tab")  # from the views to the score
     page.keyboard.press("Home")
-    assert len(seen_regions(sample)) == REGIONS
+    assert len(visible_regions(sample)) == REGIONS
     page.get_by_label("this caption", exact=True).check(force=True)
-    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]
+    assert sorted(visible_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]
     sample.locator(".caption").nth(3).hover(position={"x": 1, "y": 4})
-    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 3]
+    assert sorted(visible_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 3]
     page.reload()  # remembered
-    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]
+    assert sorted(visible_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]
     page.keyboard.press("v")
     page.keyboard.press("v")
-    assert sorted(seen_regions(sample)) == BEST
+    assert sorted(visible_regions(sample)) == BEST
     colours = sample.locator(".phrase").evaluate_all("all => all.map(one => getComputedStyle(one).borderBottomColor)")
     assert [colours.index(colour) for colour in colours] == THINGS, "one colour for each thing"
 
@@ -175,15 +177,15 @@ def test_a_narrow_window_and_the_longest_page(page: Page, crowded: Served) -> No
     last = phrase(sample, REGIONS - 1)
     last.scroll_into_view_if_needed()
     last.click()
-    assert alone(sample) == [REGIONS - 1]
+    assert labels_without_overlap(sample) == [REGIONS - 1]
     assert labels_to_read(sample) == ["red owl 0.83"], "the picture stays in sight beside its last caption"
     sample.locator("a.open").click()
     page.wait_for_url("**/sample/**")
     for at in (0, 20, REGIONS - 1):
         phrase(first(page), at).click()
-        assert alone(first(page)) == [at]
+        assert labels_without_overlap(first(page)) == [at]
         assert len(labels_to_read(first(page))) == 1
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.set_viewport_size({"width": 1300, "height": 900})
     page.get_by_role("cell", name="old boy").first.click()
-    assert alone(first(page)) == [17]
+    assert labels_without_overlap(first(page)) == [17]

@@ -16,8 +16,8 @@ QUIET = Console(quiet=True)
 
 def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Path) -> None:
     write_gallery(viewed, tmp_path / "gallery", QUIET, Search(per_page=8), samples=1000)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
     assert page.locator(".sample").count() == 8
     expect(page.locator("#samples")).to_have_text(str(SCENES))
@@ -30,7 +30,7 @@ def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Pat
     page.get_by_role("link", name="Figures").click()
     expect(page.locator("h1")).to_contain_text(f"{SCENES} images")
     assert page.evaluate("window.hacked") is None
-    assert all(address.startswith("file://") for address in asked)
+    assert all(address.startswith("file://") for address in addresses)
 
 
 def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -> None:

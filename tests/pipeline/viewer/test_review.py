@@ -74,29 +74,31 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
     regions = regions_of(dataset)
     opened(page, served.url)
     expect(page.locator("#undo")).to_be_disabled()
-    seen: list[int] = []
+    order: list[int] = []
     for key, value in (("r", "right"), ("w", "wrong"), ("a", "absent"), ("c", "unsure"), ("r", "right")):
         phrase, x = shown(page)
         line = press(page, key, dataset)
-        one = regions[line["annotation_id"]]
-        assert (line["answer"], line["reviewer"], line["phrase"]) == (value, "ann", one["phrase"])
-        assert (line["bbox"], float(x)) == (one["bbox"], one["bbox"][0])
-        assert phrase.casefold() == one["row"]["captions"][one["caption_index"]][slice(*one["span"])].casefold()
+        region = regions[line["annotation_id"]]
+        assert (line["answer"], line["reviewer"], line["phrase"]) == (value, "ann", region["phrase"])
+        assert (line["bbox"], float(x)) == (region["bbox"], region["bbox"][0])
+        assert (
+            phrase.casefold() == region["row"]["captions"][region["caption_index"]][slice(*region["span"])].casefold()
+        )
         assert 0 <= line["seconds"] < 300
-        seen.append(line["annotation_id"])
-    assert len(set(seen)) == 5
+        order.append(line["annotation_id"])
+    assert len(set(order)) == 5
     expect(page.locator("#precision")).to_contain_text("right, of all regions")
     expect(page.locator("#curve circle")).to_have_count(1)
-    for name in reversed(seen[-2:]):
+    for name in reversed(order[-2:]):
         undone = press(page, "u", dataset)
         assert (undone["annotation_id"], undone["answer"]) == (name, "undone")
         assert shown(page)[0].casefold() in regions[name]["row"]["captions"][regions[name]["caption_index"]].casefold()
-    assert [one for said in read_reviews(dataset).answers.values() for one in said] == ["ann"] * 3
+    assert [region for said in read_reviews(dataset).answers.values() for region in said] == ["ann"] * 3
     again = press(page, "w", dataset)
-    assert (again["annotation_id"], again["answer"]) == (seen[3], "wrong")
+    assert (again["annotation_id"], again["answer"]) == (order[3], "wrong")
     page.reload()  # what was said is there, and so is the way back
     expect(page.locator("#progress")).to_contain_text(f"4 of {len(regions)} by you")
-    assert press(page, "Backspace", dataset)["annotation_id"] == seen[3]
+    assert press(page, "Backspace", dataset)["annotation_id"] == order[3]
 
 
 def test_a_second_undo_waits_while_the_first_is_saved(page: Page, served: Served, dataset: Path) -> None:
@@ -204,7 +206,8 @@ def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Pat
 
 def drag(page: Page, part: str, dx: float, dy: float) -> None:
     box = page.locator(part).bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x = box["x"] + box["width"] / 2
+    y = box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + dx / 2, y + dy / 2)
@@ -224,7 +227,8 @@ def shards(dataset: Path) -> list[bytes]:
 
 
 def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page, served, dataset, tmp_path) -> None:
-    before, own = exported_boxes(dataset, tmp_path / "before"), shards(dataset)
+    before = exported_boxes(dataset, tmp_path / "before")
+    contents = shards(dataset)
     opened(page, served.url)
     at_rest(page)
     page.keyboard.press("d")
@@ -261,26 +265,29 @@ def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page, served, datas
         expect(page.locator("#correction")).to_have_text(told)
     restored = exported_boxes(dataset, tmp_path / "restored")
     assert restored == {name: box for name, box in before.items() if name != deleted}
-    assert shards(dataset) == own
+    assert shards(dataset) == contents
 
 
 def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:
     """Two captions say the same phrase: its region is drawn once, so both go."""
     before = exported_boxes(dataset, tmp_path / "before")
     rows = rows_of(dataset)
-    number, row = next((k, row) for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1)
+    number, row = next(
+        (k, row) for k, row in enumerate(rows) if len({region["phrase"] for region in row["annotations"]}) > 1
+    )
     page.goto(f"{served.url}/sample/{row['id']}?row={number}")
     for button in ("#delete", "#move"):
         expect(page.locator(button)).to_be_disabled()
     page.keyboard.press("n")
-    first, told = page.locator(".phrase:not(.low)").first, page.locator("#status")
-    one = row["annotations"][int(first.get_attribute("data-regions") or "")]
+    first = page.locator(".phrase:not(.low)").first
+    told = page.locator("#status")
+    region = row["annotations"][int(first.get_attribute("data-regions") or "")]
     page.keyboard.press("d")
     expect(page.locator("tr.deleted")).to_have_count(1)
-    expect(page.locator("tr.deleted")).to_contain_text(one["phrase"])
+    expect(page.locator("tr.deleted")).to_contain_text(region["phrase"])
     expect(first).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".region.hit")).to_have_class(re.compile("deleted"))
-    same = {each["id"] for each in row["annotations"] if all(each[key] == one[key] for key in ("phrase", "bbox"))}
+    same = {each["id"] for each in row["annotations"] if all(each[key] == region[key] for key in ("phrase", "bbox"))}
     after = exported_boxes(dataset, tmp_path / "after")
     assert before.keys() - after.keys() == same
     number_told = f"{len(same)} region{'s' if len(same) > 1 else ''}"
@@ -330,8 +337,9 @@ def test_hostile_words_are_words(page: Page, dataset: Path) -> None:
         rows = table.to_pylist()
         for row in rows:
             row["captions"] = [HOSTILE] * len(row["captions"])
-            for one in row["annotations"]:
-                one["span"], one["phrase"] = [0, len(HOSTILE)], HOSTILE.casefold()
+            for region in row["annotations"]:
+                region["span"] = [0, len(HOSTILE)]
+                region["phrase"] = HOSTILE.casefold()
         pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
     with serving(dataset) as served:
         opened(page, served.url, "<img src=x onerror='window.hacked = 3'>")
@@ -358,18 +366,18 @@ def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset:
             ({"action": "delete"}, {first["phrase"]}),
             ({"action": "undone"}, set()),
         ):
-            said = ReviewRequest.model_validate(
+            request = ReviewRequest.model_validate(
                 {"row": number, "annotation_id": first["id"], "reviewer": "ann", **what}
             )
-            assert served.viewer.review_session.record(said)
+            assert served.viewer.review_session.record(request)
             assert {key.phrase for key in read_reviews(dataset).corrections} == left
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "twice"])
 def test_answers_of_another_dataset_do_not_count(page: Page, served: Served, dataset: Path, where: str) -> None:
-    one = next(iter(regions_of(dataset).values()))
+    region = next(iter(regions_of(dataset).values()))
     other = {"bbox": (1, 1, 3, 3)} if where == "elsewhere" else {"annotation_id": 5}
-    key = {**RegionKey.of(one)._asdict(), **other}
+    key = {**RegionKey.of(region)._asdict(), **other}
     append_review(dataset, Review(**key, reviewer="ann", answer="right"))
     opened(page, served.url)
     expect(page.locator("#notes")).to_contain_text("no answers that count (1 elsewhere)")

@@ -12,20 +12,20 @@ from stages.contract.masks import encode_mask
 
 CAPTION = "A man with a café cup 🙂 and two dogs"
 
-Said = tuple[str, int, int]
+Mention = tuple[str, int, int]
 
 
-def spans(*found: Said) -> list[tuple[int, int, dict[str, Any]]]:
+def spans(*mentions: Mention) -> list[tuple[int, int, dict[str, Any]]]:
     """Numbers, groups and fields of regions with these phrases and spans; each phrase is a group."""
-    groups = list(dict.fromkeys(phrase for phrase, *_ in found))
+    groups = list(dict.fromkeys(phrase for phrase, *_ in mentions))
     return [
         (number, groups.index(phrase), {"phrase": phrase, "span": [start, end]})
-        for number, (phrase, start, end) in enumerate(found)
+        for number, (phrase, start, end) in enumerate(mentions)
     ]
 
 
 @pytest.mark.parametrize(
-    ("found", "parts"),
+    ("mentions", "parts"),
     [
         ([], [(CAPTION, (), None)]),
         (
@@ -39,8 +39,8 @@ def spans(*found: Said) -> list[tuple[int, int, dict[str, Any]]]:
     ],
     ids=["no region", "side by side, one with two regions", "the innermost is what one points at"],
 )
-def test_a_caption_in_parts(found: list[Said], parts: list[tuple[str, tuple[int, ...], int | None]]) -> None:
-    assert [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*found))] == parts
+def test_a_caption_in_parts(mentions: list[Mention], parts: list[tuple[str, tuple[int, ...], int | None]]) -> None:
+    assert [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*mentions))] == parts
 
 
 def test_phrases_that_are_not_there() -> None:
@@ -61,17 +61,17 @@ SPAN = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda span: (span[
 
 
 @given(st.lists(SPAN, max_size=6), st.lists(SPAN, max_size=6))
-def test_parts_make_the_caption(found: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
+def test_parts_make_the_caption(spans_of_regions: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
     """Also where phrases overlap, or where a damaged span leaves the caption."""
-    regions = spans(*((f"p{number}", *span) for number, span in enumerate(found)))
+    regions = spans(*((f"p{number}", *span) for number, span in enumerate(spans_of_regions)))
     cuts = caption_parts(CAPTION, regions, [{"span": list(span)} for span in missing])
     assert "".join(part.text for part in cuts) == CAPTION
     at = 0
     for part in cuts:
         for place in range(at, at + len(part.text)):
-            around = [span for span in found if span[0] <= place < span[1]]
+            around = [span for span in spans_of_regions if span[0] <= place < span[1]]
             shortest = min((end - start for start, end in around), default=None)
-            lengths = {found[number][1] - found[number][0] for number in part.regions}
+            lengths = {spans_of_regions[number][1] - spans_of_regions[number][0] for number in part.regions}
             assert lengths == (set() if shortest is None else {shortest})
             assert (part.group is None) == (not around)
             assert (part.absent is None) == (not any(start <= place < end for start, end in missing))
@@ -117,25 +117,25 @@ def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**row, **fields}
 
 
-def view_of(*annotations: dict[str, Any], found: set[int] | None = None, **fields: Any) -> SampleView:
-    return sample_view(row_of(*annotations, **fields), 0, None, found)
+def view_of(*annotations: dict[str, Any], hit_ids: set[int] | None = None, **fields: Any) -> SampleView:
+    return sample_view(row_of(*annotations, **fields), 0, None, hit_ids)
 
 
 def test_a_view() -> None:
     row = row_of(annotation(0, "man", 0), annotation(1, "dog", 1), annotation(2, "man", 0))
-    one = sample_view(row, 3, "good", hit_ids={101})
-    assert (one.number, one.row, one.mark) == (3, row, "good")
-    parts = [[(part.text, part.regions, part.group) for part in caption] for caption in one.captions]
+    view = sample_view(row, 3, "good", hit_ids={101})
+    assert (view.number, view.row, view.mark) == (3, row, "good")
+    parts = [[(part.text, part.regions, part.group) for part in caption] for caption in view.captions]
     assert parts == [[("A ", (), None), said, (".", (), None)] for said in (("man", (0, 2), 0), ("dog", (1,), 1))]
-    assert [region.is_hit for region in one.regions] == [False, True, False]
-    assert [region.group for region in one.regions] == [0, 1, 0], "of the phrase"
-    assert [region.number for region in one.regions] == [0, 1, 2]
-    assert all(region.leads for region in one.regions), "all regions of a phrase"
-    dog = one.regions[1]
+    assert [region.is_hit for region in view.regions] == [False, True, False]
+    assert [region.group for region in view.regions] == [0, 1, 0], "of the phrase"
+    assert [region.number for region in view.regions] == [0, 1, 2]
+    assert all(region.leads for region in view.regions), "all regions of a phrase"
+    dog = view.regions[1]
     assert (dog.annotation, dog.label, dog.captions) == (row["annotations"][1], "dog 0.51", (1,))
     assert dog.area_share == 50 / 4800
     assert dog.path == "M10 7L10 12L20 12L20 7Z"
-    assert one.captions[1][1].colour == dog.colour == 1
+    assert view.captions[1][1].colour == dog.colour == 1
     plain = view_of(*row["annotations"])
     assert [region.is_hit for region in plain.regions] == [None] * 3, "no search asks for one"
     assert plain.mark == ""
@@ -145,14 +145,14 @@ def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
     long = "a very long puppy beside others"
     names = (("dog", 5, 0.2), ("man", 7, 0.3), (long, 5, 0.9), ("thing", None, 0.5), ("pup", 5, 0.4))
     entries = [annotation(n, phrase, 0, group=g, score=s) for n, (phrase, g, s) in enumerate(names)]
-    one = view_of(*entries)
+    view = view_of(*entries)
     leads = [(0, False), (1, True), (0, True), (2, True), (0, False)]
-    assert [(region.group, region.leads) for region in one.regions] == leads
-    assert [[region.number for region in group] for group in one.groups] == [[2, 4, 0], [1], [3]]
-    assert one.regions[2].label == "a very long puppy beside ot… 0.90"
-    assert one.object_count is None, "not all of them are known"
+    assert [(region.group, region.leads) for region in view.regions] == leads
+    assert [[region.number for region in group] for group in view.groups] == [[2, 4, 0], [1], [3]]
+    assert view.regions[2].label == "a very long puppy beside ot… 0.90"
+    assert view.object_count is None, "not all of them are known"
     assert view_of(*entries[:3]).object_count == 2
-    widths = [region.outline_px for region in one.regions]
+    widths = [region.outline_px for region in view.regions]
     assert sorted(range(5), key=lambda n: widths[n]) == sorted(range(5), key=lambda n: names[n][2])
 
 
@@ -163,25 +163,27 @@ def test_small_regions_are_drawn_above_large_ones() -> None:
 
 def test_absent_phrases_are_listed_once() -> None:
     fields = {"phrase": "cat", "head": "cat", "span": [2, 5], "presence": 0.1, "similarity": 0.2}
-    one = view_of(annotation(0, "dog", 1), absent=[{**fields, "caption_index": index} for index in (0, 1)])
-    assert [entry["phrase"] for entry in one.absent] == ["cat"]
-    assert [[part.absent is not None for part in caption] for caption in one.captions] == [[False, True, False]] * 2
+    view = view_of(annotation(0, "dog", 1), absent=[{**fields, "caption_index": index} for index in (0, 1)])
+    assert [entry["phrase"] for entry in view.absent] == ["cat"]
+    assert [[part.absent is not None for part in caption] for caption in view.captions] == [[False, True, False]] * 2
 
 
 def test_what_several_captions_say_in_the_same_words_is_drawn_once() -> None:
-    first, other, dog = annotation(0, "man", 0), annotation(2, "man", 1), annotation(3, "dog", 1)
-    one = view_of(first, {**first, "id": 101, "caption_index": 1}, other, dog, hit_ids={101})
-    drawn = [(region.number, len(region.captions), region.is_hit) for region in one.regions]
+    first = annotation(0, "man", 0)
+    other = annotation(2, "man", 1)
+    dog = annotation(3, "dog", 1)
+    view = view_of(first, {**first, "id": 101, "caption_index": 1}, other, dog, hit_ids={101})
+    drawn = [(region.number, len(region.captions), region.is_hit) for region in view.regions]
     assert drawn == [(0, 2, True), (2, 1, False), (3, 1, False)]
-    assert [part.regions for part in one.captions[0] if part.regions] == [(0,)]
-    assert {number for part in one.captions[1] for number in part.regions} == {0, 2, 3}
+    assert [part.regions for part in view.captions[0] if part.regions] == [(0,)]
+    assert {number for part in view.captions[1] for number in part.regions} == {0, 2, 3}
 
 
 def test_more_phrases_than_colours() -> None:
     """A colour is used again; regions of one phrase share theirs."""
     phrases = [f"dog {number}" for number in range(COLOURS + 3)] * 2
-    one = view_of(*(annotation(number % 8, phrase, 1) for number, phrase in enumerate(phrases)))
-    colours = [region.colour for region in one.regions]
+    view = view_of(*(annotation(number % 8, phrase, 1) for number, phrase in enumerate(phrases)))
+    colours = [region.colour for region in view.regions]
     assert set(colours) == set(range(COLOURS))
     assert colours[: COLOURS + 3] == colours[COLOURS + 3 :]
 
@@ -195,6 +197,6 @@ def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
 
 
 def test_a_row_with_an_error() -> None:
-    one = view_of(width=0, height=0, warnings=[], error="missing_image", error_detail="no file 7.jpg")
-    assert one.regions == []
-    assert [[part.text for part in caption] for caption in one.captions] == [["A man."], ["A dog."]]
+    view = view_of(width=0, height=0, warnings=[], error="missing_image", error_detail="no file 7.jpg")
+    assert view.regions == []
+    assert [[part.text for part in caption] for caption in view.captions] == [["A man."], ["A dog."]]

@@ -109,9 +109,9 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     for seed in (0, 0, 1):
         code, out, _ = called("inspect", viewed, "--reviews", 3, "--seed", seed, "--port", 0)
         assert (code, "/review  (" in out) == (0, True)
-    seen = [[(one["row"], one["id"]) for one in state["regions"]] for state in states]
-    assert len(seen[0]) == 3
-    assert seen[0] == seen[1] != seen[2]
+    samples = [[(one["row"], one["id"]) for one in state["regions"]] for state in states]
+    assert len(samples[0]) == 3
+    assert samples[0] == samples[1] != samples[2]
     assert states[0]["figures"] == {}
     assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
 

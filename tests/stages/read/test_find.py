@@ -33,14 +33,14 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_entries(tree: Path, path: str, names: list[str]) -> None:
-    found = find_files(f"{tree}/{path}", (".x",))
-    assert [file.name for file in found] == names
-    assert all(Path(file.url).is_file() for file in found)
+    files = find_files(f"{tree}/{path}", (".x",))
+    assert [file.name for file in files] == names
+    assert all(Path(file.url).is_file() for file in files)
 
 
 def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
-    found = find_files((f"{tree}/sub", f"{tree}/b.x", f"{tree}/*.x"), (".x",))
-    assert [file.name for file in found] == ["sub/c.x", "sub/d.X", "b.x", "[h].x", "a.x"]
+    files = find_files((f"{tree}/sub", f"{tree}/b.x", f"{tree}/*.x"), (".x",))
+    assert [file.name for file in files] == ["sub/c.x", "sub/d.X", "b.x", "[h].x", "a.x"]
     assert [file.name for file in find_files(str(tree / "sub"), (".y",))] == ["e.y"]
     (tree / "sub" / "deep").mkdir()
     (tree / "sub" / "deep" / "z.y").touch()
@@ -74,8 +74,8 @@ def test_home_folder_and_file_urls(tree: Path, monkeypatch: pytest.MonkeyPatch) 
     assert home == url == plain
     with fsspec.open("memory://one/a.x", "wb") as file:
         file.write(b"")
-    found = find_files(("memory://one/a.x", f"{tree}/a.x"), (".x",))
-    assert [file.name for file in found] == ["memory://one/a.x", f"{tree}/a.x"]
+    files = find_files(("memory://one/a.x", f"{tree}/a.x"), (".x",))
+    assert [file.name for file in files] == ["memory://one/a.x", f"{tree}/a.x"]
 
 
 @pytest.mark.parametrize("path", ["nonsense://a/b.x", "unknown+x://a"])
@@ -111,7 +111,7 @@ def test_storage_that_says_why_not(name: str, tree: Path, monkeypatch: pytest.Mo
 
 def test_names_can_be_stored(tmp_path: Path) -> None:
     (tmp_path / "caf\udce9.x").touch()
-    (found,) = find_files(str(tmp_path), (".x",))
-    assert found.name == "caf\\udce9.x"
-    assert Path(found.url).is_file()
+    (file,) = find_files(str(tmp_path), (".x",))
+    assert file.name == "caf\\udce9.x"
+    assert Path(file.url).is_file()
     assert storable("a\u732b") == "a\u732b"

@@ -106,8 +106,8 @@ def test_configured_fields(tmp_path: Path) -> None:
     row = {"image": "no.jpg", "picture": "a.jpg", "short": "x", "long": ["y", "z"], "caption": "no", "n": 3}
     path = write_lines(tmp_path / "in.jsonl", [row])
     keys = {"kind": "jsonl", "path": str(path), "image": "picture", "id": "n"}
-    (one,) = samples_of(**keys, caption="long")
-    assert (one.image.file_name, one.captions, one.sample_id) == ("a.jpg", ("y", "z"), "3")
+    (single,) = samples_of(**keys, caption="long")
+    assert (single.image.file_name, single.captions, single.sample_id) == ("a.jpg", ("y", "z"), "3")
     (several,) = samples_of(**keys, caption=["short", "long"])
     assert several.captions == ("x", "y", "z")
 
@@ -175,8 +175,8 @@ def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: l
         samples = samples_of(kind="jsonl", path=str(tmp_path / "in.json"), shard_size=shard_size)
         faults = [None if sample.error is None else sample.error.detail for sample in samples]
         assert len(faults) == len(expected)
-        for found, words in zip(faults, expected, strict=True):
-            assert found is None if words is None else words in str(found)
+        for fault, words in zip(faults, expected, strict=True):
+            assert fault is None if words is None else words in str(fault)
 
 
 @pytest.mark.parametrize("text", ['[{"image": "a"},, 7]', '[{"image": "a"}, {"image": "b', '[{"image": "a"}]\n{}'])

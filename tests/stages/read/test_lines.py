@@ -43,8 +43,8 @@ def test_which_rows_are_one_sample(kind: str, rows: list[Row], expected: list[tu
     """As id and captions or fault; the rows of the table count from 1."""
     for shard_size in (1, 2, 10):
         samples = samples_of(kind=kind, path=write(tmp_path, kind, rows), shard_size=shard_size)
-        found = [(sample.sample_id, reason(sample) or "".join(sample.captions)) for sample in samples]
-        assert found == [(place(name, kind), words) for name, words in expected]
+        texts = [(sample.sample_id, reason(sample) or "".join(sample.captions)) for sample in samples]
+        assert texts == [(place(name, kind), words) for name, words in expected]
 
 
 def place(name: str, kind: str) -> str:

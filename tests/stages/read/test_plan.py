@@ -19,8 +19,8 @@ def renamed(rows: list[str], *sizes: int) -> list[dict[int, str]]:
     """Index in its shard and new id of the renamed rows of shards of these sizes."""
     shards = [Shard(url="u", name="n", samples=size) for size in sizes or [len(rows)]]
     keys = array("q", map(plan.stable_key, rows))
-    found = with_unique_ids(shards, keys, ((row, f"p{number}") for number, row in enumerate(rows)))
-    return [shard.new_id_at for shard in found]
+    shards_with_ids = with_unique_ids(shards, keys, ((row, f"p{number}") for number, row in enumerate(rows)))
+    return [shard.new_id_at for shard in shards_with_ids]
 
 
 def test_no_second_look_without_need() -> None:

@@ -46,9 +46,9 @@ def test_what_comes_before_a_cut_is_read(packer: str, tmp_path: Path) -> None:
     pieces: list[bytes] = []
     with open_plain(str(path)) as stream, pytest.raises(RowFault) as caught:
         pieces.extend(iter(lambda: stream.read(1_048_576), b""))
-    found = b"".join(pieces)
-    assert CONTENT.startswith(found)
-    assert len(found) > len(CONTENT) // 2 - 400_000, "at most a block of the format is lost"
+    content = b"".join(pieces)
+    assert CONTENT.startswith(content)
+    assert len(content) > len(CONTENT) // 2 - 400_000, "at most a block of the format is lost"
     assert "\n" not in str(caught.value)
     with open_plain(str(path)) as stream, pytest.raises(RowFault):
         stream.read(-1)

@@ -29,7 +29,7 @@ def test_a_tar_of_img2dataset(tmp_path: Path) -> None:
     assert load_image_bytes(second.image, DecodeLimits()) == JPEG + b"000000001"
 
 
-def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | SkippedRow:
+def only_item(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | SkippedRow:
     """The row of members between two good samples, which must stay unharmed."""
     path = write_tar(tmp_path / "t.tar", [*tar_sample("before"), *members, *tar_sample("later")])
     before, item, after = read_all(kind="webdataset", path=str(path), **keys)
@@ -39,7 +39,8 @@ def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: o
 
 def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
+    member.type = kind
+    member.linkname = target
     return member
 
 
@@ -64,7 +65,7 @@ def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     ],
 )
 def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
-    sample = one(tmp_path, *members)
+    sample = only_item(tmp_path, *members)
     assert isinstance(sample, Sample)
     assert (sample.error, sample.image.file_name, sample.captions) == (None, file_name, captions)
     assert load_image_bytes(sample.image, DecodeLimits()) == b"x"
@@ -73,7 +74,7 @@ def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
 @pytest.mark.parametrize("members", [[("k.jpg", b"x")], []])
 def test_failed_downloads_are_skipped_and_counted(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
     facts = json.dumps({"status": "failed_to_download", "caption": "a", "key": "k"}).encode()
-    skipped = one(tmp_path, *members, ("k.json", facts), ("k.txt", b"a"))
+    skipped = only_item(tmp_path, *members, ("k.json", facts), ("k.txt", b"a"))
     assert skipped == SkippedRow(reason="failed_download", source="t.tar/k")
 
 

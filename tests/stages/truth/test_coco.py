@@ -13,7 +13,8 @@ from stages.contract.masks import encode_mask, rle_area_px
 from stages.truth.coco import read_coco, size_member
 from stages.truth.ground_truth import GroundTruth, TruthTarget
 
-WIDTH, HEIGHT = 20, 10
+WIDTH = 20
+HEIGHT = 10
 SIZE = {"size": [HEIGHT, WIDTH]}
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
 
@@ -147,9 +148,9 @@ def test_every_form_of_a_segmentation_is_the_same_mask(tmp_path: Path) -> None:
 
 
 def test_no_mask_if_one_thing_has_none_or_it_has_no_pixel(tmp_path: Path) -> None:
-    known = annotation(segmentation=[square(1, 2, 3)])
+    masked = annotation(segmentation=[square(1, 2, 3)])
     unknown = [annotation(), *(annotation(segmentation=value) for value in (None, [], [[1, 1, 9, 9]]))]
-    for things in (*([known, one] for one in unknown), [annotation(segmentation=[square(50, 50, 3)])]):
+    for things in (*([masked, one] for one in unknown), [annotation(segmentation=[square(50, 50, 3)])]):
         (target,) = targets(tmp_path, *things)
         assert target.mask is None
 
@@ -187,13 +188,13 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
     assert truth.categories == {category["name"] for category in stored["categories"]}
     assert list(truth.images) == [image["file_name"] for image in stored["images"]]
     for image in stored["images"]:
-        own = [entry for entry in stored["annotations"] if entry["image_id"] == image["id"]]
-        found = truth.images[image["file_name"]].targets
-        assert {target.phrase for target in found} == {entry["phrase"] for entry in own if entry["mentioned"]}
-        for target in found:
-            things = [entry for entry in own if entry["phrase"] == target.phrase]
+        annotations = [entry for entry in stored["annotations"] if entry["image_id"] == image["id"]]
+        targets = truth.images[image["file_name"]].targets
+        assert {target.phrase for target in targets} == {entry["phrase"] for entry in annotations if entry["mentioned"]}
+        for target in targets:
+            things = [entry for entry in annotations if entry["phrase"] == target.phrase]
             assert target.boxes_xywh_px == tuple(tuple(entry["bbox"]) for entry in things)
-            assert target.groups["objects"] == str(len(own))
+            assert target.groups["objects"] == str(len(annotations))
             assert target.groups["combination"] in ("seen", "unseen")
             if len(things) == 1:
                 assert target.mask.counts == things[0]["segmentation"]["counts"]

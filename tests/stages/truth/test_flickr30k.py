@@ -47,7 +47,8 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
     image = truth.images["1.jpg"]
     assert (image.file_name, image.width_px, image.height_px) == ("1.jpg", 500, 375)
     # pixels 1 to 100 are the half-open range 0 to 100
-    large, tiny = (0, 0, 100, 200), (10, 20, 1, 2)
+    large = (0, 0, 100, 200)
+    tiny = (10, 20, 1, 2)
     first = "Two men hold the man 's arm while it rains ."
     second = "A street with signs and the men on it (as always) ."
     people = {"type": "people", "number": "plural", "size": "large"}

@@ -31,8 +31,8 @@ def made(folder: Path, *names: str) -> Path:
 def test_kinds(tmp_path: Path) -> None:
     """The readers of folders get the folder."""
     made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
-    found = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs")]
-    assert found == [*TRUTHS] == ["coco", "flickr30k", "refcoco"]
+    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs")]
+    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "refcoco"]
     assert read_truth(tmp_path / "some.JSON").categories == {"car"}
     with pytest.raises(InputError, match=r"expected files ID\.txt"):
         read_truth(tmp_path / "flickr")

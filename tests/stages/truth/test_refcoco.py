@@ -27,8 +27,8 @@ INSTANCES: dict[str, Any] = {
 
 def ref(ann_id: int, *sentences: str, image_id: int = 5) -> dict[str, Any]:
     listed = [{"sent": sent, "raw": sent.upper(), "tokens": sent.split(), "sent_id": 1} for sent in sentences]
-    own = {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"}
-    return {**own, "split": "val", "sentences": listed}
+    fields = {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"}
+    return {**fields, "split": "val", "sentences": listed}
 
 
 def written(folder: Path, refs: Any, instances: Any = INSTANCES) -> Path:

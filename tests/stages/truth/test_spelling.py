@@ -4,11 +4,11 @@ import pytest
 
 from stages.truth.ground_truth import find_spelling
 
-OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
+OTHER_CAPTIONS = ("Two dogs play .", "A man with a hat looks at the sea .")
 
 
 @pytest.mark.parametrize(
-    ("truth", "own", "phrase", "expected"),
+    ("truth", "caption", "phrase", "expected"),
     [
         ("A gray dog runs at the beach .", "A grey dog runs at the beach.", "gray dog", "grey dog"),
         (
@@ -31,23 +31,23 @@ OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
         ),
     ],
 )
-def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(truth, own, phrase, expected) -> None:
-    found = find_spelling(truth, (*OTHERS, own))
-    assert found.numbers == {2}
-    assert found.phrase(phrase) == expected
+def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(truth, caption, phrase, expected) -> None:
+    spelling = find_spelling(truth, (*OTHER_CAPTIONS, caption))
+    assert spelling.numbers == {2}
+    assert spelling.phrase(phrase) == expected
 
 
 def test_letters_and_digits_decide_first_and_every_equal_caption_is_it() -> None:
     """The second resembles the caption, and is another one."""
-    found = find_spelling(
+    spelling = find_spelling(
         "A grey dog runs at the beach .", ("a grey dog runs at the beach", "a gray dog runs at the beach")
     )
-    assert found.numbers == {0}
-    assert found.phrase("grey dog") == "grey dog"
+    assert spelling.numbers == {0}
+    assert spelling.phrase("grey dog") == "grey dog"
     assert find_spelling("A dog .", ("a dog", "two dogs", "A dog")).numbers == {0, 2}
 
 
-@pytest.mark.parametrize("captions", [(), OTHERS, ("A red dog runs at the shore .",)])
+@pytest.mark.parametrize("captions", [(), OTHER_CAPTIONS, ("A red dog runs at the shore .",)])
 def test_a_caption_that_says_something_else_is_none_of_them(captions: tuple[str, ...]) -> None:
     assert find_spelling("A black dog runs at the beach .", captions).numbers == frozenset()
 
