@@ -272,9 +272,7 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     """Two captions say the same phrase: its region is drawn once, so both go."""
     before = exported_boxes(dataset, tmp_path / "before")
     rows = rows_of(dataset)
-    number, row = next(
-        (k, row) for k, row in enumerate(rows) if len({region["phrase"] for region in row["annotations"]}) > 1
-    )
+    number, row = next((k, row) for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1)
     page.goto(f"{served.url}/sample/{row['id']}?row={number}")
     for button in ("#delete", "#move"):
         expect(page.locator(button)).to_be_disabled()
