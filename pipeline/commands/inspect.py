@@ -20,7 +20,7 @@ from pipeline.commands.options import (
 from pipeline.config import REPLACES
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
-from pipeline.viewer.app import serve
+from pipeline.viewer.app import make_viewer, serve
 from pipeline.viewer.pages import write_gallery
 from pipeline.viewer.review import REGIONS
 from stages.contract.errors import ConfigError
@@ -92,14 +92,6 @@ def inspect(
         if html is not None:
             write_gallery(dataset, html, console, search, samples=samples or 96, image_root=image_root)
             return
-        serve(
-            dataset,
-            console,
-            search,
-            host=host,
-            port=port,
-            open_browser=open_browser,
-            image_root=image_root,
-            settings=settings,
-            review=reviews or REGIONS if review or reviews else None,
-        )
+        regions = reviews or REGIONS if review or reviews else None
+        viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)
+        serve(viewer, console, search, host=host, port=port, open_browser=open_browser)

@@ -83,6 +83,7 @@ class Viewer:
     pages: Pages
     heat: HeatMaps
     review_session: ReviewSession
+    opens_review: bool  # whether it starts at the review page, instead of the grid
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
@@ -291,33 +292,33 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 
 def make_viewer(
-    path: Path, image_root: str | None = None, settings: Sequence[str] = (), *, regions: int = REGIONS, seed: int = 0
-) -> Viewer:
-    """Return the viewer of a dataset, with an empty index; see `serve`. Raise InputError."""
-    pages = open_pages(path, image_root, live=True)
-    session = ReviewSession(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=regions, seed=seed)
-    return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings), review_session=session)
-
-
-def serve(
     path: Path,
-    console: Console,
-    search: Search,
-    *,
-    host: str,
-    port: int,
-    open_browser: bool,
     image_root: str | None = None,
     settings: Sequence[str] = (),
+    *,
     review: int | None = None,
-) -> None:
-    """Serve the viewer of a dataset's folder until it is interrupted, and print the address of a search in it.
+    seed: int = 0,
+) -> Viewer:
+    """Return the viewer of a dataset, with an empty index. Raise InputError if the folder is not a dataset.
 
-    With `review`, print the address of the review page instead; it shows so many regions, drawn by the search's seed.
-    Port 0 takes any free port. For `image_root` and `settings` see `ImageSource` and `HeatMaps`. Raise InputError if
-    the folder is not a dataset, ConfigError if the address cannot be used.
+    Args:
+        path: The dataset's folder.
+        image_root: See `ImageSource`.
+        settings: See `HeatMaps`.
+        review: Open the review page, with so many regions.
+        seed: Draws the regions to review.
     """
-    viewer = make_viewer(path, image_root, settings, regions=review or REGIONS, seed=search.seed)
+    pages = open_pages(path, image_root, live=True)
+    session = ReviewSession(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=review or REGIONS, seed=seed)
+    heat = HeatMaps(pages.dataset, pages.images, settings)
+    return Viewer(pages=pages, heat=heat, review_session=session, opens_review=review is not None)
+
+
+def serve(viewer: Viewer, console: Console, search: Search, *, host: str, port: int, open_browser: bool) -> None:
+    """Serve a viewer until it is interrupted, and print the address of a search in it, or of the review page.
+
+    Port 0 takes any free port. Raise ConfigError if the search or the address cannot be used.
+    """
     try:
         viewer.pages.index.check(search)
         listener = _listen(host, port)
@@ -325,7 +326,7 @@ def serve(
         viewer.pages.index.close()
         raise
     name = f"[{host}]" if ":" in host else host
-    page = "/review" if review else viewer.pages.links.page(search, 1)
+    page = "/review" if viewer.opens_review else viewer.pages.links.page(search, 1)
     address = f"http://{name}:{listener.getsockname()[1]}{page}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])

@@ -17,7 +17,7 @@ import uvicorn
 from rich.console import Console
 
 from pipeline.dataset.selection import Search
-from pipeline.viewer.app import Viewer, create_app, is_loopback, serve
+from pipeline.viewer.app import Viewer, create_app, is_loopback, make_viewer, serve
 from pipeline.viewer.sample_view import config_to_load
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import ModelConfig
@@ -117,7 +117,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_it_listens_elsewhere_when_asked_to_and_says_so(viewed: Path, served_to_nobody: list[str], capsys) -> None:
-    serve(viewed, Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
+    serve(make_viewer(viewed), Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
     assert served_to_nobody == ["0.0.0.0"]
     assert "everyone who can reach this machine" in capsys.readouterr().out
 
@@ -126,7 +126,7 @@ def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use"):
-            serve(viewed, Console(quiet=True), Search(), host="127.0.0.1", port=port, open_browser=False)
+            serve(make_viewer(viewed), Console(quiet=True), Search(), host="127.0.0.1", port=port, open_browser=False)
 
 
 @pytest.mark.parametrize(
