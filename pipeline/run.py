@@ -121,10 +121,7 @@ def run(
         elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
             fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
-        if (grouped := grouped_rows(shards)) is not None:
-            report.note(grouped)
-        if every and not shards:
-            report.note(f"{config.input.extent} is empty: the input has fewer samples than parts, or fewer tars")
+        _note_odd_input(report, shards, config.input.extent if every else None)
         computing = _Computing(graph, folder, report, display, every, config, verbose)
         with display.shown():
             if not graph.calibrated:
@@ -136,9 +133,8 @@ def run(
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
                 computing.make_rows(shards, found)
-        graph = computing.graph
+        graph, trust = computing.graph, computing.trust
         config = graph.as_cut(computing.config)
-        trust = computing.trust
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, doubt=trust.misgiving, **_calibrated_by(graph))
     print_summary(
@@ -154,6 +150,14 @@ def run(
     )
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+def _note_odd_input(report: Report, shards: Sequence[Shard], extent: str | None) -> None:
+    """Note rows that become one sample, and a part without samples; `extent` is None where the whole input has none."""
+    if (grouped := grouped_rows(shards)) is not None:
+        report.note(grouped)
+    if extent is not None and not shards:
+        report.note(f"{extent} is empty: the input has fewer samples than parts, or fewer tars")
 
 
 def reject_other_phrases(graph: Graph, shards: Sequence[Shard]) -> None:

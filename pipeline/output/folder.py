@@ -200,7 +200,7 @@ class DatasetFolder:
     def keep_precision(self, config: RunConfig) -> None:
         """Store the precision that the workers of a run have decided."""
         run = json.loads(self._run.read_text(encoding="utf-8"))
-        write_text(self._run, json.dumps(signed({**run, "config": config.rows_depend_on()}), indent=2))
+        write_text(self._run, json.dumps(sign({**run, "config": config.rows_depend_on()}), indent=2))
 
     def drop_replaced(self) -> None:
         """Delete the run to replace, once this one has written a file."""
