@@ -7,8 +7,7 @@ it: phrases, images, heat maps, regions. The figures of `tests.bench` are not co
 baselines belong to a commit and change with it, while a stage of a run gets the same images and settings on both sides.
 
 A figure has the median of the ratios of all pairs, ours to theirs, and their range. The range of n pairs holds the true
-median with a probability of 1 - 2^(1-n): 0.88 for four. Short runs on Ray vary: four pairs of 100 scenes had ratios of
-CPU time from 0.78 to 1.48 on an idle AMD EPYC, where those of one process had 1.01 to 1.10.
+median with a probability of 1 - 2^(1-n): 0.88 for four.
 
 The program fails where the CPU time of a figure has grown by more than a tenth and all of its pairs agree that it grew.
 Stages of runs in one process are judged, too: a slow stage hides in a whole run. Their clock is the CPU time of that
@@ -18,14 +17,13 @@ process. Stages on Ray have wall time, which is printed alone.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from collections.abc import Iterator
@@ -34,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import open_clip
+import psutil
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -59,7 +58,7 @@ time.perf_counter = time.process_time
 runpy.run_module("pipeline", run_name="__main__")
 """  # A run in one process measures its stages by perf_counter.
 
-PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
+POLL_SECONDS: Final = 0.1  # between two looks at the processes of a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,32 +162,43 @@ class Checkout:
         shutil.rmtree(out, ignore_errors=True)
         start_program = ["-c", ON_CPU_CLOCK] if engine == "inline" else ["-m", "pipeline"]
         command = [str(self.python), *start_program, "run", *arguments, "--engine", engine, "--out", str(out)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        start = time.perf_counter()
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(command, cwd=self.path, env=surroundings, capture_output=True, text=True, check=False)
-        wall = time.perf_counter() - start
-        wait_for_descendants()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        start = time.perf_counter()
+        with tempfile.TemporaryFile("w+") as printed:
+            process = subprocess.Popen(
+                command, cwd=self.path, env=surroundings, stdout=printed, stderr=subprocess.STDOUT
+            )
+            cpu = measure_cpu(process)
+            wall = time.perf_counter() - start
+            if process.returncode != 0:
+                printed.seek(0)
+                sys.exit(f"{' '.join(command)} failed:\n{printed.read()}")
         stages = json.loads((out / "dataset.json").read_text("utf-8"))["stages"]
-        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         return {"cpu": cpu, "wall": wall, **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()}}
 
 
-def become_subreaper() -> None:
-    """Let descendants whose parents have died become children of this process, so that their CPU time is counted."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def measure_cpu(process: subprocess.Popen[Any]) -> float:
+    """Wait for a process and all that descends from it, and return their CPU seconds.
 
-
-def wait_for_descendants() -> None:
-    """Wait for all children, of which a run on Ray leaves some."""
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            return
+    The times are read again and again, because a parent that does not wait for its children, as Ray's scheduler, has no
+    sum of theirs.
+    """
+    running = {psutil.Process(process.pid)}
+    seconds: dict[psutil.Process, float] = {}
+    while running:
+        for member in list(running):
+            try:
+                times = member.cpu_times()
+                seconds[member] = times.user + times.system
+                running.update(member.children())
+                has_ended = member.status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                has_ended = True
+            if has_ended:
+                running.discard(member)
+        process.poll()
+        time.sleep(POLL_SECONDS)
+    return sum(seconds.values())
 
 
 def check_out(commit: str, folder: Path) -> Checkout:
@@ -291,7 +301,6 @@ def main() -> None:
     workloads = [workload for workload in WORKLOADS if given.only in workload.name]
     if given.pairs < 1 or not workloads:
         parser.error("--pairs has to be 1 or more, and --only a part of a workload's name (see --help)")
-    become_subreaper()
     ours, theirs = Checkout(ROOT, Path(sys.executable)), check_out(given.commit, given.out)
     inputs = Inputs(given.out / "inputs")
     for engine in {workload.engine for workload in workloads}:
