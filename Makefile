@@ -31,7 +31,7 @@ browser:
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, 6 minutes; AGAINST=COMMIT: whole runs of both commits, 40 minutes, or fewer PAIRS=, or ONLY= some
-	$(if $(AGAINST),$(BIN)/python -m tests.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),$(BIN)/python -m tests.bench && $(BIN)/python -m tests.cuda.traced)
+	$(if $(AGAINST),$(BIN)/python -m tests.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench && $(BIN)/python -m tests.cuda.traced)
 
 # A part of `test`, too.
 corpus: $(VENV)/.installed-dev ## list every case of bad input and its outcome

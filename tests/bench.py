@@ -1,7 +1,8 @@
 """`make bench`: one JSON line for each figure, measured against a baseline in the same process; minutes on 2 cores.
 
 Models have the real architectures and random weights: the time does not depend on what a model knows. Timings of two
-sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes.
+sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes. numpy has one
+thread, as the command line gives it (`OPENBLAS_NUM_THREADS=1`).
 """
 
 from __future__ import annotations
