@@ -11,6 +11,7 @@ stage only links them.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
@@ -30,7 +31,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import ModelConfig, check_model_files
+from stages.shared.model.config import AUTO, ModelConfig, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -235,6 +236,23 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
     source: RegionSource[Any] = SOURCES[kind](config.source, _absolute(config.model), loaded)
     source.check()
     return source
+
+
+def decide_precision(config: RunConfig) -> RunConfig:
+    """Return the configuration with what `model.precision: auto` means, where this process knows the workers' device.
+
+    On a cluster, and for a GPU that is left to other processes, it stays `auto` for heat maps: the first worker
+    decides. Other sources of regions compute in fp32 there.
+    """
+    from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
+
+    if config.model.precision != AUTO:
+        return config
+    engine, device = config.engine, pick_device(config.model.device)
+    is_elsewhere = engine.address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    if engine.kind == "ray" and (is_elsewhere or device.type == "cuda"):
+        return config if config.source.kind == HEAT_MAPS else config.in_precision("fp32")
+    return config.in_precision(choose_precision(config.model.precision, device))
 
 
 def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:

@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
-from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.domain import NOT_COMPARED, Outside, Trust, trusted, with_presence
-from pipeline.engines import FirstLook, chosen, engine, precision_here
+from pipeline.engines import FirstLook, chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.first_look import FirstImages, look_at_first
-from pipeline.graph import Graph, build_graph, check_files, fetch_weights
+from pipeline.graph import Graph, build_graph, check_files, decide_precision, fetch_weights
+from pipeline.output.command import command_of
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
@@ -37,12 +35,10 @@ from pipeline.summary import Display, Report, first_line, model_in_words, print_
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.contract.records import Record, is_among
-from stages.contract.schema import SCHEMA_VERSION
 from stages.explain.stage import ExplainStage
 from stages.phrases.known import KnownPhrases
 from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, make_reader, plan_shards
 from stages.regions.stage import RegionsStage
-from stages.shared.model.catalog import WEIGHTS_ROOT
 from stages.shared.model.config import AUTO, NO_MODEL
 from stages.shared.storage import AnyPath
 
@@ -87,7 +83,7 @@ def run(
     fingerprint = check_files(config) if graph is None else input_fingerprint(config.input)
     with folder.locked(), folder.writing():
         report, display, changes = report or Report(), Display(console), Changes()
-        same = {INPUT: fingerprint, COMMAND: None if graph else _command(config)}
+        same = {INPUT: fingerprint, COMMAND: None if graph else command_of(config)}
         if graph is None and not fresh and folder.is_done(same):
             return _complete(folder, config, console, changes)
         asked = config.engine.kind
@@ -294,36 +290,9 @@ def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[
         config = chosen(config, samples_in(config.input.take_part(every)))
         graph = graph or build_graph(config, reader)
         if graph.described is not None:
-            if config.model.precision == AUTO:
-                config = config.in_precision(precision_here(config))
+            config = decide_precision(config)
             graph = graph.in_precision(config.model.precision)
     return graph, graph.settings(config), every
-
-
-def _command(config: RunConfig) -> str:
-    """Return a hash of all that decides the rows of a command, but for its input. No model is read.
-
-    The files of models count by their sizes and times. So equal hashes mean equal rows, and others need a closer look.
-    """
-    model = config.model
-    bundled = WEIGHTS_ROOT / str(model.name)
-    named = (model.checkpoint, model.weights, model.config, config.regions.calibration, config.regions.sam.model)
-    places = [bundled, *(Path(name).expanduser() for name in named if name)]
-    stamps = [
-        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
-        for place in places
-        if place.exists()  # "auto" and "none" are no files
-        for file in sorted(place.rglob("*") if place.is_dir() else (place, *_describing(place)))
-        if file.is_file()
-    ]
-    values = [__version__, SCHEMA_VERSION, version("open_clip_torch"), config.rows_depend_on(), stamps]
-    return sha256(json.dumps(values).encode()).hexdigest()
-
-
-def _describing(weights: Path) -> Iterator[Path]:
-    """Yield the files beside a checkpoint that may describe it, see `stages.shared.model.recognise`."""
-    yield from (file for file in weights.parent.glob("*") if file.suffix in (".json", ".txt"))
-    yield weights.parent.parent / "params.txt"
 
 
 def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import yaml
 
 from stages.contract.schema import IMAGE_FIELD
-from stages.shared.model.config import AUTO
 from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
@@ -169,7 +168,7 @@ def dataset_card(
     schema: Any,
     *,
     model: str,
-    precision: str,
+    precision: str | None,
     explainer: str,
     fitted_to: str | None,
     doubt: str | None = None,
@@ -178,13 +177,13 @@ def dataset_card(
 ) -> str:
     """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
-    `precision` is the model's, or `auto` if there is no model or it came from memory. `fitted_to` says which images a
+    `precision` is the model's, None if that is not known. `fitted_to` says which images a
     calibration holds for, `doubt` how those of the dataset differ from them, `presence` where `presence` comes from if
     a calibration knows it alone, and `source` where regions come from if not from heat maps, and the meaning of their
     score; all in words.
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
-    bits = "" if precision == AUTO else f" in {precision}"
+    bits = "" if precision is None else f" in {precision}"
     care = f" {doubt}." if doubt else ""
     score = (
         f"It is calibrated on {fitted_to}:\non images like those, {total.likely_in_words}.\nA region is right with a "

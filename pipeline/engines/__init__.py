@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +16,6 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.summary import Report
     from stages.contract.records import Record
     from stages.read import Shard
-    from stages.shared.model.config import PrecisionChoice
 
 OnProgress: TypeAlias = "Callable[[Report], None]"  # Called by an engine now and then, and after the last row
 
@@ -92,23 +90,6 @@ def chosen(config: RunConfig, samples: int | None) -> RunConfig:
     small = samples is not None and samples <= AT_MOST_INLINE and config.engine == EngineConfig()
     engine = config.engine.model_copy(update={"kind": "inline" if small else "ray"})
     return config.model_copy(update={"engine": engine})
-
-
-def precision_here(config: RunConfig) -> PrecisionChoice:
-    """Return the precision that `model.precision: auto` means where this process knows the device of the workers.
-
-    On a cluster, and for a GPU that is left to other processes, it stays `auto` for heat maps: the first worker
-    decides. Other sources of regions compute in fp32 there.
-    """
-    from stages.shared.model.config import AUTO  # noqa: PLC0415  as above
-    from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
-    from stages.sources import HEAT_MAPS  # noqa: PLC0415  as above
-
-    engine, device = config.engine, pick_device(config.model.device)
-    is_elsewhere = engine.address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
-    if engine.kind == "ray" and (is_elsewhere or device.type == "cuda"):
-        return AUTO if config.source.kind == HEAT_MAPS else "fp32"
-    return choose_precision(config.model.precision, device)
 
 
 def engine(kind: str) -> Engine:

@@ -33,7 +33,7 @@ from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
-from stages.shared.model.config import PrecisionChoice
+from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
@@ -284,7 +284,7 @@ class DatasetFolder:
             total,
             dataset_schema(**config.output.columns),
             model=model["name"],
-            precision=config.model.precision,
+            precision=None if config.model.precision == AUTO else config.model.precision,
             explainer=config.explain.kind,
             **scores,
             source=None if source is None else (source.regions_come_from, source.score_means),

@@ -289,7 +289,7 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     brought: Any = CATALOG["demo"].settings
     tokenize = tokenizer_of(recognise(ModelConfig(name="demo")))
     mine = Locator.from_open_clip(model, tokenize, **brought)(path, phrases)
-    named = Locator("demo", regions={"calibration": "none"})(path, phrases)
+    named = Locator({"name": "demo", "precision": "fp32"}, regions={"calibration": "none"})(path, phrases)
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
     assert np.allclose(mine.similarities, named.similarities, atol=1e-5)
     assert np.allclose(mine.scores, named.scores, atol=1e-4)

@@ -194,6 +194,7 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
         return run_stages(stages, records, told)
 
     monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr("pipeline.first_look.SAMPLES", 4)
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
@@ -234,6 +235,7 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
 
     monkeypatch.setattr(graph.cuts, "process", fail_at_the_third)
     monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr("pipeline.first_look.SAMPLES", 4)
     with pytest.raises(failure, match="no longer"):
         run(config, QUIET, graph=graph)
     assert not hasattr(graph.explains, "_explainer")

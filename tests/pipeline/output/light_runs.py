@@ -31,7 +31,11 @@ class RaisingStage(Stage):
 
 
 def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
-    values = {"input": {"kind": "jsonl", "path": str(captions)}, "engine": {"kind": "inline"}}
+    values = {
+        "input": {"kind": "jsonl", "path": str(captions)},
+        "model": {"precision": "fp32"},
+        "engine": {"kind": "inline"},
+    }
     return RunConfig.model_validate({**values, "output": {"path": str(out), "rows_per_file": 8}, **sections})
 
 
