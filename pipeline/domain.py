@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
-from pipeline.graph import Graph, presence_in
+from pipeline.graph import Graph
 from pipeline.summary import Report
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
@@ -157,10 +157,11 @@ class Trust:
 
 
 def in_other_precision(graph: Graph, config: RunConfig) -> str | None:
-    """Return how the precision of a run's maps differs from that of the calibration in use; None if it does not."""
+    """Return that the calibration in use was not shown to hold in the precision of a run's maps; None if it was."""
     known, used = graph.cuts.calibration, config.model.precision
-    fitted = used if known is None else known.made_from.get("precision", "fp32")
-    return None if fitted == used else f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
+    if known is None or used in known.precisions:
+        return None
+    return f"The calibration was fitted to maps in {known.precisions[0]}, and model.precision is {used}"
 
 
 def trusted(
@@ -176,7 +177,7 @@ def trusted(
     if trust.doubt is None and (other := in_other_precision(graph, config)):
         report.note(other)
     if trust.doubt is not None and graph.calibrated:
-        graph = without_calibration(graph)
+        graph = graph.with_calibration(None)
     cut = graph.as_cut(config).regions
     if cut != config.regions:
         share = f"{cut.threshold} of their highest heat (regions.rule={cut.rule})"
@@ -184,18 +185,9 @@ def trusted(
     return graph, trust
 
 
-def without_calibration(graph: Graph) -> Graph:
-    """Return the same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
-    regions = graph.cuts
-    ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps, device=regions.device)
-    return replace(graph, model=graph.explains.judging(None), after=(ranking,), calibration=None)
-
-
 def with_presence(graph: Graph, calibration: Calibration) -> Graph:
     """Return the same graph with the presence of a calibration that knows nothing else. Raise as `presence_in`."""
-    regions = graph.cuts
-    judging = RegionsStage(regions.config, calibration, keep_heat_maps=regions.keep_heat_maps, device=regions.device)
-    return replace(graph, model=graph.explains.judging(presence_in(calibration)), after=(judging,), calibration=None)
+    return replace(graph.with_calibration(calibration), calibration=None)
 
 
 def first_samples(reader: Reader, shards: Sequence[Shard], most: int) -> Iterator[Sample]:

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -31,7 +30,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import AUTO, ModelConfig, check_model_files
+from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
@@ -123,6 +122,22 @@ class Steps:
         """Return the same graph, whose model computes in a precision."""
         return replace(self, model=self.model.computing(precision=precision))
 
+    def with_calibration(self, calibration: Calibration | None) -> Self:
+        """Return the same graph with other scores. Raise as `presence_in`.
+
+        Without a calibration they rank, and are no probabilities; then nothing is known of presence.
+        """
+        regions = self.cuts
+        scoring = RegionsStage(
+            regions.config, calibration, keep_heat_maps=regions.keep_heat_maps, device=regions.device
+        )
+        return replace(
+            self,
+            model=self.explains.judging(None if calibration is None else presence_in(calibration)),
+            after=(scoring,),
+            calibration=None if calibration is None else calibration.digest,
+        )
+
     def as_cut(self, config: RunConfig) -> RunConfig:
         """Return the configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
         (last,) = self.after
@@ -201,7 +216,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         explainer=config.explain,
         keep_pixels=config.regions.needs_pixels,
     )
-    calibration = _calibration(config, described)
+    calibration = calibration_for(config, described)
     presence = None if calibration is None else presence_in(calibration)
     return Steps(
         before=_before(config, config.explain.canvas(spec)),
@@ -210,7 +225,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True, device=config.model.device),),
         explain=config.explain,
         described=described,
-        calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
+        calibration=None if calibration is None else calibration.digest,
         segmenter=_segmenter(config),
     )
 
@@ -238,23 +253,6 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
     return source
 
 
-def decide_precision(config: RunConfig) -> RunConfig:
-    """Return the configuration with what `model.precision: auto` means, where this process knows the workers' device.
-
-    On a cluster, and for a GPU that is left to other processes, it stays `auto` for heat maps: the first worker
-    decides. Other sources of regions compute in fp32 there.
-    """
-    from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
-
-    if config.model.precision != AUTO:
-        return config
-    engine, device = config.engine, pick_device(config.model.device)
-    is_elsewhere = engine.address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
-    if engine.kind == "ray" and (is_elsewhere or device.type == "cuda"):
-        return config if config.source.kind == HEAT_MAPS else config.in_precision("fp32")
-    return config.in_precision(choose_precision(config.model.precision, device))
-
-
 def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
     """Download the weights of a tag, if they are not in this machine's cache, and say so.
 
@@ -266,6 +264,23 @@ def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
         from stages.shared.model.load import fetch_files  # noqa: PLC0415
 
         fetch_files(model.name, model.pretrained, say)
+
+
+def precision_here(config: RunConfig) -> PrecisionChoice:
+    """Return the precision of a configuration; for `auto`, that of the workers where this process knows their device.
+
+    On a cluster, and for a GPU that is left to other processes, it stays `auto` for heat maps: the first worker
+    decides. Other sources of regions compute in fp32 there. Raise as `pick_device`.
+    """
+    if config.model.precision != AUTO:
+        return config.model.precision
+    from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
+
+    engine, device = config.engine, pick_device(config.model.device)
+    is_elsewhere = engine.address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    if engine.kind == "ray" and (is_elsewhere or device.type == "cuda"):
+        return AUTO if config.source.kind == HEAT_MAPS else "fp32"
+    return choose_precision(AUTO, device)
 
 
 def _segmenter(config: RunConfig) -> str | None:
@@ -316,10 +331,11 @@ def presence_in(calibration: Calibration) -> Presence | None:
         raise ConfigError(f"regions.calibration: its part on presence cannot be read: {error}") from error
 
 
-def _calibration(config: RunConfig, described: Described | None) -> Calibration | None:
-    """The calibration that `regions.calibration` names; also one for the rule that is used where none has a cut.
+def calibration_for(config: RunConfig, described: Described | None) -> Calibration | None:
+    """Return the calibration that `regions.calibration` names; also one for the rule that is used where none has a cut.
 
-    Raise ConfigError for one made with other settings.
+    Of the model's own, one that holds in the precision goes before others. Raise ConfigError for one made with other
+    settings, and as `precision_here`.
     """
     wanted = config.regions.calibration
     if wanted == "none" or described is None:
@@ -327,8 +343,10 @@ def _calibration(config: RunConfig, described: Described | None) -> Calibration 
     uncut = config.model_copy(update={"regions": config.regions.without_cut()})
     bases = [calibration_basis(each, described.fingerprint) for each in (config, uncut)]
     if wanted == "auto":
+        precision = precision_here(config)
         known = [read_calibration(path) for path in described.calibrations]
-        return next((one for basis in bases for one in known if one.made_with == basis), None)
+        known.sort(key=lambda calibration: precision not in calibration.precisions)
+        return next((calibration for basis in bases for calibration in known if calibration.made_with == basis), None)
     calibration = read_calibration(Path(wanted))
     if not calibration.of_regions:
         bases = [presence_basis(config.explain, described.fingerprint)]

@@ -18,7 +18,7 @@ from pipeline.domain import NOT_COMPARED, Outside, Trust, trusted, with_presence
 from pipeline.engines import FirstLook, chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.first_look import FirstImages, look_at_first
-from pipeline.graph import Graph, build_graph, check_files, decide_precision, fetch_weights
+from pipeline.graph import Graph, build_graph, calibration_for, check_files, fetch_weights, precision_here
 from pipeline.output.command import command_of
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_runs_wrote
@@ -232,7 +232,11 @@ class _Computing:
         if self.asks_for_precision:
             self.config = self.config.in_precision("fp32" if look is None else look.precision)
             self.graph = self.graph.in_precision(self.config.model.precision)
-            self.folder.keep_precision(self.config)
+            if (calibration := calibration_for(self.config, self.graph.described)) != self.graph.cuts.calibration:
+                self.graph = self.graph.with_calibration(calibration)
+                if look is not None:
+                    look.records = ()  # their presence is the other calibration's
+            self.folder.keep_precision(self.config, self.graph.calibration)
             self.report.note(f"the model computes in {self.config.model.precision}")
         if self.graph.calibrated:
             self.judge(Outside(what=NOT_COMPARED, in_regions=False) if look is None else look.outside)
@@ -290,7 +294,7 @@ def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[
         config = chosen(config, samples_in(config.input.take_part(every)))
         graph = graph or build_graph(config, reader)
         if graph.described is not None:
-            config = decide_precision(config)
+            config = config.in_precision(precision_here(config))
             graph = graph.in_precision(config.model.precision)
     return graph, graph.settings(config), every
 

@@ -96,14 +96,14 @@ def write_calibration(
     fit = fit_logistic(features, labels)
     fitted, worth = fit_presence(judged, console) if presence else (None, None)
     counts = {"regions": len(labels), "right": int(labels.sum())}
-    precision = config.model.precision
+    precisions = [config.model.precision]
     calibration = Calibration(
         bias=fit.bias,
         **fit.by_name(list(FEATURES)),
         made_with=calibration_basis(
             config if graph is None else graph.settings(config), judged.dataset.manifest["model_fingerprint"]
         ),
-        made_from={"truth": truth_path.name, "images": len({*owners.tolist()}), **counts, "precision": precision},
+        made_from={"truth": truth_path.name, "images": len({*owners.tolist()}), **counts, "precisions": precisions},
         presence=None if fitted is None else fitted.plain(),
         cut=None if cut is None else cut.plain(),
     )

@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline.config import stored_config
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.domain import first_samples, without_calibration
+from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
 from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
@@ -69,7 +69,7 @@ def model_graph(judged: JudgedDataset) -> Graph:
     if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
         return graph
     return kept_presence(
-        without_calibration(graph), dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)
+        graph.with_calibration(None), dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)
     )
 
 

@@ -146,7 +146,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
             "answers": reviewed.counts,
             "answered": latest(review for own in reviewed.reviews for review in own),
             "reviewers": reviewed.reviewers,
-            "precision": config.model.precision,
+            "precisions": [config.model.precision],
             "images": len(embeddings),
         },
         presence=presence,

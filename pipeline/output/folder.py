@@ -197,10 +197,11 @@ class DatasetFolder:
         run = json.loads(self._run.read_text(encoding="utf-8"))
         write_text(self._run, json.dumps({**run, **noted}, indent=2))
 
-    def keep_precision(self, config: RunConfig) -> None:
-        """Store the precision that the workers of a run have decided."""
+    def keep_precision(self, config: RunConfig, calibration: str | None) -> None:
+        """Store the precision that the workers of a run have decided, and the calibration for it, see `look`."""
         run = json.loads(self._run.read_text(encoding="utf-8"))
-        write_text(self._run, json.dumps(sign({**run, "config": config.rows_depend_on()}), indent=2))
+        decided = {"config": config.rows_depend_on(), "calibration": calibration}
+        write_text(self._run, json.dumps(sign({**run, **decided}), indent=2))
 
     def drop_replaced(self) -> None:
         """Delete the run to replace, once this one has written a file."""

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
@@ -87,7 +88,7 @@ class Calibration:
         bias: The constant term.
         mean: By name of `FEATURES`, as `scale`, in which no value is 0, and `weight`.
         made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
-        made_from: Where it was fitted, for people, and the `precision` of the maps, fp32 if it does not say.
+        made_from: Where it was fitted, for people, and `precisions`, see there.
         presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
             calibration does not know. The regression above is then about phrases that are there.
         cut: Where the rule `fitted` cuts, as plain values of `thresholds.FittedCut`; None if another rule does.
@@ -106,6 +107,16 @@ class Calibration:
     def absent_share(self) -> float:
         """The share of absent phrases in what presence was fitted to."""
         return float((self.presence or {}).get("absent_share", 0.5))
+
+    @property
+    def precisions(self) -> Sequence[str]:
+        """The precisions of a model for which it was shown to hold, that of the fit first; fp32 if it does not say."""
+        return self.made_from.get("precisions", ["fp32"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its file."""
+        return sha256(self.to_json().encode()).hexdigest()
 
     @property
     def of_regions(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from pipeline.config import RunConfig
@@ -18,11 +19,14 @@ from pipeline.engines import inline
 from pipeline.engines.inline import set_up
 from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph
+from pipeline.photographs import INPUT
 from pipeline.run import run
 from pipeline.summary import Report
 from stages.explain.stage import ExplainStage
 from stages.read import plan_shards
+from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
+from stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -168,21 +172,73 @@ def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     assert compared(graph) is None
 
 
-@pytest.mark.parametrize(("fitted", "used"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp16")])
-def test_a_calibration_of_another_precision_is_used_and_doubted(fitted: str, used: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precisions", "used"),
+    [([], "fp32"), ([], "bf16"), (["bf16"], "bf16"), (["bf16"], "fp16"), (["fp32", "fp16"], "fp16")],
+)
+def test_a_calibration_of_another_precision_is_used_and_doubted(
+    precisions: list[str], used: str, tmp_path: Path
+) -> None:
     config = config_of(tmp_path, tmp_path / "out", model={"name": "demo", "precision": used})
     report = Report()
     graph = build_graph(config)
     own = graph.cuts.calibration
     assert own is not None
-    if fitted != "fp32":  # which a calibration that does not say it was fitted in
-        own = replace(own, made_from={**own.made_from, "precision": fitted})
+    made_from = {key: value for key, value in own.made_from.items() if key != "precisions"}
+    if precisions:  # a calibration that does not say it was fitted in fp32
+        made_from["precisions"] = precisions
+    own = replace(own, made_from=made_from)
     cuts = RegionsStage(graph.cuts.config, own, keep_heat_maps=True)
     graph, trust = trusted(replace(graph, after=(cuts,)), None, config, report)
-    other = f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
-    assert trust.misgiving == (None if fitted == used else other)
-    assert (other in report.notes) == (fitted != used)
+    fitted, *holds = precisions or ["fp32"]
+    doubt = f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
+    is_other = used not in (fitted, *holds)
+    assert trust.misgiving == (doubt if is_other else None)
+    assert (doubt in report.notes) == is_other
     assert graph.calibrated, "it is used all the same"
+
+
+def bundled(model: str, name: str) -> Calibration:
+    return read_calibration(WEIGHTS_ROOT / model / f"calibration-{name}.json")
+
+
+@pytest.mark.parametrize(
+    ("model", "used", "name"),
+    [
+        ("demo", "fp32", "guided"),
+        ("demo", "bf16", "guided"),
+        ("photo", "fp32", "photos"),
+        ("photo", "fp16", "photos"),
+        ("photo", "bf16", "photos-bf16"),
+    ],
+)
+def test_a_model_takes_its_calibration_for_the_precision(model, used, name, tmp_path, monkeypatch) -> None:
+    graph = build_graph(config := config_of(tmp_path, model={"name": model, "precision": used}))
+    assert graph.cuts.calibration == bundled(model, name)
+    assert trusted(graph, None, config, Report())[1].misgiving is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": used == "bf16"})
+    assert build_graph(config_of(tmp_path, model={"name": model})).calibration == graph.calibration
+
+
+@pytest.mark.parametrize(("instruction", "name"), [("avx2", "photos"), ("avx512_bf16", "photos-bf16")])
+def test_a_precision_that_workers_decide_decides_the_calibration(instruction, name, tmp_path, monkeypatch) -> None:
+    """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
+    monkeypatch.setattr("pipeline.run.engine", lambda _: inline.run)
+    cluster = {"kind": "ray", "address": "elsewhere:6379"}
+
+    def rows(out: str, **engine: str) -> list[dict[str, Any]]:
+        output, few = {"path": str(tmp_path / out), "rows_per_file": 2}, {**INPUT, "limit": 4}
+        values = {"input": few, "model": {"name": "photo", "device": "cpu"}, "engine": engine, "output": output}
+        run(RunConfig.model_validate(values))
+        manifest = json.loads((tmp_path / out / "dataset.json").read_text())
+        assert manifest["calibration"] == manifest["run"]["calibration"] == bundled("photo", name).digest
+        return rows_of(tmp_path / out)
+
+    wanted = rows("inline", kind="inline")
+    assert_alike(rows("out", **cluster), wanted)
+    (tmp_path / "out/data/00001.parquet").unlink()
+    assert_alike(rows("out", **cluster), wanted)
 
 
 @pytest.mark.ray
