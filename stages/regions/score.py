@@ -111,7 +111,8 @@ class Calibration:
     @property
     def precisions(self) -> Sequence[str]:
         """The precisions of a model for which it was shown to hold, that of the fit first; fp32 if it does not say."""
-        return self.made_from.get("precisions", ["fp32"])
+        precisions: Sequence[str] = self.made_from.get("precisions", ["fp32"])
+        return precisions
 
     @property
     def digest(self) -> str:
