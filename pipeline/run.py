@@ -21,8 +21,8 @@ from pipeline.first_look import FirstImages, look_at_first
 from pipeline.graph import Graph, build_graph, calibration_for, check_files, fetch_weights, precision_here
 from pipeline.output.command import command_of
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.former import COMMAND, FormerRun, MayDelete, delete_what_runs_wrote
-from pipeline.output.shards import Changes, changes_of, listed
+from pipeline.output.previous_run import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.output.shards import Changes, changes_of, list_names
 from pipeline.presence_alone import (
     PRESENCE,
     PRESENCE_IMAGES,
@@ -84,14 +84,14 @@ def run(
     with folder.locked(), folder.writing():
         report, display, changes = report or Report(), Display(console), Changes()
         same = {INPUT: fingerprint, COMMAND: None if graph else command_of(config)}
-        if graph is None and not fresh and folder.is_done(same):
+        if graph is None and not fresh and folder.is_complete(same):
             return _complete(folder, config, console, changes)
         asked = config.engine.kind
         if config.model.precision == AUTO and not fresh:
             config = config.in_precision(folder.precision)
         graph, config, every = _planned(config, graph, display)
         shards = config.input.take_part(every)
-        found = folder.look(
+        found = folder.check_resumable(
             config,
             graph.fingerprint,
             calibration=graph.calibration,
@@ -110,7 +110,7 @@ def run(
         # Changed samples are reported each time, as long as their rows stay as they are.
         noted: dict[str, Any] = {} if changes.changed else {**same}
         if found.state == "complete" and not changes.new:
-            folder.note(found, noted)
+            folder.update_run_info(found, noted)
             return _complete(folder, config, console, changes)
         samples = samples_in(shards)
         _say(console, [first_line(config, graph, samples, asked)])
@@ -184,7 +184,7 @@ class _Computing:
     outside: Outside | None = None  # see `outside_domain`
     trust: Trust = field(default_factory=Trust)  # in the scores
 
-    def make_rows(self, shards: Sequence[Shard], found: FormerRun) -> None:
+    def make_rows(self, shards: Sequence[Shard], found: PreviousRun) -> None:
         """Make the rows by the graph as it is then. Raise as an engine does."""
         first = self.first_look(found)
         config = self.graph.as_cut(self.config)
@@ -192,10 +192,10 @@ class _Computing:
 
     def on_progress(self, report: Report) -> None:
         """See `pipeline.engines.OnProgress`."""
-        self.folder.drop_replaced()
+        self.folder.drop_backup()
         self.display.update(report)
 
-    def first_look(self, found: FormerRun) -> FirstLook | None:
+    def first_look(self, found: PreviousRun) -> FirstLook | None:
         """Return what the first images are to decide; None if nothing, or if it was decided before.
 
         A resumed run may look at other images, so that all is decided once. Raise as `kept_presence`.
@@ -236,7 +236,7 @@ class _Computing:
                 self.graph = self.graph.with_calibration(calibration)
                 if look is not None:
                     look.records = ()  # their presence is the other calibration's
-            self.folder.keep_precision(self.config, self.graph.calibration)
+            self.folder.store_precision(self.config, self.graph.calibration)
             self.report.note(f"the model computes in {self.config.model.precision}")
         if self.graph.calibrated:
             self.judge(Outside(what=NOT_COMPARED, in_regions=False) if look is None else look.outside)
@@ -250,7 +250,7 @@ class _Computing:
             noted |= {PRESENCE: digest, PRESENCE_IMAGES: 0 if look is None else look.images}
             if not isinstance(fitted, str):
                 self.graph = with_presence(self.graph, fitted)
-        self.folder.keep_presence(text, noted)
+        self.folder.store_presence(text, noted)
         explained = self.explained_by(look)
         self.display.doing("loading the model")
         self.display.update(self.report)
@@ -312,17 +312,17 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
 
 @contextmanager
 def _begun(
-    folder: DatasetFolder, found: FormerRun, noted: dict[str, Any], console: Console, *, same_input: bool
+    folder: DatasetFolder, found: PreviousRun, noted: dict[str, Any], console: Console, *, same_input: bool
 ) -> Iterator[None]:
     """Begin, and run the block. If it fails before its first row, leave the folder as it was found."""
     try:
-        folder.begin(found, noted, same_input=same_input)
+        folder.start(found, noted, same_input=same_input)
         yield
     except BaseException as error:
         if isinstance(error, PhraseboxError) and found.state == "new":
-            folder.forget()
-        folder.close_again(found)
-        if folder.put_back():
+            folder.discard()
+        folder.restore_manifest(found)
+        if folder.restore_backup():
             _say(console, [f"nothing was written: the former run in {folder.path} is back"])
         raise
 
@@ -355,8 +355,8 @@ def _in_words(changes: Changes) -> list[str]:
     if changes.changed:
         lines.append(
             "samples of the input with other captions, or another image, than when their rows were made: "
-            f"{changes.changed:,} ({listed(changes.names, changes.changed)}). The rows stay as they are; --fresh makes "
-            "them again"
+            f"{changes.changed:,} ({list_names(changes.names, changes.changed)}). The rows stay as they are; --fresh "
+            "makes them again"
         )
     return lines
 

@@ -117,8 +117,8 @@ def run(
             journal.add(entry(names[number], keys, skipped=skipped))
 
         for number, name in enumerate(names):
-            if name in journal.read:
-                report.read(number, *journal.read[name])
+            if name in journal.parts:
+                report.read(number, *journal.parts[name])
         report.already = len(journal.keys)
         todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
         with watching(ledger, report, on_progress, len(shards), on_read):

@@ -22,7 +22,7 @@ from pipeline.evaluate.matching import Answer
 from pipeline.first_look import fit_to_first
 from pipeline.graph import Graph, build_graph, check_files
 from pipeline.logistic import fit_logistic
-from pipeline.output.replaced import PRESENCE_FILE
+from pipeline.output.backup import PRESENCE_FILE
 from pipeline.paths import check_writable
 from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_presence, may_be, signals_of
 from stages.contract.errors import ConfigError, InputError

@@ -5,9 +5,9 @@ OUT/categories.parquet    phrases with their counts
 OUT/README.md             dataset card
 OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
-OUT/.phrasebox/           lock. Until the dataset is complete also run.json, which says what the rows depend on, and
-                          the journal. damaged/ holds shards that could not be read and were made again, replaced/
-                          the run that --fresh is about to replace
+OUT/.phrasebox/           lock. Until the dataset is complete also the journal and run.json, which holds what the rows
+                          depend on. damaged/ holds shards that could not be read and were made again, replaced/ the
+                          run that --fresh is about to replace
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
-from pipeline.output import former, journal, replaced
+from pipeline.output import backup, journal, previous_run
 from pipeline.output.environment import environment_here
-from pipeline.output.former import FormerRun, MayDelete, delete_what_runs_wrote
-from pipeline.output.ids import set_apart
+from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
+from pipeline.output.previous_run import MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
@@ -51,9 +51,12 @@ class DatasetFolder:
     """A dataset that a run writes, on a local or mounted file system or in object storage.
 
     Attributes:
+        path: Its absolute path, or its URL.
         written_as: Its path as the user wrote it.
-        journal: What is done, once a run has begun.
-        notes: What `look` and `begin` found and did, for people.
+        data: The folder of its shards.
+        presence: The file for a calibration of presence.
+        journal: What is done, from `start` on.
+        notes: What `check_resumable` and `start` have done, for people.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -62,12 +65,12 @@ class DatasetFolder:
         self.data = self.path / "data"
         self.journal: Journal
         self.notes: list[str] = []
-        self.presence = self.path / replaced.PRESENCE_FILE
-        self._own = self.path / ".phrasebox"
-        self._lock = self._own / "lock"
-        self._run = self._own / "run.json"
+        self.presence = self.path / backup.PRESENCE_FILE
+        self._marks = self.path / ".phrasebox"
+        self._lock = self._marks / "lock"
+        self._run_file = self._marks / "run.json"
         self._manifest = self.path / "dataset.json"
-        self._goes_on = self._replaces = False
+        self._resumes = self._replaces = False
         self._lease: Lease | None = None
 
     @property
@@ -78,7 +81,7 @@ class DatasetFolder:
     @property
     def precision(self) -> PrecisionChoice:
         """The precision that the workers of the run in the folder have decided; `auto` if there is none yet."""
-        return former.precision_in(self.path)
+        return previous_run.precision_in(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -94,27 +97,27 @@ class DatasetFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for one run. Raise ResumeError if another holds it, ConfigError if it cannot be made.
 
-        A run that fails before its first row takes the folders away that it has made.
+        A run that fails before its first row removes the folders that it has made.
         """
-        places = (self.data, self._own, self.path, *self.path.parents)
-        made = [place for place in places if isinstance(place, Path) and not place.exists()]
+        places = (self.data, self._marks, self.path, *self.path.parents)
+        new_folders = [place for place in places if isinstance(place, Path) and not place.exists()]
         with ExitStack() as stack:
             try:
                 self._lease = stack.enter_context(locked(self._lock))
             except OSError as error:
-                why = error.strerror or one_line(error)
-                raise ConfigError(f"cannot write to {self.path}: {why}", key="output.path") from error
+                reason = error.strerror or one_line(error)
+                raise ConfigError(f"cannot write to {self.path}: {reason}", key="output.path") from error
             try:
                 yield
             except BaseException:
-                if self._own in made and found_in(self._own, "*") == [self._lock]:
+                if self._marks in new_folders and found_in(self._marks, "*") == [self._lock]:
                     self._lock.unlink()
-                    for place in made:
+                    for place in new_folders:
                         with suppress(OSError):  # it is not empty, or was not made
                             place.rmdir()
                 raise
 
-    def look(
+    def check_resumable(
         self,
         config: RunConfig,
         fingerprint: str,
@@ -124,11 +127,12 @@ class DatasetFolder:
         depends_on: Mapping[str, Any] | None = None,
         fresh: bool = False,
         may_delete: MayDelete = delete_what_runs_wrote,
-    ) -> FormerRun:
-        """Decide whether this run may write here. Only leftovers of a killed `fresh` change. Call it while locked.
+    ) -> PreviousRun:
+        """Decide whether this run may write here. The caller holds the lock.
 
-        A finished dataset may be another version's; an unfinished one is only resumed by the same major and minor
-        version, so that all rows of a dataset are made in the same way.
+        The folder stays as it is, except that the run which a killed `--fresh` was to replace comes back. A finished
+        dataset may be another version's; an unfinished one is only resumed by the same major and minor version, so
+        that all rows of a dataset are made in the same way.
 
         Args:
             config: The run's configuration.
@@ -136,15 +140,15 @@ class DatasetFolder:
             calibration: Identifies the calibration of the scores, see `Graph`.
             segmenter: Identifies the segmenter of the outlines, see `Graph`.
             depends_on: Plain values that its rows depend on, if they are not those of `config`.
-            fresh: Replace the run that is there, if `may_delete` agrees or there is nothing to ask for.
-            may_delete: Asked if there are rows, or files that phrasebox did not write.
+            fresh: Replace the run in the folder, if `may_delete` agrees or nothing would be lost.
+            may_delete: Called if there are rows, or files that phrasebox did not write.
 
         Raises:
             ResumeError: The folder holds another run, or files that phrasebox did not write.
         """
-        if self.put_back():
+        if self.restore_backup():
             self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
-        wanted = {
+        identity = {
             "phrasebox_version": __version__,
             "schema_version": SCHEMA_VERSION,
             "model_fingerprint": fingerprint,
@@ -152,85 +156,112 @@ class DatasetFolder:
             "segmenter": segmenter,
             "config": config.rows_depend_on() if depends_on is None else depends_on,
         }
-        asked = may_delete if fresh else None
-        return former.find(self.path, wanted, may_delete=asked, written_as=self.written_as)
+        may_replace = may_delete if fresh else None
+        return previous_run.find_run(self.path, identity, may_delete=may_replace, written_as=self.written_as)
 
-    def is_done(self, noted: Mapping[str, Any]) -> bool:
-        """Return whether the folder holds all rows of a run that has noted these values. Raise ResumeError."""
-        return former.is_complete(self.path, noted)
+    def is_complete(self, run_info: Mapping[str, Any]) -> bool:
+        """Return whether the folder holds all rows of a run that has stored these values. Raise ResumeError."""
+        return previous_run.is_complete(self.path, run_info)
 
-    def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None, *, same_input: bool = False) -> None:
+    def start(
+        self, previous: PreviousRun, run_info: Mapping[str, Any] | None = None, *, same_input: bool = False
+    ) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.
 
-        A run to replace is moved aside, see `put_back`. Shards that cannot be read are moved aside and made again. A
-        finished dataset is open again for new rows. Raise ResumeError if it cannot get rows of this version.
+        A run to replace becomes a backup, see `restore_backup`. Shards that cannot be read are moved aside and made
+        again. A finished dataset is open again for new rows. Raise ResumeError if it cannot get rows of this version.
 
-        noted: More to store of the run, plain values: a resumed run finds it in `FormerRun.run`.
-        same_input: Whether the input is that of the run in the folder: parts of it that are done are not read again.
+        Args:
+            previous: The run in the folder.
+            run_info: More plain values to store of this run; a resumed run has them in `PreviousRun.run`.
+            same_input: Whether the input is that of the run in the folder, so that parts of it are not read again.
         """
-        self._replaces = found.replaces
-        if found.replaces:
-            replaced.set_aside(self.path)
-        if found.state == "complete":
-            former.reject_more_rows(self.path, found)
-        self._goes_on = found.state != "new"
-        if found.manifest:
-            journal.forget(self._own)
+        self._replaces = previous.replaces
+        if previous.replaces:
+            backup.back_up(self.path)
+        if previous.state == "complete":
+            previous_run.reject_more_rows(self.path, previous)
+        self._resumes = previous.state != "new"
+        if previous.manifest:
+            journal.delete_journals(self._marks)
         self.data.mkdir(parents=True, exist_ok=True)
-        run = {**found.run, **found.wanted, **(noted or {}), **({replaced.REPLACES: True} if found.replaces else {})}
-        write_text(self._run, json.dumps(sign(run), indent=2))
-        if found.manifest:
+        run = {**previous.run, **previous.identity, **(run_info or {})}
+        if previous.replaces:
+            run[backup.REPLACES] = True
+        write_text(self._run_file, json.dumps(sign(run), indent=2))
+        if previous.manifest:
             self._manifest.unlink()
-        self.journal = journal.take_over(self._own, self.data, same_input=same_input, set_aside=self._set_damaged_aside)
-        if gone := self.journal.gone:
-            self.notes.append(f"shards of {self.data} that are gone: {gone:,}. Their rows are done again")
+        self.journal = journal.take_over(self._marks, self.data, same_input=same_input, on_damage=self._move_damaged)
+        if lost := self.journal.lost:
+            self.notes.append(f"shards of {self.data} that are gone: {lost:,}. Their rows are done again")
 
-    def note(self, found: FormerRun, noted: Mapping[str, Any]) -> None:
-        """Store more about the run of a finished dataset. Its signature does not cover that, and stays as it is."""
-        manifest = {**found.manifest, "run": {**found.manifest["run"], **noted}}
+    def update_run_info(self, previous: PreviousRun, run_info: Mapping[str, Any]) -> None:
+        """Store more about the run of a finished dataset. The signature does not cover that, and stays as it is."""
+        manifest = {**previous.manifest, "run": {**previous.manifest["run"], **run_info}}
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
-    def keep_presence(self, calibration: str | None, noted: Mapping[str, Any]) -> None:
-        """Store the calibration of presence that a run has fitted, if it has, and what is to be noted about it."""
+    def store_presence(self, calibration: str | None, run_info: Mapping[str, Any]) -> None:
+        """Store the calibration of presence that a run has fitted, None if there is none, and values about it."""
         if calibration is not None:
             write_text(self.presence, calibration)
-        run = json.loads(self._run.read_text(encoding="utf-8"))
-        write_text(self._run, json.dumps({**run, **noted}, indent=2))
+        run = json.loads(self._run_file.read_text(encoding="utf-8"))
+        write_text(self._run_file, json.dumps({**run, **run_info}, indent=2))
 
-    def keep_precision(self, config: RunConfig, calibration: str | None) -> None:
-        """Store the precision that the workers of a run have decided, and the calibration for it, see `look`."""
-        run = json.loads(self._run.read_text(encoding="utf-8"))
+    def store_precision(self, config: RunConfig, calibration: str | None) -> None:
+        """Store the precision that the workers of a run have decided, and the calibration for it."""
+        run = json.loads(self._run_file.read_text(encoding="utf-8"))
         decided = {"config": config.rows_depend_on(), "calibration": calibration}
-        write_text(self._run, json.dumps(sign({**run, **decided}), indent=2))
+        write_text(self._run_file, json.dumps(sign({**run, **decided}), indent=2))
 
-    def drop_replaced(self) -> None:
-        """Delete the run to replace, once this one has written a file."""
-        if self._replaces and replaced.drop(self.path):
+    def drop_backup(self) -> None:
+        """Delete the backup of the run to replace, once this run has written a file."""
+        if self._replaces and backup.drop_backup(self.path):
             self._replaces = False
 
-    def put_back(self) -> bool:
-        """Put the run to replace back, unless this one has written a file; return whether it did."""
-        return replaced.settle(self.path)
+    def restore_backup(self) -> bool:
+        """Put the run to replace back, unless this run has written a file; return whether it was put back."""
+        return backup.recover(self.path)
 
-    def _set_damaged_aside(self, path: AnyPath, fault: str) -> None:
-        place = self._own / "damaged" / path.name
+    def _move_damaged(self, path: AnyPath, fault: str) -> None:
+        place = self._marks / "damaged" / path.name
         place.parent.mkdir(exist_ok=True)
         move(path, place)
         self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
 
-    def forget(self) -> None:
-        """Delete the mark of a run that was rejected before its first row: once fixed, it is another run."""
+    def discard(self) -> None:
+        """Delete the marks of a run that was rejected before its first row: once mended, it is another run."""
         if not self.shards:
-            journal.forget(self._own)
-            self._run.unlink(missing_ok=True)
+            journal.delete_journals(self._marks)
+            self._run_file.unlink(missing_ok=True)
             self.presence.unlink(missing_ok=True)
 
-    def close_again(self, found: FormerRun) -> None:
-        """Finish a dataset that was opened for more rows, of which none came."""
-        if found.state == "complete" and self.shards == list(found.shards):
-            self.note(found, {})
-            journal.forget(self._own)
-            self._run.unlink(missing_ok=True)
+    def restore_manifest(self, previous: PreviousRun) -> None:
+        """Finish a dataset again that was opened for more rows and got none."""
+        if previous.state == "complete" and self.shards == list(previous.shards):
+            self.update_run_info(previous, {})
+            journal.delete_journals(self._marks)
+            self._run_file.unlink(missing_ok=True)
+
+    def _count_rows(self, samples: int) -> Tally:
+        """Count the shards, give each sample, region and phrase an id of its own, and write the categories.
+
+        samples: The samples of the input. Raises as `finish`.
+        """
+        for path in self.journal.late_shards(self.data):
+            path.unlink()
+        shards = self.shards
+        with rows_of(shards) as rows:
+            total = rows.tally(len(shards))
+            if total.rows != samples:
+                counts = f"{samples} samples were read but {total.rows} rows written"
+                if self._resumes:
+                    raise ResumeError(
+                        f"{counts}: the input is not what it was when the run was started. --fresh starts over"
+                    )
+                raise RuntimeError(counts)
+            resolve_id_collisions(rows, shards)
+            write_categories(rows, self.path / "categories.parquet")
+        return total
 
     def finish(
         self,
@@ -242,7 +273,7 @@ class DatasetFolder:
         fitted_to: str | None = None,
         doubt: str | None = None,
         presence: str | None = None,
-        own: bool = True,
+        may_sign: bool = True,
         environment: Mapping[str, Any] | None = None,
     ) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
@@ -250,10 +281,10 @@ class DatasetFolder:
         Args:
             config: The run's configuration.
             report: The engine's counts.
-            model: Its `name`, for the card, and what was recognised of it, see `Graph`.
+            model: The model's `name`, for the card, and its recognised properties, see `Graph`.
             calibration: Identifies the calibration of the scores; None if they are no probabilities.
             fitted_to, doubt, presence: See `dataset_card`.
-            own: Whether this user's runs made all rows, so that the manifest may be signed.
+            may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
             environment: Surroundings in which the rows were made, see `environment_here`; by default those here.
 
         Raises:
@@ -262,34 +293,12 @@ class DatasetFolder:
         """
         if self._lease is not None:
             self._lease.check()
-        for path in self.journal.strangers(self.data):
-            path.unlink()
-        written = self.shards
-        with rows_of(written) as rows:
-            total = rows.tally(len(written))
-            if total.rows != report.samples_read:
-                counts = f"{report.samples_read} samples were read but {total.rows} rows written"
-                if self._goes_on:
-                    raise ResumeError(
-                        f"{counts}: the input is not what it was when the run was started. --fresh starts over"
-                    )
-                raise RuntimeError(counts)
-            set_apart(rows, written)
-            write_categories(rows, self.path / "categories.parquet")
-        run = json.loads(self._run.read_text(encoding="utf-8"))
-        for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
+        total = self._count_rows(report.samples_read)
+        run = json.loads(self._run_file.read_text(encoding="utf-8"))
+        for key in ("signature", backup.REPLACES):  # it signs a part of the configuration, the manifest all of it
             run.pop(key, None)
         scores = {"fitted_to": fitted_to, "doubt": doubt, "presence": presence}
-        source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
-        card = dataset_card(
-            total,
-            dataset_schema(**config.output.columns),
-            model=model["name"],
-            precision=None if config.model.precision == AUTO else config.model.precision,
-            explainer=config.explain.kind,
-            **scores,
-            source=None if source is None else (source.regions_come_from, source.score_means),
-        )
+        card = _card_of(config, total, model["name"], scores)
         write_text(self.path / "README.md", card)
         manifest = {
             "format": "phrasebox",
@@ -311,9 +320,22 @@ class DatasetFolder:
             "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
             "run": run,
         }
-        manifest = sign(manifest) if own else manifest
+        manifest = sign(manifest) if may_sign else manifest
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        self.drop_replaced()
-        journal.forget(self._own)
-        self._run.unlink()
+        self.drop_backup()
+        journal.delete_journals(self._marks)
+        self._run_file.unlink()
         return total
+
+
+def _card_of(config: RunConfig, total: Tally, model: str, scores: Mapping[str, str | None]) -> str:
+    source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
+    return dataset_card(
+        total,
+        dataset_schema(**config.output.columns),
+        model=model,
+        precision=None if config.model.precision == AUTO else config.model.precision,
+        explainer=config.explain.kind,
+        **scores,
+        source=None if source is None else (source.regions_come_from, source.score_means),
+    )

@@ -1,9 +1,8 @@
-"""Ids that two images, two regions or two phrases share: all but one of them get another.
+"""Collisions of ids: the alphabetically first name keeps its hash, other names get the hash of a further attempt.
 
-Ids are hashes of names in 53 bits, so that every worker knows them by itself; of 10^8 names two share one with a
-probability of 0.4. At the end of a run the first of such names, by the alphabet, keeps the hash. Each of the others
-gets the hash of its first attempt that is free, see `stable_id`. So ids do not depend on the order in which rows were
-written, and a run that is killed here ends with the same ids.
+Ids of images, regions and phrases are hashes of names in 53 bits, so that every worker computes them by itself; among
+10^8 names two share an id with a probability of 0.4. Collisions are resolved at the end of a run, see `stable_id`. So
+ids do not depend on the order of rows, and a run that is killed here ends with the same ids.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ SELECT DISTINCT phrase FROM regions WHERE category_id IN (FROM shared) OR hash(p
 
 @dataclass(slots=True)
 class _Ids:
-    """The ids of what shared one, by name."""
+    """The new ids of images, regions and phrases that shared one, by name."""
 
     images: dict[str, int] = field(default_factory=dict)  # by sample id
     regions: dict[tuple[str, int], int] = field(default_factory=dict)  # by sample id, and number in the row
     phrases: dict[str, int] = field(default_factory=dict)
 
 
-def set_apart(rows: Rows, shards: Sequence[AnyPath]) -> None:
-    """Give each image, region and phrase of a dataset an id of its own, in its shards and in the table of its regions.
+def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
+    """Give each image, region and phrase of a dataset a unique id, in the shards and in the table of regions.
 
     Raise RuntimeError, and change nothing, if a sample has two rows.
     """
@@ -51,46 +50,47 @@ def set_apart(rows: Rows, shards: Sequence[AnyPath]) -> None:
         return
     places = {shard for (shard,) in rows.ask("SELECT shard FROM samples WHERE id IN (SELECT unnest(?))", [*images])}
     places |= {shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE id IN (SELECT unnest(?))", [*regions])}
-    seen = [row for shard in sorted(places) for row in _names_in(shards[shard])]
-    named = [row["sample_id"] for row in seen if row["id"] in images]
-    if twice := len(named) - len(set(named)):
-        raise RuntimeError(f"{twice} rows were written twice")
-    numbered = [
+    colliding = [row for shard in sorted(places) for row in _names_in(shards[shard])]
+    names = [row["sample_id"] for row in colliding if row["id"] in images]
+    if repeats := len(names) - len(set(names)):
+        raise RuntimeError(f"{repeats} rows were written twice")
+    numbers = [
         (row["sample_id"], number)
-        for row in seen
+        for row in colliding
         for number, region in enumerate(row["annotations"])
         if region["id"] in regions
     ]
 
-    def used(table: str, shared: set[int]) -> Callable[[int], bool]:
+    def is_used_in(table: str, shared: set[int]) -> Callable[[int], bool]:
         return lambda number: number not in shared and bool(rows.ask(f"FROM {table} WHERE id = ? LIMIT 1", number))
 
     def names_another(number: int) -> bool:
-        return any(
-            one not in phrases for (one,) in rows.ask("SELECT phrase FROM regions WHERE category_id = ?", number)
-        )
+        answer = rows.ask("SELECT phrase FROM regions WHERE category_id = ?", number)
+        return any(phrase not in phrases for (phrase,) in answer)
 
-    found = _Ids(
-        images=_apart({name: name for name in named}, used("samples", images)),
-        regions=_apart({(name, number): f"{name}\n{number}" for name, number in numbered}, used("regions", regions)),
-        phrases=_apart({phrase: phrase for phrase in phrases}, names_another),
+    ids = _Ids(
+        images=_unique_ids({name: name for name in names}, is_used_in("samples", images)),
+        regions=_unique_ids(
+            {(name, number): f"{name}\n{number}" for name, number in numbers}, is_used_in("regions", regions)
+        ),
+        phrases=_unique_ids({phrase: phrase for phrase in phrases}, names_another),
     )
     places |= {
         shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE phrase IN (SELECT unnest(?))", [*phrases])
     }
     for shard in sorted(places):
-        _rewrite(shards[shard], found)
-    for phrase, number in found.phrases.items():
+        _rewrite(shards[shard], ids)
+    for phrase, number in ids.phrases.items():
         rows.ask("UPDATE regions SET category_id = ? WHERE phrase = ?", number, phrase)
 
 
-def _apart(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dict[Any, int]:
-    """The id of each name; `texts` are what ids are hashes of, and `is_used` says whether something else has an id."""
-    given: dict[int, Any] = {}
+def _unique_ids(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dict[Any, int]:
+    """The id of each name; `texts` holds the text to hash, and `is_used` answers whether something else has an id."""
+    names: dict[int, Any] = {}
     for name in sorted(texts):
         attempts = (stable_id(texts[name], attempt) for attempt in count())
-        given[next(number for number in attempts if number not in given and not is_used(number))] = name
-    return {name: number for number, name in given.items()}
+        names[next(number for number in attempts if number not in names and not is_used(number))] = name
+    return {name: number for number, name in names.items()}
 
 
 def _names_in(path: AnyPath) -> list[dict[str, Any]]:
@@ -100,18 +100,18 @@ def _names_in(path: AnyPath) -> list[dict[str, Any]]:
 
 
 def _rewrite(path: AnyPath, ids: _Ids) -> None:
-    """Write a shard again if ids in it are others now, with the row groups of before, of which one is in memory."""
+    """Write a shard again with the new ids. Its row groups stay; one of them is in memory at a time."""
     with (
         parquet_file(path) as file,
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, file.schema_arrow, **PARQUET_SETTINGS) as writer,
     ):
         for group in range(file.num_row_groups):
-            writer.write_table(_with(file.read_row_group(group), ids))
+            writer.write_table(_renumber_table(file.read_row_group(group), ids))
 
 
-def _with(table: Any, ids: _Ids) -> Any:
-    rows = [_renumbered(row, ids) for row in table.select(["id", "sample_id", "annotations"]).to_pylist()]
+def _renumber_table(table: Any, ids: _Ids) -> Any:
+    rows = [_renumber_row(row, ids) for row in table.select(["id", "sample_id", "annotations"]).to_pylist()]
     for name in ("id", "annotations"):
         place = table.schema.get_field_index(name)
         values = pa.array([row[name] for row in rows], table.schema.field(name).type)
@@ -119,7 +119,7 @@ def _with(table: Any, ids: _Ids) -> Any:
     return table
 
 
-def _renumbered(row: Mapping[str, Any], ids: _Ids) -> dict[str, Any]:
+def _renumber_row(row: Mapping[str, Any], ids: _Ids) -> dict[str, Any]:
     name = row["sample_id"]
     image_id = ids.images.get(name, row["id"])
     annotations = [

@@ -11,8 +11,8 @@ at the run. A resumed run is the next attempt, and takes over as follows:
    again, unless the shard can be read. A shard with rows that another one has is deleted.
 3. A part of the input is not read again if it was read to its end and each of its samples has a row.
 
-Shards of one process are numbered. Nobody outlives it, so that they always count, and so do all where there is no
-journal: at the end of a run it is deleted.
+Shards of one process are numbered. That process has no late workers, so its shards always count. Without a journal all
+shards count: the end of a run deletes it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from stages.contract.records import Record
 from stages.read import Shard
 from stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
-SHARD: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
+WORKER_SHARD_NAME: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
 """Names of workers' shards: the attempt, a hash of the sample ids of a write, and the number of the file in it."""
 
 _FIRST: Final = "00000.parquet"
 _SCHEMA: Final = pa.schema(
     [("name", pa.string()), ("bytes", pa.int64()), ("keys", pa.list_(pa.int64())), ("skipped", pa.string())]
 )
-"""A row is a shard; or, where `bytes` is null, a part of the input with its rows without a sample, as JSON."""
+"""A row is a shard; or, where `bytes` is null, a part of the input, with the rows that gave no sample as JSON."""
 
 FLUSH_SECONDS: Final = 5.0
 FLUSH_SHARE: Final = 0.01
@@ -54,7 +54,7 @@ has some hundreds of files, and what a killed driver had no time to note is a hu
 
 
 def part_name(shard: Shard) -> str:
-    """Return the name of a part of the input: another one if it has another extent."""
+    """Return the name of a part of the input, which depends on its extent."""
     return blake2b(repr(shard).encode(), digest_size=16).hexdigest()
 
 
@@ -72,7 +72,7 @@ def entry(
 ) -> Any:
     """Return an entry, an Arrow table of one row: a shard with its bytes, or a part of the input that was read.
 
-    keys: Those of the shard's samples, or of all samples of the part. skipped: Its rows without a sample, by reason.
+    keys: The keys of the samples of the shard, or of the part. skipped: The part's rows without a sample, by reason.
     """
     row = {"name": name, "bytes": size_bytes, "keys": keys, "skipped": json.dumps(skipped)}
     return pa.Table.from_pylist([row], schema=_SCHEMA)
@@ -80,17 +80,25 @@ def entry(
 
 @dataclass(slots=True)
 class Journal:
-    """The journal of an attempt that has taken over. Threads may add to it; one of them writes."""
+    """The journal of an attempt that has taken over. Threads may add to it; one of them writes.
+
+    Attributes:
+        folder: The folder of the journal.
+        keys: The keys of the samples that had rows before, sorted.
+        shards: The names of the shards that count.
+        parts: The parts of the input that are done: samples, and rows without a sample by reason.
+        lost: The number of shards of previous attempts that are missing.
+    """
 
     folder: AnyPath
-    keys: NDArray[np.int64]  # of the samples that had rows before, sorted
-    shards: set[str]  # names of the shards that count
-    read: dict[str, tuple[int, Counter[str]]]  # parts of the input that are done: samples, rows without by reason
-    gone: int = 0  # shards of former attempts that are no more
-    _new: deque[Any] = field(default_factory=deque)  # entries
+    keys: NDArray[np.int64]
+    shards: set[str]
+    parts: dict[str, tuple[int, Counter[str]]]
+    lost: int = 0
+    _queue: deque[Any] = field(default_factory=deque)  # entries to write
     _files: int = 0
-    _begun: float = field(default_factory=time.monotonic)
-    _written: float = 0.0
+    _start_time: float = field(default_factory=time.monotonic)
+    _flush_time: float = 0.0
 
     @property
     def attempt(self) -> int:
@@ -107,91 +115,105 @@ class Journal:
         self.add(entries)
         self.shards.update(entries["name"].to_pylist())
         now = time.monotonic()
-        if now - self._written > max(FLUSH_SECONDS, FLUSH_SHARE * (now - self._begun)):
+        if now - self._flush_time > max(FLUSH_SECONDS, FLUSH_SHARE * (now - self._start_time)):
             self.flush()
 
     def add(self, entries: Any) -> None:
         """Note parts of the input that were read to their end."""
-        self._new.append(entries)
+        self._queue.append(entries)
 
     def flush(self) -> None:
-        """Write what is new. Raise OSError."""
-        new = [self._new.popleft() for _ in range(len(self._new))]
-        if new:
+        """Write the entries that were added since the last call. Raise OSError."""
+        entries = [self._queue.popleft() for _ in range(len(self._queue))]
+        if entries:
             self._files += 1
-            _write(self.folder / f"{self._files:05d}.parquet", pa.concat_tables(new))
-        self._written = time.monotonic()
+            _write(self.folder / f"{self._files:05d}.parquet", pa.concat_tables(entries))
+        self._flush_time = time.monotonic()
 
-    def strangers(self, data: AnyPath) -> list[AnyPath]:
-        """Return the shards in a folder that workers of former attempts wrote after this one took over."""
-        found = found_in(data, "*.parquet")
-        return [path for path in found if SHARD.fullmatch(path.name) and path.name not in self.shards]
+    def late_shards(self, data: AnyPath) -> list[AnyPath]:
+        """Return the shards in a folder that workers of previous attempts wrote after this attempt took over."""
+        paths = found_in(data, "*.parquet")
+        return [path for path in paths if WORKER_SHARD_NAME.fullmatch(path.name) and path.name not in self.shards]
 
 
-def take_over(own: AnyPath, data: AnyPath, *, same_input: bool, set_aside: Callable[[AnyPath, str], None]) -> Journal:
-    """Begin an attempt, and write its journal. Killed at any point, the same call does the same again.
+def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Callable[[AnyPath, str], None]) -> Journal:
+    """Begin an attempt, and write its journal. A call that was killed at any point is repeated without loss.
 
     Args:
-        own: The folder of journals.
+        marks: The folder of journals.
         data: The folder of shards.
         same_input: Whether the input is that of the attempt before; else all of it is read.
-        set_aside: Called with a shard that cannot be read, and the reason.
+        on_damage: Called with a shard that cannot be read, and the reason.
 
     Raises:
         ResumeError: A journal is damaged.
     """
-    former = sorted(found_in(own, "journal-*"), key=_number)
-    last = next((folder for folder in reversed(former) if (folder / _FIRST).exists()), None)
+    previous = sorted(found_in(marks, "journal-*"), key=_number)
+    last = next((folder for folder in reversed(previous) if (folder / _FIRST).exists()), None)
     files = [] if last is None else found_in(last, "*.parquet")
-    noted = pa.concat_tables([_SCHEMA.empty_table(), *in_threads(_read, files)])
-    is_shard = pc.is_valid(noted["bytes"])
-    shards, parts = noted.filter(is_shard), noted.filter(pc.invert(is_shard))
-    found = sizes_in(data, "*.parquet")
-    sizes = {path.name: size for path, size in found.items()}
-    known = shards["name"].to_pylist()
-    whole = [sizes.get(name) == size for name, size in zip(known, shards["bytes"].to_pylist(), strict=True)]
-    kept = shards.filter(pa.array(whole, pa.bool_()))
-    done = np.sort(_keys(kept))
-    looked_at, attempts = [], [0]
-    for path in sorted(found.keys() - {data / name for name in kept["name"].to_pylist()}, key=str):
-        match = SHARD.fullmatch(path.name)
+    journal = pa.concat_tables([_SCHEMA.empty_table(), *in_threads(_read, files)])
+    is_shard = pc.is_valid(journal["bytes"])
+    shards = journal.filter(is_shard)
+    parts = journal.filter(pc.invert(is_shard))
+    size_of = sizes_in(data, "*.parquet")
+    sizes = {path.name: size for path, size in size_of.items()}
+    names = shards["name"].to_pylist()
+    is_whole = [sizes.get(name) == size for name, size in zip(names, shards["bytes"].to_pylist(), strict=True)]
+    whole = shards.filter(pa.array(is_whole, pa.bool_()))
+    attempts = [0]
+    paths = []
+    for path in sorted(size_of.keys() - {data / name for name in whole["name"].to_pylist()}, key=str):
+        match = WORKER_SHARD_NAME.fullmatch(path.name)
         attempts.append(int(match[1]) if match else 0)
-        if match and last is not None and path.name not in known and int(match[1]) != _number(last):
+        if match and last is not None and path.name not in names and int(match[1]) != _number(last):
             path.unlink()
         else:
-            looked_at.append(path)
-    entries, seen = [kept], set[int]()
-    for path, answer in zip(looked_at, in_threads(_keys_or_fault, looked_at), strict=True):
-        if isinstance(answer, str):
-            set_aside(path, answer)
-        elif SHARD.fullmatch(path.name) and (_among(answer, done).any() or not seen.isdisjoint(answer.tolist())):
-            path.unlink()
-        else:
-            seen.update(answer.tolist())
-            entries.append(entry(path.name, answer, size_bytes=found[path]))
-    table = pa.concat_tables(entries)
-    done = np.sort(_keys(table))
-    is_done = [same_input and bool(_among(one.values.to_numpy(), done).all()) for one in parts["keys"]]
+            paths.append(path)
+    table = pa.concat_tables([whole, *_entries_of(paths, np.sort(_keys(whole)), size_of, on_damage)])
+    keys = np.sort(_keys(table))
+    is_done = [same_input and bool(_are_among(part.values.to_numpy(), keys).all()) for part in parts["keys"]]
     parts = parts.filter(pa.array(is_done, pa.bool_()))
-    place = own / f"journal-{1 + max([*attempts, *map(_number, former)]):04d}"
-    place.mkdir(parents=True, exist_ok=True)
-    _write(place / _FIRST, pa.concat_tables([table, parts]))
-    for folder in former:
-        remove_tree(folder)
-    names, counts = parts["name"].to_pylist(), pc.list_value_length(parts["keys"]).to_pylist()
+    folder = marks / f"journal-{1 + max([*attempts, *map(_number, previous)]):04d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / _FIRST, pa.concat_tables([table, parts]))
+    for path in previous:
+        remove_tree(path)
+    counts = pc.list_value_length(parts["keys"]).to_pylist()
     skipped = [Counter[str](json.loads(text)) for text in parts["skipped"].to_pylist()]
     return Journal(
-        folder=place,
-        keys=done,
+        folder=folder,
+        keys=keys,
         shards=set(table["name"].to_pylist()),
-        read=dict(zip(names, zip(counts, skipped, strict=True), strict=True)),
-        gone=len(known) - sum(name in sizes for name in known),
+        parts=dict(zip(parts["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
+        lost=len(names) - sum(name in sizes for name in names),
     )
 
 
-def forget(own: AnyPath) -> None:
+def _entries_of(
+    paths: Sequence[AnyPath],
+    keys: NDArray[np.int64],
+    sizes: Mapping[AnyPath, int],
+    on_damage: Callable[[AnyPath, str], None],
+) -> list[Any]:
+    """Return entries of shards that no journal has; delete those that repeat a row, by sorted `keys` or each other."""
+    entries = []
+    new_keys: set[int] = set()
+    for path, content in zip(paths, in_threads(_read_keys, paths), strict=True):
+        if isinstance(content, str):
+            on_damage(path, content)
+        elif WORKER_SHARD_NAME.fullmatch(path.name) and (
+            _are_among(content, keys).any() or not new_keys.isdisjoint(content.tolist())
+        ):
+            path.unlink()
+        else:
+            new_keys.update(content.tolist())
+            entries.append(entry(path.name, content, size_bytes=sizes[path]))
+    return entries
+
+
+def delete_journals(marks: AnyPath) -> None:
     """Delete all journals: from then on every shard counts."""
-    for folder in found_in(own, "journal-*"):
+    for folder in found_in(marks, "journal-*"):
         remove_tree(folder)
 
 
@@ -220,15 +242,15 @@ def _keys(entries: Any) -> NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *chunks])
 
 
-def _among(keys: NDArray[np.int64], ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _are_among(keys: NDArray[np.int64], ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
     if not len(ordered):
         return np.zeros(len(keys), np.bool_)
-    found: NDArray[np.bool_] = ordered[np.minimum(ordered.searchsorted(keys), len(ordered) - 1)] == keys
-    return found
+    is_among: NDArray[np.bool_] = ordered[np.minimum(ordered.searchsorted(keys), len(ordered) - 1)] == keys
+    return is_among
 
 
-def _keys_or_fault(path: AnyPath) -> NDArray[np.int64] | str:
-    """The keys of a shard's samples, or why it is of no use."""
+def _read_keys(path: AnyPath) -> NDArray[np.int64] | str:
+    """The keys of a shard's samples, or the reason why it cannot be read."""
     try:
         return keys_of(names_in(path))
     except (pa.ArrowException, OSError) as error:

@@ -39,40 +39,40 @@ class Lease:
 
     def acquire(self, wait_s: float) -> None:
         """Take the lease, after watching an existing one for `wait_s`. Raise ResumeError if that one is renewed."""
-        found = self._read()
+        lease = self._read()
         deadline = time.monotonic() + wait_s
-        while found is not None and time.monotonic() < deadline:
+        while lease is not None and time.monotonic() < deadline:
             time.sleep(min(2.0, wait_s / 10))
             now = self._read()
-            if now is not None and now != found:
+            if now is not None and now != lease:
                 raise ResumeError(
                     f"another run is writing to {self._lock.parent.parent} ({now[0].rpartition(',')[0]}); wait for "
                     "it, or give another folder",
                     key="output.path",
                 )
-            found = now
+            lease = now
         self._write()
         self._thread.start()
 
     def check(self) -> None:
         """Raise ResumeError if another run has taken the lease over."""
-        found = self._read()
-        if self._lost or found is None or found[0] != self._name:
+        lease = self._read()
+        if self._lost or lease is None or lease[0] != self._name:
             raise ResumeError(f"another run took {self._lock.parent.parent} over: this one stops. Nothing is lost")
 
     def release(self) -> None:
         """Give the lease back."""
         self._stop.set()
         self._thread.join()
-        found = self._read()
-        if found is not None and found[0] == self._name:
+        lease = self._read()
+        if lease is not None and lease[0] == self._name:
             self._lock.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
             try:
-                found = self._read()
-                if found is not None and found[0] != self._name:
+                lease = self._read()
+                if lease is not None and lease[0] != self._name:
                     self._lost = True
                     return
                 self._write()

@@ -22,7 +22,7 @@ from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.dataset.tally import group_shards
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.former import COMMAND
+from pipeline.output.previous_run import COMMAND
 from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
@@ -31,23 +31,23 @@ from stages.write import RollingParquet, Tally, row_group_rows
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
 
-COMPACT: Final = "compact"  # Their key for up to how many bytes shards were put together, else null
+COMPACT: Final = "compact"  # The key for the most bytes of shards that were put together; null where none were
 
 COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
-_NOTED: Final = ("input_fingerprint", "outside_domain", "presence", "presence_images")
-"""What a run decides once, for all of its parts."""
+_DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence", "presence_images")
+"""The keys of what a run decides once, for all of its parts."""
 
 _THREADS: Final = 32  # Shards copied at once
 
 
 def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False) -> Tally | None:
-    """Write the dataset of all parts to `out`; return its counts, or None if it is there already.
+    """Write the dataset of all parts to `out`; return its counts, or None if it is complete already.
 
     compact: Put shards together up to `COMPACT_BYTES`; this also takes one dataset that is no part.
 
     Raises:
-        InputError: A part is unfinished, damaged, missing, there twice, or of another input or other settings.
+        InputError: A part is unfinished, damaged, missing, given twice, or of another input or other settings.
         ResumeError: `out` holds something else.
         OutputError: `out` cannot be written to.
     """
@@ -56,63 +56,70 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         _reject_incomplete(datasets)
     _reject_other_settings(datasets)
     list(map(read_reviews, [dataset.path for dataset in datasets]))  # which rejects damaged ones
-    first, like = datasets[0].manifest, next((one for one in datasets if one.shards), datasets[0])
-    run, settings = first["run"], first["config"]
-    own = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
-    config = RunConfig.model_validate({**settings, **own})
+    first = datasets[0].manifest
+    run = first["run"]
+    settings = first["config"]
+    sections = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
+    config = RunConfig.model_validate({**settings, **sections})
     folder = DatasetFolder(out)
-    of = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
-    noted = {**of, **{key: run[key] for key in _NOTED if key in run}}
+    origin = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
     with folder.locked(), folder.writing():
-        found = folder.look(
+        previous = folder.check_resumable(
             config,
             run["model_fingerprint"],
             calibration=run["calibration"],
             segmenter=run["segmenter"],
             depends_on=_depends_on(first)["config"],
         )
-        if found.state != "new" and {key: found.run.get(key) for key in of} != of:
+        if previous.state != "new" and {key: previous.run.get(key) for key in origin} != origin:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
-        if found.state == "complete":
+        if previous.state == "complete":
             return None
-        folder.begin(found, noted)
+        folder.start(previous, {**origin, **{key: run[key] for key in _DECISIONS if key in run}})
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
         for number, file in enumerate(file for dataset in datasets for file in found_in(dataset.path, FILES)):
             (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))  # they name regions by ids
-        sizes = {path: size for one in datasets for path, size in sizes_in(one.path / "data", "*.parquet").items()}
-        shards = [shard for dataset in datasets for shard in dataset.shards]
-        groups = group_shards(shards, sizes, COMPACT_BYTES) if compact else [[shard] for shard in shards]
-        places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
-        there = set(folder.shards)
-        todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in there]
-        with ThreadPoolExecutor(cores_here() if compact else _THREADS) as pool:
-            list(pool.map(lambda pair: _write(like, *pair), todo))
+        _write_shards(datasets, folder, compact=compact)
         report = Report()
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
             report.read(number, counts["read"], Counter(counts["skipped_by_reason"]))
-        own_parts = all(is_own(dataset.manifest) for dataset in datasets)
         return folder.finish(
             config,
             report,
             model=first["model"],
             calibration=first["calibration"],
-            own=own_parts,
+            may_sign=all(is_own(dataset.manifest) for dataset in datasets),
             environment=first["environment"],
             **first["scores"],
         )
 
 
-def _write(like: Dataset, shards: Sequence[AnyPath], place: AnyPath) -> None:
+def _write_shards(datasets: Sequence[Dataset], folder: DatasetFolder, *, compact: bool) -> None:
+    """Write the shards of the datasets that the folder does not have yet."""
+    shards = [shard for dataset in datasets for shard in dataset.shards]
+    groups = [[shard] for shard in shards]
+    if compact:
+        sizes = [sizes_in(dataset.path / "data", "*.parquet") for dataset in datasets]
+        groups = group_shards(shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES)
+    template = next((dataset for dataset in datasets if dataset.shards), datasets[0])
+    places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
+    written = set(folder.shards)
+    todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in written]
+    with ThreadPoolExecutor(cores_here() if compact else _THREADS) as pool:
+        list(pool.map(lambda pair: _write_shard(template, *pair), todo))
+
+
+def _write_shard(template: Dataset, shards: Sequence[AnyPath], place: AnyPath) -> None:
     """Copy a shard, or put several together, with one row group in memory."""
     if len(shards) == 1:
         copy(shards[0], place)
         return
-    group = row_group_rows(embed_images=like.has_images)
+    group = row_group_rows(embed_images=template.has_images)
     writer = RollingParquet(lambda _: replacing(place), rows_per_file=sys.maxsize, rows_per_group=group)
     try:
-        for table in replace(like, shards=tuple(shards)).tables(like.columns):
+        for table in replace(template, shards=tuple(shards)).tables(template.columns):
             writer.write(table)
     except BaseException:
         writer.abandon()
@@ -122,20 +129,21 @@ def _write(like: Dataset, shards: Sequence[AnyPath], place: AnyPath) -> None:
 
 def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
     """Raise InputError unless the rows of all parts depend on the same settings and models."""
-    first, *others = (_depends_on(dataset.manifest) for dataset in datasets)
-    for dataset, values in zip(datasets[1:], others, strict=True):
-        if differing := differences(first, values):
+    first = _depends_on(datasets[0].manifest)
+    for dataset in datasets[1:]:
+        if differing := differences(first, _depends_on(dataset.manifest)):
             raise InputError(f"{dataset.path} differs from {datasets[0].path}: {'; '.join(differing)}")
 
 
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    run, config = manifest["run"], manifest["run"]["config"]
-    outside, presence = run.get("outside_domain") or {}, run.get("presence")
+    """The values that rows of a part depend on, where parts of one whole agree."""
+    run = manifest["run"]
+    config = run["config"]
     # Machines differ in the last digits of what they compute from the first images, and some do not compare them. Parts
     # differ in their commands.
-    in_regions = outside.get("in_regions", False)
-    decided = {COMMAND: None, "outside_domain": in_regions, "presence": presence is not None}
-    return {**run, **decided, "config": {**config, "input": {**config["input"], "part": None}}}
+    in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
+    decisions = {COMMAND: None, "outside_domain": in_regions, "presence": run.get("presence") is not None}
+    return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}
 
 
 def _part_of(dataset: Dataset) -> str | None:
@@ -144,18 +152,19 @@ def _part_of(dataset: Dataset) -> str | None:
 
 
 def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
-    """Raise InputError unless there is each part of one whole, once."""
-    found: dict[str, AnyPath] = {}
+    """Raise InputError unless the datasets are the parts of one whole, each of them once."""
+    paths: dict[str, AnyPath] = {}
     for dataset in datasets:
         if (part := _part_of(dataset)) is None:
             raise InputError(f"{dataset.path} is a whole dataset, not a part: it was made without --part")
-        if part in found:
-            raise InputError(f"{found[part]} and {dataset.path} are both part {part}")
-        found[part] = dataset.path
-    of, *others = {part.partition("/")[2] for part in found}
-    if others:
-        raise InputError("; ".join(f"{path} is part {part}" for part, path in found.items()) + ": not of one whole")
-    if missing := [part for part in (f"{number}/{of}" for number in range(1, int(of) + 1)) if part not in found]:
+        if part in paths:
+            raise InputError(f"{paths[part]} and {dataset.path} are both part {part}")
+        paths[part] = dataset.path
+    totals = {int(part.partition("/")[2]) for part in paths}
+    if len(totals) > 1:
+        raise InputError("; ".join(f"{path} is part {part}" for part, path in paths.items()) + ": not of one whole")
+    total = totals.pop()
+    if missing := [part for part in (f"{number}/{total}" for number in range(1, total + 1)) if part not in paths]:
         raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
     for dataset in datasets:
         if sum(count or 0 for count in rows_in(dataset.shards)) != dataset.manifest["counts"]["written"]:

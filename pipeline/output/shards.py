@@ -17,13 +17,14 @@ from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_key
 from stages.shared.storage import AnyPath, parquet_file
 
-_NAMED: Final = 5  # How many samples a message names
-_AT_ONCE: Final = 4096  # Rows, or samples, that are looked at together
+_MOST_NAMES: Final = 5  # How many samples a message names
+_AT_ONCE: Final = 4096  # Rows, or samples, that are compared together
 _THREADS: Final = 32  # Files opened at once
 
-NOTED: Final = "sample_id"  # The column by which a row is known. Ids are no good: two samples may share one
+NAME_COLUMN: Final = "sample_id"
+"""The column that identifies a row. Ids do not: two samples may share one until the end of a run."""
 
-DoneT = TypeVar("DoneT")
+AnswerT = TypeVar("AnswerT")
 
 
 def keys_of(names: Any) -> NDArray[np.int64]:
@@ -47,24 +48,30 @@ def _rows_in(shard: AnyPath) -> int | None:
 def names_in(shard: AnyPath) -> Any:
     """Return the sample ids of a shard as an Arrow column. Raise OSError or pyarrow.ArrowException."""
     with parquet_file(shard) as file:
-        if NOTED not in file.schema_arrow.names:
-            raise pa.ArrowInvalid(f"it has no column {NOTED}")
-        return file.read(columns=[NOTED])[NOTED]
+        if NAME_COLUMN not in file.schema_arrow.names:
+            raise pa.ArrowInvalid(f"it has no column {NAME_COLUMN}")
+        return file.read(columns=[NAME_COLUMN])[NAME_COLUMN]
 
 
-def in_threads(work: Callable[[AnyPath], DoneT], paths: Sequence[AnyPath]) -> list[DoneT]:
-    """Do the same to many files at once, because the answer of a disk or a network takes the time."""
+def in_threads(work: Callable[[AnyPath], AnswerT], paths: Sequence[AnyPath]) -> list[AnswerT]:
+    """Return the answer of `work` for each of many files, in threads: most of the time is waiting for the disk."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """The differences between an input and the rows that were made from it."""
+    """The differences between an input and the rows that were made from it.
 
-    new: int = 0  # samples without a row
-    changed: int = 0  # samples with other captions, or another image's name, than their row
-    names: tuple[str, ...] = ()  # ids of the first changed ones
+    Attributes:
+        new: The number of samples without a row.
+        changed: The number of samples with other captions, or another image's name, than their row.
+        names: Ids of the first changed samples.
+    """
+
+    new: int = 0
+    changed: int = 0
+    names: tuple[str, ...] = ()
 
 
 def changes_of(
@@ -72,7 +79,7 @@ def changes_of(
 ) -> Changes:
     """Compare the rows in shards with the samples of the input, with some 30 bytes of memory for each row.
 
-    Rows of a shard that cannot be read are not known, and their samples count as new.
+    The samples of a shard that cannot be read count as new.
 
     Args:
         shards: The rows.
@@ -86,41 +93,42 @@ def changes_of(
     parts = in_threads(_contents_in, shards)
     keys, contents = (np.concatenate([np.empty(0, np.int64), *(part[n] for part in parts)]) for n in (0, 1))
     order = np.argsort(keys)
-    keys, contents = keys[order], contents[order]
+    keys = keys[order]
+    contents = contents[order]
     has_sample = np.zeros(len(keys), dtype=bool)
     new = changed = 0
     changed_ids: list[str] = []
-    # Samples are let go one by one: some carry their image.
-    seen = ((one.sample_id, one.key, _content(one.image.file_name, one.captions)) for one in samples)
-    while batch := list(islice(seen, _AT_ONCE)):
-        sample_ids, wanted, now = (np.array(column) for column in zip(*batch, strict=True))
-        places = np.searchsorted(keys, wanted)
-        known = np.isin(wanted, keys, assume_unique=True)
-        has_sample[places[known]] = True
-        new += int((~known).sum())
-        differs = known.copy()
-        differs[known] = contents[places[known]] != now[known]
+    # The generator holds one sample at a time: some carry their image.
+    rows = ((sample.sample_id, sample.key, _content(sample.image.file_name, sample.captions)) for sample in samples)
+    while batch := list(islice(rows, _AT_ONCE)):
+        sample_ids, sample_keys, sample_contents = (np.array(column) for column in zip(*batch, strict=True))
+        places = np.searchsorted(keys, sample_keys)
+        has_row = np.isin(sample_keys, keys, assume_unique=True)
+        has_sample[places[has_row]] = True
+        new += int((~has_row).sum())
+        differs = has_row.copy()
+        differs[has_row] = contents[places[has_row]] != sample_contents[has_row]
         changed += int(differs.sum())
-        changed_ids += sample_ids[differs][: _NAMED - len(changed_ids)].tolist()
-    gone = keys[~has_sample]
-    if len(gone) and not limited:
-        names = _names_of(shards, gone[:_NAMED])
+        changed_ids += sample_ids[differs][: _MOST_NAMES - len(changed_ids)].tolist()
+    lost = keys[~has_sample]
+    if len(lost) and not limited:
+        names = _names_of(shards, lost[:_MOST_NAMES])
         raise ResumeError(
-            f"samples that have rows, but are gone from {extent}: {len(gone):,} ({listed(names, len(gone))}). Put "
+            f"samples that have rows, but are gone from {extent}: {len(lost):,} ({list_names(names, len(lost))}). Put "
             "them back, give another folder for the dataset, or --fresh to start over"
         )
     return Changes(new=new, changed=changed, names=tuple(changed_ids))
 
 
-def listed(names: Sequence[str], of: int) -> str:
+def list_names(names: Sequence[str], of: int) -> str:
     """Return some names for a message, with dots where there are more."""
     return ", ".join([*names, *(["..."] if of > len(names) else [])])
 
 
 def _contents_in(shard: AnyPath) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys of the rows' samples, and a hash of what each was made from."""
+    """Keys of the rows' samples, and a hash of each row's image name and captions."""
     rows = [
-        (stable_key(row[NOTED]), _content(row["file_name"], row["captions"]))
+        (stable_key(row[NAME_COLUMN]), _content(row["file_name"], row["captions"]))
         for row in _readable_rows(shard, "file_name", "captions")
     ]
     keys, contents = np.array(rows, np.int64).reshape(-1, 2).T
@@ -129,7 +137,7 @@ def _contents_in(shard: AnyPath) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[dict[str, Any]]:
     with suppress(pa.ArrowException, OSError), parquet_file(shard) as file:
-        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=[NOTED, *columns]):
+        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=[NAME_COLUMN, *columns]):
             yield from batch.to_pylist()
 
 
@@ -138,6 +146,6 @@ def _content(file_name: str, captions: Iterable[str]) -> int:
 
 
 def _names_of(shards: Iterable[AnyPath], keys: NDArray[np.int64]) -> list[str]:
-    wanted = set(keys.tolist())
-    names = (row[NOTED] for shard in shards for row in _readable_rows(shard))
-    return list(islice((name for name in names if stable_key(name) in wanted), len(wanted)))
+    distinct = set(keys.tolist())
+    names = (row[NAME_COLUMN] for shard in shards for row in _readable_rows(shard))
+    return list(islice((name for name in names if stable_key(name) in distinct), len(distinct)))

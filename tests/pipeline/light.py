@@ -193,7 +193,7 @@ def run_on_ray(graph: Graph, config: RunConfig, show: Callable[[Report], None] =
 
     folder, report = DatasetFolder(config.output.path), Report()
     with folder.locked(), folder.writing():
-        folder.begin(folder.look(config, graph.fingerprint), same_input=True)
+        folder.start(folder.check_resumable(config, graph.fingerprint), same_input=True)
         engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
         folder.finish(config, report, model={"name": "light"})
     return report

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.tally import Rows, empty_rows, write_categories
-from pipeline.output.ids import set_apart
+from pipeline.output.ids import resolve_id_collisions
 
 AT_ONCE: Final = 50_000  # phrases of a shard
 OF_A_ROW: Final = 5
@@ -52,7 +52,7 @@ def finish(rows: Rows, phrases: int) -> dict[str, float]:
     steps = {
         "add": lambda: None,
         "tally": lambda: rows.tally(phrases // AT_ONCE),
-        "set_apart": lambda: set_apart(rows, ()),
+        "resolve_id_collisions": lambda: resolve_id_collisions(rows, ()),
         "write_categories": lambda: write_categories(rows, Path(folder) / "categories.parquet"),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ def refuse(path: AnyPath, fault: str) -> None:
 def killed_run(folder: AnyPath, shards: int, unnoted: int, files: int) -> Journal:
     """What a killed run left: so many shards, of which some are not in the journal, and a journal of so many files."""
     data, own = folder / "data", folder / ".phrasebox"
-    journal = take_over(own, data, same_input=True, set_aside=refuse)
+    journal = take_over(own, data, same_input=True, on_damage=refuse)
     names = [write_name([str(number)], journal.attempt) + "-0.parquet" for number in range(shards)]
     keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (shards, ROWS))
     for some in np.array_split(np.arange(shards - unnoted), files):
@@ -74,7 +74,7 @@ def measure(shards: int, unnoted: int, files: int) -> dict[str, Any]:
     for name in ("take_over", "again"):
         start = time.perf_counter()
         with counted() as requests:
-            journal = take_over(folder / ".phrasebox", folder / "data", same_input=True, set_aside=refuse)
+            journal = take_over(folder / ".phrasebox", folder / "data", same_input=True, on_damage=refuse)
             seconds = time.perf_counter() - start
         assert len(journal.keys) == shards * ROWS
         assert len(journal.shards) == shards

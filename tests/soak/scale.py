@@ -193,8 +193,8 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     graph = build_graph(config)
     output = DatasetFolder(out)
     with output.locked():
-        found = output.look(config, graph.fingerprint, calibration=graph.calibration)
-        output.begin(found, {"input_fingerprint": input_fingerprint(config.input)})
+        found = output.check_resumable(config, graph.fingerprint, calibration=graph.calibration)
+        output.start(found, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
         ids = (item.sample_id for shard in graph.reader.shards() for item in graph.reader.read(shard))
         batch: list[Record] = []

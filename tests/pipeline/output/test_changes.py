@@ -117,7 +117,7 @@ def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tm
     run_light(config)
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
-        folder.begin(folder.look(config, "light"))
+        folder.start(folder.check_resumable(config, "light"))
         assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0
 
 

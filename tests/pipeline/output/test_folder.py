@@ -52,9 +52,9 @@ def folder(tmp_path: Path) -> Iterator[DatasetFolder]:
 
 def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sections: Any) -> str:
     """Begin unless there is nothing to do; returns the state that was found."""
-    found = folder.look(config_of(folder.path, **sections), mark, fresh=fresh)
+    found = folder.check_resumable(config_of(folder.path, **sections), mark, fresh=fresh)
     if found.state != "complete":
-        folder.begin(found)
+        folder.start(found)
     return found.state
 
 
@@ -167,10 +167,10 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
     before = names(folder)
     assert begin(folder, fresh=True, explain={"blocks": 1}) == "new"
     assert not folder.shards
-    folder.drop_replaced()
+    folder.drop_backup()
     assert len(names(folder)) == len(before) + 2, "nothing is deleted until the new run has a file"
     write_shards(mixed()[:1], folder.data)
-    folder.drop_replaced()
+    folder.drop_backup()
     journal = ".phrasebox/journal-0001/00000.parquet"
     assert names(folder) == {*foreign, "data/00000.parquet", ".phrasebox/lock", ".phrasebox/run.json", journal}
 
@@ -405,17 +405,17 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
 )
 def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
     config, records = config_of(folder.path), mixed()
-    folder.begin(folder.look(config, MARK))
+    folder.start(folder.check_resumable(config, MARK))
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])
     for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
         folder.journal.add(entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
-        folder.begin(folder.look(config, MARK), same_input=same_input)
-        assert set(folder.journal.read) == read
+        folder.start(folder.check_resumable(config, MARK), same_input=same_input)
+        assert set(folder.journal.parts) == read
     if "whole" in read:
-        assert folder.journal.read["whole"] == (9, {"bad_row": 2})
+        assert folder.journal.parts["whole"] == (9, {"bad_row": 2})
 
 
 @pytest.mark.parametrize("consent", [False, True])
@@ -432,12 +432,12 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
 
     config = config_of(folder.path)
     if consent:
-        folder.begin(folder.look(config, MARK, fresh=True, may_delete=may_delete))
+        folder.start(folder.check_resumable(config, MARK, fresh=True, may_delete=may_delete))
         assert not folder.shards
     else:
         before = names(folder)
         with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
-            folder.look(config, MARK, fresh=True, may_delete=may_delete)
+            folder.check_resumable(config, MARK, fresh=True, may_delete=may_delete)
         assert names(folder) == before
     assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
 
@@ -480,7 +480,7 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(o
     graph = light_graph(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
     words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
     with folder.locked():
-        folder.begin(folder.look(config, MARK))
+        folder.start(folder.check_resumable(config, MARK))
         with pytest.raises(InputError, match=words), folder.writing():
             inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
 

@@ -16,7 +16,7 @@ from pipeline.dataset.tally import empty_rows, rows_of, write_categories
 from pipeline.dataset.validate import validate
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.output import ids
-from pipeline.output.ids import set_apart
+from pipeline.output.ids import resolve_id_collisions
 from stages.contract import records
 from stages.contract.errors import ResourceError
 from stages.contract.records import Record, is_id_of, stable_id
@@ -46,7 +46,7 @@ def samples(numbers: Sequence[int], name: str = "") -> list[Record]:
 def set_all_apart(data: Path) -> None:
     shards = found_in(data, "*.parquet")
     with rows_of(shards) as rows:
-        set_apart(rows, shards)
+        resolve_id_collisions(rows, shards)
         write_categories(rows, data.parent / "categories.parquet")
 
 

@@ -224,7 +224,7 @@ def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_pat
         import os, signal
         from pipeline.output import merge as module
 
-        write, done = module._write, []
+        write, done = module._write_shard, []
 
         def write_some(like, shards, place):
             if len(done) == {written}:
@@ -232,7 +232,7 @@ def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_pat
             write(like, shards, place)
             done.append(place)
 
-        module._write, module._THREADS, module.cores_here = write_some, 1, lambda: 1
+        module._write_shard, module._THREADS, module.cores_here = write_some, 1, lambda: 1
         module.COMPACT_BYTES = {COMPACT_BYTES}
         module.merge({[str(one) for one in parts]!r}, {str(tmp_path / "out")!r}, compact={bool(options)})
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.output import replaced
+from pipeline.output import backup
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, WeightsError
 from stages.shared.storage import move
@@ -97,17 +97,17 @@ def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captio
     for step in range(len(before)):
         folder = DatasetFolder(finished)
         with folder.locked():
-            found = folder.look(other, "light", fresh=True)
+            found = folder.check_resumable(other, "light", fresh=True)
             if while_coming_back:
-                folder.begin(found)
+                folder.start(found)
                 (folder.data / "00000.parquet").write_bytes(b"half of a file")
-            monkeypatch.setattr(replaced, "move", killed_at(step))
+            monkeypatch.setattr(backup, "move", killed_at(step))
             with pytest.raises(Killed):
-                folder.put_back() if while_coming_back else folder.begin(found)
-            monkeypatch.setattr(replaced, "move", move)
+                folder.restore_backup() if while_coming_back else folder.start(found)
+            monkeypatch.setattr(backup, "move", move)
         folder = DatasetFolder(finished)
         with folder.locked():
-            assert folder.look(config, "light").state == "complete"
+            assert folder.check_resumable(config, "light").state == "complete"
             assert folder.notes[0].endswith("that --fresh was to replace is back: nothing had replaced it")
         assert content(finished) == before
 
@@ -117,10 +117,10 @@ def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(capti
     other = light_config(captions, finished, explain={"blocks": 1})
     folder = DatasetFolder(finished)
     with folder.locked():
-        folder.begin(folder.look(other, "light", fresh=True))
+        folder.start(folder.check_resumable(other, "light", fresh=True))
         (folder.data / "00000.parquet").write_bytes(shard)
     folder = DatasetFolder(finished)
     with folder.locked():
-        assert folder.look(other, "light").state == "started"
+        assert folder.check_resumable(other, "light").state == "started"
     journal = ".phrasebox/journal-0001/00000.parquet"
     assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json", journal}

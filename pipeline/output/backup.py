@@ -1,0 +1,87 @@
+"""The backup of the run that `--fresh` replaces: its files come back if the new run writes nothing.
+
+OUT/.phrasebox/replaced holds the previous run's files under their names until the new run has written its first file.
+While it exists, the key `replaces` in the new run's run.json means that all files have arrived there. Without that key
+a run was killed while it moved the files, there or back, and they come back. So run.json is moved there first and back
+last: an earlier `--fresh` may have left the key in it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from pipeline.output.shards import rows_in
+from stages.shared.storage import AnyPath, found_in, move, remove_tree
+
+REPLACES: Final = "replaces"
+"""The key of run.json by which a run says that it replaces another one."""
+
+PRESENCE_FILE: Final = "presence.json"
+"""The calibration of presence that a run has fitted to its first images."""
+
+COMPANION_FILES: Final = ("dataset.json", "README.md", "categories.parquet", PRESENCE_FILE)
+"""Files of a finished dataset beside its shards."""
+
+
+def back_up(folder: AnyPath) -> None:
+    """Move the run in a dataset's folder into a backup. Files that no run writes stay, except among its shards."""
+    for path in _files_of_run(folder):
+        _move_between(folder, path, _backup_of(folder))
+
+
+def drop_backup(folder: AnyPath) -> bool:
+    """Delete the backup if the new run has a file with rows, or is complete; return whether it has."""
+    shards = found_in(folder / "data", "*.parquet")
+    is_written = (folder / "dataset.json").exists() or any(rows for path in shards for rows in rows_in([path]))
+    if is_written:
+        remove_tree(_backup_of(folder))
+    return is_written
+
+
+def recover(folder: AnyPath) -> bool:
+    """Delete the backup, or restore it if the new run has written nothing; return whether it was restored."""
+    backup = _backup_of(folder)
+    if not backup.exists():
+        return False
+    if _is_replacing(folder):
+        if drop_backup(folder):
+            return False
+        for path in reversed(_files_of_run(folder)):
+            if path.is_file():
+                path.unlink()
+            remove_tree(path)
+    for path in reversed(_files_of_run(backup)):
+        _move_between(backup, path, folder)
+    remove_tree(backup)
+    return True
+
+
+def _backup_of(folder: AnyPath) -> AnyPath:
+    return folder / ".phrasebox" / "replaced"
+
+
+def _files_of_run(folder: AnyPath) -> list[AnyPath]:
+    """The files of a run, and the folders that hold nothing else; its marks first."""
+    marks = folder / ".phrasebox"
+    data = folder / "data"
+    companions = [folder / name for name in COMPANION_FILES]
+    return [
+        *(path for path in (marks / "run.json", *companions, marks / "damaged") if path.exists()),
+        *found_in(marks, "journal-*"),
+        *found_in(data, ".*.tmp"),  # left by a kill
+        *found_in(data, "*.parquet"),
+    ]
+
+
+def _move_between(folder: AnyPath, path: AnyPath, other: AnyPath) -> None:
+    target = other / str(path).removeprefix(f"{folder}/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    move(path, target)
+
+
+def _is_replacing(folder: AnyPath) -> bool:
+    try:
+        return REPLACES in json.loads((folder / ".phrasebox" / "run.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
