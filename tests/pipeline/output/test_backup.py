@@ -97,13 +97,13 @@ def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captio
     for step in range(len(before)):
         folder = DatasetFolder(finished)
         with folder.locked():
-            found = folder.check_resumable(other, "light", fresh=True)
+            previous = folder.check_resumable(other, "light", fresh=True)
             if while_coming_back:
-                folder.start(found)
+                folder.start(previous)
                 (folder.data / "00000.parquet").write_bytes(b"half of a file")
             monkeypatch.setattr(backup, "move", killed_at(step))
             with pytest.raises(Killed):
-                folder.restore_backup() if while_coming_back else folder.start(found)
+                folder.restore_backup() if while_coming_back else folder.start(previous)
             monkeypatch.setattr(backup, "move", move)
         folder = DatasetFolder(finished)
         with folder.locked():

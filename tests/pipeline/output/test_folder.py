@@ -51,11 +51,11 @@ def folder(tmp_path: Path) -> Iterator[DatasetFolder]:
 
 
 def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sections: Any) -> str:
-    """Begin unless there is nothing to do; returns the state that was found."""
-    found = folder.check_resumable(config_of(folder.path, **sections), mark, fresh=fresh)
-    if found.state != "complete":
-        folder.start(found)
-    return found.state
+    """Begin unless there is nothing to do; returns the state that was previous."""
+    previous = folder.check_resumable(config_of(folder.path, **sections), mark, fresh=fresh)
+    if previous.state != "complete":
+        folder.start(previous)
+    return previous.state
 
 
 def finish(folder: DatasetFolder, read: int = 9) -> None:
@@ -423,11 +423,11 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
     complete(folder)
     (folder.data / "mine.parquet").write_text("mine")
     (folder.path / "README.md").write_text("my own card")
-    asked: list[Path] = []
+    foreign: list[Path] = []
 
     def may_delete(what: str, files: list[Path]) -> bool:
         assert what == f"{folder.path} holds a finished dataset with 9 rows"
-        asked.extend(files)
+        foreign.extend(files)
         return consent
 
     config = config_of(folder.path)
@@ -439,7 +439,7 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
         with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
             folder.check_resumable(config, MARK, fresh=True, may_delete=may_delete)
         assert names(folder) == before
-    assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
+    assert foreign == [folder.data / "mine.parquet", folder.path / "README.md"]
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ def few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def samples(numbers: Sequence[int], name: str = "") -> list[Record]:
-    """Records with two regions each, whose phrases are their own; `name` stands before their ids."""
-    found = []
-    for one in map(annotated, numbers):
-        own = tuple(replace(phrase, text=f"{phrase.text} {one.sample.sample_id}") for phrase in one.phrases)
-        sample = replace(one.sample, sample_id=f"{name}{one.sample.sample_id}")
-        found.append(replace(one, sample=sample, phrases=own, heat_maps=()))
-    return found
+    """Records with two regions each and phrases that no other record has; `name` stands before their ids."""
+    records = []
+    for record in map(annotated, numbers):
+        phrases = tuple(replace(phrase, text=f"{phrase.text} {record.sample.sample_id}") for phrase in record.phrases)
+        sample = replace(record.sample, sample_id=f"{name}{record.sample.sample_id}")
+        records.append(replace(record, sample=sample, phrases=phrases, heat_maps=()))
+    return records
 
 
 def set_all_apart(data: Path) -> None:
@@ -52,32 +52,34 @@ def set_all_apart(data: Path) -> None:
 
 def ids_in(data: Path) -> dict[str, Any]:
     """The ids of a dataset by what they are of; each is of one thing, and one of its hashes."""
-    found: dict[str, dict[str, int]] = {"images": {}, "regions": {}, "phrases": {}}
+    ids: dict[str, dict[str, int]] = {"images": {}, "regions": {}, "phrases": {}}
     for row in pq.read_table(data).to_pylist():
-        found["images"][row["sample_id"]] = row["id"]
+        ids["images"][row["sample_id"]] = row["id"]
         for number, region in enumerate(row["annotations"]):
             assert region["image_id"] == row["id"]
-            found["regions"][f"{row['sample_id']}\n{number}"] = region["id"]
-            assert found["phrases"].setdefault(region["phrase"], region["category_id"]) == region["category_id"]
-    for named in found.values():
-        assert len(set(named.values())) == len(named)
-        assert all(is_id_of(number, name) for name, number in named.items())
+            ids["regions"][f"{row['sample_id']}\n{number}"] = region["id"]
+            assert ids["phrases"].setdefault(region["phrase"], region["category_id"]) == region["category_id"]
+    for numbers in ids.values():
+        assert len(set(numbers.values())) == len(numbers)
+        assert all(is_id_of(number, name) for name, number in numbers.items())
     categories = pq.read_table(data.parent / "categories.parquet").to_pylist()
-    assert {row["name"]: row["id"] for row in categories} == found["phrases"]
-    return found
+    assert {row["name"]: row["id"] for row in categories} == ids["phrases"]
+    return ids
 
 
 def test_each_has_an_id_of_its_own_whatever_the_order(tmp_path: Path) -> None:
     write_shards(samples(range(SAMPLES)), tmp_path / "a/data", rows_per_file=7)
     set_all_apart(tmp_path / "a/data")
-    found = ids_in(tmp_path / "a/data")
-    changed = {kind: sum(stable_id(name) != number for name, number in own.items()) for kind, own in found.items()}
-    assert all(changed.values()), "so few bits that some of each kind share an id"
+    ids = ids_in(tmp_path / "a/data")
+    changed = {
+        kind: sum(stable_id(name) != number for name, number in numbers.items()) for kind, numbers in ids.items()
+    }
+    assert all(changed), "so few bits that some of each kind share an id"
     assert [line for line in validate(tmp_path / "a") if " id" in line] == []
 
     write_shards(samples(range(SAMPLES))[::-1], tmp_path / "b/data", rows_per_file=11)
     set_all_apart(tmp_path / "b/data")
-    assert ids_in(tmp_path / "b/data") == found
+    assert ids_in(tmp_path / "b/data") == ids
 
 
 def test_shards_without_a_shared_id_stay_as_they_are(tmp_path: Path) -> None:
@@ -122,15 +124,18 @@ def test_a_run_that_is_resumed_ends_with_the_ids_of_one_that_was_not(tmp_path: P
     with pytest.raises(ResourceError):
         run_light(stopped, last=RaisingStage(ResourceError("no cluster"), 1))
     run_light(stopped)
-    found = [
+    runs = [
         dict(
-            zip(*pq.read_table(one.output.path / "data").select(["sample_id", "id"]).to_pydict().values(), strict=True)
+            zip(
+                *pq.read_table(config.output.path / "data").select(["sample_id", "id"]).to_pydict().values(),
+                strict=True,
+            )
         )
-        for one in (whole, stopped)
+        for config in (whole, stopped)
     ]
-    assert found[0] == found[1]
-    assert len(found[0]) == len(set(found[0].values())) == SAMPLES
-    assert any(stable_id(name) != number for name, number in found[0].items())
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == len(set(runs[0].values())) == SAMPLES
+    assert any(stable_id(name) != number for name, number in runs[0].items())
 
 
 def test_rows_that_are_added_later(tmp_path: Path) -> None:
@@ -158,10 +163,10 @@ def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_fold
     for shard in (dataset / "data").iterdir():
         ids._rewrite(shard, ids._Ids(images={name: stable_id(name, 1) for name in names}))
     judged = judged_dataset(dataset, scenes_folder / "truth.json")
-    found = list(judged.mapped(judged.graph(pixels=True), Console(quiet=True)))
-    assert [row["id"] for row, _ in found] == [stable_id(row["sample_id"], 1) for row, _ in found]
-    assert [record.sample.sample_id for _, record in found] == [row["sample_id"] for row, _ in found]
-    assert len(found) == len(names)
+    pairs = list(judged.mapped(judged.graph(pixels=True), Console(quiet=True)))
+    assert [row["id"] for row, _ in pairs] == [stable_id(row["sample_id"], 1) for row, _ in pairs]
+    assert [record.sample.sample_id for _, record in pairs] == [row["sample_id"] for row, _ in pairs]
+    assert len(pairs) == len(names)
 
 
 def test_a_full_disk_while_counting_names_the_folder_to_change() -> None:

@@ -61,22 +61,22 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
 
 
 def test_answers_and_corrections_go_with_the_regions(parts: list[Path], tmp_path: Path) -> None:
-    own = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    copies = [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
     keys = []
-    for one, action in zip(own, ("right", "delete", None), strict=True):
-        row = next(row for row in open_dataset(one).rows() if row["annotations"])
+    for part, action in zip(copies, ("right", "delete", None), strict=True):
+        row = next(row for row in open_dataset(part).rows() if row["annotations"])
         keys.append(RegionKey.of(row["annotations"][0]))
-        said = {"action": "delete"} if action == "delete" else {"answer": action}
+        answer = {"action": "delete"} if action == "delete" else {"answer": action}
         if action is not None:
-            append_review(one, Review(**keys[-1]._asdict(), reviewer="ann", **said))
+            append_review(part, Review(**keys[-1]._asdict(), reviewer="ann", **answer))
     for number in range(2):
-        merge(own, tmp_path / f"out-{number}", compact=bool(number))
-        found = read_reviews(tmp_path / f"out-{number}")
-        assert found.majority_answers() == {keys[0]: "right"}
-        assert set(found.corrections) == {keys[1]}
-    (own[2] / REVIEWS_FILE).symlink_to(own[0] / REVIEWS_FILE)
+        merge(copies, tmp_path / f"out-{number}", compact=bool(number))
+        reviews = read_reviews(tmp_path / f"out-{number}")
+        assert reviews.majority_answers() == {keys[0]: "right"}
+        assert set(reviews.corrections) == {keys[1]}
+    (copies[2] / REVIEWS_FILE).symlink_to(copies[0] / REVIEWS_FILE)
     with pytest.raises(InputError, match=r"reviews of .* cannot be read"):
-        merge(own, tmp_path / "linked")
+        merge(copies, tmp_path / "linked")
     assert not (tmp_path / "linked").exists()
 
 
@@ -184,11 +184,11 @@ def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
     for shard in (copies[1] / "data").iterdir():
         rows = [row for row in pq.read_table(shard).to_pylist() if row["annotations"]]
         region = taken["annotations"][0]
-        others = {each["phrase"] for row in rows for each in row["annotations"]} - {region["phrase"]}
+        phrases = {other["phrase"] for row in rows for other in row["annotations"]} - {region["phrase"]}
         same = ids._Ids(
             images={row["sample_id"]: taken["id"] for row in rows[:1]},
             regions={(row["sample_id"], 0): region["id"] for row in rows[:1]},
-            phrases=dict.fromkeys(sorted(others)[:1], region["category_id"]),
+            phrases=dict.fromkeys(sorted(phrases)[:1], region["category_id"]),
         )
         ids._rewrite(shard, same)
     before = {path: path.read_bytes() for one in copies for path in one.rglob("*.parquet")}
@@ -280,11 +280,11 @@ def test_one_part_of_one(scenes_config: dict[str, Any], inline_dataset: Path, tm
 def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
     """Parts there are copied there; local ones are sent."""
     for number, out in enumerate(("s3://bucket/merged-a", "s3://bucket/merged-b")):
-        sources = [*parts] if not number else [f"s3://bucket/part-{one.name}" for one in parts]
+        sources = [*parts] if not number else [f"s3://bucket/part-{part.name}" for part in parts]
         if number:
-            for one, place in zip(parts, map(place_of, sources), strict=True):
-                for path in (path for path in one.rglob("*") if path.is_file() and ".phrasebox" not in path.parts):
-                    (place / str(path.relative_to(one))).write_bytes(path.read_bytes())
+            for part, place in zip(parts, map(place_of, sources), strict=True):
+                for path in (path for path in part.rglob("*") if path.is_file() and ".phrasebox" not in path.parts):
+                    (place / str(path.relative_to(part))).write_bytes(path.read_bytes())
         merge(sources, out, compact=bool(number))
         merged = open_dataset(out)
         assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_of(inline_dataset))

@@ -42,14 +42,14 @@ SCENES = 12
 @pytest.fixture(scope="module")
 def source(storage: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AnyPath]:
     """Scenes on the disk, and the same in storage."""
-    folder, there = tmp_path_factory.mktemp("scenes"), place_of("s3://bucket/scenes")
+    folder, remote = tmp_path_factory.mktemp("scenes"), place_of("s3://bucket/scenes")
     write_scenes(folder, SCENES, 7)
     for path in (folder / "captions.jsonl", *(folder / "images").iterdir()):
-        (there / str(path.relative_to(folder))).write_bytes(path.read_bytes())
-    return folder, there
+        (remote / str(path.relative_to(folder))).write_bytes(path.read_bytes())
+    return folder, remote
 
 
-def settings(source: AnyPath, out: AnyPath, *others: str) -> list[str]:
+def settings(source: AnyPath, out: AnyPath, *changes: str) -> list[str]:
     return [
         "input.kind=jsonl",
         f"input.path={source / 'captions.jsonl'}",
@@ -60,7 +60,7 @@ def settings(source: AnyPath, out: AnyPath, *others: str) -> list[str]:
         "engine.kind=ray",
         f"output.path={out}",
         "output.rows_per_file=3",
-        *others,
+        *changes,
     ]
 
 
@@ -124,8 +124,8 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
 
 def test_inline_into_storage(stored, on_disk) -> None:
     assert rows_of(stored) == rows_of(on_disk)
-    found = {path.name for path in found_in(stored, "*")}
-    assert found >= {"data", "categories.parquet", "dataset.json", "README.md"}
+    names = {path.name for path in found_in(stored, "*")}
+    assert names >= {"data", "categories.parquet", "dataset.json", "README.md"}
     assert list(problems_of(stored)) == []
     write_marks(stored, {"one": "good"})
     assert read_marks(open_dataset("s3://bucket/inline").path) == {"one": "good"}
@@ -156,10 +156,10 @@ def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> 
             for place in (str(on_disk), str(stored))
         ]
         assert len(batches[0]) > 3
-        for there, here in zip(*batches, strict=True):
-            assert there.keys() == here.keys()
-            for key, value in there.items():
-                same = torch.equal(value, here[key]) if isinstance(value, torch.Tensor) else value == here[key]
+        for remote, local in zip(*batches, strict=True):
+            assert remote.keys() == local.keys()
+            for key, value in remote.items():
+                same = torch.equal(value, local[key]) if isinstance(value, torch.Tensor) else value == local[key]
                 assert same, key
 
 
@@ -194,13 +194,13 @@ def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
     folder = place_of(f"s3://bucket/{tmp_path.name}/tars")
     for number in range(60):  # so many are listed, few are asked for one by one
         (folder / f"{number:02d}.tar").write_bytes(b"")
-    seen = [input_fingerprint(WebdatasetInput(path=str(folder)))]
+    fingerprints = [input_fingerprint(WebdatasetInput(path=str(folder)))]
     (folder / "07.tar").write_bytes(b"more")
-    seen.append(input_fingerprint(WebdatasetInput(path=str(folder))))
-    seen += [input_fingerprint(WebdatasetInput(path=str(folder / name))) for name in ("07.tar", "0[6-7].tar")]
+    fingerprints.append(input_fingerprint(WebdatasetInput(path=str(folder))))
+    fingerprints += [input_fingerprint(WebdatasetInput(path=str(folder / name))) for name in ("07.tar", "0[6-7].tar")]
     (folder / "07.tar").write_bytes(b"more and more")
-    seen.append(input_fingerprint(WebdatasetInput(path=str(folder / "07.tar"))))
-    assert len(set(seen)) == 5
+    fingerprints.append(input_fingerprint(WebdatasetInput(path=str(folder / "07.tar"))))
+    assert len(set(fingerprints)) == 5
 
 
 @pytest.mark.parametrize(
