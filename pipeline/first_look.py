@@ -12,7 +12,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from pipeline.domain import SAMPLES, Outside, first_samples, outside_domain
-from pipeline.engines.inline import call_rows, run_stages, samples_in
+from pipeline.engines.inline import rows_per_call, run_stages, samples_in
 from pipeline.graph import Graph, presence_in
 from pipeline.presence_alone import (
     collecting,
@@ -113,7 +113,7 @@ def _explained(
     records: list[Record] = []
     model = graph.explains
     with collecting(model, foreign) as signals:
-        while batch := list(islice(todo, call_rows(model))):
+        while batch := list(islice(todo, rows_per_call(model))):
             records += run_stages((graph.before[1], model), batch, look.note)
     return records, signals
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.domain import SAMPLES
 from pipeline.engines import CPU_MODEL_WORKERS, cores_here
-from pipeline.engines.inline import call_rows, run_stages, set_up
+from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.graph import Graph
 from pipeline.presence_alone import MOST_IMAGES, is_wanted, most_to_fit
 from pipeline.summary import Report
@@ -84,8 +84,8 @@ class Machine:
     workers: int  # model workers, if the model computes on CPUs
     gpus: int = 0  # of all nodes; 0 leaves the model to the cores
     gpu_rate: float | None = None  # images a second of one GPU
-    own_cores: float = 0.0  # cores that the engine's own processes keep busy
-    own_s: float = 0.0  # seconds of a core that they take for each image
+    engine_cores: float = 0.0  # cores that the engine's own processes keep busy
+    engine_s: float = 0.0  # seconds of a core that they take for each image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +123,8 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
 
     Every worker embeds the phrases that are new to it. Cores are shared between steps.
     """
-    beside = sum(seconds for step, seconds in costs.steps.items() if step != costs.explain) + machine.own_s
-    cores, share = machine.cores - machine.own_cores, images / machine.workers
+    beside = sum(seconds for step, seconds in costs.steps.items() if step != costs.explain) + machine.engine_s
+    cores, share = machine.cores - machine.engine_cores, images / machine.workers
     explain = costs.steps[costs.explain] + costs.text_s * texts_in(costs, share) / share
     if machine.gpus:
         if machine.gpu_rate is None:
@@ -164,7 +164,7 @@ def machine_here(config: RunConfig, *, on_gpu: bool) -> Machine:
     return Machine(cores=cores_here(), workers=workers, gpus=int(on_gpu))
 
 
-class HandedOn(Stage):
+class PassThrough(Stage):
     """Makes a table of records and records of the table, as Ray's workers do to hand them on."""
 
     name: ClassVar[str] = "tables"
@@ -194,7 +194,7 @@ def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, bega
     Raise InputError if the input holds no samples, and PhraseboxError if the run would be rejected.
     """
     columns = graph.settings(config).output.columns
-    hand_on = (HandedOn(),) if config.engine.kind == "ray" else ()
+    hand_on = (PassThrough(),) if config.engine.kind == "ray" else ()
     stages = (*hand_on, *graph.before, *hand_on, graph.model, *hand_on, *graph.after)
     name = graph.model.name
     middle = stages.index(graph.model)
@@ -211,7 +211,7 @@ def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, bega
     writer = ShardWriter(Path(folder.name), config.output.rows_per_file)
     with folder, set_up(stages), closing(writer), bar as advance:
         start = time.perf_counter()
-        rows = call_rows(graph.model) if on_gpu else CPU_ROWS
+        rows = rows_per_call(graph.model) if on_gpu else CPU_ROWS
         learnt = _texts(run_stages(stages, records[:rows], lambda *_: None))  # which takes longer the first time
         start_s = time.perf_counter() - began_s + (RAY_START_S if hand_on else 0.0)
         finished: list[Record] = []

@@ -225,7 +225,7 @@ def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple
     """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up."""
     asked = (record for record in records if record.error is None and record.pixels is not None and record.phrases)
     with set_up([model]), collecting(model) as signals:
-        while batch := list(islice(asked, model.batch_rows())):
+        while batch := list(islice(asked, model.forward_batch_size())):
             yield from zip(model.process(batch), signals, strict=True)
             signals.clear()
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.domain import NOT_COMPARED, Outside, Trust, trusted, with_presence
-from pipeline.engines import FirstLook, chosen, engine
+from pipeline.engines import WarmUp, choose_engine, load_engine
 from pipeline.engines.inline import samples_in
 from pipeline.first_look import FirstImages, look_at_first
 from pipeline.graph import Graph, build_graph, calibration_for, check_files, fetch_weights, precision_here
@@ -188,14 +188,14 @@ class _Computing:
         """Make the rows by the graph as it is then. Raise as an engine does."""
         first = self.first_look(found)
         config = self.graph.as_cut(self.config)
-        engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
+        load_engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
 
     def on_progress(self, report: Report) -> None:
         """See `pipeline.engines.OnProgress`."""
         self.folder.drop_backup()
         self.display.update(report)
 
-    def first_look(self, found: PreviousRun) -> FirstLook | None:
+    def first_look(self, found: PreviousRun) -> WarmUp | None:
         """Return what the first images are to decide; None if nothing, or if it was decided before.
 
         A resumed run may look at other images, so that all is decided once. Raise as `kept_presence`.
@@ -211,7 +211,7 @@ class _Computing:
             self.display.doing("looking at the first images")
             self.display.update(self.report)
             look = partial(look_at_first, fits=self.config.regions.calibration == "auto")
-            return FirstLook(shards=self.every, look=look, decide=self.decided)
+            return WarmUp(shards=self.every, compute=look, decide=self.decided)
         return None
 
     @property
@@ -227,7 +227,7 @@ class _Computing:
         self.graph, self.trust = trusted(self.graph, outside, self.config, self.report, verbose=self.verbose)
 
     def decided(self, look: FirstImages | None) -> tuple[Graph, Sequence[Record]]:
-        """Note what the first images say; see `FirstLook.decide`."""
+        """Note what the first images say; see `WarmUp.decide`."""
         noted: dict[str, Any] = {}
         if self.asks_for_precision:
             self.config = self.config.in_precision("fp32" if look is None else look.precision)
@@ -291,7 +291,7 @@ def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[
         reader = make_reader(config.input) if graph is None else graph.reader
         every = plan_shards(reader)
         display.doing("loading the libraries of the model")
-        config = chosen(config, samples_in(config.input.take_part(every)))
+        config = choose_engine(config, samples_in(config.input.take_part(every)))
         graph = graph or build_graph(config, reader)
         if graph.described is not None:
             config = config.in_precision(precision_here(config))

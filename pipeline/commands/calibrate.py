@@ -10,7 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Finished, MaybeTruth, MovedImages, OverDataset, Resized, moved
+from pipeline.commands.options import (
+    DatasetSettings,
+    FinishedDataset,
+    ImageRoot,
+    OptionalTruth,
+    Resized,
+    with_image_root,
+)
 from pipeline.commands.tables import interval, number, print_matched, print_review_counts
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.presence import write_presence
@@ -21,14 +28,14 @@ from stages.contract.errors import ConfigError
 
 
 def calibrate(
-    dataset: Finished,
+    dataset: FinishedDataset,
     out: Annotated[
         Path,
         typer.Option(
             "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
         ),
     ],
-    truth: MaybeTruth = None,
+    truth: OptionalTruth = None,
     reviews: Annotated[
         bool,
         typer.Option(
@@ -44,18 +51,19 @@ def calibrate(
             help="Also fit how likely a phrase is in its image at all. Requires the model and the images.",
         ),
     ] = True,
-    images: MovedImages = None,
+    images: ImageRoot = None,
     resized: Resized = False,
-    settings: OverDataset = [],  # noqa: B006  typer copies it
+    settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with.
 
     With neither --truth nor --reviews presence alone is fitted, to the captions; scores of regions then still rank.
     """
+    settings = with_image_root(images, settings)
     if reviews:
         if truth is not None or resized:
             raise ConfigError("--reviews: leave --truth and --resized out, scores are fitted to what people said")
-        print_reviewed(write_reviewed_calibration(dataset, out, console, moved(images, settings)), out, console)
+        print_reviewed(write_reviewed_calibration(dataset, out, console, settings), out, console)
         return
     if truth is None:
         if not presence or resized:
@@ -63,25 +71,24 @@ def calibrate(
                 "--truth: without it there is nothing to fit but presence, for which --no-presence and "
                 "--resized mean nothing"
             )
-        console.print(in_words(write_presence(dataset, out, console, moved(images, settings))), soft_wrap=True)
+        console.print(in_words(write_presence(dataset, out, console, settings)), soft_wrap=True)
         console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
         console.print(_use(out), soft_wrap=True)
         return
-    figures = write_calibration(
-        dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence
-    )
+    figures = write_calibration(dataset, truth, out, console, settings, resized=resized, presence=presence)
     print_calibration(figures, out, console)
 
 
 def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> None:
     """Print how well scores agree with the answers, before and after."""
     table = Table("scores against answers", "before", "after, on images not fitted to")
-    both = figures["before"], figures["after"]
-    table.add_row("calibration error", *(f"{each['value']:.3f}" for each in both))
-    table.add_row("  of exact scores, by chance", *(f"{each['by_chance']:.3f}" for each in both))
-    claimed = ["-" if each["claimed"] is None else f"{each['claimed']:.3f}" for each in both]
-    table.add_row(f"mean score of those of {LEAST} or more", *claimed)
-    table.add_row("  right of them", *(f"{number(each['precision'])} {interval(each['precision'])}" for each in both))
+    errors = figures["before"], figures["after"]
+    table.add_row("calibration error", *(f"{error['value']:.3f}" for error in errors))
+    table.add_row("  of exact scores, by chance", *(f"{error['by_chance']:.3f}" for error in errors))
+    claims = ["-" if error["claimed"] is None else f"{error['claimed']:.3f}" for error in errors]
+    table.add_row(f"mean score of those of {LEAST} or more", *claims)
+    precisions = (error["precision"] for error in errors)
+    table.add_row("  right of them", *(f"{number(precision)} {interval(precision)}" for precision in precisions))
     print_review_counts(figures, console)
     console.print(table)
     if figures["presence"]:
@@ -90,7 +97,7 @@ def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> N
 
 
 def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:
-    """Return the table for people."""
+    """Print the table for people."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
     for name in ("risk_coverage_area", "calibration_error", "presence_auc", "similarity_auc"):
         figure = {**figures, **figures.get("presence", {})}.get(name)

@@ -12,8 +12,8 @@ from pipeline.commands.options import (
     ConfigFile,
     InputImages,
     Json,
-    MaybeTruth,
     ModelName,
+    OptionalTruth,
     Resized,
     Seed,
     Settings,
@@ -34,7 +34,7 @@ def compare(
             "photographs where a model for photographs is there.",
         ),
     ] = None,
-    truth: MaybeTruth = None,
+    truth: OptionalTruth = None,
     explainers: Annotated[
         str | None,
         typer.Option(
@@ -84,27 +84,26 @@ def compare(
     if html is not None:
         check_writable("--html", html)
     if data is not None or config is not None:
-        given = {"input.path": data, "input.image_root": images, "model.name": model}
+        options = {"input.path": data, "input.image_root": images, "model.name": model}
         with naming_options():
-            check_places(load_config(config, settings, assigned=given), truth)
+            check_places(load_config(config, settings, options=options), truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
     from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of  # noqa: PLC0415
     from pipeline.evaluate.compare.pictures import Effort  # noqa: PLC0415
     from pipeline.viewer.compared import write_page  # noqa: PLC0415
 
-    said = errors if as_json else console
+    progress = errors if as_json else console
     effort = Effort(most=most, phrases=phrases, faithful=faithful, seed=seed)
-    with sources_of(data, truth, model, images, config, settings, effort, said) as sources:
+    with sources_of(data, truth, model, images, config, settings, effort, progress) as sources:
         for source in sources:
             check_contenders(source, explainers)
-        found = [compared(source, explainers, effort, said, resized=resized) for source in sources]
+        comparisons = [compared(source, explainers, effort, progress, resized=resized) for source in sources]
     if html is not None:
-        write_page(found, html)
-        said.print(f"page in {html}", soft_wrap=True)
+        write_page(comparisons, html)
+        progress.print(f"page in {html}", soft_wrap=True)
     if as_json:
-        rows = [row for comparison in found for row in comparison.rows]
-        print_json(rows)
+        print_json([row for comparison in comparisons for row in comparison.rows])
         return
-    for comparison in found:
+    for comparison in comparisons:
         print_comparison(comparison.rows, console)

@@ -32,8 +32,8 @@ SCALES: Final = (1.55, 1.27, 1.0)
 LIKELY: Final = 0.5  # pictures of scenes show regions with at least this score, if the scores are calibrated
 LIKELY_ON_PHOTOGRAPHS: Final = 0.3  # of eight photographs one region has 0.5; at 0.3 two in five are right
 
-OVERLAYS: Final = 24
-ON_SHEET: Final = 12  # pictures that are written one by one, and those of them that also go on one sheet
+OVERLAYS: Final = 24  # pictures that are written one by one
+ON_SHEET: Final = 12  # pictures that also go on one sheet
 
 
 def demo(
@@ -56,36 +56,35 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
 
     Return the figures, which are also in `out/evaluation.json`.
     """
-    drawn = out / "scenes"
-    console.print(f"drawing {counted(scenes, 'scene')} into {drawn}", soft_wrap=True)
-    write_scenes(drawn, scenes, seed)
-    read = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
-    config = {"input": read, "model": {"name": "demo"}, "engine": {"kind": engine}}
-    return _run_and_measure(out, config, drawn / "truth.json", "scenes", console, LIKELY)
+    folder = out / "scenes"
+    console.print(f"drawing {counted(scenes, 'scene')} into {folder}", soft_wrap=True)
+    write_scenes(folder, scenes, seed)
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+    config = {"input": source, "model": {"name": "demo"}, "engine": {"kind": engine}}
+    return _run_and_measure(out, config, folder / "truth.json", "scenes", console, LIKELY)
 
 
 def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str, Any] | None:
-    """Do the same with the bundled photographs; return None if the model is not there, which is reported."""
+    """Do the same with the bundled photographs; return None if the model is missing, and print that."""
     missing = why_left_out(model)
     if missing is not None:
         console.print(missing, soft_wrap=True)
         return None
-    explain, engine = {"scales": SCALES}, {"kind": "inline"}
-    config = {"input": INPUT, "model": {"name": model}, "explain": explain, "engine": engine}
+    config = {"input": INPUT, "model": {"name": model}, "explain": {"scales": SCALES}, "engine": {"kind": "inline"}}
     return _run_and_measure(out, config, TRUTH, "eight photographs", console, LIKELY_ON_PHOTOGRAPHS)
 
 
 def _run_and_measure(
-    out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console, least: float
+    out: Path, settings: Mapping[str, Any], truth: Path, subject: str, console: Console, least: float
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
     run(config, console, fresh=True)
-    console.print(f"evaluating the {what} against their ground truth", soft_wrap=True)
+    console.print(f"evaluating the {subject} against their ground truth", soft_wrap=True)
     figures = evaluation_of(dataset, truth, console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    console.print(f"the {what}, model {config.model.name}:", soft_wrap=True)
+    console.print(f"the {subject}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(figures, console)
     calibrated = open_dataset(dataset).manifest["calibration"] is not None
     count = _write_overlays(out, Path(settings["input"]["image_root"]), least if calibrated else 0.0)
@@ -99,7 +98,7 @@ def _run_and_measure(
 
 
 def _write_overlays(out: Path, images: Path, least: float) -> int:
-    """Draw the regions of the first rows by sample id over their images, those with that score; returns how many."""
+    """Draw the regions of score `least` or more over the first images by sample id; return the number of pictures."""
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, Truth, moved
+from pipeline.commands.options import DatasetSettings, FinishedDataset, ImageRoot, Json, Resized, Truth, with_image_root
 from pipeline.commands.tables import print_evaluation
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.terminal import console, errors, print_json
 
 
 def evaluate(
-    dataset: Finished,
+    dataset: FinishedDataset,
     truth: Truth,
     maps: Annotated[
         bool,
@@ -33,16 +33,16 @@ def evaluate(
         ),
     ] = False,
     as_json: Json = False,
-    images: MovedImages = None,
+    images: ImageRoot = None,
     resized: Resized = False,
-    settings: OverDataset = [],  # noqa: B006  typer copies it
+    settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure a dataset against ground truth: pointing, boxes, masks, scores; with 95 % intervals and a verdict."""
     figures = evaluation_of(
         dataset,
         truth,
         errors if as_json else console,
-        moved(images, settings),
+        with_image_root(images, settings),
         maps=maps,
         resized=resized,
         absent=absent,

@@ -49,7 +49,7 @@ def explain(
     phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
     phrasebox explain image.jpg --phrase "red car" --out maps.npz --model ViT-B-16/laion2b_s34b_b88k
     """
-    phrases = list(dict.fromkeys(" ".join(each.split()) for each in phrase))
+    phrases = list(dict.fromkeys(" ".join(text.split()) for text in phrase))
     if not phrases:
         raise typer.BadParameter("expected --phrase")
     if not all(phrases):
@@ -61,15 +61,14 @@ def explain(
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
     with naming_options():
-        resolved = load_config(config, settings, ExplainConfig, assigned={"model.name": model})
-        check_model_files(resolved.model)
+        run_config = load_config(config, settings, ExplainConfig, options={"model.name": model})
+        check_model_files(run_config.model)
     with reading(str(image)), image.open("rb"):
         pass
     # It imports torch.
     from pipeline.notebook import Locator  # noqa: PLC0415
 
-    locator = Locator(run=resolved)
-    arrays = _explain_phrases(locator, image, phrases, overlay)
+    arrays = _explain_phrases(Locator(run=run_config), image, phrases, overlay)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("wb") as file:
@@ -78,17 +77,18 @@ def explain(
 
 
 def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> dict[str, Any]:
-    """Print the table of phrases and write the picture; the arrays."""
-    found = locator(image, phrases)
+    """Print the table of phrases, write the picture, and return the arrays."""
+    located = locator(image, phrases)
     table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")
-    for text, similarity, fault, values in zip(phrases, found.similarities, found.faults, found.heat_maps, strict=True):
-        table.add_row(text, f"{similarity:.3f}", fault or _peak(values, found.shift_cells))
+    columns = zip(phrases, located.similarities, located.faults, located.heat_maps, strict=True)
+    for text, similarity, fault, values in columns:
+        table.add_row(text, f"{similarity:.3f}", fault or _peak(values, located.shift_cells))
     console.print(table)
     if overlay is not None:
         overlay.parent.mkdir(parents=True, exist_ok=True)
-        found.heat_picture().save(overlay)
+        located.heat_picture().save(overlay)
         console.print(f"picture in {overlay}", soft_wrap=True)
-    return {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
+    return {"maps": located.heat_maps, "scores": located.similarities, "phrases": np.array(phrases)}
 
 
 def _peak(values: NDArray[np.float32], shift_cells: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import Json, MinScore, MovedImages, Where, naming_options, stopping
+from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options, stopping
 from pipeline.config import load_config
 from pipeline.dataset import open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
@@ -74,7 +74,7 @@ def export(
     keep_empty: Annotated[
         bool, typer.Option("--keep-empty", help="Also write images without a chosen region; things may be in them.")
     ] = False,
-    image_root: MovedImages = None,
+    image_root: ImageRoot = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the export in --out and --push; files of nothing else are deleted."),

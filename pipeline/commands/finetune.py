@@ -74,7 +74,7 @@ def finetune(
     phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
-    given = {
+    options = {
         "data.path": dataset,
         "data.image_root": images,
         "data.min_score": min_score,
@@ -86,33 +86,42 @@ def finetune(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
     }
-    resolved = load_config(config, settings, model=FinetuneConfig, assigned=given)
+    finetune_config = load_config(config, settings, model=FinetuneConfig, options=options)
     if print_config:
-        sys.stdout.write(as_yaml(resolved.model_dump(mode="json")))
+        sys.stdout.write(as_yaml(finetune_config.model_dump(mode="json")))
         return
     with naming_options():
-        open_dataset(resolved.data.path)
-        check_model_files(resolved.model)
+        open_dataset(finetune_config.data.path)
+        check_model_files(finetune_config.model)
+    _train(finetune_config, fresh=fresh, as_json=as_json)
+
+
+def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
+    """Train with progress, and report the result in the process of rank 0."""
     # It imports torch.
     from pipeline.finetune.loop import finetune as train  # noqa: PLC0415
 
-    said, leads = errors if as_json else console, os.environ.get("RANK", "0") == "0"
+    progress = errors if as_json else console
+    is_first = os.environ.get("RANK", "0") == "0"
     bars: list[Callable[[int], None]] = []
-    stopped = "stopped. The same command resumes from the last checkpoint." if leads else ""
-    with stopping(stopped), naming_options(), ExitStack() as stack:
+    message = "stopped. The same command resumes from the last checkpoint." if is_first else ""
+    with stopping(message), naming_options(), ExitStack() as stack:
 
         def on_step(step: int, steps: int) -> None:
             if not bars:  # the number of steps is known when the first is taken
-                bars.append(stack.enter_context(progress_bar(said, "steps", steps)))
+                bars.append(stack.enter_context(progress_bar(progress, "steps", steps)))
             bars[0](step)
 
-        tuned = train(resolved, on_step, lambda text: said.print(text, soft_wrap=True, highlight=False), fresh=fresh)
-    if leads and as_json:
-        print_json({**asdict(tuned), "model": str(tuned.model)})
-    elif leads:
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in tuned.losses.items())
-        done = f"{counted(tuned.steps, 'step')} on {counted(tuned.images, 'image')} in {tuned.seconds:,.0f} s: {losses}"
-        console.print(done, highlight=False)
-        if tuned.bad_images:
-            console.print(f"{counted(tuned.bad_images, 'image')} could not be read: left out", style="yellow")
-        console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model.parent}", soft_wrap=True)
+        def on_note(text: str) -> None:
+            progress.print(text, soft_wrap=True, highlight=False)
+
+        result = train(config, on_step, on_note, fresh=fresh)
+    if is_first and as_json:
+        print_json({**asdict(result), "model": str(result.model)})
+    elif is_first:
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+        effort = f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
+        console.print(f"{effort}: {losses}", highlight=False)
+        if result.bad_images:
+            console.print(f"{counted(result.bad_images, 'image')} could not be read: left out", style="yellow")
+        console.print(f"the tuned model is in {result.model}: take it as --model {result.model.parent}", soft_wrap=True)

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import (
-    MaybeUnfinished,
+    AnyDataset,
+    DatasetSettings,
+    ImageRoot,
     MinScore,
-    MovedImages,
-    OverDataset,
     Seed,
     Where,
     naming_options,
@@ -27,7 +27,7 @@ from stages.contract.errors import ConfigError
 
 
 def inspect(
-    dataset: MaybeUnfinished,
+    dataset: AnyDataset,
     host: Annotated[
         str,
         typer.Option(
@@ -59,7 +59,7 @@ def inspect(
     seed: Seed = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
-    image_root: MovedImages = None,
+    image_root: ImageRoot = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +69,7 @@ def inspect(
             "this machine are only computed with the embedded model and with models that you name.",
         ),
     ] = None,
-    settings: OverDataset = [],  # noqa: B006  typer copies it
+    settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Look at a dataset in the browser: pictures with regions, filters, figures, marks, review.
 

@@ -68,18 +68,18 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     _say("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
     table = Table("model", "image tower", "input", "tokens")
     for model in (model for model in rows if model["refused"] is None):
-        side, grid = model["input_px"], model["grid"]
-        table.add_row(model["model"], model["tower"].replace("_", " "), f"{side} px", f"{grid} x {grid}")
+        size = (f"{model['input_px']} px", f"{model['grid']} x {model['grid']}")
+        table.add_row(model["model"], model["tower"].replace("_", " "), *size)
     refused = Table("model", "why it cannot be explained")
     for model in (model for model in rows if model["refused"] is not None):
         refused.add_row(model["model"], model["refused"])
     fitting = Table("image tower", "explain.kind")
     for tower, kinds in {model["tower"]: model["explainers"] for model in rows if model["refused"] is None}.items():
         fitting.add_row(tower.replace("_", " "), ", ".join(kinds))
-    for each in (table, fitting, refused):
-        for column in each.columns:
+    for part in (table, fitting, refused):
+        for column in part.columns:
             column.overflow = "fold"
-        console.print(each)
+        console.print(part)
 
 
 def model_rows() -> list[dict[str, Any]]:
@@ -98,8 +98,9 @@ def model_rows() -> list[dict[str, Any]]:
     for name in (*CATALOG, *open_clip.list_models()):
         row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
         try:
-            own = name in CATALOG
-            plan = plan_of(recognise(ModelConfig(name=name)).architecture if own else open_clip.get_model_config(name))
+            is_bundled = name in CATALOG
+            model = recognise(ModelConfig(name=name)).architecture if is_bundled else open_clip.get_model_config(name)
+            plan = plan_of(model)
             row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
             row["explainers"] = kinds_for(plan.kind)
         except (ConfigError, WeightsError) as error:
@@ -143,27 +144,27 @@ def check(
         check_writable("--out", out)
         if out.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--out: {out} does not end like a picture, for example in .jpg")
-    named: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
-    named["model.weights"] = None if weights is None else str(weights)
-    config = load_config(None, settings, assigned={"input": INPUT, **named})
+    options: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
+    options["model.weights"] = None if weights is None else str(weights)
+    config = load_config(None, settings, options={"input": INPUT, **options})
     check_files(config)
     # It imports torch.
     from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
 
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
-    checked = check_model(_as_run(graph, config))
+    check_result = check_model(_as_run(graph, config))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(_picture(checked, config)).save(out)
+        Image.fromarray(_picture(check_result, config)).save(out)
     figures = {
         "model": model,
         "weights": None if weights is None else str(weights),
-        **checked.figures,
-        "peak_memory_bytes": peak_memory_bytes(checked.device),
+        **check_result.figures,
+        "peak_memory_bytes": peak_memory_bytes(check_result.device),
         "note": f"{config.model.name} {CATALOG[config.model.name].about}" if config.model.name in CATALOG else None,
         "picture": None if out is None else str(out),
-        "next": _next(model, weights, settings, checked.figures),
+        "next": _next_command(model, weights, settings, check_result.figures),
     }
     if as_json:
         print_json(figures)
@@ -182,18 +183,18 @@ def _as_run(graph: Graph, config: RunConfig) -> Graph:
     return trusted(graph, outside, config, Report())[0]
 
 
-def _next(model: str, weights: Path | None, settings: Sequence[str], checked: Mapping[str, Any]) -> str:
+def _next_command(model: str, weights: Path | None, settings: Sequence[str], figures: Mapping[str, Any]) -> str:
     """The command to type next: a run, of few images where there are cautions, or else a check of a model that works.
 
-    checked: `ModelCheck.figures`.
+    figures: `ModelCheck.figures`.
     """
-    if not checked["sane"]:
+    if not figures["sane"]:
         return f"phrasebox {'demo' if model == 'demo' else 'models check ViT-B-16/laion2b_s34b_b88k'}"
-    named = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
-    named += [] if weights is None else ["--weights", str(weights)]
-    named += [word for setting in settings for word in ("--set", setting)]
-    few = f"--limit {FEW} " * bool(checked["cautions"])
-    return f"phrasebox run captions.jsonl --images photos/ --out out/ {few}{shlex.join(named)}"
+    options = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
+    options += [] if weights is None else ["--weights", str(weights)]
+    options += [word for setting in settings for word in ("--set", setting)]
+    limit = f"--limit {FEW} " * bool(figures["cautions"])
+    return f"phrasebox run captions.jsonl --images photos/ --out out/ {limit}{shlex.join(options)}"
 
 
 def _say(text: str, style: str | None = None) -> None:
@@ -201,20 +202,22 @@ def _say(text: str, style: str | None = None) -> None:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    retrieval, pointing, count = figures["retrieval"], figures["pointing"], len(figures["photographs"])
+    retrieval = figures["retrieval"]
+    pointing = figures["pointing"]
+    count = len(figures["photographs"])
     console.print(_cosine_table(figures["photographs"], np.array(figures["cosines"])))
     _say(
         f"{retrieval['image_to_caption']} of {count} photographs are nearest to their own caption, "
         f"{retrieval['caption_to_image']} of {count} captions to their own photograph; by chance "
-        f"{retrieval['by_chance'] / 2:.1f} ({_likely(retrieval)})"
+        f"{retrieval['by_chance'] / 2:.1f} ({_p_value(retrieval)})"
     )
     console.print(_figure_table(figures))
     if figures["empty_maps"]:
         _say(f"{figures['empty_maps']} of {pointing['of']} heat maps are empty")
-    of_what = "of the GPU" if figures["device"].startswith("cuda") else "of the whole process"
+    memory = "of the GPU" if figures["device"].startswith("cuda") else "of the whole process"
     _say(
         f"speed: {figures['images_per_s']:.1f} images/s, with {pointing['of'] / count:.1f} phrases each, on "
-        f"{figures['device']}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}"
+        f"{figures['device']}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {memory}"
     )
     if figures["picture"] is not None:
         _say(f"picture in {figures['picture']}")
@@ -240,9 +243,12 @@ def _cosine_table(names: Sequence[str], cosines: NDArray[np.float64]) -> Table:
     table.add_column("photograph", overflow="fold")
     for number in range(1, len(names) + 1):
         table.add_column(f"{number}  ", overflow="fold", justify="right")
-    rows, columns = cosines.argmax(axis=1), cosines.argmax(axis=0)
+    best_captions = cosines.argmax(axis=1)
+    best_images = cosines.argmax(axis=0)
     for i, name in enumerate(names):
-        marks = [f"{'<' if rows[i] == j else ' '}{'^' if columns[j] == i else ' '}" for j in range(len(names))]
+        marks = [
+            f"{'<' if best_captions[i] == j else ' '}{'^' if best_images[j] == i else ' '}" for j in range(len(names))
+        ]
         table.add_row(f"{i + 1} {name}", *(f"{value:.2f}{mark}" for value, mark in zip(cosines[i], marks, strict=True)))
     return table
 
@@ -251,34 +257,35 @@ def _figure_table(figures: dict[str, Any]) -> Table:
     points, off, heat, boxes = (figures[name] for name in ("pointing", "off_centre", "heat", "boxes"))
     table = Table("", "model", "centre", "maps of other phrases", title=f"{points['of']} phrases", box=None)
     table.title_justify = "left"
-    chance = f"{heat['by_chance']:.3f} ({_likely(heat)})"
+    chance = f"{heat['by_chance']:.3f} ({_p_value(heat)})"
     table.add_row("heat on the thing, AUC", f"{heat['mean_auc']:.3f}", f"{heat['centre_mean_auc']:.3f}", chance)
-    for name, own, centre in (
+    for name, figure, centre in (
         ("peak on the thing", points, points["centre_hits"]),
         ("the same, off the centre", off, 0),
     ):
-        chance = f"{own['by_chance']:.1f} ({_likely(own)})"
-        table.add_row(name, f"{own['hits']} of {own['of']}", str(centre), chance)
+        chance = f"{figure['by_chance']:.1f} ({_p_value(figure)})"
+        table.add_row(name, f"{figure['hits']} of {figure['of']}", str(centre), chance)
     table.add_row("box recall at IoU 0.5", f"{boxes['recall']:.3f}", f"{boxes['centred_box_recall']:.3f}", "")
     table.add_row("mean box IoU", f"{boxes['mean_iou']:.3f}", "", "")
     return table
 
 
-def _likely(found: dict[str, Any]) -> str:
-    return "p < 0.0001" if found["p"] < 1e-4 else f"p = {found['p']:.2g}"
+def _p_value(figure: dict[str, Any]) -> str:
+    return "p < 0.0001" if figure["p"] < 1e-4 else f"p = {figure['p']:.2g}"
 
 
-def _picture(checked: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
+def _picture(check_result: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
     """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
     limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
     tiles = []
-    for number, shown in enumerate(checked.rows):
-        content = (FOLDER / str(shown["file_name"])).read_bytes()
-        rgb = scaled(content, max(shown["width"], shown["height"]), limits)
-        tiles.append(regions_overlay(rgb, shown["annotations"], shown["captions"]))
-        for query in checked.queries:
+    for number, entry in enumerate(check_result.rows):
+        content = (FOLDER / str(entry["file_name"])).read_bytes()
+        rgb = scaled(content, max(entry["width"], entry["height"]), limits)
+        tiles.append(regions_overlay(rgb, entry["annotations"], entry["captions"]))
+        for query in check_result.queries:
             if query.image == number and query.target is not None:
                 values = np.zeros((1, 1), np.float32) if query.heat is None else query.heat.heat_map.values
-                seen = outlined(heat_map_overlay(rgb, values), query.target.boxes_xywh_px)
-                tiles.append(row([seen], [f"{query.phrase}: {'hit' if METRICS['pointing'].value(query) else 'miss'}"]))
+                overlay = outlined(heat_map_overlay(rgb, values), query.target.boxes_xywh_px)
+                verdict = "hit" if METRICS["pointing"].value(query) else "miss"
+                tiles.append(row([overlay], [f"{query.phrase}: {verdict}"]))
     return sheet(tiles, COLUMNS)

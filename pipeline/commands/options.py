@@ -63,10 +63,8 @@ MinScore = Annotated[
         "--min-score", metavar="SCORE", min=0.0, max=1.0, help="Only regions with at least this score, 0 to 1."
     ),
 ]
-Finished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
-MaybeUnfinished = Annotated[
-    Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")
-]
+FinishedDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
+AnyDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")]
 Truth = Annotated[
     Path,
     typer.Option(
@@ -76,7 +74,7 @@ Truth = Annotated[
         "Annotations/) or RefCOCO (instances.json, refs*.json); also in a .zip or .tar.gz.",
     ),
 ]
-MaybeTruth = Annotated[
+OptionalTruth = Annotated[
     Path | None,
     typer.Option(
         "--truth",
@@ -91,11 +89,11 @@ Resized = Annotated[
         help="The images were resized after the ground truth was drawn, without a crop or a border: scale it to them.",
     ),
 ]
-MovedImages = Annotated[
+ImageRoot = Annotated[
     str | None,
     typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they have moved since the run."),
 ]
-OverDataset = Annotated[
+DatasetSettings = Annotated[
     list[str],
     typer.Option(
         "--set",
@@ -130,14 +128,14 @@ OPTIONS: Final = {
 """Key of the configuration, or parameter -> the argument or option that sets it, and nothing else."""
 
 
-def moved(images: str | None, settings: list[str]) -> list[str]:
+def with_image_root(images: str | None, settings: list[str]) -> list[str]:
     """Return the settings over a dataset's configuration, with `--images` in front, so that `--set` overrides it."""
     return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
 
 
 @contextmanager
 def naming_options(keys: Collection[str] = OPTIONS) -> Iterator[None]:
-    """Errors in the block name the option that sets a key, if it is one of these keys."""
+    """Translate the configuration keys of errors in the block, if they are among `keys`, to command-line options."""
     try:
         yield
     except PhraseboxError as error:

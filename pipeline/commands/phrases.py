@@ -62,44 +62,45 @@ def phrases(
     if out is not None:
         check_writable("--out", out)
         source, config = input_or_config(file, config)
-        given = {"input.path": source, "input.image_root": images}
+        options = {"input.path": source, "input.image_root": images}
         with naming_options():
-            count = write_phrases(load_config(config, settings, assigned=given), out)
+            count = write_phrases(load_config(config, settings, options=options), out)
         console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
-    own = load_config(config, settings, PhrasesConfig)
+    phrases_config = load_config(config, settings, PhrasesConfig)
     with reading(file):
         is_coco = file.lower().endswith(".json") and Path(file).is_file()
         if is_coco and '"annotations"' in Path(file).read_text(encoding="utf-8"):
             raise InputError(f"{file} looks like COCO captions: add --out FILE, which reads all captions of an input")
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
         lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
-        for answer in phrases_json((line.rstrip("\r\n") for line in lines), own):
-            print_json(answer, indent=None, ensure_ascii=False)
+        for entry in phrases_json((line.rstrip("\r\n") for line in lines), phrases_config):
+            print_json(entry, indent=None, ensure_ascii=False)
 
 
 def write_phrases(config: RunConfig, out: Path) -> int:
-    """Write the phrases of an input's captions, each different one once, as `stages.phrases.known` reads them.
+    """Write the phrases of an input's captions, as `stages.phrases.known` reads them; equal captions once.
 
-    Return how many there are. Raise InputError or ConfigError as a run does.
+    Return the number of captions. Raise InputError or ConfigError as a run does.
     """
-    reader, seen = make_reader(config.input), set[int]()
+    reader = make_reader(config.input)
     shards = config.input.take_part(plan_shards(reader))  # a missing file is reported before spaCy loads
+    keys: set[int] = set()
 
     def captions() -> Iterator[str]:
         for sample in reader.samples(shards):
             record = Record.start(sample)
             for caption in record.sample.captions if record.error is None else ():
-                if (key := stable_key(caption)) not in seen:
-                    seen.add(key)
+                if (key := stable_key(caption)) not in keys:
+                    keys.add(key)
                     yield caption
 
-    whole = config.phrases.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
+    unlimited = config.phrases.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
     count = 0
     with replacing(out) as path, path.open("w", encoding="utf-8") as file:
-        for answer in phrases_json(captions(), whole):
-            if "error" not in answer or not answer["caption"].strip():  # a longer one is parsed where it is no error
-                file.write(f"{json.dumps(answer, ensure_ascii=False)}\n")
+        for entry in phrases_json(captions(), unlimited):
+            if "error" not in entry or not entry["caption"].strip():  # a longer one is parsed where it is no error
+                file.write(f"{json.dumps(entry, ensure_ascii=False)}\n")
                 count += 1
     return count
 
@@ -113,12 +114,13 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dic
     """
     stage = PhrasesStage(config)
     stage.setup()
-    rest, keys = iter(captions), ("text", "start", "end", "head", "plural")
-    while batch := list(islice(rest, config.batch_size)):
+    captions = iter(captions)
+    keys = ("text", "start", "end", "head", "plural")
+    while batch := list(islice(captions, config.batch_size)):
         samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
         records = stage.process([Record.start(sample) for sample in samples])
         for caption, record in zip(batch, records, strict=True):
-            phrases = [{key: getattr(each, key) for key in keys} for each in record.phrases]
+            phrases = [{key: getattr(phrase, key) for key in keys} for phrase in record.phrases]
             error = {} if record.error is None else {"error": str(record.error)}
             warnings = {"language": stage.language(caption), "warnings": list(record.notes)} if record.notes else {}
             yield {"caption": caption, "phrases": phrases, **warnings, **error}

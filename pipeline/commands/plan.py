@@ -25,8 +25,8 @@ from pipeline.commands.options import (
     naming_options,
 )
 from pipeline.config import load_config
-from pipeline.engines import chosen
-from pipeline.engines.inline import call_rows, samples_in
+from pipeline.engines import choose_engine
+from pipeline.engines.inline import rows_per_call, samples_in
 from pipeline.graph import build_graph, fetch_weights
 from pipeline.plan import (
     MEASURED_S,
@@ -93,56 +93,56 @@ def plan(
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500
     """
-    began_s = time.perf_counter()
+    start_s = time.perf_counter()
     source, config = input_or_config(source, config)
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
-    given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
+    options = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
     with naming_options():
-        resolved = load_config(config, settings, assigned=given)
-        shards = check_places(resolved)
+        run_config = load_config(config, settings, options=options)
+        shards = check_places(run_config)
     errors.print("loading what the run needs")
     # It imports torch.
     from stages.shared.model.device import pick_device  # noqa: PLC0415
 
-    on_gpu = resolved.model.device != "cpu" and pick_device("auto").type == "cuda"
+    on_gpu = run_config.model.device != "cpu" and pick_device("auto").type == "cuda"
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
-    said = errors if as_json else console
+    progress = errors if as_json else console
     known_images = total or samples_in(shards)
     images_of_run = known_images or MILLION
-    resolved = chosen(resolved, images_of_run if cores is None else None)
-    machines = {"here": machine_here(resolved, on_gpu=on_gpu)}
+    run_config = choose_engine(run_config, images_of_run if cores is None else None)
+    machines = {"here": machine_here(run_config, on_gpu=on_gpu)}
     workers = machines["here"].workers
     if workers > 1:
-        resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"threads": 1})})
+        run_config = run_config.model_copy(update={"model": run_config.model.model_copy(update={"threads": 1})})
     if cores is not None:
         machines["on the cluster"] = Machine(cores=cores, workers=cores, gpus=gpus)
-    graph = build_graph(resolved)
+    graph = build_graph(run_config)
     if graph.loads_model:
-        fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
-    costs = measure(graph, resolved, samples, on_gpu=on_gpu, began_s=began_s, console=said)
-    assumed = assumptions(resolved, costs, workers)
+        fetch_weights(run_config.model, lambda line: progress.print(line, soft_wrap=True))
+    costs = measure(graph, run_config, samples, on_gpu=on_gpu, start_s=start_s, console=progress)
+    conditions = assumptions(run_config, costs, workers)
     if known_images is None:
-        assumed.append(f"{MILLION:,} images, because only reading shows how many the input holds (--total says it)")
+        conditions.append(f"{MILLION:,} images, because only reading shows how many the input holds (--total says it)")
     rate_here = 1 / costs.steps[costs.explain] if on_gpu else None
     forecasts = []
-    for where, machine in machines.items():
-        rate = rate_here if where == "here" else gpu_rate or rate_here
-        rated = replace(machine, gpu_rate=rate)
-        if resolved.engine.kind == "ray":
-            rows = call_rows(graph.model, "cuda" if machine.gpus else "cpu")
-            rated = replace(rated, own_cores=RAY_CORES, own_s=RAY_BATCH_S / rows)
-        forecasts.append((where, forecast(costs, images_of_run, rated)))
+    for place, machine in machines.items():
+        rate = rate_here if place == "here" else gpu_rate or rate_here
+        loaded = replace(machine, gpu_rate=rate)
+        if run_config.engine.kind == "ray":
+            rows = rows_per_call(graph.model, "cuda" if machine.gpus else "cpu")
+            loaded = replace(loaded, engine_cores=RAY_CORES, engine_s=RAY_BATCH_S / rows)
+        forecasts.append((place, forecast(costs, images_of_run, loaded)))
     if as_json:
-        plain = [{"where": where, **asdict(each)} for where, each in forecasts]
-        print_json({"costs": asdict(costs), "forecasts": plain, "assumed": assumed})
+        plain = [{"where": place, **asdict(result)} for place, result in forecasts]
+        print_json({"costs": asdict(costs), "forecasts": plain, "assumed": conditions})
         return
-    print_plan(costs, forecasts, assumed, console)
+    print_plan(costs, forecasts, conditions, console)
 
 
 def print_plan(
-    costs: Costs, forecasts: Sequence[tuple[str, Forecast]], assumed: Sequence[str], console: Console
+    costs: Costs, forecasts: Sequence[tuple[str, Forecast]], conditions: Sequence[str], console: Console
 ) -> None:
     """Print the tables for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
@@ -157,26 +157,26 @@ def print_plan(
     console.print(table)
     table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
     table.add_column("")
-    for where, each in forecasts:
-        table.add_column(f"{counted(each.images, 'image')}\n{where}", justify="right")
+    for place, result in forecasts:
+        table.add_column(f"{counted(result.images, 'image')}\n{place}", justify="right")
     rows: dict[str, Callable[[Forecast], str]] = {
-        "time": lambda each: duration(each.seconds),
+        "time": lambda run: duration(run.seconds),
         "  until the first images": lambda _: duration(costs.start_s),
-        "images/s": lambda each: f"{each.rate:,.1f}",
-        "limited by": lambda each: each.limit,
-        "core hours": lambda each: f"{each.core_hours:,.1f}",
-        "GPU hours": lambda each: f"{each.gpu_hours:,.1f}",
-        "cores a GPU": lambda each: "-" if each.cores_per_gpu is None else f"{each.cores_per_gpu:,.1f}",
-        "dataset": lambda each: decimal(round(each.disk_bytes)),
-        "memory of model workers": lambda each: decimal(round(each.memory_bytes)),
-        "different phrases": lambda each: f"{each.texts:,.0f}",
-        f"parts of up to {PART_IMAGES:,} images": lambda each: (
-            f"{each.parts:,}, {each.side_by_side} at once,\n{each.part_hours:,.1f} h each" if each.parts > 1 else "-"
+        "images/s": lambda run: f"{run.rate:,.1f}",
+        "limited by": lambda run: run.limit,
+        "core hours": lambda run: f"{run.core_hours:,.1f}",
+        "GPU hours": lambda run: f"{run.gpu_hours:,.1f}",
+        "cores a GPU": lambda run: "-" if run.cores_per_gpu is None else f"{run.cores_per_gpu:,.1f}",
+        "dataset": lambda run: decimal(round(run.disk_bytes)),
+        "memory of model workers": lambda run: decimal(round(run.memory_bytes)),
+        "different phrases": lambda run: f"{run.texts:,.0f}",
+        f"parts of up to {PART_IMAGES:,} images": lambda run: (
+            f"{run.parts:,}, {run.side_by_side} at once,\n{run.part_hours:,.1f} h each" if run.parts > 1 else "-"
         ),
     }
-    for name, shown in rows.items():
-        cells = [shown(each) for _, each in forecasts]
+    for name, format_cell in rows.items():
+        cells = [format_cell(result) for _, result in forecasts]
         if any(cell not in ("-", "0.0") for cell in cells):
             table.add_row(name, *cells)
     console.print(table)
-    console.print(f"assumed: {'; '.join(assumed)}", soft_wrap=True)
+    console.print(f"assumed: {'; '.join(conditions)}", soft_wrap=True)

@@ -99,7 +99,7 @@ def run(
     phrasebox run my.yaml --print-config --docs    all keys, their meaning and their values
     """
     source, config = input_or_config(source, config)
-    given = {
+    options = {
         "input.path": source,
         "input.image_root": images,
         "input.limit": limit,
@@ -110,25 +110,25 @@ def run(
         "model.weights": weights,
         "engine.kind": engine,
     }
-    # Somebody who wrote keys reads keys, but for those that an option has set.
-    wrote_keys = config is not None or any(setting.startswith(tuple(OPTIONS)) for setting in settings)
-    with naming_options({key for key, value in given.items() if value is not None} if wrote_keys else OPTIONS):
-        resolved = load_config(config, settings, assigned=given)
+    # A user who wrote keys reads keys in messages, except where an option has set one.
+    has_keys = config is not None or any(setting.startswith(tuple(OPTIONS)) for setting in settings)
+    with naming_options({key for key, value in options.items() if value is not None} if has_keys else OPTIONS):
+        run_config = load_config(config, settings, options=options)
         if print_config:
-            sys.stdout.write(resolved.to_yaml(docs=docs))
+            sys.stdout.write(run_config.to_yaml(docs=docs))
             return
-        _run(resolved, fresh=fresh, yes=yes, verbose=verbose)
+        _run(run_config, fresh=fresh, yes=yes, verbose=verbose)
 
 
 def _run(config: RunConfig, *, fresh: bool, yes: bool, verbose: bool) -> None:
-    def may_delete(what: str, foreign: list[AnyPath]) -> bool:
+    def may_delete(description: str, foreign: list[AnyPath]) -> bool:
         if yes:
             return True
         if not sys.stdin.isatty():
-            return delete_what_runs_wrote(what, foreign)
+            return delete_what_runs_wrote(description, foreign)
         if foreign:
             console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
-        return typer.confirm(f"{what}. Delete {'it and these files' if foreign else 'it'} and start over?")
+        return typer.confirm(f"{description}. Delete {'it and these files' if foreign else 'it'} and start over?")
 
     def count_rows() -> str:
         rows = sum(count or 0 for count in rows_in(DatasetFolder(config.output.path).shards))

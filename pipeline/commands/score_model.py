@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipeline.commands.checks import check_places
-from pipeline.commands.options import InputImages, Json, MaybeTruth, Resized, Seed, Settings, naming_options
+from pipeline.commands.options import InputImages, Json, OptionalTruth, Resized, Seed, Settings, naming_options
 from pipeline.commands.tables import print_scores
 from pipeline.config import load_config
 from pipeline.terminal import console, errors, print_json
@@ -29,7 +29,7 @@ def score_model(
     data: Annotated[
         str, typer.Option("--data", metavar="INPUT", help="Captioned images, as `phrasebox run` takes them.")
     ],
-    truth: MaybeTruth = None,
+    truth: OptionalTruth = None,
     images: InputImages = None,
     prompts: Annotated[
         list[str],
@@ -83,21 +83,21 @@ def score_model(
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:
         raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(USED)} are used here")
-    given: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
+    options: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
     with naming_options():
-        config = load_config(None, settings, assigned=given)
+        config = load_config(None, settings, options=options)
         check_places(config, truth)
     # They import torch and OpenCV.
     from pipeline.evaluate.model_score import Exam, read_scores, scored  # noqa: PLC0415
     from pipeline.evaluate.probe import ProbeConfig  # noqa: PLC0415
 
-    named: dict[str, Any] = {}
+    templates: dict[str, Any] = {}
     if prompts:
-        named["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
-    probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **named)
-    theirs = None if other is None else read_scores(other)
+        templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
+    probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)
+    other_scores = None if other is None else read_scores(other)
     exam = Exam(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
-    scores = scored(exam, errors if as_json else console, theirs)
+    scores = scored(exam, errors if as_json else console, other_scores)
     if as_json:
         print_json(scores, indent=None)
     else:

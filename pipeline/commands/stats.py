@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, naming_options
+from pipeline.commands.options import AnyDataset, Json, MinScore, Where, naming_options
 from pipeline.commands.tables import print_reviews
 from pipeline.dataset.folder import open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
@@ -30,7 +30,7 @@ _STATUS: Final = {
 
 
 def stats(
-    dataset: MaybeUnfinished,
+    dataset: AnyDataset,
     as_json: Json = False,
     where: Where = "",
     min_score: MinScore = 0.0,
@@ -50,16 +50,16 @@ def stats(
     if reviews:
         if where or min_score:
             raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
-        found = {"dataset": str(opened.path), **review_figures(reviewed_regions(opened))}
-        print_json(found, ensure_ascii=False) if as_json else print_reviews(found, console)
+        figures = {"dataset": str(opened.path), **review_figures(reviewed_regions(opened))}
+        print_json(figures, ensure_ascii=False) if as_json else print_reviews(figures, console)
         return
     search = Search(where=where, score_min=min_score or None)
     with closing(Index(opened, read_marks(opened.path))) as index, naming_options():
         index.check(search)
         with progress_bar(errors, "reading shards", len(opened.shards)) as advance:
             index.build(lambda done, _: advance(done))
-        counted = statistics(index, search, most=most)
-    figures = {"dataset": str(opened.path), "finished": opened.is_finished, **counted}
+        counts = statistics(index, search, most=most)
+    figures = {"dataset": str(opened.path), "finished": opened.is_finished, **counts}
     if as_json:
         print_json(figures, ensure_ascii=False)
     else:
@@ -92,8 +92,8 @@ def _print(figures: Mapping[str, Any]) -> None:
         )
     if figures["regions"]:
         _print_histogram("score", figures["score"])
-        kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
-        console.print(f"kept by a lowest score of {kept}")
+        shares = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
+        console.print(f"kept by a lowest score of {shares}")
         _print_histogram("region's share of the image", figures["area_share"])
     for name in ("phrases_per_image", "regions_per_image", "things_per_image"):
         if figures[name] is not None:

@@ -19,7 +19,7 @@ Figure = Mapping[str, Any] | None
 GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask_iou")
 """The metrics of the table by group: as many as fit into 80 columns. The JSON has all metrics."""
 
-BESIDE: Final = {
+BASELINE_ROWS: Final = {
     "the dataset": ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged"),
     "text alone": ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
     "another phrase's region": ("", "", "other_box", "other_box_merged"),
@@ -46,8 +46,8 @@ ABSENT_COLUMNS: Final = {
     "similarity": "cosine",
 }
 
-NAMED: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
-FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "chance_1": "chance 1"}
+CLASS_FIGURES: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
+PHRASE_FIGURES: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "chance_1": "chance 1"}
 """Figures of regions and of phrases in `score-model` -> headers."""
 
 WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
@@ -89,21 +89,22 @@ def _add(table: Table, name: str, figure: Figure, *more: str) -> None:
 
 
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
-    """Say which images were matched by less than their names, and which were left out; nothing if there are none."""
-    by_stem, ambiguous = matched["by_stem"], matched["ambiguous"]
-    if by_stem:
-        said = f"{by_stem:,} images have another extension in the ground truth: matched without it"
-        console.print(said, soft_wrap=True)
-    if ambiguous:
+    """Print how many images were matched by a part of their names, and how many were left out, if there are any."""
+    if matched["by_stem"]:
         console.print(
-            f"{ambiguous:,} images were left out: the ground truth has several names like theirs, or one that is like "
-            "several of the dataset's",
+            f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it",
+            soft_wrap=True,
+        )
+    if matched["ambiguous"]:
+        console.print(
+            f"{matched['ambiguous']:,} images were left out: the ground truth has several names like theirs, or one "
+            "that is like several of the dataset's",
             soft_wrap=True,
         )
 
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
-    """Return the tables of `eval` for people."""
+    """Print the tables of `eval` for people."""
     counts = figures["counts"]
     console.print(
         f"{counted(counts['targets'], 'phrase')} of {counted(counts['images'], 'image')} with a known place; "
@@ -114,14 +115,14 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     print_matched(figures["matched"], console)
     _print_above_text(figures["metrics"], console)
     table = _table("all phrases", "metric", "value", "95 % interval", "definition")
-    shown = {name for row in BESIDE.values() for name in row}
+    baselines = {name for row in BASELINE_ROWS.values() for name in row}
     for name, figure in figures["metrics"].items():
-        if name not in shown and not name.endswith("_above_text"):
+        if name not in baselines and not name.endswith("_above_text"):
             _add(table, name, figure, METRICS[name].doc)
     console.print(table)
     if figures["maps"] is not None:
-        whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
-        console.print(f"heat maps: {whose[figures['maps']]}", soft_wrap=True)
+        origins = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
+        console.print(f"heat maps: {origins[figures['maps']]}", soft_wrap=True)
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     _print_groups(figures, console)
     _print_scores(figures, console)
@@ -131,25 +132,28 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
-    """The figures beside those of answers that need no map, and first what the dataset has above text alone."""
-    known = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
-    gains = [f"{heading(name)} {number(own)} ({interval(own)})" for name, own in known.items() if own]
-    if gains:
-        said = "above an answer from the text alone, the usual place of its head noun, fitted to other images"
-        console.print(f"{said}: {', '.join(gains)}", soft_wrap=True)
+    """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
+    gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
+    words = [f"{heading(name)} {number(gain)} ({interval(gain)})" for name, gain in gains.items() if gain]
+    if words:
+        console.print(
+            "above an answer from the text alone, the usual place of its head noun, fitted to other images: "
+            f"{', '.join(words)}",
+            soft_wrap=True,
+        )
     table = compact_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
-    for title, names in BESIDE.items():
+    for title, names in BASELINE_ROWS.items():
         if any(name in metrics for name in names):
             table.add_row(title, *(_with_margin(metrics.get(name)) for name in names))
     console.print(table)
 
 
 def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
-    shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
-    table = _table("by group", "group", "", "phrases", *map(heading, shown))
+    columns = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
+    table = _table("by group", "group", "", "phrases", *map(heading, columns))
     for group, members in figures["groups"].items():
         for index, (member, metrics) in enumerate(members.items()):
-            cells = [_with_margin(metrics.get(name)) for name in shown]
+            cells = [_with_margin(metrics.get(name)) for name in columns]
             table.add_row(group if index == 0 else "", member, f"{metrics['box_recall']['n']:,}", *cells)
     if figures["groups"]:
         console.print(table)
@@ -176,7 +180,8 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     for name, figure in figures["scores"].items():
         _add(table, name, figure)
     console.print(table)
-    error, plain = figures["calibration_error"], figures["calibration_error_plain"]
+    error = figures["calibration_error"]
+    plain = figures["calibration_error_plain"]
     console.print(
         f"calibration error of the score, without chance: {number(error)} {interval(error)} (Kumar et al. 2019, root "
         f"mean square); expected calibration error, which chance raises, and its interval more: {number(plain)} "
@@ -191,12 +196,12 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
-    pairs, by = figures["pairs"], {**figures["by"], "saco": figures["saco"]}
-    counted = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in pairs.items() if n)
+    signals = {**figures["by"], "saco": figures["saco"]}
+    counts = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in figures["pairs"].items() if n)
     columns = {**ABSENT_COLUMNS, "saco": "SA-Co: score of 0.5 or more"}
-    table = compact_table(f"absent phrases ({counted})", list(columns.values()))
+    table = compact_table(f"absent phrases ({counts})", list(columns.values()))
     for name, title in ABSENT_ROWS.items():
-        cells = [(by[way] or {}).get(name) for way in columns]
+        cells = [(signals[signal] or {}).get(name) for signal in columns]
         if any(cells):
             table.add_row(title, *(_with_margin(figure) for figure in cells))
     console.print(table)
@@ -214,31 +219,33 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
 
 
 def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The tables of `compare` for people. A value that differs from Grad-ECLIP's by more than chance has a + or -."""
+    """Print the tables of `compare` for people. A + or - marks a value that differs from Grad-ECLIP's beyond chance."""
     # It imports torch.
     from pipeline.evaluate.compare.figures import FIGURES, TABLES, sizes_of  # noqa: PLC0415
 
-    counts, first = rows[0]["counts"], rows[0]
+    first = rows[0]
+    counts = first["counts"]
     console.print(
         f"{first['pictures']}: {counted(counts['images'], 'image')}, {counted(counts['phrases'], 'phrase')}, "
         f"{counts['placed']:,} of them with a known place; model {first['model']} on {first['device']}",
         soft_wrap=True,
     )
     for title, figures in TABLES.items():
-        shown = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
-        table = compact_table(title, [FIGURES[figure].title for figure in shown])
+        columns = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
+        table = compact_table(title, [FIGURES[figure].title for figure in columns])
         for row in rows:
-            if any(figure in row["figures"] for figure in shown):
+            if any(figure in row["figures"] for figure in columns):
                 label = f"({row['explainer']})" if row["baseline"] else row["explainer"]
-                table.add_row(label, *(_compared(row, figure) for figure in shown))
-        if shown:
-            table.add_row("n", *(f"{n} " for n in sizes_of(rows, shown)))
+                table.add_row(label, *(_with_mark(row, figure) for figure in columns))
+        if columns:
+            table.add_row("n", *(f"{n} " for n in sizes_of(rows, columns)))
             console.print(table)
     titles = ("x encode_image", "ms an image", "cosine r", "cosine differs by", "failed maps")
     table = compact_table("Cost, and what was explained", titles)
     for row in rows:
         if not row["baseline"]:
-            cost, agreement = row["cost"], row["cosine_agreement"]
+            cost = row["cost"]
+            agreement = row["cosine_agreement"]
             table.add_row(
                 row["explainer"],
                 f"{cost['encode_image']:.2f}",
@@ -256,14 +263,14 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
     )
 
 
-def _compared(row: Mapping[str, Any], figure: str) -> str:
-    found = row["figures"].get(figure)
-    difference = (row["differences"] or {}).get(figure)
-    return number(found) + ("" if found is None else ((difference or {}).get("mark") or " "))
+def _with_mark(row: Mapping[str, Any], name: str) -> str:
+    figure = row["figures"].get(name)
+    difference = (row["differences"] or {}).get(name)
+    return number(figure) + ("" if figure is None else ((difference or {}).get("mark") or " "))
 
 
 def print_scores(scores: Mapping[str, Any], console: Console) -> None:
-    """Return the tables of `score-model` for people; with the differences from another model where there is one."""
+    """Print the tables of `score-model` for people, with the differences from another model where there is one."""
     counts = scores["counts"]
     console.print(
         f"{scores['model']} on {scores['device']}: {counted(counts['images'], 'image')}, "
@@ -276,19 +283,20 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
         console.print(f"{counts['failed']:,} images cannot be opened and are left out: {reasons}", soft_wrap=True)
         for example in scores["fault_examples"]:
             console.print(f"  {example}", soft_wrap=True)
-    theirs = scores.get("differences", {})
+    differences = scores.get("differences", {})
     for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         if scores[key]:
-            table = compact_table(f"Regions, named among {counts['classes'][key]:,} {kind}", [*NAMED.values(), "n"])
+            title = f"Regions, named among {counts['classes'][key]:,} {kind}"
+            table = compact_table(title, [*CLASS_FIGURES.values(), "n"])
             for way, figures in scores[key].items():
-                _add_scores(table, WAYS[way], NAMED, figures, theirs.get(key, {}).get(way))
+                _add_scores(table, WAYS[way], CLASS_FIGURES, figures, differences.get(key, {}).get(way))
             console.print(table)
     _print_rare(scores, console)
-    shown = [name for name in SEARCHES if name in scores]
-    if shown:
-        table = compact_table("Phrases: is the first region the right one?", [*FOUND.values(), "n"])
-        for name in shown:
-            _add_scores(table, SEARCHES[name], FOUND, scores[name], theirs.get(name))
+    searches = [name for name in SEARCHES if name in scores]
+    if searches:
+        table = compact_table("Phrases: is the first region the right one?", [*PHRASE_FIGURES.values(), "n"])
+        for name in searches:
+            _add_scores(table, SEARCHES[name], PHRASE_FIGURES, scores[name], differences.get(name))
         console.print(table)
     if scores["retrieval"]:
         table = compact_table("Retrieval", ["r1", "r5", "r10", "n"])
@@ -296,9 +304,9 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
             figures = {**scores["retrieval"], "n": scores["retrieval"].get(f"{direction}_n")}
             names = [f"{direction}_r{k}" for k in (1, 5, 10)]
             if figures["n"]:
-                _add_scores(table, title, names, figures, theirs.get("retrieval"))
+                _add_scores(table, title, names, figures, differences.get("retrieval"))
         console.print(table)
-    if theirs:
+    if differences:
         console.print(
             f"below each: the difference from {scores['compared_with']}, paired over images; * is beyond chance",
             soft_wrap=True,
@@ -308,20 +316,22 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_rare(scores: Mapping[str, Any], console: Console) -> None:
-    """Say how many classes of the mean over classes have few regions."""
+    """Print how many classes of the mean over classes have few regions."""
     for classes in list(scores["classes"].values())[:1]:
-        if rare := sum(1 for each in classes.values() if each["n"] < FEW):
-            said = f"{rare:,} of {len(classes):,} classes that occur have fewer than {FEW} regions"
-            console.print(said, soft_wrap=True)
+        if rare := sum(1 for figure in classes.values() if figure["n"] < FEW):
+            console.print(
+                f"{rare:,} of {len(classes):,} classes that occur have fewer than {FEW} regions", soft_wrap=True
+            )
 
 
 def _add_scores(
-    table: Table, title: str, names: Iterable[str], figures: Mapping[str, Any], theirs: Mapping[str, Any] | None
+    table: Table, title: str, names: Iterable[str], figures: Mapping[str, Any], differences: Mapping[str, Any] | None
 ) -> None:
-    """A row of figures with their intervals, and with the differences from `theirs` below them."""
+    """Add a row of figures with their intervals, and with differences from another model below them."""
     cells = []
     for name in names:
-        figure, difference = figures.get(name), (theirs or {}).get(name)
+        figure = figures.get(name)
+        difference = (differences or {}).get(name)
         lines = [number(figure), interval(figure)]
         if difference is not None and difference["value"] is not None:
             sign = "" if difference["low"] <= 0 <= difference["high"] else " *"
@@ -331,25 +341,26 @@ def _add_scores(
 
 
 def print_review_counts(figures: Mapping[str, Any], console: Console) -> None:
-    """Say who answered, and what."""
+    """Print the numbers of answers by kind and by reviewer."""
     counts = figures["counts"]
     names = {"absent": "not there", "unsure": "cannot say", "elsewhere": "about regions that are not in the dataset"}
-    said = (f"{count:,} {names.get(name, name)}" for name, count in counts.items() if count and name != "damaged")
+    answers = (f"{count:,} {names.get(name, name)}" for name, count in counts.items() if count and name != "damaged")
     reviewers = ", ".join(f"{name} {count:,}" for name, count in figures["reviewers"].items())
-    console.print(f"answers: {', '.join(said)}; by {reviewers}", soft_wrap=True, markup=False)
+    console.print(f"answers: {', '.join(answers)}; by {reviewers}", soft_wrap=True, markup=False)
     if counts["damaged"]:
         console.print(f"{counts['damaged']:,} lines of the reviews cannot be read and are left out", soft_wrap=True)
 
 
 def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
-    """Return the tables of `stats --reviews` for people."""
+    """Print the tables of `stats --reviews` for people."""
     print_review_counts(figures, console)
-    agreed, error = figures["agreement"], figures["calibration_error"]
-    if agreed["share"] is not None:
-        alpha = "" if agreed["alpha"] is None else f", Krippendorff's alpha {agreed['alpha']:.2f}"
+    agreement = figures["agreement"]
+    error = figures["calibration_error"]
+    if agreement["share"] is not None:
+        alpha = "" if agreement["alpha"] is None else f", Krippendorff's alpha {agreement['alpha']:.2f}"
         console.print(
-            f"{counted(agreed['regions'], 'region')} answered by several: they agree in {agreed['share']:.0%} of "
-            f"pairs{alpha}",
+            f"{counted(agreement['regions'], 'region')} answered by several: they agree in {agreement['share']:.0%} "
+            f"of pairs{alpha}",
             soft_wrap=True,
         )
     if figures["seconds"] is not None:
@@ -370,10 +381,10 @@ def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
         table = _table(title, "score", "regions", "mean score", "right", "95 % interval", "answers")
         for line in figures[key]:
             score = "-" if line["score"] is None else f"{line['score']:.3f}"
-            named = f"{line['low']:g} or more" if key == "thresholds" else f"{line['low']:.2f} to {line['high']:.2f}"
+            label = f"{line['low']:g} or more" if key == "thresholds" else f"{line['low']:.2f} to {line['high']:.2f}"
             precision = line["precision"]
             table.add_row(
-                named, f"{line['kept']:.1%}", score, number(precision), interval(precision), str(precision["n"])
+                label, f"{line['kept']:.1%}", score, number(precision), interval(precision), str(precision["n"])
             )
         console.print(table)
     console.print(

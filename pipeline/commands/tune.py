@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.commands.options import Finished, Json, MaybeTruth, MovedImages, OverDataset, Resized, moved
+from pipeline.commands.options import (
+    DatasetSettings,
+    FinishedDataset,
+    ImageRoot,
+    Json,
+    OptionalTruth,
+    Resized,
+    with_image_root,
+)
 from pipeline.commands.tables import compact_table, heading
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.review_truth import reviewed_dataset
@@ -21,8 +29,8 @@ from stages.contract.errors import ConfigError
 
 
 def tune(
-    dataset: Finished,
-    truth: MaybeTruth = None,
+    dataset: FinishedDataset,
+    truth: OptionalTruth = None,
     reviews: Annotated[
         bool, typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead.")
     ] = False,
@@ -44,9 +52,9 @@ def tune(
         float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")
     ] = math.inf,
     as_json: Json = False,
-    images: MovedImages = None,
+    images: ImageRoot = None,
     resized: Resized = False,
-    settings: OverDataset = [],  # noqa: B006  typer copies it
+    settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Try explainers, sizes of the image, affinity and cuts one after the other, and keep what is better beyond chance.
 
@@ -61,20 +69,21 @@ def tune(
         raise ConfigError("tune needs --truth FILE or --reviews, and not both")
     if out is not None:
         check_writable("--out", out)
-    changed = moved(images, settings)
+    settings = with_image_root(images, settings)
     judged, wrong = (
-        reviewed_dataset(dataset, changed)
+        reviewed_dataset(dataset, settings)
         if truth is None
-        else (judged_dataset(dataset, truth, changed, resized=resized), None)
+        else (judged_dataset(dataset, truth, settings, resized=resized), None)
     )
-    decides: Figure = by or ("agreement" if reviews else "box_iou")
-    figures = tuned(judged, errors if as_json else console, wrong=wrong, by=decides, most=most, minutes=minutes)
+    figure: Figure = by or ("agreement" if reviews else "box_iou")
+    progress = errors if as_json else console
+    figures = tuned(judged, progress, wrong=wrong, by=figure, most=most, minutes=minutes)
     if as_json:
         print_json(figures)
     else:
         print_tuning(figures, console)
     if out is not None:
-        (errors if as_json else console).print(_write_better(figures, out), soft_wrap=True)
+        progress.print(_write_better(figures, out), soft_wrap=True)
     if not as_json:
         console.print(figures["verdict"], soft_wrap=True)
 
@@ -88,13 +97,14 @@ def _write_better(figures: Mapping[str, Any], out: Path) -> str:
 
 
 def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
-    """Return the table for people: a line for each try with what it brings, and the settings that stay."""
-    by, is_wide = figures["by"], console.width >= 110  # others have room for the figure that decides alone
-    shown = [name for name in FIGURES if figures["start"][name] is not None and (is_wide or name == by)]
-    table = compact_table("", [*map(heading, shown), "gain", "from", "to"])
+    """Print the table for people: a line for each try with its gain, and the settings that stay."""
+    by = figures["by"]
+    is_wide = console.width >= 110  # a narrow terminal has room for the deciding figure alone
+    columns = [name for name in FIGURES if figures["start"][name] is not None and (is_wide or name == by)]
+    table = compact_table("", [*map(heading, columns), "gain", "from", "to"])
 
     def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
-        cells = ["-" if values[each] is None else f"{values[each]:.3f}" for each in shown]
+        cells = ["-" if values[column] is None else f"{values[column]:.3f}" for column in columns]
         table.add_row(name, *cells, *(gain or ("",) * 3), end_section=ends)
 
     add("the dataset", figures["start"])
@@ -103,9 +113,9 @@ def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
     for number, step in enumerate(steps, start=1):
         values = " ".join(str(value) for value in step["changes"].values())
         gain = step["gain"]
-        known = ["-" if gain[each] is None else f"{gain[each]:+.3f}" for each in ("value", "low", "high")]
+        gains = ["-" if gain[bound] is None else f"{gain[bound]:+.3f}" for bound in ("value", "low", "high")]
         ends = number == len(steps) or steps[number]["group"] != step["group"]
-        add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *known, ends=ends)
+        add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *gains, ends=ends)
     if figures["best"]:
         add("the best", figures["figures"])
     console.print(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import typer
 
-from pipeline.commands.options import Finished
+from pipeline.commands.options import FinishedDataset
 from pipeline.dataset.validate import validate as problems_of
 from pipeline.terminal import console, counted, errors, visible
 from stages.shared.storage import place_of
 
 
-def validate(dataset: Finished) -> None:
+def validate(dataset: FinishedDataset) -> None:
     """Check every row of a dataset and its files. Prints one line for each problem; any problem is exit code 1."""
     place = place_of(dataset)
     place = dataset if isinstance(place, Path) else place  # a local one as it was given

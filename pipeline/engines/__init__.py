@@ -17,28 +17,29 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from stages.contract.records import Record
     from stages.read import Shard
 
-OnProgress: TypeAlias = "Callable[[Report], None]"  # Called by an engine now and then, and after the last row
+OnProgress: TypeAlias = "Callable[[Report], None]"
+"""Called by an engine now and then, and after the last row."""
 
 Engine: TypeAlias = (
-    "Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress, FirstLook | None], None]"
+    "Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress, WarmUp | None], None]"
 )
-"""Reads the samples of the shards that the folder does not hold yet, runs the stages and writes shards."""
+"""Reads those samples of the shards that have no row in the folder, runs the stages, and writes shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstLook:
-    """Work on the first images before all others, whose answer decides the graph.
+class WarmUp:
+    """A computation on the first images, before all others: its result decides the graph.
 
     Attributes:
-        shards: Those of the whole input, so that all of its parts look at the same images.
-        look: A function of a module, which an engine calls where its model worker would be, with stages before and of
-            the model that are set up.
-        decide: Called in the driver with the answer, or with None if workers died over it. Returns the graph to run,
-            and records that only its stages after the model are to see.
+        shards: The shards of the whole input, so that all of its parts compute the same images.
+        compute: A function of a module. An engine calls it where its model worker would be; the stages before the
+            model and the model's stage are set up.
+        decide: Called in the driver with the result, or with None if workers died of the computation. Returns the graph
+            to run, and records that need only the stages after the model.
     """
 
     shards: Sequence[Shard]
-    look: Callable[[Graph, Sequence[Shard]], FirstImages]
+    compute: Callable[[Graph, Sequence[Shard]], FirstImages]
     decide: Callable[[FirstImages | None], tuple[Graph, Sequence[Record]]]
 
 
@@ -58,7 +59,7 @@ RAY_ENVIRONMENT: Final = {
     # lapses after this time, by default three minutes: until then the next run has only what is left.
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
 }
-"""Set before `import ray`, which reads them, unless the user has set them. Seen with Ray 2.60."""
+"""Environment defaults for Ray 2.60, which reads them at `import ray`. Values that the user has set stay."""
 
 AT_MOST_INLINE: Final = 100
 """The most samples that `auto` runs in one process.
@@ -76,23 +77,23 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chosen(config: RunConfig, samples: int | None) -> RunConfig:
-    """Return the configuration with `engine.kind=auto` decided; others are left as they are.
+def choose_engine(config: RunConfig, samples: int | None) -> RunConfig:
+    """Return the configuration with a decision for `engine.kind=auto`; other kinds stay.
 
-    Whoever sets another key of the engine means Ray.
+    A configuration that sets another key of the engine means Ray.
 
-    samples: Number of samples of its input; None if only reading will show, which counts as many.
+    samples: The number of samples of its input; None, if only reading will show it, counts as many.
     """
     from pipeline.config import EngineConfig  # noqa: PLC0415  as above
 
     if config.engine.kind != "auto":
         return config
-    small = samples is not None and samples <= AT_MOST_INLINE and config.engine == EngineConfig()
-    engine = config.engine.model_copy(update={"kind": "inline" if small else "ray"})
+    is_small = samples is not None and samples <= AT_MOST_INLINE and config.engine == EngineConfig()
+    engine = config.engine.model_copy(update={"kind": "inline" if is_small else "ray"})
     return config.model_copy(update={"engine": engine})
 
 
-def engine(kind: str) -> Engine:
+def load_engine(kind: str) -> Engine:
     """Return the engine of a kind; import ray only for ray."""
     if kind == "ray":
         for name, value in RAY_ENVIRONMENT.items():

@@ -1,4 +1,4 @@
-"""The graph in one plain process; its parts serve whoever runs stages: Ray's workers, `eval` and the viewer."""
+"""The graph in one plain process. Ray's workers, `eval` and the viewer run stages by its functions, too."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
     from pipeline.config import RunConfig
-    from pipeline.engines import FirstLook, OnProgress
+    from pipeline.engines import OnProgress, WarmUp
     from pipeline.graph import Graph
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
 
 BATCH_ROWS: Final = 32
-"""The fewest records that travel together: few enough to show progress, many enough to be worth a message."""
+"""The fewest records of a batch: few enough to show progress, many enough to be worth a message."""
 
 
-def batch_rows(model: Stage, device: Device | None = None) -> int:
-    """Return how many records travel together: a multiple of what the model takes at once (see `Stage.batch_rows`)."""
-    at_once = model.batch_rows(device)
-    return -(-BATCH_ROWS // at_once) * at_once
+def rows_per_batch(model: Stage, device: Device | None = None) -> int:
+    """Return how many records travel together: a multiple of `Stage.forward_batch_size`."""
+    size = model.forward_batch_size(device)
+    return -(-BATCH_ROWS // size) * size
 
 
-def call_rows(model: Stage, device: Device | None = None) -> int:
-    """Return how many records the model gets at once: a multiple of its batch, see `Stage.call_batches`."""
-    at_once = model.batch_rows(device)
-    return -(-max(BATCH_ROWS, at_once * model.call_batches(device)) // at_once) * at_once
+def rows_per_call(model: Stage, device: Device | None = None) -> int:
+    """Return how many records the model gets at once: whole forward batches, see `Stage.batches_per_call`."""
+    size = model.forward_batch_size(device)
+    return -(-max(BATCH_ROWS, size * model.batches_per_call(device)) // size) * size
 
 
 def samples_in(shards: Sequence[Shard]) -> int | None:
@@ -50,7 +50,8 @@ def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[st
 
     on_end: Called after the last record with the number of samples, and of rows without one by reason.
     """
-    samples, skipped = 0, Counter[str]()
+    samples = 0
+    skipped: Counter[str] = Counter()
     for item in read_shard(reader, shard):
         if isinstance(item, SkippedRow):
             skipped[item.reason] += 1
@@ -62,7 +63,7 @@ def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[st
 
 @contextmanager
 def set_up(stages: Sequence[Stage]) -> Iterator[None]:
-    """Set stages up for the block, and tear them down at its end, also where it ends with an exception."""
+    """Set stages up for the block, and tear them down at its end, also after an exception."""
     with ExitStack() as ends:
         for stage in stages:
             stage.setup()
@@ -92,28 +93,28 @@ def run(
     config: RunConfig,
     report: Report,
     on_progress: OnProgress,
-    first: FirstLook | None = None,
+    warm_up: WarmUp | None = None,
 ) -> None:
     """See `pipeline.engines.Engine`."""
     report.expected = samples_in(shards)
     report.already = len(folder.journal.keys)
-    explained: Sequence[Record] = ()
-    ready = (*graph.before, graph.model)
+    first_records: Sequence[Record] = ()
+    first_stages = (*graph.before, graph.model)
     with ExitStack() as stack:
-        stack.enter_context(set_up(ready))
-        if first is not None:
-            graph, explained = first.decide(first.look(graph, first.shards))
-        written = folder.journal.keys_with(explained)
-        stack.enter_context(set_up([stage for stage in graph.stages if stage not in ready]))
+        stack.enter_context(set_up(first_stages))
+        if warm_up is not None:
+            graph, first_records = warm_up.decide(warm_up.compute(graph, warm_up.shards))
+        keys = folder.journal.keys_with(first_records)
+        stack.enter_context(set_up([stage for stage in graph.stages if stage not in first_stages]))
         # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
         writer = stack.enter_context(closing(ShardWriter(folder.data, config.output.rows_per_file)))
         todo = (
             record
             for number, shard in enumerate(shards)
             for record in read_records(graph.reader, shard, partial(report.read, number))
-            if not is_among(record.sample.key, written)
+            if not is_among(record.sample.key, keys)
         )
-        rows = call_rows(graph.model)
+        rows = rows_per_call(graph.model)
 
         def write(stages: Sequence[Stage], batch: list[Record]) -> None:
             finished = run_stages(stages, batch, report.stage)
@@ -121,7 +122,7 @@ def run(
             report.rows(len(finished), sum(record.error is not None for record in finished))
             on_progress(report)
 
-        if explained:
-            write(graph.after, list(explained))
+        if first_records:
+            write(graph.after, list(first_records))
         while batch := list(islice(todo, rows)):
             write(graph.stages, batch)

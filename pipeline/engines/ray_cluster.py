@@ -21,7 +21,7 @@ import pipeline
 import stages
 from pipeline.config import EngineConfig
 from pipeline.engines import CPU_MODEL_WORKERS, cores_here
-from pipeline.engines.ray_workers import Code, looker, reject_other_code
+from pipeline.engines.ray_workers import CodeVersion, make_code_probe, reject_other_code
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
@@ -66,7 +66,7 @@ def connected(engine: EngineConfig, output: AnyPath, *, segments: bool = False) 
     try:
         yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
-        raise readable(error, output) from error
+        raise translate_error(error, output) from error
     finally:
         if started_here:
             ray.shutdown()
@@ -121,14 +121,14 @@ def _silent_stderr() -> Iterator[None]:
 
     Errors arrive as exceptions.
     """
-    kept = os.dup(2)
+    descriptor = os.dup(2)
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
 
 
 def _neutral_folder() -> Path:
@@ -141,7 +141,7 @@ def _neutral_folder() -> Path:
     return Path(sysconfig.get_path("data")) if root in installed else root
 
 
-def readable(error: Exception, output: AnyPath) -> Exception:
+def translate_error(error: Exception, output: AnyPath) -> Exception:
     """Return an error of ours, with advice, for one that Ray raised in the driver; `error` itself if there is none.
 
     `output` is the dataset's folder, the only place that workers write to.
@@ -163,60 +163,72 @@ def readable(error: Exception, output: AnyPath) -> Exception:
             return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_RESUMES}")
         if isinstance(link, OSError) and not isinstance(link, exceptions.RayError) and is_about_writing(output, link):
             return cannot_write(output, link)
-    said = str(error).strip().partition("\n")[0].rstrip(".")
+    message = str(error).strip().partition("\n")[0].rstrip(".")
     if isinstance(error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
-        return ResourceError(f"workers died one after the other: {said}. {_RESUMES}")
+        return ResourceError(f"workers died one after the other: {message}. {_RESUMES}")
     if isinstance(error, (exceptions.ObjectLostError, exceptions.RaySystemError)):
-        return ResourceError(f"the Ray cluster lost data that it could not make again: {said}. {_RESUMES}")
+        return ResourceError(f"the Ray cluster lost data that it could not make again: {message}. {_RESUMES}")
     return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
+    """Yield an error and its causes, each of them once."""
+    identities: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
         link = todo.pop(0)
-        if isinstance(link, BaseException) and id(link) not in seen:
-            seen.add(id(link))
+        if isinstance(link, BaseException) and id(link) not in identities:
+            identities.add(id(link))
             yield link
             todo += [getattr(link, "cause", None), link.__cause__]
 
 
-def shake_hands(code: Code, places: Mapping[str, str]) -> None:
-    """Check the code of every node before any work, and that it sees some places, given by configuration key.
+def check_nodes(code: CodeVersion, places: Mapping[str, str]) -> None:
+    """Check the code of every node before any work, and that it sees the local places of a configuration, by key.
 
     Nodes that join later are checked when their actors start. Raise WorkerCodeMismatch or ConfigError.
     """
-    for node, found in _asked(looker()):
-        reject_other_code(code, Code(**found), where=f"the worker on {node}")
-    for node, missing in _asked(_not_seen, places):
+    for node, fields in _ask_nodes(make_code_probe()):
+        reject_other_code(code, CodeVersion(**fields), where=f"the worker on {node}")
+    for node, missing in _ask_nodes(_find_missing, places):
         for key in missing:
             raise ConfigError(f"the worker on {node} does not see {places[key]}; all nodes need to share it", key=key)
 
 
-def _asked(question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
+def _ask_nodes(question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
+    """Call a function on every node; return the nodes' names and its answers."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     ask = ray.remote(num_cpus=0)(question)
-    where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
-    answers = ray.get([ask.options(scheduling_strategy=place).remote(*about) for place in where])
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    answers = ray.get([ask.options(scheduling_strategy=place).remote(*arguments) for place in places])
     return [(node["NodeManagerHostname"], answer) for node, answer in zip(nodes, answers, strict=True)]
 
 
-def _not_seen(places: Mapping[str, str]) -> list[str]:
+def _find_missing(places: Mapping[str, str]) -> list[str]:
     return [key for key, place in places.items() if not os.path.exists(place)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """The numbers of a run's workers, and the resources of each model worker."""
+    """The numbers of a run's workers, and the resources of each model worker.
 
-    fewest: int  # Model workers at the start
-    most: int  # Model workers at most
-    gpus: float  # GPU share of a model worker; 0 keeps it on the CPU
-    threads: int  # CPU threads of a model worker
-    captions: int  # Maximum number of workers that parse captions and decode images; 0: the model's do it all
-    resources: Mapping[str, float]  # Ray's custom resources that a model worker holds
-    note: str = ""  # Advice for the user about the choice, else empty
+    Attributes:
+        fewest: Model workers at the start.
+        most: Model workers at most.
+        gpus: The GPU share of a model worker; 0 keeps it on the CPU.
+        threads: CPU threads of a model worker.
+        captions: The most workers that parse captions and decode images; with 0 model workers do that, too.
+        resources: Ray's custom resources that a model worker holds.
+        note: Advice for the user about the choice, else empty.
+    """
+
+    fewest: int
+    most: int
+    gpus: float
+    threads: int
+    captions: int
+    resources: Mapping[str, float]
+    note: str = ""
 
     @property
     def device(self) -> Device:
@@ -224,7 +236,7 @@ class Pools:
         return "cuda" if self.gpus > 0 else "cpu"
 
 
-def pools(
+def choose_pools(
     engine: EngineConfig,
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None,
@@ -254,34 +266,22 @@ def pools(
         ResourceError: The settings require GPUs, and this machine has none.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    up = sum(node.get("GPU", 0.0) for node in alive)
+    cluster_gpus = sum(node.get("GPU", 0.0) for node in alive)
     cpus = int(sum(node.get("CPU", 0.0) for node in alive))
-    gpus, kinds = engine.gpus_per_worker, 2 if segments else 1
+    kinds = 2 if segments else 1
+    gpus = engine.gpus_per_worker
     if gpus is None:
-        gpus = 0.0 if device == "cpu" else min(1.0 / kinds, up)
+        gpus = 0.0 if device == "cpu" else min(1.0 / kinds, cluster_gpus)
     if gpus == 0 and device == "cuda" and engine.gpus_per_worker == 0:
         raise ConfigError("engine.gpus_per_worker: 0 leaves model workers without a GPU, but model.device is cuda")
-    note = ""
-    if gpus > 0 and not up:
-        if engine.address is None:
-            raise ResourceError(f"engine.gpus_per_worker: {gpus:g}, but Ray finds no GPU on this machine")
-        note = "the cluster has no GPU up now: model workers wait for nodes with GPUs (engine.gpus_per_worker)"
-    elif gpus == 0 and up and device == "auto":
-        note = f"the model runs on CPUs although the cluster has {up:g} GPUs, because engine.gpus_per_worker is 0"
-    elif gpus == 0 and device == "auto" and engine.address is not None:
-        note = "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
-    if gpus > 0:
-        workers = max(1, sum(_fitting(node.get("GPU", 0.0), gpus) for node in alive) // kinds)
-    elif cores is not None:
-        workers = min(cores, CPU_MODEL_WORKERS)
-    else:
-        each = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in alive)
-        workers = max(1, min(each, cpus - OTHER_WORKERS) // kinds)
+    if gpus > 0 and not cluster_gpus and engine.address is None:
+        raise ResourceError(f"engine.gpus_per_worker: {gpus:g}, but Ray finds no GPU on this machine")
+    workers = _default_workers(alive, gpus, cores, kinds)
     most = engine.most_explain_workers or workers
-    left = cpus - most * kinds
-    captions = left - 4
+    other_cpus = cpus - most * kinds
+    captions = other_cpus - 4
     if gpus > 0:
-        captions = min(captions, int(left * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
+        captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
     most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     threads = threads or max(1, min(most_threads, (cores or cpus) // most))
     does_all = gpus == 0 and threads == 1 and not segments
@@ -292,8 +292,35 @@ def pools(
         threads=threads,
         captions=engine.cpu_workers or (0 if does_all else max(1, captions)),
         resources=engine.model_resources,
-        note=note,
+        note=_advice(gpus, cluster_gpus, device, engine.address),
     )
+
+
+def _default_workers(nodes: Sequence[Mapping[str, float]], gpus: float, cores: int | None, kinds: int) -> int:
+    """The workers of a model that fit on nodes with these resources; `kinds` of such workers share the nodes."""
+    if gpus > 0:
+        return max(1, sum(_fitting(node.get("GPU", 0.0), gpus) for node in nodes) // kinds)
+    if cores is not None:
+        return min(cores, CPU_MODEL_WORKERS)
+    cpus = int(sum(node.get("CPU", 0.0) for node in nodes))
+    workers = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in nodes)
+    return max(1, min(workers, cpus - OTHER_WORKERS) // kinds)
+
+
+def _advice(gpus: float, cluster_gpus: float, device: str, address: str | None) -> str:
+    """Return advice on GPUs that a run waits for or leaves out; "" if there is none."""
+    if gpus > 0 and not cluster_gpus:
+        return "the cluster has no GPU up now: model workers wait for nodes with GPUs (engine.gpus_per_worker)"
+    if gpus > 0 or device != "auto":
+        return ""
+    if cluster_gpus:
+        return (
+            f"the model runs on CPUs although the cluster has {cluster_gpus:g} GPUs, "
+            "because engine.gpus_per_worker is 0"
+        )
+    if address is None:
+        return ""
+    return "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
 
 
 def _fitting(gpus: float, share: float) -> int:

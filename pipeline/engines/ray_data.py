@@ -26,7 +26,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import ray
@@ -34,20 +34,20 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import RunConfig
-from pipeline.engines import CPU_MODEL_WORKERS, FirstLook, OnProgress
-from pipeline.engines.inline import BATCH_ROWS, batch_rows, call_rows, samples_in
-from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
+from pipeline.engines import CPU_MODEL_WORKERS, OnProgress, WarmUp
+from pipeline.engines.inline import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
+from pipeline.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
 from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import (
     CaptionWorker,
-    Code,
+    CodeVersion,
     ModelWorker,
     ShardSource,
-    Sink,
+    ShardSpec,
     code_here,
-    count,
-    finish,
-    look,
+    count_samples,
+    run_warm_up,
+    write_shards,
 )
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
@@ -57,7 +57,7 @@ from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_table
 from stages.contract.stage import Stage
-from stages.read import Shard
+from stages.read import Reader, Shard
 from stages.shared.storage import absolute, is_local
 from stages.write import row_group_rows
 
@@ -84,7 +84,7 @@ def run(
     config: RunConfig,
     report: Report,
     on_progress: OnProgress,
-    first: FirstLook | None = None,
+    warm_up: WarmUp | None = None,
 ) -> None:
     """See `pipeline.engines.Engine`.
 
@@ -99,18 +99,20 @@ def run(
     with connected(engine, folder.path, segments=segments) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here()
-        shake_hands(code, _shared_places(config, folder, shards))
-        device = config.model.device
-        chosen = pools(engine, device, config.model.threads, ray.nodes(), cores, segments=segments)
-        if chosen.note:
-            report.note(chosen.note)
+        check_nodes(code, _shared_places(config, folder, shards))
+        model = config.model
+        pools = choose_pools(engine, model.device, model.threads, ray.nodes(), cores, segments=segments)
+        if pools.note:
+            report.note(pools.note)
             on_progress(report)
-        explained: Sequence[Record] = ()
-        if first is not None:
-            graph, explained = first.decide(_looked(first, graph, chosen, code))
+        workers = _Workers(pools=pools, ledger=ledger, code=code)
+        first_records: Sequence[Record] = ()
+        if warm_up is not None:
+            graph, first_records = warm_up.decide(_compute_first(warm_up, graph, workers))
         if not shards:
             return
-        journal, names = folder.journal, [part_name(shard) for shard in shards]
+        journal = folder.journal
+        names = [part_name(shard) for shard in shards]
 
         def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
             report.read(number, samples, skipped)
@@ -122,49 +124,68 @@ def run(
         report.already = len(journal.keys)
         todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
         with watching(ledger, report, on_progress, len(shards), on_read):
-            for entries in _first_entries(graph, explained, _sink(folder, config), ledger):
+            for entries in _write_first(graph, first_records, _shard_spec(folder, config), ledger):
                 journal.add_shards(entries)
-            keys = journal.keys_with(explained)
+            keys = journal.keys_with(first_records)
             done = ray.put(keys) if len(keys) else None
             if todo:
                 source = ShardSource(graph.reader, todo, ledger, done)
-                for entries in _entries(graph, source, folder, config, chosen, ledger, code):
+                for entries in _run_graph(graph, source, folder, config, workers):
                     if entries.num_rows:  # none where all rows were there
                         journal.add_shards(entries)
             journal.flush()
-        # The counts of some shards may be lost with their worker.
-        missing = [number for number in range(len(shards)) if number not in report.reads]
-        counted = ray.get([ray.remote(count).remote(graph.reader, shards[number]) for number in missing])
-        for number, (samples, skipped) in zip(missing, counted, strict=True):
-            report.read(number, samples, skipped)
+        _count_missing(report, graph.reader, shards)
 
 
-def _looked(first: FirstLook, graph: Graph, chosen: Pools, code: Code) -> Any:
-    """The answer of a first look by a worker like those of the model; None if it died again and again."""
-    held = {"num_cpus": 1, "num_gpus": chosen.gpus, "resources": chosen.resources or None}
-    graph, environment = replace(graph, model=_on(chosen, graph.model)), _environment(chosen, CPU_MODEL_WORKERS)
+def _count_missing(report: Report, reader: Reader, shards: Sequence[Shard]) -> None:
+    """Count the samples of shards that no worker has reported: counts may be lost with their worker."""
+    missing = [number for number in range(len(shards)) if number not in report.reads]
+    counts = ray.get([ray.remote(count_samples).remote(reader, shards[number]) for number in missing])
+    for number, (samples, skipped) in zip(missing, counts, strict=True):
+        report.read(number, samples, skipped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Workers:
+    """The workers of a run: their numbers, the ledger that they report to, and the driver's code."""
+
+    pools: Pools
+    ledger: Any
+    code: CodeVersion
+
+
+def _compute_first(warm_up: WarmUp, graph: Graph, workers: _Workers) -> Any:
+    """The result of `WarmUp.compute` in a worker like those of the model; None if it died again and again."""
+    pools = workers.pools
+    graph = replace(graph, model=_on_device(pools, graph.model))
+    environment = _environment(pools, CPU_MODEL_WORKERS)
     # One call, so that its process ends and gives the GPU's memory back.
-    looking = ray.remote(max_calls=1, **held)(look)
+    task = ray.remote(max_calls=1, **_resources(pools))(run_warm_up)
     try:
-        return ray.get(looking.remote(first.look, graph, first.shards, code, environment))
+        return ray.get(task.remote(warm_up.compute, graph, warm_up.shards, workers.code, environment))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
         return None
 
 
-def _environment(chosen: Pools, threads: int) -> dict[str, str]:
+def _resources(pools: Pools) -> dict[str, Any]:
+    """The resources of a model worker, as arguments of Ray."""
+    return {"num_cpus": 1, "num_gpus": pools.gpus, "resources": pools.resources or None}
+
+
+def _environment(pools: Pools, threads: int) -> dict[str, str]:
     # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data
     # calls an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
-    found = {"OMP_NUM_THREADS": str(threads)}
-    if chosen.device == "cpu":
-        found["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
-    return found
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    if pools.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
+    return environment
 
 
-def _on(chosen: Pools, model: Any) -> Any:
+def _on_device(pools: Pools, model: Any) -> Any:
     # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
-    return model.computing(device="cuda") if chosen.device == "cuda" else model
+    return model.computing(device="cuda") if pools.device == "cuda" else model
 
 
 def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Shard]) -> dict[str, str]:
@@ -179,17 +200,17 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
     return {key: place for key, place in places.items() if is_local(place)}
 
 
-def _first_entries(graph: Graph, explained: Sequence[Record], sink: Sink, ledger: Any) -> Iterator[Any]:
-    """Make rows of what the first look has computed; yield the journal's entries of the shards."""
-    if explained:
-        finishing = ray.remote(max_retries=-1)(finish)
-        for entries in finishing.remote(graph.after, ledger, BATCH_ROWS, sink, records_to_table(explained)):
+def _write_first(graph: Graph, records: Sequence[Record], spec: ShardSpec, ledger: Any) -> Iterator[Any]:
+    """Write the rows of the first images' records; yield the journal's entries of the shards."""
+    if records:
+        task = ray.remote(max_retries=-1)(write_shards)
+        for entries in task.remote(graph.after, ledger, BATCH_ROWS, spec, records_to_table(records)):
             yield ray.get(entries)
 
 
-def _sink(folder: DatasetFolder, config: RunConfig) -> Sink:
+def _shard_spec(folder: DatasetFolder, config: RunConfig) -> ShardSpec:
     per_file = config.output.rows_per_file
-    return Sink(
+    return ShardSpec(
         data=folder.data,
         attempt=folder.journal.attempt,
         rows_per_file=per_file,
@@ -198,62 +219,61 @@ def _sink(folder: DatasetFolder, config: RunConfig) -> Sink:
     )
 
 
-def _entries(
-    graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, chosen: Pools, ledger: Any, code: Code
+def _run_graph(
+    graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, workers: _Workers
 ) -> Iterator[Any]:
     """Run the graph; yield the journal's entries of the shards as they are written."""
-    batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
+    pools = workers.pools
+    batch = rows_per_batch(graph.model, pools.device)
+    call = rows_per_call(graph.model, pools.device)
     per_file = config.output.rows_per_file
-    sink = _sink(folder, config)
     with DataContext.current(_context(call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
-        if chosen.captions:
+        if pools.captions:
             rows = rows.map_batches(
                 CaptionWorker,
-                fn_constructor_args=(ray.put(graph.before), ledger, code),
+                fn_constructor_args=(ray.put(graph.before), workers.ledger, workers.code),
                 batch_size=call,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=chosen.captions),
+                compute=ActorPoolStrategy(min_size=1, max_size=pools.captions),
                 num_cpus=1,
             )
         # Without it blocks would be cut by their bytes, and each would leave the model a remainder to fill up.
         rows = rows.repartition(target_num_rows_per_block=call, strict=True)
-        models: tuple[Stage, ...] = (_on(chosen, graph.model),)
+        stages: tuple[Stage, ...] = (_on_device(pools, graph.model),)
         after: tuple[Stage, ...] = graph.after
-        if not chosen.captions:
-            models = (*graph.before, *models, *after)
+        if not pools.captions:
+            stages = (*graph.before, *stages, *after)
             after = ()
-        rows = _on_models(rows, models, chosen, call, chosen.fewest, ledger, code)
+        rows = _map_on_models(rows, stages, workers, call, pools.fewest)
         if graph.segmenter is not None:
-            after, cuts = (), graph.cuts.on_device(chosen.device)
-            rows = _on_models(rows, (cuts,), chosen, call, 1, ledger, code)
+            after = ()
+            rows = _map_on_models(rows, (graph.cuts.on_device(pools.device),), workers, call, 1)
         size = call if call <= per_file else batch
         rows = rows.map_batches(
-            functools.partial(finish, after, ledger, batch, sink),
+            functools.partial(write_shards, after, workers.ledger, batch, _shard_spec(folder, config)),
             batch_size=max(batch, per_file // size * size),  # whole calls, which would leave a small file otherwise
             batch_format="pyarrow",
         )
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _on_models(
-    rows: Any, stages: Sequence[Stage], chosen: Pools, call: int, fewest: int, ledger: Any, code: Code
-) -> Any:
-    """Rows after stages that hold a model, by workers with the model's share of GPUs and CPUs."""
-    overlapping = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
+def _map_on_models(rows: Any, stages: Sequence[Stage], workers: _Workers, call: int, fewest: int) -> Any:
+    """Rows after stages that hold a model, by at least `fewest` workers with the model's share of GPUs and CPUs."""
+    pools = workers.pools
+    environment = _environment(pools, pools.threads)
+    overlap: dict[str, Any] = {}
+    if pools.device == "cuda":
+        overlap = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
     return rows.map_batches(
         ModelWorker,
-        fn_constructor_args=(ray.put(stages), ledger, code, _environment(chosen, chosen.threads)),
+        fn_constructor_args=(ray.put(stages), workers.ledger, workers.code, environment),
         batch_size=call,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            min_size=fewest, max_size=chosen.most, **(overlapping if chosen.device == "cuda" else {})
-        ),
-        num_cpus=1,
-        num_gpus=chosen.gpus,
-        resources=chosen.resources or None,
+        compute=ActorPoolStrategy(min_size=fewest, max_size=pools.most, **overlap),
+        **_resources(pools),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.summary import Report
 
 TRIAL_SECONDS: Final = 60
-"""How long a sample that is being tried holds up others. It covers the restart of its worker and one answer; a worker
+"""How long a single sample on trial holds up other ones. It covers the restart of its worker and one answer; a worker
 that never comes back must not hold them up for ever."""
 
 SHOW_SECONDS: Final = 0.5
@@ -43,24 +43,26 @@ class Ledger:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._in_hand: Counter[str] = Counter()
-        self._trial, self._trial_since = "", 0.0
+        self._trial = ""
+        self._trial_start = 0.0
 
-    def begin(self, work: str, *, alone: bool = False) -> int | None:
-        """Note that a worker takes work in hand: a batch, or a single sample of one (`alone`).
+    def begin(self, work: str, *, is_single: bool = False) -> int | None:
+        """Note that a worker takes work in hand: a batch, or a single sample of a batch (`is_single`).
 
         Where memory is short, Ray kills the youngest worker, not the one that takes too much. With two samples tried
-        at the same time the innocent one would be blamed, so single samples whose worker died are tried one after the
-        other.
+        at the same time the innocent one would be blamed. So single samples that have lost a worker are tried one after
+        the other.
 
         Returns:
-            How many workers took it before and died; None for a sample that has to wait, which is not counted.
+            How many workers took the work before and died; None for a sample that has to wait, which is not counted.
         """
         deaths = self._in_hand[work]
-        if deaths and alone:
-            is_taken = self._trial not in ("", work)
-            if is_taken and time.monotonic() - self._trial_since < TRIAL_SECONDS:
+        if deaths and is_single:
+            is_busy = self._trial not in ("", work)
+            if is_busy and time.monotonic() - self._trial_start < TRIAL_SECONDS:
                 return None
-            self._trial, self._trial_since = work, time.monotonic()
+            self._trial = work
+            self._trial_start = time.monotonic()
         elif deaths:
             self._events.append(("died", ()))
         self._in_hand[work] += 1
@@ -73,9 +75,10 @@ class Ledger:
             self._trial = ""
         self._events.extend(events)
 
-    def take(self) -> list[Event]:
-        """Return everything reported since the last call."""
-        events, self._events = self._events, []
+    def take_events(self) -> list[Event]:
+        """Return the events that were reported since the last call."""
+        events = self._events
+        self._events = []
         return events
 
 
@@ -98,7 +101,7 @@ def watching(
     ended = threading.Event()
 
     def fetch() -> None:
-        for name, arguments in ray.get(ledger.take.remote(), timeout=ANSWER_SECONDS):
+        for name, arguments in ray.get(ledger.take_events.remote(), timeout=ANSWER_SECONDS):
             (on_read if name == "read" else getattr(report, name))(*arguments)
         on_progress(report)
 

@@ -4,8 +4,8 @@ A worker that dies (killed for its memory, its node gone, a fault in a decoder) 
 Ray gives its batch to another worker, again and again. That is a loss where the batch itself is to blame: one image
 that crashes the decoder keeps a run of a million from ever ending, and Ray 2.60 has no limit for it short of failing
 the run. So the ledger (`ray_ledger`) notes which batch is in hand. A batch that comes back is taken one sample at a
-time, which needs less memory and shows which sample it is. A sample whose worker died `MOST_DEATHS` times while it was
-alone in hand becomes a row with an error.
+time, which needs less memory and shows which sample it is. A single sample becomes a row with an error after
+`MOST_DEATHS` deaths of its worker.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ WAIT_SECONDS: Final = 0.2  # Pause before a sample asks again whether it may be 
 class StageWorker:
     """Stages in an actor: table in, table out.
 
-    Ray may call it from several threads. The stages see one batch at a time, and the ledger knows only that one, so
-    that no other is blamed for the death of its worker. Meanwhile other threads turn tables into records and back.
+    Ray may call it from several threads. The stages see one batch at a time, and the ledger notes only that batch, so
+    that no other one is blamed for the death of its worker. Meanwhile other threads turn tables into records and back.
 
     Args:
-        stages: A reference to them. Only here are they fetched, and what they need is imported.
+        stages: A reference to the stages, which are fetched here; only then their modules are imported.
         ledger: The handle of the `Ledger`.
         code: The driver's.
         environment: Variables for the libraries of the stages, which read them while they are loaded. They are set
@@ -74,8 +74,11 @@ class StageWorker:
             started beforehand idle.
     """
 
-    def __init__(self, stages: Any, ledger: Any, code: Code, environment: Mapping[str, str] | None = None) -> None:
-        self.ledger, self._alone = ledger, threading.Lock()
+    def __init__(
+        self, stages: Any, ledger: Any, code: CodeVersion, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.ledger = ledger
+        self._lock = threading.Lock()
         # Raised with the first batch: Ray passes on exceptions of constructors as strings only.
         self.refusal: PhraseboxError | None = None
         leave_at_exit()
@@ -97,7 +100,7 @@ class StageWorker:
         if self.refusal is not None:
             raise self.refusal
         records = table_to_records(table)
-        with self._alone:
+        with self._lock:
             answers = self.answers(records)
         return records_to_table(answers, (records, table))
 
@@ -125,12 +128,12 @@ def _leave() -> None:
     os._exit(0)
 
 
-def look(
-    work: Callable[..., Any], graph: Any, shards: Sequence[Shard], code: Code, environment: Mapping[str, str]
+def run_warm_up(
+    compute: Callable[..., Any], graph: Any, shards: Sequence[Shard], code: CodeVersion, environment: Mapping[str, str]
 ) -> Any:
-    """Do the work of a `FirstLook` in a process of its own, with at most as many threads as the node has cores.
+    """Call `WarmUp.compute` in a process of its own, with at most as many threads as the node has cores.
 
-    After a fault of its GPU the process dies as a `ModelWorker` does, and Ray starts the work again.
+    After a fault of its GPU the process dies as a `ModelWorker` does, and Ray repeats the call.
     """
     leave_at_exit()
     reject_other_code(code)
@@ -138,17 +141,17 @@ def look(
     os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
     try:
         with set_up((*graph.before, graph.model)):
-            return work(graph, shards)
+            return compute(graph, shards)
     except DeviceFault:
         os._exit(1)
 
 
 class CaptionWorker(StageWorker):
-    """The stages before the model; a name of its own in Ray's dashboard and process list."""
+    """Runs the stages before the model. Subclassed only so that Ray's dashboard shows a separate name."""
 
 
 class ModelWorker(StageWorker):
-    """The stage that holds the model, alone or with those around it, or the regions stage where it holds a segmenter.
+    """Runs the model's stage, alone or with the stages around it, or a regions stage that holds a segmenter.
 
     After a fault of its GPU a process can compute no more, but another one on the same GPU mostly can. So it dies,
     and its batch is repeated as after any other death.
@@ -164,50 +167,60 @@ class ModelWorker(StageWorker):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sink:
-    """The place of an attempt's shards, and their form."""
+class ShardSpec:
+    """The place and the form of an attempt's shards.
+
+    Attributes:
+        data: The folder of the shards.
+        attempt: The number of the attempt.
+        rows_per_file: The most rows of a shard.
+        rows_per_group: The most rows of a row group.
+        columns: Arguments of `records_to_rows`.
+    """
 
     data: AnyPath
     attempt: int
     rows_per_file: int
     rows_per_group: int
-    columns: dict[str, bool]  # as arguments of `records_to_rows`
+    columns: dict[str, bool]
 
 
-def finish(stages: Sequence[Stage], ledger: Any, rows: int, sink: Sink, table: Any) -> Iterator[Any]:
+def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpec, table: Any) -> Iterator[Any]:
     """Run the stages that are left, if any, over a table, `rows` at a time, and write shards.
 
     Raise OSError. Yield the shards' entries in the journal.
     """
     leave_at_exit()
     sample_ids = pc.struct_field(table["sample"], "sample_id")
-    base, sizes = write_name(sample_ids.to_pylist(), sink.attempt), list[int]()
+    base = write_name(sample_ids.to_pylist(), spec.attempt)
+    sizes: list[int] = []
 
     @contextmanager
     def place(number: int) -> Iterator[Path]:
-        with replacing(sink.data / f"{base}-{number}.parquet") as temporary:
+        with replacing(spec.data / f"{base}-{number}.parquet") as temporary:
             yield temporary
             sizes.append(temporary.stat().st_size)
 
-    each = sink.rows_per_file
+    size_rows = spec.rows_per_file
     with (
         set_up(stages),
-        closing(RollingParquet(place, rows_per_file=each, rows_per_group=sink.rows_per_group)) as writer,
+        closing(RollingParquet(place, rows_per_file=size_rows, rows_per_group=spec.rows_per_group)) as writer,
     ):
         for start in range(0, table.num_rows, rows):
             records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
-            writer.write(records_to_rows(records, **sink.columns))
+            writer.write(records_to_rows(records, **spec.columns))
     keys = keys_of(sample_ids)
     for number, size in enumerate(sizes):
-        yield entry(f"{base}-{number}.parquet", keys[number * each : (number + 1) * each], size_bytes=size)
+        shard_keys = keys[number * size_rows : (number + 1) * size_rows]
+        yield entry(f"{base}-{number}.parquet", shard_keys, size_bytes=size)
 
 
 def run_with_retries(
     stages: Sequence[Stage], records: list[Record], ledger: Any, *, last: bool = False
 ) -> list[Record]:
-    """Return a batch of records after the stages, one by one if a worker died with this batch in hand.
+    """Return a batch of records after the stages, computed one by one if a worker died with this batch in hand.
 
-    last: Whether these records become rows next, and are to be reported as such.
+    last: Whether these records become rows next, and are reported as rows.
     """
     events: list[Event] = []
 
@@ -216,7 +229,7 @@ def run_with_retries(
 
     work = f"{_name_of(stages)}:{records[0].sample.key if records else ''}+{len(records)}"
     if ray.get(ledger.begin.remote(work)):
-        answers = [_run_alone(stages, record, on_progress, ledger) for record in records]
+        answers = [_run_single(stages, record, on_progress, ledger) for record in records]
     else:
         answers = run_stages(stages, records, on_progress)
     if last:
@@ -229,9 +242,9 @@ def _name_of(stages: Sequence[Stage]) -> str:
     return stages[0].name if stages else "rows"
 
 
-def _run_alone(stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any) -> Record:
+def _run_single(stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any) -> Record:
     work = f"{_name_of(stages)}:{record.sample.key}"
-    while (deaths := ray.get(ledger.begin.remote(work, alone=True))) is None:
+    while (deaths := ray.get(ledger.begin.remote(work, is_single=True))) is None:
         time.sleep(WAIT_SECONDS)
     if deaths < MOST_DEATHS or record.error is not None:
         (answer,) = run_stages(stages, [record], on_progress)
@@ -260,9 +273,11 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
 
     def __init__(self, reader: Reader, shards: Sequence[tuple[int, Shard]], ledger: Any, done: Any = None) -> None:
         super().__init__()
-        self._reader, self._ledger, self._done = reader, ledger, done
-        each = -(-len(shards) // READ_TASKS)
-        self._groups = [shards[i : i + each] for i in range(0, len(shards), each)]
+        self._reader = reader
+        self._ledger = ledger
+        self._done = done
+        size = -(-len(shards) // READ_TASKS)
+        self._groups = [shards[i : i + size] for i in range(0, len(shards), size)]
 
     @property
     def tasks(self) -> int:
@@ -296,7 +311,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
         ]
 
 
-def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
+def count_samples(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
     """Return the samples of an input shard, and its rows that give none by reason."""
     counts: list[tuple[int, Counter[str]]] = []
     for _ in read_records(reader, shard, lambda *read: counts.append(read)):
@@ -315,47 +330,56 @@ def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, done:
     for number, shard in group:
         keys: list[int] = []
         counts: list[Any] = []
-        every = read_records(reader, shard, lambda *read, counts=counts: counts.extend(read))
-        records = (record for record in _noting(every, keys) if not is_among(keys[-1], written))
+        samples = read_records(reader, shard, lambda *read, counts=counts: counts.extend(read))
+        records = (record for record in _note_keys(samples, keys) if not is_among(keys[-1], written))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
         events.append(("read", (number, *counts, np.array(keys, np.int64))))
     ledger.done.remote(work, events)
 
 
-def _noting(records: Iterator[Record], keys: list[int]) -> Iterator[Record]:
+def _note_keys(records: Iterator[Record], keys: list[int]) -> Iterator[Record]:
     for record in records:
         keys.append(record.sample.key)
         yield record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
+class CodeVersion:
     """The code of a process.
 
     Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
-    node may hold an older wheel. Rows would then be wrong without a word, so nothing runs before both sides agree.
+    node may hold an older wheel. A mismatch would silently produce wrong rows, so workers verify the driver's digest
+    first.
+
+    Attributes:
+        version: The version of phrasebox.
+        folder: The folder of its packages.
+        digest: The SHA-256 of their source files.
+        fault: The reason why they cannot be imported, else empty.
     """
 
-    version: str  # Version of phrasebox
-    folder: str  # Folder of its packages
-    digest: str  # SHA-256 of their source files
-    fault: str = ""  # Why they cannot be imported, else empty
+    version: str
+    folder: str
+    digest: str
+    fault: str = ""
 
 
-def looker() -> Callable[[], dict[str, str]]:
-    """Return a function that returns `Code`'s fields where it runs.
+def make_code_probe() -> Callable[[], dict[str, str]]:
+    """Return a function that returns `CodeVersion`'s fields where it runs.
 
     It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
     import ours.
     """
 
-    def look() -> dict[str, str]:
+    def probe_code() -> dict[str, str]:
         import hashlib  # noqa: PLC0415
         import importlib  # noqa: PLC0415
         import pathlib  # noqa: PLC0415
 
-        digest, folders, version = hashlib.sha256(), [], ""
+        digest = hashlib.sha256()
+        folders = []
+        version = ""
         try:
             for name in ("pipeline", "stages"):
                 package = importlib.import_module(name)
@@ -369,25 +393,25 @@ def looker() -> Callable[[], dict[str, str]]:
             return {"version": version, "folder": "", "digest": "", "fault": f"{type(error).__name__}: {error}"}
         return {"version": version, "folder": " and ".join(dict.fromkeys(folders)), "digest": digest.hexdigest()}
 
-    return look
+    return probe_code
 
 
-def code_here() -> Code:
+def code_here() -> CodeVersion:
     """Return the code of this process."""
-    return Code(**looker()())
+    return CodeVersion(**make_code_probe()())
 
 
-def reject_other_code(driver: Code, worker: Code | None = None, *, where: str = "this worker") -> None:
+def reject_other_code(driver: CodeVersion, worker: CodeVersion | None = None, *, where: str = "this worker") -> None:
     """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
-    found = worker or code_here()
-    if found.digest == driver.digest:
+    worker = worker or code_here()
+    if worker.digest == driver.digest:
         return
-    mine = f"the driver has {driver.version} in {driver.folder}"
-    if found.fault:
-        what = f"cannot import phrasebox ({found.fault}); {mine}"
+    expected = f"the driver has {driver.version} in {driver.folder}"
+    if worker.fault:
+        fault = f"cannot import phrasebox ({worker.fault}); {expected}"
     else:
-        what = f"has {found.version} in {found.folder}, {mine}, and the code differs"
+        fault = f"has {worker.version} in {worker.folder}, {expected}, and the code differs"
     raise WorkerCodeMismatch(
-        f"{where} {what}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
+        f"{where} {fault}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
         "without a `pipeline` or `stages`"
     )

@@ -16,7 +16,7 @@ from rich.console import Console
 from pipeline.config import RunConfig, sets_any, stored_config
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.engines.inline import batch_rows, run_stages, set_up
+from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.graph import Graph, build_graph, check_files
 from pipeline.terminal import progress_bar
@@ -179,7 +179,7 @@ def from_input(
     records = wanted()
     done = 0
     with set_up(stages), progress_bar(console, "images", len(names)) as advance:
-        while batch := list(islice(records, batch_rows(stages[-1]))):
+        while batch := list(islice(records, rows_per_batch(stages[-1]))):
             for record in run_stages(stages, batch, lambda *_: None):
                 yield record
                 done += 1

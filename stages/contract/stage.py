@@ -5,7 +5,7 @@
 2. `setup()` once per worker (weights, spaCy), `process` many times, `teardown()` once. The
    constructor takes only the stage's config and stays cheap and picklable.
 3. The engine gives a worker its CPUs and GPUs; a stage that needs a device checks in
-   `setup` that it got one. The stage decides how many records it takes at once: see `Stage.batch_rows`.
+   `setup` that it got one. The stage decides how many records it takes at once: see `Stage.forward_batch_size`.
 4. No mutation of inputs, no dependence on neighbours in the batch, no global random state.
 5. The same batch twice on one machine gives the same answer.
 6. A stage catches only the named exceptions of the library it calls.
@@ -43,14 +43,14 @@ class Stage(ABC):
     def setup(self) -> None:
         """Load what `process` needs. Called once per worker, before the first batch."""
 
-    def batch_rows(self, device: Device | None = None) -> int:
+    def forward_batch_size(self, device: Device | None = None) -> int:
         """Return how many records the stage takes at once; engines hand it a multiple of this number.
 
         device: Where the stage will run; None for a stage that was set up, which knows.
         """
         return 1
 
-    def call_batches(self, device: Device | None = None) -> int:
+    def batches_per_call(self, device: Device | None = None) -> int:
         """Return how many such batches a call should hold: the stage can prepare one while it computes another."""
         return 1
 

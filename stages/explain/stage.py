@@ -80,14 +80,14 @@ class ExplainStage(Stage):
                 "explain.image_size=keep computes them one by one, so leave model.batch_size out"
             )
 
-    def batch_rows(self, device: Device | None = None) -> int:
-        """See `Stage.batch_rows`: the images of one forward pass."""
+    def forward_batch_size(self, device: Device | None = None) -> int:
+        """See `Stage.forward_batch_size`: the images of one forward pass."""
         if device is None:
             return self._batch_size
         return 1 if self._one_by_one else self.config.model.batch_size or BATCH_SIZES[device]
 
-    def call_batches(self, device: Device | None = None) -> int:
-        """See `Stage.call_batches`."""
+    def batches_per_call(self, device: Device | None = None) -> int:
+        """See `Stage.batches_per_call`."""
         on = device or ("cpu" if self._explainer.model.device.type == "cpu" else "cuda")
         return CUDA_BATCHES if on == "cuda" else 1
 
@@ -105,7 +105,7 @@ class ExplainStage(Stage):
         from stages.shared.model.load import load  # noqa: PLC0415
 
         self._model = model = self._given or load(self.config.model)
-        self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
+        self._batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
         self._explainer.presence = self.presence

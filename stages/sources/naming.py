@@ -147,8 +147,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         if self.config.pool != "captions":
             read_pool(self.config.pool)
 
-    def batch_rows(self, device: Device | None = None) -> int:
-        """See `Stage.batch_rows`."""
+    def forward_batch_size(self, device: Device | None = None) -> int:
+        """See `Stage.forward_batch_size`."""
         on = device or ("cuda" if self._look.model.device.type == "cuda" else "cpu")
         return self.model.batch_size or AT_ONCE[on]
 
@@ -166,7 +166,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             self._pool = {concept.text: concept for concept in read_pool(self.config.pool)}
             self._pool_embeddings = self._embedded([*self._pool])
         look = RoiLook if self.config.by == "roi" else CropLook
-        self._look: Look = look(model, self.batch_rows("cuda" if model.device.type == "cuda" else "cpu"))
+        self._look: Look = look(model, self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu"))
 
     def teardown(self) -> None:
         """Let the model go."""
@@ -179,7 +179,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """See `RegionSource.with_regions`."""
         out: list[Record] = []
-        rows = self.batch_rows()
+        rows = self.forward_batch_size()
         for start in range(0, len(records), rows):
             boxed = [
                 (record, record.pixels.rgb, self.candidates(record, record.pixels.rgb))

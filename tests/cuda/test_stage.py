@@ -115,7 +115,7 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved_and_the_answers_stay(
     with caplog.at_level(logging.WARNING):
         found = there.process(given)
     assert "GPU memory is full: going on with batches of 2 images" in caplog.text
-    assert there.batch_rows() == 2
+    assert there.forward_batch_size() == 2
     assert_same(found, here.process(given))
     cuda.most_bytes = of_four_images / 5
     with pytest.raises(ResourceError, match="the GPU's memory does not hold one image with 1 phrases"):

@@ -189,12 +189,12 @@ def light_graph(reader: Reader, config: RunConfig, model: Stage, last: Stage, de
 
 def run_on_ray(graph: Graph, config: RunConfig, show: Callable[[Report], None] = lambda _: None) -> Report:
     """Run the ray engine in this process, from lock to manifest."""
-    from pipeline.engines import engine
+    from pipeline.engines import load_engine
 
     folder, report = DatasetFolder(config.output.path), Report()
     with folder.locked(), folder.writing():
         folder.start(folder.check_resumable(config, graph.fingerprint), same_input=True)
-        engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
+        load_engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
         folder.finish(config, report, model={"name": "light"})
     return report
 

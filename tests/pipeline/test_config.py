@@ -85,12 +85,12 @@ def test_input_and_model_of_the_command_line_replace_those_of_any_preset(preset,
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("a dog")
     given = {"input.path": str(tmp_path), "input.image_root": None, **named}
-    config, bare = load_config(preset, [], assigned=given), load_config(None, [], assigned=given)
+    config, bare = load_config(preset, [], options=given), load_config(None, [], options=given)
     assert config.input == bare.input
     assert config.input.kind == "folder"
     assert [getattr(config.model, key) for key in IDENTITY] == [getattr(bare.model, key) for key in IDENTITY]
     # Those that `demo` brings go with it.
-    assert config.regions == load_config(preset, [], assigned={"model.name": "photo"}).regions
+    assert config.regions == load_config(preset, [], options={"model.name": "photo"}).regions
 
 
 BROUGHT = ("grad_eclip", 0.25, "none", 4)
@@ -125,7 +125,7 @@ def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values,
 
 
 def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
-    config = load_config(ROOT / "configs/photos.yaml", [], assigned={"model.weights": "mine.pt"})
+    config = load_config(ROOT / "configs/photos.yaml", [], options={"model.weights": "mine.pt"})
     assert (config.model.name, config.model.pretrained, config.model.weights) == ("ViT-B-16", None, Path("mine.pt"))
 
 

@@ -27,10 +27,10 @@ COSTS = Costs(
     [
         (Machine(cores=2, workers=2), "cores", 2 / 0.09),
         (Machine(cores=16, workers=2), "model workers", 2 / 0.08),
-        (Machine(cores=2, workers=2, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.1),
+        (Machine(cores=2, workers=2, engine_cores=0.2, engine_s=0.01), "cores", 1.8 / 0.1),
         (Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0), "GPUs", 1000),
         (Machine(cores=4, workers=1, gpus=2, gpu_rate=500.0), "cores", 400),
-        (Machine(cores=2, workers=1, gpus=1, gpu_rate=1000.0, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.02),
+        (Machine(cores=2, workers=1, gpus=1, gpu_rate=1000.0, engine_cores=0.2, engine_s=0.01), "cores", 1.8 / 0.02),
     ],
 )
 def test_the_scarcest_resource_limits_the_rate(machine: Machine, limit: str, rate: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
-from pipeline.engines.ray_cluster import pools
+from pipeline.engines.ray_cluster import choose_pools
 from pipeline.graph import build_graph, calibration_basis
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
@@ -95,10 +95,10 @@ def test_what_cannot_be_meant_is_rejected_before_any_work(changed, message, scen
     ],
 )
 def test_both_models_share_the_gpus(resources, given, expected) -> None:
-    engine = load_config(None, ["input.path=a", "input.kind=jsonl"], assigned=None).engine.model_copy(
+    engine = load_config(None, ["input.path=a", "input.kind=jsonl"], options=None).engine.model_copy(
         update={"address": "head:6379", **given}
     )
-    both = pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], segments=True)
+    both = choose_pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], segments=True)
     assert (both.most, both.gpus) == expected
 
 

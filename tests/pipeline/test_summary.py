@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.config import load_config
-from pipeline.engines import AT_MOST_INLINE, chosen
+from pipeline.engines import AT_MOST_INLINE, choose_engine
 from pipeline.summary import Display, Report, duration, pace_of
 from stages.contract.stage import Forwards
 from stages.write import Tally
@@ -73,9 +73,10 @@ def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
 )
 def test_an_engine_is_chosen_by_the_number_of_samples(settings: list[str], samples: int | None, kind: str) -> None:
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
-    assert chosen(config, samples).engine.kind == kind
+    assert choose_engine(config, samples).engine.kind == kind
     for count in (samples, 10**9):
-        assert chosen(config, count).engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
+        engine = choose_engine(config, count).engine
+        assert engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(119.4, "119 s"), (120, "2 minutes"), (7200, "2.0 hours")])

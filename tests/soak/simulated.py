@@ -85,7 +85,7 @@ class SleepingModel(Stage):
     def __init__(self, seconds: float, rows: int) -> None:
         self.seconds, self.rows = seconds, rows
 
-    def batch_rows(self, device: Device | None = None) -> int:
+    def forward_batch_size(self, device: Device | None = None) -> int:
         return self.rows
 
     def setup(self) -> None:

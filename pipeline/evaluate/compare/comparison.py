@@ -101,7 +101,7 @@ def sources_of(
     named = {} if model is None else {"model.name": model}
 
     def source(name: str, truth: Path | None, given: Mapping[str, Any]) -> Source:
-        return Source(name=name, config=load_config(config, settings, assigned={**given, **named}), truth=truth)
+        return Source(name=name, config=load_config(config, settings, options={**given, **named}), truth=truth)
 
     if data is not None or config is not None:
         yield [source(data or str(config), truth, {"input.path": data, "input.image_root": images})]

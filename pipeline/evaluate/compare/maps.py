@@ -161,7 +161,7 @@ class Field:
     def mapped(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
         """Return the maps of each image, and the cosines of its questions by the image tower alone."""
         stages = self.stages(self.model)
-        step = max(stage.batch_rows() for stage in stages.values())
+        step = max(stage.forward_batch_size() for stage in stages.values())
         found: list[Maps] = []
         cosines: list[NDArray[np.float64]] = []
         done = 0

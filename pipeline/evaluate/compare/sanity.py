@@ -60,7 +60,7 @@ def sanity(field: Field, images: Sequence[ComparedImage], maps: Sequence[Maps], 
         *((f"weights_{depth}", randomised(field.model, depth, seed), first) for depth in DEPTHS),
     ]
     stages = {name: field.stages(model) for name, model, _ in tries}
-    step = max(stage.batch_rows() for stage in stages["phrase_swapped"].values())
+    step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
     quick = [contender for contender in field.contenders if not contender.repeats_trunk]
     done = 0
     with progress_bar(field.console, "sanity, heat maps", len(images) * len(tries) * len(quick)) as advance:

@@ -164,7 +164,7 @@ def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_pat
 
 
 def test_rows_do_not_depend_on_batches(inline_dataset, scenes_config, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 5)
+    monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 5)
     other = run(config_of(scenes_config, tmp_path / "out", rows_per_file=7), QUIET)
     assert_alike(rows_of(other), rows_of(inline_dataset))
 
@@ -193,7 +193,7 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
             os.kill(os.getpid(), number)
         return run_stages(stages, records, told)
 
-    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
     monkeypatch.setattr("pipeline.first_look.SAMPLES", 4)
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
@@ -234,7 +234,7 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
         return process(batch)
 
     monkeypatch.setattr(graph.cuts, "process", fail_at_the_third)
-    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
     monkeypatch.setattr("pipeline.first_look.SAMPLES", 4)
     with pytest.raises(failure, match="no longer"):
         run(config, QUIET, graph=graph)

@@ -58,15 +58,15 @@ class Clock:
         return counted
 
 
-def photographs(source: Path, captions: Path, folder: Path, count: int, each: int) -> None:
-    """Write `count` photographs of `SIDE_PX`, each with the first `each` of its captions."""
+def photographs(source: Path, captions: Path, folder: Path, count: int, captions_each: int) -> None:
+    """Write `count` photographs of `SIDE_PX`, captions_each with the first `captions_each` of its captions."""
     rows = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()[:count]]
     for number, row in enumerate(rows):
         with Image.open(source / row["image"]) as image:
             share = SIDE_PX / max(image.size)
             size = (round(image.width * share), round(image.height * share))
             image.convert("RGB").resize(size).save(folder / f"{number}.jpg", quality=90)
-        row |= {"image": f"{number}.jpg", "captions": row["captions"][:each]}
+        row |= {"image": f"{number}.jpg", "captions": row["captions"][:captions_each]}
     (folder / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
@@ -83,11 +83,11 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
     clock, encode = Clock(), TextEncoder.__call__
 
     def encoded(self: TextEncoder, texts: Any) -> Any:
-        own, self.tokenizer = self.tokenizer, clock.timed("tokens", self.tokenizer)
+        tokenizer, self.tokenizer = self.tokenizer, clock.timed("tokens", self.tokenizer)
         try:
             return encode(self, texts)
         finally:
-            self.tokenizer = own
+            self.tokenizer = tokenizer
 
     with set_up(graph.stages), ExitStack() as timed:
         for place, name, call in (
@@ -137,24 +137,24 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("captions", type=Path)
     parser.add_argument("--images", type=int, default=AT_ONCE)
-    parser.add_argument("--captions-each", type=int, nargs="*", default=[1, 5])
+    parser.add_argument("--captions-captions_each", type=int, nargs="*", default=[1, 5])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for each, known in product(given.captions_each, (False, True)):
+    for captions_each, from_file in product(given.captions_each, (False, True)):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            photographs(given.photographs, given.captions, folder, given.images, each)
+            photographs(given.photographs, given.captions, folder, given.images, captions_each)
             settings: dict[str, Any] = {}
-            if known:
+            if from_file:
                 source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder)}
                 settings = {"phrases": str(folder / "phrases.txt")}
                 write_phrases(RunConfig.model_validate({"input": source}), folder / "phrases.txt")
             spent, count = measured(folder, **settings)
-        own = {step: round(value / count, 3) for step, value in spent.items()}
-        worker = sum(own[step] for step in WORKER)
+        seconds = {step: round(value / count, 3) for step, value in spent.items()}
+        worker = sum(seconds[step] for step in WORKER)
         print(
             json.dumps(
-                {"captions": each, "known": known, "images": count, **own, "worker": worker, "all": sum(own.values())}
+                {"captions": captions_each, "from_file": from_file, "images": count, **seconds, "worker": worker, "all": sum(seconds.values())}
             ),
             flush=True,
         )

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import EngineConfig
-from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, pools
-from pipeline.engines.ray_data import _on
+from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, choose_pools
+from pipeline.engines.ray_data import _on_device
 from pipeline.summary import Display, Report
 from stages.contract.errors import ConfigError, ResourceError
 from stages.explain.stage import ExplainStage, ExplainStageConfig
@@ -23,7 +23,7 @@ def nodes(count: int = 1, **resources: float) -> list[dict[str, Any]]:
     return [gone, *({"Alive": True, "Resources": {"node:10.0.0.1": 1.0, **resources}} for _ in range(count))]
 
 
-def chosen(
+def pools(
     nodes: list[dict[str, Any]],
     *,
     device: Any = "auto",
@@ -31,34 +31,34 @@ def chosen(
     cores: int | None = None,
     **engine: Any,
 ) -> Pools:
-    return pools(EngineConfig(**engine), device, threads, nodes, cores)
+    return choose_pools(EngineConfig(**engine), device, threads, nodes, cores)
 
 
 def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:
-    small = chosen(nodes(CPU=8.0), cores=2)
+    small = pools(nodes(CPU=8.0), cores=2)
     assert (small.fewest, small.most, small.threads, small.device, small.note) == (1, 2, 1, "cpu", "")
-    large = chosen(nodes(CPU=32.0), cores=32)
+    large = pools(nodes(CPU=32.0), cores=32)
     assert (large.fewest, large.most, large.threads) == (4, 8, 4), "half of them at first: each takes seconds to start"
-    assert chosen(nodes(CPU=32.0), cores=32, explain_workers=8).fewest == 8
-    assert chosen(nodes(CPU=32.0), cores=32, threads=3).threads == 3
+    assert pools(nodes(CPU=32.0), cores=32, explain_workers=8).fewest == 8
+    assert pools(nodes(CPU=32.0), cores=32, threads=3).threads == 3
 
 
 def test_the_cores_of_a_cluster_are_counted_not_the_drivers() -> None:
-    big = chosen(nodes(10, CPU=64.0), address=CLUSTER)
+    big = pools(nodes(10, CPU=64.0), address=CLUSTER)
     assert (big.fewest, big.most, big.threads) == (80, 80, 8)
     assert big.captions == 640 - 80 - 4
-    one = chosen(nodes(CPU=8.0), address=CLUSTER)
-    assert one.most == 8 - OTHER_WORKERS, "the other stages hold CPUs as well"
-    assert chosen(nodes(CPU=4.0), address=CLUSTER).most == 1
-    few = chosen(nodes(2, CPU=16.0), address=CLUSTER, explain_workers=1)
+    single = pools(nodes(CPU=8.0), address=CLUSTER)
+    assert single.most == 8 - OTHER_WORKERS, "the other stages hold CPUs as well"
+    assert pools(nodes(CPU=4.0), address=CLUSTER).most == 1
+    few = pools(nodes(2, CPU=16.0), address=CLUSTER, explain_workers=1)
     assert (few.most, few.threads) == (1, 16), "never more threads than a node has"
 
 
 def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
-    assert chosen(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).most == 8
-    shared = chosen(nodes(CPU=16.0, GPU=2.0), gpus_per_worker=0.25, cores=16)
+    assert pools(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).most == 8
+    shared = pools(nodes(CPU=16.0, GPU=2.0), gpus_per_worker=0.25, cores=16)
     assert (shared.fewest, shared.most, shared.gpus, shared.device) == (8, 8, 0.25, "cuda")
-    assert chosen(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
+    assert pools(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
 )
 def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, segments, fit) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
-    found = pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
-    assert (found.fewest, found.most) == (fit, fit)
+    pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
+    assert (pools.fewest, pools.most) == (fit, fit)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, g
     ],
 )
 def test_model_workers_of_one_thread_parse_captions_and_cut_regions_themselves(settings, captions) -> None:
-    assert chosen(nodes(CPU=8.0), **settings).captions == captions
+    assert pools(nodes(CPU=8.0), **settings).captions == captions
 
 
 def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
-    assert chosen(nodes(CPU=16.0, GPU=1.0), cores=16).threads == 2
-    assert chosen(nodes(CPU=16.0, GPU=8.0), cores=16, gpus_per_worker=0.5).threads == 1
-    assert chosen(nodes(CPU=16.0, GPU=1.0), cores=16, threads=5).threads == 5, "as the user says"
+    assert pools(nodes(CPU=16.0, GPU=1.0), cores=16).threads == 2
+    assert pools(nodes(CPU=16.0, GPU=8.0), cores=16, gpus_per_worker=0.5).threads == 1
+    assert pools(nodes(CPU=16.0, GPU=1.0), cores=16, threads=5).threads == 5, "as the user says"
 
 
 @pytest.mark.parametrize(
@@ -109,41 +109,41 @@ def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
     ],
 )
 def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cpus, gpus, captions) -> None:
-    assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
-    assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
-    assert chosen(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7
+    assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
+    assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
+    assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7
 
 
 def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_and_it_is_said() -> None:
     """All of them would otherwise take the first GPU."""
-    none = chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)
+    none = pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)
     assert (none.device, none.most) == ("cpu", 8)
     assert none.note == ("the model runs on CPUs although the cluster has 8 GPUs, because engine.gpus_per_worker is 0")
     with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
-        chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
+        pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
 
 
 def test_a_model_worker_that_gets_a_gpu_computes_on_it_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     stage = ExplainStage(ExplainStageConfig(model=ModelConfig(name="demo")))
-    assert _on(chosen(nodes(CPU=16.0), cores=16), stage) is stage
-    on_gpu = _on(chosen(nodes(CPU=16.0, GPU=1.0), cores=16), stage)
+    assert _on_device(pools(nodes(CPU=16.0), cores=16), stage) is stage
+    on_gpu = _on_device(pools(nodes(CPU=16.0, GPU=1.0), cores=16), stage)
     with pytest.raises(ResourceError, match="this worker sees no GPU"):
         on_gpu.setup()
 
 
 def test_a_cluster_without_a_gpu_yet_is_said() -> None:
-    on_cpus = chosen(nodes(CPU=16.0), address=CLUSTER)
+    on_cpus = pools(nodes(CPU=16.0), address=CLUSTER)
     assert on_cpus.device == "cpu"
     assert on_cpus.note == (
         "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
     )
-    waits = chosen(nodes(CPU=16.0), address=CLUSTER, gpus_per_worker=1, explain_workers="1-8")
+    waits = pools(nodes(CPU=16.0), address=CLUSTER, gpus_per_worker=1, explain_workers="1-8")
     assert (waits.device, waits.fewest, waits.most) == ("cuda", 1, 8)
     assert waits.note.startswith("the cluster has no GPU up now: model workers wait for nodes with GPUs")
-    assert chosen(nodes(CPU=16.0), address=CLUSTER, device="cpu").note == "", "it was asked for"
+    assert pools(nodes(CPU=16.0), address=CLUSTER, device="cpu").note == "", "it was asked for"
     with pytest.raises(ResourceError, match=r"gpus_per_worker: 0\.5, but Ray finds no GPU on this machine"):
-        chosen(nodes(CPU=16.0), gpus_per_worker=0.5, cores=16)
+        pools(nodes(CPU=16.0), gpus_per_worker=0.5, cores=16)
 
 
 def test_a_note_is_shown_once() -> None:

@@ -118,8 +118,8 @@ def head_of(python: Path) -> Iterator[str]:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a cluster whose one node does not have phrasebox."""
     python = bare_python(tmp_path_factory.mktemp("node") / "venv")
-    asked = ended([python, "-c", "import ray, torch, spacy, pipeline"], cwd="/", env=with_token())
-    assert asked.stderr.endswith("No module named 'pipeline'\n")
+    imports = ended([python, "-c", "import ray, torch, spacy, pipeline"], cwd="/", env=with_token())
+    assert imports.stderr.endswith("No module named 'pipeline'\n")
     with head_of(python) as address:
         yield address
 
@@ -271,34 +271,34 @@ def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> N
 def test_samples_that_workers_died_at_are_tried_one_after_the_other() -> None:
     """As the youngest workers die with the one that takes too much, that one must not make others look guilty."""
     ledger = Ledger()
-    assert [ledger.begin(work, alone=True) for work in ("greedy", "neighbour")] == [0, 0]
-    assert ledger.begin("greedy", alone=True) == 1
-    assert ledger.begin("neighbour", alone=True) is None, "both died: one is tried, the other waits"
-    assert ledger.begin("fresh", alone=True) == 0
-    assert ledger.begin("greedy", alone=True) == 2
-    assert ledger.begin("neighbour", alone=True) is None
+    assert [ledger.begin(work, is_single=True) for work in ("greedy", "neighbour")] == [0, 0]
+    assert ledger.begin("greedy", is_single=True) == 1
+    assert ledger.begin("neighbour", is_single=True) is None, "both died: one is tried, the other waits"
+    assert ledger.begin("fresh", is_single=True) == 0
+    assert ledger.begin("greedy", is_single=True) == 2
+    assert ledger.begin("neighbour", is_single=True) is None
     ledger.done("greedy")
-    assert ledger.begin("neighbour", alone=True) == 1, "what it waited is not held against it"
-    assert ledger.begin("fresh", alone=True) is None
+    assert ledger.begin("neighbour", is_single=True) == 1, "what it waited is not held against it"
+    assert ledger.begin("fresh", is_single=True) is None
     ledger.done("neighbour")
-    assert ledger.begin("fresh", alone=True) == 1
+    assert ledger.begin("fresh", is_single=True) == 1
 
 
 def test_a_sample_does_not_wait_for_a_worker_that_never_comes_back(monkeypatch) -> None:
     ledger = Ledger()
     for work in ("gone", "other", "gone"):
-        ledger.begin(work, alone=True)
-    assert ledger.begin("other", alone=True) is None
+        ledger.begin(work, is_single=True)
+    assert ledger.begin("other", is_single=True) is None
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + TRIAL_SECONDS + 1)
-    assert ledger.begin("other", alone=True) == 1
+    assert ledger.begin("other", is_single=True) == 1
 
 
 def test_workers_that_died_are_told_of_once_each() -> None:
     ledger, report = Ledger(), Report()
     for _ in range(3):
         ledger.begin("batch")
-        ledger.begin("sample", alone=True)
+        ledger.begin("sample", is_single=True)
     for name, event in ledger.take():
         getattr(report, name)(*event)
     assert report.deaths == 2

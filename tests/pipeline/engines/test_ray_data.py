@@ -191,8 +191,8 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     assert printed.startswith("model: demo in bf16")
     assert_alike(rows_of(out), reference)
     assert list(validate(out)) == []
-    kept = {path: path.read_bytes() for path in finished}
-    assert kept == finished, "finished shards are neither rewritten nor lost"
+    content = {path: path.read_bytes() for path in finished}
+    assert content == finished, "finished shards are neither rewritten nor lost"
     manifest = json.loads((out / "dataset.json").read_text())
     assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == "bf16"
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
@@ -209,8 +209,8 @@ def kill_when(wanted: list[str], condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
     # The driver first, so that no other process can tell it of an end. Ray's would go by themselves, after a minute.
     everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for each in everything:
+    for worker in everything:
         with suppress(psutil.NoSuchProcess):
-            each.kill()
+            worker.kill()
     process.wait()
     psutil.wait_procs(everything)

@@ -78,10 +78,10 @@ def test_the_last_task_lets_its_stages_go(fails: bool, tmp_path: Path, monkeypat
     monkeypatch.setattr(ray_workers, "leave_at_exit", lambda: None)  # it is for processes of Ray
     monkeypatch.setattr(ray_workers, "run_with_retries", run_held)  # without a ledger, another process
     columns = {"embed_images": False, "heat_maps": False}
-    sink = ray_workers.Sink(data=tmp_path, attempt=1, rows_per_file=8, rows_per_group=8, columns=columns)
+    spec = ray_workers.ShardSpec(data=tmp_path, attempt=1, rows_per_file=8, rows_per_group=8, columns=columns)
     record = Record.start(Sample(sample_id="a", source="a", captions=("a dog",)))
     with pytest.raises(OSError, match="full") if fails else nullcontext():
-        list(ray_workers.finish([HeldStage(notes)], None, 8, sink, records_to_table([record])))
+        list(ray_workers.write_shards([HeldStage(notes)], None, 8, spec, records_to_table([record])))
     assert notes.read_text() == "let go"
 
 

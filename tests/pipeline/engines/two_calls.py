@@ -18,7 +18,7 @@ import ray
 import ray.data
 
 from pipeline.engines.ray_cluster import Pools
-from pipeline.engines.ray_data import _on_models
+from pipeline.engines.ray_data import _map_on_models, _Workers
 from pipeline.engines.ray_ledger import start_ledger
 from pipeline.engines.ray_workers import code_here
 from stages.contract.records import Record, Sample
@@ -59,8 +59,9 @@ def main(folder: Path) -> None:
     )
     samples = [Sample(sample_id=f"s{n}", source=f"from {n}", captions=("a cat",)) for n in range(CALLS * CALL)]
     tables = [records_to_table([Record(sample=one) for one in samples[n::CALLS]]) for n in range(CALLS)]
-    chosen = Pools(fewest=1, most=1, gpus=1.0, threads=1, captions=1, resources={})
-    rows = _on_models(ray.data.from_arrow(tables), LonelyStage(folder), chosen, CALL, 1, start_ledger(), code_here())
+    pools = Pools(fewest=1, most=1, gpus=1.0, threads=1, captions=1, resources={})
+    workers = _Workers(pools=pools, ledger=start_ledger(), code=code_here())
+    rows = _map_on_models(ray.data.from_arrow(tables), (LonelyStage(folder),), workers, CALL, 1)
     # Ray's own messages end up in the midst of what is printed.
     with (folder / "rows.jsonl").open("w") as file:
         for batch in rows.iter_batches(batch_format="pyarrow", batch_size=None):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engines.inline import call_rows
+from pipeline.engines.inline import rows_per_call
 from stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclipConfig
@@ -105,7 +105,7 @@ def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none
         after = each.process(before)
         assert [record.pixels for record in after] == [record.pixels if keeps else None for record in before]
         assert [len(record.heat_maps) for record in after] == [1, 0]
-    assert other.batch_rows() == other.batch_rows("cpu") == BATCH_SIZES["cpu"]
+    assert other.forward_batch_size() == other.forward_batch_size("cpu") == BATCH_SIZES["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none
 def test_a_gpu_gets_several_batches_a_call_and_a_cpu_what_it_got(variant: Any, batch_size: Any, cpu, cuda) -> None:
     config = ExplainStageConfig(model=ModelConfig(batch_size=batch_size), explainer=GradEclipConfig(variant=variant))
     stage = pickle.loads(pickle.dumps(ExplainStage(config)))
-    assert [call_rows(stage, "cpu"), call_rows(stage, "cuda")] == [cpu, cuda]
+    assert [rows_per_call(stage, "cpu"), rows_per_call(stage, "cuda")] == [cpu, cuda]
 
 
 def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,8 +83,8 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
 def test_as_many_images_arrive_as_a_forward_pass_has(batch_size: int | None) -> None:
     source = GridSource(GridSourceConfig(by="roi"), ModelConfig(name="demo", batch_size=batch_size))
     source.setup()
-    rows = source.batch_rows()
-    assert (rows, source.batch_rows("cuda")) == ((16, 64) if batch_size is None else (5, 5))
+    rows = source.forward_batch_size()
+    assert (rows, source.forward_batch_size("cuda")) == ((16, 64) if batch_size is None else (5, 5))
     pixels = Pixels(rgb=np.zeros((40, 40, 3), np.uint8))
     record = Record(sample=Sample(sample_id="1", source=""), phrases=(phrase("dog", "dog"),), pixels=pixels)
     source.process([replace(record, width_px=40, height_px=40)] * (2 * rows))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ray.data._internal.util import _annotate_exception_with_retry_context
 
-from pipeline.engines.ray_cluster import readable
+from pipeline.engines.ray_cluster import translate_error
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 
 
@@ -22,6 +22,6 @@ def test_an_error_of_a_worker_is_told_without_ray_s_advice(kind: type[PhraseboxE
     assert "DataContext" in str(carried)
     wrapped = RuntimeError("a task failed")
     wrapped.__cause__ = carried
-    told = readable(wrapped, tmp_path)
+    told = translate_error(wrapped, tmp_path)
     assert type(told) is kind
     assert str(told) == "model.weights: no file"
