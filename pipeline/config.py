@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pipeline.config_errors import in_words
-from pipeline.config_text import assign, documented, dumped, parsed
+from pipeline.config_text import assign, document_yaml, dump_yaml, parse_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
@@ -134,9 +134,9 @@ CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
     "images": ("fetch_threads",),
     "explain": ("phrases_per_step",),
 }
-"""Section -> its keys that change a row by rounding at most, so that a run may go on with other values, for example in
-less memory. Samples, their ids and the parts of an input do not depend on where it is cut into shards. Rows are known
-by their ids: a resumed run with another `shard_size` reads the whole input again, and makes the missing rows."""
+"""Section -> its keys that change a row by rounding at most, so that a run may resume with other values, for example in
+less memory. Samples, their ids and the parts of an input do not depend on the cuts between its shards. Ids identify
+rows: a resumed run with another `shard_size` reads the whole input again, and makes the missing rows."""
 
 
 class RunConfig(BaseModel):
@@ -166,11 +166,13 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _settings_of_the_model(cls, values: Any) -> Any:
-        """Take the settings that a bundled model brings where none are given, see `WeightsEntry.settings`."""
+        """Take the settings of a bundled model where the values have none, see `WeightsEntry.settings`."""
         model = values.get("model") if isinstance(values, dict) else None
         name = model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
-        brought = CATALOG[name].settings if isinstance(name, str) and name in CATALOG else {}
-        return {**values, **{key: _over(own, values.get(key)) for key, own in brought.items()}} if brought else values
+        if not isinstance(name, str) or name not in CATALOG:
+            return values
+        sections = CATALOG[name].settings
+        return {**values, **{key: _merged(section, values.get(key)) for key, section in sections.items()}}
 
     @field_validator("input", mode="before")
     @classmethod
@@ -182,10 +184,10 @@ class RunConfig(BaseModel):
 
     def rows_depend_on(self) -> dict[str, Any]:
         """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
-        kept = {"input", "model", "phrases", "images", "explain", "regions"}
+        sections = {"input", "model", "phrases", "images", "explain", "regions"}
         if self.source.kind != HEAT_MAPS:
-            kept.add("source")
-        plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
+            sections.add("source")
+        plain: dict[str, Any] = self.model_dump(mode="json", include=sections)
         for section, keys in CHANGE_NO_ROW.items():
             for key in keys:
                 plain[section].pop(key, None)  # not every kind of input is cut
@@ -201,24 +203,24 @@ class RunConfig(BaseModel):
 
     def to_yaml(self, *, docs: bool = False) -> str:
         """Return the resolved configuration as YAML; with `docs` each key has its description above it."""
-        return "\n".join(documented(self)) + "\n" if docs else dumped(self.model_dump(mode="json"))
+        return "\n".join(document_yaml(self)) + "\n" if docs else dump_yaml(self.model_dump(mode="json"))
 
 
-def _over(own: Mapping[str, Any], given: Any) -> Any:
-    """Return a section that a model brings under the one that is given; that alone for another explainer or variant."""
-    values = {} if given is None else given
-    if isinstance(given, BaseModel):
-        values = {**given.model_dump(exclude_unset=True), **given.model_dump(include={"kind"})}
+def _merged(defaults: Mapping[str, Any], section: Any) -> Any:
+    """Return a section over the defaults of a model; the section alone for another explainer or a variant."""
+    values = {} if section is None else section
+    if isinstance(section, BaseModel):
+        values = {**section.model_dump(exclude_unset=True), **section.model_dump(include={"kind"})}
     default = EXPLAINERS.default
     if not isinstance(values, dict) or "variant" in values or values.get("kind", default) != default:
-        return given
-    return {**own, **values}
+        return section
+    return {**defaults, **values}
 
 
 class ExplainConfig(RunConfig):
-    """The configuration of `phrasebox explain`: of a run's it needs model, images and explain."""
+    """The configuration of `phrasebox explain`, which uses the sections model, images and explain."""
 
-    input: InputConfig | None = None  # type: ignore[assignment]  # nothing is read but the one image
+    input: InputConfig | None = None  # type: ignore[assignment]  # only one image is read
 
 
 class FinishedConfig(RunConfig):
@@ -232,29 +234,29 @@ def load_config(
     settings: Iterable[str],
     model: type[BaseModel] = RunConfig,
     *,
-    assigned: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Read YAML (if any), assign values, apply `KEY=VALUE` settings, check; later ones override.
+    """Read YAML (if any), assign options, apply `KEY=VALUE` settings, check; later values override.
 
     Args:
         path: A YAML file.
         settings: Dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`.
-        model: The model that checks them; the whole run by default.
-        assigned: Dotted keys with plain values, of which None assigns nothing. An input or a model that is named here
-            replaces the file's with all its keys.
+        model: The model that checks the values; the whole run by default.
+        options: Dotted keys with plain values; None assigns nothing. An input or a model that is named here replaces
+            the file's with all its keys.
 
     Raises:
         ConfigError: With one line per problem.
     """
     values = {} if path is None else _from_file(path)
-    given = {key: value for key, value in (assigned or {}).items() if value is not None}
-    for replaced in (replaced for key in given for replaced in REPLACES.get(key, ())):
-        section, _, name = replaced.partition(".")
+    changes = {key: value for key, value in (options or {}).items() if value is not None}
+    for replaced_key in (name for key in changes for name in REPLACES.get(key, ())):
+        section, _, name = replaced_key.partition(".")
         if isinstance(values.get(section), dict):
             values[section].pop(name, None)
-    if "input.path" in given:
+    if "input.path" in changes:
         values.pop("input", None)
-    for key, value in given.items():
+    for key, value in changes.items():
         assign(values, key, value)
     return override(values, settings, model)
 
@@ -263,47 +265,52 @@ REPLACES: Final = {
     "model.name": ("model.name", "model.pretrained", "model.checkpoint", "model.weights", "model.config"),
     "model.weights": ("model.pretrained", "model.checkpoint"),
 }
-"""Assigned key -> the keys of a file that say the same in another way."""
+"""Key of an option -> the keys of a file that it replaces."""
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     hint = "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
     try:
-        loaded = parsed(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
         raise ConfigError(f"{path} is not YAML: {one_line(error)}{hint}") from error
-    if loaded is not None and not isinstance(loaded, dict):
-        raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{hint}")
-    return loaded or {}
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, not a mapping of keys{hint}")
+    return values or {}
 
 
 def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
-    """Apply `KEY=VALUE` settings to plain values, which they change, and check. Raise ConfigError."""
+    """Apply `KEY=VALUE` settings to plain values in place, and check these. Raise ConfigError."""
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
         try:
-            value = parsed(text)
+            value = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
         assign(values, key, value)
     return check(values, model)
 
 
-def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = (), *, explains: bool = True) -> RunConfig:
+def stored_config(
+    stored: Mapping[str, Any], settings: Iterable[str] = (), *, parse_explainer: bool = True
+) -> RunConfig:
+    stored: Mapping[str, Any], settings: Iterable[str] = (), *, parse_explainer: bool = True
+) -> RunConfig:
     """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
-    Without `explains` the explainer's settings are left as they are stored, unless a setting changes them: see
+    Without `parse_explainer` the explainer's settings stay as they are stored, unless a setting changes them: see
     `FinishedConfig`. A setting that names another explainer or variant replaces the stored section, which holds every
     value.
 
     Raise ConfigError.
     """
-    values, settings = copy.deepcopy(dict(stored)), list(settings)
-    plain = not explains and not sets_any(settings, ("explain",))
+    values = copy.deepcopy(dict(stored))
+    settings = list(settings)
+    plain = not parse_explainer and not sets_any(settings, ("explain",))
     if any(setting.startswith(("explain.kind=", "explain.variant=")) for setting in settings):
         values["explain"] = {}
     config: RunConfig = override(values, settings, FinishedConfig if plain else RunConfig)
@@ -323,10 +330,10 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
         raise in_words(error, model, values) from error
 
 
-def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    """Return lines "key: found there, wanted now" for the leaves of nested settings that differ."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        names = dict.fromkeys([*found, *wanted])
-        below = (differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name) for name in names)
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return lines "key: old there, new now" for the leaves of nested settings that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = dict.fromkeys([*old, *new])
+        below = (differences(old.get(name), new.get(name), f"{key}.{name}" if key else name) for name in names)
         return [line for lines in below for line in lines]
-    return [] if found == wanted else [f"{key.removeprefix('config.')}: {found!r} there, {wanted!r} now"]
+    return [] if old == new else [f"{key.removeprefix('config.')}: {old!r} there, {new!r} now"]

@@ -15,7 +15,7 @@ from stages.contract.errors import ConfigError, PhraseboxError
 from stages.contract.kinds import KindTable
 from stages.read import guess_kind
 
-_SAY_WHAT: Final = "Say what to read, for example: phrasebox run captions.jsonl --images photos/"
+_EXAMPLE: Final = "Say what to read, for example: phrasebox run captions.jsonl --images photos/"
 
 
 def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> ConfigError:
@@ -25,14 +25,14 @@ def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str
     for problem in error.errors(include_url=False):
         name, message = _problem(dict(problem), model, values)
         problems.setdefault(name, {})[message] = None
-    # Several of one key: what each type in a union says.
+    # A key has several messages where each type of a union has one.
     first, *more = [ConfigError("; or: ".join(messages), key=name) for name, messages in problems.items()]
     first.more = more
     return first
 
 
 def _with_kind_of_input(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values with the kind that the input's path has, whose keys alone are proposed."""
+    """Return the values with the kind of the input's path: only keys of that kind are proposed."""
     section = values.get("input")
     if not isinstance(section, dict) or not isinstance(section.get("path"), str | list | tuple):
         return values
@@ -43,29 +43,30 @@ def _with_kind_of_input(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the name of a key and what is wrong with it.
+    """Return the name of a key and the message about it.
 
     Args:
         problem: An entry of `ValidationError.errors()`.
         model: The model that was validated.
         values: The values that it rejected.
     """
-    fields, shown = _fields_at(model, list(problem["loc"]), values)
-    name = ".".join(shown) or "config"
+    fields, path = _fields_at(model, list(problem["loc"]), values)
+    name = ".".join(path) or "config"
     kind = problem["type"]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(shown[-1], fields, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(path[-1], fields, n=1, cutoff=0.5)
         hint = (
-            f"did you mean {'.'.join([*shown[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
+            f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
         )
         return name, f"no such key; {hint}"
     if kind in ("missing", "union_tag_not_found"):
-        return name, f"missing. {_SAY_WHAT}" if name in ("input", "input.path") else "missing."
+        return name, f"missing. {_EXAMPLE}" if name in ("input", "input.path") else "missing."
     if kind == "union_tag_invalid":
-        tag, allowed = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].split(", ")
-        close = difflib.get_close_matches(tag, allowed, n=1)
+        tag = problem["ctx"]["tag"]
+        kinds = problem["ctx"]["expected_tags"].split(", ")
+        close = difflib.get_close_matches(tag, kinds, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
+        return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(kinds)}"
     message = problem["msg"].removeprefix("Value error, ")
     if kind in ("model_type", "model_attributes_type"):
         message = "expected keys below it"
@@ -80,7 +81,7 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
 
 def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Names of the fields around a location, and the location without the members of unions that pydantic tried."""
-    shown: list[str] = []
+    path: list[str] = []
     types_here: list[Any] = [model]
     fields: list[str] = list(model.model_fields)
     for step in location:
@@ -88,20 +89,20 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
         fields = sorted({name for t in models for name in t.model_fields}) or fields
         if not models and not isinstance(step, int):
             continue
-        shown.append(str(step))
-        found = [t.model_fields[step] for t in models if step in t.model_fields]
-        types_here = [member for field in found for member in _members(field.annotation)]
-        for table in filter(None, (_table(field.metadata) for field in found)):
+        path.append(str(step))
+        infos = [t.model_fields[step] for t in models if step in t.model_fields]
+        types_here = [member for info in infos for member in _members(info.annotation)]
+        for table in filter(None, (_table(info.metadata) for info in infos)):
             section = values.get(str(step))
             kind = section.get("kind", table.default) if isinstance(section, dict) else None
-            kinds = [each for each in table if kind in (None, each)]  # that of an input may be left out
-            types_here = [table.config_type(each) for each in kinds] or types_here
-    return fields, shown
+            kinds = [name for name in table if kind in (None, name)]  # an input may leave its kind out
+            types_here = [table.config_type(name) for name in kinds] or types_here
+    return fields, path
 
 
 def _table(metadata: Iterable[Any]) -> KindTable[Any] | None:
-    validators = (getattr(each.func, "__self__", None) for each in metadata if isinstance(each, BeforeValidator))
-    return next((found for found in validators if isinstance(found, KindTable)), None)
+    validators = (getattr(item.func, "__self__", None) for item in metadata if isinstance(item, BeforeValidator))
+    return next((table for table in validators if isinstance(table, KindTable)), None)
 
 
 def _members(annotation: Any) -> list[Any]:

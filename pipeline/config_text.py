@@ -17,29 +17,29 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """See yaml."""
-        seen: set[Any] = set()
+        keys: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True) if isinstance(key_node, yaml.ScalarNode) else None
-            if key is not None and key in seen:
+            if key is not None and key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
                 )
-            seen.add(key)
+            keys.add(key)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
 
 
-def parsed(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Return the value of YAML. Raise yaml.YAMLError, or ValueError for an invalid date."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
 
 
-def dumped(values: Mapping[str, Any]) -> str:
+def dump_yaml(values: Mapping[str, Any]) -> str:
     """Return plain values as YAML."""
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def documented(config: BaseModel, indent: str = "") -> list[str]:
+def document_yaml(config: BaseModel, indent: str = "") -> list[str]:
     """Return lines of YAML with a comment above each key of a configuration."""
     lines: list[str] = []
     for name, field in type(config).model_fields.items():
@@ -47,11 +47,11 @@ def documented(config: BaseModel, indent: str = "") -> list[str]:
         comment = textwrap.wrap(field.description or "", 118 - len(indent))
         if isinstance(value, BaseModel):
             title = [f"{indent}{line}" for line in (*(f"# {line}" for line in comment), f"{name}:")]
-            lines += [*([] if indent else [""]), *title, *documented(value, indent + "  ")]
+            lines += [*([] if indent else [""]), *title, *document_yaml(value, indent + "  ")]
         else:
             plain = config.model_dump(mode="json", include={name})
             lines += [f"{indent}# {line}" for line in comment]
-            lines += [f"{indent}{line}" for line in dumped(plain).splitlines()]
+            lines += [f"{indent}{line}" for line in dump_yaml(plain).splitlines()]
     return lines
 
 
@@ -60,10 +60,10 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     place = values
     for name in sections:
-        inner = place.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{name} holds the value {inner!r}, not keys", key=key)
-        place = inner
+        section = place.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{name} holds the value {section!r}, not keys", key=key)
+        place = section
     place[last] = value
 
 
@@ -72,4 +72,4 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     nested: dict[str, Any] = {}
     for key, value in values.items():
         assign(nested, key, value)
-    return dumped(nested)
+    return dump_yaml(nested)

@@ -1,4 +1,4 @@
-"""The logistic regression that makes probabilities of scores and signals, and the area that says how they separate."""
+"""The logistic regression that makes probabilities of scores and signals, and the area under their ROC curve."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class LogisticFit:
     scale: Floats
 
     def probability(self, features: Floats) -> Floats:
-        """Features (n, k) -> probabilities (n,), 0 .. 1."""
+        """Return the probabilities (n,), 0 .. 1, of features (n, k)."""
         return _logistic(self.bias + ((features - self.mean) / self.scale) @ self.weight)
 
     def by_name(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Weight, mean and scale, each by the names of the features."""
+        """Return weight, mean and scale, each by the names of the features."""
         parts = {"weight": self.weight, "mean": self.mean, "scale": self.scale}
         return {part: dict(zip(names, values.tolist(), strict=True)) for part, values in parts.items()}
 
 
 def fit_logistic(features: Floats, right: NDArray[np.bool_] | Floats) -> LogisticFit:
-    """Fit to features (n, k) and right (n,), or the probability of it 0 .. 1, by Newton's method.
+    """Fit to features (n, k) and right (n,), or its probability 0 .. 1, by Newton's method.
 
     Raise ValueError if all are right or all wrong.
     """
@@ -63,19 +63,21 @@ def most_likely(x: Floats, right: NDArray[np.bool_] | Floats, prior: Floats, pre
 
 
 def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of features (n, k), the latter 1 where a feature is always the same."""
-    mean, scale = features.mean(axis=0), features.std(axis=0)
+    """Return mean and standard deviation (k,) of features (n, k); the latter is 1 for a constant feature."""
+    mean = features.mean(axis=0)
+    scale = features.std(axis=0)
     # A constant feature may differ by the rounding of its mean, and must not count as a difference.
     return mean, np.where(scale > 1e-9 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
 
 
 def roc_area(scores: Floats, positive: Floats, negative: Floats) -> float:
-    """Area under the ROC curve of scores (n,), each of which is positive and negative with some weight >= 0.
+    """Return the area under the ROC curve of scores (n,) with weights (n,) >= 0 as positive and as negative examples.
 
     Equal scores count half. NaN where all weights of one kind are 0.
     """
     _, rank = np.unique(scores, return_inverse=True)
-    above, below = np.bincount(rank, positive), np.bincount(rank, negative)
+    above = np.bincount(rank, positive)
+    below = np.bincount(rank, negative)
     total = above.sum() * below.sum()
     return float(above @ (np.cumsum(below) - below / 2) / total) if total > 0 else float("nan")
 

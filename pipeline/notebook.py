@@ -4,8 +4,8 @@
     from pipeline.notebook import Locator
 
     model, _, _ = open_clip.create_model_and_transforms("ViT-B-16", pretrained="laion2b_s34b_b88k")
-    found = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
-    found  # shows the picture; found.heat_maps, found.boxes_xyxy_px, found.masks and found.scores are arrays
+    located = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
+    located  # shows the picture; located.heat_maps, .boxes_xyxy_px, .masks and .scores are arrays
 
 An image goes through the stages of a run, so the result equals the row that a run writes for the same phrases. As in a
 run, the model embeds "a red car" without its article, as "red car".
@@ -46,26 +46,38 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Located:
-    """The findings in one image, for P phrases and n regions. A notebook shows them as `picture()`."""
+    """The regions and heat maps of one image, for P phrases and n regions. A notebook shows them as `picture()`.
 
-    phrases: tuple[str, ...]  # P, as they were given
-    heat_maps: NDArray[np.float32]  # (P, grid_h, grid_w), >= 0, not normalised; each covers the whole image
-    similarities: NDArray[np.float32]  # (P,), cosine of image and phrase, -1 .. 1
-    faults: tuple[str, ...]  # P, "" or why the heat map is all zeros: "constant", "empty" or "non_finite"
-    phrase_indices: NDArray[np.int64]  # (n,), the phrase of each region: in their order, best region first
-    boxes_xyxy_px: NDArray[np.float32]  # (n, 4), half-open [left, top, right, bottom) in pixels of the upright image
-    # (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these settings; else a
-    # number that only ranks.
+    Attributes:
+        phrases: The P phrases of the call, unchanged.
+        heat_maps: float32 (P, grid_h, grid_w), >= 0, not normalised. A map covers the whole image.
+        similarities: float32 (P,), cosines of image and phrase, -1 .. 1.
+        faults: The P reasons for a heat map of zeros: "constant", "empty" or "non_finite"; "" for other maps.
+        phrase_indices: int64 (n,), the phrase of each region. Regions are sorted by phrase, the best region first.
+        boxes_xyxy_px: float32 (n, 4), half-open [left, top, right, bottom) in pixels of the upright image.
+        scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these
+            settings; else a number that only ranks.
+        regions: The n regions of the stages, with masks in run-length form.
+        size_hw: Height and width of the upright image, px.
+        shift_cells: The shift of the heat maps' values from the centres of their cells, right and down, in cells.
+    """
+
+    phrases: tuple[str, ...]
+    heat_maps: NDArray[np.float32]
+    similarities: NDArray[np.float32]
+    faults: tuple[str, ...]
+    phrase_indices: NDArray[np.int64]
+    boxes_xyxy_px: NDArray[np.float32]
     scores: NDArray[np.float32]
-    regions: tuple[Region, ...]  # n, as the stages make them, with masks in run-length form
-    size_hw: tuple[int, int]  # of the upright image, px
-    shift_cells: float  # shift of the heat maps' values from the centres of their cells, right and down, in cells
+    regions: tuple[Region, ...]
+    size_hw: tuple[int, int]
+    shift_cells: float
     _content: bytes
     _limits: DecodeLimits
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """bool (n, H, W), the pixels of each region. Decoded when it is first used; an array as large as n images."""
+        """The pixels of each region, bool (n, H, W). The array is as large as n images, and decoded at first use."""
         masks = [decode_mask(region.mask) for region in self.regions]
         return np.stack(masks) if masks else np.zeros((0, *self.size_hw), np.bool_)
 
@@ -132,27 +144,27 @@ class Locator:
         run: RunConfig | None = None,
     ) -> None:
         values: dict[str, Any] = {} if run is None else {name: getattr(run, name) for name in type(run).model_fields}
-        named = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
-        loaded = None if named is None or isinstance(named, (Mapping, ModelConfig)) else named
+        section = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
+        loaded = None if section is None or isinstance(section, (Mapping, ModelConfig)) else section
         if loaded is not None and not hasattr(loaded, "tower"):
             raise ConfigError(f"Locator takes a name or settings, Locator.from_open_clip a model: got {type(loaded)}")
-        given = {"explain": explain, "regions": regions, "model": named if loaded is None else None}
-        values |= {name: value for name, value in given.items() if value is not None}
+        sections = {"explain": explain, "regions": regions, "model": section if loaded is None else None}
+        values |= {name: value for name, value in sections.items() if value is not None}
         config: ExplainConfig = check(values, ExplainConfig)
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
         steps = build_steps(config, loaded)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
-        self._read_phrases = steps.before[0]
-        self._read_phrases.setup()
+        self._phrases_stage = steps.before[0]
+        self._phrases_stage.setup()
         # The stage of the regions is not set up: that would leave OpenCV one thread in the whole process.
         self._stages = (steps.before[1], steps.explains, steps.cuts)
         steps.explains.setup()
         name = config.model.label if loaded is None else loaded.name
-        self._described = f"{name} by {steps.explain.kind} on {steps.explains.take_forwards().device}"
+        self._description = f"{name} by {steps.explain.kind} on {steps.explains.take_forwards().device}"
 
     def __repr__(self) -> str:
         """Return model, explainer and device on one line."""
-        return f"Locator({self._described})"
+        return f"Locator({self._description})"
 
     @classmethod
     def from_open_clip(
@@ -179,9 +191,9 @@ class Locator:
     def __call__(self, image: ImageLike, phrases: str | Sequence[str]) -> Located:
         """Compute the heat maps and regions of one or several phrases in an image.
 
-        Phrases are embedded as a run embeds those of a caption: in lower case and without leading articles, see
-        `stages.phrases.filters.normalise`. `Located.phrases` has them as they were given. A plural ("two dogs") may
-        have several regions. The image is a path or URL, an encoded image, a Pillow image, or an array uint8 (height,
+        Phrases are embedded as a run embeds the phrases of a caption: in lower case and without leading articles, see
+        `stages.phrases.filters.normalise`. `Located.phrases` has them unchanged. A plural ("two dogs") may have several
+        regions. The image is a path or URL, an encoded image, a Pillow image, or an array uint8 (height,
         width, 3) in RGB. EXIF orientation is applied.
 
         Raise ConfigError if there is no phrase or one is empty, InputError if the image cannot be read or is damaged,
@@ -197,20 +209,20 @@ class Locator:
         with plainly():
             record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
-        asked = [maps[phrase.text] for phrase in record.phrases]
+        heat_maps = [maps[phrase.text] for phrase in record.phrases]
         boxes = np.array([region.box_xywh_px for region in record.regions], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return Located(
             phrases=texts,
-            heat_maps=np.stack([heat_map.values for heat_map in asked]),
-            similarities=np.array([heat_map.similarity for heat_map in asked], np.float32),
-            faults=tuple(heat_map.fault for heat_map in asked),
+            heat_maps=np.stack([heat_map.values for heat_map in heat_maps]),
+            similarities=np.array([heat_map.similarity for heat_map in heat_maps], np.float32),
+            faults=tuple(heat_map.fault for heat_map in heat_maps),
             phrase_indices=np.array([region.phrase_index for region in record.regions], np.int64),
             boxes_xyxy_px=boxes,
             scores=np.array([region.score for region in record.regions], np.float32),
             regions=record.regions,
             size_hw=(record.height_px, record.width_px),
-            shift_cells=asked[0].shift_cells,
+            shift_cells=heat_maps[0].shift_cells,
             _content=content,
             _limits=self._limits,
         )
@@ -218,19 +230,19 @@ class Locator:
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
         """Return each text as one phrase, normalised as the phrases of captions are, but never empty.
 
-        Head and number are those that the stage finds in a caption of these words; if it finds another phrase, the text
-        names one thing. The texts are the lines of one caption, so that "a man" and "a person" get two answers.
+        The stage of phrases finds head and number in a caption of these words; if it finds another phrase, the text
+        names one object. The texts are the lines of one caption, so that "a man" and "a person" get two answers.
         """
         samples = [Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)]
-        found = self._read_phrases.process([Record.start(sample) for sample in samples])
+        records = self._phrases_stage.process([Record.start(sample) for sample in samples])
         phrases = []
-        line = 0
-        for text, record in zip(texts, found, strict=True):
+        line_start = 0
+        for text, record in zip(texts, records, strict=True):
             words = normalise(text) or as_typed(text)
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
-            phrases.append(replace(phrase, start=line + phrase.start, end=line + phrase.end))
-            line += len(text) + 1
+            phrases.append(replace(phrase, start=line_start + phrase.start, end=line_start + phrase.end))
+            line_start += len(text) + 1
         return tuple(phrases)
 
 

@@ -1,4 +1,4 @@
-"""Paths that users give. The same file may be written in many ways, also from another folder."""
+"""Paths of users: the same file may be written in many ways, also from another folder."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ MODEL_FILES: Final = ("model.checkpoint", "model.weights", "model.config")  # Ke
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of `RunConfig.rows_depend_on` with the same path for the same file, however it was written."""
-    answer = dict(plain)
+    values = dict(plain)
     for key, words in {**LOCATIONS, **dict.fromkeys(MODEL_FILES, ())}.items():
         section, _, name = key.partition(".")
         value = (plain.get(section) or {}).get(name)
         if value is not None and value not in words:
-            path = absolute(value) if isinstance(value, str) else [absolute(one) for one in value]
-            answer[section] = {**answer[section], name: path}
-    return answer
+            path = absolute(value) if isinstance(value, str) else [absolute(item) for item in value]
+            values[section] = {**values[section], name: path}
+    return values
 
 
 def check_writable(option: str, path: Path) -> None:
     """Raise ConfigError, which names the option, if a local file cannot be written; its folder need not exist yet."""
-    problem = f"{option}: cannot write {path}"
+    message = f"{option}: cannot write {path}"
     try:
         if path.is_dir():
-            raise ConfigError(f"{problem}: it is a folder; give the name of a file in it")
+            raise ConfigError(f"{message}: it is a folder; give the name of a file in it")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
-            raise ConfigError(f"{problem}: {folder} is a file")
+            raise ConfigError(f"{message}: {folder} is a file")
         tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
     except OSError as error:
-        raise ConfigError(f"{problem}: {error.strerror}") from error
+        raise ConfigError(f"{message}: {error.strerror}") from error

@@ -68,26 +68,26 @@ def _coloured(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) 
 
 
 def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: Sequence[str] = ()) -> Rgb:
-    """Draw the annotations of a row over its image in its original size, each in a colour of its own; captions below.
+    """Draw the annotations of a row over its image in its original size, in different colours; captions stand below.
 
     `annotations` are entries of the dataset's column of that name.
     """
-    coded = [annotation["segmentation"] for annotation in annotations]
-    drawn = draw_regions(
+    codes = [annotation["segmentation"] for annotation in annotations]
+    picture = draw_regions(
         rgb,
-        [decode_mask(Rle(size_hw=tuple(one["size"]), counts=one["counts"])) for one in coded],
+        [decode_mask(Rle(size_hw=tuple(code["size"]), counts=code["counts"])) for code in codes],
         [annotation["bbox"] for annotation in annotations],
         [f"{annotation['phrase']} {annotation['score']:.2f}" for annotation in annotations],
     )
-    return _with_text(drawn, captions)
+    return _with_text(picture, captions)
 
 
 def draw_regions(
     rgb: Rgb, masks: Sequence[NDArray[np.bool_]], boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str]
 ) -> Image.Image:
-    """Draw regions over an image: the outline of each mask bool (H, W), its box and its label, in a colour of its own.
+    """Draw regions over an image in different colours: the outline of each mask bool (H, W), its box and its label.
 
-    A label stands above its box, or as near as it covers no other.
+    A label stands above its box, or at the nearest place where it covers no other label.
     """
     picture = rgb.copy()
     colours = [_colour(number) for number in range(len(labels))]
@@ -95,28 +95,29 @@ def draw_regions(
         inside = cv2.erode(mask.astype(np.uint8), _OUTLINE, borderType=cv2.BORDER_CONSTANT, borderValue=0)
         picture[mask & (inside == 0)] = colour
     image = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(_TEXT_PX)
     for (x, y, w, h), colour in zip(boxes_xywh_px, colours, strict=True):
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=colour, width=2)
-    placed: list[Box] = []
+    label_boxes: list[Box] = []
     for (x, y, *_), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
         width = right - left + 6
         height = bottom - top + 8
-        at_x = max(0.0, min(x, image.width - width))
-        at_y = _free_top((at_x, y - height if y > height else y, width, height), placed, image.height)
-        placed.append((at_x, at_y, width, height))
-        draw.rectangle((at_x, at_y, at_x + width, at_y + height), fill=colour)
-        draw.text((at_x + 3, at_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
+        label_x = max(0.0, min(x, image.width - width))
+        label_y = _free_top((label_x, y - height if y > height else y, width, height), label_boxes, image.height)
+        label_boxes.append((label_x, label_y, width, height))
+        draw.rectangle((label_x, label_y, label_x + width, label_y + height), fill=colour)
+        draw.text((label_x + 3, label_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
     return image
 
 
-def _free_top(label: Box, placed: Sequence[Box], image_height: int) -> float:
-    """The top nearest to that of a label at which it covers no other label; its own where there is no room."""
-    x, wanted, width, height = label
-    beside = [(top, top + high) for left, top, wide, high in placed if left <= x + width and x <= left + wide]
-    tops = sorted((wanted, *range(int(image_height - height))), key=lambda top: abs(top - wanted))
-    return next((top for top in tops if all(end < top or top + height < start for start, end in beside)), wanted)
+def _free_top(label: Box, boxes: Sequence[Box], image_height: int) -> float:
+    """The top nearest to a label's at which the label covers no other box; the label's where there is no room."""
+    x, y, width, height = label
+    spans = [(top, top + high) for left, top, wide, high in boxes if left <= x + width and x <= left + wide]
+    tops = sorted((y, *range(int(image_height - height))), key=lambda top: abs(top - y))
+    return next((top for top in tops if all(end < top or top + height < start for start, end in spans)), y)
 
 
 def shrunk(values: HeatValues, side: int) -> HeatValues:
@@ -205,8 +206,8 @@ def lossless(image: Image.Image | Rgb) -> bytes:
 
 def row(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
     """Put pictures of one height side by side, with a title under each, which may be several lines long."""
-    titled = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
-    return sheet(titled, len(titled), gap_px=0)
+    tiles = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
+    return sheet(tiles, len(tiles), gap_px=0)
 
 
 def sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
@@ -235,7 +236,8 @@ def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
     lines = [line for text in printable for line in textwrap.wrap(text, max(10, image.width // 8)) or [""]]
     paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)
     paper.paste(image, (0, 0))
-    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(_TEXT_PX)
+    draw = ImageDraw.Draw(paper)
+    font = ImageFont.load_default(_TEXT_PX)
     for number, line in enumerate(lines):
         draw.text((4, image.height + 3 + number * _LINE_PX), line, fill=_INK, font=font)
     return np.asarray(paper)

@@ -46,9 +46,9 @@ of records, which the sample shows (measured there, too)."""
 
 RAY_START_S: Final = 20.0  # seconds until Ray has started its workers (2 cores of an AMD EPYC)
 
-MEASURED_S: Final = 20  # seconds after which no further images are measured
+MEASURED_S: Final = 20  # seconds after which no more images are measured
 
-CPU_ROWS: Final = 4  # images that are measured together on a CPU, where more at once are no faster
+CPU_ROWS: Final = 4  # images that are measured together on a CPU, where larger batches are no faster
 
 PART_IMAGES: Final = 10_000_000
 """Most images of a part: its driver holds 80 MB of keys, and a resumed run reads a journal of 160 MB."""
@@ -59,52 +59,93 @@ DRIVER_RATE: Final = 5900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """The cost of an image and of the start, measured on a sample."""
+    """The cost of an image and of the start, measured on a sample.
 
-    images: int  # of the sample
-    failed: int  # images of the sample that became rows with an error
-    phrases: float  # an image
-    steps: Mapping[str, float]  # step -> seconds an image; explaining without the texts
-    explain: str  # the step that holds the model
-    text_s: float  # seconds for a phrase that is seen for the first time
-    half_texts: int  # different phrases in half of the sample
-    texts: int  # different phrases in the whole sample
-    bytes: float  # of the shards, an image
-    memory_bytes: int  # peak of a process with all stages
-    device: str  # of the model, for people
-    first: int = 0  # the most images that a run computes in one process before all others
-    start_s: float = 0.0  # from the command until the model has answered its first images
+    Attributes:
+        images: The images of the sample.
+        failed: The images of the sample that became rows with an error.
+        phrases: The phrases of an image.
+        steps: The seconds of an image by step; the model's step without the texts.
+        explain: The step that holds the model.
+        text_s: The seconds of a phrase that is new to the model.
+        half_texts: The different phrases in half of the sample.
+        texts: The different phrases in the whole sample.
+        bytes: The bytes of an image in the shards.
+        memory_bytes: The peak of a process with all stages.
+        device: The device of the model, for people.
+        first: The most images that a run computes in one process before all others.
+        start_s: The seconds from the command until the model has answered its first images.
+    """
+
+    images: int
+    failed: int
+    phrases: float
+    steps: Mapping[str, float]
+    explain: str
+    text_s: float
+    half_texts: int
+    texts: int
+    bytes: float
+    memory_bytes: int
+    device: str
+    first: int = 0
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A place for a run."""
+    """A place for a run.
 
-    cores: int  # of all nodes
-    workers: int  # model workers, if the model computes on CPUs
-    gpus: int = 0  # of all nodes; 0 leaves the model to the cores
-    gpu_rate: float | None = None  # images a second of one GPU
-    engine_cores: float = 0.0  # cores that the engine's own processes keep busy
-    engine_s: float = 0.0  # seconds of a core that they take for each image
+    Attributes:
+        cores: The cores of all nodes.
+        workers: The model workers, if the model computes on CPUs.
+        gpus: The GPUs of all nodes; 0 leaves the model to the cores.
+        gpu_rate: The images a second of one GPU.
+        engine_cores: The cores that the engine's processes keep busy.
+        engine_s: The seconds of a core that these take for an image.
+    """
+
+    cores: int
+    workers: int
+    gpus: int = 0
+    gpu_rate: float | None = None
+    engine_cores: float = 0.0
+    engine_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """The forecast of a run."""
+    """The forecast of a run.
+
+    Attributes:
+        images: The images of the run.
+        seconds: The seconds from the command to its end.
+        rate: The images a second between start and end.
+        limit: The limit of the rate: "cores", "model workers" or "GPUs".
+        core_hours: The hours of cores that are reserved for the run.
+        gpu_hours: The hours of GPUs that are reserved for the run.
+        cores_per_gpu: The cores that keep one GPU busy; None without GPUs.
+        disk_bytes: The bytes of the dataset.
+        memory_bytes: The bytes of all model workers, each with the other stages beside it.
+        texts: The different phrases to expect.
+        parts: The parts of the input: of `PART_IMAGES` at most, and no driver feeds more than `DRIVER_RATE`.
+        side_by_side: The parts that run at once.
+        part_hours: The hours of a part.
+    """
 
     images: int
-    seconds: float  # from the command to its end
-    rate: float  # images a second between start and end
-    limit: str  # of the rate: "cores", "model workers" or "GPUs"
-    core_hours: float  # reserved for the run
+    seconds: float
+    rate: float
+    limit: str
+    core_hours: float
     gpu_hours: float
-    cores_per_gpu: float | None  # cores that keep one GPU busy
-    disk_bytes: float  # of the dataset
-    memory_bytes: float  # of all model workers, each with the other stages beside it
-    texts: float  # different phrases to expect
-    parts: int  # to cut the input into: of `PART_IMAGES` at most, and no driver feeds more than `DRIVER_RATE`
-    side_by_side: int  # parts that run at once
-    part_hours: float  # of each of them
+    cores_per_gpu: float | None
+    disk_bytes: float
+    memory_bytes: float
+    texts: float
+    parts: int
+    side_by_side: int
+    part_hours: float
 
 
 def texts_in(costs: Costs, images: float) -> float:
@@ -119,19 +160,20 @@ def texts_in(costs: Costs, images: float) -> float:
 
 
 def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
-    """Return what a number of images takes on a machine. Raise ValueError if the speed of its GPUs is unknown.
+    """Return the time, memory and disk of a run on a machine. Raise ValueError if the speed of its GPUs is unknown.
 
     Every worker embeds the phrases that are new to it. Cores are shared between steps.
     """
-    beside = sum(seconds for step, seconds in costs.steps.items() if step != costs.explain) + machine.engine_s
-    cores, share = machine.cores - machine.engine_cores, images / machine.workers
+    other_s = sum(seconds for step, seconds in costs.steps.items() if step != costs.explain) + machine.engine_s
+    cores = machine.cores - machine.engine_cores
+    share = images / machine.workers
     explain = costs.steps[costs.explain] + costs.text_s * texts_in(costs, share) / share
     if machine.gpus:
         if machine.gpu_rate is None:
             raise ValueError("expected the images a second of a GPU")
-        limits = {"GPUs": machine.gpus * machine.gpu_rate, "cores": cores / beside}
+        limits = {"GPUs": machine.gpus * machine.gpu_rate, "cores": cores / other_s}
     else:
-        limits = {"cores": cores / (beside + explain), "model workers": machine.workers / explain}
+        limits = {"cores": cores / (other_s + explain), "model workers": machine.workers / explain}
     limit = min(limits, key=lambda name: limits[name])
     first = min(images, costs.first, most_to_fit(images))
     first_s = first * (sum(costs.steps.values()) + costs.text_s * costs.texts / costs.images)
@@ -145,7 +187,7 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
         limit=limit,
         core_hours=machine.cores * seconds / 3600,
         gpu_hours=machine.gpus * seconds / 3600,
-        cores_per_gpu=machine.gpu_rate * beside if machine.gpus and machine.gpu_rate is not None else None,
+        cores_per_gpu=machine.gpu_rate * other_s if machine.gpus and machine.gpu_rate is not None else None,
         disk_bytes=costs.bytes * images,
         memory_bytes=float(costs.memory_bytes * (machine.gpus or machine.workers)),
         texts=texts_in(costs, images),
@@ -165,7 +207,7 @@ def machine_here(config: RunConfig, *, on_gpu: bool) -> Machine:
 
 
 class PassThrough(Stage):
-    """Makes a table of records and records of the table, as Ray's workers do to hand them on."""
+    """Turns records into a table and back, as Ray's workers do to pass them on."""
 
     name: ClassVar[str] = "tables"
 
@@ -175,7 +217,7 @@ class PassThrough(Stage):
 
 
 def assumptions(config: RunConfig, costs: Costs, workers: int) -> list[str]:
-    """Return in words what a forecast for this machine takes for granted."""
+    """Return the assumptions of a forecast for this machine, for people."""
     words = ["images like the first ones"]
     if config.engine.kind == "ray":
         words.append(f"{RAY_START_S:.0f} s until Ray has started")
@@ -186,66 +228,68 @@ def assumptions(config: RunConfig, costs: Costs, workers: int) -> list[str]:
     return words
 
 
-def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, began_s: float, console: Console) -> Costs:
-    """Take at most so many samples through every step. Nothing is left on the disk.
+def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, start_s: float, console: Console) -> Costs:
+    """Take at most so many samples through every step. Nothing stays on the disk.
 
-    began_s: `time.perf_counter()` at the start of the command, for the time that a run takes to start.
+    start_s: `time.perf_counter()` at the start of the command, for the time that a run takes to start.
 
     Raise InputError if the input holds no samples, and PhraseboxError if the run would be rejected.
     """
     columns = graph.settings(config).output.columns
-    hand_on = (PassThrough(),) if config.engine.kind == "ray" else ()
-    stages = (*hand_on, *graph.before, *hand_on, graph.model, *hand_on, *graph.after)
+    tables = (PassThrough(),) if config.engine.kind == "ray" else ()
+    before = (*tables, *graph.before, *tables)
+    after = (*tables, *graph.after)
     name = graph.model.name
-    middle = stages.index(graph.model)
-    start = time.perf_counter()
+    read_start = time.perf_counter()
     report = Report()
-    again = Report()
+    repeated = Report()
     records = [Record.start(sample) for sample in islice(graph.reader.samples(plan_shards(graph.reader)), samples)]
     if not records:
         raise InputError("the input holds no samples")
-    read_s = (time.perf_counter() - start) / len(records)
-    write_s = 0.0
+    read_s = (time.perf_counter() - read_start) / len(records)
+
     bar = progress_bar(console, "measuring, seconds", MEASURED_S)
     folder = tempfile.TemporaryDirectory(prefix="phrasebox-plan-")
     writer = ShardWriter(Path(folder.name), config.output.rows_per_file)
-    with folder, set_up(stages), closing(writer), bar as advance:
-        start = time.perf_counter()
+    with folder, set_up((*before, graph.model, *after)), closing(writer), bar as advance:
+        measure_start = time.perf_counter()
         rows = rows_per_call(graph.model) if on_gpu else CPU_ROWS
-        learnt = _texts(run_stages(stages, records[:rows], lambda *_: None))  # which takes longer the first time
-        start_s = time.perf_counter() - began_s + (RAY_START_S if hand_on else 0.0)
+        # The first call takes longer.
+        first_texts = _texts(run_stages((*before, graph.model, *after), records[:rows], lambda *_: None))
+        command_s = time.perf_counter() - start_s + (RAY_START_S if tables else 0.0)
         finished: list[Record] = []
-        while not finished or (len(finished) < len(records) and time.perf_counter() < start + MEASURED_S):
-            advance(round(time.perf_counter() - start))
+        while not finished or (len(finished) < len(records) and time.perf_counter() < measure_start + MEASURED_S):
+            advance(round(time.perf_counter() - measure_start))
             batch = records[len(finished) : len(finished) + rows]
-            prepared = run_stages(stages[:middle], batch, report.stage)
+            prepared = run_stages(before, batch, report.stage)
             explained = run_stages([graph.model], prepared, report.stage)
-            run_stages([graph.model], prepared, again.stage)  # now that its texts are known
-            finished += run_stages(stages[middle + 1 :], explained, report.stage)
-            before_s = time.perf_counter()
+            run_stages([graph.model], prepared, repeated.stage)  # the model has embedded their texts by now
+            finished += run_stages(after, explained, report.stage)
+            write_start = time.perf_counter()
             writer.write(records_to_rows(finished[-len(batch) :], **columns))
-            write_s += time.perf_counter() - before_s
-        before_s = time.perf_counter()
+            report.stage("write", len(batch), time.perf_counter() - write_start)
+        write_start = time.perf_counter()
         writer.close()
-        write_s += time.perf_counter() - before_s
-        written = sum(path.stat().st_size for path in Path(folder.name).rglob("*") if path.is_file())
-    count, texts = len(finished), _texts(finished)
+        report.stage("write", 0, time.perf_counter() - write_start)
+        shard_bytes = sum(path.stat().st_size for path in Path(folder.name).rglob("*") if path.is_file())
+    count = len(finished)
+    texts = _texts(finished)
     busy_s = {step: entry.busy_s / count for step, entry in report.stages.items()}
-    explain_s = again.stages[name].busy_s / count
+    explain_s = repeated.stages[name].busy_s / count
     return Costs(
         images=count,
         failed=sum(record.error is not None for record in finished),
         phrases=fmean(len(record.phrases) for record in finished),
-        steps={"read": read_s, **busy_s, name: explain_s, "write": write_s / count},
+        steps={"read": read_s, **busy_s, name: explain_s},
         explain=name,
-        text_s=max(0.0, busy_s[name] - explain_s) * count / max(1, len(texts - learnt)),
+        text_s=max(0.0, busy_s[name] - explain_s) * count / max(1, len(texts - first_texts)),
         half_texts=len(_texts(finished[: count // 2])),
         texts=len(texts),
-        bytes=written / count,
+        bytes=shard_bytes / count,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         device=", ".join(report.stages[name].devices) or "none",
         first=MOST_IMAGES if is_wanted(graph, config) else SAMPLES if graph.calibration is not None else 0,
-        start_s=start_s,
+        start_s=command_s,
     )
 
 

@@ -103,7 +103,7 @@ def run(
         if found.state == "complete" and is_same_input:
             return _complete(folder, config, console, changes)
         with display.shown():
-            display.doing("comparing the input with the rows")
+            display.show_step("comparing the input with the rows")
             reject_other_phrases(graph, every)
             if found.state != "new" and not is_same_input:
                 changes = _changes(folder, graph.reader, shards, console, config.input)
@@ -126,7 +126,7 @@ def run(
                 _say(console, [*folder.notes, *_in_words(changes)])
                 if found.state != "new":
                     _say(console, [_resuming(folder, samples)])
-                display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
+                display.show_step("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
                 computing.make_rows(shards, found)
         graph, trust = computing.graph, computing.trust
@@ -208,7 +208,7 @@ class _Computing:
             if (grown := grown_in_words(self.graph, self.every, found.run)) is not None:
                 self.report.note(grown)
         elif compares or self.asks_for_precision or (is_wanted(self.graph, self.config) and not self.folder.shards):
-            self.display.doing("looking at the first images")
+            self.display.show_step("looking at the first images")
             self.display.update(self.report)
             look = partial(look_at_first, fits=self.config.regions.calibration == "auto")
             return WarmUp(shards=self.every, compute=look, decide=self.decided)
@@ -252,7 +252,7 @@ class _Computing:
                 self.graph = with_presence(self.graph, fitted)
         self.folder.store_presence(text, noted)
         explained = self.explained_by(look)
-        self.display.doing("loading the model")
+        self.display.show_step("loading the model")
         self.display.update(self.report)
         return self.graph, explained
 
@@ -287,10 +287,10 @@ def _planned(config: RunConfig, graph: Graph | None, display: Display) -> tuple[
     The input's faults are told before a library of the model is loaded.
     """
     with display.shown():
-        display.doing("reading the input")
+        display.show_step("reading the input")
         reader = make_reader(config.input) if graph is None else graph.reader
         every = plan_shards(reader)
-        display.doing("loading the libraries of the model")
+        display.show_step("loading the libraries of the model")
         config = choose_engine(config, samples_in(config.input.take_part(every)))
         graph = graph or build_graph(config, reader)
         if graph.described is not None:

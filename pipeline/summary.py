@@ -26,37 +26,56 @@ from stages.write import LIKELY, Tally
 
 @dataclass(slots=True)
 class StageTime:
-    """The work of a stage in this run, summed over its workers."""
+    """The work of a stage in this run, summed over its workers.
 
-    records: int = 0  # that it answered
-    busy_s: float = 0.0  # seconds in which its workers were busy
-    images: int = 0  # that a forward pass was asked for; 0 for a stage without a model
-    devices: Counter[str] = field(default_factory=Counter)  # images by the device that computed them
+    Attributes:
+        records: The records that the stage has answered.
+        busy_s: The seconds in which its workers were busy.
+        images: The images of its forward passes; 0 for a stage without a model.
+        devices: These images by the device that computed them.
+    """
+
+    records: int = 0
+    busy_s: float = 0.0
+    images: int = 0
+    devices: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `dataset.json`."""
-        asked = {"images": self.images, "devices": dict(self.devices)} if self.devices else {}
-        return {"records": self.records, "busy_s": round(self.busy_s, 3), **asked}
+        """Return plain values for `dataset.json`."""
+        forwards = {"images": self.images, "devices": dict(self.devices)} if self.devices else {}
+        return {"records": self.records, "busy_s": round(self.busy_s, 3), **forwards}
 
 
 @dataclass(slots=True)
 class Report:
-    """The events of a run so far, as the engine reports them."""
+    """The events of a run so far, as the engine reports them.
 
-    expected: int | None = None  # samples of the input, if the reader knows their number before reading
-    already: int = 0  # rows that an earlier attempt has written
-    # Input shard number -> (samples, skipped by reason); a shard that is read again replaces itself.
+    Attributes:
+        expected: The samples of the input, if the reader knows their number before reading.
+        previous_rows: The rows that an earlier attempt has written.
+        reads: The samples, and the skipped rows by reason, of each input shard by its number. A shard that is read
+            again replaces itself.
+        stages: The work of each stage by its name.
+        done: The rows that the writer got in this run.
+        failed: The rows of these with an error.
+        deaths: The workers that died with a batch in hand.
+        notes: Sentences for the user besides the counts.
+        start_s: The time of the start, `time.perf_counter()`.
+        first_rows: The seconds from the start to the first rows, and the number of these.
+        first_batch: The seconds until the model had answered its first batch, and the number of its records.
+    """
+
+    expected: int | None = None
+    previous_rows: int = 0
     reads: dict[int, tuple[int, Counter[str]]] = field(default_factory=dict)
-    stages: dict[str, StageTime] = field(default_factory=dict)  # by the stage's name
-    done: int = 0  # rows handed to the writer in this run
-    failed: int = 0  # those of them with an error
-    deaths: int = 0  # workers that died with a batch in hand, which was then given to another
-    notes: list[str] = field(default_factory=list)  # what the user should know besides the counts
-    started_s: float = field(default_factory=time.perf_counter)
-    first_rows: tuple[float, int] | None = None  # seconds from the start to the first rows, and how many these were
-    first_batch: tuple[float, int] | None = (
-        None  # seconds until the model had answered its first batch, and its records
-    )
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    done: int = 0
+    failed: int = 0
+    deaths: int = 0
+    notes: list[str] = field(default_factory=list)
+    start_s: float = field(default_factory=time.perf_counter)
+    first_rows: tuple[float, int] | None = None
+    first_batch: tuple[float, int] | None = None
 
     def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
         """Note that a shard of the input was read to its end."""
@@ -87,21 +106,21 @@ class Report:
         self.notes.append(text)
 
     @property
-    def seen(self) -> int:
-        """Images that the model has answered, long before they are rows; or rows where no model is asked."""
-        answered = [stage.records for stage in self.stages.values() if stage.devices]
-        if not answered:
+    def images_done(self) -> int:
+        """The images that the model has answered, long before they are rows; or the rows where there is no model."""
+        records = [stage.records for stage in self.stages.values() if stage.devices]
+        if not records:
             return self.done
-        # What is repeated because its worker died is counted twice.
-        return answered[0] if self.expected is None else min(answered[0], self.expected - self.already)
+        # A batch that is repeated after the death of its worker counts twice.
+        return records[0] if self.expected is None else min(records[0], self.expected - self.previous_rows)
 
     @property
     def images_per_second(self) -> float | None:
-        """The speed of `seen` after the first ones, which include the start; None until more have come."""
+        """The speed of `images_done` after the first ones, which include the start; None until more have come."""
         first = self.first_batch or self.first_rows
-        if first is None or self.seen <= first[1] or self.wall_time_s <= first[0]:
+        if first is None or self.images_done <= first[1] or self.wall_time_s <= first[0]:
             return None
-        return (self.seen - first[1]) / (self.wall_time_s - first[0])
+        return (self.images_done - first[1]) / (self.wall_time_s - first[0])
 
     @property
     def samples_read(self) -> int:
@@ -116,11 +135,11 @@ class Report:
     @property
     def wall_time_s(self) -> float:
         """Seconds since the run started."""
-        return time.perf_counter() - self.started_s
+        return time.perf_counter() - self.start_s
 
 
 class Display:
-    """A line of progress: images that the model has seen, images/s, time left, errors; a log gets one now and then."""
+    """A line of progress: images that the model has answered, images/s, time left, errors; a log has some of these."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -132,7 +151,7 @@ class Display:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._doing = ""
+        self._step = ""
         self._task = self._progress.add_task("", total=1, speed="")
         self._notes_shown = 0
         self._last_line_s = time.monotonic()
@@ -143,57 +162,57 @@ class Display:
         with self._progress:
             yield self
 
-    def doing(self, what: str) -> None:
-        """Say what is done before the first image, for example "loading the model"."""
-        self._doing = what
-        self._progress.update(self._task, description=what)
+    def show_step(self, step: str) -> None:
+        """Show a step before the first image, for example "loading the model"."""
+        self._step = step
+        self._progress.update(self._task, description=step)
 
     def update(self, report: Report) -> None:
         """Redraw from the report, and print its new notes."""
         for note in report.notes[self._notes_shown :]:
             self._progress.console.print(note, soft_wrap=True)
         self._notes_shown = len(report.notes)
-        done, speed = report.already + report.seen, report.images_per_second
-        words = [] if report.seen else [self._doing or "starting"]
+        done = report.previous_rows + report.images_done
+        speed = report.images_per_second
+        words = [] if report.images_done else [self._step or "starting"]
         if speed:
             words.append("{:,.1f} {}".format(*pace_of(speed)))
         if speed and report.expected is not None:
             words.append(f"{duration((report.expected - done) / speed)} left")
-        if report.already:
-            words.append(f"{report.already:,} were done before")
+        if report.previous_rows:
+            words.append(f"{report.previous_rows:,} were done before")
         if report.failed:
             words.append(f"{report.failed:,} failed")
         if report.deaths:
             words.append(f"{terminal.counted(report.deaths, 'worker')} died")
         images = f"images: {done:,}" + ("" if report.expected is None else f" of {report.expected:,}")
-        said = ", ".join(words)
-        if report.seen:
-            self._progress.update(self._task, description=images, completed=done, total=report.expected, speed=said)
+        details = ", ".join(words)
+        if report.images_done:
+            self._progress.update(self._task, description=images, completed=done, total=report.expected, speed=details)
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
-            self._progress.console.print(f"{images}, {said}" if said else images, soft_wrap=True)
+            self._progress.console.print(f"{images}, {details}" if details else images, soft_wrap=True)
 
 
 def model_in_words(config: RunConfig, graph: Graph) -> str:
-    """Return the model for people: its name, whose checkpoint it is, which files say what it is, and its precision."""
+    """Return the model for people: name, layout of the checkpoint, files that describe it, and precision."""
     weights = f" with {config.model.weights}" if config.model.weights else ""
     layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
-    found = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
+    origin = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
     precision = "" if config.model.precision == AUTO else f" in {config.model.precision}"
-    return f"{config.model.label}{weights}{found}{precision}"
+    return f"{config.model.label}{weights}{origin}{precision}"
 
 
-def first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:
-    """Return the model and the engine, and why `auto` chose this one. asked: `engine.kind` as it was given."""
+def first_line(config: RunConfig, graph: Graph, samples: int | None, kind: str) -> str:
+    """Return the model and the engine, and the reason for a choice by `auto`. kind: `engine.kind` of the user."""
     model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
     if graph.loads_model and config.model.name in CATALOG and CATALOG[config.model.name].settings:
         model += ", with its own settings where none are given (--print-config shows them)"
     engine = "one process" if config.engine.kind == "inline" else "several processes (Ray)"
-    if asked == "auto":
-        count = "an unknown number of samples" if samples is None else terminal.counted(samples, "sample")
-        engine += f" for {count}" + (
-            ", which takes less time than to start several" if config.engine.kind == "inline" else ""
-        )
+    if kind == "auto":
+        engine += f" for {'an unknown number of samples' if samples is None else terminal.counted(samples, 'sample')}"
+        if config.engine.kind == "inline":
+            engine += ", which takes less time than to start several"
     return f"{model}; engine: {engine}"
 
 
@@ -215,18 +234,38 @@ def print_summary(
     differs: bool = False,
     extent: str = "the input",
 ) -> None:
-    """Print the table at the end of a run, and what can be done with the dataset.
+    """Print the table at the end of a run, and the next commands for the dataset.
 
-    `total` counts the dataset in `path`, `report` the run; `scores` says what scores mean, `calibrated` whether they
-    are probabilities, `differs` whether the images differ from those of the fit, and `extent` what was read.
+    Args:
+        console: Receives the table.
+        total: The counts of the dataset.
+        report: The counts of the run.
+        path: The folder of the dataset.
+        model: The model for people.
+        scores: The meaning of the scores, for people.
+        calibrated: Whether the scores are probabilities.
+        differs: Whether the images differ from those of the calibration's fit.
+        extent: The input for people, see `SourceConfig.extent`.
     """
+    console.print(f"dataset in {path}, model: {model}", soft_wrap=True)
+    console.print(_summary_table(total, report, has_likely=calibrated))
+    if not total.rows:
+        console.print(f"{extent} holds no samples")
+    if total.failed:
+        console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
+    if total.regions:
+        console.print(scores, soft_wrap=True)
+        for line in next_commands(path, is_review_due=differs, has_likely=calibrated and total.likely > 0):
+            console.print(line, soft_wrap=True)
 
-    def some(count: int, of: int = 0) -> str:
-        return f"{count:,}" + (f" ({count / of:.1%})" if of else "") if count else ""
+
+def _summary_table(total: Tally, report: Report, *, has_likely: bool) -> Table:
+    def some(count: int, whole: int = 0) -> str:
+        return f"{count:,}" + (f" ({count / whole:.1%})" if whole else "") if count else ""
 
     pace, unit = pace_of(report.done / report.wall_time_s)
-    likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if calibrated and total.regions else ""
-    computed = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
+    likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if has_likely and total.regions else ""
+    devices = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
     rows = [
         ("samples read", f"{report.samples_read:,}"),
         ("rows written", f"{total.rows:,}"),
@@ -245,7 +284,7 @@ def print_summary(
         ("workers that died", some(report.deaths)),
         *(
             ("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
-            for stage, device, images in computed
+            for stage, device, images in devices
         ),
         (f"{unit} in this run", f"{pace:,.1f}" if report.done else ""),
     ]
@@ -254,20 +293,11 @@ def print_summary(
     for name, cell in rows:
         if cell:
             table.add_row(name, cell)
-    console.print(f"dataset in {path}, model: {model}", soft_wrap=True)
-    console.print(table)
-    if not total.rows:
-        console.print(f"{extent} holds no samples")
-    if total.failed:
-        console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
-    if total.regions:
-        console.print(scores, soft_wrap=True)
-        for line in next_commands(path, is_review_due=differs, has_likely=calibrated and total.likely > 0):
-            console.print(line, soft_wrap=True)
+    return table
 
 
 def next_commands(path: str, *, is_review_due: bool, has_likely: bool) -> list[str]:
-    """Return what to do with the dataset in `path`.
+    """Return the next commands for the dataset in `path`, with a title for each.
 
     is_review_due: The images differ from those of the fit, so that no score can be recommended yet.
     has_likely: Some regions have a calibrated score of `LIKELY` or more.

@@ -32,20 +32,20 @@ def print_json(values: object, **style: Any) -> None:
 
 
 def visible(text: str) -> str:
-    """The text with control characters written out: file names may hold characters that a terminal would obey."""
+    """Return the text with control characters written out: file names may hold characters that a terminal obeys."""
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Return seconds for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 sample", "2,000 samples"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 FIRST_LINE_SECONDS: Final = 1.0  # seconds that a job takes in silence in a log
@@ -54,13 +54,13 @@ LINE_SECONDS: Final = 30.0  # seconds between two lines of progress in a log, wh
 
 
 @contextmanager
-def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show one line that is redrawn on a terminal while the block runs; elsewhere print a line now and then.
+def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show one line that is redrawn on a terminal while the block runs; in a log print a line now and then.
 
-    Both say how much time is left. The function that it gives takes the number of things done.
+    Both show the time that is left. Yield a function that takes the number of items done.
     """
     if not console.is_terminal:
-        yield _now_and_then(console, what, total)
+        yield _log_lines(console, title, total)
         return
     progress = Progress(
         TextColumn("{task.description}"),
@@ -71,12 +71,12 @@ def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Cal
         console=console,
         transient=True,
     )
-    task = progress.add_task(what, total=total)
+    task = progress.add_task(title, total=total)
     with progress:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _now_and_then(console: Console, what: str, total: int | None) -> Callable[[int], None]:
+def _log_lines(console: Console, title: str, total: int | None) -> Callable[[int], None]:
     start = time.monotonic()
     due = start + FIRST_LINE_SECONDS
 
@@ -86,7 +86,7 @@ def _now_and_then(console: Console, what: str, total: int | None) -> Callable[[i
         if now < due:
             return
         due = now + LINE_SECONDS
-        line = f"{what}: {done:,}"
+        line = f"{title}: {done:,}"
         if total is not None:
             line += f" of {total:,}"
             if 0 < done < total:
@@ -107,10 +107,10 @@ class Terminated(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Within the block, SIGINT and SIGHUP raise KeyboardInterrupt and SIGTERM raises Terminated.
 
-    A second signal ends the process at once, as safely as kill -9 does. A signal that the process was started to
-    ignore stays ignored; shells start background jobs so for SIGINT.
+    A second signal ends the process at once, as safely as kill -9 does. A signal that the process ignores from its
+    start stays ignored: shells start background jobs so for SIGINT.
     """
-    kept = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     is_stopping = False
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -123,22 +123,22 @@ def stoppable() -> Iterator[None]:
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     try:
-        for number, former in kept.items():
-            if former != signal.SIG_IGN:
+        for number, handler in handlers.items():
+            if handler != signal.SIG_IGN:
                 signal.signal(number, stop)
         yield
     finally:
-        for number, former in kept.items():
-            signal.signal(number, former)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def keeping_handlers() -> Iterator[None]:
     """Restore the handlers that a library replaces within the block. Only the main thread may change handlers."""
-    kept = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, former in kept.items():
-            if former is not None and signal.getsignal(number) != former:
-                signal.signal(number, former)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)

@@ -97,7 +97,7 @@ def run(
 ) -> None:
     """See `pipeline.engines.Engine`."""
     report.expected = samples_in(shards)
-    report.already = len(folder.journal.keys)
+    report.previous_rows = len(folder.journal.keys)
     first_records: Sequence[Record] = ()
     first_stages = (*graph.before, graph.model)
     with ExitStack() as stack:

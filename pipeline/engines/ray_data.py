@@ -121,7 +121,7 @@ def run(
         for number, name in enumerate(names):
             if name in journal.parts:
                 report.read(number, *journal.parts[name])
-        report.already = len(journal.keys)
+        report.previous_rows = len(journal.keys)
         todo = [(number, shard) for number, shard in enumerate(shards) if number not in report.reads]
         with watching(ledger, report, on_progress, len(shards), on_read):
             for entries in _write_first(graph, first_records, _shard_spec(folder, config), ledger):

@@ -65,7 +65,7 @@ class JudgedDataset:
 
     def config(self, *, explains: bool = True) -> RunConfig:
         """The dataset's configuration with the settings. explains: whether the explainer's settings are needed."""
-        return stored_config(self.dataset.manifest["config"], self.settings, explains=explains)
+        return stored_config(self.dataset.manifest["config"], self.settings, parse_explainer=explains)
 
     def rows(self, *, maps: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the rows of the images that the ground truth has. maps: with the stored heat maps, if there are any."""

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.config import RunConfig, sets_any
-from pipeline.config_text import dumped
+from pipeline.config_text import dump_yaml
 from pipeline.evaluate.calibrate import fitted_cut
 from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input
@@ -349,6 +349,6 @@ def write_settings(settings: Mapping[str, Any], out: Path) -> None:
     """Write sections of a configuration as a file. Raise ConfigError if the file cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, dumped(settings))
+        write_text(out, dump_yaml(settings))
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error

@@ -158,7 +158,7 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert manifest["config"]["source"]["kind"] == kind
     assert manifest["config"]["output"]["heat_maps"] is False
-    assert stored_config(manifest["config"], explains=False).source == config.source
+    assert stored_config(manifest["config"], parse_explainer=False).source == config.source
     assert SOURCES[kind].regions_come_from in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
 
 

@@ -22,7 +22,7 @@ def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypat
         text = StringIO()
         with Display(Console(file=text, force_terminal=is_terminal, width=100)).shown() as display:
             report = Report(expected=800)
-            display.doing("loading the model")
+            display.show_step("loading the model")
             display.update(report)
             report.rows(32, 2)
             display.update(report)
@@ -40,7 +40,7 @@ def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypat
 def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     text = StringIO()
-    report = Report(expected=1000, already=400)
+    report = Report(expected=1000, previous_rows=400)
     report.stage("explain", 32, 0.1, FORWARDS)
     report.stage("explain", 168, 0.1, FORWARDS)
     report.first_batch = (10.0, 32)
@@ -53,7 +53,7 @@ def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(m
 def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
     text = StringIO()
     with Display(Console(file=text, force_terminal=True, width=100)).shown() as display:
-        display.doing("starting Ray")
+        display.show_step("starting Ray")
         display.update(Report())
     assert "starting Ray" in text.getvalue()
     assert "0/" not in text.getvalue()
@@ -88,27 +88,27 @@ def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch(
     """Rows of a file come together, long after it."""
     report = Report(expected=100)
     report.stage("phrases", 64, 0.1)
-    assert (report.first_batch, report.seen, report.images_per_second) == (None, 0, None)
+    assert (report.first_batch, report.images_done, report.images_per_second) == (None, 0, None)
     report.stage("explain", 32, 0.1, FORWARDS)
-    assert (report.seen, report.images_per_second) == (32, None), "the time of the first batch includes the start"
+    assert (report.images_done, report.images_per_second) == (32, None), "the time of the first batch includes the start"
     assert report.first_batch is not None
     first, count = report.first_batch
     report.stage("explain", 32, 0.1, FORWARDS)
-    assert (report.first_batch, count, report.seen) == ((first, 32), 32, 64)
+    assert (report.first_batch, count, report.images_done) == ((first, 32), 32, 64)
     now = report.wall_time_s
     assert report.images_per_second is not None
     assert report.images_per_second <= 32 / (now - first)
     report.stage("explain", 64, 0.1, FORWARDS)
-    assert report.seen == 100, "a batch whose worker died is answered twice"
+    assert report.images_done == 100, "a batch whose worker died is answered twice"
 
 
 def test_progress_without_a_model_is_that_of_rows() -> None:
     report = Report()
     report.stage("regions", 64, 0.1)
     report.rows(32, 0)
-    assert (report.seen, report.images_per_second) == (32, None)
+    assert (report.images_done, report.images_per_second) == (32, None)
     report.rows(32, 0)
-    assert report.seen == 64
+    assert report.images_done == 64
     assert report.images_per_second is not None
 
 

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("captions", type=Path)
     parser.add_argument("--images", type=int, default=AT_ONCE)
-    parser.add_argument("--captions-captions_each", type=int, nargs="*", default=[1, 5])
+    parser.add_argument("--captions-each", type=int, nargs="*", default=[1, 5])
     given = parser.parse_args()
     torch.set_num_threads(1)
     for captions_each, from_file in product(given.captions_each, (False, True)):
@@ -152,12 +152,8 @@ def main() -> None:
             spent, count = measured(folder, **settings)
         seconds = {step: round(value / count, 3) for step, value in spent.items()}
         worker = sum(seconds[step] for step in WORKER)
-        print(
-            json.dumps(
-                {"captions": captions_each, "from_file": from_file, "images": count, **seconds, "worker": worker, "all": sum(seconds.values())}
-            ),
-            flush=True,
-        )
+        figures = {**seconds, "worker": worker, "all": sum(seconds.values())}
+        print(json.dumps({"captions": captions_each, "known": from_file, "images": count, **figures}), flush=True)
 
 
 if __name__ == "__main__":
