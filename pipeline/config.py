@@ -298,8 +298,6 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
 def stored_config(
     stored: Mapping[str, Any], settings: Iterable[str] = (), *, parse_explainer: bool = True
 ) -> RunConfig:
-    stored: Mapping[str, Any], settings: Iterable[str] = (), *, parse_explainer: bool = True
-) -> RunConfig:
     """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
     Without `parse_explainer` the explainer's settings stay as they are stored, unless a setting changes them: see

@@ -243,11 +243,8 @@ def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, star
     read_start = time.perf_counter()
     report = Report()
     repeated = Report()
-    records = [Record.start(sample) for sample in islice(graph.reader.samples(plan_shards(graph.reader)), samples)]
-    if not records:
-        raise InputError("the input holds no samples")
+    records = _read_records(graph, samples)
     read_s = (time.perf_counter() - read_start) / len(records)
-
     bar = progress_bar(console, "measuring, seconds", MEASURED_S)
     folder = tempfile.TemporaryDirectory(prefix="phrasebox-plan-")
     writer = ShardWriter(Path(folder.name), config.output.rows_per_file)
@@ -291,6 +288,13 @@ def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, star
         first=MOST_IMAGES if is_wanted(graph, config) else SAMPLES if graph.calibration is not None else 0,
         start_s=command_s,
     )
+
+
+def _read_records(graph: Graph, most: int) -> list[Record]:
+    records = [Record.start(sample) for sample in islice(graph.reader.samples(plan_shards(graph.reader)), most)]
+    if not records:
+        raise InputError("the input holds no samples")
+    return records
 
 
 def _texts(records: Sequence[Record]) -> set[str]:

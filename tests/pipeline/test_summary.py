@@ -90,7 +90,7 @@ def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch(
     report.stage("phrases", 64, 0.1)
     assert (report.first_batch, report.images_done, report.images_per_second) == (None, 0, None)
     report.stage("explain", 32, 0.1, FORWARDS)
-    assert (report.images_done, report.images_per_second) == (32, None), "the time of the first batch includes the start"
+    assert (report.images_done, report.images_per_second) == (32, None), "its time includes the start"
     assert report.first_batch is not None
     first, count = report.first_batch
     report.stage("explain", 32, 0.1, FORWARDS)
