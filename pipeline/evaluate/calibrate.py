@@ -213,13 +213,14 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
     refine = "none" if config.refine == "sam" else config.refine
     config = config.model_copy(update={"rule": "fixed", "refine": refine})
     stages = [RegionsStage(config.model_copy(update={"threshold": share})) for share in SHARES]
+    maker = stages[0].maker
     surfaces: list[NDArray[np.uint8]] = []
     heads_of: list[tuple[str, ...]] = []
     seen: list[SeenThing] = []
     right: list[list[bool]] = []
     for row, record in mapped:
-        own_surfaces = stages[0].surface_of_each(record)
-        heads = stages[0].heads_of(record, stages[0].groups_of(record))
+        own_surfaces = maker.surfaces_of_phrases(record)
+        heads = maker.heads_of(record, maker.groups_of(record))
         found = [stage.regions_of(record) for stage in stages]
         first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
         for query in judged.queries(row, record.phrases):

@@ -44,7 +44,7 @@ from pipeline.evaluate.text_only import TextOnly, of_other_half
 from pipeline.evaluate.verdicts import evaluation_verdict
 from stages.contract.errors import InputError
 from stages.regions.config import RegionsConfig
-from stages.regions.stage import RegionsStage
+from stages.regions.maker import RegionMaker
 from stages.shared.storage import place_of
 from stages.sources import HEAT_MAPS
 
@@ -131,9 +131,9 @@ def outcomes_of(
     if regions is None:
         rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())
     else:
-        stage = RegionsStage(regions)
+        maker = RegionMaker(regions)
         mapped = judged.mapped(judged.graph(pixels=regions.upsample != "linear"), console)
-        rows = ((judged.queries(row, record.phrases, stage.surfaces_of(record)), row) for row, record in mapped)
+        rows = ((judged.queries(row, record.phrases, maker.surfaces_of(record)), row) for row, record in mapped)
     usual = of_other_half(judged.matched.images) if text_only is None else {}
     for queries, row in rows:
         known = usual.get(row["file_name"], text_only)

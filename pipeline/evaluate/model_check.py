@@ -198,7 +198,7 @@ def check_model(graph: Graph) -> ModelCheck:
     truth = read_truth(TRUTH)
     queries: list[Query] = []
     for number, (row, record) in enumerate(zip(rows, explained, strict=True)):
-        image, maps = truth.images[row["file_name"]], graph.cuts.surfaces_of(record)
+        image, maps = truth.images[row["file_name"]], graph.cuts.maker.surfaces_of(record)
         queries += queries_of(number, row, image, truth.categories, record.phrases, maps)
     return ModelCheck(
         device=forwards.device,

@@ -29,8 +29,9 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, contrasted
+from stages.regions.maker import RegionMaker, shared_presences
 from stages.regions.score import Calibration, at_share
-from stages.regions.stage import RegionsStage, shared_presences
+from stages.regions.stage import RegionsStage
 from stages.shared.storage import write_text
 from stages.truth.ground_truth import TruthTarget
 
@@ -119,7 +120,7 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
     record = replace(record, heat_maps=tuple(contrasted(maps, graph.explains.config.explainer.contrast)))
     named_here = replace(record, phrases=image.phrases)
-    shared = _likeliest(stage, named_here)
+    shared = _likeliest(stage.maker, named_here)
     cut = _answers(stage, named_here)
     for text, targets in known.items():
         boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
@@ -131,7 +132,7 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             presence=by_text[text],
             presence_of_group=shared[text],
             answers=cut.get(text, ()),
-            kept=not graph.cuts.is_absent(shared[text]),
+            kept=not graph.cuts.maker.is_absent(shared[text]),
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
         )
     cut = _answers(apart, replace(record, phrases=image.absent["random"]))
@@ -150,7 +151,7 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             presence=before,
             presence_of_group=now,
             answers=answers,
-            kept=not graph.cuts.is_absent(now),
+            kept=not graph.cuts.maker.is_absent(now),
             doubtful=any(may_be(heads[text], phrase.head) for phrase in image.phrases),
         )
 
@@ -163,10 +164,10 @@ def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...
     return {text: tuple(answers) for text, answers in found.items()}
 
 
-def _likeliest(stage: RegionsStage, record: Record) -> dict[str, float | None]:
+def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     """The presence of each text of a record; where it names several things, that of the likeliest."""
     found: dict[str, float | None] = {}
-    for phrase, presence in zip(record.phrases, stage.presences_of(record, stage.groups_of(record)), strict=True):
+    for phrase, presence in zip(record.phrases, maker.presences_of(record, maker.groups_of(record)), strict=True):
         if presence is None or presence >= (found.get(phrase.text) or 0.0):
             found[phrase.text] = presence
     return found

@@ -108,7 +108,7 @@ def population_of(dataset: Dataset) -> Population:
 @cache
 def kind_of(head: str) -> str:
     """Return the kind of thing that a head noun names: a section of `things.txt`, or "other"."""
-    paths = things().paths.get(things().known(head), ())
+    paths = things().paths.get(things().listed_form(head), ())
     return paths[0][0] if paths else "other"
 
 

@@ -182,7 +182,7 @@ class Trials:
             (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
             own: dict[str, list[float]] = {name: [] for name in FIGURES}
             best = {one["phrase"]: one for one in sorted(row["annotations"], key=lambda one: one["score"])}
-            for query in self.judged.queries(row, record.phrases, stage.surfaces_of(record)):
+            for query in self.judged.queries(row, record.phrases, stage.maker.surfaces_of(record)):
                 right = [float(each) for each in correct(query)]
                 own["precision"] += right
                 if self.wrong is not None:

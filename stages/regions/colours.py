@@ -75,7 +75,7 @@ class Canvas:
         return self.rgb.shape[0], self.rgb.shape[1]
 
     def patch_px(self, grid_hw: tuple[int, ...]) -> float:
-        """Height of a cell of a heat map, in pixels of the canvas."""
+        """Return the height of a cell of a heat map, in pixels of the canvas."""
         return self.size_hw[0] / grid_hw[0]
 
     def holds(self, grid_hw: tuple[int, ...]) -> bool:
@@ -120,34 +120,34 @@ class Guide:
         self._full, self._colours = (np.ascontiguousarray(np.moveaxis(image, -1, 0)) for image in (full, small))
         self._mean_colour = self._means(self._colours)
         pairs = zip(self._colours, self._mean_colour, strict=True)
-        covariance = np.array([self._together(*pair) for pair in pairs]) + EPSILON * np.eye(3)[..., None, None]
+        covariance = np.array([self._covariance(*pair) for pair in pairs]) + EPSILON * np.eye(3)[..., None, None]
         # The inverse by cofactors: libraries invert many small matrices slowly.
         cofactors = np.array([np.cross(covariance[n - 2], covariance[n - 1], axis=0) for n in range(3)])
         self._inverse = (cofactors / (covariance[0] * cofactors[0]).sum(axis=0)).astype(np.float32)
 
     def __call__(self, heat: Plane) -> Plane:
-        """Heat of `size_hw` -> guided heat (H, W), same unit; it may go a little beyond the range of the given heat."""
+        """Return guided heat (H, W) for heat of `size_hw`, in its unit; it may go a little beyond the heat's range."""
         mean = self._mean(heat)
-        slopes = np.einsum("ijhw,jhw->ihw", self._inverse, self._together(heat, mean))
+        slopes = np.einsum("ijhw,jhw->ihw", self._inverse, self._covariance(heat, mean))
         guided = self._at_full_size(mean - np.einsum("ihw,ihw->hw", slopes, self._mean_colour))
         for slope, colour in zip(slopes, self._full, strict=True):
             guided += self._at_full_size(slope) * colour
         return guided
 
-    def _together(self, plane: Plane, mean: Plane) -> Plane:
-        """The covariance of a plane, whose window means are given, with each colour: (3, h, w)."""
+    def _covariance(self, plane: Plane, mean: Plane) -> Plane:
+        """Return the covariance of a plane with each colour, (3, h, w), from the plane and its window means."""
         return self._means(self._colours * plane) - self._mean_colour * mean
 
     def _means(self, planes: Iterable[Plane]) -> Plane:
         return np.array([self._mean(plane) for plane in planes])
 
     def _mean(self, plane: Plane) -> Plane:
-        """The mean of each pixel's window; beyond the border the image is mirrored."""
+        """Return the mean of each pixel's window; beyond the border the image is mirrored."""
         mean: Plane = cv2.boxFilter(plane, -1, (self._side, self._side), borderType=cv2.BORDER_REFLECT)
         return mean
 
     def _at_full_size(self, plane: Plane) -> Plane:
-        """The window means of a plane of the shrunk image, bilinear between its pixels."""
+        """Return the window means of a plane of the shrunk image, bilinear between its pixels."""
         full: Plane = cv2.resize(self._mean(plane), self._full.shape[:0:-1], interpolation=cv2.INTER_LINEAR)
         return full
 
@@ -155,22 +155,23 @@ class Guide:
 def grabcut(
     rgb: NDArray[np.uint8], inside: NDArray[np.bool_], sure: NDArray[np.bool_], patch_px: float
 ) -> NDArray[np.bool_] | None:
-    """Return the outline by colour of what a heat map was cut to.
+    """Return the outline by colour of the parts of a cut map, bool (H, W).
 
-    GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to what the map takes for the thing
-    and another to its surroundings, and looks for the cheapest outline between them, which runs along edges of the
-    image. Here the map decides where that outline may run:
+    GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to the foreground and another to the
+    background, and looks for the cheapest outline between them, which runs along edges of the image. Here the map
+    decides where that outline may run:
 
-        heat in the upper part of what lies above the threshold   surely the thing
-        the rest of the chosen parts                              probably the thing
-        within REACH_PATCHES around them                          probably not
-        farther away                                              surely not
+        the hottest pixels of the parts    surely the thing
+        the rest of the parts              probably the thing
+        within REACH_PATCHES around them   probably not
+        farther away                       surely not
 
-    `inside`, bool (H, W), are the chosen parts of the cut map, `sure` is what of it is beyond doubt, and a cell of the
-    heat map has `patch_px` pixels of the image a side. None where colours cannot say anything: one side has too few
-    pixels to fit them, or the area changes by more than `MOST_CHANGE`.
+    `inside`, bool (H, W), are the pixels of the cut map's parts, `sure` those that are certainly foreground. A cell of
+    the heat map has `patch_px` pixels of the image a side. None if one side has too few pixels to fit colours, or the
+    area changes by more than `MOST_CHANGE`.
     """
-    reach, margin = round(REACH_PATCHES * patch_px), round(FRAME_PATCHES * patch_px)
+    reach = round(REACH_PATCHES * patch_px)
+    margin = round(FRAME_PATCHES * patch_px)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     near = cv2.dilate(inside.view(np.uint8), disc)
     left, top, width, height = cv2.boundingRect(near)
@@ -186,12 +187,13 @@ def grabcut(
         return None
     refined = np.zeros_like(inside)
     refined[frame] = outlined
-    before, after = int(inside.sum()), int(refined.sum())
+    before = int(inside.sum())
+    after = int(refined.sum())
     return refined if before <= MOST_CHANGE * after and after <= MOST_CHANGE * before else None
 
 
 def _outlined(rgb: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-    """GrabCut of uint8 (h, w, 3) from labels (h, w), on at most `FRAME_PX` pixels -> bool (h, w).
+    """Return GrabCut's foreground, bool (h, w), of uint8 (h, w, 3) from labels (h, w), on at most `FRAME_PX` pixels.
 
     None if either side has too few pixels to fit its colours.
     """

@@ -46,13 +46,19 @@ KindPath = tuple[str, ...]  # Kind, and from the general to the particular: ("an
 
 @dataclass(frozen=True, slots=True)
 class Things:
-    """The content of `things.txt`."""
+    """The content of `things.txt`.
 
-    paths: Mapping[str, tuple[KindPath, ...]]  # Lemma -> its paths
-    traits: Mapping[str, frozenset[str]]  # Lemma -> traits of a person that it names: "man", "woman", "child", "adult"
-    words: Mapping[str, frozenset[str]]  # List -> its words, such as "colour"; the numbers stand under "1" to "10"
+    Attributes:
+        paths: Lemma -> its paths.
+        traits: Lemma -> the traits of a person that it names: "man", "woman", "child", "adult".
+        words: List -> its words, such as "colour"; the numbers stand under "1" to "10".
+    """
 
-    def known(self, lemma: str) -> str:
+    paths: Mapping[str, tuple[KindPath, ...]]
+    traits: Mapping[str, frozenset[str]]
+    words: Mapping[str, frozenset[str]]
+
+    def listed_form(self, lemma: str) -> str:
         """Return the lemma as the lists have it, also without a plural's ending and the first part of a compound."""
         for form in (lemma, lemma.removesuffix("s"), lemma.removesuffix("es"), f"{lemma}s", lemma.rpartition("-")[2]):
             if form in self.paths:
@@ -88,9 +94,9 @@ def parse_things(text: str) -> Things:
                 paths.setdefault(lemma, {})[(section, *way.split("/"))] = None
                 traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
     return Things(
-        paths={lemma: tuple(found) for lemma, found in paths.items()},
-        traits={lemma: frozenset(found) for lemma, found in traits.items()},
-        words={name: frozenset(found) for name, found in words.items()},
+        paths={lemma: tuple(entries) for lemma, entries in paths.items()},
+        traits={lemma: frozenset(entries) for lemma, entries in traits.items()},
+        words={name: frozenset(entries) for name, entries in words.items()},
     )
 
 
@@ -102,39 +108,57 @@ def relation(first: str, second: str) -> Relation:
     paths = things().paths
     if first not in paths or second not in paths:
         return "unknown"
-    return max((_related(one, other) for one in paths[first] for other in paths[second]), key=_CLOSEST.index)
+    return max((_path_relation(a, b) for a in paths[first] for b in paths[second]), key=_CLOSEST.index)
 
 
-def _related(one: KindPath, other: KindPath) -> Relation:
-    if one == other:
+def _path_relation(first: KindPath, second: KindPath) -> Relation:
+    if first == second:
         return "equal"
     common = 0
-    while common < min(len(one), len(other)) and one[common] == other[common]:
+    while common < min(len(first), len(second)) and first[common] == second[common]:
         common += 1
     if common < 2:
         return "kind" if common else "apart"
-    return "above" if common == min(len(one), len(other)) else "beside"
+    return "above" if common == min(len(first), len(second)) else "beside"
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The words of a phrase and their place in its caption."""
+    """The words of a phrase and their place in its caption.
 
-    caption: int  # Index of its caption
-    lemma: str  # The head noun's, as `things.txt` has it
-    kind: str  # The section of `things.txt`, or "other"
+    Attributes:
+        caption: Index of its caption.
+        lemma: The head noun's, as `things.txt` has it.
+        kind: The section of `things.txt`, or "other".
+        words: All words of its text.
+        modifiers: The words but the head, numbers and words without a meaning of their own.
+        colours: The colours among the modifiers.
+        traits: The traits that it gives to a person.
+        count: The number of things that it names; None if it names no number.
+        several: Whether it names several.
+        other: Whether its thing is another one than one before ("another", "the other").
+        before: The word before the phrase.
+        order: Its number among the phrases of its caption, from 0.
+        place: The same as a share of these phrases, 0 .. 1.
+        order_in_kind: Its number among the phrases of its kind in its caption, from 0.
+        of_kind: The number of these phrases.
+    """
+
+    caption: int
+    lemma: str
+    kind: str
     words: frozenset[str]
-    modifiers: frozenset[str]  # The words but the head, numbers and words without a meaning of their own
-    colours: frozenset[str]  # Those among the modifiers
-    traits: frozenset[str]  # The traits that it gives to a person
-    count: int | None  # The number of things that it names; None if it does not say one
-    several: bool  # Whether it names several
-    other: bool  # Whether it says that it is another one than one before
-    before: str  # The word before the phrase
-    order: int = 0  # Its number among the phrases of its caption, from 0
-    place: float = 0.0  # The same as a share of these phrases, 0 .. 1
-    order_in_kind: int = 0  # Its number among the phrases of its kind in its caption, from 0
-    of_kind: int = 1  # The number of these phrases
+    modifiers: frozenset[str]
+    colours: frozenset[str]
+    traits: frozenset[str]
+    count: int | None
+    several: bool
+    other: bool
+    before: str
+    order: int = 0
+    place: float = 0.0
+    order_in_kind: int = 0
+    of_kind: int = 1
 
 
 def linked(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...]:
@@ -142,33 +166,35 @@ def linked(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...
 
     A phrase within another one of the same head ("a dog" in "a dog in a field") names its thing.
     """
-    owners = _inner(phrases)
-    inner = sorted(set(owners))
-    thing_of = {index: index for index in inner}
-    near = inner[:MOST_LINKED]
-    if len({phrases[index].caption_index for index in near}) > 1:
-        found = wordings(captions, [phrases[index] for index in near])
-        thing_of.update(zip(near, (near[number] for number in _joined(found)), strict=True))
-    numbers: dict[int, int] = {}
-    return tuple(numbers.setdefault(thing_of[owner], len(numbers)) for owner in owners)
+    cores = _cores(phrases)
+    ordered = sorted(set(cores))
+    thing_of = {index: index for index in ordered}
+    candidates = ordered[:MOST_LINKED]
+    if len({phrases[index].caption_index for index in candidates}) > 1:
+        numbers = _linked_numbers(wordings(captions, [phrases[index] for index in candidates]))
+        thing_of.update(zip(candidates, (candidates[number] for number in numbers), strict=True))
+    order: dict[int, int] = {}
+    return tuple(order.setdefault(thing_of[core], len(order)) for core in cores)
 
 
-def _inner(phrases: Sequence[Phrase]) -> list[int]:
-    """Return for each phrase the shortest one of the same head and caption inside it: mostly itself."""
-    in_caption: dict[tuple[int, str], list[int]] = {}
+def _cores(phrases: Sequence[Phrase]) -> list[int]:
+    """Return for each phrase the index of the shortest phrase nested in it with the same head, usually its own."""
+    same_head: dict[tuple[int, str], list[int]] = {}
     for index, phrase in enumerate(phrases):
-        in_caption.setdefault((phrase.caption_index, phrase.head), []).append(index)
-    return [
-        min(
-            (
-                other
-                for other in in_caption[phrase.caption_index, phrase.head]
-                if phrase.start <= phrases[other].start and phrases[other].end <= phrase.end
-            ),
-            key=lambda other: (phrases[other].end - phrases[other].start, other),
-        )
-        for phrase in phrases
-    ]
+        same_head.setdefault((phrase.caption_index, phrase.head), []).append(index)
+
+    def length(index: int) -> int:
+        return phrases[index].end - phrases[index].start
+
+    cores = []
+    for phrase in phrases:
+        nested = [
+            index
+            for index in same_head[phrase.caption_index, phrase.head]
+            if phrase.start <= phrases[index].start and phrases[index].end <= phrase.end
+        ]
+        cores.append(min(nested, key=length))
+    return cores
 
 
 def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording]:
@@ -177,32 +203,33 @@ def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording
     order = sorted(range(len(phrases)), key=lambda index: (phrases[index].caption_index, phrases[index].start))
     in_caption = Counter(phrase.caption_index for phrase in phrases)
     of_kind = Counter((phrase.caption_index, kind) for phrase, (_, kind) in zip(phrases, kinds, strict=True))
-    seen: Counter[object] = Counter()
-    found: dict[int, Wording] = {}
+    before: Counter[object] = Counter()
+    by_index: dict[int, Wording] = {}
     for index in order:
-        phrase, (lemma, kind) = phrases[index], kinds[index]
+        phrase = phrases[index]
+        lemma, kind = kinds[index]
         caption = phrase.caption_index
-        found[index] = replace(
+        by_index[index] = replace(
             _wording(captions[caption], phrase, lemma, kind),
-            order=seen[caption],
-            place=seen[caption] / max(1, in_caption[caption] - 1),
-            order_in_kind=seen[caption, kind],
+            order=before[caption],
+            place=before[caption] / max(1, in_caption[caption] - 1),
+            order_in_kind=before[caption, kind],
             of_kind=of_kind[caption, kind],
         )
-        seen.update([caption, (caption, kind)])
-    return [found[index] for index in range(len(phrases))]
+        before.update([caption, (caption, kind)])
+    return [by_index[index] for index in range(len(phrases))]
 
 
 def _lemma_and_kind(phrase: Phrase) -> tuple[str, str]:
     lists = things()
-    lemma = lists.known(phrase.head)
+    lemma = lists.listed_form(phrase.head)
     kinds = sorted({path[0] for path in lists.paths.get(lemma, ())})
     return lemma, "people" if "people" in kinds else next(iter(kinds), "other")
 
 
 @cache
 def _numbers() -> Mapping[str, int]:
-    """Word -> the number that it means."""
+    """Return word -> the number that it means."""
     return {word: number for number in range(1, 11) for word in things().words[str(number)]}
 
 
@@ -219,7 +246,7 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
     if kind == "people":
         marks = {"young": "child", "old": "adult", "male": "man", "female": "woman"}
         traits.update(trait for name, trait in marks.items() if not lists[name].isdisjoint(words))
-    said = caption[phrase.start : phrase.end].casefold().split()
+    caption_words = caption[phrase.start : phrase.end].casefold().split()
     return Wording(
         caption=phrase.caption_index,
         lemma=lemma,
@@ -231,84 +258,84 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
             if word not in numbers
             and word not in lists["no modifier"]
             and word != phrase.head
-            and things().known(word) != lemma
+            and things().listed_form(word) != lemma
         ),
         colours=frozenset(_SPELT_AS.get(part, part) for part in parts & lists["colour"]),
         traits=frozenset(traits),
         count=count,
         several=several,
-        other=not lists["other"].isdisjoint(said),
+        other=not lists["other"].isdisjoint(caption_words),
         before=next(iter(caption[: phrase.start].casefold().split()[-1:]), ""),
     )
 
 
-def contradict(one: Wording, other: Wording) -> bool:
+def contradict(first: Wording, second: Wording) -> bool:
     """Return whether two phrases cannot name the same thing.
 
-    They cannot if they count otherwise ("two men", "a man", "people"), if one is a man's and one a woman's, if they are
-    two kinds of animals or of vehicles (a cat, a dog), or if clothes have no colour in common. Other things may: what
-    one caption calls brown another calls red. These rules cost 0.003 of F1, because people who describe an image err,
-    and keep out links that nobody would understand.
+    They cannot if their numbers differ ("two men", "a man", "people"), if one is a man's and one a woman's, if they are
+    two kinds of animals or of vehicles (a cat, a dog), or if clothes have no colour in common. Colours of other things
+    may differ: the brown of one caption is the red of another. These rules cost 0.003 of F1, because people who
+    describe an image err, and keep out links that nobody would understand.
     """
-    if one.count and other.count and one.count != other.count:
+    if first.count and second.count and first.count != second.count:
         return True
-    if (one.count == 1 and other.several) or (other.count == 1 and one.several):
+    if (first.count == 1 and second.several) or (second.count == 1 and first.several):
         return True
-    if one.kind != other.kind:
+    if first.kind != second.kind:
         return False
-    if one.kind in ("animals", "vehicles"):
-        return relation(one.lemma, other.lemma) == "beside"
-    if one.kind == "clothing":
-        return bool(one.colours and other.colours and not one.colours & other.colours)
-    sexes = one.traits & _SEXES, other.traits & _SEXES
-    return bool(one.kind == "people" and all(sexes) and not sexes[0] & sexes[1])
+    if first.kind in ("animals", "vehicles"):
+        return relation(first.lemma, second.lemma) == "beside"
+    if first.kind == "clothing":
+        return bool(first.colours and second.colours and not first.colours & second.colours)
+    sexes = first.traits & _SEXES, second.traits & _SEXES
+    return bool(first.kind == "people" and all(sexes) and not sexes[0] & sexes[1])
 
 
-def pair_features(one: Wording, other: Wording) -> dict[str, float]:
-    """Return the features of two phrases of different captions, which may name the same thing; those left out are 0."""
-    related = relation(one.lemma, other.lemma)
-    kind = one.kind if one.kind == other.kind else "mixed"
-    shared = one.modifiers & other.modifiers
-    found = {
+def pair_features(first: Wording, second: Wording) -> dict[str, float]:
+    """Return the features of two phrases of different captions, which may name the same thing. Missing ones are 0."""
+    related = relation(first.lemma, second.lemma)
+    kind = first.kind if first.kind == second.kind else "mixed"
+    shared = first.modifiers & second.modifiers
+    features = {
         "bias": 1.0,
         related: 1.0,
-        "words": len(one.words & other.words) / len(one.words | other.words),
+        "words": len(first.words & second.words) / len(first.words | second.words),
         "modifiers": float(min(2, len(shared))),
-        "distance": abs(one.place - other.place),
+        "distance": abs(first.place - second.place),
     }
 
-    def say(name: str, condition: object) -> None:
+    def add(name: str, condition: object) -> None:
         if condition:
-            found[name] = 1.0
+            features[name] = 1.0
 
-    say("modifiers_differ", not shared and one.modifiers and other.modifiers)
-    say("head_inside", related != "same" and (one.lemma in other.words or other.lemma in one.words))
+    add("modifiers_differ", not shared and first.modifiers and second.modifiers)
+    add("head_inside", related != "same" and (first.lemma in second.words or second.lemma in first.words))
     living = kind if kind in _LIVING else "things"
-    if one.count and other.count:
-        say("counts_equal", one.count == other.count > 1)
-        say(f"one_{living}", one.count == other.count == 1)
-    say("number_differs", one.several != other.several)
-    say("both_several", one.several and other.several)
+    if first.count and second.count:
+        add("counts_equal", first.count == second.count > 1)
+        add(f"one_{living}", first.count == second.count == 1)
+    add("number_differs", first.several != second.several)
+    add("both_several", first.several and second.several)
     if kind == "people":
-        ages = one.traits & _AGES, other.traits & _AGES
-        say("sex_agrees", one.traits & other.traits & _SEXES)
-        say("age_agrees", ages[0] & ages[1])
-        say("age_differs", all(ages) and not ages[0] & ages[1])
-        say("child_or_not", ("child" in one.traits) != ("child" in other.traits))
-    if one.colours and other.colours:
-        say("colours_equal", one.colours == other.colours)
-        say("colours_overlap", one.colours & other.colours)
-        say(f"colours_differ_{living}", not one.colours & other.colours)
+        ages = first.traits & _AGES, second.traits & _AGES
+        add("sex_agrees", first.traits & second.traits & _SEXES)
+        add("age_agrees", ages[0] & ages[1])
+        add("age_differs", all(ages) and not ages[0] & ages[1])
+        add("child_or_not", ("child" in first.traits) != ("child" in second.traits))
+    if first.colours and second.colours:
+        add("colours_equal", first.colours == second.colours)
+        add("colours_overlap", first.colours & second.colours)
+        add(f"colours_differ_{living}", not first.colours & second.colours)
     if kind not in ("mixed", "other"):
-        say(f"only_{living}", one.of_kind == other.of_kind == 1)
-        several_each = one.of_kind > 1 or other.of_kind > 1
-        say(f"same_order_{living}", several_each and one.order_in_kind == other.order_in_kind)
-    say("first", one.order == other.order == 0)
-    say("one_first", (one.order == 0) != (other.order == 0))
-    say("same_before", one.before == other.before and one.before)
-    say("one_other", one.other != other.other)
-    say("both_other", one.other and other.other)
-    return found
+        add(f"only_{living}", first.of_kind == second.of_kind == 1)
+        are_several = first.of_kind > 1 or second.of_kind > 1
+        add(f"same_order_{living}", are_several and first.order_in_kind == second.order_in_kind)
+    add("first", first.order == second.order == 0)
+    add("one_first", (first.order == 0) != (second.order == 0))
+    add("same_before", first.before == second.before and first.before)
+    add("one_other", first.other != second.other)
+    add("both_other", first.other and second.other)
+    return features
 
 
 @cache
@@ -318,29 +345,29 @@ def _weights() -> Mapping[str, float]:
     return weights
 
 
-def log_odds(one: Wording, other: Wording) -> float:
+def log_odds(first: Wording, second: Wording) -> float:
     """Return the log odds that two phrases of different captions name the same thing."""
     weights = _weights()
-    return math.fsum(weights.get(name, 0.0) * value for name, value in pair_features(one, other).items())
+    return math.fsum(weights.get(name, 0.0) * value for name, value in pair_features(first, second).items())
 
 
-def _joined(found: Sequence[Wording]) -> list[int]:
-    """A number for each wording, equal for those that name the same thing."""
-    count = len(found)
+def _linked_numbers(wordings: Sequence[Wording]) -> list[int]:
+    """Return a number for each wording, equal for those that name the same thing."""
+    count = len(wordings)
     between = np.full((count, count), _NEVER)
-    for i, one in enumerate(found):
-        for j in range(i):
-            if one.caption != found[j].caption and not contradict(one, found[j]):
-                between[i, j] = between[j, i] = log_odds(found[j], one)
+    for i, wording in enumerate(wordings):
+        for j, earlier in enumerate(wordings[:i]):
+            if wording.caption != earlier.caption and not contradict(wording, earlier):
+                between[i, j] = between[j, i] = log_odds(earlier, wording)
     group = list(range(count))
     sizes = np.ones(count)
     while count:
         i, j = divmod(int(between.argmax()), count)
         if between[i, j] < LINK_FROM:
             break
-        i, j = min(i, j), max(i, j)
+        i, j = sorted([i, j])
         mean = (between[i] * sizes[i] + between[j] * sizes[j]) / (sizes[i] + sizes[j])
-        between[i], between[:, i] = mean, mean
+        between[i] = between[:, i] = mean
         between[j] = between[:, j] = between[i, i] = _NEVER
         sizes[i] += sizes[j]
         group = [i if number == j else number for number in group]

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.geometry import Box, cell_to_px
+from stages.contract.geometry import Box, cell_to_px, xyxy_to_xywh
 from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
 from stages.regions.parts import HeatPart
@@ -34,32 +34,33 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDA
 
     The map is `fine`, float32 (fine_h, fine_w), and so is the field, in the unit of the threshold and nowhere 0.
     """
-    h, w = part.inside.shape
     field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(threshold)), _ON_THRESHOLD)
-    inner = field[part.top : part.top + h, part.left : part.left + w]
+    inner = field[part.window]
     inner[...] = np.where(part.inside, -inner, inner)
     return field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Painted:
-    """A mask at the size of the image with its half-open box and its number of pixels."""
+    """A mask at the size of the image with its half-open box and its number of pixels; for the rest see `Region`."""
 
     mask: Rle
     box_xywh_px: Box
     area_px: int
-    refined: str = "none"  # see `Region`
+    refined: str = "none"
     fallback: str | None = None
 
 
 def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | None:
     """Return the mask of a field (fine_h, fine_w) over an image of `size_hw` pixels, or None if it holds no pixel."""
-    (height_px, width_px), (full_h, full_w) = size_hw, field.shape
+    height_px, width_px = size_hw
+    full_h, full_w = field.shape
     left, top, w, h = cv2.boundingRect((field > 0).view(np.uint8))
     if not w:
         return None
     # One sample more on each side: a contour lies between a positive and a negative sample.
-    top, bottom = max(0, top - 1), min(full_h, top + h + 1)
+    bottom = min(full_h, top + h + 1)
+    top = max(0, top - 1)
     first = max(0, math.floor(cell_to_px(left - 1.0, side_px=width_px, cells=full_w)))
     stop = min(width_px, math.ceil(cell_to_px(float(left + w), side_px=width_px, cells=full_w)))
     # Rows of `columns` hold the field down the columns of the image, with a sample outside beyond both ends.
@@ -69,8 +70,8 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | Non
     inside = (columns > 0).ravel()
     before = np.flatnonzero(inside[1:] != inside[:-1])
     column, sample = np.divmod(before, down.shape[1])
-    here, there = columns.ravel()[before].astype(np.float64), columns.ravel()[before + 1]
-    crossing = top - 1 + sample + here / (here - there)
+    value = columns.ravel()[before].astype(np.float64)
+    crossing = top - 1 + sample + value / (value - columns.ravel()[before + 1])
     position = cell_to_px(crossing, side_px=height_px, cells=full_h) - 0.5
     # What is inside at the first or last sample of the image goes on to the edge of the image.
     position[sample == 0] = -1
@@ -79,18 +80,18 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | Non
     start = np.maximum(np.floor(position[0::2]) + 1, 0).astype(np.int64)
     stop = np.minimum(np.ceil(position[1::2]), height_px).astype(np.int64)
     filled = stop > start
-    column, start, stop = column[0::2][filled] + first, start[filled], stop[filled]
+    column = column[0::2][filled] + first
     if not column.size:
         return None
-    left, right, top, bottom = column[0], column[-1] + 1, start.min(), stop.max()
-    edges = np.empty((len(column), 2), np.int64)
-    edges[:, 0], edges[:, 1] = column * height_px + start, column * height_px + stop
+    start = start[filled]
+    stop = stop[filled]
+    edges = column[:, None] * height_px + np.stack([start, stop], axis=1)
     runs = edges.ravel()
     joined = edges[1:, 0] == edges[:-1, 1]
     if joined.any():  # a run down to the lower edge continues at the upper edge of the next column
         runs = np.concatenate([runs[:1], runs[1:-1][np.repeat(~joined, 2)], runs[-1:]])
     return Painted(
         mask=encode_edges(runs, size_hw),
-        box_xywh_px=(float(left), float(top), float(right - left), float(bottom - top)),
+        box_xywh_px=xyxy_to_xywh((float(column[0]), float(start.min()), float(column[-1] + 1), float(stop.max()))),
         area_px=int((stop - start).sum()),
     )

@@ -58,42 +58,66 @@ def refine_grid(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapToCut:
-    """A heat map in levels, with what its regions also depend on."""
+class ThingMap:
+    """The heat map of one thing in levels, and everything else that its regions depend on.
 
-    levels: Levels  # uint8 (grid_h, grid_w)
-    shift_cells: float  # See `HeatMap.shift_cells`
-    similarity: float  # Of image and phrase
-    size_hw: tuple[int, int]  # Pixels of the image
-    limit: int  # Most regions
-    usual: float = 0.0  # For the rule `fitted`: the usual size of what the map is of, see `FittedCut.usual_size`
-    canvas: Canvas | None = None  # The image as the model saw it. Unused unless `config.needs_pixels`
+    Attributes:
+        levels: uint8 (grid_h, grid_w).
+        shift_cells: See `HeatMap.shift_cells`.
+        similarity: Of image and phrase.
+        size_hw: Pixels of the image.
+        limit: Most regions.
+        usual_size: Of the thing, for the rule `fitted`; see `FittedCut.usual_size`.
+        canvas: The image as the model saw it. Unused unless `config.needs_pixels`.
+    """
+
+    levels: Levels
+    shift_cells: float
+    similarity: float
+    size_hw: tuple[int, int]
+    limit: int
+    usual_size: float = 0.0
+    canvas: Canvas | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatPart:
-    """One connected part of a cut map."""
+    """One connected part of a cut map.
 
-    inside: Mask  # bool (h, w), the samples of this part within its own box
-    top: int  # Where that box begins on the fine map, in samples, as `left`
+    Attributes:
+        inside: bool (h, w), the samples of this part within its box.
+        top, left: Where that box begins on the fine map, in samples.
+        samples: The number of samples inside.
+        evidence: See `measure`.
+    """
+
+    inside: Mask
+    top: int
     left: int
-    samples: int  # How many are inside
-    evidence: Evidence  # What is measured
+    samples: int
+    evidence: Evidence
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The box of the part, as an index of the fine map."""
+        h, w = self.inside.shape
+        return slice(self.top, self.top + h), slice(self.left, self.left + w)
 
 
 def parts_of(
-    each: MapToCut, fine: NDArray[np.float32], inside: Mask, threshold: float, config: RegionsConfig
+    fine: NDArray[np.float32], inside: Mask, threshold: float, similarity: float, config: RegionsConfig
 ) -> list[HeatPart]:
     """Return the 8-connected parts of a cut map, best first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
     have holes.
 
-    `fine` is the fine map (fine_h, fine_w) and `inside` what lies above the threshold; both are in levels.
+    `fine` is the fine map (fine_h, fine_w) in levels, as the threshold. `inside` are its samples above the threshold,
+    and `similarity` is that of image and phrase.
     """
     total_heat = cv2.sumElems(fine)[0]
     least = config.min_area_share * inside.size
-    found = []
+    parts = []
     outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     for outline in outlines:
         left, top, w, h = cv2.boundingRect(outline)
@@ -104,10 +128,10 @@ def parts_of(
         samples = cv2.countNonZero(drawn)
         if samples >= least:
             heat = fine[top : top + h, left : left + w]
-            evidence = measure(heat, drawn, total_heat, inside.size, threshold, each.similarity)
+            evidence = measure(heat, drawn, total_heat, inside.size, threshold, similarity)
             part = HeatPart(inside=drawn.view(np.bool_), top=top, left=left, samples=samples, evidence=evidence)
-            found.append(part)
-    return _ranked(found, config)
+            parts.append(part)
+    return _ranked(parts, config)
 
 
 def measure(
@@ -133,13 +157,13 @@ def measure(
     )
 
 
-def _ranked(found: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
-    """Best first; the larger one of equals comes first, then the upper one, then the left one."""
-    ranks = [rounded_score(config.rank, part.evidence) for part in found]
+def _ranked(parts: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
+    """Return the parts best first; of equals the larger one comes first, then the upper one, then the left one."""
+    ranks = [rounded_score(config.rank, part.evidence) for part in parts]
     least = config.keep_share * max(ranks, default=0.0)
     order = sorted(
         (-rank, -part.samples, part.top, part.left, number)
-        for number, (part, rank) in enumerate(zip(found, ranks, strict=True))
+        for number, (part, rank) in enumerate(zip(parts, ranks, strict=True))
         if rank >= least
     )
-    return [found[number] for *_, number in order]
+    return [parts[number] for *_, number in order]

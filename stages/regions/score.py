@@ -25,15 +25,25 @@ from stages.regions.thresholds import FittedCut
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The evidence of one region. Heat is the map with its lowest value 0 and its highest 1."""
+    """The evidence of one region. Heat is the map with its lowest value 0 and its highest 1.
 
-    energy: float  # Share of the map's total heat that lies inside the region, 0 .. 1
-    area: float  # Share of the image that the region covers, > 0 .. 1
-    mean_inside: float  # Mean heat inside the region, 0 .. 1
-    mean_outside: float  # Mean heat of everything else, 0 .. 1; 0 if there is nothing else
-    peak: float  # Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside
-    threshold: float  # Heat at which the map was cut, 0 .. 1
-    similarity: float  # Cosine of image and phrase, -1 .. 1
+    Attributes:
+        energy: Share of the map's total heat inside the region, 0 .. 1.
+        area: Share of the image that the region covers, > 0 .. 1.
+        mean_inside: Mean heat inside the region, 0 .. 1.
+        mean_outside: Mean heat of everything else, 0 .. 1; 0 if there is nothing else.
+        peak: Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside.
+        threshold: Heat at which the map was cut, 0 .. 1.
+        similarity: Cosine of image and phrase, -1 .. 1.
+    """
+
+    energy: float
+    area: float
+    mean_inside: float
+    mean_outside: float
+    peak: float
+    threshold: float
+    similarity: float
 
     @property
     def contrast(self) -> float:
@@ -63,18 +73,18 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,  # very small and very large are both doubtful
     "similarity": attrgetter("similarity"),
 }
-"""Name -> what a calibration looks at."""
+"""Name -> feature of a calibration."""
 
 
 def at_share(presence: float, fitted: float, expected: float) -> float:
-    """Return the probability that a phrase is there if another share of such phrases is absent: Bayes' rule.
+    """Return the probability that a phrase is present if another share of such phrases is absent: Bayes' rule.
 
     The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker, Neural Computation 14,
     2002). `fitted` and `expected` are the shares, between 0 and 1, of the fit and of these phrases; all are 0 .. 1.
     """
-    there = presence * (1.0 - expected) / (1.0 - fitted)
+    present = presence * (1.0 - expected) / (1.0 - fitted)
     absent = (1.0 - presence) * expected / fitted
-    return round(there / (there + absent), 6)
+    return round(present / (present + absent), 6)
 
 
 _FORMAT: Final = "phrasebox calibration 3"
@@ -86,7 +96,7 @@ class Calibration:
 
     Attributes:
         bias: The constant term.
-        mean: By name of `FEATURES`, as `scale`, in which no value is 0, and `weight`.
+        mean, scale, weight: By name of `FEATURES`. No scale is 0.
         made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
         made_from: Where it was fitted, for people, and `precisions`, see there.
         presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
@@ -137,7 +147,7 @@ class Calibration:
         )
 
     def probability(self, evidence: Evidence) -> float:
-        """0 .. 1, with six decimals."""
+        """Return the probability that a region is right, 0 .. 1, with six decimals."""
         total = self.bias
         for name, weight in self.weight.items():
             total += weight * (FEATURES[name](evidence) - self.mean[name]) / self.scale[name]
@@ -178,12 +188,13 @@ def calibration_of(text: str, path: object) -> Calibration:
         unknown = set(values["weight"]) - set(FEATURES)
         if unknown:
             raise ValueError(f"unknown features {', '.join(sorted(unknown))}")
-        found = Calibration(**values)
-        numbers = [each[name] for each in (found.weight, found.mean, found.scale) for name in found.weight]
-        if not all(map(math.isfinite, [found.bias, *numbers])) or not all(found.scale.values()):
+        calibration = Calibration(**values)
+        columns = (calibration.weight, calibration.mean, calibration.scale)
+        numbers = [column[name] for column in columns for name in calibration.weight]
+        if not all(map(math.isfinite, [calibration.bias, *numbers])) or not all(calibration.scale.values()):
             raise ValueError("expected finite numbers and scales that are not 0")
-        if found.cut is not None:
-            FittedCut.from_plain(found.cut)
+        if calibration.cut is not None:
+            FittedCut.from_plain(calibration.cut)
     except KeyError as error:
         raise ConfigError(
             f"regions.calibration: {path} lacks {error}, so it is no calibration of this version; phrasebox calibrate "
@@ -191,4 +202,4 @@ def calibration_of(text: str, path: object) -> Calibration:
         ) from error
     except (TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"regions.calibration: {path} is not a calibration: {error}") from error
-    return found
+    return calibration

@@ -28,10 +28,12 @@ Floats = NDArray[np.float64]
 ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 and not 152
 
 
-def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None = None, usual: float = 0.0) -> float:
+def threshold_of(
+    levels: Levels, config: RegionsConfig, fitted: FittedCut | None = None, usual_size: float = 0.0
+) -> float:
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
-    The rule `fitted` needs `fitted`, see `RegionsConfig.without_cut`, and the `usual` size of the thing, see
+    The rule `fitted` needs `fitted`, see `RegionsConfig.without_cut`, and the usual size of the thing, see
     `FittedCut.usual_size`.
     """
     if fitted is None:
@@ -44,23 +46,23 @@ def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None
         case "quantile":
             return quantile_cut(levels, config.quantile)
         case "fitted" if fitted is not None:
-            return fitted(levels, usual)
+            return fitted(levels, usual_size)
         case _:
             return mean_cut(levels)
 
 
 def mean_cut(levels: Levels) -> float:
-    """Inside is what lies above the map's mean: Chefer et al.'s segmentation protocol (ICCV 2021)."""
+    """Return the map's mean as threshold: Chefer et al.'s segmentation protocol (ICCV 2021)."""
     return math.floor(float(levels.mean(dtype=np.float64))) + 0.5
 
 
 def fixed_cut(share: float) -> float:
-    """Inside is what lies above a share (0 .. 1) of the highest value, once the lowest is 0."""
+    """Return a share (0 .. 1) of the highest value as threshold, once the lowest is 0."""
     return math.floor(share * LEVELS + ROUNDING) + 0.5
 
 
 def quantile_cut(levels: Levels, quantile: float) -> float:
-    """Inside is what lies above the value at a quantile (0 .. 1) of the map's values.
+    """Return the value at a quantile (0 .. 1) of the map's values as threshold.
 
     The quantile is a value of the map (the lower of two neighbours). On maps with ties fewer than `1 - quantile` of the
     values may lie above it, and no value does if it is the highest.
@@ -70,11 +72,11 @@ def quantile_cut(levels: Levels, quantile: float) -> float:
 
 
 def otsu_cut(levels: Levels) -> float:
-    """Otsu's threshold: the largest variance between the two classes (IEEE Trans. SMC 9, 1979).
+    """Return Otsu's threshold: the largest variance between the two classes (IEEE Trans. SMC 9, 1979).
 
-    All cuts within a gap of the histogram have the same variance. The middle one is taken, halfway between the classes;
-    OpenCV takes the lowest, which on an almost empty map keeps everything above zero. The lower one of two equally good
-    gaps is taken.
+    All cuts within a gap of the histogram have the same variance. This is the middle one, halfway between the classes;
+    OpenCV takes the lowest, which on an almost empty map keeps everything above zero. Of two equally good gaps, the
+    lower one counts.
     """
     counts = np.bincount(levels.ravel(), minlength=LEVELS + 1)
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -97,10 +99,22 @@ _SHARES: Final = np.array(SHARES)
 _CUTS: Final = np.array([math.floor(fixed_cut(share)) for share in SHARES], np.uint8)
 
 CUT_FEATURES: Final = (
-    *("share", "share_squared", "energy", "energy_squared", "mean_inside", "mean_outside"),
-    *("log_area", "log_area_squared", "log_box_area", "log_box_area_squared"),
-    *("outside_to_inside", "outside_to_inside_squared"),
-    *("share_by_box_area", "energy_by_box_area", "mean_inside_by_box_area", "usual_by_box_area"),
+    "share",
+    "share_squared",
+    "energy",
+    "energy_squared",
+    "mean_inside",
+    "mean_outside",
+    "log_area",
+    "log_area_squared",
+    "log_box_area",
+    "log_box_area_squared",
+    "outside_to_inside",
+    "outside_to_inside_squared",
+    "share_by_box_area",
+    "energy_by_box_area",
+    "mean_inside_by_box_area",
+    "usual_by_box_area",
 )
 """Features of a cut, in this order: the heat it was cut at, its main part's share of all heat, the mean heat in that
 part and outside, the shares of the image that the part and the box around it cover, and products of these; the last is
@@ -120,8 +134,8 @@ class FittedCut:
 
     Attributes:
         weight: By name of `CUT_FEATURES`, as `mean` and `scale`, in which no value is 0.
-        usual: The usual size of what a head noun names: the logarithm of how many times as much of their image the
-            boxes of such things cover as those of all things. Nouns that are not in it are of usual size, 0.
+        usual: Head noun -> the usual size of such things: the logarithm of how many times as much of their image their
+            boxes cover as those of all things. Nouns that are not in it have size 0.
     """
 
     weight: Mapping[str, float]
@@ -129,12 +143,12 @@ class FittedCut:
     scale: Mapping[str, float]
     usual: Mapping[str, float]
 
-    def __call__(self, levels: Levels, usual: float) -> float:
-        """Return the threshold of a map in levels (k + 0.5), whose highest is `LEVELS`; usual: see `usual_size`.
+    def __call__(self, levels: Levels, usual_size: float) -> float:
+        """Return the threshold of a map in levels (k + 0.5); the highest level of the map is `LEVELS`.
 
-        Of cuts of equal worth the lowest is taken.
+        Of cuts of equal worth the lowest counts. For the size of the thing see the method `usual_size`.
         """
-        worth = self.worth(cut_features(levels, usual))
+        worth = self.worth(cut_features(levels, usual_size))
         return fixed_cut(SHARES[int(np.where(np.isfinite(worth), worth, -np.inf).argmax())])
 
     def worth(self, features: Floats) -> Floats:
@@ -150,7 +164,7 @@ class FittedCut:
         return tuple(np.array([part[name] for name in CUT_FEATURES]) for part in parts)
 
     def usual_size(self, heads: Collection[str]) -> float:
-        """Return the mean of the usual sizes of what one map is of, by the head nouns of its phrases."""
+        """Return the usual size of the thing of a map: the mean over the head nouns of its phrases."""
         return fmean(self.usual.get(head, 0.0) for head in heads) if heads else 0.0
 
     @classmethod
@@ -160,12 +174,12 @@ class FittedCut:
         return cls(weight=weights, mean=means, scale=scales, usual=usual)
 
     def plain(self) -> dict[str, dict[str, float]]:
-        """Plain values for a calibration's file."""
+        """Return plain values for a calibration's file."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `plain`. Raise ValueError, KeyError, TypeError or AttributeError for other values."""
+        """Invert `plain`. Raise ValueError, KeyError, TypeError or AttributeError for other values."""
         weight, mean, scale = (
             {name: float(values[part][name]) for name in CUT_FEATURES} for part in ("weight", "mean", "scale")
         )
@@ -179,12 +193,12 @@ class FittedCut:
         return cls(weight=weight, mean=mean, scale=scale, usual=usual)
 
 
-def cut_features(levels: Levels, usual: float) -> Floats:
+def cut_features(levels: Levels, usual_size: float) -> Floats:
     """Return the features of the main part of every cut of a map.
 
     All cuts are one image, in which an empty row divides them: OpenCV finds their parts in one call.
 
-    The highest level of the map is `LEVELS`; for `usual` see `FittedCut.usual_size`. The features are float64
+    The highest level of the map is `LEVELS`; for the usual size see `FittedCut.usual_size`. The features are float64
     (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
     """
     h, w = levels.shape
@@ -199,26 +213,30 @@ def cut_features(levels: Levels, usual: float) -> Floats:
     order = np.lexsort((left, top, -energy, owner))
     cuts, first = np.unique(owner[order], return_index=True)
     main = order[first]
-    samples, box = area[main].astype(np.float64), (width[main] * height[main]).astype(np.float64)
-    inside, total = energy[main], levels.sum(dtype=np.float64)
+    samples = area[main].astype(np.float64)
+    box = (width[main] * height[main]).astype(np.float64)
+    inside = energy[main]
+    total = levels.sum(dtype=np.float64)
     mean_inside = inside / samples / LEVELS
     mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS
-    found = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
-    known = (_SHARES[cuts], inside / total, mean_inside, mean_outside, samples / (h * w), box / (h * w))
-    found[cuts] = features_of(np.stack(known), usual)
-    return found
+    measures = (_SHARES[cuts], inside / total, mean_inside, mean_outside, samples / (h * w), box / (h * w))
+    features = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
+    features[cuts] = features_of(np.stack(measures), usual_size)
+    return features
 
 
-def features_of(known: Floats, usual: float) -> Floats:
+def features_of(measures: Floats, usual_size: float) -> Floats:
     """Return the features (parts, len(CUT_FEATURES)) of parts.
 
-    known: (6, parts), the share that a part was cut at, its share of all heat, the mean heat in it and outside, and the
-        shares of the image that it and its box cover.
+    measures: (6, parts), the share that a part was cut at, its share of all heat, the mean heat in it and outside, and
+        the shares of the image that it and its box cover.
     """
-    share, energy, mean_inside, mean_outside, area, box = known
-    ratio, log_area, log_box = mean_outside / mean_inside, np.log(area), np.log(box)
+    share, energy, mean_inside, mean_outside, area, box = measures
+    ratio = mean_outside / mean_inside
+    log_area = np.log(area)
+    log_box = np.log(box)
     columns = (
         share, share**2, energy, energy**2, mean_inside, mean_outside, log_area, log_area**2, log_box, log_box**2,
-        ratio, ratio**2, share * log_box, energy * log_box, mean_inside * log_box, usual * log_box,
+        ratio, ratio**2, share * log_box, energy * log_box, mean_inside * log_box, usual_size * log_box,
     )  # fmt: skip
     return np.stack(columns, axis=-1)

@@ -126,7 +126,7 @@ def _answers(
     if own is None:
         return known
     mine = set(own[row["file_name"]])
-    named = {things().known(target.phrase.split()[-1]) for target in judged.image_of(row).targets}
+    named = {things().listed_form(target.phrase.split()[-1]) for target in judged.image_of(row).targets}
     named |= {phrase.head for phrase in record.phrases if row["captions"][phrase.caption_index] in mine}
     for index, phrase in enumerate(record.phrases):
         if row["captions"][phrase.caption_index] not in mine:

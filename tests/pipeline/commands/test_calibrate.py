@@ -25,7 +25,7 @@ from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
-from stages.regions.stage import RegionsStage
+from stages.regions.maker import RegionMaker
 from stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.pipeline.commands.evaluated import QUIET, config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
@@ -147,7 +147,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     image = TruthImage(file_name="1.jpg", width_px=80, height_px=80, targets=tuple(targets))
     row = {"id": 1, "file_name": "1.jpg", "width": 80, "height": 80, "captions": captions, "error": None}
     judged = SimpleNamespace(queries=lambda row, phrases: queries_of(1, row, image, frozenset(), phrases))
-    monkeypatch.setattr(RegionsStage, "groups_of", lambda *_: (0, 0, 1, 1))
+    monkeypatch.setattr(RegionMaker, "groups_of", lambda *_: (0, 0, 1, 1))
     fits: list[Any] = []
 
     def note(features: Any, right: Any) -> Any:

@@ -5,18 +5,18 @@ import numpy as np
 from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import regions_of_map
-from stages.regions.parts import MapToCut
-from stages.regions.stage import Found, levels_of_map
+from stages.regions.cut import PaintedRegions, regions_of_map
+from stages.regions.maker import levels_of_map
+from stages.regions.parts import ThingMap
 
 
-def to_cut(
+def thing_map(
     heat_map: HeatMap, size_hw: tuple[int, int] = (40, 40), limit: int = 1, canvas: Canvas | None = None
-) -> MapToCut:
+) -> ThingMap:
     """A heat map that has heat, ready to be cut."""
     levels = levels_of_map(heat_map)
     assert levels is not None
-    return MapToCut(
+    return ThingMap(
         levels=levels,
         shift_cells=heat_map.shift_cells,
         similarity=heat_map.similarity,
@@ -28,8 +28,8 @@ def to_cut(
 
 def regions_of(
     heat_map: HeatMap, size_hw: tuple[int, int], limit: int, config: RegionsConfig, canvas: Canvas | None = None
-) -> Found:
-    return regions_of_map(to_cut(heat_map, size_hw, limit, canvas), config)
+) -> PaintedRegions:
+    return regions_of_map(thing_map(heat_map, size_hw, limit, canvas), config)
 
 
 def mask_of(*rows: str) -> np.ndarray:

@@ -15,7 +15,8 @@ PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "peop
 
 def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
     """Captions with [phrases] in brackets: the captions without them, and the phrases; the head is the last word."""
-    texts, found = [], []
+    texts = []
+    phrases = []
     for index, marked in enumerate(captions):
         text = ""
         for part in marked.split("["):
@@ -24,10 +25,10 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
                 phrase = words.removeprefix("a ").removeprefix("another ").removeprefix("the ")
                 last, place = phrase.split()[-1], {"start": len(text), "end": len(text) + len(words)}
                 head = PLURAL.get(last, last)
-                found.append(Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place))
+                phrases.append(Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place))
             text += words + rest
         texts.append(text)
-    return texts, found
+    return texts, phrases
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,8 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
         "[the old man] and [another dog] by [a pond] on [a lawn] in [a red water] by [a red hat shop]",
         "[a white dog] sleeps by [a boy]",
     )
-    found = wordings(texts, phrases)
-    pairs = [(one, other) for one in found for other in found if one.caption != other.caption]
+    all_wordings = wordings(texts, phrases)
+    pairs = [(a, b) for a in all_wordings for b in all_wordings if a.caption != b.caption]
     assert {name for pair in pairs for name in pair_features(*pair)} == set(weights)
 
 
@@ -101,8 +102,8 @@ def test_relations() -> None:
     assert relation("hat", "backpack") == "beside"
     assert relation("dog", "hat") == "apart"
     assert relation("dog", "xyzzy") == "unknown"
-    assert things().known("rock-climber") in things().paths
-    assert things().known("poodles") == "poodle"
+    assert things().listed_form("rock-climber") in things().paths
+    assert things().listed_form("poodles") == "poodle"
 
 
 @pytest.mark.parametrize("text", ["dog: puppy", "[animals]\ndog puppy", "[animals]\ndog:"])

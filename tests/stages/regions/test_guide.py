@@ -11,8 +11,8 @@ from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.colours import EPSILON, Canvas, Guide
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, cut_map, surface_of
-from stages.regions.stage import RegionsStage
-from tests.stages.regions.cutting import regions_of, to_cut
+from stages.regions.maker import RegionMaker
+from tests.stages.regions.cutting import regions_of, thing_map
 from tests.stages.regions.test_refine import picture
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
@@ -87,12 +87,13 @@ def test_a_guide_fitted_to_the_shrunk_image_is_near_that_of_the_full_one(step: i
     rgb = cv2.GaussianBlur(noisy(96, 120), (0, 0), 6)
     rgb[30:60, 44:80] = 255 - rgb[30:60, 44:80]
     cells = np.random.default_rng(1).uniform(0, 255, (6, 8)).astype(np.float32)
-    full, shrunk = Guide(rgb, 24), Guide(rgb, 24, step=step)
+    full = Guide(rgb, 24)
+    shrunk = Guide(rgb, 24, step=step)
     assert shrunk.size_hw == (96 // step, 120 // step)
-    wanted = full(cv2.resize(cells, (120, 96)))
-    found = shrunk(cv2.resize(cells, (120 // step, 96 // step)))
-    assert found.shape == wanted.shape
-    assert np.abs(found - wanted).mean() < 0.05 * np.ptp(wanted)
+    expected = full(cv2.resize(cells, (120, 96)))
+    filled = shrunk(cv2.resize(cells, (120 // step, 96 // step)))
+    assert filled.shape == expected.shape
+    assert np.abs(filled - expected).mean() < 0.05 * np.ptp(expected)
 
 
 def test_a_guide_is_made_once_for_an_image_and_shrinks_it_as_far_as_its_window_allows() -> None:
@@ -118,12 +119,14 @@ def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
     return float((mask & truth).sum() / (mask | truth).sum())
 
 
-def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray | None:
-    return surface_of(to_cut(heat_map, canvas=canvas), config)
+def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray:
+    levels, is_guided = surface_of(thing_map(heat_map, canvas=canvas), config)
+    assert is_guided == (levels.shape != heat_map.values.shape)
+    return levels
 
 
 def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap | None:
-    return cut_map(to_cut(heat_map, canvas=canvas), config)
+    return cut_map(thing_map(heat_map, canvas=canvas), config)
 
 
 def test_a_guided_contour_follows_the_thing() -> None:
@@ -133,19 +136,20 @@ def test_a_guided_contour_follows_the_thing() -> None:
 
 
 def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
-    canvas, heat_map = Canvas(picture(THING)), blurry()
+    heat_map = blurry()
+    canvas = Canvas(picture(THING))
     for config in (GUIDED, GUIDED.model_copy(update={"refine": "grabcut"})):
-        levels, found = surface(heat_map, config, canvas), cut(heat_map, config, canvas)
+        levels = surface(heat_map, config, canvas)
         assert levels.shape == (SIDE, SIDE)
         assert (levels.min(), levels.max()) == (0, 255)
-        assert np.array_equal(found.fine, levels)
+        assert np.array_equal(cut(heat_map, config, canvas).fine, levels)
     assert surface(heat_map, LINEAR).shape == (GRID, GRID)
 
 
 def test_guided_rules_look_at_the_fine_map() -> None:
     config = GUIDED.model_copy(update={"rule": "mean"})
-    found = cut(blurry(), config, Canvas(picture(THING)))
-    assert found.threshold == np.floor(found.fine.mean(dtype=np.float64)) + 0.5
+    fine_map = cut(blurry(), config, Canvas(picture(THING)))
+    assert fine_map.threshold == np.floor(fine_map.fine.mean(dtype=np.float64)) + 0.5
 
 
 def test_pixels_are_needed_to_guide_and_fewer_than_cells_guide_nothing() -> None:
@@ -169,10 +173,10 @@ def test_the_stage_guides_each_map_by_its_own_image() -> None:
         )
         for seed in range(3)
     ]
-    stage = RegionsStage(GUIDED)
+    maker = RegionMaker(GUIDED)
     for record in records:
-        (shown,) = stage.surfaces_of(record).values()
+        (shown,) = maker.surfaces_of(record).values()
         levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture(THING)))
         assert np.array_equal(shown.values, levels)
     empty = replace(records[0], heat_maps=(replace(blurry(), fault="empty"),))
-    assert stage.surfaces_of(empty) == {}
+    assert maker.surfaces_of(empty) == {}

@@ -17,10 +17,10 @@ from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
-from stages.regions.stage import Found, RegionsStage
+from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, FittedCut
 from stages.shared.model.segmenter import Prepared, Segmenter
-from tests.stages.regions.cutting import to_cut
+from tests.stages.regions.cutting import thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
 from tests.stages.shared.model.segmenters import saved
 
@@ -63,12 +63,12 @@ def outlined(
     """What the parts of a map become where the segmenter offers these masks for each."""
     fitted = settings.pop("fitted", None)
     outliner = Outliner(config_of(sam, **settings), fitted, "cpu")
-    cut = outliner._cut(to_cut(blurry(*squares), (SIDE, SIDE), len(squares)))
-    assert len(cut[2]) == len(squares)
-    found = outliner._outlined(cut, IMAGE, [np.stack(one) for one in masks])
-    for painted, _ in found:
+    contours = outliner._contours(thing_map(blurry(*squares), (SIDE, SIDE), len(squares)))
+    assert len(contours.pieces) == len(squares)
+    regions = outliner._outlined(contours, IMAGE, [np.stack(mask) for mask in masks])
+    for painted, _ in regions:
         assert painted.box_xywh_px == rle_box_xywh_px(painted.mask)
-    return [(one.refined, one.fallback, decode_mask(one.mask), evidence) for one, evidence in found]
+    return [(painted.refined, painted.fallback, decode_mask(painted.mask), evidence) for painted, evidence in regions]
 
 
 def share(mask: np.ndarray, part: tuple[slice, slice]) -> float:
@@ -132,8 +132,8 @@ TWO = ((slice(20, 80), slice(20, 80)), (slice(120, 180), slice(120, 180)))
 def test_parts_of_one_map_do_not_overlap(sam: str) -> None:
     large = (slice(60, 180), slice(60, 180))
     for masks in ((TWO[0], large), (large, TWO[1])):
-        found = outlined(sam, *([logits_of(mask)] for mask in masks), squares=TWO)
-        assert not np.logical_and.reduce([mask for *_, mask, _ in found]).any() or len(found) == 1
+        regions = outlined(sam, *([logits_of(mask)] for mask in masks), squares=TWO)
+        assert not np.logical_and.reduce([mask for *_, mask, _ in regions]).any() or len(regions) == 1
     first, second = outlined(sam, [logits_of(TWO[0])], [logits_of(large)], squares=TWO)
     assert not (first[2] & second[2]).any()
     assert share(second[2], large) > 0.9
@@ -141,9 +141,9 @@ def test_parts_of_one_map_do_not_overlap(sam: str) -> None:
 
 def test_two_parts_with_the_same_mask_are_one_region(sam: str) -> None:
     both = logits_of(*TWO)
-    found = outlined(sam, [both], [both], squares=TWO)
-    assert [refined for refined, *_ in found] == ["sam"]
-    [(*_, mask, _)] = found
+    regions = outlined(sam, [both], [both], squares=TWO)
+    assert [refined for refined, *_ in regions] == ["sam"]
+    [(*_, mask, _)] = regions
     assert mask[TWO[0]].any()
     assert mask[TWO[1]].any()
 
@@ -165,10 +165,10 @@ def record(number: int, *, content: bytes | None = None) -> Record:
 
 @pytest.fixture
 def stage(sam: str) -> Iterator[RegionsStage]:
-    made = RegionsStage(config_of(sam))
-    made.setup()
-    yield made
-    made.teardown()
+    ready = RegionsStage(config_of(sam))
+    ready.setup()
+    yield ready
+    ready.teardown()
 
 
 def test_a_batch_is_what_its_records_are_alone(stage: RegionsStage) -> None:
@@ -177,19 +177,19 @@ def test_a_batch_is_what_its_records_are_alone(stage: RegionsStage) -> None:
     records[1] = replace(records[1], phrases=(), heat_maps=())
     records[3] = record(3, content=b"no image")
     together = stage.process(records)
-    assert together == [stage.process([one])[0] for one in records]
-    assert [len(one.regions) for one in together] == [1, 0, 1, 1, 1]
-    contour, kept = RegionsStage(RegionsConfig(**TIGHT)).process([records[3]])[0].regions[0], together[3].regions[0]
-    assert kept == replace(contour, fallback="image")
-    for one in (together[0], together[2], together[4]):
-        [region] = one.regions
+    assert together == [stage.process([single])[0] for single in records]
+    assert [len(answer.regions) for answer in together] == [1, 0, 1, 1, 1]
+    contour = RegionsStage(RegionsConfig(**TIGHT)).process([records[3]])[0].regions[0]
+    assert together[3].regions[0] == replace(contour, fallback="image")
+    for answer in (together[0], together[2], together[4]):
+        [region] = answer.regions
         assert (region.refined == "sam") == (region.fallback is None)
 
 
 def test_the_regions_of_a_record_are_those_of_the_stage(stage: RegionsStage) -> None:
     [answer] = stage.process([record(0)])
-    found: list[Found] = stage.regions_of(record(0))
-    assert [region.mask for region in answer.regions] == [painted.mask for painted, _ in found[0]]
+    regions = stage.regions_of(record(0))
+    assert [region.mask for region in answer.regions] == [painted.mask for painted, _ in regions[0]]
 
 
 @pytest.mark.parametrize("prompt", ["point", "box", "both"])
@@ -198,13 +198,13 @@ def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
     heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
     heat_map.values[2:6, 12:16] = 0.6
     heat_map.values[4, 14] = 1.0
-    cut = outliner._cut(to_cut(heat_map, (100, 400), 1))
-    asked = outliner._prompt(cut, *cut[2][0])
-    assert (asked.point_xy_px is None, asked.box_xyxy_px is None) == (prompt == "box", prompt == "point")
-    if asked.point_xy_px is not None:
-        assert asked.point_xy_px == pytest.approx((290, 45), abs=12)
-    if asked.box_xyxy_px is not None:
-        assert asked.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
+    contours = outliner._contours(thing_map(heat_map, (100, 400), 1))
+    hint = outliner._prompt(contours, *contours.pieces[0])
+    assert (hint.point_xy_px is None, hint.box_xyxy_px is None) == (prompt == "box", prompt == "point")
+    if hint.point_xy_px is not None:
+        assert hint.point_xy_px == pytest.approx((290, 45), abs=12)
+    if hint.box_xyxy_px is not None:
+        assert hint.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
 
 
 def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, caplog) -> None:

@@ -85,10 +85,10 @@ def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> HeatPart:
 
 def test_the_field_of_a_part_keeps_the_contour_and_turns_the_rest():
     fine = np.array([[9.0, 1.0, 8.0, 6.0], [1.0, 1.0, 1.0, 7.0], [1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
-    one = field_of(part_of(mask_of("#")), fine, 5.0)
-    np.testing.assert_array_equal(one, [[4, -4, -3, -1], [-4, -4, -4, -2], [-4, -4, -4, -4]])
-    other = field_of(part_of(mask_of("##", ".#"), 0, 2), fine, 5.0)
-    np.testing.assert_array_equal(other, [[-4, -4, 3, 1], [-4, -4, -4, 2], [-4, -4, -4, -4]])
+    corner = field_of(part_of(mask_of("#")), fine, 5.0)
+    np.testing.assert_array_equal(corner, [[4, -4, -3, -1], [-4, -4, -4, -2], [-4, -4, -4, -4]])
+    edge = field_of(part_of(mask_of("##", ".#"), 0, 2), fine, 5.0)
+    np.testing.assert_array_equal(edge, [[-4, -4, 3, 1], [-4, -4, -4, 2], [-4, -4, -4, -4]])
     filled = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
     np.testing.assert_allclose(field_of(part_of(mask_of("####")), filled, 5.0), [[4, 1e-3, 4, 3, -4]])
 

@@ -10,19 +10,21 @@ from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import surface_of
-from stages.regions.parts import FINE_SIDE, HeatPart, MapToCut, parts_of, refine_grid, samples_per_cell
+from stages.regions.parts import FINE_SIDE, HeatPart, ThingMap, parts_of, refine_grid, samples_per_cell
 from tests.stages.regions.cutting import mask_of, regions_of
 
 ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)
 
 
-def map_of(levels: np.ndarray) -> MapToCut:
-    return MapToCut(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
+def blur(levels: np.ndarray, patches: float) -> np.ndarray:
+    thing_map = ThingMap(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
+    surface = surface_of(thing_map, RegionsConfig(smooth_patches=patches))
+    assert surface is not None
+    return surface.levels
 
 
-def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[HeatPart]:
-    each = map_of(np.zeros(fine.shape, np.uint8))
-    return parts_of(each, fine.astype(np.float32), inside, 51.0, ALL.model_copy(update=settings_))
+def parts_in(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[HeatPart]:
+    return parts_of(fine.astype(np.float32), inside, 51.0, 0.25, ALL.model_copy(update=settings_))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[Hea
 )
 def test_parts(rows, expected):
     mask = mask_of(*rows)
-    parts = found(np.full(mask.shape, 100.0), mask)
+    parts = parts_in(np.full(mask.shape, 100.0), mask)
     assert [part.inside.tolist() for part in parts] == [mask_of(*part).tolist() for part in expected]
 
 
@@ -50,11 +52,10 @@ def test_parts_hold_what_the_flood_does_not_reach(height, width, share, seed):
     cv2.floodFill(outside, None, (0, 0), 2, flags=4)
     filled = outside[1:-1, 1:-1] != 2
     count, labels = cv2.connectedComponents(filled.astype(np.uint8), connectivity=8)
-    parts = found(np.ones(inside.shape), inside)
+    parts = parts_in(np.ones(inside.shape), inside)
     together = np.zeros(inside.shape, np.int64)
     for part in parts:
-        h, w = part.inside.shape
-        together[part.top : part.top + h, part.left : part.left + w] += part.inside
+        together[part.window] += part.inside
         first = np.argwhere(part.inside)[0] + (part.top, part.left)
         assert (labels == labels[tuple(first)]).sum() == part.samples == part.inside.sum()
     np.testing.assert_array_equal(together, filled)
@@ -63,20 +64,20 @@ def test_parts_hold_what_the_flood_does_not_reach(height, width, share, seed):
 
 def test_evidence_by_hand():
     fine = np.array([[255.0, 153.0, 0.0, 51.0], [0.0, 0.0, 0.0, 51.0]])
-    (part,) = found(fine, mask_of("##..", "...."))
+    (part,) = parts_in(fine, mask_of("##..", "...."))
     evidence = part.evidence
     assert evidence.energy == pytest.approx(408 / 510)
     assert evidence.area == 2 / 8
     assert evidence.mean_inside == pytest.approx((1.0 + 0.6) / 2)
     assert evidence.mean_outside == pytest.approx((0.2 + 0.2) / 6)
     assert (evidence.peak, evidence.threshold, evidence.similarity) == (1.0, 0.2, 0.25)
-    (whole,) = found(np.full((2, 2), 255.0), np.ones((2, 2), dtype=bool))
+    (whole,) = parts_in(np.full((2, 2), 255.0), np.ones((2, 2), dtype=bool))
     assert (whole.evidence.energy, whole.evidence.mean_outside) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(("least", "samples"), [(0.25, [4]), (0.125, [4, 1]), (0.6, [])])
 def test_small_parts_are_dropped(least, samples):
-    parts = found(np.full((2, 4), 100.0), mask_of("##..", "##.#"), min_area_share=least)
+    parts = parts_in(np.full((2, 4), 100.0), mask_of("##..", "##.#"), min_area_share=least)
     assert [part.samples for part in parts] == samples
 
 
@@ -89,33 +90,33 @@ def test_small_parts_are_dropped(least, samples):
     ],
 )
 def test_rank_of_equals(rows, order):
-    parts = found(np.full((4, 4), 100.0), mask_of(*rows), rank="peak", keep_share=1.0)
+    parts = parts_in(np.full((4, 4), 100.0), mask_of(*rows), rank="peak", keep_share=1.0)
     assert [(part.top, part.left) for part in parts] == order
 
 
 def test_rank_comes_before_size():
     fine = np.full((1, 5), 100.0)
     fine[0, 4] = 200.0
-    assert [part.left for part in found(fine, mask_of("##..#"), rank="peak", keep_share=0.5)] == [4, 0]
+    assert [part.left for part in parts_in(fine, mask_of("##..#"), rank="peak", keep_share=0.5)] == [4, 0]
 
 
 @pytest.mark.parametrize(("keep_share", "lefts"), [(0.5, [0, 5]), (0.51, [0])])
 def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
-    parts = found(np.full((1, 9), 100.0), mask_of("####.##.#"), keep_share=keep_share)  # energies 4, 2 and 1 of 9
+    parts = parts_in(np.full((1, 9), 100.0), mask_of("####.##.#"), keep_share=keep_share)  # energies 4, 2 and 1 of 9
     assert [part.left for part in parts] == lefts
 
 
 def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
     levels = np.zeros((7, 7), dtype=np.uint8)
     levels[3, 3] = 255
-    blurred = surface_of(map_of(levels), RegionsConfig(smooth_patches=0.7))
+    blurred = blur(levels, 0.7)
     assert (blurred.min(), blurred[3, 3]) == (0, 255)
     # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
     assert blurred[3, 4] == pytest.approx(0.360 * 255, abs=1)
     np.testing.assert_array_equal(blurred, blurred.T)
     np.testing.assert_array_equal(blurred, blurred[::-1])
     step = np.repeat([[0, 0, 0, 255, 255, 255]], 3, axis=0).astype(np.uint8)
-    blurred = surface_of(map_of(step), RegionsConfig(smooth_patches=0.5))
+    blurred = blur(step, 0.5)
     np.testing.assert_array_equal(blurred[0], blurred[1])
     assert (blurred[0, 0], blurred[0, -1]) == (0, 255)
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from stages.contract.records import Absent, Phrase, Record
+from stages.regions.maker import shared_presences
 from stages.regions.score import Calibration, at_share
-from stages.regions.stage import RegionsStage, shared_presences
+from stages.regions.stage import RegionsStage
 from tests.stages.regions.test_stage import FIXED as PLAIN
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 
@@ -18,8 +19,8 @@ EVEN = Calibration(
 """Every region is right with a probability of one half."""
 
 
-def asked() -> Record:
-    """Two phrases, of which the second is named twice and hardly there."""
+def dog_and_cat() -> Record:
+    """Two phrases, the second one named twice and hardly present."""
     maps = (
         replace(heat_map(spots((4, 4), r1c2=1.0), "dog", 0.3), presence=0.8),
         replace(heat_map(spots((4, 4), r3c0=1.0), "cat", 0.1), presence=0.04),
@@ -28,14 +29,14 @@ def asked() -> Record:
 
 
 def test_scores_are_of_presence_and_right_place() -> None:
-    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": None}), EVEN).process([asked()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": None}), EVEN).process([dog_and_cat()])
     assert [(each.score, each.presence) for each in answer.regions] == [(0.4, 0.8), (0.02, 0.04), (0.02, 0.04)]
     assert answer.absent == ()
 
 
 @pytest.mark.parametrize(("least", "absent"), [(0.05, [1, 2]), (0.04, []), (0.9, [0, 1, 2])])
 def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[int]) -> None:
-    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": least}), EVEN).process([asked()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": least}), EVEN).process([dog_and_cat()])
     assert [each.phrase_index for each in answer.absent] == absent
     assert [each.phrase_index for each in answer.regions] == [index for index in range(3) if index not in absent]
     if absent == [1, 2]:
@@ -48,7 +49,7 @@ def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[
 def test_presence_counts_on_the_share_that_is_expected(expected: float, dog: float, cat: float) -> None:
     """Odds of 4 to 1 become 16 to 1 where one in five is absent, instead of one in two."""
     config = FIXED.model_copy(update={"absent_share": expected, "min_presence": None})
-    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    (answer,) = RegionsStage(config, EVEN).process([dog_and_cat()])
     assert [each.presence for each in answer.regions] == [dog, cat, cat]
     assert [each.score for each in answer.regions] == pytest.approx([dog / 2, cat / 2, cat / 2], abs=1e-6)
 
@@ -57,9 +58,9 @@ def test_the_share_of_the_fit_is_taken_out() -> None:
     """A calibration that was fitted to four absent phrases in five, asked where as many are."""
     fitted = replace(EVEN, presence={"absent_share": 0.8})
     config = FIXED.model_copy(update={"absent_share": 0.8, "min_presence": None})
-    (answer,) = RegionsStage(config, fitted).process([asked()])
+    (answer,) = RegionsStage(config, fitted).process([dog_and_cat()])
     assert [each.presence for each in answer.regions] == [0.8, 0.04, 0.04]
-    (answer,) = RegionsStage(FIXED, fitted).process([asked()])
+    (answer,) = RegionsStage(FIXED, fitted).process([dog_and_cat()])
     assert answer.regions[0].presence == pytest.approx(16 / 17, abs=1e-6)
 
 
@@ -71,7 +72,7 @@ def test_certainty_stays_certain(certain: float) -> None:
 @pytest.mark.parametrize("calibration", [None, replace(EVEN, presence=None)])
 def test_nothing_is_absent_where_nothing_tells_presence(calibration: Calibration | None) -> None:
     config = FIXED.model_copy(update={"min_presence": 1.0})
-    (answer,) = RegionsStage(config, calibration).process([asked()])
+    (answer,) = RegionsStage(config, calibration).process([dog_and_cat()])
     assert len(answer.regions) == 3
     assert {each.presence for each in answer.regions} == {None}
     assert answer.absent == ()

@@ -87,9 +87,9 @@ def test_the_contour_stays_where_colours_say_nothing(rgb: np.ndarray) -> None:
     heat_map = blurry(SQUARE)
     contour = regions_of(heat_map, (SIDE, SIDE), 1, CONTOUR)
     assert len(contour) == 1
-    ((kept, evidence),) = regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb))
-    assert (kept.refined, kept.fallback) == ("none", "colours")
-    assert [(replace(kept, fallback=None), evidence)] == contour
+    ((painted, evidence),) = regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb))
+    assert (painted.refined, painted.fallback) == ("none", "colours")
+    assert [(replace(painted, fallback=None), evidence)] == contour
 
 
 def test_degenerate_cuts_have_no_outline() -> None:
@@ -137,8 +137,8 @@ def test_neither_order_nor_random_state_matters() -> None:
     random.Random(1).shuffle(records)
     for record in records:
         cv2.setRNGSeed(int(record.sample.sample_id) + 5)
-        (alone,) = stage.process([record])
-        assert alone == together[int(record.sample.sample_id)]
-        assert alone.pixels is None
-        assert len(alone.regions) == 1
+        (answer,) = stage.process([record])
+        assert answer == together[int(record.sample.sample_id)]
+        assert answer.pixels is None
+        assert len(answer.regions) == 1
     assert together != RegionsStage(CONTOUR).process([replace(each) for each in records])

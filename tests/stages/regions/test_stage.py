@@ -11,6 +11,7 @@ from stages.contract.errors import RowError
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.config import RegionsConfig
+from stages.regions.maker import RegionMaker
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of as regions_of_map
 from tests.stages.regions.test_paint import drawn
@@ -50,16 +51,16 @@ def record(
     )
 
 
-def regions_of(one: Record, config: RegionsConfig = FIXED) -> tuple[Region, ...]:
-    (answer,) = RegionsStage(config).process([one])
+def regions_of(record: Record, config: RegionsConfig = FIXED) -> tuple[Region, ...]:
+    (answer,) = RegionsStage(config).process([record])
     return answer.regions
 
 
 def two_captions(config: RegionsConfig, *maps: HeatMap) -> tuple[Region, ...]:
     """The regions of "a boy" and "a child", each alone in its caption."""
     boy, child = (replace(phrase(text, start=2), caption_index=n) for n, text in enumerate(("boy", "child")))
-    one = record(*maps, phrases=(boy, child), width_px=80)
-    return regions_of(replace(one, sample=replace(one.sample, captions=("a boy", "a child"))), config)
+    scene = record(*maps, phrases=(boy, child), width_px=80)
+    return regions_of(replace(scene, sample=replace(scene.sample, captions=("a boy", "a child"))), config)
 
 
 def test_phrases_of_one_thing_share_the_region_of_their_mean_map():
@@ -67,13 +68,13 @@ def test_phrases_of_one_thing_share_the_region_of_their_mean_map():
         heat_map(spots((4, 8), r1c1=1.0, r1c5=0.8), "boy", 0.3),
         heat_map(spots((4, 8), r1c5=5.0, r3c0=1.0), "child", 0.1),
     )
-    alone = two_captions(FIXED.model_copy(update={"group": "none"}), *maps)
-    assert [(region.group, region.box_xywh_px[0]) for region in alone] == [(None, 10), (None, 50)]
+    apart = two_captions(FIXED.model_copy(update={"group": "none"}), *maps)
+    assert [(region.group, region.box_xywh_px[0]) for region in apart] == [(None, 10), (None, 50)]
     linked = two_captions(FIXED.model_copy(update={"group": "phrases"}), *maps)
-    assert linked == tuple(replace(region, group=0) for region in alone)
+    assert linked == tuple(replace(region, group=0) for region in apart)
     shared = two_captions(FIXED, *maps)
-    found = [(region.group, region.box_xywh_px[0], region.similarity) for region in shared]
-    assert found == [(0, 50, 0.3), (0, 50, 0.1)]
+    shares = [(region.group, region.box_xywh_px[0], region.similarity) for region in shared]
+    assert shares == [(0, 50, 0.3), (0, 50, 0.1)]
     assert shared[0].mask == shared[1].mask
     swapped = two_captions(FIXED, *(replace(each, values=each.values * 7 + 3) for each in maps))
     assert swapped == shared  # each map counts alike, whatever its scale
@@ -171,9 +172,9 @@ def test_a_region_includes_what_it_encloses_and_smoothing_joins():
     (region,) = regions_of(record(heat_map(values), width_px=50, height_px=50))
     assert (region.area_px, region.box_xywh_px) == (2500, (0, 0, 50, 50))
     bars = [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 3  # edges half a patch from either centre, one apart
-    one = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
-    assert len(regions_of(one)) == 2
-    assert len(regions_of(one, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
+    scene = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
+    assert len(regions_of(scene)) == 2
+    assert len(regions_of(scene, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
 
 
 @pytest.mark.parametrize(
@@ -230,15 +231,15 @@ def test_mentions_of_one_text_share_its_regions():
 
 
 def test_pixels_and_heat_maps_are_taken_away():
-    one = record(heat_map(TWO), width_px=80)
-    (answer,) = RegionsStage(FIXED).process([one])
+    scene = record(heat_map(TWO), width_px=80)
+    (answer,) = RegionsStage(FIXED).process([scene])
     assert answer.pixels is None
     assert answer.heat_maps == ()
-    assert answer == replace(one, regions=answer.regions, pixels=None, heat_maps=())
-    (kept,) = RegionsStage(FIXED, keep_heat_maps=True).process([one])
-    assert kept.pixels is None
-    assert kept.heat_maps is one.heat_maps
-    assert kept.regions == answer.regions
+    assert answer == replace(scene, regions=answer.regions, pixels=None, heat_maps=())
+    (mapped,) = RegionsStage(FIXED, keep_heat_maps=True).process([scene])
+    assert mapped.pixels is None
+    assert mapped.heat_maps is scene.heat_maps
+    assert mapped.regions == answer.regions
 
 
 def test_errors_pass_through_untouched():
@@ -259,13 +260,14 @@ def test_the_same_batch_gives_the_same_bytes():
 
 
 def test_last_bits_of_the_map_do_not_matter():
-    config, stirred = RegionsConfig(refine="none"), 0
+    config = RegionsConfig(refine="none")
+    stirred = 0
     for seed in range(100):
-        one = random_map(seed)
-        noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, one.values.shape)
-        other = replace(one, values=(one.values * (1 + noise)).astype(np.float32))
-        stirred += not np.array_equal(one.values, other.values)
-        assert regions_of_map(one, (480, 640), 3, config) == regions_of_map(other, (480, 640), 3, config)
+        plain = random_map(seed)
+        noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, plain.values.shape)
+        noisy = replace(plain, values=(plain.values * (1 + noise)).astype(np.float32))
+        stirred += not np.array_equal(plain.values, noisy.values)
+        assert regions_of_map(plain, (480, 640), 3, config) == regions_of_map(noisy, (480, 640), 3, config)
     assert stirred > 90
 
 
@@ -280,13 +282,18 @@ def test_one_thread_between_setup_and_teardown_and_the_stage_travels():
 
 def test_the_heads_of_a_thing_are_those_of_its_texts():
     named = (("man", "man", 0), ("hat", "hat", 0), ("person", "person", 1), ("hat", "cap", 1))
-    one = Record(
+    scene = Record(
         sample=Sample(sample_id="1", source="", captions=("a man in a hat", "a person, a hat")),
         phrases=tuple(Phrase(text=text, head=head, caption_index=k, start=2, end=5) for text, head, k in named),
     )
-    assert RegionsStage(FIXED).heads_of(one, [4, 7, 4, 7]) == [("man", "person"), ("hat",), ("man", "person"), ("hat",)]
-    alone = RegionsStage(FIXED.model_copy(update={"group": "none"}))
-    assert alone.heads_of(one, None) == [("man",), ("hat",), ("person",), ("hat",)]
+    assert RegionMaker(FIXED).heads_of(scene, [4, 7, 4, 7]) == [
+        ("man", "person"),
+        ("hat",),
+        ("man", "person"),
+        ("hat",),
+    ]
+    apart = RegionMaker(FIXED.model_copy(update={"group": "none"}))
+    assert apart.heads_of(scene, None) == [("man",), ("hat",), ("person",), ("hat",)]
 
 
 grids = st.tuples(st.integers(1, 8), st.integers(1, 8))
@@ -309,8 +316,8 @@ configs = st.builds(
 @given(grids, sides, sides, st.integers(0, 2**32 - 1), configs)
 def test_regions_of_any_map_are_whole(grid_hw, width_px, height_px, seed, config):
     values = np.maximum(np.random.default_rng(seed).normal(0, 1, grid_hw), 0)
-    one = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
-    regions = regions_of(one, config)
+    scene = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
+    regions = regions_of(scene, config)
     assert len(regions) <= config.max_regions_plural
     covered = np.zeros((height_px, width_px), dtype=int)
     for region in regions:
@@ -329,8 +336,8 @@ def test_regions_together_are_what_lies_above_the_threshold(grid_hw, width_px, h
     if np.ptp(values) == 0:
         return
     config = EVERYTHING.model_copy(update={"threshold": share})
-    one = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
-    regions = regions_of(one, config)
+    scene = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
+    regions = regions_of(scene, config)
     mask = np.zeros((height_px, width_px), dtype=bool)
     for region in regions:
         mask |= decode_mask(region.mask)

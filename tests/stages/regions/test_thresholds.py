@@ -171,9 +171,9 @@ def test_a_cut_that_nothing_lies_above_is_not_taken() -> None:
     """As where the highest sample of an interpolated map is not its highest cell."""
     levels = np.full((3, 3), 40, np.uint8)
     levels[1, 1] = 120
-    found = cut_features(levels, 0.0)
-    assert np.isnan(found[SHARES.index(0.5) :]).all()
-    assert np.isfinite(found[: SHARES.index(0.5)]).all()
+    features = cut_features(levels, 0.0)
+    assert np.isnan(features[SHARES.index(0.5) :]).all()
+    assert np.isfinite(features[: SHARES.index(0.5)]).all()
     assert chooses(share=1.0)(levels, 0.0) == fixed_cut(0.4)
 
 
