@@ -24,7 +24,7 @@ from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import EXPLAINERS, AnyExplainerConfig
-from stages.phrases.known import digest_of
+from stages.phrases.precomputed import digest_of
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind

@@ -24,7 +24,7 @@ from stages.explain import fitted
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.phrases.known import KnownPhrases
+from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
@@ -234,8 +234,8 @@ def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, Pr
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=keep)
     source: SourceConfig | None = config.input  # `explain` has none
-    known = None if source is None or source.phrases is None else KnownPhrases.read(Path(source.phrases))
-    return PhrasesStage(config.phrases, known), PrepareStage(prepare)
+    precomputed = None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
+    return PhrasesStage(config.phrases, precomputed), PrepareStage(prepare)
 
 
 def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:

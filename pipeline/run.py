@@ -36,7 +36,7 @@ from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.contract.records import Record, is_among
 from stages.explain.stage import ExplainStage
-from stages.phrases.known import KnownPhrases
+from stages.phrases.precomputed import PrecomputedPhrases
 from stages.read import Reader, Shard, SourceConfig, grouped_rows, input_fingerprint, make_reader, plan_shards
 from stages.regions.stage import RegionsStage
 from stages.shared.model.config import AUTO, NO_MODEL
@@ -158,14 +158,14 @@ def _note_odd_input(report: Report, shards: Sequence[Shard], extent: str | None)
 
 def reject_other_phrases(graph: Graph, shards: Sequence[Shard]) -> None:
     """Raise InputError where `input.phrases` has none of the first captions: it was made from another input."""
-    known: KnownPhrases | None = getattr(graph.before[0], "known", None)
-    if known is None:
+    precomputed: PrecomputedPhrases | None = getattr(graph.before[0], "precomputed", None)
+    if precomputed is None:
         return
     samples = islice(graph.reader.samples(shards), FIRST_SAMPLES)
     captions = [caption for sample in samples for caption in sample.captions]
-    if captions and not any(map(known.of, captions)):
+    if captions and not any(map(precomputed.of, captions)):
         raise InputError(
-            f"input.phrases: {known.path} has none of the captions of the first {FIRST_SAMPLES} samples: "
+            f"input.phrases: {precomputed.path} has none of the captions of the first {FIRST_SAMPLES} samples: "
             "phrasebox phrases INPUT --out FILE makes such a file"
         )
 

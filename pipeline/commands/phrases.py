@@ -79,7 +79,7 @@ def phrases(
 
 
 def write_phrases(config: RunConfig, out: Path) -> int:
-    """Write the phrases of an input's captions, as `stages.phrases.known` reads them; equal captions once.
+    """Write the phrases of an input's captions, as `stages.phrases.precomputed` reads them; equal captions once.
 
     Return the number of captions. Raise InputError or ConfigError as a run does.
     """

@@ -39,7 +39,7 @@ _NOT_WORDS: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _UNUSUAL: Final = re.compile(r"[^a-zA-Z ,.']|\.\w|  |^ |\S{101}")
-"""Is in every caption in which `_NOT_WORDS` are, and in few others; the search takes a fifteenth of the time."""
+"""Matches every caption that `_NOT_WORDS` matches, and few others; the search takes a fifteenth of the time."""
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _TAGS: Final = re.compile(_TAG, re.DOTALL)
@@ -50,18 +50,23 @@ _EDGE_MARKS: Final = " \t\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb()[]{}<>.,;:!?*
 
 
 @dataclass(frozen=True, slots=True)
-class Readable:
-    """A caption as the parser gets it, with the way back."""
+class ReadableCaption:
+    """A caption as the parser gets it, with the way back.
 
-    text: str  # one space between words, without mark-up, addresses and file names; titles are in lower case
-    places: tuple[tuple[int, int], ...] | None = None  # of its characters in the caption, [start, end); None: the same
+    Attributes:
+        text: One space between words, without mark-up, addresses and file names; titles are in lower case.
+        places: The place in the caption of each character of the text, [start, end); None if the places are the same.
+    """
+
+    text: str
+    places: tuple[tuple[int, int], ...] | None = None
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return the offsets in the caption of a non-empty range of `text`, both half open."""
         return (start, end) if self.places is None else (self.places[start][0], self.places[end - 1][1])
 
 
-def readable(caption: str) -> Readable:
+def make_readable(caption: str) -> ReadableCaption:
     """Return the words of a caption, any string, for the parser.
 
     - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
@@ -73,14 +78,14 @@ def readable(caption: str) -> Readable:
     - A line break ends a sentence unless the next line continues in lower case.
     - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
     """
-    has_more = _UNUSUAL.search(caption) and _NOT_WORDS.search(caption)
-    text, places = _replaced(caption) if has_more else (caption, None)
+    has_marks = _UNUSUAL.search(caption) and _NOT_WORDS.search(caption)
+    text, places = _replace_marks(caption) if has_marks else (caption, None)
     if _is_title(text):
         text = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
-    return Readable(text, places)
+    return ReadableCaption(text, places)
 
 
-def _replaced(caption: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+def _replace_marks(caption: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     letters: list[str] = []
     places: list[tuple[int, int]] = []
 
@@ -116,7 +121,7 @@ def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
 
 
 def _is_title(text: str) -> bool:
-    """True for a text in capitals, or with at least three longer words of which nearly all start with a capital."""
+    """Return whether a text is in capitals, or has at least three longer words and nearly all start with a capital."""
     if len(_CAPITAL_WORD.findall(text)) < 2:
         return False
     if text.isupper():
@@ -157,7 +162,7 @@ def is_code(word: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordLists:
-    """The sections of `words.txt`, which says what each is for. All entries are lower-case lemmas.
+    """The sections of `words.txt`; the file gives their purposes. All entries are lower-case lemmas.
 
     `drop` has entries of the form "head" or "preposition head".
     """

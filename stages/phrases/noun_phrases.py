@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
-from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed, repaired
+from stages.phrases.repairs import NOUN_TAGS, PLURAL_TAGS, Candidate, ParsedCaption, repair_noun_phrases
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
 _NUMBERS: Final = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -62,10 +62,11 @@ def load_pipeline(name: str) -> Any:
 
 
 class _WordMatcher:
-    """The matcher of spaCy's attribute ruler, which is asked once about each word with its tag and relation.
+    """Remembers the matching rules of spaCy's attribute ruler for each word with its tag and relation.
 
-    It tries every rule at every word: 180 rules in English, a quarter of the time of parsing. Rules about several words
-    never match. The English ones are about verbs and pronouns ("gon na", "let 's"), which no phrase depends on.
+    spaCy's matcher tries every rule at every word: 180 rules in English, a quarter of the time of parsing. Rules about
+    several words never match here. The English ones are about verbs and pronouns ("gon na", "let 's"); no phrase
+    depends on these.
     """
 
     def __init__(self, matcher: Any) -> None:
@@ -86,20 +87,26 @@ class _WordMatcher:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundPhrase:
-    """A phrase in a parsed text, characters [start, end), the determiner included."""
+class ParsedPhrase:
+    """A phrase in a parsed text, characters [start, end), the determiner included.
+
+    Attributes:
+        head: Lemma of the head noun, lower case; in "a group of friends" the counted thing, not the group.
+        plural: Whether it names several things.
+        head_token: Position of the head noun in the Doc.
+    """
 
     start: int
     end: int
-    head: str  # lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group
-    plural: bool  # whether it names several things
-    head_token: int  # position of the head noun in the Doc
+    head: str
+    plural: bool
+    head_token: int
 
 
-def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
+def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[ParsedPhrase]:
     """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
-    The parser's noun phrases are repaired (`stages.phrases.parsed`) and joined over "of". Those that name nothing in
+    The parser's noun phrases are repaired (`stages.phrases.repairs`) and joined over "of". Those that name nothing in
     the image are left out: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
 
     Noun phrases around "of" become one phrase, as in Flickr30k Entities: "the roof of a house", "a plate of food". With
@@ -107,13 +114,13 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Fou
     is left: "a photo of a dog" and "the side of a dog" are the dog, unless `keep_parts` keeps the frame, as in
     Flickr30k Entities ("the side of a dog", head "dog").
     """
-    sentence = Parsed.of(doc)
-    joined = _join_over_of(sentence, repaired(sentence, lists), lists, keep_parts=keep_parts)
-    return [_found(sentence, phrase, lists) for phrase in joined if _names_a_thing(sentence, phrase, lists)]
+    caption = ParsedCaption.of(doc)
+    joined = _join_over_of(caption, repair_noun_phrases(caption, lists), lists, keep_parts=keep_parts)
+    return [_parsed_phrase(caption, phrase, lists) for phrase in joined if _names_a_thing(caption, phrase, lists)]
 
 
-class _Joined(NamedTuple):
-    """A candidate after joining. `reach` is the first word that belongs to it, kept or not."""
+class _JoinedPhrase(NamedTuple):
+    """A candidate after joining. `reach` is the first word that belongs to it, also if the phrase leaves it out."""
 
     start: int
     end: int
@@ -123,76 +130,79 @@ class _Joined(NamedTuple):
 
 
 def _join_over_of(
-    sentence: Parsed, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
-) -> list[_Joined]:
+    caption: ParsedCaption, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
+) -> list[_JoinedPhrase]:
     """Join from right to left, so that "a piece of the side of a bridge" is read from the bridge on."""
-    words, tags = sentence.words, sentence.tags
-    joined: list[_Joined] = []
+    words = caption.words
+    tags = caption.tags
+    joined: list[_JoinedPhrase] = []
     for start, end, head in reversed(candidates):
         right = joined[-1] if joined else None
-        lemma = sentence.lemma(head)
+        lemma = caption.lemma(head)
         plural = tags[head] in PLURAL_TAGS
         if right is None or right.reach != end + 1 or words[end] != "of":
-            joined.append(_Joined(start, end, head, plural, start))
-        elif _is_pronoun(sentence, right.head) and lemma not in lists.quantity | lists.frame:
-            joined[-1] = _Joined(start, end, head, plural, start)  # "a friend of hers"
-        elif _is_pronoun(sentence, right.head) or (lemma in lists.frame and (not keep_parts or end - start == 1)):
+            joined.append(_JoinedPhrase(start, end, head, plural, start))
+        elif _is_pronoun(caption, right.head) and lemma not in lists.quantity | lists.frame:
+            joined[-1] = _JoinedPhrase(start, end, head, plural, start)  # "a friend of hers"
+        elif _is_pronoun(caption, right.head) or (lemma in lists.frame and (not keep_parts or end - start == 1)):
             joined[-1] = right._replace(reach=start)
         elif lemma in lists.quantity or lemma in lists.frame:
-            joined[-1] = _Joined(start, right.end, right.head, plural or right.plural, start)
+            joined[-1] = _JoinedPhrase(start, right.end, right.head, plural or right.plural, start)
         else:
-            joined[-1] = _Joined(start, right.end, head, plural, start)
+            joined[-1] = _JoinedPhrase(start, right.end, head, plural, start)
     joined.reverse()
-    return [_with_count(sentence, phrase) for phrase in joined]
+    return [_with_count(caption, phrase) for phrase in joined]
 
 
-def _with_count(sentence: Parsed, phrase: _Joined) -> _Joined:
+def _with_count(caption: ParsedCaption, phrase: _JoinedPhrase) -> _JoinedPhrase:
     """Add the number that counts a phrase: "two of the dogs"."""
     start = phrase.reach
-    number, of = sentence.words[start - 2 : start] if start >= 2 else ("", "")
-    if of != "of" or number not in _COUNTS_OF or phrase.start != start or _is_pronoun(sentence, phrase.head):
+    number, of = caption.words[start - 2 : start] if start >= 2 else ("", "")
+    if of != "of" or number not in _COUNTS_OF or phrase.start != start or _is_pronoun(caption, phrase.head):
         return phrase
     return phrase._replace(start=start - 2, plural=phrase.plural and number not in {"one", "each", "half"})
 
 
-def _is_pronoun(sentence: Parsed, index: int) -> bool:
-    return sentence.tags[index] in _PRONOUN_TAGS or sentence.doc[index].pos_ == "PRON"
+def _is_pronoun(caption: ParsedCaption, index: int) -> bool:
+    return caption.tags[index] in _PRONOUN_TAGS or caption.doc[index].pos_ == "PRON"
 
 
-def _names_a_thing(sentence: Parsed, phrase: _Joined, lists: WordLists) -> bool:
+def _names_a_thing(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> bool:
     start, end, head, *_ = phrase
-    word = sentence.words[head]
-    if end - start > _MAX_WORDS or _is_pronoun(sentence, head) or is_code(word):
+    word = caption.words[head]
+    if end - start > _MAX_WORDS or _is_pronoun(caption, head) or is_code(word):
         return False
-    lemma = sentence.lemma(head)
+    lemma = caption.lemma(head)
     if lemma in lists.drop or word in lists.drop:
         return False
-    bare = end - start == 1 or (end - start == 2 and sentence.tags[start] in {"DT", "PRP$"})
-    if bare and start and f"{sentence.words[start - 1]} {lemma}" in lists.drop:
+    bare = end - start == 1 or (end - start == 2 and caption.tags[start] in {"DT", "PRP$"})
+    if bare and start and f"{caption.words[start - 1]} {lemma}" in lists.drop:
         return False
-    if bare and (lemma in lists.bare or (lemma in lists.frame and sentence.tags[start] != "PRP$")):
+    if bare and (lemma in lists.bare or (lemma in lists.frame and caption.tags[start] != "PRP$")):
         return False  # "her back" is a thing, "the back" is not
     return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
 
 
-def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
-    last, word = phrase.end - 1, sentence.words[phrase.head]
-    alone, before = last == phrase.head, sentence.words[phrase.start : phrase.head]
+def _parsed_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> ParsedPhrase:
+    last = phrase.end - 1
+    word = caption.words[phrase.head]
+    before = caption.words[phrase.start : phrase.head]
+    ends_in_head = last == phrase.head
     several = any(number in _SEVERAL or (number.isdecimal() and number != "1") for number in before)
-    in_pairs = alone and not several and word in lists.clothing_in_pairs
-    head = word if in_pairs else sentence.lemma(phrase.head)
-    compound = phrase.head > phrase.start and sentence.tags[phrase.head - 1] in NOUN_TAGS
-    collective = alone and not compound and head in lists.quantity - lists.bare
-    return FoundPhrase(
-        start=sentence.doc[phrase.start].idx,
-        end=sentence.doc[last].idx + len(sentence.doc[last]),
+    in_pairs = ends_in_head and not several and word in lists.clothing_in_pairs
+    head = word if in_pairs else caption.lemma(phrase.head)
+    is_compound = phrase.head > phrase.start and caption.tags[phrase.head - 1] in NOUN_TAGS
+    is_collective = ends_in_head and not is_compound and head in lists.quantity - lists.bare
+    return ParsedPhrase(
+        start=caption.doc[phrase.start].idx,
+        end=caption.doc[last].idx + len(caption.doc[last]),
         head=head,
-        plural=(phrase.plural and not in_pairs) or several or collective,
+        plural=(phrase.plural and not in_pairs) or several or is_collective,
         head_token=phrase.head,
     )
 
 
-def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[FoundPhrase]:
+def referring_expressions(doc: Any, phrases: Sequence[ParsedPhrase]) -> list[ParsedPhrase]:
     """Return the phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
 
     The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
@@ -200,35 +210,37 @@ def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[Foun
     Two deviations: an apposition is not joined either (it names the thing again), and an expression equal to its phrase
     is left out, because the phrase is already there. Head and number are those of the phrase.
     """
-    expanded = [(phrase, _expanded(doc, phrase)) for phrase in phrases]
-    longer = [_whole(each, phrases) for phrase, each in expanded if each != phrase]
+    expansions = [(phrase, _expand(doc, phrase)) for phrase in phrases]
+    longer = [_complete(expression, phrases) for phrase, expression in expansions if expression != phrase]
     longer.sort(key=lambda expression: (expression.start, -expression.end))
-    kept: list[FoundPhrase] = []
+    outermost: list[ParsedPhrase] = []
     for expression in longer:
-        if not kept or expression.end > kept[-1].end:
-            kept.append(expression)
-    return kept
+        if not outermost or expression.end > outermost[-1].end:
+            outermost.append(expression)
+    return outermost
 
 
-def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
-    belonging, waiting = set(), [doc[phrase.head_token]]
-    for token in waiting:
-        belonging.add(token.i)
-        waiting += [child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS]
+def _expand(doc: Any, phrase: ParsedPhrase) -> ParsedPhrase:
+    members = set()
+    queue = [doc[phrase.head_token]]
+    for token in queue:
+        members.add(token.i)
+        queue += [child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS]
     span = doc.char_span(phrase.start, phrase.end)
-    begin, end = first, last = span.start, span.end - 1
-    while begin - 1 in belonging:
+    begin = span.start
+    end = span.end - 1
+    while begin - 1 in members:
         begin -= 1
-    while end + 1 in belonging or (end + 2 in belonging and doc[end + 1].dep_ == "punct"):
+    while end + 1 in members or (end + 2 in members and doc[end + 1].dep_ == "punct"):
         end += 1
-    while begin < first and doc[begin].tag_ in _LOOSE_TAGS:
+    while begin < span.start and doc[begin].tag_ in _LOOSE_TAGS:
         begin += 1
-    while end > last and doc[end].tag_ in _LOOSE_TAGS:
+    while end > span.end - 1 and doc[end].tag_ in _LOOSE_TAGS:
         end -= 1
     return replace(phrase, start=doc[begin].idx, end=doc[end].idx + len(doc[end].text))
 
 
-def _whole(expression: FoundPhrase, phrases: Sequence[FoundPhrase]) -> FoundPhrase:
-    """The expression up to the end of a phrase that it would cut in two."""
-    cut = (phrase.end for phrase in phrases if phrase.start < expression.end < phrase.end)
-    return replace(expression, end=next(cut, expression.end))
+def _complete(expression: ParsedPhrase, phrases: Sequence[ParsedPhrase]) -> ParsedPhrase:
+    """Return the expression up to the end of a phrase that it would cut in two."""
+    ends = (phrase.end for phrase in phrases if phrase.start < expression.end < phrase.end)
+    return replace(expression, end=next(ends, expression.end))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, StringConstraints, field_validator
 from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
-from stages.phrases.filters import Readable, normalise, readable, word_lists
-from stages.phrases.known import KnownPhrases, Line
+from stages.phrases.filters import ReadableCaption, make_readable, normalise, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
+from stages.phrases.precomputed import Line, PrecomputedPhrases
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""
@@ -33,6 +33,9 @@ _NO_LANGUAGE: Final = "zxx"  # the model's code for codes and file names
 _MARGIN: Final = 15.0
 """Nats by which another language must be the likelier one. Then none of 48,421 English captions of Flickr8k and COCO is
 taken for another language (45 with no margin), and all of 128 captions in 28 other languages are found."""
+
+_IndexedCaption = tuple[int, str, ReadableCaption | Line]
+"""The index of a caption; the caption, "" if its language is left out; and its text for the parser, or its line."""
 
 _MAX_VOCABULARY: Final = 300_000
 """spaCy remembers every word it has seen, 0.5 kB each. Above this number of words the pipeline is loaded again, in less
@@ -91,7 +94,7 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
 
     @field_validator("languages")
     @classmethod
-    def _known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _are_languages(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if unknown := set(languages or ()).difference(LANGUAGES):
             raise ValueError(f"expected some of {', '.join(LANGUAGES)}, got {min(unknown)!r}")
         return languages
@@ -100,18 +103,19 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
 class PhrasesStage(Stage):
     """Captions -> phrases. A sample without captions is an error; captions without phrases are not.
 
-    Captions that are `known` are not parsed, and the parser is loaded with the first caption that is not.
+    Captions in `precomputed` are not parsed. The parser is loaded with the first other caption.
     """
 
     name: ClassVar[str] = "phrases"
 
-    def __init__(self, config: PhrasesConfig, known: KnownPhrases | None = None) -> None:
-        self.config, self.known = config, known
+    def __init__(self, config: PhrasesConfig, precomputed: PrecomputedPhrases | None = None) -> None:
+        self.config = config
+        self.precomputed = precomputed
         self._nlp: Any = None
 
     def setup(self) -> None:
         """Load the spaCy pipeline. Raise ConfigError if it is not installed or lacks a part."""
-        if self.known is None:
+        if self.precomputed is None:
             self._load()
 
     def _load(self) -> None:
@@ -121,67 +125,74 @@ class PhrasesStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
-        checked = [self._checked(record) for record in batch]
-        captions: list[tuple[int, str, Readable | Line]] = []
-        for place, record in enumerate(checked):
+        records = [self._check(record) for record in batch]
+        captions: list[_IndexedCaption] = []
+        for place, record in enumerate(records):
             if record.error is None:
-                own = record.sample.captions
-                texts = [(self.known and self.known.of(caption)) or readable(caption) for caption in own]
-                if self._nlp is None and any(isinstance(text, Readable) or text.language for text in texts):
-                    self._load()
-                languages = (
-                    self._languages.other(text.text) if isinstance(text, Readable) else text.language for text in texts
-                )
-                found = {index: language for index, language in enumerate(languages) if language}
-                kept, notes = self._languages.sorted_out(own, found) if found else (list(own), [])
-                captions += zip(range(len(own)), kept, texts, strict=True)
-                checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
+                record_captions, notes = self._read_captions(record.sample.captions)
+                captions += record_captions
+                records[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
         phrases = self._phrases(captions)
-        return [record if record.error is not None else self._filled(record, phrases) for record in checked]
+        return [record if record.error is not None else self._fill(record, phrases) for record in records]
+
+    def _read_captions(self, captions: Sequence[str]) -> tuple[Iterable[_IndexedCaption], list[str]]:
+        """Return the captions of a record, and notes about those in other languages."""
+        texts = [(self.precomputed and self.precomputed.of(caption)) or make_readable(caption) for caption in captions]
+        if self._nlp is None and any(isinstance(text, ReadableCaption) or text.language for text in texts):
+            self._load()
+        languages = (
+            self._languages.other(text.text) if isinstance(text, ReadableCaption) else text.language for text in texts
+        )
+        by_index = {index: language for index, language in enumerate(languages) if language}
+        wanted, notes = self._languages.select(captions, by_index) if by_index else (captions, [])
+        return zip(range(len(captions)), wanted, texts, strict=True), notes
 
     def language(self, caption: str) -> str | None:
         """Return the language of a caption if it is plainly not the parser's, see `Languages.other`."""
-        return self._languages.other(readable(caption).text)
+        return self._languages.other(make_readable(caption).text)
 
-    def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
-        """The record with the phrases of its captions, which come next in `found`."""
-        mentions = [phrase for phrases in islice(found, len(record.sample.captions)) for phrase in phrases]
-        first = set(islice(dict.fromkeys(phrase.text for phrase in mentions), self.config.max_phrases))
-        kept = tuple(phrase for phrase in mentions if phrase.text in first)
-        return replace(record, phrases=kept, dropped_phrases=len(mentions) - len(kept))
+    def _fill(self, record: Record, phrases: Iterator[list[Phrase]]) -> Record:
+        """Return the record with the phrases of its captions, which come next in `phrases`."""
+        captions = islice(phrases, len(record.sample.captions))
+        mentions = [phrase for caption_phrases in captions for phrase in caption_phrases]
+        texts = set(islice(dict.fromkeys(phrase.text for phrase in mentions), self.config.max_phrases))
+        within = tuple(phrase for phrase in mentions if phrase.text in texts)
+        return replace(record, phrases=within, dropped_phrases=len(mentions) - len(within))
 
-    def _checked(self, record: Record) -> Record:
+    def _check(self, record: Record) -> Record:
         fault = caption_fault(record.sample.captions, self.config) if record.error is None else None
         if fault is not None and record.sample.source:
             fault = fault.at(record.sample.source)
         return record if fault is None else replace(record, error=fault)
 
-    def _phrases(self, captions: Sequence[tuple[int, str, Readable | Line]]) -> Iterator[list[Phrase]]:
-        """The phrases of every caption, which comes with its index and text or line; "" for one that is left out."""
-        texts = [text.text for _, caption, text in captions if caption and isinstance(text, Readable)]
+    def _phrases(self, captions: Sequence[_IndexedCaption]) -> Iterator[list[Phrase]]:
+        """Yield the phrases of every caption."""
+        texts = [text.text for _, caption, text in captions if caption and isinstance(text, ReadableCaption)]
         if texts and len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
         docs = iter(self._nlp.pipe(texts, batch_size=self.config.batch_size) if texts else ())
         for index, caption, text in captions:
             if not caption:
                 yield []
-            elif isinstance(text, Readable):
+            elif isinstance(text, ReadableCaption):
                 yield self._of_doc(index, caption, text, next(docs))
             else:
                 yield [replace(phrase, caption_index=index) for phrase in text.phrases]
 
-    def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
-        found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
+    def _of_doc(self, index: int, caption: str, text: ReadableCaption, doc: Any) -> list[Phrase]:
+        parsed = extract(doc, self._lists, keep_parts=self.config.keep_parts)
         if self.config.referring_expressions:
-            found = sorted([*found, *referring_expressions(doc, found)], key=lambda phrase: (phrase.start, phrase.end))
+            parsed += referring_expressions(doc, parsed)
+            parsed.sort(key=lambda phrase: (phrase.start, phrase.end))
         phrases = []
-        for each in found:
-            start, end = text.span(each.start, each.end)
+        for phrase in parsed:
+            start, end = text.span(phrase.start, phrase.end)
             if words := normalise(caption[start:end]):
-                plain = each.head.isascii() and each.head.isalpha()
-                head = each.head if plain else normalise(each.head) or words
-                phrase = Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=each.plural)
-                phrases.append(phrase)
+                is_plain = phrase.head.isascii() and phrase.head.isalpha()
+                head = phrase.head if is_plain else normalise(phrase.head) or words
+                phrases.append(
+                    Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=phrase.plural)
+                )
         return phrases
 
 
@@ -198,33 +209,41 @@ def _identifier() -> Any:
 class Languages:
     """Finds the captions whose language is not the parser's. It takes 0.03 ms a caption, and 90 MB of memory.
 
-    `parsed` is the code of the parser's language, as spaCy has it, such as "en"; `kept` those of the languages whose
-    captions are kept, or None for all.
+    Args:
+        parser_language: The code of the parser's language, as spaCy has it, such as "en".
+        selection: The codes of the languages to keep; None for all.
     """
 
-    def __init__(self, parsed: str, kept: Sequence[str] | None) -> None:
-        self._parsed, self._kept, self._identifier = parsed, kept, _identifier()
+    def __init__(self, parser_language: str, selection: Sequence[str] | None) -> None:
+        self._parser_language = parser_language
+        self._selection = selection
+        self._identifier = _identifier()
 
     def other(self, text: str) -> str | None:
-        """Return the ISO 639 code of a `Readable` text's language if it is plainly not the parser's, else None."""
-        if self._parsed not in LANGUAGES or self._identifier.classify(text)[0] in (self._parsed, _NO_LANGUAGE):
+        """Return the ISO 639 code of the language of readable text if it is plainly not the parser's, else None."""
+        if self._parser_language not in LANGUAGES:
+            return None
+        if self._identifier.classify(text)[0] in (self._parser_language, _NO_LANGUAGE):
             return None
         ranked: list[tuple[str, float]] = self._identifier.rank(text)
         language, score = ranked[0]
-        return language if score - dict(ranked)[self._parsed] > _MARGIN else None
+        return language if score - dict(ranked)[self._parser_language] > _MARGIN else None
 
-    def sorted_out(self, captions: Sequence[str], found: Mapping[int, str]) -> tuple[list[str], list[str]]:
-        """Return the captions, "" instead of each that is not kept, and notes about those in other languages.
+    def select(self, captions: Sequence[str], languages: Mapping[int, str]) -> tuple[list[str], list[str]]:
+        """Return the captions, "" in the place of those outside the selection, and notes about those in `languages`.
 
-        found: The language of each of these, by index.
+        languages: Index of a caption -> its language, for those in other languages than the parser's.
         """
-        kept = [self._kept is None or found.get(index, self._parsed) in self._kept for index in range(len(captions))]
+
+        def is_selected(index: int) -> bool:
+            return self._selection is None or languages.get(index, self._parser_language) in self._selection
+
         notes = []
-        for stays, fate in ((True, ""), (False, ", left out")):
-            listed = ", ".join(f"{index} ({language})" for index, language in found.items() if kept[index] == stays)
+        for is_used, fate in ((True, ""), (False, ", left out")):
+            listed = [f"{index} ({code})" for index, code in languages.items() if is_selected(index) == is_used]
             if listed:
-                notes.append(f"{OTHER_LANGUAGE} than {self._parsed}{fate}: {listed}")
-        return [caption if stays else "" for caption, stays in zip(captions, kept, strict=True)], notes
+                notes.append(f"{OTHER_LANGUAGE} than {self._parser_language}{fate}: {', '.join(listed)}")
+        return [caption if is_selected(index) else "" for index, caption in enumerate(captions)], notes
 
 
 def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:

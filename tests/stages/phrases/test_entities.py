@@ -39,9 +39,9 @@ def without_determiner(text: str, start: int, end: int) -> Span:
     return start, end
 
 
-def f1(marked: Sequence[Marked], found: Sequence[set[Span]]) -> float:
-    right = sum(len(gold.visual & spans) for gold, spans in zip(marked, found, strict=True))
-    return 2 * right / sum(len(gold.visual) + len(spans) for gold, spans in zip(marked, found, strict=True))
+def f1(marked: Sequence[Marked], predicted: Sequence[set[Span]]) -> float:
+    right = sum(len(gold.visual & spans) for gold, spans in zip(marked, predicted, strict=True))
+    return 2 * right / sum(len(gold.visual) + len(spans) for gold, spans in zip(marked, predicted, strict=True))
 
 
 LINES = Path(__file__).with_name("entities.txt").read_text(encoding="utf-8").splitlines()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.phrases.filters import is_code, normalise, parse_sections, readable, word_lists
+from stages.phrases.filters import is_code, make_readable, normalise, parse_sections, word_lists
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 
@@ -72,18 +72,18 @@ def test_normalise_is_idempotent_and_clean(words):
     ],
 )
 def test_readable(caption, text):
-    assert readable(caption).text == text
+    assert make_readable(caption).text == text
 
 
 @pytest.mark.parametrize("part", ["www.a", "x.jpg", "http://a", "a@b.c", "@a", "img 123", "x" * 101, "<b>", "&amp;"])
 @pytest.mark.parametrize("whole", ["{}", "a dog {}", "{} a dog", "a dog.{}", "'{}' dog, cat"])
 def test_what_is_no_word_is_removed_wherever_it_stands(part, whole):
-    assert part not in readable(whole.format(part)).text
+    assert part not in make_readable(whole.format(part)).text
 
 
 @given(ANY_TEXT)
 def test_readable_leads_back_to_the_caption(caption):
-    result = readable(caption)
+    result = make_readable(caption)
     result.text.encode("utf-8")
     before = 0
     for index, letter in enumerate(result.text):
@@ -97,7 +97,7 @@ def test_readable_leads_back_to_the_caption(caption):
 
 def test_a_span_maps_to_the_words_in_the_caption():
     caption = "<i>Two</i>  dogs &amp; a\ncat"
-    result = readable(caption)
+    result = make_readable(caption)
     assert result.text == "Two dogs & a cat"
     start, end = result.span(result.text.index("dogs"), len(result.text))
     assert caption[start:end] == "dogs &amp; a\ncat"

@@ -1,6 +1,6 @@
 """Languages of captions: other ones are found, and English is not taken for one."""
 
-from stages.phrases.filters import readable
+from stages.phrases.filters import make_readable
 from stages.phrases.stage import Languages
 
 FOREIGN = {
@@ -37,8 +37,8 @@ ENGLISH = [
 def test_other_languages_are_found_and_english_is_none_of_them() -> None:
     languages = Languages("en", None)
     wanted = {caption: language for language, captions in FOREIGN.items() for caption in captions}
-    assert {caption: languages.other(readable(caption).text) for caption in wanted} == wanted
-    assert {caption: languages.other(readable(caption).text) for caption in ENGLISH} == dict.fromkeys(ENGLISH)
+    assert {caption: languages.other(make_readable(caption).text) for caption in wanted} == wanted
+    assert {caption: languages.other(make_readable(caption).text) for caption in ENGLISH} == dict.fromkeys(ENGLISH)
 
 
 def test_of_a_parser_of_an_unknown_language_nothing_is_said() -> None:

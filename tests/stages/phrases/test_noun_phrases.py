@@ -1,15 +1,15 @@
 import pytest
 
-from stages.phrases.filters import readable, word_lists
-from stages.phrases.noun_phrases import FoundPhrase, extract
-from stages.phrases.parsed import REPAIRS, Parsed, repaired
+from stages.phrases.filters import make_readable, word_lists
+from stages.phrases.noun_phrases import ParsedPhrase, extract
+from stages.phrases.repairs import REPAIRS, ParsedCaption, repair_noun_phrases
 
 LISTS = word_lists()
 
 
-def found(nlp, caption: str, **settings) -> str:
+def phrases_of(nlp, caption: str, **settings) -> str:
     """The phrases as "words:head | words:head*", the star for a plural; captions are as the parser gets them."""
-    assert readable(caption).text == caption
+    assert make_readable(caption).text == caption
     phrases = extract(nlp(caption), LISTS, **settings)
     return " | ".join(f"{caption[each.start : each.end]}:{each.head}{'*' * each.plural}" for each in phrases)
 
@@ -90,7 +90,7 @@ def found(nlp, caption: str, **settings) -> str:
     ],
 )
 def test_phrases(nlp, caption, expected):
-    assert found(nlp, caption) == expected
+    assert phrases_of(nlp, caption) == expected
 
 
 def test_parts_are_kept_on_request(nlp):
@@ -99,7 +99,7 @@ def test_parts_are_kept_on_request(nlp):
         ("a piece of the side of a bridge", "a piece of the side of a bridge:bridge"),
         ("A bird on top of a pole.", "A bird:bird | a pole:pole"),
     ):
-        assert found(nlp, caption, keep_parts=True) == expected
+        assert phrases_of(nlp, caption, keep_parts=True) == expected
 
 
 def test_a_list_of_words_is_no_phrase(nlp):
@@ -125,7 +125,7 @@ def test_the_head_token_is_the_head(nlp):
     doc = nlp("A group of friends plays cards.")
     phrases = extract(doc, LISTS)
     assert [doc[phrase.head_token].text for phrase in phrases] == ["friends", "cards"]
-    assert phrases[0] == FoundPhrase(start=0, end=18, head="friend", plural=True, head_token=3)
+    assert phrases[0] == ParsedPhrase(start=0, end=18, head="friend", plural=True, head_token=3)
 
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
@@ -134,8 +134,8 @@ def test_the_head_token_is_the_head(nlp):
 )
 def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
     doc = nlp(caption)
-    sentence = Parsed.of(doc)
-    for candidates in (repair(sentence, sentence.noun_phrases(), LISTS), repaired(sentence, LISTS)):
+    parsed = ParsedCaption.of(doc)
+    for candidates in (repair(parsed, parsed.noun_phrases(), LISTS), repair_noun_phrases(parsed, LISTS)):
         ends = [0]
         for start, end, head in candidates:
             assert ends[-1] <= start <= head < end <= len(doc)

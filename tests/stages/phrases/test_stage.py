@@ -88,8 +88,8 @@ def test_the_cap_counts_unique_texts_and_keeps_their_mentions():
 
 def test_settings_reach_the_phrases():
     (record,) = make_stage(referring_expressions=True).process([make_record("A Dog in a field of flowers.")])
-    found = [(phrase.text, phrase.head) for phrase in record.phrases]
-    assert found == [("dog", "dog"), ("dog in a field of flowers", "dog"), ("field of flowers", "field")]
+    phrases = [(phrase.text, phrase.head) for phrase in record.phrases]
+    assert phrases == [("dog", "dog"), ("dog in a field of flowers", "dog"), ("field of flowers", "field")]
     stage = make_stage(drop_heads_add=["Dog"], drop_heads_keep=["ground"])
     (record,) = stage.process([make_record("A dog and a cat on the ground.")])
     assert [phrase.text for phrase in record.phrases] == ["cat", "ground"]
@@ -111,8 +111,8 @@ def test_settings_reach_the_phrases():
 )
 def test_spans_are_offsets_into_the_untouched_caption(stage, caption, words, text):
     (record,) = stage.process([make_record(caption)])
-    found = [(caption[phrase.start : phrase.end], phrase.text) for phrase in record.phrases]
-    assert [pair for pair in found if pair[1].isascii()] == list(zip(words, text, strict=True))
+    phrases = [(caption[phrase.start : phrase.end], phrase.text) for phrase in record.phrases]
+    assert [pair for pair in phrases if pair[1].isascii()] == list(zip(words, text, strict=True))
 
 
 @settings(max_examples=80)
@@ -134,9 +134,9 @@ def test_any_text_gives_phrases_whose_spans_are_their_words(stage, captions):
 @given(st.lists(st.lists(WORD_SALAD, max_size=3), max_size=9))
 def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
     records = [make_record(*captions, sample_id=str(number)) for number, captions in enumerate(all_captions)]
-    alone = [answer for record in records for answer in stage.process([record])]
+    singly = [answer for record in records for answer in stage.process([record])]
     sevens = [answer for start in range(0, len(records), 7) for answer in stage.process(records[start : start + 7])]
-    assert stage.process(records) == alone == sevens
+    assert stage.process(records) == singly == sevens
 
 
 @pytest.mark.parametrize(

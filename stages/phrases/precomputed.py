@@ -1,10 +1,10 @@
-"""Phrases that are known before a run: a file with one JSON object a line, as `phrasebox phrases` writes it.
+"""Phrases from before a run: a file with one JSON object a line, as `phrasebox phrases` writes it.
 
     {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog", "plural": true}]}
 
 `start` and `end` are character offsets into the caption, half open. `head` is the last word of the text if it is left
-out, and `plural` false. `language` names a language in which a caption is written and that is not the parser's. Other
-keys are not read. Of several lines about one caption the last one counts, so corrections can be appended.
+out, and `plural` false. `language` is the language of a caption if it is not the parser's. Other keys are not read. Of
+several lines about one caption the last one counts, so corrections can be appended.
 """
 
 from __future__ import annotations
@@ -32,13 +32,10 @@ class Line(BaseModel):
 
     @field_validator("phrases", mode="before")
     @classmethod
-    def _completed(cls, phrases: Any) -> Any:
-        if not isinstance(phrases, list) or not all(isinstance(each, dict) for each in phrases):
+    def _complete_phrases(cls, phrases: Any) -> Any:
+        if not isinstance(phrases, list) or not all(isinstance(phrase, dict) for phrase in phrases):
             raise ValueError("expected a list of objects")
-        texts = [normalise(str(each.get("text", ""))) for each in phrases]
-        heads = [each.get("head") or text.rpartition(" ")[2] for each, text in zip(phrases, texts, strict=True)]
-        columns = zip(phrases, texts, heads, strict=True)
-        return [{**each, "text": text, "head": head, "caption_index": 0} for each, text, head in columns]
+        return [_complete(phrase) for phrase in phrases]
 
     @model_validator(mode="after")
     def _lies_in_its_caption(self) -> Self:
@@ -49,27 +46,32 @@ class Line(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownPhrases:
-    """The phrases of a file, by caption. Memory holds the offset of each line; the line is read with its caption."""
+class PrecomputedPhrases:
+    """The phrases of a file, by caption. Memory holds the offset of each line; the line is read with its caption.
+
+    Attributes:
+        keys: The keys of the captions in order, see `stable_key`.
+        starts: The first byte of each caption's line.
+    """
 
     path: Path
-    keys: NDArray[np.int64]  # of the captions, see `stable_key`; in order
-    starts: NDArray[np.int64]  # the first byte of each caption's line
+    keys: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Check a file. Raise InputError, which names the line, if it cannot be read or a line is wrong."""
-        found: dict[int, int] = {}
+        offsets: dict[int, int] = {}
         start = 0
         try:
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        found[stable_key(_line(f"{path}:{number}", line).caption)] = start
+                        offsets[stable_key(_line(f"{path}:{number}", line).caption)] = start
                     start += len(line)
         except OSError as error:
             raise InputError(f"input.phrases: cannot read {path}: {error.strerror}") from error
-        keys, starts = (np.fromiter(column, np.int64, len(found)) for column in (found.keys(), found.values()))
+        keys, starts = (np.fromiter(column, np.int64, len(offsets)) for column in (offsets.keys(), offsets.values()))
         order = np.argsort(keys)
         return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
 
@@ -94,6 +96,11 @@ def digest_of(path: str) -> str:
     """Return the SHA-256 of a file. Raise OSError if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _complete(phrase: dict[str, Any]) -> dict[str, Any]:
+    text = normalise(str(phrase.get("text", "")))
+    return {**phrase, "text": text, "head": phrase.get("head") or text.rpartition(" ")[2], "caption_index": 0}
 
 
 def _line(place: str, line: bytes) -> Line:

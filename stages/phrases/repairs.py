@@ -1,7 +1,7 @@
 """A parsed caption as plain lists, and its noun phrases: the parser's own, repaired where captions mislead it.
 
 Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each repair is a function from
-candidates to candidates, and its docstring gives the reason; `REPAIRS` is their order. Gains are F1 points (of 100) on
+candidates to candidates; its docstring gives the reason. `REPAIRS` is their order. Gains are F1 points (of 100) on
 exact spans of 7,500 Flickr30k Entities captions, measured by leaving the repair out.
 """
 
@@ -50,20 +50,29 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """The columns of a parsed caption, with one entry per token in every list."""
+class ParsedCaption:
+    """The columns of a parsed caption, with one entry per token in every list.
 
-    doc: Any  # spaCy's own Doc
-    tags: list[str]  # fine part of speech (Penn Treebank), with frequent mistakes corrected
-    words: list[str]  # in lower case
-    has_verb: bool  # whether the tagger saw a verb at all
+    Attributes:
+        doc: The spaCy Doc.
+        tags: Fine parts of speech (Penn Treebank), with frequent mistakes corrected.
+        words: In lower case.
+        has_verb: Whether there is a word that the tagger takes for a verb.
+    """
+
+    doc: Any
+    tags: list[str]
+    words: list[str]
+    has_verb: bool
 
     @staticmethod
-    def of(doc: Any) -> Parsed:
+    def of(doc: Any) -> ParsedCaption:
         """Read a spaCy Doc."""
         words = [token.lower_ for token in doc]
-        tags = _corrected([token.tag_ for token in doc], words)
-        return Parsed(doc=doc, tags=tags, words=words, has_verb=any(tag[:1] == "V" or tag == "MD" for tag in tags))
+        tags = _correct_tags([token.tag_ for token in doc], words)
+        return ParsedCaption(
+            doc=doc, tags=tags, words=words, has_verb=any(tag[:1] == "V" or tag == "MD" for tag in tags)
+        )
 
     def lemma(self, index: int) -> str:
         """Return the lemma in lower case, with all parts of a hyphenated word: "t-shirt", "x-ray"."""
@@ -74,7 +83,8 @@ class Parsed:
 
     def hyphenated(self, index: int) -> tuple[int, int]:
         """Return the half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
-        start, end = index, index + 1
+        start = index
+        end = index + 1
         while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
             start -= 1
         while end < len(self.tags) and "HYPH" in self.tags[end - 1 : end + 1]:
@@ -86,7 +96,7 @@ class Parsed:
         return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in self.doc.noun_chunks]
 
 
-def _corrected(tags: list[str], words: list[str]) -> list[str]:
+def _correct_tags(tags: list[str], words: list[str]) -> list[str]:
     """Correct three frequent mistakes of the tagger.
 
     It takes the first word of "Boy in a red shirt" for an interjection. A word between an article and a preposition, a
@@ -105,107 +115,109 @@ def _corrected(tags: list[str], words: list[str]) -> list[str]:
     return tags
 
 
-Repair = Callable[[Parsed, list[Candidate], WordLists], list[Candidate]]
+Repair = Callable[[ParsedCaption, list[Candidate], WordLists], list[Candidate]]
 
 
-def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def join_compounds(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Make a run of nouns one compound, and leave no noun alone. +0.3.
 
     The parser ends "safety | vests" and "three band | members" at the first noun when it takes the second for a verb's
-    object, and leaves out nouns whose attachment it could not decide.
+    object. It leaves out nouns when it cannot decide their attachment.
     """
-    owner = _owners(sentence, candidates)
-    found = list(candidates)
+    owner = _owners(caption, candidates)
+    phrases = list(candidates)
     end = 0
     for index in range(len(owner)):
-        if index < end or owner[index] >= 0 or sentence.tags[index] not in NOUN_TAGS:
+        if index < end or owner[index] >= 0 or caption.tags[index] not in NOUN_TAGS:
             continue
         end = index + 1
-        while end < len(owner) and owner[end] < 0 and sentence.tags[end] in NOUN_TAGS:
+        while end < len(owner) and owner[end] < 0 and caption.tags[end] in NOUN_TAGS:
             end += 1
         left = owner[index - 1] if index else -1
-        if left >= 0 and found[left].end == index and sentence.tags[index - 1] in NOUN_TAGS | _ADJECTIVE_TAGS:
+        if left >= 0 and phrases[left].end == index and caption.tags[index - 1] in NOUN_TAGS | _ADJECTIVE_TAGS:
             owner[index:end] = [left] * (end - index)
-            found[left] = Candidate(found[left].start, end, end - 1)
+            phrases[left] = Candidate(phrases[left].start, end, end - 1)
         else:
             start = index
-            while start and owner[start - 1] < 0 and sentence.tags[start - 1] in _BEFORE_NOUN_TAGS:
+            while start and owner[start - 1] < 0 and caption.tags[start - 1] in _BEFORE_NOUN_TAGS:
                 start -= 1
-            owner[start:end] = [len(found)] * (end - start)
-            found.append(Candidate(start, end, end - 1))
-    found.sort()
-    return found
+            owner[start:end] = [len(phrases)] * (end - start)
+            phrases.append(Candidate(start, end, end - 1))
+    phrases.sort()
+    return phrases
 
 
-def hyphens(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def join_hyphenated(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Treat a hyphenated word as one: "mini-trampoline" is not "trampoline", "off-camera" is not a camera. +0.05.
 
     A hyphenated word with a preposition or an adverb inside is an adverb itself ("hand-in-hand") unless something
     modifies it ("his father-in-law").
     """
-    tags = sentence.tags
+    tags = caption.tags
     if "HYPH" not in tags:
         return candidates
-    found: list[Candidate] = []
+    phrases: list[Candidate] = []
     for candidate in candidates:
-        first, word_end = sentence.hyphenated(candidate.start)
-        end = sentence.hyphenated(candidate.end - 1)[1]
-        adverb = word_end == end and not _NOT_IN_NOUN.isdisjoint(tags[first : end - 1])
-        while found and found[-1].end > first:  # the part before the hyphen was a phrase of its own
-            first = min(first, found.pop().start)
-        if not adverb:
-            found.append(Candidate(first, end, end - 1))
-    return found
+        first, word_end = caption.hyphenated(candidate.start)
+        end = caption.hyphenated(candidate.end - 1)[1]
+        is_adverb = word_end == end and not _NOT_IN_NOUN.isdisjoint(tags[first : end - 1])
+        while phrases and phrases[-1].end > first:  # the part before the hyphen was a phrase of its own
+            first = min(first, phrases.pop().start)
+        if not is_adverb:
+            phrases.append(Candidate(first, end, end - 1))
+    return phrases
 
 
-def articles(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """Add an article that belongs to no phrase to the next one. +0.02: rare in Flickr30k, usual in product captions.
+def add_articles(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Add an article that belongs to no phrase to the next phrase. +0.02: rare in Flickr30k, usual in product captions.
 
-    The parser leaves out modifiers that it takes for verbs or attaches elsewhere: "a | long-sleeved, checked | shirt",
-    "a | steep snow covered | hill".
+    The parser leaves out modifiers that it takes for verbs or attaches to other words: "a | long-sleeved, checked |
+    shirt", "a | steep snow covered | hill".
     """
-    tags = sentence.tags
-    owner = _owners(sentence, candidates)
-    found = []
+    tags = caption.tags
+    owner = _owners(caption, candidates)
+    phrases = []
     for start, end, head in candidates:
         first = start
         if tags[start] not in _DETERMINER_TAGS:
             while first and owner[first - 1] < 0 and tags[first - 1] in _MODIFIER_TAGS:
                 first -= 1
-            opened = first and owner[first - 1] < 0 and sentence.words[first - 1] in ARTICLES
-            first = first - 1 if opened else start
-        found.append(Candidate(first, end, head))
-    return found
+            has_article = first and owner[first - 1] < 0 and caption.words[first - 1] in ARTICLES
+            first = first - 1 if has_article else start
+        phrases.append(Candidate(first, end, head))
+    return phrases
 
 
-def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def split_at_boundaries(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Split where a noun phrase cannot continue, and drop what it cannot begin with. +0.2.
 
     A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a participle behind a noun
     is a verb with its object ("boy | holding | pool cue"); behind "noun and" an adjective begins the next phrase
     ("olive vest | and | black boots").
     """
-    found: list[Candidate] = []
+    phrases: list[Candidate] = []
     for candidate in candidates:
         start = candidate.start
         for index in range(candidate.start + 1, candidate.end):
-            skip = _border(sentence, index, candidate, lists)
+            skip = _border(caption, index, candidate, lists)
             if skip is not None:
-                _add_trimmed(sentence, found, start, index)
+                _add_trimmed(caption, phrases, start, index)
                 start = index + skip
-        _add_trimmed(sentence, found, start, candidate.end)
-    return found
+        _add_trimmed(caption, phrases, start, candidate.end)
+    return phrases
 
 
-def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists) -> int | None:
-    """The number of words to leave out between two phrases that meet at `index`; None if none meet."""
-    tags, words = sentence.tags, sentence.words
-    tag, before = tags[index], tags[index - 1]
+def _border(caption: ParsedCaption, index: int, candidate: Candidate, lists: WordLists) -> int | None:
+    """Return the number of words to leave out between two phrases that meet at `index`; None if none meet."""
+    tags = caption.tags
+    words = caption.words
+    tag = tags[index]
+    before = tags[index - 1]
     if tag in _FULL_STOP_TAGS:
         return None if words[index] == "-" else 1
     if tag in _DETERMINER_TAGS:
-        inside = words[index - 1] in _BEFORE_DETERMINER or before in {"PDT", "DT"}
-        return None if inside else 0
+        continues = words[index - 1] in _BEFORE_DETERMINER or before in {"PDT", "DT"}
+        return None if continues else 0
     if before not in NOUN_TAGS or index + 1 >= candidate.end:
         return None
     if tag == "VBG":
@@ -215,104 +227,115 @@ def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists
     return None
 
 
-def _add_trimmed(sentence: Parsed, found: list[Candidate], start: int, end: int) -> None:
-    while start < end and sentence.tags[start] in _NO_START_TAGS:
+def _add_trimmed(caption: ParsedCaption, phrases: list[Candidate], start: int, end: int) -> None:
+    while start < end and caption.tags[start] in _NO_START_TAGS:
         start += 1
     last = end
-    while last > start and sentence.tags[last - 1] not in NOUN_TAGS:
+    while last > start and caption.tags[last - 1] not in NOUN_TAGS:
         last -= 1
     if last > start:
-        found.append(Candidate(start, last, last - 1))
+        phrases.append(Candidate(start, last, last - 1))
     elif end - start == 1:  # a lone pronoun or number: later rules need to see it
-        found.append(Candidate(start, end, end - 1))
+        phrases.append(Candidate(start, end, end - 1))
 
 
-def verbs(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def cut_verbs(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Cut off the verb that was taken for the last noun of its subject: "a man in a red hat | talks". +1.3."""
-    found: list[Candidate] = []
+    phrases: list[Candidate] = []
     for start, end, head in candidates:
         last = end
-        if end - start >= 2 and _ends_in_verb(sentence, start, end, lists):
+        if end - start >= 2 and _ends_in_verb(caption, start, end, lists):
             last -= 1
-            while last > start and sentence.tags[last - 1] not in NOUN_TAGS | {"JJ"}:
+            while last > start and caption.tags[last - 1] not in NOUN_TAGS | {"JJ"}:
                 last -= 1
         if last > start:
-            found.append(Candidate(start, last, min(head, last - 1)))
-    return found
+            phrases.append(Candidate(start, last, min(head, last - 1)))
+    return phrases
 
 
-def _ends_in_verb(sentence: Parsed, start: int, end: int, lists: WordLists) -> bool:
-    tags, words = sentence.tags, sentence.words
-    tag, before = tags[end - 1], tags[end - 2]
+def _ends_in_verb(caption: ParsedCaption, start: int, end: int, lists: WordLists) -> bool:
+    tags = caption.tags
+    words = caption.words
+    tag = tags[end - 1]
+    before = tags[end - 2]
     if tag not in NOUN_TAGS or before not in NOUN_TAGS | {"JJ", "VBN"}:
         return False
     if words[end - 1].endswith("ing"):
         return words[end - 1] not in lists.thing_in_ing
-    one = words[start] in {"a", "an", "another", "one"} and not (
+    is_single = words[start] in {"a", "an", "another", "one"} and not (
         tags[start + 1] in {"CD", "CC"} or words[start + 1] in _MANY or "CC" in tags[start:end]
     )
     if tag == "NNS" and words[end - 1].endswith("s"):
-        if one and before not in {"NNS", "VBN"} and words[end - 1] not in lists.clothing_in_pairs:
+        if is_single and before not in {"NNS", "VBN"} and words[end - 1] not in lists.clothing_in_pairs:
             return True  # "a ... talks" is not a noun phrase: the numbers disagree
-        return before != "VBN" and sentence.lemma(end - 1) in lists.verb
-    if one and not (start and words[start - 1] == "and"):  # "a boy and a dog play"
+        return before != "VBN" and caption.lemma(end - 1) in lists.verb
+    if is_single and not (start and words[start - 1] == "and"):  # "a boy and a dog play"
         return False
     # "two dogs wrestle": in a caption that has no other verb
-    return tag == "NN" and not sentence.has_verb and sentence.lemma(end - 1) in lists.verb
+    return tag == "NN" and not caption.has_verb and caption.lemma(end - 1) in lists.verb
 
 
-def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def add_colours(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Treat a colour that is worn as clothing: "a man in black", "dressed in red and white". +0.2."""
-    words, tags = sentence.words, sentence.tags
+    words = caption.words
+    tags = caption.tags
     if lists.colour.isdisjoint(words):
         return candidates
-    owner = _owners(sentence, candidates)
-    found = list(candidates)
+    owner = _owners(caption, candidates)
+    phrases = list(candidates)
     end = 1
     for index in range(1, len(words)):
-        shade = words[index - 1] in _SHADE and index >= 2
-        worn = words[index] in lists.colour and owner[index] < 0 and words[index - 1 - shade] in _WEARING
-        if index < end or not worn:
+        has_shade = words[index - 1] in _SHADE and index >= 2
+        is_worn = words[index] in lists.colour and owner[index] < 0 and words[index - 1 - has_shade] in _WEARING
+        if index < end or not is_worn:
             continue
-        start, end = index - shade, index + 1
+        start = index - has_shade
+        end = index + 1
         while end + 1 < len(words) and words[end] in {"and", ",", "&"} and words[end + 1] in lists.colour:
             end += 2
-        inside = any(owner[position] >= 0 for position in range(start, min(end + 1, len(words))))
-        if not inside and (end == len(words) or tags[end] not in NOUN_TAGS | _ADJECTIVE_TAGS):
-            found.append(Candidate(start, end, end - 1))
-    found.sort()
-    return found
+        overlaps = any(owner[position] >= 0 for position in range(start, min(end + 1, len(words))))
+        if not overlaps and (end == len(words) or tags[end] not in NOUN_TAGS | _ADJECTIVE_TAGS):
+            phrases.append(Candidate(start, end, end - 1))
+    phrases.sort()
+    return phrases
 
 
-def numbers(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def add_numbers(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Add the number behind its noun: "the number 8", "table 11". +0.1."""
-    tags, words = sentence.tags, sentence.words
+    tags = caption.tags
     if "CD" not in tags:
         return candidates
-    free = _owners(sentence, candidates)
-    return [
-        Candidate(start, end + 1, head)
-        if end < len(tags) and tags[end] == "CD" and free[end] < 0 and words[end] != "one" and head == end - 1
-        else Candidate(start, end, head)
-        for start, end, head in candidates
-    ]
+    owner = _owners(caption, candidates)
+
+    def has_number(end: int) -> bool:
+        return end < len(tags) and tags[end] == "CD" and owner[end] < 0 and caption.words[end] != "one"
+
+    return [Candidate(start, end + (head == end - 1 and has_number(end)), head) for start, end, head in candidates]
 
 
-REPAIRS: Final[tuple[Repair, ...]] = (compounds, hyphens, articles, boundaries, verbs, colours, numbers)
-"""The order matters: `compounds` joins before `boundaries` splits, and verbs are cut from what is left."""
+REPAIRS: Final[tuple[Repair, ...]] = (
+    join_compounds,
+    join_hyphenated,
+    add_articles,
+    split_at_boundaries,
+    cut_verbs,
+    add_colours,
+    add_numbers,
+)
+"""The order matters: compounds are joined before boundaries split them, and verbs are cut from the rest."""
 
 
-def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
+def repair_noun_phrases(caption: ParsedCaption, lists: WordLists) -> list[Candidate]:
     """Return the parser's noun phrases after all repairs, in order, without overlap."""
-    result = sentence.noun_phrases()
+    candidates = caption.noun_phrases()
     for repair in REPAIRS:
-        result = repair(sentence, result, lists)
-    return result
+        candidates = repair(caption, candidates, lists)
+    return candidates
 
 
-def _owners(sentence: Parsed, candidates: Sequence[Candidate]) -> list[int]:
-    """For each token, the index of the candidate that includes it, or -1."""
-    owner = [-1] * len(sentence.tags)
+def _owners(caption: ParsedCaption, candidates: Sequence[Candidate]) -> list[int]:
+    """Return for each token the index of its candidate, or -1."""
+    owner = [-1] * len(caption.tags)
     for number, candidate in enumerate(candidates):
         owner[candidate.start : candidate.end] = [number] * (candidate.end - candidate.start)
     return owner

@@ -6,7 +6,7 @@ import spacy
 from stages.contract.errors import ConfigError
 from stages.phrases.filters import word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
-from stages.phrases.parsed import Parsed
+from stages.phrases.repairs import ParsedCaption
 from stages.phrases.stage import PhrasesConfig
 
 
@@ -55,7 +55,7 @@ def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
 
 
 def test_hyphenated_words_are_whole(nlp):
-    parsed = Parsed.of(nlp("A close-up of her t-shirts."))
+    parsed = ParsedCaption.of(nlp("A close-up of her t-shirts."))
     assert parsed.words == ["a", "close", "-", "up", "of", "her", "t", "-", "shirts", "."]
     assert parsed.lemma(8) == "t-shirt"
     assert parsed.hyphenated(1) == parsed.hyphenated(2) == parsed.hyphenated(3) == (1, 4)
@@ -72,7 +72,7 @@ def test_hyphenated_words_are_whole(nlp):
     ],
 )
 def test_tags_are_put_right(nlp, caption, word, has_verb):
-    parsed = Parsed.of(nlp(caption))
+    parsed = ParsedCaption.of(nlp(caption))
     assert parsed.tags[parsed.words.index(word)] == ("HYPH" if word == "-" else "NN")
     assert parsed.has_verb == has_verb
 
@@ -96,7 +96,7 @@ def test_tags_are_put_right(nlp, caption, word, has_verb):
 def test_expressions_have_the_head_and_number_of_their_phrases(nlp, caption, expected):
     doc = nlp(caption)
     phrases = extract(doc, word_lists())
-    found = referring_expressions(doc, phrases)
-    assert [caption[expression.start : expression.end] for expression in found] == expected
+    expressions = referring_expressions(doc, phrases)
+    assert [caption[expression.start : expression.end] for expression in expressions] == expected
     heads = {(phrase.head, phrase.plural, phrase.head_token) for phrase in phrases}
-    assert {(each.head, each.plural, each.head_token) for each in found} <= heads
+    assert {(each.head, each.plural, each.head_token) for each in expressions} <= heads

@@ -1,4 +1,4 @@
-"""Captions whose phrases are known before a run."""
+"""Phrases from before a run."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ import pytest
 from pipeline.commands.phrases import phrases_json
 from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample
-from stages.phrases.known import KnownPhrases
+from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 CAPTIONS = (
@@ -21,7 +21,7 @@ CAPTIONS = (
 
 
 def records(*captions: tuple[str, ...]) -> list[Record]:
-    return [Record(sample=Sample(sample_id=str(n), source="test", captions=own)) for n, own in enumerate(captions)]
+    return [Record(sample=Sample(sample_id=str(n), source="test", captions=texts)) for n, texts in enumerate(captions)]
 
 
 def written(path: Path, *captions: str, more: tuple[Any, ...] = ()) -> Path:
@@ -31,8 +31,8 @@ def written(path: Path, *captions: str, more: tuple[Any, ...] = ()) -> Path:
     return path
 
 
-def answers(known: KnownPhrases | None, **settings: Any) -> tuple[PhrasesStage, list[Record]]:
-    stage = pickle.loads(pickle.dumps(PhrasesStage(PhrasesConfig(**settings), known)))  # as it reaches a worker
+def answers(phrases: PrecomputedPhrases | None, **settings: Any) -> tuple[PhrasesStage, list[Record]]:
+    stage = pickle.loads(pickle.dumps(PhrasesStage(PhrasesConfig(**settings), phrases)))  # as it reaches a worker
     stage.setup()
     return stage, stage.process(records(*CAPTIONS))
 
@@ -40,15 +40,15 @@ def answers(known: KnownPhrases | None, **settings: Any) -> tuple[PhrasesStage, 
 @pytest.mark.parametrize("settings", [{}, {"max_phrases": 2}, {"languages": ["en"]}], ids=str)
 @pytest.mark.parametrize("lines", [6, 3, 0])
 def test_the_answers_are_those_of_parsing(settings: dict[str, Any], lines: int, tmp_path: Path) -> None:
-    """Whether all captions are known, some or none."""
-    captions = [caption for own in CAPTIONS for caption in own]
-    known = KnownPhrases.read(written(tmp_path / "phrases.jsonl", *captions[:lines]))
-    assert answers(known, **settings)[1] == answers(None, **settings)[1]
+    """Whether the file has all captions, some or none."""
+    captions = [caption for texts in CAPTIONS for caption in texts]
+    phrases = PrecomputedPhrases.read(written(tmp_path / "phrases.jsonl", *captions[:lines]))
+    assert answers(phrases, **settings)[1] == answers(None, **settings)[1]
 
 
-def test_the_parser_is_not_loaded_for_what_is_known(tmp_path: Path) -> None:
-    known = KnownPhrases.read(written(tmp_path / "phrases.jsonl", *CAPTIONS[0]))
-    stage = PhrasesStage(PhrasesConfig(spacy_model="not_there"), known)
+def test_the_parser_is_not_loaded_for_captions_of_the_file(tmp_path: Path) -> None:
+    phrases = PrecomputedPhrases.read(written(tmp_path / "phrases.jsonl", *CAPTIONS[0]))
+    stage = PhrasesStage(PhrasesConfig(spacy_model="not_there"), phrases)
     stage.setup()
     (record,) = stage.process(records(CAPTIONS[0]))
     assert [phrase.text for phrase in record.phrases] == ["old dog", "two cats", "old dog"]
@@ -56,8 +56,8 @@ def test_the_parser_is_not_loaded_for_what_is_known(tmp_path: Path) -> None:
 
 def test_a_correction_at_the_end_counts(tmp_path: Path) -> None:
     corrected = {"caption": "A red car", "phrases": [{"text": " Red  CARS", "start": 2, "end": 9, "plural": True}]}
-    known = KnownPhrases.read(written(tmp_path / "phrases.jsonl", "A red car", more=(corrected,)))
-    (phrase,) = answers(known)[1][1].phrases[-1:]
+    phrases = PrecomputedPhrases.read(written(tmp_path / "phrases.jsonl", "A red car", more=(corrected,)))
+    (phrase,) = answers(phrases)[1][1].phrases[-1:]
     assert (phrase.text, phrase.head, phrase.plural, phrase.caption_index) == ("red cars", "cars", True, 1)
 
 
@@ -77,18 +77,18 @@ def test_a_wrong_line_is_named(line: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "phrases.jsonl"
     path.write_text(f'{{"caption": "", "phrases": []}}\n{line}\n')
     with pytest.raises(InputError) as raised:
-        KnownPhrases.read(path)
+        PrecomputedPhrases.read(path)
     assert str(raised.value).startswith(f"input.phrases: {path}:{problem}")
 
 
 def test_a_file_that_is_gone_or_another_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path / "phrases.jsonl", "A red car", "A blue car")
-    known = KnownPhrases.read(path)
+    phrases = PrecomputedPhrases.read(path)
     written(path, "A blue car", "A red car")
     with pytest.raises(InputError, match=r"phrases\.jsonl has changed since the run began"):
-        known.of("A red car")
+        phrases.of("A red car")
     path.unlink()
     with pytest.raises(InputError, match="cannot read"):
-        known.of("A red car")
+        phrases.of("A red car")
     with pytest.raises(InputError, match="cannot read"):
-        KnownPhrases.read(path)
+        PrecomputedPhrases.read(path)
