@@ -31,8 +31,9 @@ from pipeline.summary import Report
 from pipeline.terminal import progress_bar
 from stages.contract.errors import InputError
 from stages.contract.records import Record
-from stages.contract.schema import records_to_rows, records_to_table, table_to_records
+from stages.contract.schema import records_to_rows
 from stages.contract.stage import Stage
+from stages.contract.tables import records_to_table, table_to_records
 from stages.read import plan_shards
 from stages.write import ShardWriter
 

@@ -1,7 +1,7 @@
 """Opens each sample's image, notes its size and resizes it to the model's input.
 
-Every image is decoded in full, also if its captions hold no phrase. So whether a sample is an error depends on its
-image alone, and `width` and `height` are right in every row without an error.
+Every image is decoded in full, also if its captions hold no phrase. So the errors of images do not depend on captions,
+and `width` and `height` are right in every row without an error.
 """
 
 from __future__ import annotations
@@ -90,27 +90,26 @@ class PrepareStage(Stage):
         """Decode the images. Unless `keep_image_bytes`, samples that had no error no longer hold theirs."""
         if any(map(_is_remote, batch)) and self._pool is None:
             self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
-        # Images behind URLs are fetched at once, those of this machine one by one.
-        fetched = {
+        # Images behind URLs come at once, those of this machine one by one.
+        downloads = {
             number: self._pool.submit(load_image_bytes, record.sample.image, self._limits)
             for number, record in enumerate(batch)
             if self._pool is not None and _is_remote(record)
         }
-        return [self._answer(record, fetched.get(number)) for number, record in enumerate(batch)]
+        return [self._answer(record, downloads.get(number)) for number, record in enumerate(batch)]
 
-    def _answer(self, record: Record, fetched: Future[bytes] | None) -> Record:
+    def _answer(self, record: Record, download: Future[bytes] | None) -> Record:
         if record.error is not None:
             return record
         try:
-            content = load_image_bytes(record.sample.image, self._limits) if fetched is None else fetched.result()
-            target, config = partial(target_size_px, self.config), self.config
+            content = load_image_bytes(record.sample.image, self._limits) if download is None else download.result()
             image = decode_resized(
                 content,
                 self._limits,
-                target,
-                interpolation=config.interpolation,
-                shrink_jpeg=config.shrink_jpeg,
-                quick=config.resize == "torch",
+                partial(target_size_px, self.config),
+                interpolation=self.config.interpolation,
+                shrink_jpeg=self.config.shrink_jpeg,
+                quick=self.config.resize == "torch",
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)

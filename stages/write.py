@@ -36,8 +36,12 @@ def row_group_rows(*, embed_images: bool) -> int:
 class RollingParquet:
     """Tables of rows as numbered Parquet files. Only one row group is in memory.
 
-    The rows of a file whose write fails are lost. `place` gives, for the number of a file from 0 on, a context with the
-    local path to write; the file is in its place when the context ends without an error.
+    If a write fails, the rows of its file are lost.
+
+    Args:
+        place: Number of a file, from 0 on -> a context with the local path to write. The file is in its place when the
+            context ends without an error.
+        rows_per_file, rows_per_group: Most rows of a file, and of a row group.
     """
 
     def __init__(
@@ -64,18 +68,19 @@ class RollingParquet:
         """Write the remaining rows."""
         if self._rows:
             self._flush(self._rows)
-        self._end()
+        self._detach().close()
 
     def abandon(self) -> None:
-        """Drop the file that is not finished."""
-        file, self._file, self._writer, self._in_file = self._file, ExitStack(), None, 0
+        """Drop the unfinished file."""
+        file = self._detach()
         with suppress(OSError, pa.ArrowException):  # of a disk that is full
             file.__exit__(InterruptedError, InterruptedError(), None)
 
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._tables)
         rest = table.slice(rows)
-        self._tables, self._rows = ([rest] if rest.num_rows else []), rest.num_rows
+        self._rows = rest.num_rows
+        self._tables = [rest] if self._rows else []
         try:
             if self._writer is None:
                 path = self._file.enter_context(self._place(self.files))
@@ -84,18 +89,22 @@ class RollingParquet:
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
             self._in_file += rows
             if self._in_file == self._rows_per_file:
-                self._end()
+                self._detach().close()
         except BaseException:
             self.abandon()
             raise
 
-    def _end(self) -> None:
-        file, self._file, self._writer, self._in_file = self._file, ExitStack(), None, 0
-        file.close()
+    def _detach(self) -> ExitStack:
+        """Return the open file; the next rows begin another one."""
+        file = self._file
+        self._file = ExitStack()
+        self._writer = None
+        self._in_file = 0
+        return file
 
 
 class ShardWriter(RollingParquet):
-    """The shards of a dataset, each of which appears in its folder whole; numbers go on from the highest there."""
+    """The shards of a dataset. A shard appears in the folder whole; numbers go on from the highest in the folder."""
 
     def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
         first = 1 + max((int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit()), default=-1)
@@ -113,21 +122,31 @@ class ShardWriter(RollingParquet):
 
 @dataclass(slots=True)
 class Tally:
-    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed."""
+    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
+
+    Attributes:
+        annotated: Rows with a phrase.
+        without_regions: Rows with a phrase and without a region.
+        likely: Regions with a score of at least `LIKELY`.
+        right_of_likely: The sum of their scores: the number of right ones if scores are probabilities.
+        absent: Phrases judged not to be in their image.
+        other_language: Rows with a caption in another language than the parser's.
+        categories: Different phrases of regions.
+    """
 
     files: int = 0
     rows: int = 0
-    annotated: int = 0  # rows with a phrase
-    without_regions: int = 0  # those of them in which no phrase got a region
+    annotated: int = 0
+    without_regions: int = 0
     without_phrases: int = 0
     failed_by_reason: Counter[str] = field(default_factory=Counter)
     phrases: int = 0
     regions: int = 0
-    likely: int = 0  # regions with a score of at least `LIKELY`
-    right_of_likely: float = 0.0  # the sum of their scores: how many of them are right if scores are probabilities
-    absent: int = 0  # phrases judged not to be in their image
-    other_language: int = 0  # rows with a caption in another language than the parser's
-    categories: int = 0  # different phrases of regions
+    likely: int = 0
+    right_of_likely: float = 0.0
+    absent: int = 0
+    other_language: int = 0
+    categories: int = 0
 
     @property
     def failed(self) -> int:
@@ -136,7 +155,7 @@ class Tally:
 
     @property
     def likely_in_words(self) -> str:
-        """What calibrated scores say of the regions, as the rest of a sentence about images like those of the fit."""
+        """The quality of the regions by calibrated scores, as the rest of a sentence about images like the fit's."""
         if not self.likely:
             return f"a score is the share of such regions that are right; none here has {LIKELY} or more"
         share = self.likely / self.regions
@@ -163,39 +182,60 @@ class Tally:
         }
 
 
-def dataset_card(
-    total: Tally,
-    schema: Any,
-    *,
-    model: str,
-    precision: str | None,
-    explainer: str,
-    fitted_to: str | None,
-    doubt: str | None = None,
-    presence: str | None = None,
-    source: tuple[str, str] | None = None,
-) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardOrigin:
+    """The origin of a dataset's regions and scores, for its card.
+
+    Attributes:
+        model: The model's name.
+        precision: The model's; None if that is not known.
+        explainer: The explainer's name.
+        fitted_to: The images of the calibration, in words; None without a calibration.
+        doubt: The difference of the dataset's images from these, in words.
+        presence: The images of a calibration of presence alone, in words.
+        source: The origin of regions without heat maps, and the meaning of their score, in words.
+    """
+
+    model: str
+    precision: str | None
+    explainer: str
+    fitted_to: str | None
+    doubt: str | None = None
+    presence: str | None = None
+    source: tuple[str, str] | None = None
+
+    def regions(self) -> str:
+        """Return the origin of the regions, as the end of a sentence."""
+        if self.source is not None:
+            return self.source[0]
+        return f"one {self.explainer} heat map per phrase,\nboxes and masks from the heat maps"
+
+    def scores(self, likely: str) -> str:
+        """Return sentences about the meaning of scores; `likely` is `Tally.likely_in_words`."""
+        if self.fitted_to is not None:
+            care = f" {self.doubt}." if self.doubt else ""
+            meaning = (
+                f"It is calibrated on {self.fitted_to}:\non images like those, {likely}.\nA region is right with a "
+                "box IoU of 0.5 or more. On other images a score can be far too high or too low:\n`phrasebox eval` "
+                "measures that where boxes are known, and `phrasebox calibrate` fits\n"
+                f"scores to them.{care}"
+            )
+        elif self.source is not None:
+            meaning = f"It is {self.source[1]}."
+        else:
+            meaning = "It only ranks: it is not the probability of being right."
+        if self.presence is None:
+            return meaning
+        return f"{meaning}\n`presence`, by which it is multiplied, was fitted to {self.presence}."
+
+
+def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
     """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
-    `precision` is the model's, None if that is not known. `fitted_to` says which images a
-    calibration holds for, `doubt` how those of the dataset differ from them, `presence` where `presence` comes from if
-    a calibration knows it alone, and `source` where regions come from if not from heat maps, and the meaning of their
-    score; all in words.
+    `schema` is the Arrow schema of the shards.
     """
-    made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
-    bits = "" if precision is None else f" in {precision}"
-    care = f" {doubt}." if doubt else ""
-    score = (
-        f"It is calibrated on {fitted_to}:\non images like those, {total.likely_in_words}.\nA region is right with a "
-        "box IoU of 0.5 or more. On other images a score can be far too high or too low:\n`phrasebox eval` measures "
-        f"that where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
-        if fitted_to is not None
-        else f"It is {source[1]}."
-        if source is not None
-        else "It only ranks: it is not the probability of being right."
-    )
-    if presence is not None:
-        score += f"\n`presence`, by which it is multiplied, was fitted to {presence}."
+    precision = "" if origin.precision is None else f" in {origin.precision}"
+    model = f"`{origin.model}`{precision}"
     header = {
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["phrase-grounding", "grad-eclip", "phrasebox"],
@@ -209,8 +249,8 @@ def dataset_card(
 
 # Regions for the phrases of captions
 
-Made by phrasebox with the model `{model}`{bits} from captioned images: noun phrases of the captions, {made}.
-Nobody has checked every region: filter them by `score` before you trust them. {score}
+Made by phrasebox with the model {model} from captioned images: noun phrases of the captions, {origin.regions()}.
+Nobody has checked every region: filter them by `score` before you trust them. {origin.scores(total.likely_in_words)}
 The licence of the images and captions is that of their source. `dataset.json` has the configuration, and the versions
 of the libraries that made the rows.
 
@@ -251,7 +291,7 @@ def _features(fields: Any) -> list[dict[str, Any]]:
 
 
 def _type(kind: Any) -> dict[str, Any]:
-    """A type in the words of `datasets`."""
+    """Return a type in the words of `datasets`."""
     if pa.types.is_list(kind):
         inner = kind.value_type
         return {"list": _features(inner) if pa.types.is_struct(inner) else dtype_of(inner)}

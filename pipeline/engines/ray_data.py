@@ -55,8 +55,8 @@ from pipeline.output.journal import entry, part_name
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
-from stages.contract.schema import records_to_table
 from stages.contract.stage import Stage
+from stages.contract.tables import records_to_table
 from stages.read import Reader, Shard
 from stages.shared.storage import absolute, is_local
 from stages.write import row_group_rows

@@ -39,8 +39,9 @@ from pipeline.output.journal import entry, write_name
 from pipeline.output.shards import keys_of
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError, WorkerCodeMismatch
 from stages.contract.records import Record, is_among
-from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
+from stages.contract.schema import records_to_rows
 from stages.contract.stage import Stage
+from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
 from stages.read import Reader, Shard
 from stages.shared.storage import AnyPath, replacing
 from stages.write import RollingParquet

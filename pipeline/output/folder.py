@@ -44,7 +44,7 @@ from stages.shared.storage import (
     write_text,
 )
 from stages.sources import HEAT_MAPS, SOURCES
-from stages.write import Tally, dataset_card
+from stages.write import CardOrigin, Tally, dataset_card
 
 
 class DatasetFolder:
@@ -330,12 +330,11 @@ class DatasetFolder:
 
 def _card_of(config: RunConfig, total: Tally, model: str, scores: Mapping[str, str | None]) -> str:
     source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
-    return dataset_card(
-        total,
-        dataset_schema(**config.output.columns),
+    origin = CardOrigin(
         model=model,
         precision=None if config.model.precision == AUTO else config.model.precision,
         explainer=config.explain.kind,
-        **scores,
         source=None if source is None else (source.regions_come_from, source.score_means),
+        **scores,
     )
+    return dataset_card(total, dataset_schema(**config.output.columns), origin)

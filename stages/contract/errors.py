@@ -1,7 +1,7 @@
 """Faults: a closed list for samples, an exception tree for programs.
 
-A fault in the *data* is raised as `RowFault` where it is found, and caught at the border of the step, which keeps its
-`RowError` in the sample's row. A fault in the *program, its configuration or its surroundings* is a `PhraseboxError`
+A fault in the *data* is raised as `RowFault` where it shows, and caught at the border of the step: the sample's row
+keeps its `RowError`. A fault in the *program, its configuration or its surroundings* is a `PhraseboxError`
 and ends the run.
 """
 
@@ -90,7 +90,12 @@ ROW_ERRORS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowError:
-    """Why a sample could not be annotated: a key of `ROW_ERRORS`; what is wrong, where, and what to do."""
+    """The reason why a sample could not be annotated.
+
+    Attributes:
+        reason: A key of `ROW_ERRORS`.
+        detail: What is wrong, where, and what to do.
+    """
 
     reason: str
     detail: str
@@ -108,7 +113,7 @@ class RowError:
 
 
 class RowFault(Exception):
-    """A fault of one sample, on its way from where it is found to the border of the step, which keeps its `error`."""
+    """A fault of one sample, on its way to the border of the step; the row of the sample keeps its `error`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)

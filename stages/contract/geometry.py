@@ -75,7 +75,7 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
 
 @lru_cache(maxsize=16)
 def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]:
-    """The share of each cell in each sample along a side: (samples, cells), rows sum to 1; read-only."""
+    """Return the share of each cell in each sample along a side: (samples, cells), rows sum to 1; read-only."""
     centres = np.arange(samples, dtype=np.float64) + 0.5
     position = np.clip(px_to_cell(centres, side_px=samples, cells=cells) - shift_cells, 0, cells - 1)
     shares: NDArray[np.float64] = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0)

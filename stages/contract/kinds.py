@@ -12,7 +12,7 @@ KindT = TypeVar("KindT")
 
 
 class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
-    """Kind -> class, in order. The class's module is imported when the kind is asked for, since many import torch.
+    """Kind -> class, in order. The module of a class is imported with its first use, since many import torch.
 
     Args:
         places: Kind -> "module:Class". The class has a `config_type`, the pydantic model of its settings.
@@ -28,8 +28,8 @@ class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
         self.default = default
 
     def __getitem__(self, kind: str) -> type[KindT]:
-        found: type[KindT] = resolve_name(self._places[kind])
-        return found
+        kind_type: type[KindT] = resolve_name(self._places[kind])
+        return kind_type
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -38,10 +38,10 @@ class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
         return len(self._places)
 
     def config(self, values: Any = None) -> Any:
-        """Return the settings of the kind that plain values name, and of the default kind if they name none.
+        """Return the settings of the kind in plain values; of the default kind if they name none.
 
-        Settings that are ready, and values that are not a mapping, are returned as they are. Raise PydanticCustomError
-        if the kind is missing or unknown, ValidationError if it rejects a value.
+        Finished settings, and values that are not a mapping, stay as they are. Raise PydanticCustomError if the kind is
+        missing or unknown, ValidationError if it rejects a value.
         """
         if values is None:
             values = {}

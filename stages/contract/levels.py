@@ -1,4 +1,4 @@
-"""Heat in whole levels: what regions are cut from, and what a dataset stores of a heat map."""
+"""Heat in whole levels: regions are cut from it, and datasets store it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ Levels = NDArray[np.uint8]
 def quantise(values: NDArray[np.float32]) -> Levels | None:
     """Return the whole levels of a heat map (grid_h, grid_w): its lowest value becomes 0, its highest `LEVELS`.
 
-    The levels of levels are the same levels, so that a map which was stored in levels is cut as it was. None if there
-    is nothing to see: the map is constant up to rounding noise, as one of zeros is, or not finite, or empty.
+    The levels of levels are the same levels: a stored map is cut like the original. None if the map is constant up to
+    rounding noise (all zeros, for example), not finite, or empty.
     """
     if not values.size:
         return None
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     spread = high - low
     if not math.isfinite(spread) or spread <= SMALLEST_SPREAD * max(abs(low), abs(high)):
         return None

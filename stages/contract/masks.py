@@ -34,7 +34,7 @@ def encode_mask(mask: Mask) -> Rle:
 def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
     """Return the code of a mask without an image-sized array. Raise ValueError for edges out of order or outside.
 
-    edges: (2 x runs,), where runs of pixels inside begin and end, in turn: pixels down the columns, rising,
+    edges: (2 x runs,), beginning and end of each run of pixels inside: pixels down the columns, rising,
         0 .. height x width.
     """
     h, w = size_hw
@@ -85,11 +85,11 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int
 def run_ends(
     text: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the runs of many masks end. pycocotools cannot do that, and reads beyond the end of damaged text.
+    """Return the ends of the runs of many masks. pycocotools cannot do that, and reads beyond the end of damaged text.
 
     Args:
         text: uint8 (characters,), the counts of all masks, one after the other.
-        offsets: (masks + 1,), where the characters of each mask begin and end.
+        offsets: (masks + 1,), the places between the characters of one mask and those of the next.
         pixels: (masks,), height x width of each mask. Raise ValueError if the text is damaged, or of another size.
 
     Returns:
@@ -124,7 +124,7 @@ def run_ends(
 
 
 def _sums_within(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Running sums that begin anew in each stretch of the given lengths."""
+    """Return running sums that begin anew in each stretch of these lengths."""
     sums = np.concatenate([[0], np.cumsum(values)])
     within: NDArray[np.int64] = sums[1:] - np.repeat(sums[np.cumsum(lengths) - lengths], lengths)
     return within
@@ -161,7 +161,7 @@ def rle_iou(a: Rle, b: Rle) -> float:
 
 
 def rle_union(rles: Sequence[Rle]) -> Rle:
-    """Return what is inside any of the masks of one image. Raise ValueError if there are none, or if sizes differ."""
+    """Return the union of the masks of one image. Raise ValueError if there are none, or if sizes differ."""
     sizes = {rle.size_hw for rle in rles}
     if len(sizes) != 1:
         raise ValueError(f"expected masks of one size, got {sorted(sizes)}")
@@ -206,7 +206,8 @@ def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.i
     for outline, parent in zip(outlines, parents, strict=True):
         depth = 0
         while parent >= 0:
-            depth, parent = depth + 1, parents[parent]  # noqa: PLW2901  up to the outermost outline
+            depth += 1
+            parent = parents[parent]  # noqa: PLW2901  up to the outermost outline
         corners = (outline.reshape(-1, 2).astype(np.int64) + 1) // 2 + (left, top)
         corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
         if tolerance_px > 0 and len(corners) > 8:  # fewer are exact and short
@@ -217,7 +218,7 @@ def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.i
 
 
 def _as_ones(mask: Mask) -> NDArray[np.uint8]:
-    """uint8 of zeros and ones: pycocotools would start a new run wherever the value changes."""
+    """Return uint8 of zeros and ones: pycocotools would start a new run wherever the value changes."""
     if mask.ndim != 2 or mask.size == 0:
         raise ValueError(f"expected a mask (H, W) with at least one pixel, got shape {mask.shape}")
     inside = mask if mask.dtype == np.bool_ else mask != 0

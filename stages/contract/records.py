@@ -53,38 +53,54 @@ def is_among(value: int, ordered: NDArray[np.int64]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """The place of an encoded image: a file, a part of a file, or `content`."""
+    """The place of an encoded image: a file, a part of a file, or `content`.
 
-    file_name: str = ""  # the image's name as the dataset shows it, relative to the image root or the tar
-    url: str | None = None  # path or file-system URL of the file that holds it; None if inline, or there is none
-    offset: int = 0  # first byte within that file
-    size: int = -1  # bytes within that file; -1 means up to its end
-    content: bytes | None = None  # the encoded image if the reader has it
+    Attributes:
+        file_name: The image's name as the dataset shows it, relative to the image root or the tar.
+        url: Path or file-system URL of the file that holds it; None if it is inline, or there is none.
+        offset: First byte within that file.
+        size: Bytes within that file; -1 means up to its end.
+        content: The encoded image if the reader has it.
+    """
+
+    file_name: str = ""
+    url: str | None = None
+    offset: int = 0
+    size: int = -1
+    content: bytes | None = None
 
 
 NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
 
-OTHER_LANGUAGE: Final = "captions in another language"  # Beginning of the note by which they are counted
+OTHER_LANGUAGE: Final = "captions in another language"  # Beginning of the note about them; statistics count it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One captioned image as the reader found it."""
+    """One captioned image of the input.
 
-    sample_id: str  # unique in the input; given by the user, or derived from the place in the input
-    source: str  # the place, for people: "captions.jsonl:17", "00003.tar/000031234"
-    captions: tuple[str, ...] = ()  # the user's texts, untouched
+    Attributes:
+        sample_id: Unique in the input; the user's, or derived from the place in the input.
+        source: The place, for people: "captions.jsonl:17", "00003.tar/000031234".
+        captions: The user's texts, untouched.
+        image: The place of the image.
+        error: A fault of the input row.
+    """
+
+    sample_id: str
+    source: str
+    captions: tuple[str, ...] = ()
     image: ImageRef = NO_IMAGE
-    error: RowError | None = None  # a fault of the input row
+    error: RowError | None = None
 
     @property
     def id(self) -> int:
-        """Image id of the dataset, unless another sample has it, too: see `stable_id`."""
+        """The image id in the dataset, unless another sample has it, too: see `stable_id`."""
         return stable_id(self.sample_id)
 
     @property
     def key(self) -> int:
-        """A number by which a run knows whether the sample has a row."""
+        """The number that tells a run whether the sample has a row."""
         return stable_key(self.sample_id)
 
 
@@ -93,16 +109,19 @@ class Phrase:
     """A noun phrase of a caption.
 
     Attributes:
-        start, end: `captions[caption_index][start:end]` are the words. A concept of a pool that no caption says has the
-            empty span [0, 0) of caption 0.
+        text: Normalised: case folded, one space between words, no leading determiner or possessive.
+        caption_index, start, end: `captions[caption_index][start:end]` are the words. A concept of a pool has the
+            empty span [0, 0) of caption 0 if it is in no caption.
+        head: Lemma of the head noun, in lower case.
+        plural: Whether the phrase names several things ("two dogs").
     """
 
-    text: str  # normalised: case folded, one space between words, no leading determiner or possessive
+    text: str
     caption_index: int
     start: int
     end: int
-    head: str  # lemma of the head noun, in lower case
-    plural: bool = False  # whether the phrase names several things ("two dogs")
+    head: str
+    plural: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end and self.is_said:
@@ -112,7 +131,7 @@ class Phrase:
 
     @property
     def is_said(self) -> bool:
-        """True if a caption says the phrase."""
+        """Whether a caption says the phrase."""
         return (self.caption_index, self.start, self.end) != (0, 0, 0)
 
 
@@ -132,16 +151,20 @@ class HeatMap:
     """The heat map of one phrase in one image. A sample has one for each unique text of its phrases.
 
     Attributes:
-        shift_cells: How far right of and below the centres of their cells the values lie; not 0 for convolutions, see
-            `geometry.resize_shifted`.
-        presence: Probability that the phrase is in the image, 0 .. 1, if as many are absent as where it was fitted;
+        text: The phrase's normalised text.
+        values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
+        similarity: Cosine of image and phrase, -1 .. 1; Grad-ECLIP's gradients are those of this value.
+        fault: "" or the reason why the map is all zeros: "constant", "empty" or "non_finite".
+        shift_cells: Distance of the values from the centres of their cells, to the right and down; not 0 for
+            convolutions, see `geometry.resize_shifted`.
+        presence: Probability that the phrase is in the image, 0 .. 1, if as many phrases are absent as in the fit;
             None without a calibration of presence.
     """
 
-    text: str  # the phrase's normalised text
-    values: NDArray[np.float32]  # float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image
-    similarity: float  # cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
-    fault: str = ""  # "" or the reason why the map is all zeros: "constant", "empty" or "non_finite"
+    text: str
+    values: NDArray[np.float32]
+    similarity: float
+    fault: str = ""
     shift_cells: float = 0.0
     presence: float | None = None
 
@@ -160,23 +183,35 @@ class Rle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A part of the image that a phrase names."""
+    """A part of the image that a phrase names.
 
-    phrase_index: int  # index into the record's `phrases`
-    box_xywh_px: tuple[float, float, float, float]  # half-open box of the mask, in pixels of the EXIF-rotated image
+    Attributes:
+        phrase_index: Index into the record's `phrases`.
+        box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated image.
+        mask: Its pixels.
+        area_px: Their number.
+        score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
+        similarity, presence: Those of the heat map.
+        group: Number of the thing within the image, the same for phrases that name one thing.
+        refined: The method of the outline: "none" for the contour of the heat, "grabcut" or "sam".
+        fallback: The reason for the contour of the heat if `regions.refine` names another method.
+    """
+
+    phrase_index: int
+    box_xywh_px: tuple[float, float, float, float]
     mask: Rle
     area_px: int
-    score: float  # 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
-    similarity: float  # of the heat map, as presence
+    score: float
+    similarity: float
     presence: float | None = None
-    group: int | None = None  # number of the thing within the image, the same for phrases that name one thing
-    refined: str = "none"  # what drew the outline: "none" for the contour of the heat, "grabcut" or "sam"
-    fallback: str | None = None  # why it is the contour although `regions.refine` asked for more
+    group: int | None = None
+    refined: str = "none"
+    fallback: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """A phrase judged not to be in the image; its index in the record's `phrases`, and values of its heat map."""
+    """A phrase judged not to be in the image: its index in the record's `phrases`, and values of its heat map."""
 
     phrase_index: int
     presence: float
@@ -185,23 +220,36 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One sample on its way through the stages."""
+    """One sample on its way through the stages.
+
+    Attributes:
+        sample: The input.
+        width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
+        phrases: The phrases of the captions.
+        dropped_phrases: Number of phrases over the limit per image.
+        pixels: The model's input.
+        heat_maps: One for each unique text of the phrases.
+        regions: In the order of the phrases, those of one phrase best first.
+        absent: The phrases judged not to be in the image.
+        notes: Further warnings of the row.
+        error: The fault of the sample.
+    """
 
     sample: Sample
-    width_px: int = 0  # size of the image after EXIF rotation; 0 until the image was opened
+    width_px: int = 0
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
-    dropped_phrases: int = 0  # number of phrases over the limit per image
+    dropped_phrases: int = 0
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()
     absent: tuple[Absent, ...] = ()
-    notes: tuple[str, ...] = ()  # more for the row's warnings
+    notes: tuple[str, ...] = ()
     error: RowError | None = None
 
     @staticmethod
     def start(sample: Sample) -> Record:
-        """Return the record of a sample that no stage has seen yet.
+        """Return the record of a sample before the first stage.
 
         Lone surrogates (from JSON escapes) cannot be stored: they are written out, and in a caption they are an error.
         """
@@ -214,15 +262,13 @@ class Record:
         )
         error = sample.error
         if error is None and stored.captions != sample.captions:
-            error = RowError(
-                reason="bad_caption", detail=f"{sample.source}: the caption holds lone surrogates, not text"
-            )
+            detail = f"{sample.source}: the caption holds lone surrogates, not text"
+            error = RowError(reason="bad_caption", detail=detail)
         url = sample.image.url
         if url is not None and storable(url) != url:
             stored = replace(stored, image=replace(stored.image, url=None))
-            error = error or RowError(
-                reason="bad_location", detail=f"{stored.source}: the file's name is not UTF-8: rename it"
-            )
+            detail = f"{stored.source}: the file's name is not UTF-8: rename it"
+            error = error or RowError(reason="bad_location", detail=detail)
         return Record(sample=stored, error=error)
 
 

@@ -1,24 +1,19 @@
-"""The columns of a dataset as data, rows of records in them, and records as Arrow tables between workers.
+"""The columns of a dataset as data, and the rows of records in them.
 
 `data/*.parquet` holds one row per input sample: the columns of `DATASET_FIELDS`, with `output.heat_maps` those of
 `HEAT_MAP_FIELDS`, and with `output.embed_images` the `IMAGE_FIELD`. The entries of its lists have the fields of
-`ENTRIES`. Each has an Arrow type, a unit and a meaning, which are in the metadata of the shards too, and a source.
+`ENTRIES`. Each has an Arrow type, a source, a unit and a meaning; the last two are in the metadata of the shards, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from functools import cache
-from itertools import chain, pairwise, repeat
-from math import prod
-from operator import attrgetter, is_
-from types import UnionType
-from typing import Any, Final, cast, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
@@ -36,14 +31,22 @@ def check_version(place: object, version: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column, or one field of the entries in a list."""
+    """One column, or one field of the entries in a list.
+
+    Attributes:
+        kind: The Arrow type.
+        unit: The unit of its values, or their range; "" if they have none.
+        doc: The meaning.
+        source: The attribute of a record, or of an entry of a list, that holds the value; or a function.
+        optional: Whether a sound row may hold null.
+    """
 
     name: str
-    kind: Any  # the Arrow type
-    unit: str  # the unit of its values, or their range; "" if they have none
-    doc: str  # the meaning
-    source: str | Callable[[Any], Any]  # attribute of a record, or of an entry of a list, that holds it; or a function
-    optional: bool = False  # whether a sound row may hold null
+    kind: Any
+    unit: str
+    doc: str
+    source: str | Callable[[Any], Any]
+    optional: bool = False
 
     @property
     def arrow(self) -> Any:
@@ -66,7 +69,7 @@ class _Entry:
     number: int = 0
 
 
-def _placed(record: Record, places: Iterable[Region | Absent]) -> Iterator[_Entry]:
+def _entries(record: Record, places: Iterable[Region | Absent]) -> Iterator[_Entry]:
     for number, about in enumerate(places):
         yield _Entry(record, record.phrases[about.phrase_index], about, number)
 
@@ -81,7 +84,7 @@ def _stored_levels(entry: Any) -> bytes | None:
 
 
 def _image(record: Record) -> dict[str, Any] | None:
-    """The image; null without bytes, or readers would open a path that is only a name, and in a row with an error."""
+    """Return the image; null in a row with an error, and without bytes: readers would open its name as a path."""
     image = record.sample.image
     has_image = image.content is not None and record.error is None
     return {"bytes": image.content, "path": image.file_name} if has_image else None
@@ -99,10 +102,10 @@ _FAULTS = {
 def _warnings(record: Record) -> list[str]:
     if record.error is not None:
         return []
-    known: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
-    placed = {record.phrases[entry.phrase_index].text for entry in known}
+    entries: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
+    explained = {record.phrases[entry.phrase_index].text for entry in entries}
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
-    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in placed]
+    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in explained]
     # Heat maps are for all phrases or, with another source of regions, for no phrase.
     other = "" if faults else "no_map"
     warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, other)]}" for text in missing)]
@@ -111,10 +114,14 @@ def _warnings(record: Record) -> list[str]:
     return warnings
 
 
-_INT, _LONG, _FLOAT, _TEXT = pa.int32(), pa.int64(), pa.float32(), pa.string()
+_INT: Final = pa.int32()
+_LONG: Final = pa.int64()
+_FLOAT: Final = pa.float32()
+_TEXT: Final = pa.string()
 _INTS: Final = pa.list_(_INT)
 _RLE: Final = pa.struct([("size", _INTS), ("counts", _TEXT)])
-_SHARE, _COSINE = "0 .. 1", "-1 .. 1"
+_SHARE: Final = "0 .. 1"
+_COSINE: Final = "-1 .. 1"
 _UNIQUE: Final = "unique in the dataset, 1 .. 2^53 - 1"
 _CATEGORY: Final = "hash of the phrase; names in categories.parquet"
 _LIKELY: Final = "probability that the phrase is in the image"
@@ -191,18 +198,31 @@ DATASET_FIELDS: Final = (  # The columns that every dataset has
     Column("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
     Column("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
     Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
-    _list("annotations", "one per region", lambda record: _placed(record, record.regions)),
-    _list("absent", "phrases judged not to be in the image", lambda record: _placed(record, record.absent)),
+    _list("annotations", "one per region", lambda record: _entries(record, record.regions)),
+    _list("absent", "phrases judged not to be in the image", lambda record: _entries(record, record.absent)),
     Column("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
     Column("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
-    Column("error", _TEXT, "", "null, or the reason of the fault", lambda one: one.error and one.error.reason, True),
-    Column("error_detail", _TEXT, "", _WRONG, lambda one: one.error and one.error.detail, True),
+    Column(
+        "error",
+        _TEXT,
+        "",
+        "null, or the reason of the fault",
+        lambda record: record.error and record.error.reason,
+        True,
+    ),
+    Column("error_detail", _TEXT, "", _WRONG, lambda record: record.error and record.error.detail, True),
 )
 
 HEAT_MAP_FIELDS: Final = (  # Columns that a dataset has with `output.heat_maps`
-    _list("phrases", "all phrases, also those without a region", lambda one: [_Entry(one, p) for p in one.phrases]),
     _list(
-        "heat_maps", "one per different phrase, in levels", lambda one: [_Entry(one, about=m) for m in one.heat_maps]
+        "phrases",
+        "all phrases, also those without a region",
+        lambda record: [_Entry(record, p) for p in record.phrases],
+    ),
+    _list(
+        "heat_maps",
+        "one per different phrase, in levels",
+        lambda record: [_Entry(record, about=m) for m in record.heat_maps],
     ),
 )
 
@@ -214,8 +234,8 @@ DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])  
 
 
 def _columns(*, embed_images: bool, heat_maps: bool) -> tuple[Column, ...]:
-    maps, images = HEAT_MAP_FIELDS if heat_maps else (), (IMAGE_FIELD,) if embed_images else ()
-    return (*DATASET_FIELDS, *maps, *images)
+    columns: tuple[Column, ...] = (*DATASET_FIELDS, *HEAT_MAP_FIELDS) if heat_maps else DATASET_FIELDS
+    return (*columns, IMAGE_FIELD) if embed_images else columns
 
 
 def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
@@ -238,17 +258,19 @@ def is_said(entry: Mapping[str, Any]) -> bool:
 def mapped_record(row: Mapping[str, Any]) -> Record:
     """Return the record of a row with `HEAT_MAP_FIELDS`, as it was before its regions were cut.
 
-    The maps are in levels, from which the same regions are cut; one without heat is all zeros. Only `annotations`,
-    `absent` and `warnings` are not needed. Raise SchemaError if a map does not fill its grid.
+    The maps are in levels, which give the same regions; a map without heat is all zeros. The row may lack
+    `annotations`, `absent` and `warnings`. Raise SchemaError if a map does not fill its grid.
     """
     sample_id = row["sample_id"]
     image = ImageRef(file_name=row["file_name"])
     phrases = (
         Phrase(
             text=stored["phrase"],
+            caption_index=stored["caption_index"],
             start=stored["span"][0],
             end=stored["span"][1],
-            **{name: stored[name] for name in ("head", "caption_index", "plural")},
+            head=stored["head"],
+            plural=stored["plural"],
         )
         for stored in row["phrases"]
     )
@@ -273,126 +295,6 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
         values=np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32),
         similarity=stored["similarity"],
         shift_cells=stored["shift_cells"],
-        # As it was before it was stored: scores are made of it.
+        # The value before it was stored: scores depend on it.
         presence=None if stored["presence"] is None else round(stored["presence"], 6),
     )
-
-
-_KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.large_binary(), bool: pa.bool_()}
-_ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.large_binary())])
-_ARRAYS: Final = (np.ndarray, NDArray)  # the origin of NDArray[...] before numpy 2.5, and from then on
-_fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
-
-
-def _kind(hint: Any) -> Any:
-    """The Arrow type of values with a type hint of the records."""
-    if is_dataclass(hint):
-        return pa.struct([(name, _kind(inner)) for name, inner in _fields(hint).items()])
-    if isinstance(hint, UnionType):  # X | None
-        return _kind(get_args(hint)[0])
-    origin = get_origin(hint)
-    if origin is tuple:
-        return pa.list_(_kind(get_args(hint)[0]))
-    return _ARRAY if origin in _ARRAYS else _KINDS[hint]
-
-
-def _scalar(hint: Any) -> Any:
-    last = get_args(hint)[-1]  # from numpy 2.5 on the scalar's type, before that dtype[...] of it
-    return (get_args(last) or (last,))[0]
-
-
-def _packed(values: Sequence[Any], hint: Any) -> Any:
-    """Values of the records with a type hint as an Arrow array, column by column; None in the place of any value."""
-    if isinstance(hint, UnionType):
-        return _packed(values, get_args(hint)[0])
-    is_array = get_origin(hint) in _ARRAYS
-    if is_dataclass(hint):
-        parts = {
-            name: _packed([None if value is None else getattr(value, name) for value in values], inner)
-            for name, inner in _fields(hint).items()
-        }
-    elif is_array:
-        data = [b"" if value is None else np.ascontiguousarray(value).data.cast("B") for value in values]
-        buffers = [None, pa.py_buffer(_starts(data)), pa.py_buffer(b"".join(data))]
-        shapes = [() if value is None else value.shape for value in values]
-        parts = {
-            "shape": pa.ListArray.from_arrays(_starts(shapes, np.int32), np.array([*chain(*shapes)], np.int32)),
-            "data": pa.Array.from_buffers(pa.large_binary(), len(values), buffers),
-        }
-    elif get_origin(hint) is tuple:
-        lists = [value or () for value in values]
-        return pa.ListArray.from_arrays(_starts(lists, np.int32), _packed([*chain(*lists)], get_args(hint)[0]))
-    else:
-        return pa.array(values, _KINDS[hint])
-    missing = np.array([value is None for value in values], bool)
-    return pa.StructArray.from_arrays(parts.values(), parts, mask=pa.array(missing) if missing.any() else None)
-
-
-def _starts(values: Sequence[Any], kind: type = np.int64) -> Any:
-    """Return the offset of each value in the concatenation of all, and its length: (len(values) + 1,)."""
-    return np.cumsum([0, *map(len, values)], dtype=kind)
-
-
-def _unpacked(array: Any, hint: Any) -> list[Any]:
-    """Inverse of `_packed`. The bytes of NumPy's arrays are not copied."""
-    if isinstance(hint, UnionType):
-        return _unpacked(array, get_args(hint)[0])
-    origin, made = get_origin(hint), cast(Iterable[Any], ())
-    if origin is tuple:
-        starts = array.offsets.to_numpy().tolist()
-        flat = _unpacked(array.values.slice(starts[0], starts[-1] - starts[0]), get_args(hint)[0])
-        return [tuple(flat[start - starts[0] : end - starts[0]]) for start, end in pairwise(starts)]
-    if origin in _ARRAYS:
-        kind = np.dtype(_scalar(hint))
-        shapes, data = _unpacked(array.field("shape"), tuple[int, ...]), array.field("data")
-        _, starts, content = data.buffers()
-        first = np.frombuffer(starts, np.int64)[data.offset :].tolist()
-        made = (
-            np.frombuffer(content, kind, prod(shape), start).reshape(shape) if shape else None
-            for shape, start in zip(shapes, first, strict=False)
-        )
-    elif is_dataclass(hint):
-        names = _fields(hint)
-        columns = [_unpacked(array.field(name), inner) for name, inner in names.items()]
-        there = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else repeat(True)
-        rows = zip(there, *columns, strict=False)
-        made = (cast(Any, hint)(**dict(zip(names, row, strict=True))) if is_there else None for is_there, *row in rows)
-    else:
-        # The way over NumPy is ten times faster, but turns integers beside null into floats.
-        made = array.to_pylist() if array.null_count else array.to_numpy(zero_copy_only=False).tolist()
-    return list(made)
-
-
-RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), *_kind(Record)])
-"""A record on its way between workers: the fields of `Record`, and the sample's id."""
-
-
-def records_to_table(records: Sequence[Record], given: tuple[Sequence[Record], Any] | None = None) -> Any:
-    """Return records as a table of `RECORD_SCHEMA`, one row each, in order.
-
-    given: The records that stages were given for these, and their table: columns that no stage changed are taken of it.
-    """
-    columns = {}
-    for name, hint in _fields(Record).items():
-        values = [getattr(record, name) for record in records]
-        if given is not None and all(map(is_, values, [getattr(record, name) for record in given[0]])):
-            columns[name] = given[1][name]
-        else:
-            columns[name] = _packed(values, hint)
-    columns["id"] = pa.array([record.sample.id for record in records], pa.int64())
-    return pa.table({name: columns[name] for name in RECORD_SCHEMA.names}, schema=RECORD_SCHEMA)
-
-
-def table_to_records(table: Any) -> list[Record]:
-    """Return the records of a table as `records_to_table` makes it. Raise SchemaError if columns are missing.
-
-    Their arrays are views of the table's memory.
-    """
-    missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"a batch between stages lacks the columns {missing}")
-    columns = [
-        [value for chunk in table[name].chunks for value in _unpacked(chunk, hint)]
-        for name, hint in _fields(Record).items()
-    ]
-    return [Record(**dict(zip(_fields(Record), row, strict=True))) for row in zip(*columns, strict=True)]

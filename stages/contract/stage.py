@@ -25,10 +25,15 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwards:
-    """Forward passes of a stage that holds a model."""
+    """Forward passes of a stage that holds a model.
 
-    images: int  # images that required a forward pass
-    device: str  # for example "cpu" or "NVIDIA H100 80GB HBM3"
+    Attributes:
+        images: Images that required a forward pass.
+        device: For example "cpu" or "NVIDIA H100 80GB HBM3".
+    """
+
+    images: int
+    device: str
 
 
 class Stage(ABC):

@@ -3,7 +3,7 @@
 config.py      the settings
 stage.py       the stages of the pipeline: threads, device, segmenter
 maker.py       a record -> its regions; what the phrases of one thing share
-groups.py      which phrases of an image name the same thing; things.txt, the kinds of nouns; groups.json, fitted weights
+groups.py      which phrases name the same thing; things.txt, the kinds of nouns; groups.json, fitted weights
 cut.py         one map -> its regions
 outlines.py    outlines by a segmenter
 thresholds.py  where a map is cut: the rules

@@ -18,7 +18,8 @@ from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, RowError
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
-from stages.contract.schema import records_to_rows, records_to_table, table_to_records
+from stages.contract.schema import records_to_rows
+from stages.contract.tables import records_to_table, table_to_records
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 from tests.stages.shared.model.saved import save_tower

@@ -90,11 +90,11 @@ def test_keeping_the_encoded_image(tmp_path: Path, inline: bool) -> None:
     (tmp_path / "a.png").write_bytes(b"##" + content + b"##")
     place = {"url": str(tmp_path / "a.png"), "offset": 2, "size": len(content)}
     given = record(content) if inline else record(**place)
-    (kept,) = prepare(given, keep_image_bytes=True)
+    (whole,) = prepare(given, keep_image_bytes=True)
     (dropped,) = prepare(given)
-    assert kept.sample.image.content == content
+    assert whole.sample.image.content == content
     assert dropped.sample.image.content is None
-    assert kept.pixels is not None
+    assert whole.pixels is not None
     assert given.pixels is None
     (bad,) = prepare(record(b"no image"), keep_image_bytes=True)
     assert bad.sample.image.content is None
@@ -116,8 +116,8 @@ def test_batches_do_not_matter_and_nothing_changes() -> None:
     stage = PrepareStage(PrepareConfig(size_px=16))
     together = stage.process(records)
     again = [stage.process([item])[0] for item in records]
-    for one, other in zip(together, again, strict=True):
-        np.testing.assert_array_equal(one.pixels.rgb, other.pixels.rgb)
+    for answer, single in zip(together, again, strict=True):
+        np.testing.assert_array_equal(answer.pixels.rgb, single.pixels.rgb)
     assert stage.process([]) == []
 
 

@@ -24,7 +24,8 @@ from pipeline.commands.phrases import write_phrases
 from pipeline.config import RunConfig
 from pipeline.engines.inline import read_records, set_up
 from pipeline.graph import build_graph
-from stages.contract.schema import records_to_rows, records_to_table, table_to_records
+from stages.contract.schema import records_to_rows
+from stages.contract.tables import records_to_table, table_to_records
 from stages.explain import base
 from stages.read import plan_shards
 from stages.shared.model.clip import TextEncoder

@@ -15,8 +15,8 @@ from pipeline.engines import ray_workers
 from pipeline.engines.inline import run_stages
 from pipeline.engines.ray_workers import READ_TASKS, ShardSource
 from stages.contract.records import Record, Sample
-from stages.contract.schema import records_to_table
 from stages.contract.stage import Stage
+from stages.contract.tables import records_to_table
 from stages.read import Shard
 from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
 from tests.pipeline.light import LastStage, ended

@@ -22,8 +22,8 @@ from pipeline.engines.ray_data import _map_on_models, _Workers
 from pipeline.engines.ray_ledger import start_ledger
 from pipeline.engines.ray_workers import code_here
 from stages.contract.records import Record, Sample
-from stages.contract.schema import records_to_table, table_to_records
 from stages.contract.stage import Stage
+from stages.contract.tables import records_to_table, table_to_records
 
 CALLS, CALL = 12, 8
 

@@ -68,8 +68,8 @@ def test_cells_and_pixels(position_px, side_px, cells, position_cells):
 
 @given(st.floats(0, 1e4), st.integers(1, 10_000), st.integers(1, 100))
 def test_cells_and_pixels_are_inverse(position_px, side_px, cells):
-    there = px_to_cell(position_px, side_px=side_px, cells=cells)
-    assert cell_to_px(there, side_px=side_px, cells=cells) == pytest.approx(position_px, abs=1e-6)
+    cell = px_to_cell(position_px, side_px=side_px, cells=cells)
+    assert cell_to_px(cell, side_px=side_px, cells=cells) == pytest.approx(position_px, abs=1e-6)
 
 
 def test_cells_and_pixels_of_arrays():

@@ -30,8 +30,8 @@ from stages.contract.levels import LEVELS, quantise
     ],
 )
 def test_quantise(values: Any, levels: Any) -> None:
-    found = quantise(np.array(values, dtype=np.float32))
-    assert levels is found if levels is None else np.array_equal(found, levels)
+    quantised = quantise(np.array(values, dtype=np.float32))
+    assert levels is quantised if levels is None else np.array_equal(quantised, levels)
 
 
 @given(hnp.arrays(np.float32, (5, 4), elements=st.floats(0, 2, width=32)))

@@ -17,14 +17,12 @@ from stages.contract.schema import (
     DATASET_FIELDS,
     ENTRIES,
     OPTIONAL_FIELDS,
-    RECORD_SCHEMA,
     check_version,
     dataset_schema,
     mapped_record,
     records_to_rows,
-    records_to_table,
-    table_to_records,
 )
+from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(-1, 1, width=32)
@@ -146,8 +144,8 @@ def make_record(**changes: Any) -> Record:
     sky = Phrase(text="sky", caption_index=1, start=16, end=19, head="sky")
     hot = HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25)
     cold = HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty")
-    found: dict[str, Any] = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
-    return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **found, **changes})
+    annotation: dict[str, Any] = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
+    return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **annotation, **changes})
 
 
 def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def annotated(number: int, regions: int = 2) -> Record:
         Phrase(text="red car", caption_index=0, start=0, end=12, head="car"),
         Phrase(text="two dogs", caption_index=0, start=20, end=28, head="dog", plural=True),
     )
-    found = (make_region(0, number % 9, 3, 10, 12), make_region(1, 20, number % 7, 8, 5))
+    both = (make_region(0, number % 9, 3, 10, 12), make_region(1, 20, number % 7, 8, 5))
     maps = tuple(HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases)
     image = ImageRef(file_name=f"{number}.jpg", content=encoded_image())
     return Record(
@@ -49,7 +49,7 @@ def annotated(number: int, regions: int = 2) -> Record:
         height_px=HEIGHT,
         phrases=phrases,
         heat_maps=maps,
-        regions=found[:regions],
+        regions=both[:regions],
     )
 
 
@@ -68,8 +68,8 @@ def failed(number: int, reason: str = "missing_image") -> Record:
 
 def mixed() -> list[Record]:
     """Nine records: five with regions, one without, one without phrases, two failed."""
-    found = [annotated(0), annotated(1), annotated(2, 1), annotated(3), annotated(4)]
-    return [*found[:3], annotated(5, 0), without_phrases(6), failed(7), *found[3:], failed(8, "bad_image")]
+    images = [annotated(0), annotated(1), annotated(2, 1), annotated(3), annotated(4)]
+    return [*images[:3], annotated(5, 0), without_phrases(6), failed(7), *images[3:], failed(8, "bad_image")]
 
 
 def write_shards(records: Sequence[Record], data: Path, *, rows_per_file: int = 4, **columns: bool) -> Any:

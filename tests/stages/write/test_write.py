@@ -21,7 +21,7 @@ from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
 from stages.shared.storage import found_in
-from stages.write import LIKELY, ShardWriter, Tally, dataset_card
+from stages.write import LIKELY, CardOrigin, ShardWriter, Tally, dataset_card
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
 
 
@@ -143,8 +143,8 @@ def test_counts_of_a_mixed_dataset(tmp_path: Path) -> None:
 
 def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_path: Path) -> None:
     notes = [f"{OTHER_LANGUAGE} than en: 0 (de)", f"{OTHER_LANGUAGE} than en, left out: 1 (zh)"]
-    first, second, *others = mixed()
-    write_shards([replace(first, notes=tuple(notes)), replace(second, notes=("another",)), *others], tmp_path)
+    first, second, *rest = mixed()
+    write_shards([replace(first, notes=tuple(notes)), replace(second, notes=("another",)), *rest], tmp_path)
     total = tally_of(tmp_path)
     assert total.other_language == 1
     text = StringIO()
@@ -177,9 +177,9 @@ def test_categories(tmp_path: Path) -> None:
                 assert pa.concat_tables(rows.categories()).combine_chunks() == table
             rows.connection = real
         assert table.column_names == ["id", "name", "supercategory", "count"]
-        found = table.to_pylist()
-        assert {row["name"]: (row["supercategory"], row["count"]) for row in found} == expected
-        assert [row["id"] for row in found] == sorted(stable_id(row["name"]) for row in found)
+        categories = table.to_pylist()
+        assert {row["name"]: (row["supercategory"], row["count"]) for row in categories} == expected
+        assert [row["id"] for row in categories] == sorted(stable_id(row["name"]) for row in categories)
 
 
 @pytest.mark.parametrize("embed_images", [False, True])
@@ -189,14 +189,8 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
 
     write_shards(mixed(), tmp_path / "data", embed_images=embed_images)
     schema = dataset_schema(embed_images=embed_images)
-    card = dataset_card(
-        tally_of(tmp_path / "data"),
-        schema,
-        model="demo",
-        precision="bf16",
-        explainer="grad_eclip",
-        fitted_to="2 images",
-    )
+    origin = CardOrigin(model="demo", precision="bf16", explainer="grad_eclip", fitted_to="2 images")
+    card = dataset_card(tally_of(tmp_path / "data"), schema, origin)
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     header = yaml.safe_load(card.split("---")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
