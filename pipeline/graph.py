@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pipeline.config import RunConfig, differences
 from stages.contract.errors import ConfigError
 from stages.contract.stage import Stage
-from stages.explain import fitted
+from stages.explain import fit_to_tower
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
@@ -36,7 +36,7 @@ from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
-    from stages.shared.model.recognise import Described
+    from stages.shared.model.recognise import ModelDescription
 
 
 def _without_heat_maps(source: Stage) -> ConfigError:
@@ -62,7 +62,7 @@ class Steps:
     model: ExplainStage | RegionSource[Any]
     after: tuple[RegionsStage | LinkStage]
     explain: ExplainerConfig
-    described: Described | None
+    described: ModelDescription | None
     calibration: str | None
     segmenter: str | None = None
 
@@ -133,7 +133,7 @@ class Steps:
         )
         return replace(
             self,
-            model=self.explains.judging(None if calibration is None else presence_in(calibration)),
+            model=self.explains.with_presence(None if calibration is None else presence_in(calibration)),
             after=(scoring,),
             calibration=None if calibration is None else calibration.digest,
         )
@@ -210,7 +210,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
                 "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
                 "known: name the model instead"
             )
-    config = config.model_copy(update={"explain": fitted(config.explain, tower, name)})
+    config = config.model_copy(update={"explain": fit_to_tower(config.explain, tower, name)})
     explain = ExplainStageConfig(
         model=_absolute(config.model),
         explainer=config.explain,
@@ -331,7 +331,7 @@ def presence_in(calibration: Calibration) -> Presence | None:
         raise ConfigError(f"regions.calibration: its part on presence cannot be read: {error}") from error
 
 
-def calibration_for(config: RunConfig, described: Described | None) -> Calibration | None:
+def calibration_for(config: RunConfig, described: ModelDescription | None) -> Calibration | None:
     """Return the calibration that `regions.calibration` names; also one for the rule that is used where none has a cut.
 
     Of the model's own, one that holds in the precision goes before others. Raise ConfigError for one made with other

@@ -204,9 +204,9 @@ class Locator:
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
         sample = _sample(name, content, "\n".join(texts))
-        from stages.shared.model.device import plainly  # noqa: PLC0415  it loads torch
+        from stages.shared.model.device import float32_grads  # noqa: PLC0415  it loads torch
 
-        with plainly():
+        with float32_grads():
             record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         heat_maps = [maps[phrase.text] for phrase in record.phrases]

@@ -91,7 +91,7 @@ def model_rows() -> list[dict[str, Any]]:
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415
 
-    from stages.shared.model.recognise import recognise  # noqa: PLC0415
+    from stages.shared.model.recognise import describe  # noqa: PLC0415
     from stages.shared.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
 
     rows: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def model_rows() -> list[dict[str, Any]]:
         row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
         try:
             is_bundled = name in CATALOG
-            model = recognise(ModelConfig(name=name)).architecture if is_bundled else open_clip.get_model_config(name)
+            model = describe(ModelConfig(name=name)).architecture if is_bundled else open_clip.get_model_config(name)
             plan = plan_of(model)
             row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
             row["explainers"] = kinds_for(plan.kind)

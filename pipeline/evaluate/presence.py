@@ -28,7 +28,7 @@ from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_pre
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
-from stages.explain.stage import ExplainStage, contrasted
+from stages.explain.stage import ExplainStage, subtract_others
 from stages.regions.maker import RegionMaker, shared_presences
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage
@@ -118,7 +118,7 @@ def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     heads = {phrase.text: phrase.head for phrase in image.asked}
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
-    record = replace(record, heat_maps=tuple(contrasted(maps, graph.explains.config.explainer.contrast)))
+    record = replace(record, heat_maps=tuple(subtract_others(maps, graph.explains.config.explainer.contrast)))
     named_here = replace(record, phrases=image.phrases)
     shared = _likeliest(stage.maker, named_here)
     cut = _answers(stage, named_here)
@@ -186,7 +186,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     check_files(config)
     graph = build_graph(config)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        graph = replace(graph, model=graph.explains.judging(None))
+        graph = replace(graph, model=graph.explains.with_presence(None))
         with set_up((*graph.before, graph.model)):
             found = fit_to_first(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
     if isinstance(found, str):

@@ -37,7 +37,7 @@ from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.explain import kinds_for
 from stages.explain.config import ExplainerConfig
-from stages.explain.stage import ExplainStage, contrasted
+from stages.explain.stage import ExplainStage, subtract_others
 from stages.read import Reader
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
@@ -334,7 +334,7 @@ def tuned(
 
 
 def _contrasted(record: Record, config: RunConfig) -> Record:
-    return replace(record, heat_maps=tuple(contrasted(list(record.heat_maps), config.explain.contrast)))
+    return replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.explain.contrast)))
 
 
 def _carried(explain: ExplainerConfig, changes: Changes) -> dict[str, Any]:

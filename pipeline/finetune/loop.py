@@ -26,7 +26,7 @@ from pipeline.finetune.recipe import Student
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.shared.model.load import fetch_files, module_of, usable_model
-from stages.shared.model.recognise import OPEN_CLIP_CONFIG, Described
+from stages.shared.model.recognise import OPEN_CLIP_CONFIG, ModelDescription
 from stages.shared.model.tokenizer import tokenizer_of
 from stages.shared.model.towers.photo_trunk import TRUNK_NAME
 
@@ -119,7 +119,7 @@ def finetune(
         )
 
 
-def _prepare(config: FinetuneConfig, description: Described, device: torch.device) -> tuple[TuningData, Any]:
+def _prepare(config: FinetuneConfig, description: ModelDescription, device: torch.device) -> tuple[TuningData, Any]:
     """Check settings, model and dataset, and return the dataset and the tokenizer. Raise as `finetune`."""
     if description.tokenizer is not None or description.siglip is not None:
         raise ConfigError(
@@ -179,7 +179,7 @@ class FineTuning:
     def __init__(
         self,
         config: FinetuneConfig,
-        description: Described,
+        description: ModelDescription,
         tokenizer: Any,
         device: torch.device,
         ranks: RankGroup,

@@ -22,7 +22,7 @@ from pipeline.finetune.ranks import RankGroup
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
 from stages.shared.model.towers.dense import DenseFeatures, by_boxes, dense
-from stages.shared.model.towers.take_apart import take_apart, take_text_apart
+from stages.shared.model.towers.from_open_clip import build_image_tower, build_text_tower
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
 
@@ -58,8 +58,8 @@ class Student:
         """Take a module apart. Raise ConfigError if its image tower has no dense features."""
         text_tower = None
         with suppress(ConfigError):
-            text_tower = take_text_apart(module)
-        tower = take_apart(module.visual, spec.mean, spec.std)
+            text_tower = build_text_tower(module)
+        tower = build_image_tower(module.visual, spec.mean, spec.std)
         return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
 
     @property

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stages.explain.base import Explainer
     from stages.shared.model.config import TowerKind
 
-__all__ = ["EXPLAINERS", "AnyExplainerConfig", "fitted", "kinds_for"]
+__all__ = ["EXPLAINERS", "AnyExplainerConfig", "fit_to_tower", "kinds_for"]
 
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
@@ -60,15 +60,15 @@ def kinds_for(tower: TowerKind) -> list[str]:
     return [kind for kind in EXPLAINERS if tower in EXPLAINERS[kind].towers]
 
 
-def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
+def fit_to_tower(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
     """Return the settings of an explainer for a kind of tower, see `ExplainerConfig.for_tower`.
 
     Raise ConfigError, which names `model` and the kinds that fit it, if the explainer or a setting does not.
     """
     explainer = EXPLAINERS[config.kind]
     if tower not in explainer.towers:
-        others = kinds_for(tower)
-        instead = f"use explain.kind={' or '.join(others)} for it" if others else "no explainer is"
+        kinds = kinds_for(tower)
+        instead = f"use explain.kind={' or '.join(kinds)} for it" if kinds else "no explainer is"
         raise ConfigError(
             f"explain.kind: {config.kind} needs {explainer.needs}, and {model} has "
             f"{TOWER_WORDS[tower]}; {instead}. phrasebox models lists what fits which model"

@@ -1,4 +1,4 @@
-"""Heat follows things: neighbouring tokens that are alike to the network share their heat.
+"""Heat follows objects: neighbouring tokens that are alike to the network share their heat.
 
 Label propagation as in LPOSS (Stojnić et al., CVPR 2025, arXiv 2503.19777), among the tokens of the network itself
 instead of another's:
@@ -32,7 +32,7 @@ _TINY: Final = 1e-30
 
 
 class Affinity:
-    """Shares the heat of an explainer's maps out among tokens that belong together.
+    """Shares the heat of an explainer's maps among tokens that are alike.
 
     `block` is the number, from 0, of the block whose incoming tokens are compared on a tower with a class token. On
     others the last tokens are compared.
@@ -47,7 +47,7 @@ class Affinity:
     @torch.no_grad()
     def __call__(self, values: Tensor, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Maps (B, P, N), >= 0, and tokens of the patches (B, N, D) on a grid -> maps after sharing, >= 0."""
-        return propagated(values, token_graph(tokens.float(), grid_hw), self.reach)
+        return solve_propagation(values, token_graph(tokens.float(), grid_hw), self.reach)
 
 
 def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
@@ -61,11 +61,11 @@ def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     return graph * scale[:, :, None] * scale[:, None]
 
 
-def propagated(values: Tensor, graph: Tensor, reach: float) -> Tensor:
+def solve_propagation(values: Tensor, graph: Tensor, reach: float) -> Tensor:
     """(I - reach * graph)^-1 values: maps (B, P, N) and a graph (B, N, N) -> maps, >= 0.
 
-    The matrix is positive definite, because no eigenvalue of the graph is above 1. What is not finite gives maps that
-    are not finite.
+    The matrix is positive definite, because no eigenvalue of the graph is above 1. Maps stay non-finite where values or
+    graph are.
     """
     system = torch.eye(graph.shape[-1], device=graph.device) - reach * graph
     return torch.cholesky_solve(values.mT, torch.linalg.cholesky_ex(system).L).mT.relu()

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.records import HeatMap
-from stages.explain import fitted
+from stages.explain import fit_to_tower
 from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import FAULTS, Maps, at_scale, mean_of
 from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.config import TowerKind
-from stages.shared.model.device import OnTheWay, pixels_on
+from stages.shared.model.device import PendingTransfer, pixels_on
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in closed form or by autograd)
@@ -34,17 +34,26 @@ ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """A batch that a device may still be computing. `results` is None where no image has a phrase."""
+class PendingMaps:
+    """The heat maps of a batch that a device may still be computing.
 
-    phrases: Sequence[Sequence[str]]  # of each image
-    results: OnTheWay | None = None  # of `Maps.checked`, and the parts of `Signals` if the explainer looks closer
-    grid_hw: tuple[int, int] = (0, 0)  # rows and columns of the maps
-    shift_cells: float = 0.0  # see `HeatMap`
-    presence: Presence | None = None  # see `Explainer`
+    Attributes:
+        phrases: Texts of each image's phrases.
+        results: What `Maps.replace_faults` returns, then the parts of `Signals` if the explainer computes local
+            cosines. None where no image has a phrase.
+        grid_hw: Rows and columns of the maps.
+        shift_cells: See `HeatMap`.
+        presence: See `Explainer`.
+    """
+
+    phrases: Sequence[Sequence[str]]
+    results: PendingTransfer | None = None
+    grid_hw: tuple[int, int] = (0, 0)
+    shift_cells: float = 0.0
+    presence: Presence | None = None
 
     def wait(self) -> list[list[HeatMap]]:
-        """Wait for this batch, and for none that was started later, and return the heat maps of each image.
+        """Wait for this batch, and for no later one, and return the heat maps of each image.
 
         Raise RuntimeError for a fault of the device, which may report it only now.
         """
@@ -53,65 +62,71 @@ class Launched:
         maps, cosines, faults, *signals = self.results.wait()
         maps = maps.reshape(*maps.shape[:2], *self.grid_hw)
         places = [(b, p) for b, texts in enumerate(self.phrases) for p in range(len(texts))]
-        likely: Iterator[float | None] = repeat(None)
+        probabilities: Iterator[float | None] = repeat(None)
         if self.presence is not None:
             # All phrases in one product: one for each image takes five times as long.
             images, numbers = np.array(places).T
-            likely = iter(self.presence.probabilities(*(signal[images, numbers] for signal in signals[1:])))
-        answers = []
-        for b, texts in enumerate(self.phrases):
-            own = [
+            probabilities = iter(self.presence.probabilities(*(signal[images, numbers] for signal in signals[1:])))
+        return [
+            [
                 HeatMap(
                     text=text,
                     values=maps[b, p].copy(),  # a view would keep the maps of all images, and on a GPU pinned memory
                     similarity=float(cosines[b, p]),
                     fault=FAULTS[int(faults[b, p])],
                     shift_cells=self.shift_cells,
-                    presence=next(likely),
+                    presence=next(probabilities),
                 )
                 for p, text in enumerate(texts)
             ]
-            answers.append(own)
-        return answers
+            for b, texts in enumerate(self.phrases)
+        ]
 
     def signals(self) -> list[Signals]:
-        """Return what the presence of each image's phrases is judged by, of an explainer that looks closer."""
+        """Return the signals of each image's phrases for presence. The explainer must compute local cosines."""
         if self.results is None:
             return []
         embeddings, *parts = self.results.wait()[3:]
-        answers = []
+        signals = []
         for b, n in enumerate(map(len, self.phrases)):
             texts, cosines, local = (part[b, :n].copy() for part in parts)  # views would keep pinned memory, as above
-            answers.append(Signals(embedding=embeddings[b].copy(), texts=texts, cosines=cosines, local=local))
-        return answers
+            signals.append(Signals(embedding=embeddings[b].copy(), texts=texts, cosines=cosines, local=local))
+        return signals
 
 
 class Explainer(ABC, Generic[ConfigT]):
-    """Heat maps for phrases from a CLIP model, which it only reads. `HeatMap.similarity` is the cosine.
-
-    A value of a map belongs to a token, which in some towers looks beside its cell (`Placement.shift_px`), or, with
-    `at_cells`, to the pixels of its cell. `presence` judges whether phrases are in their images, if that is wanted;
-    `looks_closer` is whether `maps` also returns the meaning of the patches alone, which presence is judged by, so that
-    `Launched.signals` has its answers.
+    """Makes heat maps of phrases with a CLIP model, which it only reads. `HeatMap.similarity` is the cosine.
 
     Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
+
+    Attributes:
+        config_type: Class of the settings, with a literal `kind`.
+        towers: Kinds of towers that the method is defined on.
+        needs: A property that these towers have and others lack, for messages.
+        cost: See `Cost`.
+        follows_phrases: False where all phrases of an image get the same map.
+        at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a token, which in some
+            towers looks beside its cell (`Placement.shift_px`).
+        claim: A known claim of a patent on the method, for people; it is in no default.
+        presence: Judges whether phrases are in their images; None: nothing does.
+        computes_local: Whether `maps` also returns `Maps.local`, which `PendingMaps.signals` needs.
     """
 
-    config_type: ClassVar[type[ExplainerConfig]]  # with a literal `kind`
-    towers: ClassVar[tuple[TowerKind, ...]] = (*ATTENDING, "average_pool")  # that the method is defined on
-    needs: ClassVar[str] = "tokens that stand for places"  # these towers have it and others lack it
+    config_type: ClassVar[type[ExplainerConfig]]
+    towers: ClassVar[tuple[TowerKind, ...]] = (*ATTENDING, "average_pool")
+    needs: ClassVar[str] = "tokens that stand for places"
     cost: ClassVar[Cost] = "backward"
-    follows_phrases: ClassVar[bool] = True  # False where all phrases of an image get the same map
+    follows_phrases: ClassVar[bool] = True
     at_cells: ClassVar[bool] = False
-    claim: ClassVar[str] = ""  # a known claim of a patent on the method, for people; it is in no default
+    claim: ClassVar[str] = ""
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
-        self.config = fitted(config, model.tower.kind, model.name)
+        self.config = fit_to_tower(config, model.tower.kind, model.name)
         self.model = model
         self.affinity = Affinity(self.config, model.tower)
         self.texts = TextCache(model, templates_of(config.templates))
         self.presence: Presence | None = None
-        self.looks_closer = False
+        self.computes_local = False
 
     @abstractmethod
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -125,7 +140,7 @@ class Explainer(ABC, Generic[ConfigT]):
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
         """Embed the phrases of images that come next: many texts in one call fill its forward passes."""
-        self.texts.learn([text for own in phrases for text in own])
+        self.texts.learn([text for texts in phrases for text in texts])
 
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """Return one heat map for each of the unique phrase texts of each image.
@@ -134,47 +149,51 @@ class Explainer(ABC, Generic[ConfigT]):
         uint8 (B, height, width, 3). Raise ValueError if their number is not that of the phrase lists, or a side is not
         a multiple of the tower's stride.
         """
-        return self.started(list(rgb), phrases).wait()
+        return self.launch(list(rgb), phrases).wait()
 
-    def started(self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]) -> Launched:
-        """Let the device compute all that `explain` returns for images of one size, and do not wait for it.
+    def launch(self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]) -> PendingMaps:
+        """Start to compute the results of `explain` for images of one size, without waiting for the device.
 
-        A CPU computes all of it here. Raise ValueError as `explain` does.
+        A CPU computes them here. Raise ValueError as `explain` does.
         """
         if len(images) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")
         if not any(phrases):
-            return Launched(phrases=phrases)
+            return PendingMaps(phrases=phrases)
         placement = self.model.tower.placement
         grid_hw = placement.grid_hw(*images[0].shape[:2])
         padded = self.texts.padded(phrases, self.config.phrases_per_step)
         rgb = pixels_on(images, self.model.device)
-        self.looks_closer = self.looks_closer or self.presence is not None
-        found = self._found(rgb, padded)
-        results = [*found.checked()]
-        if self.looks_closer:
-            if found.embedding is None:
+        self.computes_local = self.computes_local or self.presence is not None
+        maps = self._maps_of_scales(rgb, padded)
+        results = [*maps.replace_faults()]
+        if self.computes_local:
+            if maps.embedding is None:
                 raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not return")
-            embedding = F.normalize(found.embedding.float(), dim=-1)
-            results += [embedding, padded, found.cosines, found.cosines if found.local is None else found.local]
-        return Launched(
+            embedding = F.normalize(maps.embedding.float(), dim=-1)
+            results += [embedding, padded, maps.cosines, maps.cosines if maps.local is None else maps.local]
+        return PendingMaps(
             phrases=phrases,
-            results=OnTheWay(results),
+            results=PendingTransfer(results),
             grid_hw=grid_hw,
             shift_cells=0.0 if self.at_cells else placement.shift_cells,
             presence=self.presence,
         )
 
-    def _found(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """The maps of a batch after affinity, as `maps` takes it: the mean over the scales, on the first one's grid."""
-        placement, found, grids = self.model.tower.placement, [], []
+    def _maps_of_scales(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """Return the mean of the maps at all scales after affinity, on the first scale's grid; arguments as `maps`."""
+        placement = self.model.tower.placement
+        maps_at_scales = []
+        grids = []
         for scale in self.config.scales:
             images = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
             grid_hw = placement.grid_hw(*images.shape[1:3])
-            own = self.maps(images, texts)
+            maps = self.maps(images, texts)
             if self.config.affinity != "none":
-                assert own.tokens is not None, f"{self.config.kind} returns its tokens"  # noqa: S101
-                own = replace(own, values=self.affinity(own.values, own.tokens, grid_hw))
-            found.append(own)
+                assert maps.tokens is not None, f"{self.config.kind} returns its tokens"  # noqa: S101
+                maps = replace(maps, values=self.affinity(maps.values, maps.tokens, grid_hw))
+            maps_at_scales.append(maps)
             grids.append(grid_hw)
-        return found[0] if len(found) == 1 else mean_of(found, grids, 0.0 if self.at_cells else placement.shift_cells)
+        if len(maps_at_scales) == 1:
+            return maps_at_scales[0]
+        return mean_of(maps_at_scales, grids, 0.0 if self.at_cells else placement.shift_cells)

@@ -1,8 +1,8 @@
-"""The class token's way through transformer blocks, with the gradients at its attention.
+"""The class token's path through transformer blocks, with the gradients at its attention.
 
 Keys and values of the patch tokens are constants here, so a gradient touches one token per image, phrase and block
-instead of N + 1. The way is computed for as many copies of the class token as there are phrases, which keeps their
-gradients apart, with keys and values that all phrases of an image share.
+instead of N + 1. Each phrase has a copy of the class token, which keeps gradients apart. All phrases of an image share
+keys and values.
 
 On the text side the token that ends the text takes the class token's place, and the tokens before it the patches'.
 
@@ -21,8 +21,8 @@ from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A block, and what its class token looks at."""
+class BlockInputs:
+    """A block, and the keys and values that its class token attends to."""
 
     block: Block
     heads: int  # H, the number of attention heads used
@@ -31,8 +31,8 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassPath:
-    """The way of the class token. The last two are those of P copies, with the graph that their gradients need."""
+class ClassTokenPath:
+    """The path of the class token. The last two are those of P copies, with the graph that their gradients need."""
 
     embedding: Tensor  # (B, E), not normalised
     queries: Sequence[Tensor]  # the class token's query in each block (B, D)
@@ -45,26 +45,29 @@ class ClassPath:
         Since o is linear in the attention weights, sum_h dc/da^h_i = sum_d (dc/do)_d v_i,d, which is Grad-ECLIP's
         channel-weighted value of patch i before the spatial weight.
         """
-        found = torch.autograd.grad(self.embeddings, self.attention, gradient, retain_graph=True)
-        return [each.sum(dim=1) for each in found]
+        gradients = torch.autograd.grad(self.embeddings, self.attention, gradient, retain_graph=True)
+        return [block.sum(dim=1) for block in gradients]
 
 
-def class_path(tower: VisionTower, token: Tensor, held: Sequence[Held], phrases: int) -> ClassPath:
+def trace_class_token(tower: VisionTower, token: Tensor, inputs: Sequence[BlockInputs], phrases: int) -> ClassTokenPath:
     """Send the class token (B, D) through the last blocks of a tower, for P = `phrases`; the head is in float32."""
-    queries, attention = [], []
+    queries = []
+    attention = []
     with torch.enable_grad():
         x = token.detach()[:, None].expand(-1, phrases, -1).requires_grad_()
-        for each in held:
-            q, k, v = each.block.project(x)
-            query, own_key, own_value, keys, values = (
-                split_heads(t, each.heads) for t in (q, k, v, each.keys, each.values)
+        for block_inputs in inputs:
+            q, k, v = block_inputs.block.project(x)
+            query, class_key, class_value, keys, values = (
+                split_heads(t, block_inputs.heads) for t in (q, k, v, block_inputs.keys, block_inputs.values)
             )
-            to_self = (query * own_key).sum(dim=-1, keepdim=True)
+            to_self = (query * class_key).sum(dim=-1, keepdim=True)
             logits = torch.cat([to_self, query @ keys.mT], dim=-1) * query.shape[-1] ** -0.5
-            own, others = logits.softmax(dim=-1).split([1, keys.shape[-2]], dim=-1)
-            o = own * own_value + others @ values
-            x = each.block.finish(x, o.transpose(1, 2).flatten(2))
+            class_weight, patch_weights = logits.softmax(dim=-1).split([1, keys.shape[-2]], dim=-1)
+            o = class_weight * class_value + patch_weights @ values
+            x = block_inputs.block.finish(x, o.transpose(1, 2).flatten(2))
             queries.append(q[:, 0].detach())
-            attention.append(others)
+            attention.append(patch_weights)
         embeddings = tower.head(x)
-    return ClassPath(embedding=embeddings[:, 0].detach(), queries=queries, embeddings=embeddings, attention=attention)
+    return ClassTokenPath(
+        embedding=embeddings[:, 0].detach(), queries=queries, embeddings=embeddings, attention=attention
+    )

@@ -49,7 +49,7 @@ class ExplainerConfig(BaseModel):
     contrast: ShareBelowOne = Field(
         default=0.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
-        "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
+        "(`subtract_others`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
         "photographs and 0.25 on drawn scenes (measured; configs/measured/photographs.md, settings.md).",
     )
     affinity: Literal["none", "propagation"] = Field(
@@ -131,9 +131,9 @@ class ScaledConfig(ExplainerConfig):
         description="Factor of the cosine in a logit. `model`: the model's own. The CLIPs of the papers have 100.",
     )
 
-    def scale_of(self, own: float) -> float:
-        """Return the factor for a model whose own it is given."""
-        return own if self.logit_scale == "model" else self.logit_scale
+    def scale_of(self, model_scale: float) -> float:
+        """Return the factor of the cosine in a logit, given the model's."""
+        return model_scale if self.logit_scale == "model" else self.logit_scale
 
 
 _BOTH: Final = {"heads": "single", "path": "full", "image_size": "keep", "affinity": "none"}

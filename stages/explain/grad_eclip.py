@@ -16,15 +16,15 @@ c is not scaled by the logit scale. Equivalently sum_d w_d v_i,d = dc / da_i sum
 this map is an attention-gradient map (arXiv 2605.12952 says so too).
 
 Where one attention pools the tokens of a trunk (CLIP's ResNets, SigLIP) the formula is the same, with the pool as the
-only block and its query as q_0. The rest of the tower behind o is a function of one vector per image, so that w has a
+only block and its query as q_0. The rest of the tower behind o is a function of one vector per image. So w has a
 closed form: for a ResNet w = W_c' (t - c e/|e|) / |e| with the output projection W_c, and no backward pass is needed.
 The paper announces the method for CNN backbones, too, without saying how; this is our reading.
 
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
 - the network's own heads instead of one head over the full width (`heads: single`);
-- if asked for, several blocks, summed after a ReLU on each (`blocks`; `rectify: sum` takes the ReLU after the sum);
+- with `blocks`, several blocks, summed after a ReLU on each (`rectify: sum` takes the ReLU after the sum);
 - gradients through the class token only (`path: full`). The patch tokens' keys and values are held at the
-  values of the one forward pass; exact for the last block (`class_path`);
+  values of the one forward pass; exact for the last block (`trace_class_token`);
 - the model's square input instead of keeping the aspect ratio (`image_size: keep`);
 - where a min-max would divide zero by zero the map is zero and says why in `HeatMap.fault`.
 
@@ -43,17 +43,17 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
-from stages.explain.class_path import Held, class_path
+from stages.explain.class_path import BlockInputs, trace_class_token
 from stages.explain.config import GradEclipConfig
-from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients, stretched
+from stages.explain.maps import Maps, closest_patch, compute_by_step, cosine_gradients, min_max
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import rounded_products
+from stages.shared.model.device import allow_tf32
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
 
-Found = tuple[Maps, Sequence[Tensor | None], Callable[[], Tensor]]
-"""Maps, the spatial weights (B, N) of each block, and a function -> the embedding of each patch alone (B, N, E)."""
+WeightedMaps = tuple[Maps, Sequence[Tensor | None], Callable[[], Tensor]]
+"""Maps, the spatial weights (B, N) of each block, and a function -> embeddings of single patches (B, N, E)."""
 
 
 class GradEclip(Explainer[GradEclipConfig]):
@@ -68,43 +68,46 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._way = by_tower(model.tower, blocks=self._for_blocks, pooled=self._for_pool)
+        self._compute = by_tower(model.tower, blocks=self._for_blocks, pooled=self._for_pool)
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        found, weights, alone = self._way(rgb, texts)
+        maps, weights, patch_embeddings = self._compute(rgb, texts)
         flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
-        constant, local = torch.stack(flat).all(dim=0) if flat else None, None
-        if self.looks_closer:
+        constant = torch.stack(flat).all(dim=0) if flat else None
+        local = None
+        if self.computes_local:
             with torch.no_grad():
-                local = closest_patch(alone(), texts, self.config.phrases_per_step)
-        return replace(found, constant=constant, local=local)
+                local = closest_patch(patch_embeddings(), texts, self.config.phrases_per_step)
+        return replace(maps, constant=constant, local=local)
 
-    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], Found]:
+    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], WeightedMaps]:
         return partial(self._of_pool, tower)
 
     @torch.no_grad()
-    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Found:
+    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> WeightedMaps:
         pool = tower.pool
-        seen = tower.look(rgb, 1 if self.config.heads == "single" else None)
-        weight = self._spatial_weight(pool.out, seen.query, seen.keys)
-        embedding = pool.embedding(seen)
+        look = tower.look(rgb, 1 if self.config.heads == "single" else None)
+        weight = self._spatial_weight(pool.out, look.query, look.keys)
+        embedding = pool.embedding(look)
 
-        def found(part: Tensor) -> tuple[Tensor, Tensor]:
+        def compute_values(part: Tensor) -> tuple[Tensor, Tensor]:
             gradients, cosines = cosine_gradients(embedding, part)
-            return self._combined([pool.back(seen, gradients) @ seen.values.mT], [weight]), cosines
+            return self._combine([pool.back(look, gradients) @ look.values.mT], [weight]), cosines
 
-        values, cosines = by_step(texts, self.config.phrases_per_step, found)
-        answer = Maps(values=values, cosines=cosines, tokens=seen.tokens, embedding=embedding)
-        return answer, [weight], lambda: pool.embedding_of_each(seen)
+        values, cosines = compute_by_step(texts, self.config.phrases_per_step, compute_values)
+        maps = Maps(values=values, cosines=cosines, tokens=look.tokens, embedding=embedding)
+        return maps, [weight], lambda: pool.embedding_of_each(look)
 
-    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], Found]:
-        config, layers, kept = self.config, len(tower.blocks), self.affinity.block
+    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], WeightedMaps]:
+        config = self.config
+        layers = len(tower.blocks)
+        affinity_block = self.affinity.block
         if config.blocks > layers:
             raise ConfigError(f"explain.blocks: {self.model.name} has {layers} blocks, not {config.blocks}")
-        if kept is not None and kept > layers - config.blocks:
+        if affinity_block is not None and affinity_block > layers - config.blocks:
             raise ConfigError(
-                f"explain.affinity_depth: {config.affinity_depth:g} is block {kept + 1} of {layers} in "
+                f"explain.affinity_depth: {config.affinity_depth:g} is block {affinity_block + 1} of {layers} in "
                 f"{self.model.name}, and the last {config.blocks} are explained: "
                 f"{(layers - config.blocks + 1) / layers:.2f} at most"
             )
@@ -113,46 +116,53 @@ class GradEclip(Explainer[GradEclipConfig]):
         exact = tuple(block.float() for block in tower.blocks[-config.blocks :])
         return partial(self._full_path if config.path == "full" else self._class_path, tower, exact)
 
-    def _class_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Found:
-        """Last blocks with only the class token differentiated."""
-        blocks, step, held = tower.blocks[-self.config.blocks :], self.config.phrases_per_step, []
+    def _class_path(
+        self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor
+    ) -> WeightedMaps:
+        """Explain the last blocks with gradients through the class token only."""
+        blocks = tower.blocks[-self.config.blocks :]
+        inputs = []
         with torch.no_grad():
             x, early = tower.tokens_before(rgb, len(tower.blocks) - len(blocks), self.affinity.block)
             token = x[:, 0].float()
             for block, exact in zip(blocks, exact_blocks, strict=True):
                 q, k, v = block.project(x)
-                keys, values = k[:, 1:].float(), v[:, 1:].float()
-                held.append(Held(block=exact, heads=self._heads(block), keys=keys, values=values))
+                keys = k[:, 1:].float()
+                values = v[:, 1:].float()
+                inputs.append(BlockInputs(block=exact, heads=self._heads(block), keys=keys, values=values))
                 if block is not blocks[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads(block)))
-        with rounded_products(tower):
-            path = class_path(tower, token, held, step)
+        with allow_tf32(tower):
+            path = trace_class_token(tower, token, inputs, self.config.phrases_per_step)
         weights = [
-            self._spatial_weight(each.block.out, query, each.keys)
-            for each, query in zip(held, path.queries, strict=True)
+            self._spatial_weight(block_inputs.block.out, query, block_inputs.keys)
+            for block_inputs, query in zip(inputs, path.queries, strict=True)
         ]
 
-        def found(part: Tensor) -> tuple[Tensor, Tensor]:
+        def compute_values(part: Tensor) -> tuple[Tensor, Tensor]:
             gradients, cosines = cosine_gradients(path.embedding, part)
-            with rounded_products(tower):
+            with allow_tf32(tower):
                 signed = path.gradients(gradients)
-            return self._combined(signed, weights), cosines
+            return self._combine(signed, weights), cosines
 
-        maps, cosines = by_step(texts, step, found)
+        values, cosines = compute_by_step(texts, self.config.phrases_per_step, compute_values)
         tokens = None if early is None else early[:, 1:]
-        answer = Maps(values=maps, cosines=cosines, tokens=tokens, embedding=path.embedding)
-        return answer, weights, partial(_alone, tower, exact_blocks[-1], held[-1].values)
+        maps = Maps(values=values, cosines=cosines, tokens=tokens, embedding=path.embedding)
+        return maps, weights, partial(_embed_patches, tower, exact_blocks[-1], inputs[-1].values)
 
-    def _full_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Found:
-        """Last blocks with all tokens differentiated by autograd; the last one computes only its class row."""
-        outputs, values, weights = [], [], []
+    def _full_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> WeightedMaps:
+        """Explain the last blocks by autograd through all tokens; the last one computes only its class row."""
+        outputs = []
+        values = []
+        weights = []
         with torch.no_grad():
             x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact_blocks), self.affinity.block)
         x = x.float().requires_grad_()
         for block in exact_blocks:
             q, k, v = block.project(x)
             if block is exact_blocks[-1]:
-                q, x = q[:, :1], x[:, :1]
+                q = q[:, :1]
+                x = x[:, :1]
             output = attend(q, k, v, self._heads(block))
             x = block.finish(x, output)
             outputs.append(output)
@@ -160,19 +170,19 @@ class GradEclip(Explainer[GradEclipConfig]):
             weights.append(self._spatial_weight(block.out, q[:, 0].detach(), k[:, 1:].detach()))
         embedding = tower.head(x[:, 0])
         gradients, cosines = cosine_gradients(embedding.detach(), texts)
-        maps = []
+        heat = []
         for gradient in gradients.unbind(dim=1):
             rows = torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
             signed = [torch.einsum("bd,bnd->bn", w[:, 0], v)[:, None] for w, v in zip(rows, values, strict=True)]
-            maps.append(self._combined(signed, weights))
+            heat.append(self._combine(signed, weights))
         tokens = None if early is None else early[:, 1:]
-        answer = Maps(values=torch.cat(maps, dim=1), cosines=cosines, tokens=tokens, embedding=embedding.detach())
-        return answer, weights, partial(_alone, tower, exact_blocks[-1], values[-1])
+        maps = Maps(values=torch.cat(heat, dim=1), cosines=cosines, tokens=tokens, embedding=embedding.detach())
+        return maps, weights, partial(_embed_patches, tower, exact_blocks[-1], values[-1])
 
     def _heads(self, block: Block) -> int:
         return 1 if self.config.heads == "single" else block.heads
 
-    def _combined(self, signed: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
+    def _combine(self, signed: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
         """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
         weighted = [s if weight is None else s * weight[:, None] for s, weight in zip(signed, weights, strict=True)]
         if self.config.rectify == "block":
@@ -185,11 +195,12 @@ class GradEclip(Explainer[GradEclipConfig]):
         if not self.config.spatial_weight:
             return None
         if self.config.similarity == "projected":
-            query, keys = out(query), out(keys)
-        return stretched(F.cosine_similarity(query[:, None], keys, dim=-1))
+            query = out(query)
+            keys = out(keys)
+        return min_max(F.cosine_similarity(query[:, None], keys, dim=-1))
 
 
-def _alone(tower: VisionTower, last: Block, values: Tensor) -> Tensor:
-    """Values of the patches in the last block (B, N, D) -> what each patch alone would mean (B, N, E)."""
+def _embed_patches(tower: VisionTower, last: Block, values: Tensor) -> Tensor:
+    """Values of the patches in the last block (B, N, D) -> embeddings of single patches (B, N, E)."""
     patches = last.out(values)
     return tower.head(patches if last.ls_1 is None else patches * last.ls_1)

@@ -26,18 +26,24 @@ FAULTS: Final = ("", "constant", "empty", "non_finite")  # Why a map is all zero
 class Maps:
     """The maps of a batch, as an explainer computes them; all but `constant` and `tokens` are float32.
 
-    `local` is the highest cosine of a phrase and what one patch alone would mean; None where `Explainer.looks_closer`
-    is off, or where the method does not know.
+    Attributes:
+        values: Heat (B, P, N), >= 0, not normalised.
+        cosines: Cosines of image and text embedding (B, P).
+        constant: Bool (B,), True where the method cannot distinguish the patches of an image.
+        tokens: Tokens of the patches (B, N, D), for `Explainer.affinity`.
+        embedding: Embeddings of the images (B, E), in any scale; `PendingMaps.signals` requires them.
+        local: Highest cosine of a phrase and the embedding of one patch alone (B, P). None where
+            `Explainer.computes_local` is off, or where the method does not know it.
     """
 
-    values: Tensor  # (B, P, N), >= 0, not normalised
-    cosines: Tensor  # (B, P), of image and text embedding
-    constant: Tensor | None = None  # bool (B,), True where the method cannot distinguish the patches of an image
-    tokens: Tensor | None = None  # of the patches (B, N, D), for `Explainer.affinity`
-    embedding: Tensor | None = None  # of the images (B, E), in any scale; `Explainer.signals` requires it
-    local: Tensor | None = None  # (B, P)
+    values: Tensor
+    cosines: Tensor
+    constant: Tensor | None = None
+    tokens: Tensor | None = None
+    embedding: Tensor | None = None
+    local: Tensor | None = None
 
-    def checked(self) -> tuple[Tensor, Tensor, Tensor]:
+    def replace_faults(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return maps and cosines with zeros for what is not finite, and the number of each map's fault in FAULTS."""
         finite = self.values.isfinite().all(dim=-1) & self.cosines.isfinite()
         maps = torch.where(finite[..., None], self.values, 0.0)
@@ -48,28 +54,28 @@ class Maps:
         return maps, torch.where(self.cosines.isfinite(), self.cosines, 0.0), torch.where(finite, faults, 3)
 
 
-def joined(parts: Sequence[Maps]) -> Maps:
+def concatenate_maps(images: Sequence[Maps]) -> Maps:
     """Return the maps of a batch, given those of its images."""
 
-    def stacked(name: str) -> Tensor | None:
-        there = [part for each in parts if (part := getattr(each, name)) is not None]
-        return torch.cat(there) if there else None
+    def concatenate(name: str) -> Tensor | None:
+        parts = [part for maps in images if (part := getattr(maps, name)) is not None]
+        return torch.cat(parts) if parts else None
 
     return Maps(
-        values=torch.cat([each.values for each in parts]),
-        cosines=torch.cat([each.cosines for each in parts]),
-        **{name: stacked(name) for name in ("constant", "tokens", "embedding", "local")},
+        values=torch.cat([maps.values for maps in images]),
+        cosines=torch.cat([maps.cosines for maps in images]),
+        **{name: concatenate(name) for name in ("constant", "tokens", "embedding", "local")},
     )
 
 
-def by_step(
-    texts: Tensor, step: int, found: Callable[[Tensor], tuple[Tensor, Tensor]], dim: int = 1
+def compute_by_step(
+    texts: Tensor, step: int, compute: Callable[[Tensor], tuple[Tensor, Tensor]], dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Compute two results for texts (B, P, E), `step` phrases at a time, and join each along its dimension `dim`.
+    """Compute two results for texts (B, P, E), `step` phrases at a time, and join the first along its dimension `dim`.
 
     A batch is padded to a multiple of `step`, so that products have one shape, whatever number of phrases an image has.
     """
-    first, second = zip(*(found(part) for part in texts.split(step, dim=1)), strict=True)
+    first, second = zip(*(compute(part) for part in texts.split(step, dim=1)), strict=True)
     return torch.cat(first, dim=dim), torch.cat(second, dim=1)
 
 
@@ -86,17 +92,17 @@ def cosine_gradients(embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     return (texts - cosines[..., None] * unit[:, None]) / norm[:, None], cosines
 
 
-def stretched(s: Tensor, among: Tensor | None = None, equal: float = 0.0) -> Tensor:
+def min_max(s: Tensor, among: Tensor | None = None, equal: float = 0.0) -> Tensor:
     """Min-max normalise rows (B, N), over the places that are True in `among`; `equal` where all of these are equal."""
-    low = s if among is None else s.masked_fill(~among, torch.inf)
-    high = s if among is None else s.masked_fill(~among, -torch.inf)
-    low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
-    spread = high - low
+    lower = s if among is None else s.masked_fill(~among, torch.inf)
+    upper = s if among is None else s.masked_fill(~among, -torch.inf)
+    low = lower.amin(dim=1, keepdim=True)
+    spread = upper.amax(dim=1, keepdim=True) - low
     return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), equal)
 
 
 def closest_patch(patches: Tensor, texts: Tensor, step: int) -> Tensor:
-    """Embeddings of each patch alone (B, N, E) in any scale, unit texts (B, P, E) -> highest cosine (B, P)."""
+    """Embeddings of single patches (B, N, E) in any scale, unit texts (B, P, E) -> highest cosine (B, P)."""
     unit = F.normalize(patches.float(), dim=-1).mT
     return torch.cat([(part @ unit).amax(dim=-1) for part in texts.split(step, dim=1)], dim=1)
 
@@ -110,24 +116,24 @@ def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
     return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def mean_of(found: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
-    """Return the mean of what was found at each scale, on the first one's grid.
+def mean_of(scales: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
+    """Return the mean of the maps at several scales, on the first scale's grid.
 
     Every map counts with its heat as shares of its highest. Cosines and the local ones are averaged, and embeddings as
     unit vectors. The values lie `shift_cells` right of and below the centres of their cells, see `HeatMap`.
     """
     values = [
-        _on_grid(_shares(each.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
-        for each, grid_hw in zip(found, grids_hw, strict=True)
+        _on_grid(_shares(maps.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
+        for maps, grid_hw in zip(scales, grids_hw, strict=True)
     ]
-    constant = [each.constant for each in found if each.constant is not None]
-    embeddings = [F.normalize(each.embedding.float(), dim=-1) for each in found if each.embedding is not None]
-    local = [each.local for each in found if each.local is not None]
+    constant = [maps.constant for maps in scales if maps.constant is not None]
+    embeddings = [F.normalize(maps.embedding.float(), dim=-1) for maps in scales if maps.embedding is not None]
+    local = [maps.local for maps in scales if maps.local is not None]
     return Maps(
         values=torch.stack(values).mean(dim=0),
-        cosines=torch.stack([each.cosines for each in found]).mean(dim=0),
+        cosines=torch.stack([maps.cosines for maps in scales]).mean(dim=0),
         constant=torch.stack(constant).all(dim=0) if constant else None,
-        tokens=found[0].tokens,
+        tokens=scales[0].tokens,
         embedding=torch.stack(embeddings).mean(dim=0) if embeddings else None,
         local=torch.stack(local).mean(dim=0) if local else None,
     )
@@ -139,12 +145,12 @@ def _shares(values: Tensor) -> Tensor:
 
 
 def _on_grid(maps: Tensor, grid_hw: tuple[int, int], shift_cells: float) -> Tensor:
-    """Maps (..., rows, columns) on another grid, bilinear between where the values lie."""
-    for dim, (cells, wanted) in enumerate(zip(maps.shape[-2:], grid_hw, strict=True), start=-2):
-        if cells == wanted:
+    """Interpolate maps (..., rows, columns) on another grid, bilinearly between the places of their values."""
+    for dim, (cells, target) in enumerate(zip(maps.shape[-2:], grid_hw, strict=True), start=-2):
+        if cells == target:
             continue
-        centres = torch.arange(wanted, device=maps.device, dtype=torch.float32) + (0.5 + shift_cells)
-        places = (centres * (cells / wanted) - (0.5 + shift_cells)).clamp(0, cells - 1)
+        centres = torch.arange(target, device=maps.device, dtype=torch.float32) + (0.5 + shift_cells)
+        places = (centres * (cells / target) - (0.5 + shift_cells)).clamp(0, cells - 1)
         before = places.floor().long().clamp(max=max(0, cells - 2))
         share = places - before
         share = share[:, None] if dim == -2 else share

@@ -34,8 +34,14 @@ RANK: Final = 64  # directions of the covariance that are kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """The answer of one forward pass about an image's phrases: unit embeddings of the image (E,) and of the phrases
-    (P, E), cosines of both (P,), and the highest cosine of a phrase and a patch (P,); all float32."""
+    """The results of one forward pass for an image's phrases, float32.
+
+    Attributes:
+        embedding: Unit embedding of the image (E,).
+        texts: Unit embeddings of the phrases (P, E).
+        cosines: Cosines of image and phrases (P,).
+        local: Highest cosine of a phrase and a patch (P,).
+    """
 
     embedding: NDArray[np.float32]
     texts: NDArray[np.float32]
@@ -45,11 +51,17 @@ class Signals:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStatistics:
-    """Mean and covariance of image embeddings."""
+    """Mean and covariance of image embeddings.
 
-    mean: Floats  # (E,)
-    directions: Floats  # (k, E), each of the length of its standard deviation
-    rest: float  # variance in every other direction
+    Attributes:
+        mean: Mean embedding (E,).
+        directions: The strongest directions (k, E), each as long as its standard deviation.
+        rest: Variance in every other direction.
+    """
+
+    mean: Floats
+    directions: Floats
+    rest: float
 
     @classmethod
     def of(cls, embeddings: NDArray[np.float32]) -> Self:
@@ -57,28 +69,29 @@ class ImageStatistics:
         mean = embeddings.mean(axis=0, dtype=np.float64)
         _, lengths, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
         variances = lengths**2 / len(embeddings)
-        kept = min(RANK, len(variances))
-        others = embeddings.shape[1] - kept
+        rank = min(RANK, len(variances))
+        remainder = embeddings.shape[1] - rank
         return cls(
-            mean=_rounded(mean),
-            directions=_rounded(axes[:kept] * np.sqrt(variances[:kept, None])),
-            rest=float(variances[kept:].sum() / others) if others else 0.0,
+            mean=_round_to_16_bits(mean),
+            directions=_round_to_16_bits(axes[:rank] * np.sqrt(variances[:rank, None])),
+            rest=float(variances[rank:].sum() / remainder) if remainder else 0.0,
         )
 
     def features(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> Floats:
         """Return the FEATURES (n, 5) of phrases, given unit embeddings (n, E) and `Signals.cosines` and `.local`."""
         wide = texts.astype(np.float64)
         inside = wide @ self.directions.T
-        # The rest counts once for each direction that is not kept, as far as the text points there.
+        # The rest counts once for each direction that is not stored, as far as the text points there.
         lengths = np.linalg.norm(self.directions, axis=1)
         shares = np.divide(inside, lengths, out=np.zeros_like(inside), where=lengths > 0)
         outside = np.maximum(0.0, 1.0 - np.square(shares).sum(axis=1))
         spread = np.sqrt(np.maximum(np.square(inside).sum(axis=1) + self.rest * outside, 1e-12))
-        usual, similarity = wide @ self.mean, cosines.astype(np.float64)
+        usual = wide @ self.mean
+        similarity = cosines.astype(np.float64)
         return np.stack([similarity, usual, spread, (similarity - usual) / spread, local], axis=1)
 
     def distance(self, embeddings: NDArray[np.float32]) -> float:
-        """Mean over images, unit embeddings (n, E), and kept directions of the squared distance from the mean.
+        """Return the mean squared distance of unit image embeddings (n, E) from the mean, over images and directions.
 
         It is in variances: 1 for the images of the fit, somewhat more for others of their kind, which have not chosen
         the directions.
@@ -89,13 +102,13 @@ class ImageStatistics:
 
     def plain(self) -> dict[str, Any]:
         """Return plain values, with arrays as base64 of 16-bit floats."""
-        return {"mean": _packed(self.mean), "directions": _packed(self.directions), "rest": self.rest}
+        return {"mean": _encode(self.mean), "directions": _encode(self.directions), "rest": self.rest}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `plain`. Raise ValueError, KeyError or TypeError for other values."""
-        mean = _unpacked(values["mean"])
-        directions = _unpacked(values["directions"]).reshape(-1, mean.size)
+        mean = _decode(values["mean"])
+        directions = _decode(values["directions"]).reshape(-1, mean.size)
         rest = float(values["rest"])
         if not (np.isfinite(mean).all() and np.isfinite(directions).all() and math.isfinite(rest) and rest >= 0):
             raise ValueError("expected finite image statistics")
@@ -106,16 +119,23 @@ class ImageStatistics:
 class Presence:
     """The probability that a phrase is in an image, a logistic regression on `FEATURES`.
 
-    `weight` is that of (feature - mean) / scale, by name of the feature; no scale is 0.
+    Attributes:
+        images: Statistics of the images of the fit, which the features need.
+        bias: Bias of the regression.
+        weight: Feature -> weight of (feature - mean) / scale.
+        mean: Feature -> mean.
+        scale: Feature -> scale, never 0.
+        absent_share: Share of absent phrases in the fit, which the probability takes for usual.
+        corrected_on: Statistics of other images, on which answers of people have corrected the fit.
     """
 
-    images: ImageStatistics  # of the fit, which the features need
+    images: ImageStatistics
     bias: float
     weight: Mapping[str, float]
     mean: Mapping[str, float]
     scale: Mapping[str, float]
-    absent_share: float = 0.5  # the share of absent phrases in the fit, which the probability takes for usual
-    corrected_on: ImageStatistics | None = None  # other images, which answers of people have corrected the fit on
+    absent_share: float = 0.5
+    corrected_on: ImageStatistics | None = None
 
     def probabilities(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> list[float]:
         """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.
@@ -127,8 +147,8 @@ class Presence:
         for name, weight in self.weight.items():
             total += weight * (columns[name] - self.mean[name]) / self.scale[name]
         probabilities = 1.0 / (1.0 + np.exp(-total.clip(-60.0, 60.0)))
-        known = np.isfinite(cosines) & np.isfinite(local)
-        rounded: list[float] = np.where(known, probabilities, 0.0).round(6).tolist()
+        finite = np.isfinite(cosines) & np.isfinite(local)
+        rounded: list[float] = np.where(finite, probabilities, 0.0).round(6).tolist()
         return rounded
 
     def plain(self) -> dict[str, Any]:
@@ -146,7 +166,8 @@ class Presence:
         weight, mean, scale = (
             {name: float(values[part][name]) for name in values["weight"]} for part in ("weight", "mean", "scale")
         )
-        bias, share = float(values["bias"]), float(values["absent_share"])
+        bias = float(values["bias"])
+        share = float(values["absent_share"])
         if not 0.0 < share < 1.0:
             raise ValueError(f"expected a share of absent phrases between 0 and 1, got {share}")
         numbers = [bias, *weight.values(), *mean.values(), *scale.values()]
@@ -170,13 +191,13 @@ def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
     return np.concatenate(parts) if parts else np.empty((0, len(FEATURES)))
 
 
-def _rounded(values: Floats) -> Floats:
+def _round_to_16_bits(values: Floats) -> Floats:
     return values.astype(np.float16).astype(np.float64)
 
 
-def _packed(values: Floats) -> str:
+def _encode(values: Floats) -> str:
     return base64.b64encode(values.astype("<f2").tobytes()).decode("ascii")
 
 
-def _unpacked(text: str) -> Floats:
+def _decode(text: str) -> Floats:
     return np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)

@@ -18,7 +18,7 @@ from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.shared.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from stages.explain.base import Launched
+    from stages.explain.base import PendingMaps
     from stages.explain.presence import Presence, Signals
     from stages.shared.model.clip import ClipModel
 
@@ -44,7 +44,7 @@ CUDA_BATCHES: Final = 4
 """Batches of a call on a GPU. The device waits while a call's first batch is prepared and the last one's answers are
 made: with four that is a fourth of the host's work instead of all of it. A CPU has nothing to overlap."""
 
-LEARNT_TOGETHER: Final = 32
+LEARNING_SIZE: Final = 32
 """Records whose phrases are embedded in one call. Those of a CPU's batch would not fill its forward passes."""
 
 _log = logging.getLogger(__name__)
@@ -53,13 +53,17 @@ _log = logging.getLogger(__name__)
 class ExplainStage(Stage):
     """Fills `heat_maps`, one per unique phrase text.
 
-    While the device computes a batch, the host makes the answers of the one before and prepares the next. Images that
+    While the device computes a batch, the host makes the maps of the one before and prepares the next. Images that
     keep their aspect ratio differ in size and are computed one by one. Where a GPU's memory does not hold a batch, the
     batch is halved for the rest of the worker's life.
 
-    `model` is one that is already loaded, instead of the one that the configuration names, and `presence` judges
-    whether phrases are in their images. A list in `signals` collects what that is judged by, for each image that gets
-    maps: about its phrases, and then about texts that `foreign` has under the key of its sample.
+    Attributes:
+        presence: Judges whether phrases are in their images; None: nothing does.
+        signals: A list that collects the signals of each image that gets maps. None: nothing is collected.
+        foreign: Key of a sample -> further texts, whose signals stand behind those of the image's phrases.
+
+    Args:
+        model: A model that is already loaded; None: the one of the configuration.
     """
 
     name: ClassVar[str] = "explain"
@@ -67,11 +71,14 @@ class ExplainStage(Stage):
     def __init__(
         self, config: ExplainStageConfig, model: ClipModel | None = None, presence: Presence | None = None
     ) -> None:
-        self.config, self.presence = config, presence
+        self.config = config
+        self.presence = presence
         self.signals: list[Signals] | None = None
         self.foreign: Mapping[int, Sequence[str]] = {}
-        self._given = self._model = model
-        self._batch_size, self._images, self._device = 0, 0, ""
+        self._loaded_model = self._model = model
+        self._batch_size = 0
+        self._images = 0
+        self._device = ""
         self._ahead = AHEAD
         self._one_by_one = config.explainer.image_size == "keep"
         if self._one_by_one and config.model.batch_size not in (None, 1):
@@ -104,7 +111,7 @@ class ExplainStage(Stage):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.load import load  # noqa: PLC0415
 
-        self._model = model = self._given or load(self.config.model)
+        self._model = model = self._loaded_model or load(self.config.model)
         self._batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
@@ -112,32 +119,31 @@ class ExplainStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
-        from stages.shared.model.device import in_less_memory  # noqa: PLC0415  as in setup
+        from stages.shared.model.device import retry_on_oom  # noqa: PLC0415  as in setup
 
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
         todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
-        self._explainer.looks_closer = self.signals is not None
-        answers = in_less_memory(
+        self._explainer.computes_local = self.signals is not None
+        for number, record in retry_on_oom(
             todo,
-            lambda places: self._answers([batch[place] for place in places]),
-            lambda place, why: self._take_less(len(batch[place].phrases), why),
-        )
-        for place, answer in answers:
-            out[place] = replace(answer, pixels=out[place].pixels)
+            lambda numbers: self._explain([batch[number] for number in numbers]),
+            lambda number, why: self._shrink_batches(len(batch[number].phrases), why),
+        ):
+            out[number] = replace(record, pixels=out[number].pixels)
         return out
 
-    def judging(self, presence: Presence | None) -> ExplainStage:
-        """Return the same stage, not set up, that judges so whether phrases are in their images; None: not at all.
+    def with_presence(self, presence: Presence | None) -> ExplainStage:
+        """Return this stage, not set up, with another judge of presence; None: with no judge.
 
-        Of a stage that is set up it takes over the model.
+        It takes over the model if this stage is set up.
         """
         return ExplainStage(self.config, self._model, presence)
 
     def computing(self, **settings: str) -> ExplainStage:
         """See `Stage.computing`."""
         model = self.config.model.model_copy(update=settings)
-        return ExplainStage(self.config.model_copy(update={"model": model}), self._given, self.presence)
+        return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded_model, self.presence)
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -148,9 +154,9 @@ class ExplainStage(Stage):
     def teardown(self) -> None:
         """Let the model go."""
         del self._explainer
-        self._model = self._given
+        self._model = self._loaded_model
 
-    def _take_less(self, phrases: int, why: str) -> None:
+    def _shrink_batches(self, phrases: int, why: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
 
         Raise ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
@@ -166,42 +172,43 @@ class ExplainStage(Stage):
                 f"phrases.max_phrases or explain.image_size, or use a larger GPU ({why})"
             )
 
-    def _answers(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Yield records with their heat maps, in order; a batch is waited for when the next ones are under way."""
-        under_way: deque[tuple[Sequence[Record], Launched]] = deque()
+    def _explain(self, records: Sequence[Record]) -> Iterator[Record]:
+        """Yield records with their heat maps, in order. It launches the next batches before it waits for one."""
+        pending: deque[tuple[Sequence[Record], PendingMaps]] = deque()
         size = self._batch_size
-        learnt_together = max(1, LEARNT_TOGETHER // size) * size
+        learning_size = max(1, LEARNING_SIZE // size) * size
         for start in range(0, len(records), size):
-            if start % learnt_together == 0:
-                self._explainer.learn(self._texts_of(records[start : start + learnt_together]))
+            if start % learning_size == 0:
+                self._explainer.learn(self._texts_of(records[start : start + learning_size]))
             part = records[start : start + size]
             images = [record.pixels.rgb for record in part if record.pixels is not None]
-            under_way.append((part, self._explainer.started(images, self._texts_of(part))))
-            if len(under_way) == self._ahead:
-                yield from self._finished(*under_way.popleft())
-        while under_way:
-            yield from self._finished(*under_way.popleft())
+            pending.append((part, self._explainer.launch(images, self._texts_of(part))))
+            if len(pending) == self._ahead:
+                yield from self._collect(*pending.popleft())
+        while pending:
+            yield from self._collect(*pending.popleft())
 
-    def _finished(self, records: Sequence[Record], launched: Launched) -> Iterator[Record]:
+    def _collect(self, records: Sequence[Record], pending: PendingMaps) -> Iterator[Record]:
         """Wait for the device, and yield the records with their heat maps."""
-        found = launched.wait()
+        batch_maps = pending.wait()
         self._images += len(records)
         if self.signals is not None:
-            self.signals += launched.signals()
-        for record, maps in zip(records, found, strict=True):
-            named = {phrase.text for phrase in record.phrases}
-            yield replace(record, heat_maps=tuple(contrasted(maps[: len(named)], self.config.explainer.contrast)))
+            self.signals += pending.signals()
+        contrast = self.config.explainer.contrast
+        for record, maps in zip(records, batch_maps, strict=True):
+            phrase_count = len({phrase.text for phrase in record.phrases})
+            yield replace(record, heat_maps=tuple(subtract_others(maps[:phrase_count], contrast)))
 
     def _texts_of(self, records: Sequence[Record]) -> list[list[str]]:
         texts = []
         for record in records:
-            named = [phrase.text for phrase in record.phrases]
-            texts.append(list(dict.fromkeys([*named, *self.foreign.get(record.sample.key, ())])))
+            phrases = [phrase.text for phrase in record.phrases]
+            texts.append(list(dict.fromkeys([*phrases, *self.foreign.get(record.sample.key, ())])))
         return texts
 
 
-def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
-    """Contrast the maps of one image's phrases: each map minus the highest of the others' maps at the same place.
+def subtract_others(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
+    """Subtract from each map of one image's phrases the highest of the other maps at the same place.
 
     The maps of all phrases of an image share some heat: on whatever stands out. CLIP Surgery (Li et al., arXiv
     2304.05653) calls it redundant features and subtracts their mean over the classes from the tokens. Here it is done
@@ -220,9 +227,9 @@ def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
     peaks = values.max(axis=(1, 2), keepdims=True)
     shares = values / peaks
     second, first = np.partition(shares, -2, axis=0)[-2:]
-    # The highest of the others: the second highest where a map is the highest itself.
-    others = np.where(shares == first, second, first)
-    contrasting = np.maximum(shares - np.float32(strength) * others, 0) * peaks
-    for index, own in zip(clear, contrasting, strict=True):
-        out[index] = replace(maps[index], values=own)
+    # The highest of the other maps: the second highest where a map is the highest itself.
+    highest = np.where(shares == first, second, first)
+    contrasts = np.maximum(shares - np.float32(strength) * highest, 0) * peaks
+    for index, contrast in zip(clear, contrasts, strict=True):
+        out[index] = replace(maps[index], values=contrast)
     return out

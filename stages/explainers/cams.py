@@ -74,7 +74,7 @@ class Cam(Explainer[CamConfig]):
         gradients, cosines = cosine_gradients(embedding, texts)
         values = F.relu(gradient_at(self.tower.finish, mean, gradients) @ tokens.mT)
         local = None
-        if self.looks_closer:
+        if self.computes_local:
             local = closest_patch(self.tower.finish(tokens), texts, self.config.phrases_per_step)
         return Maps(values=values, cosines=cosines, tokens=tokens, embedding=embedding, local=local)
 

@@ -87,7 +87,7 @@ class MaskClip(_Dense[MaskClipConfig]):
         seen = dense(self.model.tower, rgb, residual=self.config.residual, block=self.affinity.block)
         found = self._answer(seen, texts)
         step = self.config.phrases_per_step
-        return replace(found, local=closest_patch(seen.patches, texts, step)) if self.looks_closer else found
+        return replace(found, local=closest_patch(seen.patches, texts, step)) if self.computes_local else found
 
 
 Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -187,7 +187,8 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        seen, background = self._dense(rgb), self.config.background
+        seen = self._dense(rgb)
+        background = self.config.background
         if not background:
             return self._answer(seen, texts, texts - self.texts([""]))
         whole = F.normalize(seen.embedding, dim=-1)
@@ -208,13 +209,15 @@ def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
-    pool, tokens = tower.pool, tower.embed(rgb).float()
+    pool = tower.pool
+    tokens = tower.embed(rgb).float()
     seen = pool.look(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
     v = split_heads(pool.v(tokens if pool.norm is None else pool.norm(tokens)), pool.heads)
     unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
     mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
     values = mixed.transpose(1, 2).flatten(2)[:, pool.others :]
-    patches, embedding = pool.embedding_of_each(replace(seen, values=values)), pool.embedding(seen)
+    patches = pool.embedding_of_each(replace(seen, values=values))
+    embedding = pool.embedding(seen)
     return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
 
 

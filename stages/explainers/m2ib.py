@@ -96,7 +96,8 @@ class M2ib(OneByOne[M2ibConfig]):
         return F.normalize(self._parts[1](z, grid_hw), dim=-1) @ text
 
     def _parts_of_blocks(self, tower: VisionTower) -> Parts:
-        layers, kept = len(tower.blocks), self.affinity.block
+        layers = len(tower.blocks)
+        kept = self.affinity.block
         before = min(round(self.config.depth * layers), layers - 1)
         blocks = tuple(block.float() for block in tower.blocks[before:])
 

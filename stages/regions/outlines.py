@@ -28,7 +28,7 @@ from stages.regions.score import Evidence, rounded_score
 from stages.regions.thresholds import FittedCut, features_of
 from stages.shared.images.decode import decode_rgb, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from stages.shared.model.device import in_less_memory
+from stages.shared.model.device import retry_on_oom
 from stages.shared.model.segmenter import Prepared, Prompt, load_segmenter
 
 LEAST_HEAT: Final = 0.5  # A mask that holds less of its part's heat is that of something beside the thing
@@ -87,7 +87,7 @@ class Outliner:
             for start in range(0, len(places), size := self.batch_size):
                 yield from self._batch([drawings[place] for place in places[start : start + size]])
 
-        return (answer for _, answer in in_less_memory(range(len(drawings)), answers, self._take_less))
+        return (answer for _, answer in retry_on_oom(range(len(drawings)), answers, self._take_less))
 
     def _take_less(self, _: int, why: str) -> None:
         if self.batch_size == 1:

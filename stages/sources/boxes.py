@@ -103,7 +103,8 @@ class BoxSource(RegionSource[BoxSourceConfig]):
         for target in image.targets:
             indices = mentions_of(target, record.sample.captions, record.phrases)
             for mask, score in _things(target, size_hw) if indices else ():
-                box, area = rle_box_xywh_px(mask), rle_area_px(mask)
+                box = rle_box_xywh_px(mask)
+                area = rle_area_px(mask)
                 for index in indices:
                     region = Region(
                         phrase_index=index, box_xywh_px=box, mask=mask, area_px=area, score=score, similarity=0.0
@@ -143,8 +144,10 @@ def _whole_px(box_xywh: Box, size_hw: tuple[int, int]) -> tuple[int, int, int, i
     """Return a box with edges at whole pixels within the image, at least one pixel; None if it lies outside."""
     height, width = size_hw
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
-    left, top = min(max(0, round(x0)), width - 1), min(max(0, round(y0)), height - 1)
-    right, bottom = max(left + 1, min(width, round(x1))), max(top + 1, min(height, round(y1)))
+    left = min(max(0, round(x0)), width - 1)
+    top = min(max(0, round(y0)), height - 1)
+    right = max(left + 1, min(width, round(x1)))
+    bottom = max(top + 1, min(height, round(y1)))
     return None if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0 else (left, top, right, bottom)
 
 

@@ -18,7 +18,7 @@ from stages.contract.errors import ResourceError
 from stages.contract.stage import Forwards
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import OnTheWay, in_less_memory, pixels_on, to_device
+from stages.shared.model.device import PendingTransfer, pixels_on, retry_on_oom, to_device
 from stages.shared.model.towers.dense import by_boxes, dense
 
 BoxXyxy = tuple[int, int, int, int]
@@ -44,12 +44,12 @@ class Look(ABC):
     @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
-        answers = in_less_memory(
-            range(len(images)), lambda places: iter(self._embedded([images[n] for n in places])), self._take_less
+        answers = retry_on_oom(
+            range(len(images)), lambda places: iter(self._embedded([images[n] for n in places])), self._shrink_batches
         )
         return [answer for _, answer in answers]
 
-    def _take_less(self, _: int, why: str) -> None:
+    def _shrink_batches(self, _: int, why: str) -> None:
         if self.at_once == 1:
             raise ResourceError(
                 f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({why})"
@@ -76,9 +76,9 @@ class Look(ABC):
     @staticmethod
     def _arrived(passes: Iterable[Sequence[Tensor]]) -> Iterator[NDArray[np.float32]]:
         """Yield the answers of passes; a pass is waited for when the next one is under way."""
-        under_way: deque[OnTheWay] = deque()
+        under_way: deque[PendingTransfer] = deque()
         for tensors in passes:
-            under_way.append(OnTheWay(tensors))
+            under_way.append(PendingTransfer(tensors))
             if len(under_way) > 1:
                 yield from under_way.popleft().wait()
         for last in under_way:
@@ -86,12 +86,13 @@ class Look(ABC):
 
     def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy]) -> NDArray[np.uint8]:
         """Return parts of an image at the size of the model's input; see `cut_out`."""
-        (height, width), spec = canvas.shape[:2], self.model.input
+        height, width = canvas.shape[:2]
+        spec = self.model.input
         shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
         return cut_out(canvas, shares, spec.size_px, spec.interpolation)
 
 
-class CropLook(Look):
+class CropEmbedder(Look):
     """The embedding of each box's part of the image: one forward pass for each box."""
 
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
@@ -101,11 +102,12 @@ class CropLook(Look):
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
 
 
-class RoiLook(Look):
+class RoiEmbedder(Look):
     """RoIAlign on the dense features of the whole image: one forward pass for all boxes of an image."""
 
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        tower, side = self.model.tower, self.model.input.size_px
+        tower = self.model.tower
+        side = self.model.input.size_px
         grid_hw = tower.placement.grid_hw(side, side)
         rest = iter(images)
         wholes = (self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images)

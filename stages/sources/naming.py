@@ -157,7 +157,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.clip import TextCache  # noqa: PLC0415
         from stages.shared.model.load import load  # noqa: PLC0415
-        from stages.sources.looks import CropLook, RoiLook  # noqa: PLC0415
+        from stages.sources.looks import CropEmbedder, RoiEmbedder  # noqa: PLC0415
 
         model = self._loaded or load(self.model)
         self._texts: TextCache = TextCache(model, self.config.templates)
@@ -165,7 +165,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         if self.config.pool != "captions":
             self._pool = {concept.text: concept for concept in read_pool(self.config.pool)}
             self._pool_embeddings = self._embedded([*self._pool])
-        look = RoiLook if self.config.by == "roi" else CropLook
+        look = RoiEmbedder if self.config.by == "roi" else CropEmbedder
         self._look: Look = look(model, self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu"))
 
     def teardown(self) -> None:
@@ -228,14 +228,17 @@ def shares_of(
 def _region(candidate: CandidateBox, record: Record, share: float, cosine: float) -> Region:
     """The region of a candidate for the first phrase, at the size of the image. A box keeps every pixel it touches."""
     assert record.pixels is not None, "a candidate comes from pixels"  # noqa: S101
-    height, width = record.height_px, record.width_px
+    height = record.height_px
+    width = record.width_px
     rows, columns = record.pixels.rgb.shape[:2]
     if candidate.mask is not None:
         mask = encode_mask(cv2.resize(candidate.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST))
     else:
         x0, y0, x1, y1 = candidate.box_xyxy
-        left, right = x0 * width // columns, -(-x1 * width // columns)
-        top, bottom = y0 * height // rows, -(-y1 * height // rows)
+        left = x0 * width // columns
+        right = -(-x1 * width // columns)
+        top = y0 * height // rows
+        bottom = -(-y1 * height // rows)
         mask = encode_box((left, top, right, bottom), (height, width))
     return Region(
         phrase_index=0,

@@ -79,12 +79,14 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
 
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
-        config, (height, width) = self.config, canvas.shape[:2]
+        config = self.config
+        height, width = canvas.shape[:2]
         shrink = min(1.0, config.search_side_px / max(height, width))
         small_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
         small = cv2.resize(canvas, small_wh, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
         total = small.shape[0] * small.shape[1]
-        least, most_px = max(1, round(config.min_area_share * total)), round(config.max_area_share * total)
+        least = max(1, round(config.min_area_share * total))
+        most_px = round(config.max_area_share * total)
         labels = finest_segments(small, scale=config.scale, min_size_px=least)
         segments = hierarchy(small, labels)
         found = spread_out(segments, most=config.count, iou=config.nms_iou, least_px=least, most_px=most_px)
@@ -120,7 +122,8 @@ class Segment:
         return round(colour + (1 - both / total) + (1 - ((x1 - x0) * (y1 - y0) - both) / total), 9)
 
     def _around(self, other: Segment) -> tuple[int, int, int, int]:
-        (a0, b0, a1, b1), (c0, d0, c1, d1) = self.box_xyxy, other.box_xyxy
+        a0, b0, a1, b1 = self.box_xyxy
+        c0, d0, c1, d1 = other.box_xyxy
         return min(a0, c0), min(b0, d0), max(a1, c1), max(b1, d1)
 
 
@@ -151,7 +154,8 @@ def hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment
     how much of the box around both they fill: three of the four measures of selective search, added up.
     """
     found = _finest(rgb, labels)
-    count, total = len(found), labels.size
+    count = len(found)
+    total = labels.size
     near = _neighbours(labels, count)
     alike = {(a, b): found[a].likeness(found[b], total) for a in range(count) for b in near[a] if a < b}
     while alike:

@@ -6,15 +6,15 @@ A failure here after an update means that the part has to be looked at again, an
 since a block that computes something else would give wrong heat maps without an error.
 
     what                                                              used in           if it changes
-    open_clip.transformer: towers, blocks, attention and their        take_apart        wrong heat maps
+    open_clip.transformer: towers, blocks, attention and their        from_open_clip    wrong heat maps
         attributes; that no other attribute changes what they compute
-    open_clip.modified_resnet.ModifiedResNet: its stages, `attnpool`  take_apart        wrong embeddings
+    open_clip.modified_resnet.ModifiedResNet: its stages, `attnpool`  from_open_clip    wrong embeddings
         last; AttentionPool2d's projections and position embedding
-    open_clip.timm_model.TimmModel: `trunk`, `head` and its `pool`;   take_apart_timm   wrong embeddings
+    open_clip.timm_model.TimmModel: `trunk`, `head` and its `pool`;   from_timm         wrong embeddings
         timm's attention pools, `patch_embed`, `dynamic_img_size`,
         `strict_img_size`, `_use_cached_embed`, `dynamic_mask`,
         `pool_include_prefix`
-    open_clip.CLIP and TextTransformer: token_embedding,              take_apart        wrong text embeddings
+    open_clip.CLIP and TextTransformer: token_embedding,              from_open_clip    wrong text embeddings
         positional_embedding, transformer.get_cast_dtype, attn_mask,
         ln_final, text_projection, text_pool_type, cls_emb, eos_id
     open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...),       load              own model files are rejected

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.shared.model.device import OnTheWay, pick_device, pixels_on, to_device
+from stages.shared.model.device import PendingTransfer, pick_device, pixels_on, to_device
 from tests.cuda.simulated import SimulatedCuda
 
 
@@ -53,7 +53,7 @@ def test_waits_are_counted(wait, cuda: SimulatedCuda) -> None:
 
 def test_copies_by_pinned_memory_are_no_waits_and_there_is_one_for_all_answers(cuda: SimulatedCuda) -> None:
     there = to_device(torch.arange(3.0), pick_device("cuda"))
-    way = OnTheWay([there + 1, pixels_on([np.ones((2, 2, 3), np.uint8)], there.device)])
+    way = PendingTransfer([there + 1, pixels_on([np.ones((2, 2, 3), np.uint8)], there.device)])
     assert not cuda.waits
     first, second = way.wait()
     assert (first.tolist(), second.sum()) == ([1, 2, 3], 12)
@@ -64,20 +64,20 @@ def test_copies_by_pinned_memory_are_no_waits_and_there_is_one_for_all_answers(c
 
 
 def test_an_answer_that_is_read_before_its_event_is_no_answer(cuda: SimulatedCuda) -> None:
-    way = OnTheWay([torch.ones(3, device="cuda"), torch.zeros(3, dtype=torch.int64, device="cuda")])
+    way = PendingTransfer([torch.ones(3, device="cuda"), torch.zeros(3, dtype=torch.int64, device="cuda")])
     early = [copy.clone() for copy in way._copies]
     assert early[0].isnan().all()
     assert early[1].tolist() == [1, 1, 1]
     assert [each.tolist() for each in way.wait()] == [[1, 1, 1], [0, 0, 0]]
     # The device had made the answer by then: what it is told later does not change it.
     there = torch.ones(3, device="cuda")
-    way = OnTheWay([there])
+    way = PendingTransfer([there])
     there.add_(1)
     assert way.wait()[0].tolist() == [1, 1, 1]
 
 
 def test_an_event_waits_for_what_was_put_before_it_and_not_for_what_came_later(cuda: SimulatedCuda) -> None:
-    first, second = (OnTheWay([torch.full((2,), value, device="cuda")]) for value in (1.0, 2.0))
+    first, second = (PendingTransfer([torch.full((2,), value, device="cuda")]) for value in (1.0, 2.0))
     assert first.wait()[0].tolist() == [1, 1]
     assert second._copies[0].isnan().all()
     assert second.wait()[0].tolist() == [2, 2]
@@ -90,6 +90,6 @@ def test_a_pinned_buffer_that_changes_under_way_is_a_fault(cuda: SimulatedCuda) 
         there = buffer.to("cuda", non_blocking=True)
         if changes:
             buffer.fill_(7)
-        OnTheWay([there]).wait()
+        PendingTransfer([there]).wait()
         assert bool(cuda.faults) == changes
     cuda.faults.clear()  # else the fixture itself would fail

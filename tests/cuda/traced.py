@@ -101,7 +101,7 @@ def _is_view(function: Any) -> bool:
 
 
 class WithoutNumbers:
-    """Takes the place of `OnTheWay`: tensors without numbers do not arrive."""
+    """Takes the place of `PendingTransfer`: tensors without numbers do not arrive."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = tensors

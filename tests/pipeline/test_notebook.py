@@ -22,7 +22,7 @@ from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, _is_path
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
@@ -278,7 +278,7 @@ def test_models_with_adapters_and_wrapped_ones() -> None:
 
 def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     """The demo model by name, and the same weights as open_clip has them in memory."""
-    described = recognise(ModelConfig(name="demo"))
+    described = describe(ModelConfig(name="demo"))
     model = open_clip.CLIP(**described.architecture).eval()
     model.load_state_dict(load_file(str(described.weights)))
     spec = described.input
@@ -287,7 +287,7 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
         Locator.from_open_clip(model)
     phrases = ["red car", "two dogs"]
     brought: Any = CATALOG["demo"].settings
-    tokenize = tokenizer_of(recognise(ModelConfig(name="demo")))
+    tokenize = tokenizer_of(describe(ModelConfig(name="demo")))
     mine = Locator.from_open_clip(model, tokenize, **brought)(path, phrases)
     named = Locator({"name": "demo", "precision": "fp32"}, regions={"calibration": "none"})(path, phrases)
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())

@@ -189,6 +189,7 @@ class LeGrad(AtAttention[LeGradConfig]):
         gradients, cosines = _at_pool(pool, seen, torch.cat([empty, texts], dim=1))
         heat = gradients.relu().mean(dim=1)
         hot = heat[:, :1]
-        low, high = hot.amin(dim=-1, keepdim=True), hot.amax(dim=-1, keepdim=True)
+        low = hot.amin(dim=-1, keepdim=True)
+        high = hot.amax(dim=-1, keepdim=True)
         kept = hot - low <= self.config.empty_threshold * (high - low)
         return heat[:, 1:] * kept, cosines[:, 1:]

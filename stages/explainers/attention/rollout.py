@@ -82,7 +82,8 @@ class Rollout(Walker[RolloutConfig]):
 
     @torch.no_grad()
     def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        attention, share = torch.cat(walked.attention).mean(dim=1), self.config.residual
+        attention = torch.cat(walked.attention).mean(dim=1)
+        share = self.config.residual
         mixed = share * torch.eye(attention.shape[-1]).to(attention) + (1 - share) * attention
         row = mixed[-1, 0]
         for block in mixed[:-1].flip(0):

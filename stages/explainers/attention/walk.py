@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, ConfigT, Explainer
-from stages.explain.maps import Maps, cosine_gradients, joined
+from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling
@@ -41,7 +41,7 @@ class OneByOne(Explainer[ConfigT]):
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return joined([self._of_image(*own) for own in zip(rgb.split(1), texts.split(1), strict=True)])
+        return concatenate_maps([self._of_image(*own) for own in zip(rgb.split(1), texts.split(1), strict=True)])
 
     @abstractmethod
     def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -85,7 +85,10 @@ class Walk:
         """One image, uint8 (1, height, width, 3) -> what it leaves behind."""
         with torch.no_grad():
             x, early = self.tower.tokens_before(rgb, self.first, self.kept)
-        inputs, normed, attention, outputs = [], [], [], []
+        inputs = []
+        normed = []
+        attention = []
+        outputs = []
         x = x.float().requires_grad_()
         for number, block in enumerate(self.blocks, self.first):
             early = x.detach() if number == self.kept else early

@@ -99,7 +99,8 @@ class Perturbation(OneByOne[PerturbationT]):
 
     @torch.no_grad()
     def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        config, tower = self.config, self.model.tower
+        config = self.config
+        tower = self.model.tower
         embedding, tokens = embeddings_and_tokens(tower, rgb, self.affinity.block)
         rows, columns = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         values = texts.new_zeros(1, texts.shape[1], rows * columns)
@@ -156,7 +157,8 @@ def masked_embeddings(
     hidden = baseline.to(tower.device, torch.float32)
     shown = rgb.to(tower.device, torch.float32) - hidden
     height, width = shown.shape[:2]
-    down, right = height // masks.shape[1], width // masks.shape[2]
+    down = height // masks.shape[1]
+    right = width // masks.shape[2]
     if (masks.shape[1] * down, masks.shape[2] * right) != (height, width):
         raise ValueError(
             f"expected masks whose cells cover {width}x{height} px, got {masks.shape[2]}x{masks.shape[1]} cells"
@@ -186,7 +188,8 @@ def embeddings_and_tokens(tower: Tower, rgb: Tensor, kept: int | None = None) ->
         return tower.head(token.float()), None if early is None else early[:, 1:]
 
     def of_trunk(tower: Trunked) -> tuple[Tensor, Tensor | None]:
-        tokens, grid_hw = tower.embed(rgb).float(), tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        tokens = tower.embed(rgb).float()
+        grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         return embedding_of(tower, tokens, grid_hw), patches_of(tokens, grid_hw)
 
     return by_tower(tower, blocks=of_blocks, pooled=of_trunk, averaged=of_trunk)

@@ -106,11 +106,13 @@ class Rise(Perturbation[RiseConfig]):
     config_type = RiseConfig
 
     def _attribution(self, image: MaskedImage) -> Tensor:
-        embeddings, shares = [], []
+        embeddings = []
+        shares = []
         for masks in rise_masks(self.config, image.size_hw):
             embeddings.append(image.embeddings(masks))
             shares.append(F.adaptive_avg_pool2d(masks, image.grid_hw).flatten(1))
-        units, share = torch.cat(embeddings).double(), torch.cat(shares).to(embeddings[0].device).double()
+        units = torch.cat(embeddings).double()
+        share = torch.cat(shares).to(embeddings[0].device).double()
         if self.config.centred:
             units = units - units.mean(dim=0)
         return share.mT @ units / (len(units) * self.config.shown)
@@ -121,7 +123,8 @@ def rise_masks(config: RiseConfig, size_hw: tuple[int, int]) -> Iterator[Tensor]
     generator = torch.Generator().manual_seed(config.seed)
     side = min(size_hw) / config.cells
     rows, columns = (max(1, round(length / side)) for length in size_hw)
-    down, right = -(-size_hw[0] // rows), -(-size_hw[1] // columns)
+    down = -(-size_hw[0] // rows)
+    right = -(-size_hw[1] // columns)
     grids = (torch.rand(config.masks, rows, columns, generator=generator) < config.shown).float()
     tops = torch.randint(down, (config.masks,), generator=generator).tolist()
     lefts = torch.randint(right, (config.masks,), generator=generator).tolist()
@@ -167,7 +170,8 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
 
     def _attribution(self, image: MaskedImage) -> Tensor:
         channels = loudest_channels(tokens_of(image), self.config.channels)
-        low, high = channels.amin(dim=1, keepdim=True), channels.amax(dim=1, keepdim=True)
+        low = channels.amin(dim=1, keepdim=True)
+        high = channels.amax(dim=1, keepdim=True)
         stretched = torch.where(high > low, (channels - low) / (high - low), 0.0)
         nothing = image.embeddings(torch.zeros(1, *image.grid_hw))
         gains = torch.cat([image.embeddings(masks) for masks in _drawn_masks(stretched, image)]) - nothing

@@ -72,7 +72,10 @@ class Rectangle:
 
     def halves(self) -> tuple[Rectangle, Rectangle]:
         """Cut across the longer side; the first part is the smaller one."""
-        top, left, bottom, right = self.top, self.left, self.bottom, self.right
+        top = self.top
+        left = self.left
+        bottom = self.bottom
+        right = self.right
         if bottom - top >= right - left:
             middle = (top + bottom) // 2
             return Rectangle(top, left, middle, right), Rectangle(middle, left, bottom, right)
@@ -116,7 +119,9 @@ def owen_values(image: MaskedImage, max_evaluations: int) -> Tensor:
     hidden = torch.zeros(rows, columns)
     nothing = image.embeddings(hidden[None])[0].double()
     values = torch.zeros(rows, columns, len(nothing), dtype=torch.float64, device=nothing.device)
-    order, queue, left = count(), list[tuple[float, int, Cut]](), max_evaluations - 1
+    order = count()
+    queue = list[tuple[float, int, Cut]]()
+    left = max_evaluations - 1
 
     def wait(cut: Cut) -> None:
         if cut.part.cells == 1:
@@ -134,8 +139,10 @@ def owen_values(image: MaskedImage, max_evaluations: int) -> Tensor:
         seen = image.embeddings(torch.stack(masks)).double()
         left -= len(masks)
         for index, (cut, (first, second)) in enumerate(zip(cuts, halves, strict=True)):
-            with_first, with_second = seen[2 * index], seen[2 * index + 1]
-            first_shown, second_shown = masks[2 * index], masks[2 * index + 1]
+            with_first = seen[2 * index]
+            with_second = seen[2 * index + 1]
+            first_shown = masks[2 * index]
+            second_shown = masks[2 * index + 1]
             weight = cut.weight / 2
             wait(Cut(first, cut.context, cut.without, with_first, weight))
             wait(Cut(second, cut.context, cut.without, with_second, weight))

@@ -55,7 +55,8 @@ class Propagation:
     """Relevance of places for phrases, on any tower, by the rules of the settings; `kept` is `Affinity.block`."""
 
     def __init__(self, config: RelevanceConfig, tower: Tower, kept: int | None) -> None:
-        self.kept, self._grid_hw = kept, tower.placement.grid_hw
+        self.kept = kept
+        self._grid_hw = tower.placement.grid_hw
         self.rules = rules = Rules(config.rule, config.activation, config.gamma)
         self._forward: Callable[[Tensor], Traced] = by_tower(
             tower,
@@ -71,7 +72,8 @@ class Propagation:
         """
         with torch.enable_grad():
             passed = self._forward(rgb)
-        found, places = passed.embedding.detach(), passed.leaf.detach()
+        found = passed.embedding.detach()
+        places = passed.leaf.detach()
         starts = texts[0] / found.norm()
         gradients = gradients_at(passed.embedding, [passed.leaf], starts)
         signed = torch.stack([(gradient * places).sum(dim=-1) for (gradient,) in gradients], dim=2)
@@ -153,16 +155,17 @@ class ContrastiveExplainer(Lrp[ContrastiveT]):
         """Cosines (K,) of texts, K >= 1 -> how much of each is subtracted, (K,), in total 1."""
 
     def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        phrases, joined = texts.shape[1], texts
+        phrases = texts.shape[1]
+        joined = texts
         if self.config.background:
             joined = torch.cat([texts, self.texts(list(self.config.background))[None]], dim=1)
         found = self.propagation(rgb, joined)
         rows = joined[0].any(dim=-1)
         values = torch.zeros_like(found.values)
-        values[0, rows] = self.contrasted(found.values[0, rows], found.cosines[0, rows]).relu()
+        values[0, rows] = self.contrast(found.values[0, rows], found.cosines[0, rows]).relu()
         return replace(found, values=values[:, :phrases], cosines=found.cosines[:, :phrases])
 
-    def contrasted(self, signed: Tensor, cosines: Tensor) -> Tensor:
+    def contrast(self, signed: Tensor, cosines: Tensor) -> Tensor:
         """D of the module's formula: relevance (K, N) and cosines (K,) of the texts of one image -> (K, N)."""
         taken = signed.new_zeros(len(signed), len(signed))
         for number in range(len(signed)) if len(signed) > 1 else ():

@@ -91,8 +91,10 @@ class GammaLinear(Linear):
         """Apply to the last dimension."""
         with torch.no_grad():
             z = F.linear(x, self.weight, self.bias)
-        more, less = self._leaning(0.0, None), self._leaning(None, 0.0)
-        above, below = x.clamp(min=0), x.clamp(max=0)
+        more = self._leaning(0.0, None)
+        less = self._leaning(None, 0.0)
+        above = x.clamp(min=0)
+        below = x.clamp(max=0)
         agreeing = torch.where(z > 0, more(above) + _unbiased(less, below), less(above) + _unbiased(more, below))
         return agreeing * torch.where(agreeing == 0, 0.0, z / agreeing).detach()
 

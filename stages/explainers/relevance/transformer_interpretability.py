@@ -128,7 +128,8 @@ def adding(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:
 
     def back(relevance: Tensor) -> Tensor:
         unit = share(relevance, total)
-        above, below = unit @ weight.clamp(min=0), unit @ weight.clamp(max=0)
+        above = unit @ weight.clamp(min=0)
+        below = unit @ weight.clamp(max=0)
         return x.clamp(min=0) * above + x.clamp(max=0) * below
 
     return back
@@ -143,8 +144,10 @@ def through_product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Te
 def through_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Relevance of a + b -> of a and of b."""
     unit = share(relevance, a + b)
-    at_a, at_b = a * unit, b * unit
-    in_a, in_b = at_a.sum(), at_b.sum()
+    at_a = a * unit
+    at_b = b * unit
+    in_a = at_a.sum()
+    in_b = at_b.sum()
     size = in_a.abs() + in_b.abs()
     whole = share(relevance.sum(), size)
     return at_a * share(in_a.abs() * whole, in_a), at_b * share(in_b.abs() * whole, in_b)
@@ -165,8 +168,10 @@ def through_block(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tenso
     active = block.activation(block.fc(normed))
     m = block.proj(active)
     more = m if block.ls_2 is None else m * block.ls_2
-    qkv, out = adding(block.qkv, z), adding(block.out, o)
-    fc, proj = adding(block.fc, normed), adding(block.proj, active)
+    qkv = adding(block.qkv, z)
+    out = adding(block.out, o)
+    fc = adding(block.fc, normed)
+    proj = adding(block.proj, active)
 
     def back(relevance: Tensor) -> tuple[Tensor, Tensor]:
         stream, branch = through_sum(between, more, relevance)

@@ -214,8 +214,10 @@ def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     """
     with quiet():
         image = _opened(content, limits)
-        form, again = image.format or "", _orientation(image) in _UPRIGHT or image.format == "GIF"
-    extension, (width, height) = _EXTENSIONS[form], image.size
+        form = image.format or ""
+        again = _orientation(image) in _UPRIGHT or image.format == "GIF"
+    extension = _EXTENSIONS[form]
+    width, height = image.size
     if again:
         rgb = decode_rgb(content, limits)
         height, width = rgb.shape[:2]
@@ -269,13 +271,17 @@ def _to_8_bits(values: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.ui
     finite = values[np.isfinite(values)]
     if not finite.size:
         return grey
-    low, high = float(finite.min()), float(finite.max())
+    low = float(finite.min())
+    high = float(finite.max())
     if low >= 0 and high <= 1 and values.dtype.kind == "f":
-        start, unit = 0.0, 1 / 255
+        start = 0.0
+        unit = 1 / 255
     elif low >= 0 and high <= 65535:
-        start, unit = 0.0, 1.0 if high <= 255 else 257.0
+        start = 0.0
+        unit = 1.0 if high <= 255 else 257.0
     else:
-        start, unit = low, (high - low or 1.0) / 255
+        start = low
+        unit = (high - low or 1.0) / 255
     for row, line in zip(grey, values, strict=True):  # all rows at once, in float64, could fill the memory
         row[:] = np.rint((np.nan_to_num(line.astype(np.float64), nan=low, posinf=high, neginf=low) - start) / unit)
     return grey

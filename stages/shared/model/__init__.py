@@ -5,7 +5,7 @@
     clip, tokenizer       the model as explainers use it; embeddings of texts; places of tokens in a caption
     hub, device           downloads; the device, its precisions and copies to it
     towers/plan           the kind of an image tower, by its configuration alone
-    towers/take_apart     a tower of open_clip (`take_apart_timm`: of timm) -> `vision`, `text`, or `pooled`
+    towers/from_open_clip a tower of open_clip (`from_timm`: of timm) -> `vision`, `text`, or `pooled`
     towers/tower          what all image towers have; `layers` and `trunk` are their parts, `dense` is made of them
 
 Undocumented parts of open_clip and torch are in use. `tests/architecture/test_private_apis.py` lists them, and fails

@@ -15,7 +15,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
 from stages.shared.model.device import device_name, is_fast, to_device
-from stages.shared.model.towers.take_apart import take_text_apart
+from stages.shared.model.towers.from_open_clip import build_text_tower
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.trunk import private_copy
@@ -117,7 +117,7 @@ class TextEncoder:
 
     Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut off: phrases of 1,000
     photographs have 4.3 tokens on average, and the model's context has 77. Text towers that cannot be taken apart
-    (`take_text_apart` says which) embed the whole context.
+    (`build_text_tower` says which) embed the whole context.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -126,7 +126,7 @@ class TextEncoder:
         self.tower: TextTower | None = None
         own = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         try:
-            self.tower = take_text_apart(own)
+            self.tower = build_text_tower(own)
         except ConfigError:
             self.model = own
             own._modules.pop("visual", None)  # which is not kept in memory for its texts' sake
@@ -136,10 +136,13 @@ class TextEncoder:
         """(len(texts), E), in the model's dtype."""
         tokens: Tensor = self.tokenizer(list(texts))
         if self.tower is None:
-            encode, lengths = self.model.encode_text, torch.full((len(tokens),), tokens.shape[1])
+            encode = self.model.encode_text
+            lengths = torch.full((len(tokens),), tokens.shape[1])
         else:
-            encode, lengths = self.tower.encode, self.tower.ends_of(tokens) + 1
-        order, parts = [], []
+            encode = self.tower.encode
+            lengths = self.tower.ends_of(tokens) + 1
+        order = []
+        parts = []
         for length, rows in by_length(lengths):
             order.append(rows)
             parts.append(encode(to_device(tokens[rows, :length], self.device)))

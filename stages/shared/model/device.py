@@ -65,7 +65,8 @@ def _without_gpu() -> str:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
         reason = one_line(error)
-    build, advice = "built without CUDA", "install a torch that is built for CUDA"
+    build = "built without CUDA"
+    advice = "install a torch that is built for CUDA"
     if torch.version.cuda is not None:
         build = f"built for CUDA {torch.version.cuda}"
         advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
@@ -131,7 +132,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def plainly() -> Iterator[None]:
+def float32_grads() -> Iterator[None]:
     """Compute in float32 and with gradients in the block, whatever the caller has switched on around it."""
     off = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), off[0], off[1]:
@@ -144,7 +145,7 @@ def is_broken(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def placing(name: str) -> Iterator[None]:
+def moving_to_device(name: str) -> Iterator[None]:
     """Put a model onto a device. Raise ResourceError, with the GPU's reason, if that does not take it."""
     try:
         yield
@@ -158,7 +159,7 @@ def placing(name: str) -> Iterator[None]:
         ) from error
 
 
-def in_less_memory(
+def retry_on_oom(
     places: Sequence[int], answers: Callable[[Sequence[int]], Iterator[Answer]], take_less: Callable[[int, str], None]
 ) -> Iterator[tuple[int, Answer]]:
     """Yield each place with its answer, in order; where a GPU's memory is full, go on with the places that are left.
@@ -188,7 +189,7 @@ def in_less_memory(
 
 
 @contextlib.contextmanager
-def rounded_products(tower: Tower) -> Iterator[None]:
+def allow_tf32(tower: Tower) -> Iterator[None]:
     """Let a GPU compute fp32 products in TF32 within the block, where the tower itself computes in 16 bits.
 
     TF32 rounds the factors to 10 bits of mantissa, bf16 to 7; weights that were rounded to bf16 stay as they are.
@@ -216,11 +217,11 @@ def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tens
     return pixels.to(device, non_blocking=True)
 
 
-class OnTheWay:
+class PendingTransfer:
     """Tensors of one device on their way to the host; they are not changed afterwards, but may be let go."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._copies = [_started(tensor.detach()) for tensor in tensors]
+        self._copies = [_start_copy(tensor.detach()) for tensor in tensors]
         self._arrived: torch.cuda.Event | None = None
         if tensors and tensors[0].device.type == "cuda":
             # Blocking: the host sleeps instead of asking again and again, and leaves its core to others.
@@ -237,7 +238,7 @@ class OnTheWay:
         return [copy.numpy() for copy in self._copies]
 
 
-def _started(tensor: Tensor) -> Tensor:
+def _start_copy(tensor: Tensor) -> Tensor:
     if tensor.device.type != "cuda":
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

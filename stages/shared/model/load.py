@@ -21,11 +21,17 @@ from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
 from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
 from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import InputSpec, ModelConfig
-from stages.shared.model.device import PRECISIONS, choose_precision, pick_device, placing, warn_of_slow_precision
-from stages.shared.model.recognise import Described, recognise
+from stages.shared.model.device import (
+    PRECISIONS,
+    choose_precision,
+    moving_to_device,
+    pick_device,
+    warn_of_slow_precision,
+)
+from stages.shared.model.recognise import ModelDescription, describe
 from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of, vocabulary_of
+from stages.shared.model.towers.from_open_clip import Model, build_image_tower, check_supported
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
-from stages.shared.model.towers.take_apart import Model, check_supported, take_apart
 from stages.shared.model.towers.trunk import private_copy
 
 _BUILD_ERRORS: Final = (
@@ -40,7 +46,7 @@ _SMALLEST: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1
 _log = logging.getLogger(__name__)
 
 
-def usable_model(config: ModelConfig) -> Described:
+def usable_model(config: ModelConfig) -> ModelDescription:
     """Check before any work that a model can be loaded and explained, and describe it.
 
     The model is built without memory and compared with the shapes in its weights file. The bundled models are known to
@@ -49,8 +55,9 @@ def usable_model(config: ModelConfig) -> Described:
     Raise ConfigError, with the reason, for a model that is unknown or cannot be explained, and WeightsError for weights
     that are missing, damaged or another model's.
     """
-    described = recognise(config)
-    tower, layout = plan_of(described.architecture).kind, described.layout
+    described = describe(config)
+    tower = plan_of(described.architecture).kind
+    layout = described.layout
     bundled = described.weights is not None and WEIGHTS_ROOT in described.weights.parents
     if not bundled:
         with torch.device("meta"):
@@ -63,7 +70,7 @@ def usable_model(config: ModelConfig) -> Described:
     return replace(described, tower=tower, layout=layout, fingerprint=_fingerprint(described))
 
 
-def _fingerprint(described: Described) -> str:
+def _fingerprint(described: ModelDescription) -> str:
     """Identify architecture, input, vocabulary and weights.
 
     Equal strings mean equal heat maps, with one exception: for a `pretrained` tag the name is hashed and not the file,
@@ -88,7 +95,7 @@ def _fingerprint(described: Described) -> str:
 def fetch_files(name: str, tag: str, say: hub.Say) -> None:
     """Download what the model of a tag needs, so that it can be loaded without a network. Raise WeightsError."""
     hub.fetch(name, tag, say)
-    tokenizer_of(recognise(ModelConfig(name=name, pretrained=tag)))
+    tokenizer_of(describe(ModelConfig(name=name, pretrained=tag)))
 
 
 def load(config: ModelConfig) -> ClipModel:
@@ -96,16 +103,17 @@ def load(config: ModelConfig) -> ClipModel:
 
     Raise as `usable_model`, and ResourceError if the device is not there.
     """
-    described = recognise(config)
+    described = describe(config)
     plan_of(described.architecture)
     device = pick_device(config.device)
     precision = choose_precision(config.precision, device)
     warn_of_slow_precision(precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
-    module, tokenizer = module_of(described).requires_grad_(False), tokenizer_of(described)
+    module = module_of(described).requires_grad_(False)
+    tokenizer = tokenizer_of(described)
     options: dict[str, Any] = {"name": described.name, "precision": PRECISIONS[precision]}
-    with placing(described.name):
+    with moving_to_device(described.name):
         clip = from_open_clip(module.to(device), tokenizer, described.input, **options)
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, precision)
     return clip
@@ -140,7 +148,7 @@ def from_open_clip(
     stated = getattr(visual, "preprocess_cfg", None) or {}
     mean = tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
     std = tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
-    tower = take_apart(private_copy(visual, precision), mean, std)
+    tower = build_image_tower(private_copy(visual, precision), mean, std)
     stride = tower.placement.stride_px
     if spec is None:
         size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
@@ -186,7 +194,7 @@ def _own_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
-def module_of(described: Described) -> Model:
+def module_of(described: ModelDescription) -> Model:
     """Return open_clip's module with its weights, float32, in evaluation mode, even if it cannot be explained.
 
     Raise ConfigError if open_clip cannot build it, WeightsError for missing, damaged or another model's weights.
@@ -218,7 +226,7 @@ def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
     return model.eval()
 
 
-def _built(described: Described) -> Model:
+def _built(described: ModelDescription) -> Model:
     architecture = described.architecture
     arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
     if described.siglip is not None:
@@ -265,7 +273,7 @@ def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
     return tower
 
 
-def _fitting(model: Model, state: State, described: Described) -> State:
+def _fitting(model: Model, state: State, described: ModelDescription) -> State:
     """Name the tensors as the model does. Raise WeightsError if they are those of another model."""
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
@@ -275,7 +283,8 @@ def _fitting(model: Model, state: State, described: Described) -> State:
         if isinstance(value, torch.Tensor) and value.numel() == 1 and name in wanted:
             state[name] = value.reshape(wanted[name])
     found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(state.keys() - wanted.keys())
+    missing = sorted(wanted.keys() - found.keys())
+    unknown = sorted(state.keys() - wanted.keys())
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
     named = ((missing, "are missing"), (unknown, "are not the model's"))
     faults = [f"{len(names)} tensors {what}, such as {names[0]}" for names, what in named if names]

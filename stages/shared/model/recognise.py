@@ -1,6 +1,6 @@
 """One answer to "which model is this?": architecture, input, tokenizer and weights of any model that can be named.
 
-`recognise` reads no weights, but for the shapes of a checkpoint that nothing else describes. A model is named in one of
+`describe` reads no weights, but for the shapes of a checkpoint that nothing else describes. A model is named in one of
 the ways of `ModelConfig`. These files beside the weights of a checkpoint describe it, all of them data and no code:
 
     file                          written by                          describes
@@ -52,7 +52,7 @@ _SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}  # keys that open_cli
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class ModelDescription:
     """A model before its weights are read. The last three are known to `usable_model`.
 
     `siglip` holds the arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of a SigLIP of any
@@ -79,7 +79,7 @@ class Described:
         return _KEY if self.described_by else "model.weights"
 
 
-def recognise(config: ModelConfig) -> Described:
+def describe(config: ModelConfig) -> ModelDescription:
     """Look up architecture, input, tokenizer and weights file of a model.
 
     Raise ConfigError for an unknown name or an unusable model file, and WeightsError for files that are missing or
@@ -99,8 +99,9 @@ def recognise(config: ModelConfig) -> Described:
     return _open_clip_name(config.name, config.pretrained, weights)
 
 
-def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Described:
-    architecture, tags = open_clip.get_model_config(name), open_clip.list_pretrained_tags_by_model(name)
+def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> ModelDescription:
+    architecture = open_clip.get_model_config(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
         raise ConfigError(f"model.pretrained: open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}")
     # How images are prepared for the weights of the tag, or for all weights of the name where these agree: SigLIP's
@@ -110,14 +111,14 @@ def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Describ
     if tag and known[0].get("quick_gelu"):
         architecture["quick_gelu"] = True
     spec = _input_spec(architecture, found[0] if found and all(each == found[0] for each in found) else {})
-    return Described(name=name, architecture=architecture, input=spec, weights=weights, pretrained=tag)
+    return ModelDescription(name=name, architecture=architecture, input=spec, weights=weights, pretrained=tag)
 
 
 def _images_of(tag: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tag[key] for key in ("mean", "std", "interpolation") if tag.get(key)}
 
 
-def _model_file(path: Path, weights: Path | None) -> Described:
+def _model_file(path: Path, weights: Path | None) -> ModelDescription:
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -129,7 +130,7 @@ def _model_file(path: Path, weights: Path | None) -> Described:
         raise ConfigError(f"{path} lacks embed_dim, vision_cfg or text_cfg", key="model.config")
     spec = _input_spec(architecture, parsed.get("preprocess_cfg", {}))
     tokenizer.check_options(path, architecture["text_cfg"].get("tokenizer_kwargs") or {})
-    return Described(name=path.stem, architecture=architecture, input=spec, folder=path.parent, weights=weights)
+    return ModelDescription(name=path.stem, architecture=architecture, input=spec, folder=path.parent, weights=weights)
 
 
 def _input_spec(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
@@ -162,7 +163,7 @@ class _Found:
     theirs: dict[str, Any]  # `config.json`
 
 
-def _checkpoint(path: Path) -> Described:
+def _checkpoint(path: Path) -> ModelDescription:
     name = path.resolve().name if path.is_dir() else path.stem
     commit = path / "refs" / "main"
     if commit.is_file() and (path / "snapshots").is_dir():  # a repository in the hub's cache
@@ -170,7 +171,8 @@ def _checkpoint(path: Path) -> Described:
     if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():
         path = path / TUNED_MODEL
     folder = path if path.is_dir() else path.parent
-    ours, theirs = read_json(folder / OPEN_CLIP_CONFIG), read_json(folder / "config.json")
+    ours = read_json(folder / OPEN_CLIP_CONFIG)
+    theirs = read_json(folder / "config.json")
     kind = theirs.get("model_type")
     if not ours and kind is not None and kind not in _MODEL_TYPES:
         raise WeightsError(
@@ -186,7 +188,7 @@ def _checkpoint(path: Path) -> Described:
     try:
         says, preprocess = next(read(found) for fits, read in _DESCRIBED_BY if fits(found))
         tokenizer.check_options(folder, says["architecture"]["text_cfg"].get("tokenizer_kwargs") or {})
-        return Described(name=name, **common, **says, input=_input_spec(says["architecture"], preprocess))
+        return ModelDescription(name=name, **common, **says, input=_input_spec(says["architecture"], preprocess))
     except (WeightsError, ConfigError) as error:
         if error.key:
             raise
@@ -227,7 +229,7 @@ def _params(folder: Path) -> dict[str, str]:
     return {}
 
 
-_Says = tuple[dict[str, Any], dict[str, Any]]  # attributes of `Described`, and open_clip's `preprocess_cfg`
+_Says = tuple[dict[str, Any], dict[str, Any]]  # attributes of `ModelDescription`, and open_clip's `preprocess_cfg`
 
 
 def _by_open_clip(found: _Found) -> _Says:

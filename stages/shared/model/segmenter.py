@@ -24,7 +24,7 @@ from stages.contract.geometry import Box
 from stages.shared.model.catalog import sha256_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
 from stages.shared.model.config import SegmenterConfig
-from stages.shared.model.device import PRECISIONS, pick_device, placing, to_device
+from stages.shared.model.device import PRECISIONS, moving_to_device, pick_device, to_device
 
 KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
 """The `model_type` of a `config.json`. Of a video model the image's part is used."""
@@ -74,7 +74,9 @@ class Segmenter:
     """
 
     def __init__(self, model: Any, processor: Any, precision: torch.dtype = torch.float32) -> None:
-        self._model, self._processor, self._precision = model, processor, precision
+        self._model = model
+        self._processor = processor
+        self._precision = precision
         self.device: torch.device = model.device
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
@@ -181,6 +183,6 @@ def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
         ) from error
     if missing := sorted(found["missing_keys"]):
         raise WeightsError(f"{_KEY}: {config.model} lacks {len(missing)} tensors, such as {missing[0]}")
-    with placing(str(config.model)):
+    with moving_to_device(str(config.model)):
         model.eval().requires_grad_(False).to(pick_device(device))
     return Segmenter(model, processor, PRECISIONS[config.precision])

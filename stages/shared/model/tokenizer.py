@@ -17,7 +17,7 @@ from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.shared.model.checkpoints.state import read_json
 
 if TYPE_CHECKING:
-    from stages.shared.model.recognise import Described
+    from stages.shared.model.recognise import ModelDescription
 
 _FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")  # that hold a vocabulary, the preferred first
 
@@ -29,11 +29,12 @@ _OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "lang
 `transformers`, where some options run code that is downloaded."""
 
 
-def tokenizer_of(described: Described) -> Any:
+def tokenizer_of(described: ModelDescription) -> Any:
     """Return the tokenizer of a model, texts -> int64 (texts, context). Raise WeightsError without a vocabulary."""
     text = described.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
-    length, named = text.get("context_length", 77), text.get("hf_tokenizer_name")
+    length = text.get("context_length", 77)
+    named = text.get("hf_tokenizer_name")
     source = named if described.tokenizer is None else str(described.tokenizer.parent)
     what = source or described.name
     try:
@@ -81,7 +82,7 @@ class ClipTokenizer(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc] 
         return [token for word in words for token in self._words[word]]
 
 
-def vocabulary_of(described: Described) -> Path | None:
+def vocabulary_of(described: ModelDescription) -> Path | None:
     """Return the file of the vocabulary that a model brings, if it brings one. Raise WeightsError if it is missing."""
     options = described.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if described.tokenizer is not None or described.folder is None or "bpe_path" not in options:

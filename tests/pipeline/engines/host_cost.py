@@ -94,7 +94,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         for place, name, call in (
             (TextEncoder, "__call__", encoded),
             (base, "pixels_on", clock.timed("pinned pixels", base.pixels_on)),
-            (base.Launched, "wait", clock.timed("presence and answers", base.Launched.wait)),
+            (base.PendingMaps, "wait", clock.timed("presence and answers", base.PendingMaps.wait)),
         ):
             timed.enter_context(mock.patch.object(place, name, call))
         rounds: list[dict[str, float]] = []

@@ -21,7 +21,7 @@ from pipeline.finetune.loop import TunedModel, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load, module_of, usable_model
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 from tests.stages.shared.model.saved import save_model
 
@@ -62,7 +62,7 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> Non
     by_folder, itself = (usable_model(ModelConfig(checkpoint=each)) for each in (whole.model.parent, whole.model))
     assert by_folder.fingerprint.partition(":")[2] == itself.fingerprint.partition(":")[2]
     assert by_folder.name == whole.model.parent.name
-    assert model.input == recognise(ModelConfig(name="demo")).input
+    assert model.input == describe(ModelConfig(name="demo")).input
     start = load(ModelConfig(name="demo"))
     texts = ["red car", "a blue dog"]
     assert not torch.allclose(model.encode_text(texts), start.encode_text(texts))
@@ -93,7 +93,7 @@ def test_a_tuned_model_prepares_images_as_its_training_did(start: ModelConfig, i
     model = start.model_dump(exclude_none=True)
     recipe = {"kind": "captions"}
     tuned = finetune(config_of(inline_dataset, tmp_path / "tuned", model=model, recipe=recipe, epochs=0.34))
-    spec = recognise(start).input
+    spec = describe(start).input
     assert load(ModelConfig(checkpoint=tuned.model)).input == spec
     _, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{tuned.model}")
     stretch, *_, scale = prepare.transforms
@@ -137,7 +137,7 @@ FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
 )
 def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, tmp_path) -> None:
     tuned = weights(finetune(config_of(inline_dataset, tmp_path, epochs=0.34, **settings)))
-    start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
     assert {name for name in start if name.startswith(stays)} <= same
     assert not learns & same
@@ -145,7 +145,7 @@ def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, 
 
 def test_interpolation_lies_between_start_and_end(whole: TunedModel, inline_dataset: Path, tmp_path: Path) -> None:
     mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
-    start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
     for name, value in weights(whole).items():
         assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
 

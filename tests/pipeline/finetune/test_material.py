@@ -10,7 +10,7 @@ from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TuningData, reject_long_phrases, shuffle_boxes
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.conftest import SCENES
 
@@ -74,7 +74,7 @@ def test_more_images_a_step_than_there_are_is_refused(inline_dataset: Path) -> N
 
 
 def test_a_phrase_that_is_too_long_is_named_with_what_to_do() -> None:
-    tokenizer = tokenizer_of(recognise(ModelConfig(name="demo")))
+    tokenizer = tokenizer_of(describe(ModelConfig(name="demo")))
     fits = " ".join(["red"] * 30)
     reject_long_phrases([fits, "car"], tokenizer)
     assert int(tokenizer([fits])[0, -1]), "it fills the context"

@@ -18,10 +18,10 @@ from pipeline.finetune.ranks import RankGroup
 from pipeline.finetune.recipe import Recipe, Student, contrastive_loss, logits_of, one_way
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import module_of
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 
-DESCRIPTION = recognise(ModelConfig(name="demo"))
+DESCRIPTION = describe(ModelConfig(name="demo"))
 SINGLE_RANK = RankGroup()
 
 

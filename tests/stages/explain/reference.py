@@ -24,12 +24,14 @@ class Answer:
 def _attention(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     z = F.layer_norm(x, (x.shape[-1],), block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
     d = x.shape[-1]
-    w, b = block.attn.in_proj_weight, block.attn.in_proj_bias
+    w = block.attn.in_proj_weight
+    b = block.attn.in_proj_bias
     q = z @ w[:d].T + b[:d]
     k = z @ w[d : 2 * d].T + b[d : 2 * d]
     v = z @ w[2 * d :].T + b[2 * d :]
     width = d // heads
-    attentions, outputs = [], []
+    attentions = []
+    outputs = []
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
         logits = q[:, part] @ k[:, part].T / width**0.5
@@ -82,12 +84,14 @@ def grad_eclip(
     cosine = (e / e.norm()) @ text
     wanted = [entry[4] for entry in kept] + [a for entry in kept for a in entry[5]]
     gradients = list(torch.autograd.grad(cosine, wanted))
-    per_output, per_attention = gradients[: len(kept)], gradients[len(kept) :]
+    per_output = gradients[: len(kept)]
+    per_attention = gradients[len(kept) :]
     total = torch.zeros(x.shape[0] - 1, dtype=torch.float64)
     total_attention = torch.zeros_like(total)
     for n, (block, q, k, v, _, attentions) in enumerate(kept):
         w = per_output[n][0]
-        q0, ks = q[0], k
+        q0 = q[0]
+        ks = k
         if similarity == "projected":
             q0 = q0 @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
             ks = ks @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
@@ -97,6 +101,8 @@ def grad_eclip(
         mine = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
         attention_form = weight * torch.stack([g[0, 1:] for g in mine]).sum(dim=0)
         if rectify == "block":
-            signed, attention_form = signed.clamp(min=0), attention_form.clamp(min=0)
-        total, total_attention = total + signed, total_attention + attention_form
+            signed = signed.clamp(min=0)
+            attention_form = attention_form.clamp(min=0)
+        total = total + signed
+        total_attention = total_attention + attention_form
     return Answer(total.clamp(min=0).detach(), float(cosine.detach()), total_attention.clamp(min=0).detach())

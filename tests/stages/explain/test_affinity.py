@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explain.affinity import ALIKE, propagated, token_graph
+from stages.explain.affinity import ALIKE, solve_propagation, token_graph
 from stages.explain.base import Explainer
 from tests.factories import TOWERS
 from tests.stages.explain.models import clip_of, made
@@ -57,12 +57,14 @@ def by_propagation(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> F
 
 @everywhere
 def test_the_formula(kind: str, tower: str) -> None:
-    plain, shared = explainer_of(kind, tower), explainer_of(kind, tower, affinity="propagation")
+    plain = explainer_of(kind, tower)
+    shared = explainer_of(kind, tower, affinity="propagation")
     rgb = pixels(tower)
     texts = shared.texts(PHRASES[0] + PHRASES[0][:1] * 5)[None].expand(2, -1, -1)
     tokens = shared.maps(torch.from_numpy(rgb), texts).tokens
     assert tokens is not None
-    befores, afters = plain.explain(rgb, PHRASES), shared.explain(rgb, PHRASES)
+    befores = plain.explain(rgb, PHRASES)
+    afters = shared.explain(rgb, PHRASES)
     for before, after, own in zip(befores, afters, tokens.double().numpy(), strict=True):
         heat = np.stack([each.values.ravel() for each in before]).astype(np.float64)
         wanted = by_propagation(shared, heat, own)
@@ -74,8 +76,10 @@ def test_the_formula(kind: str, tower: str) -> None:
 
 @everywhere
 def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> None:
-    explainer, rgb = explainer_of(kind, tower, affinity="propagation"), pixels(tower)
-    one, other = explainer.explain(rgb, PHRASES), explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
+    explainer = explainer_of(kind, tower, affinity="propagation")
+    rgb = pixels(tower)
+    one = explainer.explain(rgb, PHRASES)
+    other = explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
     more = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
     for mine, theirs in ((one[0], other[0]), (one[1], other[1]), (one[0], more[0])):
         for a, b in zip(mine, theirs, strict=True):
@@ -101,7 +105,7 @@ def test_a_block_that_is_explained_is_refused() -> None:
 
 def test_tokens_that_are_all_alike_or_all_different_keep_the_heat() -> None:
     values = torch.rand(1, 8, 12)
-    assert torch.allclose(propagated(values, torch.zeros(1, 12, 12), 0.8), values)
+    assert torch.allclose(solve_propagation(values, torch.zeros(1, 12, 12), 0.8), values)
     explainer = explainer_of("cam", "ConvNeXt", affinity="propagation")
     same = torch.ones(1, 12, 5)
     assert torch.allclose(explainer.affinity(values, same, (3, 4)), values)
@@ -115,10 +119,10 @@ def test_all_phrases_of_an_image_are_solved_exactly() -> None:
     graph = token_graph(tokens, (24, 24))
     system = torch.eye(576, dtype=torch.float64) - 0.95 * graph.double()
     wanted = torch.linalg.solve(system, values.double().mT).mT.float()
-    assert torch.allclose(propagated(values, graph, 0.95), wanted, rtol=1e-4)
+    assert torch.allclose(solve_propagation(values, graph, 0.95), wanted, rtol=1e-4)
 
 
 def test_tokens_that_are_not_finite_give_no_heat_that_looks_right() -> None:
     tokens = torch.rand(1, 12, 5)
     tokens[0, 3, 2] = torch.nan
-    assert propagated(torch.rand(1, 8, 12), token_graph(tokens, (3, 4)), 0.8).isnan().all()
+    assert solve_propagation(torch.rand(1, 8, 12), token_graph(tokens, (3, 4)), 0.8).isnan().all()

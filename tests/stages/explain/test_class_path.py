@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.explain.class_path import Held, class_path
+from stages.explain.class_path import BlockInputs, trace_class_token
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import tiny_clip
 from tests.stages.explain.models import clip_of
 
-B, P, N, D = 2, 3, 16, 64
+B = 2
+P = 3
+N = 16
+D = 64
 
 
 @pytest.fixture(scope="module", params=[{}, {"ls_init_value": 0.5, "quick_gelu": True}], ids=["plain", "scaled"])
@@ -30,20 +33,22 @@ def numbers(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_the_class_token_is_one_of_the_tokens(tower: VisionTower, heads: int) -> None:
-    block, x = tower.blocks[0], numbers(B, 1 + N, D)
+    block = tower.blocks[0]
+    x = numbers(B, 1 + N, D)
     _, k, v = block.project(x)
-    path = class_path(tower, x[:, 0], [Held(block=block, heads=heads, keys=k[:, 1:], values=v[:, 1:])], P)
+    path = trace_class_token(tower, x[:, 0], [BlockInputs(block=block, heads=heads, keys=k[:, 1:], values=v[:, 1:])], P)
     assert torch.allclose(path.embedding, tower.head(block(x, heads)[:, 0]), rtol=1e-12, atol=1e-12)
     assert torch.allclose(path.embeddings[:, 0], path.embeddings[:, P - 1], rtol=1e-12, atol=1e-12)
     assert [weights.shape for weights in path.attention] == [(B, heads, P, N)]
 
 
 def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
-    keys, blocks = [numbers(B, N, D + n)[..., :D] for n in range(len(tower.blocks))], tower.blocks
-    held = [Held(block=b, heads=4, keys=k, values=numbers(B, N, D)) for b, k in zip(blocks, keys, strict=True)]
+    keys = [numbers(B, N, D + n)[..., :D] for n in range(len(tower.blocks))]
+    blocks = tower.blocks
+    held = [BlockInputs(block=b, heads=4, keys=k, values=numbers(B, N, D)) for b, k in zip(blocks, keys, strict=True)]
     gradient = numbers(B, P, 48)
-    together = class_path(tower, numbers(B, D), held, P)
-    alone = class_path(replace(tower), numbers(B, D), held, 1)
+    together = trace_class_token(tower, numbers(B, D), held, P)
+    alone = trace_class_token(replace(tower), numbers(B, D), held, 1)
     for many, one in zip(together.gradients(gradient), alone.gradients(gradient[:, 1:2]), strict=True):
         assert many.shape == (B, P, N)
         assert torch.allclose(many[:, 1:2], one, rtol=1e-12, atol=1e-13)

@@ -79,7 +79,8 @@ def test_class_path_is_exact_for_the_last_block(heads, quick_gelu, bits, request
     config = GradEclipConfig(heads=heads, affinity="none")
     [maps] = GradEclip(config, clip_of(model)).explain(pixels(), [PHRASES])
     answers = [expected(double, pixels()[0], phrase, config) for phrase in PHRASES]
-    values, wanted = [heat_map.values for heat_map in maps], [answer.heat for answer in answers]
+    values = [heat_map.values for heat_map in maps]
+    wanted = [answer.heat for answer in answers]
     assert_same(values, wanted, 1e-6 if bits == 64 else 1e-5)
 
 
@@ -101,12 +102,17 @@ def test_class_path_over_blocks_is_the_gradient_with_patches_held() -> None:
             inputs.append(tokens)
             tokens = block(tokens)
         text = double.encode_text(tokenizer(PHRASES[:1]))[0]
-    weights, values, token = [], [], inputs[1][0, 0]
+    weights = []
+    values = []
+    token = inputs[1][0, 0]
     for block, held in zip(list(double.visual.transformer.resblocks)[1:], inputs[1:], strict=True):
         z = block.ln_1(torch.cat([token[None], held[0, 1:]]))
         d = z.shape[1]
-        w, b = block.attn.in_proj_weight, block.attn.in_proj_bias
-        q, k, v = z[0] @ w[:d].T + b[:d], z @ w[d : 2 * d].T + b[d : 2 * d], z @ w[2 * d :].T + b[2 * d :]
+        w = block.attn.in_proj_weight
+        b = block.attn.in_proj_bias
+        q = z[0] @ w[:d].T + b[:d]
+        k = z @ w[d : 2 * d].T + b[d : 2 * d]
+        v = z @ w[2 * d :].T + b[2 * d :]
         rows = []
         for h in range(4):
             part = slice(16 * h, 16 * h + 16)
@@ -125,7 +131,8 @@ def test_class_path_over_blocks_is_the_gradient_with_patches_held() -> None:
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_agree_roughly(precision) -> None:
-    model, rgb = tiny_clip(), pixels()
+    model = tiny_clip()
+    rgb = pixels()
     exact = made("grad_eclip", model, blocks=4).explain(rgb, [PHRASES])[0]
     low = made("grad_eclip", clip_of(model, precision=precision), blocks=4)
     for a, b in zip(low.explain(rgb, [PHRASES])[0], exact, strict=True):

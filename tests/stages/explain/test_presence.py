@@ -19,7 +19,8 @@ def unit(rng: Any, *shape: int) -> Any:
 
 
 def presence_of(embeddings: Any, bias: float = 0.0, **weight: float) -> Presence:
-    zeros, twos = dict.fromkeys(weight, 0.0), dict.fromkeys(weight, 2.0)
+    zeros = dict.fromkeys(weight, 0.0)
+    twos = dict.fromkeys(weight, 2.0)
     return Presence(images=ImageStatistics.of(embeddings), bias=bias, weight=weight, mean=zeros, scale=twos)
 
 
@@ -27,7 +28,8 @@ def presence_of(embeddings: Any, bias: float = 0.0, **weight: float) -> Presence
 def test_statistics_are_those_of_the_cosines_with_the_images(width: int) -> None:
     """Also where the covariance has more directions than are kept: the last ones are alike here."""
     rng = np.random.default_rng(0)
-    images, texts = unit(rng, 500, width), unit(rng, 20, width)
+    images = unit(rng, 500, width)
+    texts = unit(rng, 20, width)
     images = unit(rng, 1, width) * 0.6 + images * 0.4
     statistics = ImageStatistics.of(images)
     cosines = texts @ images.T
@@ -51,11 +53,16 @@ def test_the_distance_of_other_images() -> None:
 
 def test_the_probability_by_hand() -> None:
     rng = np.random.default_rng(1)
-    images, text = unit(rng, 50, 8), unit(rng, 8)
+    images = unit(rng, 50, 8)
+    text = unit(rng, 8)
     presence = presence_of(images, bias=0.5, deviation=3.0, local=-1.0)
-    texts, cosines, local = np.stack([text] * 3), np.array([0.3, 1e9, np.nan]), np.full(3, 0.4)
-    mean, directions = presence.images.mean, presence.images.directions
-    usual, spread = text @ mean, np.linalg.norm(directions @ text)
+    texts = np.stack([text] * 3)
+    cosines = np.array([0.3, 1e9, np.nan])
+    local = np.full(3, 0.4)
+    mean = presence.images.mean
+    directions = presence.images.directions
+    usual = text @ mean
+    spread = np.linalg.norm(directions @ text)
     total = 0.5 + 3.0 * ((0.3 - usual) / spread) / 2.0 - 1.0 * 0.4 / 2.0
     found = presence.probabilities(texts, cosines, local)
     assert found == pytest.approx([1 / (1 + np.exp(-total)), 1, 0], abs=1e-6)
@@ -85,8 +92,8 @@ def test_damaged_values_are_refused() -> None:
 
 
 def signals_of(explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]]) -> list[Signals]:
-    explainer.looks_closer = True
-    return explainer.started(list(rgb), texts).signals()
+    explainer.computes_local = True
+    return explainer.launch(list(rgb), texts).signals()
 
 
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])
@@ -114,7 +121,8 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
 
 
 def test_the_closest_patch_is_maskclips() -> None:
-    rgb, texts = pixels("class token"), [each or ["x"] for each in PHRASES]
+    rgb = pixels("class token")
+    texts = [each or ["x"] for each in PHRASES]
     for mine, theirs in zip(*(signals_of(made(kind), rgb, texts) for kind in ("grad_eclip", "maskclip")), strict=True):
         np.testing.assert_allclose(mine.local, theirs.local, atol=1e-5)
         np.testing.assert_allclose(mine.embedding, theirs.embedding, atol=1e-5)

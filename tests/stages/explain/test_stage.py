@@ -17,7 +17,7 @@ from pipeline.engines.inline import rows_per_call
 from stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
+from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, subtract_others
 from stages.shared.model.config import ModelConfig
 from tests.stages.shared.model.saved import save_model
 
@@ -73,7 +73,8 @@ def assert_close(found: Sequence[Record], wanted: Sequence[Record]) -> None:
 def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dict[str, Any]) -> None:
     sizes = [(32, 32)]
     if "variant" in settings:
-        model, sizes = model.model_copy(update={"batch_size": None}), [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
+        model = model.model_copy(update={"batch_size": None})
+        sizes = [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
     stage = set_up(model, **settings)
     pixels = (make_record(n, size=sizes[n % len(sizes)]).pixels for n in itertools.count())
     records = [replace(record, pixels=own) for record, own in zip(make_records(), pixels, strict=False)]
@@ -139,17 +140,18 @@ def heat_map(*values: float, fault: str = "") -> HeatMap:
 
 def test_the_heat_of_others_at_the_same_place_is_subtracted() -> None:
     # shares of the largest: 1 .5 .2 and .5 0 1
-    first, second = contrasted([heat_map(4, 2, 0.8), heat_map(0.5, 0, 1)], 0.5)
+    first, second = subtract_others([heat_map(4, 2, 0.8), heat_map(0.5, 0, 1)], 0.5)
     assert first.values == pytest.approx(np.array([[3.0, 2.0, 0.0]]))  # 4 (1 - .25), 4 * .5, 4 (.2 - .5) < 0
     assert second.values == pytest.approx(np.array([[0.0, 0.0, 0.9]]))
     assert first.values.dtype == np.float32
     assert (first.text, first.similarity) == ("dog", 0.2)
-    one, broken = heat_map(3, 1, 2), heat_map(0, 0, 0, fault="empty")
-    for each in contrasted([one, heat_map(6, 2, 4)], 0.25):
+    one = heat_map(3, 1, 2)
+    broken = heat_map(0, 0, 0, fault="empty")
+    for each in subtract_others([one, heat_map(6, 2, 4)], 0.25):
         assert each.values / each.values.max() == pytest.approx(one.values / 3), "maps of one form keep it"
     for alone in ([], [one], [one, broken]):
-        assert contrasted(alone, 0.5) == alone
-    assert contrasted([one, second], 0.0)[0] is one
+        assert subtract_others(alone, 0.5) == alone
+    assert subtract_others([one, second], 0.0)[0] is one
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -159,7 +161,7 @@ def test_the_hottest_of_the_others_counts(count: int) -> None:
     maps[1] = replace(maps[0], text="the same heat")
     maps.insert(1, heat_map(0, fault="empty"))
     shares = [each.values / each.values.max() for each in maps if not each.fault]
-    found = contrasted(maps, 0.4)
+    found = subtract_others(maps, 0.4)
     for row, each in enumerate(each for each in maps if not each.fault):
         others = np.max([share for number, share in enumerate(shares) if number != row], axis=0)
         alone = np.maximum(shares[row] - np.float32(0.4) * others, 0) * each.values.max()
@@ -169,8 +171,9 @@ def test_the_hottest_of_the_others_counts(count: int) -> None:
 
 def test_maps_are_contrasted_with_the_others_of_their_image(stage: ExplainStage, model: ModelConfig) -> None:
     records = [make_record(0, ["dog", "red car"]), make_record(1)]
-    plain, against = stage.process(records), set_up(model, contrast=0.25).process(records)
-    assert_close(against, [replace(each, heat_maps=tuple(contrasted(each.heat_maps, 0.25))) for each in plain])
+    plain = stage.process(records)
+    against = set_up(model, contrast=0.25).process(records)
+    assert_close(against, [replace(each, heat_maps=tuple(subtract_others(each.heat_maps, 0.25))) for each in plain])
     assert against[0].heat_maps[0].values.sum() < plain[0].heat_maps[0].values.sum()
 
 
@@ -190,7 +193,8 @@ class TalkingDevice:
         self.said: list[str] = []  # "launch 0", "wait 0" and so on, by number of the batch, in order
         self.sizes: list[int] = []  # images of each batch
         self.learnt: list[list[str]] = []  # texts of each call of `learn`
-        self.faults, self.most = faults or {}, most  # one of `said` -> the error that it raises then
+        self.faults = faults or {}
+        self.most = most  # one of `said` -> the error that it raises then
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
         self.learnt.append([text for own in phrases for text in own])
@@ -200,7 +204,7 @@ class TalkingDevice:
         if what in self.faults:
             raise self.faults[what]
 
-    def started(self, images: Sequence[Any], phrases: Sequence[Sequence[str]]) -> UnderWay:
+    def launch(self, images: Sequence[Any], phrases: Sequence[Sequence[str]]) -> UnderWay:
         self.sizes.append(len(images))
         self.hears(f"launch {len(self.sizes) - 1}")
         if len(images) > self.most:

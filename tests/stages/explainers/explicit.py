@@ -64,15 +64,19 @@ class Explicit:
         logits = queries @ keys.mT * queries.shape[-1] ** -0.5
         weights = logits.softmax(dim=-1)
         per_output = given / (weights @ values)
-        at_weights, at_values = weights * (per_output @ values.mT), values * (weights.mT @ per_output)
+        at_weights = weights * (per_output @ values.mT)
+        at_values = values * (weights.mT @ per_output)
         if self.rule == "conservative":
-            at_queries, at_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+            at_queries = torch.zeros_like(queries)
+            at_keys = torch.zeros_like(keys)
         else:
-            at_weights, at_values = at_weights / 2, at_values / 2
+            at_weights = at_weights / 2
+            at_values = at_values / 2
             at_logits = logits * (at_weights - weights * at_weights.sum(dim=-1, keepdim=True))
             self.kept.append(float(at_weights.sum() - at_logits.sum()))
             per_logit = at_logits / (queries @ keys.mT)
-            at_queries, at_keys = queries * (per_logit @ keys) / 2, keys * (per_logit.mT @ queries) / 2
+            at_queries = queries * (per_logit @ keys) / 2
+            at_keys = keys * (per_logit.mT @ queries) / 2
         parts = [x.transpose(-3, -2).flatten(-2) for x in (at_queries, at_keys, at_values)]
         return parts[0], parts[1], parts[2]
 
@@ -126,7 +130,8 @@ class Explicit:
         assert pool.q is not None
         assert isinstance(pool.out, Linear)
         query = pool.q(pool.latent.expand(1, 1, -1))
-        k, v = pool.k(x), pool.v(x)
+        k = pool.k(x)
+        v = pool.v(x)
         queries, keys, values = (split_heads(part, pool.heads) for part in (query, k, v))
         weights = (queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1)
         o = (weights @ values).transpose(-3, -2).flatten(-2)

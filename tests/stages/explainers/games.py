@@ -13,7 +13,9 @@ class Played:
     """In place of `MaskedImage`: a game, and a note of every mask that was asked for."""
 
     def __init__(self, game: Game, grid_hw: tuple[int, int], cell_px: int = 1, masks_per_step: int = 8) -> None:
-        self.game, self.grid_hw, self.masks_per_step = game, grid_hw, masks_per_step
+        self.game = game
+        self.grid_hw = grid_hw
+        self.masks_per_step = masks_per_step
         self.size_hw = (grid_hw[0] * cell_px, grid_hw[1] * cell_px)
         self.asked = 0
         self.whole = self.embeddings(torch.ones(1, *grid_hw))[0]

@@ -58,10 +58,12 @@ def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None
 def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
     explainer = made("attention_gradient", name, weight=weight, rectify=rectify)
     rgb, captured = seen_by(name, explainer)
-    attention, patches = captured.attention[-1], slice(-cells_of(name), None)
+    attention = captured.attention[-1]
+    patches = slice(-cells_of(name), None)
     for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         (gradient,) = captured.gradients(explainer.texts([text])[0], [attention])
-        g, a = gradient[0, :, 0, patches].numpy(), attention[0, :, 0, patches].detach().numpy()
+        g = gradient[0, :, 0, patches].numpy()
+        a = attention[0, :, 0, patches].detach().numpy()
         each = g * a if weight == "attention" else g
         wanted = np.maximum(each, 0).mean(axis=0) if rectify == "head" else np.maximum(each.mean(axis=0), 0)
         assert np.allclose(found.values.ravel(), wanted, rtol=0, atol=1e-6 * wanted.max())
@@ -142,7 +144,8 @@ def test_legrad_on_pools(name: str, threshold: float) -> None:
 @pytest.mark.parametrize("vision", [{}, {"ls_init_value": 0.5}], ids=["plain", "layer scale"])
 def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: int, vision: dict[str, Any]) -> None:
     model = tiny_clip(**vision)
-    clip, rgb = clip_of(model), torch.from_numpy(image())
+    clip = clip_of(model)
+    rgb = torch.from_numpy(image())
     texts = F.normalize(torch.randn(1, 8, clip.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
     texts[:, 3:] = 0
     names = [f"transformer.resblocks.{n}" for n in range(4)]
@@ -171,7 +174,8 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
 
 @pytest.mark.usefixtures("float64")
 def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
-    clip, rgb = clip_of(), torch.from_numpy(image(rows=3, columns=5))
+    clip = clip_of()
+    rgb = torch.from_numpy(image(rows=3, columns=5))
     walked = Walk(clip, "all")(rgb)
     assert torch.equal(walked.inputs[0], clip.tower.embed(rgb))
     assert all(one is other for one, other in zip(walked.outputs[:-1], walked.inputs[1:], strict=True))

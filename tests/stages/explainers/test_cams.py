@@ -44,7 +44,8 @@ def by_hand(kind: str, x: Floats, g: Floats) -> Floats:
 @pytest.mark.parametrize(("name", "layer"), PLACES)
 def test_the_formulas(name: str, layer: int) -> None:
     spec = TOWERS[name][1]
-    side, clip = spec.size_px // spec.patch_px, clip_of(name, seed=1)
+    side = spec.size_px // spec.patch_px
+    clip = clip_of(name, seed=1)
     rgb = image(name, side, side, seed=1)
     pixels = clip.tower.normalised(torch.from_numpy(rgb))[0]
     captured = capture(module_of(name, seed=1), pixels, PLACES[name, layer])

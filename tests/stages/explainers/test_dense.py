@@ -38,7 +38,8 @@ def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) 
     model = tiny_clip(layers=2, ls_init_value=0.5)
     explainer = made("maskclip", model, residual=residual)
     with torch.no_grad():
-        visual, last = model.visual, model.visual.transformer.resblocks[-1]
+        visual = model.visual
+        last = model.visual.transformer.resblocks[-1]
         pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))
         x = visual.transformer.resblocks[0](visual._embeds(pixels))
         z = last.ln_1(x)
@@ -55,7 +56,8 @@ def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["ResNet", "timm, SAME, rotary", "SigLIP", "ConvNeXt"])
 def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> None:
-    explainer, rgb = made("maskclip", name), image(name, 3, 3)
+    explainer = made("maskclip", name)
+    rgb = image(name, 3, 3)
     tower = explainer.model.tower
     tokens = tower.embed(torch.from_numpy(rgb))
     with torch.no_grad():
@@ -110,7 +112,8 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
     names = [f"transformer.resblocks.{n}" for n in range(layers)]
     pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))[0]
     captured = capture(model, pixels, "ln_pre", *names, *(f"{name}.ln_1" for name in names))
-    outputs, normed = captured.seen[:1] + captured.seen[2::2], captured.seen[1::2]
+    outputs = captured.seen[:1] + captured.seen[2::2]
+    normed = captured.seen[1::2]
     second = outputs[layers - blocks][0].detach()
     for n in range(layers - blocks, layers):
         q, k, v = (part[n][0].detach().numpy() for part in (captured.queries, captured.keys, captured.values))
@@ -139,7 +142,8 @@ def test_gem(layers: int, settings: dict[str, Any], blocks: int, iterations: int
     explainer = made("gem", model, **settings)
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: mixed_by_gem(q, k, v, z, iterations))
     texts = explainer.texts(PHRASES)
-    wanted, cosines = [dense @ text for text in texts.double().numpy()], [captured.cosine(text) for text in texts]
+    wanted = [dense @ text for text in texts.double().numpy()]
+    cosines = [captured.cosine(text) for text in texts]
     compare(explainer, RGB, wanted, cosines)
 
 
@@ -175,10 +179,12 @@ def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) 
 
 def test_clip_surgery_on_a_resnet_s_pool() -> None:
     """The authors' `AttentionPool2d` on the grid of open_clip's own trunk, with the mean token among the others."""
-    explainer, rgb = made("clip_surgery", "ResNet"), image("ResNet")
+    explainer = made("clip_surgery", "ResNet")
+    rgb = image("ResNet")
     pixels = explainer.model.tower.normalised(torch.from_numpy(rgb))[0]
     captured = capture(module_of("ResNet"), pixels, "layer4")
-    pool, grid = captured.visual.attnpool, captured.seen[0][0].flatten(1).T
+    pool = captured.visual.attnpool
+    grid = captured.seen[0][0].flatten(1).T
     tokens = torch.cat([grid.mean(dim=0, keepdim=True), grid]) + pool.positional_embedding
     values = pool.v_proj(tokens).unflatten(-1, (pool.num_heads, -1)).detach().numpy()
     heads = []
@@ -193,7 +199,8 @@ def test_clip_surgery_on_a_resnet_s_pool() -> None:
 
 def test_clip_surgery_on_a_siglip_s_pool() -> None:
     """The same form where a latent asks, in float64 on timm's own modules."""
-    explainer, rgb = made("clip_surgery", "SigLIP"), image("SigLIP", 10, 10)
+    explainer = made("clip_surgery", "SigLIP")
+    rgb = image("SigLIP", 10, 10)
     captured = capture(module_of("SigLIP"), explainer.model.tower.normalised(torch.from_numpy(rgb))[0], "trunk.norm")
     pool = captured.visual.trunk.attn_pool
     with torch.no_grad():

@@ -46,7 +46,9 @@ def image(model: ClipModel, cells: int = 2) -> Tensor:
 @each_rule
 def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str, Any]) -> None:
     model = clip(ls_init_value=0.5, no_ln_pre=True)
-    tower, rgb, text = tower_of(model), image(model), model.encode_text(["dog"])[0]
+    tower = tower_of(model)
+    rgb = image(model)
+    text = model.encode_text(["dog"])[0]
     found = Propagation(LrpConfig(**settings), tower, None)(rgb, F.normalize(text, dim=0)[None, None])
     explicit = Explicit(**{"activation": "identity", **settings})
     with torch.no_grad():
@@ -175,7 +177,8 @@ def test_an_activation_passes_relevance_even_at_zero() -> None:
 def test_a_map_is_what_speaks_for_the_phrase() -> None:
     model = clip()
     explainer = made("lrp", model)
-    rgb, texts = image(model, 3), explainer.texts(["dog", "red car"])[None]
+    rgb = image(model, 3)
+    texts = explainer.texts(["dog", "red car"])[None]
     signed = explainer.propagation(rgb, texts).values
     assert signed.min() < 0 < signed.max()
     assert torch.equal(explainer.maps(rgb, texts).values, signed.clamp(min=0))
@@ -223,17 +226,17 @@ def model() -> ClipModel:
 def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
     """For a score of one: r_1 - r_2 and r_2 - r_1."""
     explainer = made(kind, model, totals="equal")
-    first, second = explainer.contrasted(SIGNED[:2], COSINES[:2])
+    first, second = explainer.contrast(SIGNED[:2], COSINES[:2])
     assert torch.allclose(first / COSINES[0], -second / COSINES[1])
-    assert torch.allclose(explainer.contrasted(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
-    first, second = made(kind, model).contrasted(SIGNED[:2], COSINES[:2])
+    assert torch.allclose(explainer.contrast(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
+    first, second = made(kind, model).contrast(SIGNED[:2], COSINES[:2])
     assert torch.allclose(first, -second)
     assert first.tolist() == pytest.approx([0.2, -0.3, 0.13])
 
 
 def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
     """All other classes start with the same relevance, which is the target's in total."""
-    found = made("clrp", model, totals="equal").contrasted(SIGNED, COSINES)
+    found = made("clrp", model, totals="equal").contrast(SIGNED, COSINES)
     for target in range(3):
         dual = torch.zeros(3, dtype=torch.float64)
         for other in range(3):
@@ -246,8 +249,8 @@ def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
 def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
     """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
     scale = 7.0
-    found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrasted(SIGNED, COSINES)
-    own = made("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrasted(SIGNED, COSINES)
+    found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrast(SIGNED, COSINES)
+    own = made("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrast(SIGNED, COSINES)
     assert torch.equal(found, own), "by default the scale is the model's"
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
@@ -260,16 +263,16 @@ def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
 
 def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
     signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
-    found = made("clrp", model, totals="equal").contrasted(signed, signed.sum(dim=1))
+    found = made("clrp", model, totals="equal").contrast(signed, signed.sum(dim=1))
     assert found.isfinite().all()
     assert found[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
 
 
 def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
-    sharp = made("sg_lrp", model, logit_scale=1000.0).contrasted(SIGNED, COSINES)
+    sharp = made("sg_lrp", model, logit_scale=1000.0).contrast(SIGNED, COSINES)
     assert torch.allclose(sharp[0], SIGNED[0] - SIGNED[1], atol=1e-9)
-    flat = made("sg_lrp", model, logit_scale=1e-9).contrasted(SIGNED, COSINES)
-    assert torch.allclose(flat, made("clrp", model).contrasted(SIGNED, COSINES), atol=1e-9)
+    flat = made("sg_lrp", model, logit_scale=1e-9).contrast(SIGNED, COSINES)
+    assert torch.allclose(flat, made("clrp", model).contrast(SIGNED, COSINES), atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])

@@ -40,7 +40,8 @@ def test_the_optimum_of_a_linear_score(variance: float) -> None:
 
     beta / n · (1 / u - u + (1 - u) x² / v) = w x, with k = w x n / beta: (1 + x²/v) u² + (k - x²/v) u - 1 = 0.
     """
-    beta, k = 0.5, 2 + 6 * torch.rand(X.shape, generator=torch.Generator().manual_seed(6))
+    beta = 0.5
+    k = 2 + 6 * torch.rand(X.shape, generator=torch.Generator().manual_seed(6))
     weights = k * beta / X.numel() / X
     fitting = bottleneck(beta=beta, steps=400, learning_rate=0.1, variance=variance)
     found = fitting.fitted(X, lambda z: (z * weights).sum(dim=(1, 2))).sigmoid()
@@ -63,7 +64,8 @@ def test_what_nothing_is_wanted_of_is_closed() -> None:
 
 def test_behind_the_bottleneck_is_the_rest_of_the_tower() -> None:
     for name in ("class token", "ResNet", "SigLIP", "ConvNeXt"):
-        explainer, rgb = models.made("m2ib", name, depth=0.5), torch.from_numpy(models.image(name, 3, 3))
+        explainer = models.made("m2ib", name, depth=0.5)
+        rgb = torch.from_numpy(models.image(name, 3, 3))
         tokens, embedding = explainer._parts
         with torch.no_grad():
             wanted = explainer.model.tower.encode(rgb)
@@ -72,7 +74,8 @@ def test_behind_the_bottleneck_is_the_rest_of_the_tower() -> None:
 
 def test_the_layer_is_that_of_the_authors_on_twelve_blocks_and_never_behind_the_last() -> None:
     for layers, before in ((12, 10), (3, 2), (1, 0)):
-        explainer, rgb = made(layers), torch.from_numpy(RGB[:1])
+        explainer = made(layers)
+        rgb = torch.from_numpy(RGB[:1])
         found = explainer._parts[0](rgb)[0]
         assert torch.equal(found, explainer.model.tower.tokens_before(rgb, before)[0])
 
@@ -87,7 +90,8 @@ def test_the_seed_is_that_of_the_noise() -> None:
 def test_affinity_looks_at_its_own_block(depth: float) -> None:
     """Before the bottleneck, or behind it."""
     explainer = made(affinity="propagation", affinity_depth=depth)
-    tower, block = explainer.model.tower, explainer.affinity.block
+    tower = explainer.model.tower
+    block = explainer.affinity.block
     assert block == (2 if depth else 0)
     rgb = torch.from_numpy(RGB)
     with torch.no_grad():

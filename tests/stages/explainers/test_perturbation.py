@@ -101,7 +101,8 @@ def test_a_blur_keeps_what_is_even_and_spreads_a_point_as_a_gaussian() -> None:
 
 
 def test_a_map_is_what_the_cosine_loses_in_the_mean_over_the_windows() -> None:
-    explainer, rgb = made("occlusion", window=0.5, stride=0.5), image(columns=5, seed=3)
+    explainer = made("occlusion", window=0.5, stride=0.5)
+    rgb = image(columns=5, seed=3)
     (heat_map,) = explainer.explain(rgb, [["dog"]])[0]
     text = explainer.texts(["dog"])[0]
     mean = np.array(SPEC.mean) * 255
@@ -111,7 +112,8 @@ def test_a_map_is_what_the_cosine_loses_in_the_mean_over_the_windows() -> None:
             e = explainer.model.tower.encode(torch.from_numpy(pixels[None]))[0]
         return float(e @ text / e.norm())
 
-    whole, losses = cosine(rgb[0].astype(np.float32)), [[[] for _ in range(5)] for _ in range(4)]
+    whole = cosine(rgb[0].astype(np.float32))
+    losses = [[[] for _ in range(5)] for _ in range(4)]
     for top in range(3):
         for left in range(4):
             hidden = rgb[0].astype(np.float32)
@@ -202,7 +204,8 @@ def test_every_pixel_is_shown_as_often_as_the_others(shown: float) -> None:
 
 def written_out(explainer: ScoreCam, rgb: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Maps (P, rows, columns) of channels (K, rows, columns), one channel after the other."""
-    tower, mean = explainer.model.tower, np.array(SPEC.mean) * 255
+    tower = explainer.model.tower
+    mean = np.array(SPEC.mean) * 255
     texts = explainer.texts(PHRASES)
 
     def cosines(mask: np.ndarray) -> np.ndarray:
@@ -221,7 +224,8 @@ def written_out(explainer: ScoreCam, rgb: np.ndarray, tokens: np.ndarray) -> np.
 
 def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
     model = tiny_clip()
-    explainer, rgb = made("score_cam", model, channels=1000), image(seed=3)
+    explainer = made("score_cam", model, channels=1000)
+    rgb = image(seed=3)
     with torch.no_grad():
         x = model.visual._embeds(explainer.model.tower.normalised(torch.from_numpy(rgb)))
         for block in model.visual.transformer.resblocks[:-1]:
@@ -234,7 +238,8 @@ def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
 
 def test_masks_of_channels_lie_where_tokens_look() -> None:
     explainer = made("score_cam", "timm, SAME, rotary", channels=3)
-    tower, rgb = explainer.model.tower, torch.from_numpy(image("timm, SAME, rotary", 2, 3, seed=3))
+    tower = explainer.model.tower
+    rgb = torch.from_numpy(image("timm, SAME, rotary", 2, 3, seed=3))
     shift = tower.placement.shift_cells
     assert abs(shift) > 0.3
     asked: list[torch.Tensor] = []
@@ -248,7 +253,8 @@ def test_masks_of_channels_lie_where_tokens_look() -> None:
     explainer._attribution(watched)
     masks = torch.cat([each for each in asked if each.shape[1:] == (64, 96)]).numpy()
     channels = loudest_channels(tokens_of(watched), 3).reshape(3, 2, 3).numpy()
-    low, high = channels.min(axis=(1, 2), keepdims=True), channels.max(axis=(1, 2), keepdims=True)
+    low = channels.min(axis=(1, 2), keepdims=True)
+    high = channels.max(axis=(1, 2), keepdims=True)
     seen = 0
     for row, column in np.ndindex(2, 3):
         y, x = (int((cell + 0.5 + shift) * 32) for cell in (row, column))

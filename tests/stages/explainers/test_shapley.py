@@ -16,7 +16,8 @@ def test_on_a_model_the_map_sums_to_what_the_image_gains_over_the_baseline() -> 
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
     heat = explainer.maps(rgb, texts).values
     against = explainer.maps(rgb, -texts).values
-    masks, black = torch.tensor([1.0, 0])[:, None, None], torch.zeros(32, 32, 3)
+    masks = torch.tensor([1.0, 0])[:, None, None]
+    black = torch.zeros(32, 32, 3)
     ends = masked_embeddings(explainer.model.tower, rgb[0], masks, black)
     # What is cut off a map is what the opposite phrase keeps.
     gain = texts[0] @ (ends[0] - ends[1])
@@ -53,7 +54,8 @@ def test_cells_that_do_not_interact_get_what_they_add(grid_hw: tuple[int, int]) 
 
 def test_the_half_where_more_happens_is_cut_first() -> None:
     parts = torch.zeros(16, 1, dtype=torch.float64)
-    parts[3], parts[0] = 10, 1
+    parts[3] = 10
+    parts[0] = 1
     image = Played(lambda shares: shares @ parts, (4, 4), masks_per_step=2)
     found = owen_values(image, 1 + 2 * 15).reshape(4, 4)
     assert found[0, 3] == pytest.approx(10)

@@ -77,7 +77,9 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first:
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
         x = explainer.walk.tower.embed(torch.from_numpy(RGB)).double()
-    inputs, attention, y = [], [], x.requires_grad_()
+    inputs = []
+    attention = []
+    y = x.requires_grad_()
     for block in tower.blocks:
         q, k, v = (split_heads(part, block.heads) for part in block.project(y))
         attention.append((q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1))

@@ -63,7 +63,8 @@ def test_a_category_is_named_by_text_and_head(tmp_path: Path) -> None:
 
 
 def test_each_thing_has_its_box_and_the_part_of_the_mask_in_it(tmp_path: Path) -> None:
-    left, right = [[1, 1, 5, 1, 5, 5, 1, 5]], [[20, 2, 30, 2, 30, 8]]
+    left = [[1, 1, 5, 1, 5, 5, 1, 5]]
+    right = [[20, 2, 30, 2, 30, 8]]
     truth = instances(
         tmp_path, box(2, 1, 1, 4, 4, segmentation=left), box(2, 20, 2, 10, 6, segmentation=right), box(1, 0, 0, 9, 9)
     )

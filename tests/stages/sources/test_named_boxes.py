@@ -15,7 +15,7 @@ from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.images.crops import cut_out
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig, grid_boxes, splits_up_to
-from stages.sources.looks import CropLook
+from stages.sources.looks import CropEmbedder
 from stages.sources.naming import Concept, read_pool, shares_of
 from stages.sources.proposals import finest_segments, hierarchy, spread_out
 
@@ -71,7 +71,7 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
     tower = Seen()
     spec = InputSpec(size_px=224, patch_px=1, mean=(0, 0, 0), std=(1, 1, 1))
     model: Any = SimpleNamespace(tower=tower, input=spec, device=torch.device("cpu"), name="seen")
-    CropLook(model, 1)([(rgb, [box])])
+    CropEmbedder(model, 1)([(rgb, [box])])
     ((shown,),) = tower.shown
     x0, y0, x1, y1 = box
     wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)

@@ -137,8 +137,10 @@ def arranged(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     for kind in ("weight", "bias"):
         joint = found.pop(f"vision_model.head.attention.in_proj_{kind}", None)
         if joint is not None:
-            width, pool = joint.shape[0] // 3, "visual.trunk.attn_pool"
-            found[f"{pool}.q.{kind}"], found[f"{pool}.kv.{kind}"] = joint[:width], joint[width:]
+            width = joint.shape[0] // 3
+            pool = "visual.trunk.attn_pool"
+            found[f"{pool}.q.{kind}"] = joint[:width]
+            found[f"{pool}.kv.{kind}"] = joint[width:]
     return found
 
 

@@ -60,7 +60,7 @@ _EPS: Final = 1e-5  # what open_clip adds to the variance in layer norms by defa
 def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Translate the contents of a `config.json` of transformers; the layout is `CLIP` or `SIGLIP`.
 
-    Return open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `Described.siglip`. Raises
+    Return open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `ModelDescription.siglip`. Raises
     ConfigError if a value makes no sense, or open_clip has no such model.
     """
     vision, text = (_section(settings, name, layout) for name in ("vision_config", "text_config"))
@@ -118,9 +118,11 @@ def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
 
     Without contents the defaults of `transformers` hold. Raise ConfigError if a value cannot be used.
     """
-    mean, std = images.get("image_mean"), images.get("image_std")
+    mean = images.get("image_mean")
+    std = images.get("image_std")
     if images.get("do_normalize") is False:
-        mean, std = [0.0] * 3, [1.0] * 3
+        mean = [0.0] * 3
+        std = [1.0] * 3
     factor = images.get("rescale_factor", 1 / 255)
     if images.get("do_rescale") is False or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
         raise ConfigError(f"its images are scaled by {factor}: expected colours from 0 to 1, a factor of 1/255")
@@ -168,7 +170,8 @@ def _block_options(section: Mapping[str, Any], act: Mapping[str, Any]) -> dict[s
 
 def _mlp_ratio(section: Mapping[str, Any]) -> float:
     """The ratio for which `int(width * ratio)` is the width inside the MLP, although a product may be a bit less."""
-    inside, width = section["intermediate_size"], section["hidden_size"]
+    inside = section["intermediate_size"]
+    width = section["hidden_size"]
     return float(inside / width if int(width * (inside / width)) == inside else (inside + 0.5) / width)
 
 
@@ -190,7 +193,8 @@ def sizes_of(shapes: Shapes) -> dict[str, Any]:
             layers: Any = _count(shapes, r"visual\.transformer\.resblocks\.(\d+)\.")
             side = patch * _side(len(shapes["visual.positional_embedding"]) - 1)
         else:
-            vision, patch = len(shapes["visual.layer1.0.conv1.weight"]), None
+            vision = len(shapes["visual.layer1.0.conv1.weight"])
+            patch = None
             layers = [_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
             side = 32 * _side(len(shapes["visual.attnpool.positional_embedding"]) - 1)
         return {

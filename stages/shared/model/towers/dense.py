@@ -52,7 +52,8 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
             patches=exact.pool.embedding_of_each(seen), embedding=exact.pool.embedding(seen), tokens=seen.tokens
         )
     if isinstance(tower, AveragedTower):
-        tokens, finish = tower.embed(rgb).float(), tower.finish.float()
+        tokens = tower.embed(rgb).float()
+        finish = tower.finish.float()
         return DenseFeatures(patches=finish(tokens), embedding=finish(tokens.mean(dim=1)), tokens=tokens)
     assert isinstance(tower, VisionTower), f"a {type(tower).__name__} has no dense features"  # noqa: S101
     tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)

@@ -20,7 +20,7 @@ SUPPORTED: Final = (
 )
 
 _POOLS: Final[dict[str, TowerKind]] = {"tok": "class_token", "avg": "average_pool", "map": "latent_pool"}
-"""`pool_type` of a transformer; `map` is that of a SigLIP, see `Described.siglip`."""
+"""`pool_type` of a transformer; `map` is that of a SigLIP, see `ModelDescription.siglip`."""
 
 _TIMM_POOLS: Final[dict[str, TowerKind]] = {
     **dict.fromkeys(("abs_attn", "rot_attn", "token"), "attention_pool"),
@@ -50,7 +50,7 @@ class TowerPlan:
 def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     """Plan the image tower of an open_clip configuration. Raise ConfigError, with the reason, if it does not fit.
 
-    Options of a transformer that change the formulas show when it is built, see `take_apart.check_supported`.
+    Options of a transformer that change the formulas show when it is built, see `from_open_clip.check_supported`.
     """
     vision = architecture["vision_cfg"]
     if "multimodal_cfg" in architecture:
@@ -69,7 +69,8 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
 
 def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
     """Return the sides of images and patches of open_clip's `vision_cfg`. Raise ConfigError if they make no sense."""
-    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    size = vision.get("image_size", 224)
+    patch = vision.get("patch_size", 16)
     if isinstance(size, (list, tuple)):
         if len(set(size)) != 1:
             raise ConfigError(f"the model's input is {size[1]}x{size[0]}; only square inputs are supported")
@@ -101,7 +102,8 @@ def _timm() -> Any:
 
 def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
     timm = _timm()
-    name, pool = str(vision["timm_model_name"]), vision.get("timm_pool", "avg")
+    name = str(vision["timm_model_name"])
+    pool = vision.get("timm_pool", "avg")
     if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
         raise _rejected(f"is called {name!r}, which is no model of timm")
     if pool in _TIMM_POOLS:

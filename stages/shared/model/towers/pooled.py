@@ -91,7 +91,8 @@ class AttentionPool(Part):
         z = tokens if self.norm is None else self.norm(tokens)
         asking = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
         query = asking if self.q is None else self.q(asking)
-        keys, values = self.k(z), self.v(z)
+        keys = self.k(z)
+        values = self.v(z)
         if self.turn is not None:
             keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
         output, attention = (ask or _ask)(query, keys, values, heads or self.heads)

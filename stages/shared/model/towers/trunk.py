@@ -99,7 +99,8 @@ def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor]
     shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in
 
     def note(module: Any, given: tuple[Tensor, ...], answer: Tensor) -> None:
-        side, made = given[0].shape[-1], answer.shape[-1]
+        side = given[0].shape[-1]
+        made = answer.shape[-1]
         if made >= side:
             return
         kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))

@@ -82,7 +82,8 @@ def resize_positions(
     """
     if new_hw == old_hw:
         return table
-    first, rest = table[:1], table[1:]
+    first = table[:1]
+    rest = table[1:]
     grid = F.interpolate(rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode=mode, align_corners=False)
     return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
 

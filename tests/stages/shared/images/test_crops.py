@@ -5,7 +5,8 @@ import numpy as np
 from stages.shared.images.crops import cut_out
 
 RGB = np.zeros((40, 80, 3), np.uint8)
-RGB[:20, :40], RGB[20:, 40:] = 100, 200
+RGB[:20, :40] = 100
+RGB[20:, 40:] = 200
 
 
 def test_a_crop_shows_its_box_alone_and_a_sliver_still_a_pixel() -> None:

@@ -27,7 +27,10 @@ from stages.shared.images.decode import Interpolation, decode_resized, decode_rg
 from stages.shared.images.faults import DecodeLimits
 
 LIMITS = DecodeLimits()
-WHITE, GREY, RED, BLUE = (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 0, 255)
+WHITE = (255, 255, 255)
+GREY = (128, 128, 128)
+RED = (255, 0, 0)
+BLUE = (0, 0, 255)
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -326,7 +329,8 @@ def test_two_threads_are_in_the_decoder_at_once(monkeypatch: pytest.MonkeyPatch)
 
 def test_warnings_are_hidden_of_threads_that_decode_while_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where filters were set after the first decoding; what others warn of is theirs."""
-    reached, go_on = threading.Event(), threading.Event()
+    reached = threading.Event()
+    go_on = threading.Event()
     load = PngImageFile.load
 
     def wait(image: PngImageFile) -> Any:
@@ -375,7 +379,8 @@ def image(**fields: Any) -> ImageRef:
 
 
 def test_loading(tmp_path: Path) -> None:
-    path, link = tmp_path / "a.jpg", tmp_path / "link.jpg"
+    path = tmp_path / "a.jpg"
+    link = tmp_path / "link.jpg"
     path.write_bytes(b"0123456789")
     link.symlink_to(path)
     for fields, content in (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import module_of
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 
 WORDS = ["a", "red", "car", "two", "dogs", "the", "man", "on", "his", "bike", "rides", "along", "green", "trees"]
@@ -64,7 +64,8 @@ def features(model: Any, **inputs: Tensor) -> Tensor:
 
 def save_images(folder: Path, **settings: Any) -> None:
     """The preprocessor_config.json of CLIP, with settings."""
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    mean = [0.48145466, 0.4578275, 0.40821073]
+    std = [0.26862954, 0.26130258, 0.27577711]
     usual = {"image_mean": mean, "image_std": std, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255}
     (folder / "preprocessor_config.json").write_text(json.dumps({**usual, **settings}))
 
@@ -95,8 +96,9 @@ def config_of(path: Path) -> ModelConfig:
 
 def embeddings(path: Path) -> tuple[Tensor, Tensor]:
     """Of IMAGES and TEXTS, by the model and the tokenizer of a checkpoint."""
-    description = recognise(config_of(path))
-    model, tokenizer = module_of(description), tokenizer_of(description)
+    description = describe(config_of(path))
+    model = module_of(description)
+    tokenizer = tokenizer_of(description)
     with torch.no_grad():
         return model.encode_image(IMAGES), model.encode_text(tokenizer(TEXTS))
 

@@ -37,7 +37,9 @@ def save_model(folder: Path, **options: Any) -> tuple[nn.Module, ModelConfig]:
 def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
     """A model of `TOWERS` and the configuration that loads it from `folder` on the CPU."""
     make, spec = TOWERS[tower]
-    model, path, weights = make(), folder / "tiny.json", folder / "tiny.safetensors"
+    model = make()
+    path = folder / "tiny.json"
+    weights = folder / "tiny.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
     path.write_text(json.dumps({"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}))

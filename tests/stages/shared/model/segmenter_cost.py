@@ -18,7 +18,8 @@ from transformers.utils import logging
 
 from stages.shared.model.segmenter import Prompt, Segmenter
 
-ROUNDS, PROMPTS = 2, 4
+ROUNDS = 2
+PROMPTS = 4
 
 
 def models() -> dict[str, tuple[Callable[[], Any], Any]]:

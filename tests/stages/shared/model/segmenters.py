@@ -52,16 +52,22 @@ def _sam(kind: str) -> tuple[Any, Any, Any]:
 
 def _sam2(kind: str) -> tuple[Any, Any, Any]:
     vision: dict[str, Any] = {**_FEATURES, "backbone_config": _HIERA, "backbone_channel_list": [128, 64, 32, 16]}
-    config, model, processor, images = hf.Sam2Config, hf.Sam2Model, hf.Sam2Processor, hf.Sam2ImageProcessor
+    config = hf.Sam2Config
+    model = hf.Sam2Model
+    processor = hf.Sam2Processor
+    images = hf.Sam2ImageProcessor
     if kind == "edgetam":
         arguments = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
         backbone = hf.TimmWrapperConfig(architecture="repvit_m1", model_args=arguments)
         vision |= {"backbone_config": backbone, "backbone_channel_list": [384, 192, 96, 48]}
-        config, model = hf.EdgeTamConfig, hf.EdgeTamModel
+        config = hf.EdgeTamConfig
+        model = hf.EdgeTamModel
     if kind == "sam3_tracker":
         vision = {**_FEATURES, "backbone_config": _VIT3}
-        config, model = hf.Sam3TrackerConfig, hf.Sam3TrackerModel
-        processor, images = hf.Sam3TrackerProcessor, hf.Sam3ImageProcessor
+        config = hf.Sam3TrackerConfig
+        model = hf.Sam3TrackerModel
+        processor = hf.Sam3TrackerProcessor
+        images = hf.Sam3ImageProcessor
     made = model(config(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER))
     resize = images(size={"height": SIDE, "width": SIDE})
     return made, resize, processor(resize, target_size=SIDE)

@@ -11,7 +11,7 @@ import torch
 from stages.contract.errors import ResourceError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.device import (
-    OnTheWay,
+    PendingTransfer,
     choose_precision,
     device_name,
     is_broken,
@@ -24,7 +24,8 @@ from stages.shared.model.device import (
 )
 from stages.shared.model.load import load
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
@@ -146,7 +147,7 @@ def test_errors_of_full_memory_and_of_a_broken_device_are_known(error: Any, kind
 def test_on_a_cpu_nothing_is_copied() -> None:
     values = torch.arange(6.0).reshape(2, 3)
     assert to_device(values, CPU) is values
-    (arrived,) = OnTheWay([values]).wait()
+    (arrived,) = PendingTransfer([values]).wait()
     assert np.shares_memory(arrived, values.numpy())
 
 

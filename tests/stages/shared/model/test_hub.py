@@ -21,7 +21,7 @@ from stages.contract.errors import WeightsError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.hub import fetch
 from stages.shared.model.load import fetch_files, load
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hub_server import Hub, running
@@ -71,7 +71,8 @@ def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: byte
     assert hub.downloads() == [""]
     asked = len(hub.requests)
     assert fetch("tiny", "one", said.append) == path
-    clip, original = load(ModelConfig(name="tiny/one", device="cpu")), tiny_clip(quick_gelu=True)
+    clip = load(ModelConfig(name="tiny/one", device="cpu"))
+    original = tiny_clip(quick_gelu=True)
     with torch.no_grad():
         expected = original.encode_text(open_clip.tokenize(["a red car"]))
     assert torch.allclose(clip.encode_text(["a red car"]), expected, atol=1e-5)
@@ -85,7 +86,8 @@ def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: byte
 def test_other_files(place: str, file: str, hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without safetensors, or named by the tag, which the hub itself serves."""
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"one": {**TAG, "hf_hub": f"{REPOSITORY}/{place}"}})
-    hub.files, hub.small = {f"{REPOSITORY}/{file}": weights}, bool(place)
+    hub.files = {f"{REPOSITORY}/{file}": weights}
+    hub.small = bool(place)
     assert fetch("tiny", "one").name == file
     asked = len(hub.requests)
     assert fetch("tiny", "one").name == file
@@ -196,7 +198,7 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     text["hf_tokenizer_name"] = "house/words"
     architecture = {**tiny_architecture(), "init_logit_bias": -10, "text_cfg": text}
     factory._MODEL_CONFIGS["tiny"] = architecture
-    tokenizer = tokenizer_of(recognise(ModelConfig(name="tiny/one")))
+    tokenizer = tokenizer_of(describe(ModelConfig(name="tiny/one")))
     texts = ["a red dog", "Dear, dear!", "", "a dog " * 9]
     theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
     assert torch.equal(tokenizer(texts), theirs(texts))
@@ -206,7 +208,7 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     assert len(said) == 1
     architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
     with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others \("):
-        tokenizer_of(recognise(ModelConfig(name="tiny/one")))
+        tokenizer_of(describe(ModelConfig(name="tiny/one")))
 
 
 def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_announces_the_download(

@@ -12,8 +12,8 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, load, usable_model
+from stages.shared.model.towers.from_open_clip import check_supported
 from stages.shared.model.towers.plan import SUPPORTED
-from stages.shared.model.towers.take_apart import check_supported
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import assert_scales_as, save_json, save_model, save_tower
@@ -23,7 +23,8 @@ RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.G
 
 def embedding(model: Any, rgb: Tensor = RGB, dtype: torch.dtype = torch.float32) -> Tensor:
     """`encode_image` of an open_clip model, from pixels 0 .. 255."""
-    mean, std = torch.tensor(SPEC.mean)[:, None, None], torch.tensor(SPEC.std)[:, None, None]
+    mean = torch.tensor(SPEC.mean)[:, None, None]
+    std = torch.tensor(SPEC.std)[:, None, None]
     with torch.no_grad():
         found = model.encode_image(((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(dtype))
     return found[0] if isinstance(found, tuple) else found
@@ -53,7 +54,8 @@ def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(pre
     """open_clip leaves layer norms and embeddings in float32."""
     model = tiny_clip(precision=precision)
     clip = from_open_clip(model, tokenizer, SPEC)
-    ours, theirs = clip.tower.encode(RGB), embedding(model, dtype=precision)
+    ours = clip.tower.encode(RGB)
+    theirs = embedding(model, dtype=precision)
     assert ours.dtype == theirs.dtype == precision
     step = torch.finfo(precision).eps * theirs.abs().max()  # both round to `precision` after each of ~50 operations
     assert (ours - theirs).abs().max() <= 8 * step

@@ -8,7 +8,7 @@ import pytest
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import usable_model
-from stages.shared.model.recognise import Described, recognise
+from stages.shared.model.recognise import ModelDescription, describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture
 from tests.stages.shared.model.saved import save_json, save_model
@@ -38,14 +38,14 @@ def test_models_that_are_not_there_are_named(values: dict[str, Any], message: st
     monkeypatch.chdir(tmp_path)
     save_json(tmp_path)
     with pytest.raises(PhraseboxError, match=message):
-        recognise(ModelConfig(**values))
+        describe(ModelConfig(**values))
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", '{"embed_dim": 3}', '{"model_cfg": {}}'])
 def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text(content)
     with pytest.raises(ConfigError, match=r"model\.config: .*odd\.json"):
-        recognise(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
+        describe(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
 
 
 def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
 def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match="only square"):
-        recognise(ModelConfig(config=path, weights=path))
+        describe(ModelConfig(config=path, weights=path))
 
 
 def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, me
     path = tmp_path / "model.json"
     path.write_text(json.dumps({"model_cfg": architecture}))
     with pytest.raises(ConfigError, match=rf"model\.config: .*model\.json.*{message}"):
-        recognise(ModelConfig(config=path, weights=path))
+        describe(ModelConfig(config=path, weights=path))
 
 
 def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
     files: dict[str, Any] = {"folder": Path(), "weights": None, "pretrained": None}
-    tokenizer_of(Described(name="tiny", architecture=architecture, input=SPEC, **files))
+    tokenizer_of(ModelDescription(name="tiny", architecture=architecture, input=SPEC, **files))
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
     assert asked == [(("a/b",), options)]
 
@@ -143,5 +143,5 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
 )
 def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
     (tmp_path / "weights.pt").touch()
-    found = recognise(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
+    found = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
     assert (found.mean, found.interpolation) == (mean, interpolation)

@@ -15,7 +15,7 @@ from stages.shared.model import clip
 from stages.shared.model.clip import ClipModel, TextCache, TextEncoder
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, load, module_of
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import save_model
@@ -86,7 +86,7 @@ def test_the_bundled_model_s_own_context_length() -> None:
     encode = load(ModelConfig(name="demo", device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
     with torch.no_grad():
-        full = module_of(recognise(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
+        full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
     assert torch.allclose(encode(TEXTS), full, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.shared.model.load import usable_model
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
 from tests.stages.shared.model.hugging_face import TEXTS, config_of, siglip_tokens
 
@@ -32,7 +32,7 @@ def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
 def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(siglip_source: tuple[Path, Any, Any]) -> None:
     texts = [*TEXTS, "", "Two DOGS, on the man's bike!", "xyz", "a red car " * 10, "the man  & some trees"]
     folder, _, tokenizer = siglip_source
-    assert torch.equal(tokenizer_of(recognise(config_of(folder)))(texts), siglip_tokens(tokenizer, texts))
+    assert torch.equal(tokenizer_of(describe(config_of(folder)))(texts), siglip_tokens(tokenizer, texts))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -54,11 +54,11 @@ def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, s
     tokenizer = AutoTokenizer.from_pretrained(siglip_folder)
     texts = ["a red dog", "Two DOGS, now!", "", "a dog and " * 5]
     expected = siglip_tokens(tokenizer, texts)
-    found = tokenizer_of(recognise(config_of(siglip_folder)))(texts)
+    found = tokenizer_of(describe(config_of(siglip_folder)))(texts)
     assert torch.equal(found, expected)
     assert found[0].tolist()[-1 if side == "left" else 0] != 0
     assert (found == 1).sum(dim=1).tolist() == [1] * 4
-    assert recognise(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
+    assert describe(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
 
 
 def test_a_siglip_s_vocabulary_belongs_to_its_fingerprint(siglip_folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 from stages.shared.model.load import load, module_of, usable_model
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hugging_face import (
@@ -121,7 +121,7 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) 
         torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
     assert_embeds_as(tmp_path / "ViT.pt", model)
     assert_scales_as(load(config_of(tmp_path / "ViT.pt")), model)
-    found = recognise(config_of(tmp_path / "ViT.pt"))
+    found = describe(config_of(tmp_path / "ViT.pt"))
     assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
     assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
 
@@ -135,9 +135,9 @@ def test_openai_s_resnet_is_known_by_its_tensors(tmp_path: Path) -> None:
     model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
     extra = {"input_resolution": torch.tensor(64)}
     torch.save({**model.state_dict(), **extra}, tmp_path / "RN.pt")
-    found = recognise(config_of(tmp_path / "RN.pt")).architecture
+    found = describe(config_of(tmp_path / "RN.pt")).architecture
     assert {**found["vision_cfg"], "head_width": 64} == architecture["vision_cfg"]
-    loaded = module_of(recognise(config_of(tmp_path / "RN.pt")))
+    loaded = module_of(describe(config_of(tmp_path / "RN.pt")))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
@@ -159,7 +159,7 @@ def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) ->
     clip.save_pretrained(folder)  # as in many repositories, which hold the model twice
     assert_embeds_as(folder, model)
     assert_scales_as(load(config_of(folder)), model)
-    found = recognise(config_of(folder))
+    found = describe(config_of(folder))
     assert (found.layout, found.described_by) == ("open_clip", "open_clip_config.json")
     assert (found.input.mean, found.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
 
@@ -170,7 +170,7 @@ def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path,
     parsed["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"trust_remote_code": True}}
     file.write_text(json.dumps(parsed))
     with pytest.raises(ConfigError, match="asks for trust_remote_code"):
-        recognise(config_of(open_clip_folder[0]))
+        describe(config_of(open_clip_folder[0]))
 
 
 def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     torch.save({"epoch": 5, "name": "run-1", "state_dict": state, "optimizer": {}}, folder / "epoch_5.pt")
     params = "force_image_size: 64\nforce_quick_gelu: True\nimage_mean: [0.5, 0.4, 0.3]\nimage_std: None\n"
     (folder.parent / "params.txt").write_text(f"batch_size: 64\n{params}model: ViT-B-32\nname: run-1\n")
-    found = recognise(config_of(folder / "epoch_5.pt"))
+    found = describe(config_of(folder / "epoch_5.pt"))
     assert (found.layout, found.described_by) == ("open_clip", "params.txt, which names ViT-B-32")
     assert found.architecture == {**architecture, "quick_gelu": True}
     assert (found.input.size_px, found.input.mean, found.input.std) == (64, (0.5, 0.4, 0.3), SPEC.std)
@@ -198,11 +198,11 @@ def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) ->
     found = []
     for tag in ("", "laion400m_e31"):
         (tmp_path / "params.txt").write_text(said.format(tag))
-        found.append(recognise(config_of(tmp_path / "epoch_5.pt")))
+        found.append(describe(config_of(tmp_path / "epoch_5.pt")))
     assert found[0].architecture["text_cfg"]["context_length"] == 16
     assert found[0].input == found[1].input
     (tmp_path / "params.txt").write_text("model: MobileCLIP-S1\npretrained: datacompdr\nimage_mean: None\n")
-    prepared = recognise(config_of(tmp_path / "epoch_5.pt")).input
+    prepared = describe(config_of(tmp_path / "epoch_5.pt")).input
     assert (prepared.mean, prepared.interpolation) == ((0, 0, 0), "bilinear")
 
 
@@ -211,7 +211,7 @@ def test_the_architecture_is_not_guessed_from_tensors(tmp_path: Path) -> None:
     torch.save(on_meta("ViT-B-32"), tmp_path / "epoch_5.pt")
     expected = r"epoch_5\.pt: nothing says what model this is.*model\.name=NAME with model\.weights=.*epoch_5\.pt"
     with pytest.raises(WeightsError, match=expected):
-        recognise(config_of(tmp_path / "epoch_5.pt"))
+        describe(config_of(tmp_path / "epoch_5.pt"))
 
 
 def drop(name: str) -> Callable[[Path], Any]:
@@ -317,15 +317,15 @@ def test_what_cannot_be_loaded_is_said_in_one_line(change, message, clip_folder)
 )
 def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, message, siglip_folder) -> None:
     change(siglip_folder)
-    assert_said_in_one_line(lambda: tokenizer_of(recognise(config_of(siglip_folder))), message)
+    assert_said_in_one_line(lambda: tokenizer_of(describe(config_of(siglip_folder))), message)
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"model\.checkpoint: no file or folder .*gone"):
-        recognise(config_of(tmp_path / "gone"))
+        describe(config_of(tmp_path / "gone"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"holds no weights: .*the folder is empty"):
-        recognise(config_of(tmp_path / "empty"))
+        describe(config_of(tmp_path / "empty"))
 
 
 def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Pat
     (cached / "refs" / "main").write_text("0123abc")
     (cached / "snapshots").mkdir()
     clip_folder.rename(cached / "snapshots" / "0123abc")
-    assert recognise(config_of(cached)).name == "models--someone--my-clip"
+    assert describe(config_of(cached)).name == "models--someone--my-clip"
     assert_same(embeddings(cached), clip, CLIP_TOKENS)
 
 
@@ -345,4 +345,4 @@ def test_the_trainer_s_loss_of_siglip_has_a_bias(tmp_path: Path) -> None:
     assert usable_model(config_of(tmp_path / "epoch_1.pt")).layout == "open_clip"
     (tmp_path / "params.txt").write_text("model: ViT-B-33\n")
     with pytest.raises(WeightsError, match=r"params\.txt names the model ViT-B-33, which open_clip does not have"):
-        recognise(config_of(tmp_path / "epoch_1.pt"))
+        describe(config_of(tmp_path / "epoch_1.pt"))

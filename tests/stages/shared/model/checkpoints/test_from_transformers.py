@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load, module_of, usable_model
-from stages.shared.model.recognise import recognise
+from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
@@ -47,9 +47,10 @@ def test_real_sizes_embed_as_in_transformers(kind: str, tmp_path: Path) -> None:
     model = (CLIPModel(CLIPConfig()) if kind == "clip" else SiglipModel(SiglipConfig())).eval()
     model.save_pretrained(tmp_path)
     save_sentencepiece(tmp_path)
-    pixels, tokens = torch.randn(2, 3, 224, 224), torch.randint(0, 60, (2, 64))
+    pixels = torch.randn(2, 3, 224, 224)
+    tokens = torch.randint(0, 60, (2, 64))
     tokens = CLIP_TOKENS if kind == "clip" else tokens
-    loaded = module_of(recognise(config_of(tmp_path)))
+    loaded = module_of(describe(config_of(tmp_path)))
     with torch.no_grad():
         assert torch.allclose(loaded.encode_image(pixels), features(model, pixel_values=pixels), atol=1e-5)
         assert torch.allclose(loaded.encode_text(tokens), features(model, input_ids=tokens), atol=1e-5)
@@ -82,7 +83,7 @@ def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip: 
     rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     mean, std = (torch.tensor(values)[:, None, None] for values in (loaded.input.mean, loaded.input.std))
     with torch.no_grad():
-        model = module_of(recognise(config_of(clip_folder)))
+        model = module_of(describe(config_of(clip_folder)))
         expected = model.encode_image((rgb.permute(0, 3, 1, 2) / 255 - mean) / std)
     assert torch.allclose(loaded.tower.encode(rgb), expected, atol=1e-5)
     assert loaded.encode_text(TEXTS).shape == (3, 48)
@@ -105,11 +106,11 @@ def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any
 
 def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
     """The architecture is open_clip's or one's own, the tensors are transformers'."""
-    described = recognise(config_of(clip_folder))
+    described = describe(config_of(clip_folder))
     (tmp_path / "mine.json").write_text(json.dumps(described.architecture))
     given = ModelConfig(config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu")
     with torch.no_grad():
-        image = module_of(recognise(given)).encode_image(IMAGES)
+        image = module_of(describe(given)).encode_image(IMAGES)
     assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
     assert usable_model(given).layout == "transformers CLIPModel"
 
@@ -128,10 +129,10 @@ def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: P
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
-    tokens = tokenizer_of(recognise(config_of(folder)))(TEXTS)
-    assert torch.equal(tokens, tokenizer_of(recognise(config_of(siglip_folder)))(TEXTS))
+    tokens = tokenizer_of(describe(config_of(folder)))(TEXTS)
+    assert torch.equal(tokens, tokenizer_of(describe(config_of(siglip_folder)))(TEXTS))
     pixels = torch.randn(1, 3, 224, 224)
-    loaded = module_of(recognise(config_of(folder)))
+    loaded = module_of(describe(config_of(folder)))
     with torch.no_grad():
         assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
         assert torch.allclose(loaded.encode_text(tokens), model.encode_text(tokens), atol=1e-5)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.dense import by_boxes, by_masks, dense
-from stages.shared.model.towers.take_apart import take_apart
+from stages.shared.model.towers.from_open_clip import build_image_tower
 from stages.shared.model.towers.tower import Placement
 from tests.factories import TOWERS
 
@@ -17,7 +17,7 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     make, spec = TOWERS[name]
     model = make()
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), np.uint8))
-    live = take_apart(model.visual, spec.mean, spec.std)
+    live = build_image_tower(model.visual, spec.mean, spec.std)
     seen = dense(live, rgb, residual=True)
     (seen.patches.square().sum() + seen.embedding.square().sum()).backward()
     got = {key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()}
@@ -39,7 +39,8 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
 
 def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -> None:
     patches = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(1))
-    unit, cells = F.normalize(patches, dim=-1).unflatten(1, (4, 4)), Placement(stride_px=8)
+    unit = F.normalize(patches, dim=-1).unflatten(1, (4, 4))
+    cells = Placement(stride_px=8)
     rois = torch.tensor([[1.0, 8, 0, 24, 8], [0.0, 0, 16, 8, 32]])
     found = by_boxes(patches, (4, 4), cells, rois)
     wanted = torch.stack([unit[1, 0, 1:3].mean(0), unit[0, 2:4, 0].mean(0)])

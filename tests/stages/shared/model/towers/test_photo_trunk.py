@@ -77,6 +77,7 @@ def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
         embedding = model.tower.encode(torch.from_numpy(picture[None])).float()
         found[precision] = F.normalize(embedding, dim=-1)[0], heat
     for precision, tolerance in (("bf16", 0.02), ("fp16", 0.002)):
-        (full, full_heat), (half, half_heat) = found["fp32"], found[precision]
+        full, full_heat = found["fp32"]
+        half, half_heat = found[precision]
         assert 1 - full @ half < tolerance
         assert np.abs(full_heat - half_heat).mean() < tolerance

@@ -67,7 +67,8 @@ def test_a_private_tower_embeds_as_open_clip_and_shares_its_weights(name: str) -
 @pytest.mark.usefixtures("float64")
 def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
     """Gradients of the whole cosine with respect to every token, averaged over the tokens, times N: their sum."""
-    model, rgb = module_of(name), pixels(name, count=1)
+    model = module_of(name)
+    rgb = pixels(name, count=1)
     explainer = Cam(CamConfig(affinity="none"), from_open_clip(model, tokenizer, TOWERS[name][1]))
     [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
@@ -88,12 +89,14 @@ def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
 @pytest.mark.parametrize(("heads", "similarity"), [("model", "raw"), ("single", "projected")])
 def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similarity: str) -> None:
     """The paper's equations with loops over the patches, and autograd over the pool and all behind it."""
-    model, rgb = module_of(name), pixels(name, count=1)
+    model = module_of(name)
+    rgb = pixels(name, count=1)
     config = GradEclipConfig(heads=heads, similarity=similarity, affinity="none")
     explainer = GradEclip(config, from_open_clip(model, tokenizer, TOWERS[name][1]))
     [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
-    pool, tokens = tower.pool, tower.embed(rgb)
+    pool = tower.pool
+    tokens = tower.embed(rgb)
     seen = pool.look(tokens, (4, 4), 1 if heads == "single" else None)
     asking = 0 if seen.residual is None else seen.residual[:, 0]
     wanted = []
@@ -101,9 +104,11 @@ def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similar
         o = seen.output[0].clone().requires_grad_()
         cosine = F.cosine_similarity(pool.finish(pool.scale(pool.out(o[None])) + asking)[0], text, dim=0)
         (w,) = torch.autograd.grad(cosine, o)
-        query, keys = seen.query[0], seen.keys[0]
+        query = seen.query[0]
+        keys = seen.keys[0]
         if similarity == "projected":
-            query, keys = pool.out(query), pool.out(keys)
+            query = pool.out(query)
+            keys = pool.out(keys)
         s = torch.stack([query @ key / (query.norm() * key.norm()) for key in keys])
         weight = (s - s.min()) / (s.max() - s.min())
         heat = (weight * torch.stack([w @ value for value in seen.values[0]])).clamp(min=0)
@@ -133,7 +138,8 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
 
 @pooled
 def test_sixteen_bits_agree_roughly(name: str) -> None:
-    rgb, found = pixels(name, count=1).numpy(), []
+    rgb = pixels(name, count=1).numpy()
+    found = []
     for precision in (torch.bfloat16, None):
         clip = from_open_clip(module_of(name), tokenizer, TOWERS[name][1], precision=precision)
         assert clip.tower.dtype == (precision or torch.float32)

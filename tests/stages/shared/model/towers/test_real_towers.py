@@ -34,7 +34,8 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
     options: dict[str, Any] = {"embed_dim": width, "vision_cfg": architecture["vision_cfg"], "text_cfg": TEXT}
     model = open_clip.CLIP(**options).train()
     clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"))
-    side, stride = clip.input.size_px, clip.input.patch_px
+    side = clip.input.size_px
+    stride = clip.input.patch_px
     grid = side // stride
     rgb = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     for kind in kinds_for(clip.tower.kind)[:explainers]:

@@ -12,7 +12,7 @@ from stages.contract.errors import ConfigError
 from stages.shared.model.clip import TextEncoder
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load
-from stages.shared.model.towers.take_apart import take_text_apart
+from stages.shared.model.towers.from_open_clip import build_text_tower
 from tests.factories import TOWERS
 from tests.stages.explain.models import sharp_text_clip, text_architecture, tokenizer
 
@@ -44,13 +44,13 @@ def test_encode_equals_encode_text(name: str) -> None:
     tokens = tokenizer(TEXTS)
     with torch.no_grad():
         wanted = model.encode_text(tokens)
-    found = take_text_apart(model).encode(tokens)
+    found = build_text_tower(model).encode(tokens)
     assert torch.allclose(found, wanted, atol=1e-5)
     assert not torch.allclose(found[0], found[3], atol=1e-2), "texts differ"
 
 
 def test_what_stands_behind_the_end_changes_nothing() -> None:
-    tower = take_text_apart(sharp_text_clip())
+    tower = build_text_tower(sharp_text_clip())
     tokens = tokenizer(TEXTS[:1])
     filled = tokens.clone()
     filled[0, tower.ends_of(tokens)[0] + 1 :] = 5
@@ -68,7 +68,7 @@ def test_the_trained_models(name: str) -> None:
 def test_halved_weights() -> None:
     model = open_clip.CLIP(**text_architecture(), cast_dtype=torch.bfloat16).eval()
     convert_weights_to_lp(model, dtype=torch.bfloat16)
-    tower = take_text_apart(model)
+    tower = build_text_tower(model)
     with torch.no_grad():
         wanted = model.encode_text(tokenizer(TEXTS))
     assert tower.dtype == tower.blocks[0].qkv.weight.dtype == torch.bfloat16
@@ -88,4 +88,4 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_other_towers_are_refused_with_the_reason(case: str) -> None:
     make, reason = REFUSED[case]
     with pytest.raises(ConfigError, match=reason):
-        take_text_apart(make())
+        build_text_tower(make())

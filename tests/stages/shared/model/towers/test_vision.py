@@ -36,7 +36,8 @@ def tower_of(model: nn.Module, precision: torch.dtype | None = None) -> VisionTo
 
 
 def encode_image(model: Any, rgb: Tensor) -> Tensor:
-    mean, std = torch.tensor(SPEC.mean)[:, None, None], torch.tensor(SPEC.std)[:, None, None]
+    mean = torch.tensor(SPEC.mean)[:, None, None]
+    std = torch.tensor(SPEC.std)[:, None, None]
     with torch.no_grad():
         found: Tensor = model.encode_image((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std)
     return found

@@ -1,10 +1,10 @@
-"""open_clip's image and text towers taken apart into what explainers work on.
+"""Image and text towers, as explainers use them, from open_clip's.
 
 Transformers become plain tensors. Of an image tower that one attention pools, the trunk is kept as it is, as a copy
 with the same weights, and the pool becomes tensors. All other towers are rejected, with the reason.
 
-What is computed with a tower has the gradients of the module's parameters, which is what training needs. Take a
-`private_copy` of the module apart to have none.
+Training needs gradients, so a tower's results have those of the module's parameters. For none, build the tower from a
+`private_copy` of the module.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ def check_supported(model: Model) -> None:
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
-    take_apart(visual, (0.0,) * 3, (1.0,) * 3)
+    build_image_tower(visual, (0.0,) * 3, (1.0,) * 3)
 
 
-def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float]) -> Tower:
-    """Take an image tower apart; it is only read. Raise ConfigError, with the reason, if it cannot be explained.
+def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]) -> Tower:
+    """Build an image tower from open_clip's, which is only read.
+
+    Raise ConfigError, with the reason, if it cannot be explained.
 
     `mean` and `std` are those of the RGB channels in 0-1, as the model was trained. The weights of a transformer get
     the precision of its matrices, except for layer norms, which open_clip's half-precision models leave in float32.
@@ -50,9 +52,9 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float]) -> To
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return _resnet(visual, normalisation)
     if isinstance(visual, open_clip.timm_model.TimmModel):
-        from stages.shared.model.towers import take_apart_timm  # noqa: PLC0415 - timm's layers, for its towers alone
+        from stages.shared.model.towers import from_timm  # noqa: PLC0415 - timm's layers, for its towers alone
 
-        return take_apart_timm.take_apart(visual, normalisation)
+        return from_timm.build_tower(visual, normalisation)
     if not isinstance(visual, transformer.VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
@@ -90,7 +92,8 @@ def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
 
 def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     """CLIP's ResNets: the mean of the features asks all of them and itself."""
-    attention, trunk = visual.attnpool, shared_copy(visual)
+    attention = visual.attnpool
+    trunk = shared_copy(visual)
     trunk.attnpool = nn.Identity()
     table = attention.positional_embedding
     side = math.isqrt(len(table) - 1)
@@ -114,8 +117,8 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     )
 
 
-def take_text_apart(model: Model) -> TextTower:
-    """Take the text tower of an open_clip model apart; it is only read.
+def build_text_tower(model: Model) -> TextTower:
+    """Build the text tower of an open_clip model, which is only read.
 
     Raise ConfigError, with the reason, if words do not act through the one row that makes the embedding.
     """

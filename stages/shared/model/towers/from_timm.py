@@ -1,4 +1,4 @@
-"""open_clip's timm image towers taken apart: the trunk stays timm's, what pools its tokens becomes tensors.
+"""Image towers from open_clip's timm towers: the trunk stays timm's, and the pool becomes tensors.
 
 timm pools in four ways, `_POOLINGS`. Peculiarities of its networks are in the tables beside them: what a block or a
 pool must not have (`_obstacle`), and what each kind of layer does to one token (`_LAYERS`).
@@ -24,8 +24,8 @@ from stages.shared.model.towers.vision import split_heads
 Module = Any  # timm and open_clip are untyped
 
 
-def take_apart(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
-    """Take an open_clip `TimmModel` apart, see `take_apart.take_apart`; `normalisation` is the `mean` and `std`."""
+def build_tower(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
+    """Build the tower of an open_clip `TimmModel`, see `from_open_clip`; `normalisation` is the `mean` and `std`."""
     parts = _Parts(
         trunk=shared_copy(visual.trunk),
         pool=getattr(visual.head, "pool", None),
@@ -41,7 +41,7 @@ def take_apart(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """A tower while it is taken apart."""
+    """The parts of a timm tower."""
 
     trunk: Module  # a copy of timm's network with its weights, which may be changed
     pool: Module  # open_clip's pool of the network's features; None where the network pools itself
@@ -52,8 +52,10 @@ class _Parts:
     def placement_of_patches(self) -> Placement:
         """Let the trunk, a transformer, take images of other sizes as timm's option does, and find its tokens."""
         embed = self.trunk.patch_embed
-        self.trunk.dynamic_img_size, embed.strict_img_size = True, False
-        embed.flatten, embed.output_fmt = False, timm_layers.Format.NHWC
+        self.trunk.dynamic_img_size = True
+        embed.strict_img_size = False
+        embed.flatten = False
+        embed.output_fmt = timm_layers.Format.NHWC
         rope = getattr(self.trunk, "rope", None)
         if rope is not None:
             rope._use_cached_embed = False
@@ -74,11 +76,13 @@ def _grid(parts: _Parts) -> PooledTower:
         q, k, v = (_linear(part) for part in (pool.q, pool.k, pool.v))
     else:
         q, k, v = _split(pool.qkv, 3)
-    heads, turns = int(pool.num_heads), isinstance(pool, timm_layers.RotAttentionPool2d)
+    heads = int(pool.num_heads)
+    turns = isinstance(pool, timm_layers.RotAttentionPool2d)
     asking = None if pool.cls_token is None else pool.cls_token.flatten()
 
     def positions(grid_hw: tuple[int, int]) -> Tensor:
-        table, old_hw = pool.pos_embed[None], list(pool.feat_size)
+        table = pool.pos_embed[None]
+        old_hw = list(pool.feat_size)
         resized: Tensor = timm_layers.resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
         return resized[0]
 
@@ -117,7 +121,8 @@ def _turn(rope: Module, heads: int, half: bool) -> Turn:
 
 
 def _latent(parts: _Parts) -> PooledTower:
-    trunk, pool = parts.trunk, parts.trunk.attn_pool
+    trunk = parts.trunk
+    pool = parts.trunk.attn_pool
     _obstacle(
         "attention pooling",
         {
@@ -156,11 +161,13 @@ def _latent(parts: _Parts) -> PooledTower:
 
 def _class_token(parts: _Parts) -> PooledTower:
     trunk = parts.trunk
-    block, rope = trunk.blocks[-1], getattr(trunk, "rope", None)
+    block = trunk.blocks[-1]
+    rope = getattr(trunk, "rope", None)
     kind = type(block).__name__
     if kind not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
         raise ConfigError(f"the image tower's blocks are {kind}s, which are not known here")
-    attn, norms_after = block.attn, kind == "EvaBlockPostNorm"
+    attn = block.attn
+    norms_after = kind == "EvaBlockPostNorm"
     _obstacle(
         "last block",
         {
@@ -170,7 +177,8 @@ def _class_token(parts: _Parts) -> PooledTower:
             "keys shared by heads": getattr(attn, "num_kv_groups", 1) != 1,
         },
     )
-    placement, heads = parts.placement_of_patches(), int(attn.num_heads)
+    placement = parts.placement_of_patches()
+    heads = int(attn.num_heads)
     if getattr(attn, "qkv", None) is None:
         q, k, v = (_linear(part) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
     else:
@@ -178,7 +186,8 @@ def _class_token(parts: _Parts) -> PooledTower:
         if getattr(attn, "q_bias", None) is not None:  # Eva holds them beside the product; keys have none
             biases = (attn.q_bias, None, attn.v_bias)
             q, k, v = (layers.Linear(each.weight, bias) for each, bias in zip((q, k, v), biases, strict=True))
-    norm_1, norm_2 = _read(block.norm1), _read(block.norm2)
+    norm_1 = _read(block.norm1)
+    norm_2 = _read(block.norm2)
     inner = (*_read(block.mlp), *_scale(block, 2))
     after = (layers.Residual(layers.Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),)
     pool = AttentionPool(
@@ -195,7 +204,8 @@ def _class_token(parts: _Parts) -> PooledTower:
         residual=True,
         finish=layers.Chain((*after, *_read(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
     )
-    trunk.blocks, trunk.norm = trunk.blocks[:-1], nn.Identity()
+    trunk.blocks = trunk.blocks[:-1]
+    trunk.norm = nn.Identity()
     return PooledTower(
         kind="attention_pool", placement=placement, trunk=trunk.forward_features, pool=pool, **parts.common
     )
@@ -221,7 +231,8 @@ def _averaged(parts: _Parts) -> AveragedTower:
     head = _behind_mean(trunk) or []
     finish = layers.Chain((*_read(*head), *parts.behind))
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
-        placement, others = parts.placement_of_patches(), int(trunk.num_prefix_tokens)
+        placement = parts.placement_of_patches()
+        others = int(trunk.num_prefix_tokens)
 
         def tokens_of(features: Tensor) -> Tensor:
             return features[:, others:]
@@ -252,7 +263,7 @@ _POOLINGS: Final[tuple[tuple[Callable[[_Parts], bool], Callable[[_Parts], Tower]
     ),
     (lambda parts: _behind_mean(parts.trunk) is not None, _averaged),
 )
-"""Condition -> the function that takes such a tower apart; the first that fits counts."""
+"""Condition -> the function that builds such a tower; the first that fits counts."""
 
 
 # --- parts
@@ -308,7 +319,8 @@ def _norm(module: Module) -> tuple[layers.Layer, ...]:
 
 def _gated(module: Module) -> tuple[layers.Layer, ...]:
     if isinstance(module, timm_layers.SwiGLU):
-        gate, up = _linear(module.fc1_g), _linear(module.fc1_x)
+        gate = _linear(module.fc1_g)
+        up = _linear(module.fc1_x)
     else:
         gate, up = _split(module.fc1, 2)
         gate, up = (up, gate) if module.gate_last else (gate, up)
