@@ -22,9 +22,9 @@ from pipeline.load.row_groups import grid_shares, runs_of
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Rle
-from stages.shared.images.crops import cut_out
+from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
-from stages.shared.model.towers.dense import by_boxes, by_masks, dense
+from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
 from stages.truth.ground_truth import TruthImage, TruthObject
 
 BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}
@@ -191,7 +191,7 @@ class Embedder:
         owners = np.repeat(np.arange(len(pictures)), [len(picture.asked.boxes_rel) for picture in pictures])
         boxes = np.concatenate([picture.asked.boxes_rel for picture in pictures]) * side
         rois = torch.from_numpy(np.column_stack([owners, boxes]).astype(np.float32)).to(self.model.device)
-        roi = _numpy(by_boxes(found.patches, grid_hw, placement, rois))
+        roi = _numpy(pool_boxes(found.patches, grid_hw, placement, rois))
         image = _numpy(F.normalize(found.embedding.float(), dim=-1))
         crops = self._crops(pictures) if self.config.crops else None
         return [
@@ -210,7 +210,7 @@ class Embedder:
         if known:
             given = [mask for mask in masks if mask is not None]
             shares = torch.from_numpy(grid_shares(*runs_of(given), given[0].size_hw, grid_hw))
-            found[known] = _numpy(by_masks(patches.expand(len(known), -1, -1), shares.to(patches.device)))
+            found[known] = _numpy(pool_masks(patches.expand(len(known), -1, -1), shares.to(patches.device)))
         return found
 
     def _crops(self, pictures: Sequence[Picture]) -> Embeddings:
@@ -223,7 +223,7 @@ class Embedder:
             rgb = np.zeros((self.batch_images, side, side, 3), np.uint8)
             for place, (picture, box) in enumerate(batch):
                 assert picture.full is not None, "images whose regions are cut out come in full"  # noqa: S101
-                rgb[place] = cut_out(picture.full, [box], side, interpolation)[0]
+                rgb[place] = crop_regions(picture.full, [box], side, interpolation)[0]
             embeddings = self.model.tower.encode(torch.from_numpy(rgb)).float()
             parts.append(_numpy(F.normalize(embeddings, dim=-1))[: len(batch)])
         return self._joined(parts)

@@ -289,7 +289,7 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
             f"{row['file_name']!r} is {image.width_px} x {image.height_px} pixels, but the dataset was made from "
             f"{row['width']} x {row['height']}",
         )
-    report.notes["images encoded again: readers would not turn them upright, or take no GIF"] += image.encoded_again
+    report.notes["images encoded again: readers would not turn them upright, or take no GIF"] += image.is_reencoded
     return image
 
 

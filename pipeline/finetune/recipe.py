@@ -21,7 +21,7 @@ from pipeline.finetune.material import TrainingBatch
 from pipeline.finetune.ranks import RankGroup
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
-from stages.shared.model.towers.dense import DenseFeatures, by_boxes, dense
+from stages.shared.model.towers.dense import DenseFeatures, dense, pool_boxes
 from stages.shared.model.towers.from_open_clip import build_image_tower, build_text_tower
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
@@ -72,9 +72,9 @@ class Student:
         return dense(self.tower, rgb, residual=residual)
 
     def regions(self, features: DenseFeatures, rgb: Tensor, rois: Tensor) -> Tensor:
-        """Return features of length 1 of boxes (R, 5), see `by_boxes`: (R, E)."""
+        """Return features of length 1 of boxes (R, 5), see `pool_boxes`: (R, E)."""
         grid_hw = self.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        return by_boxes(features.patches, grid_hw, self.tower.placement, rois.to(self.device))
+        return pool_boxes(features.patches, grid_hw, self.tower.placement, rois.to(self.device))
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return embeddings of length 1, (T, E). Texts are cut at the model's context, as in CLIP's training."""

@@ -162,16 +162,16 @@ class Explainer(ABC, Generic[ConfigT]):
             return PendingMaps(phrases=phrases)
         placement = self.model.tower.placement
         grid_hw = placement.grid_hw(*images[0].shape[:2])
-        padded = self.texts.padded(phrases, self.config.phrases_per_step)
+        padded_texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
         rgb = pixels_on(images, self.model.device)
         self.computes_local = self.computes_local or self.presence is not None
-        maps = self._maps_of_scales(rgb, padded)
+        maps = self._maps_of_scales(rgb, padded_texts)
         results = [*maps.replace_faults()]
         if self.computes_local:
             if maps.embedding is None:
                 raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not return")
             embedding = F.normalize(maps.embedding.float(), dim=-1)
-            results += [embedding, padded, maps.cosines, maps.cosines if maps.local is None else maps.local]
+            results += [embedding, padded_texts, maps.cosines, maps.cosines if maps.local is None else maps.local]
         return PendingMaps(
             phrases=phrases,
             results=PendingTransfer(results),

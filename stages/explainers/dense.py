@@ -215,7 +215,7 @@ def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
     v = split_heads(pool.v(tokens if pool.norm is None else pool.norm(tokens)), pool.heads)
     unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
     mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
-    values = mixed.transpose(1, 2).flatten(2)[:, pool.others :]
+    values = mixed.transpose(1, 2).flatten(2)[:, pool.prefix_tokens :]
     patches = pool.embedding_of_each(replace(seen, values=values))
     embedding = pool.embedding(seen)
     return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)

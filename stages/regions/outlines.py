@@ -29,7 +29,7 @@ from stages.regions.thresholds import FittedCut, features_of
 from stages.shared.images.decode import decode_rgb, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from stages.shared.model.device import retry_on_oom
-from stages.shared.model.segmenter import Prepared, Prompt, load_segmenter
+from stages.shared.model.segmenter import EncoderInput, Prompt, load_segmenter
 
 LEAST_HEAT: Final = 0.5  # A mask that holds less of its part's heat is that of something beside the thing
 
@@ -115,7 +115,7 @@ class Outliner:
                 for number, thing in things.items()
             }
 
-    def _prepared(self, drawing: Drawing) -> Prepared | None:
+    def _prepared(self, drawing: Drawing) -> EncoderInput | None:
         """Return the image as the segmenter takes it; None if it cannot be read, or has no maps."""
         sample, maps = drawing
         try:
@@ -146,7 +146,7 @@ class Outliner:
             box_xyxy_px=None if form == "point" else xywh_to_xyxy(contour.box_xywh_px),
         )
 
-    def _outlined(self, contours: _Contours, image: Prepared | None, masks: Sequence[Plane | None]) -> PaintedRegions:
+    def _outlined(self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]) -> PaintedRegions:
         """Return the regions of a map. They do not overlap: the better part keeps what two parts share."""
         thing_map, cut, pieces = contours
         regions: PaintedRegions = []
@@ -175,7 +175,7 @@ class Outliner:
         return regions
 
     def _best_mask(
-        self, contours: _Contours, part: HeatPart, image: Prepared, masks: Plane
+        self, contours: _Contours, part: HeatPart, image: EncoderInput, masks: Plane
     ) -> tuple[Plane, Evidence] | str:
         """Return the field of the best mask with its evidence, or a word of `_REASONS` if no mask will do.
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from stages.contract.errors import ResourceError
 from stages.contract.stage import Forwards
-from stages.shared.images.crops import cut_out
+from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import PendingTransfer, pixels_on, retry_on_oom, to_device
-from stages.shared.model.towers.dense import by_boxes, dense
+from stages.shared.model.towers.dense import dense, pool_boxes
 
 BoxXyxy = tuple[int, int, int, int]
 """Whole pixels of a canvas, half open."""
@@ -85,11 +85,11 @@ class Look(ABC):
             yield from last.wait()
 
     def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy]) -> NDArray[np.uint8]:
-        """Return parts of an image at the size of the model's input; see `cut_out`."""
+        """Return parts of an image at the size of the model's input; see `crop_regions`."""
         height, width = canvas.shape[:2]
         spec = self.model.input
         shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
-        return cut_out(canvas, shares, spec.size_px, spec.interpolation)
+        return crop_regions(canvas, shares, spec.size_px, spec.interpolation)
 
 
 class CropEmbedder(Look):
@@ -120,7 +120,7 @@ class RoiEmbedder(Look):
                     height, width = canvas.shape[:2]
                     scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
                     rois = to_device(torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)), tower.device)
-                    own.append(by_boxes(patches[number : number + 1], grid_hw, tower.placement, rois))
+                    own.append(pool_boxes(patches[number : number + 1], grid_hw, tower.placement, rois))
                 yield own
 
         return list(self._arrived(passes()))

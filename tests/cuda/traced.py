@@ -147,7 +147,7 @@ class Tracing:
                 (torch.cuda, "get_device_name", lambda *_: "none"),
                 (torch.cuda, "current_device", lambda: 0),
                 (TextCache, "learn", lambda *_: None),
-                (TextCache, "padded", lambda _, given, step: self.texts(given, step)),
+                (TextCache, "embed_padded", lambda _, given, step: self.texts(given, step)),
                 (
                     base,
                     "pixels_on",

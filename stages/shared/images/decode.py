@@ -32,7 +32,15 @@ from PIL import Image
 
 from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
-from stages.shared.images.faults import DECODE_ERRORS, FORMATS, DecodeLimits, check_bytes, check_pixels, faults, quiet
+from stages.shared.images.faults import (
+    DECODE_ERRORS,
+    FORMATS,
+    DecodeLimits,
+    check_bytes,
+    check_pixels,
+    raise_row_faults,
+    suppress_warnings,
+)
 from stages.shared.storage import is_local, network_errors, open_file
 
 _NAME_CHARS: Final = 200  # Longest part of a file's name in a message
@@ -71,15 +79,15 @@ def _read_local(path: str, offset: int, size: int, limits: DecodeLimits) -> byte
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a plain file")
-    wanted = size if size >= 0 else max(0, status.st_size - offset)
-    check_bytes(wanted, limits)
+    byte_count = size if size >= 0 else max(0, status.st_size - offset)
+    check_bytes(byte_count, limits)
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)
-        return file.read(wanted)
+        return file.read(byte_count)
 
 
 def _read_remote(url: str, offset: int, size: int, limits: DecodeLimits) -> bytes:
-    """Like `_read_local`; tries again where the network may be at fault."""
+    """Read as `_read_local`, and try again where the network may be at fault."""
     check_bytes(size, limits)
     for attempt in range(_TRIES):
         try:
@@ -119,7 +127,12 @@ _UPRIGHT: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedImage:
-    """A decoded image: uint8 (H, W, 3), upright, in the wanted size; width and height of the upright original."""
+    """A decoded, upright image.
+
+    Attributes:
+        rgb: Pixels uint8 (H, W, 3) in the target size.
+        width_px, height_px: Size of the upright original.
+    """
 
     rgb: NDArray[np.uint8]
     width_px: int
@@ -128,13 +141,20 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UprightImage:
-    """An encoded image whose pixels are stored upright."""
+    """An encoded image with upright pixels.
+
+    Attributes:
+        content: The encoded image.
+        extension: Extension of a file with this content, without a dot.
+        width_px, height_px: Size of the pixels in `content`.
+        is_reencoded: Whether the content differs from that of the original.
+    """
 
     content: bytes
-    extension: str  # of a file with this content, without a dot
-    width_px: int  # as stored
+    extension: str
+    width_px: int
     height_px: int
-    encoded_again: bool  # whether the content differs from that of the original
+    is_reencoded: bool
 
 
 def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
@@ -156,53 +176,54 @@ def decode_resized(
     Args:
         content: The encoded image.
         limits: Larger images are faults.
-        target: (width, height) in pixels of the upright original -> (width, height) wanted.
+        target: (width, height) in pixels of the upright original -> (width, height) of the result.
         interpolation: Pillow's filter.
-        shrink_jpeg: Let the JPEG decoder halve the size, up to three times, while at least twice the target is left.
-            For 224 px photographs of 1280 px then take 0.75 of the time, those of 4000 px 0.15, and 640 px as long as
-            before. Grey levels differ by 0.1 on average and by 12 at an edge, from 4000 px by 0.5 and 32. With less
-            than twice the target left edges differ by 100 levels, and box recall falls by 0.010 (0.001-0.020).
+        shrink_jpeg: Let the JPEG decoder halve the size, up to three times, down to twice the target at least. For
+            224 px photographs of 1280 px then take 0.75 of the time, those of 4000 px 0.15, and 640 px as long as
+            before. Grey levels differ by 0.1 on average and by 12 at an edge, from 4000 px by 0.5 and 32. Below twice
+            the target edges would differ by 100 levels, and box recall would fall by 0.010 (0.001-0.020).
         quick: Let torch resize by the same filter, in half of Pillow's time. Of 300 photographs 2 % of the values
             differ, by 3 grey levels at most; noise of black and white pixels by up to 30, where both passes of the
             filter are done in another order.
 
     Raise RowFault: bad_image or image_too_large.
     """
-    with quiet():
-        image = _opened(content, limits)
-        stored = image.size
+    with suppress_warnings():
+        image = _open_image(content, limits)
+        stored_wh = image.size
         draft = None
         if shrink_jpeg and image.format in ("JPEG", "MPO"):
-            turned = _orientation(image) >= 5
-            width, height = target(*(stored[::-1] if turned else stored))
-            draft = image.draft("", (2 * height, 2 * width) if turned else (2 * width, 2 * height))
-        with faults(content):
+            is_turned = _orientation(image) >= 5
+            width, height = target(*(stored_wh[::-1] if is_turned else stored_wh))
+            draft = image.draft("", (2 * height, 2 * width) if is_turned else (2 * width, 2 * height))
+        with raise_row_faults(content):
             image.load()
             rgb = _to_rgb(image)
         # Newer Pillow turns TIFFs itself while loading, and then no longer reports their orientation.
-        stored = rgb.size if image.format == "TIFF" else stored
+        if image.format == "TIFF":
+            stored_wh = rgb.size
         orientation = _orientation(image)
-        original = stored[::-1] if orientation >= 5 else stored
-        wanted = target(*original)
-        with faults(content):
-            size = wanted[::-1] if orientation >= 5 else wanted
-            if quick and rgb.size != size:
-                rgb = Image.fromarray(_quickly_resized(np.array(rgb), size, interpolation))
-            elif rgb.size != size:
+        original_wh = stored_wh[::-1] if orientation >= 5 else stored_wh
+        target_wh = target(*original_wh)
+        with raise_row_faults(content):
+            size_wh = target_wh[::-1] if orientation >= 5 else target_wh
+            if quick and rgb.size != size_wh:
+                rgb = Image.fromarray(_resize_by_torch(np.array(rgb), size_wh, interpolation))
+            elif rgb.size != size_wh:
                 # The last pixels that the JPEG decoder has shrunk may lie partly beyond the image.
-                rgb = rgb.resize(size, RESAMPLING[interpolation], box=draft and draft[1])
+                rgb = rgb.resize(size_wh, RESAMPLING[interpolation], box=draft and draft[1])
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
             pixels = np.array(rgb)
-        return DecodedImage(rgb=pixels, width_px=original[0], height_px=original[1])
+        return DecodedImage(rgb=pixels, width_px=original_wh[0], height_px=original_wh[1])
 
 
-def _quickly_resized(rgb: NDArray[np.uint8], size: tuple[int, int], mode: Interpolation) -> NDArray[np.uint8]:
+def _resize_by_torch(rgb: NDArray[np.uint8], size_wh: tuple[int, int], mode: Interpolation) -> NDArray[np.uint8]:
     import torch  # noqa: PLC0415  it takes seconds, which readers of single images need not wait for
 
     planes = torch.from_numpy(rgb).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(planes, size[::-1], mode=mode, antialias=True)
-    pixels: NDArray[np.uint8] = resized[0].permute(1, 2, 0).contiguous().numpy()
+    planes = torch.nn.functional.interpolate(planes, size_wh[::-1], mode=mode, antialias=True)
+    pixels: NDArray[np.uint8] = planes[0].permute(1, 2, 0).contiguous().numpy()
     return pixels
 
 
@@ -212,13 +233,12 @@ def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. For
     others only the header is read. Raise RowFault as `decode_resized`.
     """
-    with quiet():
-        image = _opened(content, limits)
-        form = image.format or ""
-        again = _orientation(image) in _UPRIGHT or image.format == "GIF"
-    extension = _EXTENSIONS[form]
+    with suppress_warnings():
+        image = _open_image(content, limits)
+        is_reencoded = _orientation(image) in _UPRIGHT or image.format == "GIF"
+    extension = _EXTENSIONS[image.format or ""]
     width, height = image.size
-    if again:
+    if is_reencoded:
         rgb = decode_rgb(content, limits)
         height, width = rgb.shape[:2]
         buffer = BytesIO()
@@ -228,13 +248,15 @@ def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
             extension = "png"
             Image.fromarray(rgb).save(buffer, "PNG")
         content = buffer.getvalue()
-    return UprightImage(content=content, extension=extension, width_px=width, height_px=height, encoded_again=again)
+    return UprightImage(
+        content=content, extension=extension, width_px=width, height_px=height, is_reencoded=is_reencoded
+    )
 
 
-def _opened(content: bytes, limits: DecodeLimits) -> Image.Image:
-    """The image with its header read, and its size within the limits."""
+def _open_image(content: bytes, limits: DecodeLimits) -> Image.Image:
+    """Read the header of an image, and check its size. Raise RowFault as `decode_resized`."""
     check_bytes(len(content), limits)
-    with faults(content):
+    with raise_row_faults(content):
         image: Image.Image = Image.open(BytesIO(content), formats=FORMATS)
     check_pixels(*image.size, limits)
     return image
@@ -250,7 +272,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Mode RGB, by the rules in the docstring of the module."""
+    """Convert to mode RGB, by the rules in the docstring of the module."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "I" and image.format == "PNG":  # 16 bits, in older Pillow
@@ -266,7 +288,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Grey values (H, W) of unknown range as uint8, same shape; values that are not finite as the nearest end."""
+    """Convert grey values (H, W) of unknown range to uint8 (H, W); infinite ones become the nearest end."""
     grey = np.zeros(values.shape, np.uint8)
     finite = values[np.isfinite(values)]
     if not finite.size:

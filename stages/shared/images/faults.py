@@ -55,29 +55,34 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLimits:
-    """The largest image that is decoded."""
+    """The largest image that is decoded.
 
-    max_pixels: int = 128_000_000  # width x height: the picture of a 100-megapixel camera, 384 MB as RGB
-    max_bytes: int = 256 * 1024 * 1024  # of the encoded image
+    Attributes:
+        max_pixels: Width x height. The default fits a 100-megapixel camera and takes 384 MB as RGB.
+        max_bytes: Size of the encoded image.
+    """
+
+    max_pixels: int = 128_000_000
+    max_bytes: int = 256 * 1024 * 1024
 
 
 _QUIET: Final = ContextVar("quiet", default=False)
 
 
-class _WhileQuiet:
-    """The pattern of a warning filter; it matches every warning within `quiet`, and no other."""
+class _ActivePattern:
+    """The pattern of a warning filter; it matches every warning within `suppress_warnings`, and no other."""
 
     def match(self, text: str) -> bool:
         return _QUIET.get()
 
 
-_FILTER: Final[Any] = ("ignore", _WhileQuiet(), Warning, None, 0)
+_FILTER: Final[Any] = ("ignore", _ActivePattern(), Warning, None, 0)
 """`warnings.catch_warnings` changes the filters of the whole process, so that only one thread at a time could decode
-under it. This filter may stay: it hides nothing outside of `quiet`."""
+under it. This filter may stay: it hides nothing outside of `suppress_warnings`."""
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """Show no warnings of this thread, such as Pillow's about damaged EXIF or large images."""
     filters: Any = warnings.filters  # a list, whatever typeshed says
     if filters[:1] != [_FILTER]:  # others may have put theirs in front
@@ -90,8 +95,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def faults(content: bytes) -> Iterator[None]:
-    """Turn what Pillow raises on a bad image into RowFault."""
+def raise_row_faults(content: bytes) -> Iterator[None]:
+    """Turn Pillow's exceptions on a bad image within the block into RowFault."""
     try:
         yield
     except UnidentifiedImageError as error:  # its text holds a memory address

@@ -25,12 +25,18 @@ _CHECKSUMS: Final[dict[str, dict[str, str]]] = json.loads((WEIGHTS_ROOT / CHECKS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsEntry:
-    """A named set of weights."""
+    """A named set of weights.
 
-    files: dict[str, str]  # name -> SHA-256 in hex; `model.json` and `model.safetensors` at least
-    about: str  # the purpose of the model, for people: the rest of a sentence behind its name
-    in_wheel: bool = True  # others are in the repository alone
-    # Section of a run's configuration -> keys that stand for those that the user does not set; plain values.
+    Attributes:
+        files: Name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
+        about: The purpose of the model, for people: the rest of a sentence behind its name.
+        in_wheel: Whether the package contains it; others are in the repository alone.
+        settings: Section of a run's configuration -> plain values for keys that the user does not set.
+    """
+
+    files: dict[str, str]
+    about: str
+    in_wheel: bool = True
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -57,10 +63,16 @@ an entry here."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsFiles:
-    """Verified files of a model. Its calibrations of scores have no checksum: each names its model and settings."""
+    """Verified files of a model.
 
-    config: Path  # JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder
-    weights: Path  # safetensors state dict
+    Attributes:
+        config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at the folder of the file.
+        weights: A state dict as safetensors.
+        calibrations: Calibrations of scores, without checksums: each names its model and settings.
+    """
+
+    config: Path
+    weights: Path
     calibrations: tuple[Path, ...]
 
 
@@ -68,7 +80,7 @@ class WeightsFiles:
 def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
     """Find a catalog entry's files in `root` and compare their SHA-256 with the catalog's, once per process.
 
-    Raise WeightsError, which says what to do, if the name is unknown, or a file is missing or has other contents.
+    Raise WeightsError, with the remedy, if the name is unknown, or a file is missing or has other contents.
     """
     entry = CATALOG.get(name)
     if entry is None:
@@ -81,9 +93,9 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
         path = folder / file_name
         if not path.is_file():
             raise WeightsError(f"{path} is missing from the weights {name!r}: {remedy}")
-        if (found := sha256_of(path)) != expected:
+        if (digest := sha256_of(path)) != expected:
             raise WeightsError(
-                f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, got {found}: {remedy}"
+                f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, got {digest}: {remedy}"
             )
     return WeightsFiles(
         config=folder / "model.json",
@@ -98,6 +110,6 @@ def is_here(name: str) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's contents, in hex."""
+    """Return the SHA-256 of a file's contents, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,15 +25,25 @@ TOKENS_PER_PASS: Final = 4096  # The most tokens of one forward pass, which boun
 
 @dataclass(frozen=True, kw_only=True)
 class ClipModel:
-    """An image tower, and a function that embeds texts."""
+    """An image tower, and a function that embeds texts.
 
-    name: str  # for people
+    Attributes:
+        name: Name for people.
+        tower: The image tower.
+        input: The images that the tower takes.
+        encode_text: Texts -> embeddings (T, E) in any scale.
+        embed_dim: E.
+        logit_scale: Factor of cosines in the model's logits, > 0.
+        logit_bias: Bias of the logits in a model of pairs (SigLIP); None: a model of batches.
+    """
+
+    name: str
     tower: Tower
-    input: InputSpec  # the images that the tower takes
-    encode_text: Callable[[Sequence[str]], Tensor]  # texts -> (T, E) in any scale
-    embed_dim: int  # E
-    logit_scale: float  # the factor of cosines in the model's logits, > 0
-    logit_bias: float | None  # what is added to them in a model of pairs (SigLIP); None: a model of batches
+    input: InputSpec
+    encode_text: Callable[[Sequence[str]], Tensor]
+    embed_dim: int
+    logit_scale: float
+    logit_bias: float | None
 
     @property
     def device(self) -> torch.device:
@@ -65,23 +75,23 @@ class TextCache:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 (len(texts), E) of unit length on the model's device."""
         self._embed(texts)
-        found = torch.stack([self._rows[text] for text in texts])
+        embeddings = torch.stack([self._rows[text] for text in texts])
         self._forget()
-        return found
+        return embeddings
 
     def learn(self, texts: Sequence[str]) -> None:
         """Embed texts that are needed next: many in one call fill the forward passes."""
         self._embed(texts)
         self._forget()
 
-    def padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
-        """Texts of each of B images, at least one of which has some -> float32 (B, P, E) on the model's device.
+    def embed_padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
+        """Texts of B images, not all without texts -> float32 (B, P, E) on the model's device.
 
         P is the largest number of texts, rounded up to a multiple of `step`; rows of zeros stand for missing texts.
         """
-        flat = self([text for own in texts for text in own])
+        flat = self([text for texts_of_image in texts for text in texts_of_image])
         longest = -(-max(map(len, texts)) // step) * step
-        present = torch.arange(longest) < torch.tensor([len(own) for own in texts])[:, None]
+        present = torch.arange(longest) < torch.tensor([len(texts_of_image) for texts_of_image in texts])[:, None]
         # Numbers instead of a mask: a GPU's host would wait for the number of its rows.
         places = to_device(present.flatten().nonzero().flatten(), flat.device)
         out = flat.new_zeros(len(texts) * longest, flat.shape[-1])
@@ -105,31 +115,31 @@ class TextCache:
             self._rows.popitem(last=False)
 
 
-def templates_of(named: Sequence[str] | str) -> tuple[str, ...]:
-    """Return text templates with `{}` for the phrase: the given ones, or the 80 of `openai_imagenet`."""
-    if named == "openai_imagenet":
+def templates_of(setting: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the text templates of a setting, with `{}` for the phrase; `openai_imagenet` stands for its 80."""
+    if setting == "openai_imagenet":
         return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    return tuple(named)
+    return tuple(setting)
 
 
 class TextEncoder:
     """Texts -> embeddings. Texts of one length share forward passes.
 
     Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut off: phrases of 1,000
-    photographs have 4.3 tokens on average, and the model's context has 77. Text towers that cannot be taken apart
-    (`build_text_tower` says which) embed the whole context.
+    photographs have 4.3 tokens on average, and the model's context has 77. Text towers that `build_text_tower` refuses
+    embed the whole context.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
         self.tower: TextTower | None = None
-        own = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
+        copy = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
         try:
-            self.tower = build_text_tower(own)
+            self.tower = build_text_tower(copy)
         except ConfigError:
-            self.model = own
-            own._modules.pop("visual", None)  # which is not kept in memory for its texts' sake
+            self.model = copy
+            copy._modules.pop("visual", None)  # texts do not need the memory of the image tower
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -1,8 +1,8 @@
 """The device of a model: its choice, its fast precisions, its errors of full memory, and copies to it.
 
-A copy between ordinary memory and a GPU makes the host wait for all that the GPU was given before. So on CUDA the
-host's end of every copy is in pinned memory, which torch keeps for the next copies and gives to no one while a copy
-uses it. All work is put on the device's current stream, where it is done in order. On a CPU nothing is copied.
+A copy between ordinary memory and a GPU makes the host wait for all earlier work of the GPU. So on CUDA the host's end
+of every copy is in pinned memory, which torch reuses only after the copy has ended. All work goes to the device's
+current stream, which computes it in order. On a CPU nothing is copied.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ _FAULTS: Final = ("CUDA error:", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")  
 _log = logging.getLogger(__name__)
 
 
-def pick_device(wanted: str) -> torch.device:
+def pick_device(choice: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device; `auto` is the GPU where there is one.
 
-    Raise ResourceError, with the reason, if `cuda` is wanted and torch sees no GPU.
+    Raise ResourceError, with the reason, if `cuda` is chosen and torch sees no GPU.
     """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ResourceError(_without_gpu())
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+    has_gpu = torch.cuda.is_available()
+    if choice == "cuda" and not has_gpu:
+        raise ResourceError(_explain_missing_gpu())
+    return torch.device("cuda" if has_gpu and choice != "cpu" else "cpu")
 
 
-def _without_gpu() -> str:
+def _explain_missing_gpu() -> str:
     reason = "nothing"
     try:
         torch.cuda.init()
@@ -86,7 +86,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Peak memory of a device that `device_name` names: torch's on a GPU, the whole process's on a CPU."""
+    """Return the peak memory of a device that `device_name` names: torch's on a GPU, the process's on a CPU."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -107,15 +107,15 @@ def is_fast(precision: torch.dtype, device: torch.device) -> bool:
     return any(capabilities.get(name) for name in _INSTRUCTIONS[precision])
 
 
-def choose_precision(wanted: PrecisionChoice, device: torch.device) -> Precision:
+def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
     """Return the precision that a model computes in; `auto` is bf16 where the device is fast in it, and else fp32."""
-    if wanted != AUTO:
-        return wanted
+    if choice != AUTO:
+        return choice
     return "bf16" if is_fast(torch.bfloat16, device) else "fp32"
 
 
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:
-    """Log a warning if the configured precision, which is obeyed all the same, is slow on this device."""
+    """Log a warning if the configured precision is slow on this device; it is obeyed all the same."""
     if not is_fast(PRECISIONS[precision], device):
         _log.warning(
             "model.precision is %s, for which this CPU or GPU has no instructions: it is far slower than fp32, "
@@ -133,20 +133,25 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def float32_grads() -> Iterator[None]:
-    """Compute in float32 and with gradients in the block, whatever the caller has switched on around it."""
-    off = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), off[0], off[1]:
+    """Compute in float32 and with gradients within the block, whatever the caller has switched on around it."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
         yield
 
 
 def is_broken(error: Exception) -> bool:
-    """Return whether a GPU reports a fault after which its process can compute no more: anything but full memory."""
+    """Return whether a GPU reports a fault other than full memory: its process can compute no more."""
     return isinstance(error, RuntimeError) and str(error).startswith(_FAULTS) and not is_out_of_memory(error)
 
 
 @contextlib.contextmanager
 def moving_to_device(name: str) -> Iterator[None]:
-    """Put a model onto a device. Raise ResourceError, with the GPU's reason, if that does not take it."""
+    """Move a model to a device within the block. Raise ResourceError, with the GPU's reason, if the GPU fails."""
     try:
         yield
     except RuntimeError as error:
@@ -160,32 +165,35 @@ def moving_to_device(name: str) -> Iterator[None]:
 
 
 def retry_on_oom(
-    places: Sequence[int], answers: Callable[[Sequence[int]], Iterator[Answer]], take_less: Callable[[int, str], None]
+    items: Sequence[int], compute: Callable[[Sequence[int]], Iterator[Answer]], shrink: Callable[[int, str], None]
 ) -> Iterator[tuple[int, Answer]]:
-    """Yield each place with its answer, in order; where a GPU's memory is full, go on with the places that are left.
+    """Yield each item with its result, in order. Where a GPU's memory is full, shrink batches and go on from there.
 
     Raise DeviceFault where the GPU reports another fault.
 
-    take_less: Called before with the first of these, and with torch's words. It makes the batches of `answers`
-        smaller, or raises ResourceError where they cannot be.
+    Args:
+        items: Numbers of the items.
+        compute: Items -> an iterator of their results.
+        shrink: Makes the batches of `compute` smaller, or raises ResourceError where they cannot be. It gets the first
+            item without a result, and torch's message.
     """
-    left = list(places)
-    while left:
+    remaining = list(items)
+    while remaining:
         try:
-            for answer in answers(tuple(left)):
-                yield left.pop(0), answer
+            for answer in compute(tuple(remaining)):
+                yield remaining.pop(0), answer
         except RuntimeError as error:
             if is_broken(error):
                 raise DeviceFault(f"the GPU reports a fault: {one_line(error)}") from error
             if not is_out_of_memory(error):
                 raise
-            why = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0]
         else:
             return
-        # Outside the handler: the error holds the frames, and they hold the tensors. A batch that is under way may be
-        # what fills the memory, and what fails when it is waited for may be the next one's fault.
+        # Outside the handler: the error holds the frames, and they hold the tensors. A pending batch may fill the
+        # memory, and a failure while one batch is waited for may be the fault of the next.
         torch.cuda.empty_cache()
-        take_less(left[0], why)
+        shrink(remaining[0], reason)
 
 
 @contextlib.contextmanager
@@ -218,23 +226,23 @@ def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tens
 
 
 class PendingTransfer:
-    """Tensors of one device on their way to the host; they are not changed afterwards, but may be let go."""
+    """A transfer of one device's tensors to the host. The caller may release them, and must not change them."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._copies = [_start_copy(tensor.detach()) for tensor in tensors]
-        self._arrived: torch.cuda.Event | None = None
+        self._arrival: torch.cuda.Event | None = None
         if tensors and tensors[0].device.type == "cuda":
-            # Blocking: the host sleeps instead of asking again and again, and leaves its core to others.
-            self._arrived = torch.cuda.Event(blocking=True)
-            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
+            # Blocking: the host sleeps instead of polling, and leaves its core to other processes.
+            self._arrival = torch.cuda.Event(blocking=True)
+            self._arrival.record(torch.cuda.current_stream(tensors[0].device))
 
     def wait(self) -> list[NDArray[Any]]:
-        """Wait until the device has made and copied these tensors, and for nothing that it was given later.
+        """Wait until the device has computed and copied these tensors, and for no later work.
 
-        Raise RuntimeError if the device reports a fault of something that was started earlier.
+        Raise RuntimeError if the device reports a fault of earlier work.
         """
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        if self._arrival is not None:
+            self._arrival.synchronize()
         return [copy.numpy() for copy in self._copies]
 
 

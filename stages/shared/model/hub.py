@@ -37,52 +37,53 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
         stem, _, end = file.rpartition(".")
         candidates = [f"{stem}.safetensors", file] if end in ("bin", "pth") else [file]
     try:
-        found = _fetch(repository, candidates, say)
-        if found is not None:
-            return found
-        neither = " nor ".join(candidates)
-        raise WeightsError(f"the repository {repository} holds neither {neither}: update open_clip_torch")
+        path = _fetch(repository, candidates, say)
+        if path is not None:
+            return path
+        raise WeightsError(
+            f"the repository {repository} holds neither {' nor '.join(candidates)}: update open_clip_torch"
+        )
     except Exception as error:  # which kind depends on the client's version and its HTTP library's
         raise WeightsError(
-            f"could not get {name}/{tag}: {_what_happened(error, repository)}, or download the file where you can, and "
+            f"could not get {name}/{tag}: {_explain_error(error, repository)}, or download the file where you can, and "
             f"use --model {name} --weights FILE"
         ) from error
 
 
-def _cached(repository: str, file: str) -> Path | None:
+def _find_in_cache(repository: str, file: str) -> Path | None:
     path = huggingface_hub.try_to_load_from_cache(repository, file)
     return Path(path) if isinstance(path, str) else None
 
 
 def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
-    """The first of some files that the cache or else the repository holds; None if neither has one."""
+    """Return the first candidate in the cache, or else the first in the repository; None if neither has one."""
     for file in candidates:
-        if (cached := _cached(repository, file)) is not None:
-            return cached
+        if (path := _find_in_cache(repository, file)) is not None:
+            return path
     for file in candidates:
         try:
-            stated = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file))
+            metadata = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file))
         except errors.EntryNotFoundError:
             continue
-        size = "" if stated.size is None else f" ({stated.size / 1e6:,.0f} MB)"
+        size = "" if metadata.size is None else f" ({metadata.size / 1e6:,.0f} MB)"
         say(f"downloading {file}{size} of {repository} from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
         path = Path(huggingface_hub.hf_hub_download(repository, file, library_name="phrasebox"))
-        if stated.etag and _SHA256.fullmatch(stated.etag) and (found := sha256_of(path)) != stated.etag:
+        if metadata.etag and _SHA256.fullmatch(metadata.etag) and (digest := sha256_of(path)) != metadata.etag:
             path.resolve().unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise WeightsError(
-                f"{file} arrived damaged (SHA-256 {found} instead of {stated.etag}) and was deleted: try again"
+                f"{file} arrived damaged (SHA-256 {digest} instead of {metadata.etag}) and was deleted: try again"
             )
         return path
     return None
 
 
 def damage_of(path: Path) -> str:
-    """Return the fault of a cached file that cannot be loaded, and what to do."""
+    """Return the fault of a cached file that cannot be loaded, and the remedy."""
     blob = path.resolve()  # the cache calls a large file by its SHA-256
     differs = _SHA256.fullmatch(blob.name) is not None and sha256_of(blob) != blob.name
-    what = "it is not what was downloaded (its SHA-256 differs)" if differs else "it holds something else"
-    return f"{what}: delete {blob}, and it is downloaded again"
+    fault = "it is not what was downloaded (its SHA-256 differs)" if differs else "it holds something else"
+    return f"{fault}: delete {blob}, and it is downloaded again"
 
 
 _LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
@@ -102,7 +103,7 @@ _ADVICE: Final[dict[type[Exception], str]] = {
 """Error of the client -> what happened and what to do about it. The first that fits counts."""
 
 
-def _what_happened(error: BaseException, repository: str) -> str:
+def _explain_error(error: BaseException, repository: str) -> str:
     if isinstance(error, WeightsError):
         return str(error)
     chain: list[BaseException] = []
@@ -110,12 +111,12 @@ def _what_happened(error: BaseException, repository: str) -> str:
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    named = {"hub": constants.ENDPOINT, "cache": constants.HF_HUB_CACHE, "repository": repository}
+    places = {"hub": constants.ENDPOINT, "cache": constants.HF_HUB_CACHE, "repository": repository}
     for kind, advice in _ADVICE.items():
-        for each in chain:
-            if isinstance(each, kind):
-                return advice.format(**named, error=one_line(each))
+        for link in chain:
+            if isinstance(link, kind):
+                return advice.format(**places, error=one_line(link))
     # The innermost error speaks of sockets; that of the HTTP library says in its name that it could not connect.
-    if any("Connect" in type(each).__name__ or isinstance(each, ConnectionError | TimeoutError) for each in chain):
+    if any("Connect" in type(link).__name__ or isinstance(link, ConnectionError | TimeoutError) for link in chain):
         return f"no connection to {constants.ENDPOINT} ({one_line(chain[-1])}): try again with a network"
     return f"the download to {constants.HF_HUB_CACHE} failed ({type(error).__name__}: {one_line(error)})"

@@ -17,7 +17,7 @@ from torch import nn
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.shared.model import hub
 from stages.shared.model.catalog import WEIGHTS_ROOT
-from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
+from stages.shared.model.checkpoints.layouts import OPENAI, convert_to_open_clip, layout_of
 from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
 from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import InputSpec, ModelConfig
@@ -35,8 +35,13 @@ from stages.shared.model.towers.plan import SUPPORTED, plan_of
 from stages.shared.model.towers.trunk import private_copy
 
 _BUILD_ERRORS: Final = (
-    *(TypeError, ValueError, AttributeError, LookupError),
-    *(ArithmeticError, RuntimeError, AssertionError),
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
 )
 """The exceptions of open_clip and torch for a model JSON that makes no sense."""
 
@@ -55,45 +60,45 @@ def usable_model(config: ModelConfig) -> ModelDescription:
     Raise ConfigError, with the reason, for a model that is unknown or cannot be explained, and WeightsError for weights
     that are missing, damaged or another model's.
     """
-    described = describe(config)
-    tower = plan_of(described.architecture).kind
-    layout = described.layout
-    bundled = described.weights is not None and WEIGHTS_ROOT in described.weights.parents
-    if not bundled:
+    description = describe(config)
+    tower = plan_of(description.architecture).kind
+    layout = description.layout
+    is_bundled = description.weights is not None and WEIGHTS_ROOT in description.weights.parents
+    if not is_bundled:
         with torch.device("meta"):
-            model = _built(described)
+            model = _build(description)
         check_supported(model)
-        if described.weights is not None:
-            state = read_state(described.weights, described.key, numbers=False)
-            layout = layout_of(state, described.weights, described.key)
-            _fitting(model, arranged(state, layout), described)
-    return replace(described, tower=tower, layout=layout, fingerprint=_fingerprint(described))
+        if description.weights is not None:
+            state = read_state(description.weights, description.key, numbers=False)
+            layout = layout_of(state, description.weights, description.key)
+            _fit_state(model, convert_to_open_clip(state, layout), description)
+    return replace(description, tower=tower, layout=layout, fingerprint=_fingerprint(description))
 
 
-def _fingerprint(described: ModelDescription) -> str:
+def _fingerprint(description: ModelDescription) -> str:
     """Identify architecture, input, vocabulary and weights.
 
     Equal strings mean equal heat maps, with one exception: for a `pretrained` tag the name is hashed and not the file,
     which need not be there yet. open_clip can give a tag other weights in a later version.
     """
-    parts: list[Any] = [described.architecture, asdict(described.input)]
-    parts += [] if described.siglip is None else [described.siglip]
+    parts: list[Any] = [description.architecture, asdict(description.input)]
+    parts += [] if description.siglip is None else [description.siglip]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    vocabulary = vocabulary_of(described)
+    vocabulary = vocabulary_of(description)
     if vocabulary is not None:
         digest.update(vocabulary.read_bytes())
-    if described.weights is None:
-        digest.update(f"{described.name}/{described.pretrained}".encode())
+    if description.weights is None:
+        digest.update(f"{description.name}/{description.pretrained}".encode())
     else:
-        for path in weight_files(described.weights, described.key):
+        for path in weight_files(description.weights, description.key):
             with path.open("rb") as file:
                 while piece := file.read(1 << 22):
                     digest.update(piece)
-    return f"{described.name}:{digest.hexdigest()[:32]}"
+    return f"{description.name}:{digest.hexdigest()[:32]}"
 
 
 def fetch_files(name: str, tag: str, say: hub.Say) -> None:
-    """Download what the model of a tag needs, so that it can be loaded without a network. Raise WeightsError."""
+    """Download the files of a tag's model, so that it can be loaded without a network. Raise WeightsError."""
     hub.fetch(name, tag, say)
     tokenizer_of(describe(ModelConfig(name=name, pretrained=tag)))
 
@@ -103,18 +108,18 @@ def load(config: ModelConfig) -> ClipModel:
 
     Raise as `usable_model`, and ResourceError if the device is not there.
     """
-    described = describe(config)
-    plan_of(described.architecture)
+    description = describe(config)
+    plan_of(description.architecture)
     device = pick_device(config.device)
     precision = choose_precision(config.precision, device)
     warn_of_slow_precision(precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
-    module = module_of(described).requires_grad_(False)
-    tokenizer = tokenizer_of(described)
-    options: dict[str, Any] = {"name": described.name, "precision": PRECISIONS[precision]}
-    with moving_to_device(described.name):
-        clip = from_open_clip(module.to(device), tokenizer, described.input, **options)
+    module = module_of(description).requires_grad_(False)
+    tokenizer = tokenizer_of(description)
+    dtype = PRECISIONS[precision]
+    with moving_to_device(description.name):
+        clip = from_open_clip(module.to(device), tokenizer, description.input, name=description.name, precision=dtype)
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, precision)
     return clip
 
@@ -145,27 +150,28 @@ def from_open_clip(
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     if model.logit_scale.device.type == "mps":
         raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
-    stated = getattr(visual, "preprocess_cfg", None) or {}
-    mean = tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
-    std = tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
+    preprocess = getattr(visual, "preprocess_cfg", None) or {}
+    mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
+    std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
     tower = build_image_tower(private_copy(visual, precision), mean, std)
     stride = tower.placement.stride_px
     if spec is None:
         size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
-        how: Any = stated.get("interpolation") or "bicubic"
-        spec = InputSpec(size_px=size // stride * stride, patch_px=stride, mean=mean, std=std, interpolation=how)
+        interpolation: Any = preprocess.get("interpolation") or "bicubic"
+        spec = InputSpec(
+            size_px=size // stride * stride, patch_px=stride, mean=mean, std=std, interpolation=interpolation
+        )
     if spec.patch_px != stride or spec.size_px % spec.patch_px:
         raise ConfigError(
             f"{name} has a token every {stride} px, which does not fit images of {spec.size_px} px "
             f"with one every {spec.patch_px} px"
         )
-    texts = _own_tokenizer(model) if tokenizer is None else tokenizer
     bias = getattr(model, "logit_bias", None)
     return ClipModel(
         name=name,
         tower=tower,
         input=spec,
-        encode_text=TextEncoder(model, texts),
+        encode_text=TextEncoder(model, _clip_tokenizer(model) if tokenizer is None else tokenizer),
         embed_dim=_embed_dim(model),
         logit_scale=float(model.logit_scale.detach().double().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
@@ -182,8 +188,8 @@ def _embed_dim(model: Model) -> int:
     return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
 
 
-def _own_tokenizer(model: Model) -> Any:
-    """CLIP's own tokenizer for a model with its vocabulary. Raise ConfigError for a model with another one."""
+def _clip_tokenizer(model: Model) -> Any:
+    """Return CLIP's own tokenizer for a model with its vocabulary. Raise ConfigError for another vocabulary."""
     tokenizer = ClipTokenizer(context_length=getattr(model, "context_length", None) or 77)
     size = getattr(model, "vocab_size", None)
     if size != tokenizer.vocab_size:
@@ -194,25 +200,25 @@ def _own_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
-def module_of(described: ModelDescription) -> Model:
+def module_of(description: ModelDescription) -> Model:
     """Return open_clip's module with its weights, float32, in evaluation mode, even if it cannot be explained.
 
     Raise ConfigError if open_clip cannot build it, WeightsError for missing, damaged or another model's weights.
     """
-    if described.pretrained is not None:
-        return _downloaded(described.name, described.pretrained, described.architecture)
-    state = {} if described.weights is None else read_state(described.weights, described.key)
-    layout = layout_of(state, described.weights, described.key)
+    if description.pretrained is not None:
+        return _download(description.name, description.pretrained, description.architecture)
+    state = {} if description.weights is None else read_state(description.weights, description.key)
+    layout = layout_of(state, description.weights, description.key)
     if layout == OPENAI:
         # All of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
-        described = replace(described, architecture={**described.architecture, "quick_gelu": True})
-    model = _built(described)
-    model.load_state_dict(_fitting(model, arranged(state, layout), described), strict=True)
-    _log.info("%s: the weights are %s's", described.name, layout)
+        description = replace(description, architecture={**description.architecture, "quick_gelu": True})
+    model = _build(description)
+    model.load_state_dict(_fit_state(model, convert_to_open_clip(state, layout), description), strict=True)
+    _log.info("%s: the weights are %s's", description.name, layout)
     return model.eval()
 
 
-def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
+def _download(name: str, tag: str, architecture: dict[str, Any]) -> Model:
     path = hub.fetch(name, tag)
     quick = bool(architecture.get("quick_gelu"))
     try:
@@ -226,13 +232,13 @@ def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
     return model.eval()
 
 
-def _built(described: ModelDescription) -> Model:
-    architecture = described.architecture
+def _build(description: ModelDescription) -> Model:
+    architecture = description.architecture
     arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
-    if described.siglip is not None:
+    if description.siglip is not None:
         arguments["vision_cfg"] = _SMALLEST
     elif "timm_model_name" in architecture["vision_cfg"]:
-        # It names our own trunk to timm, whose layers only its towers wait for.
+        # This import registers our trunk with timm. It takes time, and only timm's towers need it.
         import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
 
         # The weights come from our checkpoint: timm would first download those of its own.
@@ -246,8 +252,8 @@ def _built(described: ModelDescription) -> Model:
     custom = architecture.get("custom_text") or hugging_face
     try:
         model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-        if described.siglip is not None:
-            model.visual = _siglip_tower(described.siglip, architecture["embed_dim"])
+        if description.siglip is not None:
+            model.visual = _siglip_tower(description.siglip, architecture["embed_dim"])
     except OSError as error:
         raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
     except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
@@ -256,10 +262,10 @@ def _built(described: ModelDescription) -> Model:
 
 
 def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
-    """The image tower of a SigLIP of any size as open_clip holds it, with random weights: a `TimmModel`.
+    """Build the image tower of a SigLIP of any size as open_clip has it, a `TimmModel`, with random weights.
 
-    open_clip builds such towers by timm's names alone, and those have the exact GELU, where SigLIP was trained with its
-    approximation by tanh (big_vision, `flax.linen.gelu`), which is what `transformers` computes.
+    open_clip builds such towers by timm's names alone, and those have the exact GELU. SigLIP was trained with its
+    approximation by tanh (big_vision, `flax.linen.gelu`), which `transformers` computes, too.
     """
     from timm.models.vision_transformer import VisionTransformer  # noqa: PLC0415 - for this tower alone
 
@@ -273,28 +279,29 @@ def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
     return tower
 
 
-def _fitting(model: Model, state: State, described: ModelDescription) -> State:
+def _fit_state(model: Model, state: State, description: ModelDescription) -> State:
     """Name the tensors as the model does. Raise WeightsError if they are those of another model."""
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in ("logit_scale", "logit_bias"):  # one number, of whatever shape
         value = state.get(name)
-        if isinstance(value, torch.Tensor) and value.numel() == 1 and name in wanted:
-            state[name] = value.reshape(wanted[name])
-    found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
-    missing = sorted(wanted.keys() - found.keys())
-    unknown = sorted(state.keys() - wanted.keys())
-    differing = [name for name in wanted if name in found and wanted[name] != found[name]]
-    named = ((missing, "are missing"), (unknown, "are not the model's"))
-    faults = [f"{len(names)} tensors {what}, such as {names[0]}" for names, what in named if names]
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and name in expected:
+            state[name] = value.reshape(expected[name])
+    actual = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    missing = sorted(expected.keys() - actual.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    differing = [name for name in expected if name in actual and expected[name] != actual[name]]
+    kinds = ((missing, "are missing"), (unknown, "are not the model's"))
+    faults = [f"{len(names)} tensors {fault}, such as {names[0]}" for names, fault in kinds if names]
     if differing:
         name = differing[0]
-        faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")
+        sizes = f"{expected[name]} wanted, {actual[name]} found"
+        faults.append(f"{len(differing)} have other sizes, such as {name}: {sizes}")
     if faults:
         raise WeightsError(
-            f"{described.weights} does not fit the architecture "
-            f"{described.described_by or described.name}: {'; '.join(faults)}",
-            key=described.key,
+            f"{description.weights} does not fit the architecture "
+            f"{description.described_by or description.name}: {'; '.join(faults)}",
+            key=description.key,
         )
     return state

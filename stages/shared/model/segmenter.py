@@ -37,33 +37,40 @@ _SETTINGS: Final = ("config.json", "preprocessor_config.json", "processor_config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Where a thing is, in pixels of the image: a point on it, a box around it, or both; all prompts alike."""
+    """A point on an object, a box around it, or both, in pixels of the image. All prompts of a call are alike."""
 
     point_xy_px: tuple[float, float] | None
     box_xyxy_px: Box | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """An image as the encoder takes it."""
+class EncoderInput:
+    """An image as the encoder takes it.
 
-    pixels: Tensor  # float32 (3, height, width), normalised
-    size_hw: tuple[int, int]  # of the image
-    drawn_hw: tuple[int, int]  # the part of `pixels` that the image fills, from the upper left corner
-    padded: bool  # whether the model's images are padded: its masks then are, too
+    Attributes:
+        pixels: Normalised pixels, float32 (3, height, width).
+        size_hw: Size of the image.
+        content_hw: The part of `pixels` that the image fills, from the upper left corner.
+        is_padded: Whether the model pads images. Its masks are then padded, too.
+    """
+
+    pixels: Tensor
+    size_hw: tuple[int, int]
+    content_hw: tuple[int, int]
+    is_padded: bool
 
     def cells(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return those logits (masks, cells_h, cells_w) that the image touches."""
-        sides = zip(self.drawn_hw, logits.shape[1:], self.pixels.shape[1:], strict=True)
-        h, w = (-(-drawn * cells // side) for drawn, cells, side in sides)
+        sides = zip(self.content_hw, logits.shape[1:], self.pixels.shape[1:], strict=True)
+        h, w = (-(-content * cells // side) for content, cells, side in sides)
         return logits[:, :h, :w]
 
     def field(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits (cells_h, cells_w) of a mask as a field over the image alone, as transformers draws it."""
-        if not self.padded:
+        if not self.is_padded:
             return logits
         full = F.interpolate(torch.from_numpy(logits)[None, None], tuple(self.pixels.shape[1:]), mode="bilinear")
-        field: NDArray[np.float32] = full[0, 0, : self.drawn_hw[0], : self.drawn_hw[1]].numpy()
+        field: NDArray[np.float32] = full[0, 0, : self.content_hw[0], : self.content_hw[1]].numpy()
         return field
 
 
@@ -79,63 +86,63 @@ class Segmenter:
         self._precision = precision
         self.device: torch.device = model.device
 
-    def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
+    def prepare(self, rgb: NDArray[np.uint8]) -> EncoderInput:
         """Resize and normalise an image, uint8 (H, W, 3), on the host."""
-        made = self._processor([rgb], return_tensors="pt")
-        pixels: Tensor = made["pixel_values"][0]
-        padded = "reshaped_input_sizes" in made
-        h, w = made["reshaped_input_sizes"][0].tolist() if padded else pixels.shape[1:]
-        return Prepared(pixels=pixels, size_hw=(rgb.shape[0], rgb.shape[1]), drawn_hw=(h, w), padded=padded)
+        features = self._processor([rgb], return_tensors="pt")
+        pixels: Tensor = features["pixel_values"][0]
+        is_padded = "reshaped_input_sizes" in features
+        h, w = features["reshaped_input_sizes"][0].tolist() if is_padded else pixels.shape[1:]
+        return EncoderInput(pixels=pixels, size_hw=(rgb.shape[0], rgb.shape[1]), content_hw=(h, w), is_padded=is_padded)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Prepared]) -> dict[str, Any]:
+    def encode(self, images: Sequence[EncoderInput]) -> dict[str, Any]:
         """Start encoding a batch of images. A GPU computes while the caller goes on, until `masks` waits for it."""
         pixels = to_device(torch.stack([image.pixels for image in images]), self.device)
         with torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32):
-            found = self._model.get_image_embeddings(pixels)
+            embeddings = self._model.get_image_embeddings(pixels)
         # HQ-SAM's decoder looks at earlier features, too.
         names = ("image_embeddings", "intermediate_embeddings")
-        return dict(zip(names, found if isinstance(found, tuple) else (found,), strict=False))
+        return dict(zip(names, embeddings if isinstance(embeddings, tuple) else (embeddings,), strict=False))
 
     @torch.no_grad()
     def masks(
-        self, encoded: Mapping[str, Any], images: Sequence[Prepared], prompts: Sequence[Sequence[Prompt]]
+        self, embeddings: Mapping[str, Any], images: Sequence[EncoderInput], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[NDArray[np.float32]]]:
-        """Return the logits (masks, cells_h, cells_w) for each prompt of each image that `encode` was given.
+        """Return the logits (masks, cells_h, cells_w) for each prompt of each image, given what `encode` returned.
 
         They are above 0 inside, and those of transformers for one prompt at a time, up to rounding.
         """
-        asked = [(number, prompt) for number, own in enumerate(prompts) for prompt in own]
-        found: list[list[NDArray[np.float32]]] = [[] for _ in images]
-        for start in range(0, len(asked), PROMPTS_AT_ONCE):
-            some = asked[start : start + PROMPTS_AT_ONCE]
-            owners = torch.tensor([number for number, _ in some], device=self.device)
-            points = [_scaled(each.point_xy_px, images[number]) for number, each in some if each.point_xy_px]
-            boxes = [_scaled(each.box_xyxy_px, images[number]) for number, each in some if each.box_xyxy_px]
-            answer = self._model(
-                **{name: _of(value, owners) for name, value in encoded.items()},
+        queue = [(number, prompt) for number, prompts_of_image in enumerate(prompts) for prompt in prompts_of_image]
+        masks: list[list[NDArray[np.float32]]] = [[] for _ in images]
+        for start in range(0, len(queue), PROMPTS_AT_ONCE):
+            batch = queue[start : start + PROMPTS_AT_ONCE]
+            owners = torch.tensor([number for number, _ in batch], device=self.device)
+            points = [_scale(prompt.point_xy_px, images[number]) for number, prompt in batch if prompt.point_xy_px]
+            boxes = [_scale(prompt.box_xyxy_px, images[number]) for number, prompt in batch if prompt.box_xyxy_px]
+            output = self._model(
+                **{name: _select(value, owners) for name, value in embeddings.items()},
                 input_points=torch.tensor(points, device=self.device)[:, None, None] if points else None,
                 input_boxes=torch.tensor(boxes, device=self.device)[:, None] if boxes else None,
                 multimask_output=True,
             )
-            for (number, _), logits in zip(some, answer.pred_masks[:, 0].float().cpu().numpy(), strict=True):
-                found[number].append(logits)
-        return found
+            for (number, _), logits in zip(batch, output.pred_masks[:, 0].float().cpu().numpy(), strict=True):
+                masks[number].append(logits)
+        return masks
 
 
-def _scaled(places_px: Sequence[float], image: Prepared) -> list[float]:
-    """The places (x, y, ...) in pixels of the encoder's input."""
-    down, across = (drawn / size for drawn, size in zip(image.drawn_hw, image.size_hw, strict=True))
+def _scale(places_px: Sequence[float], image: EncoderInput) -> list[float]:
+    """Return the places (x, y, ...) in pixels of the encoder's input."""
+    down, across = (content / size for content, size in zip(image.content_hw, image.size_hw, strict=True))
     return [place * (down if number % 2 else across) for number, place in enumerate(places_px)]
 
 
-def _of(value: Any, owners: Tensor) -> Any:
-    """The embeddings of the image of each prompt; a list has them at several sizes."""
-    return value[owners].float() if isinstance(value, Tensor) else [_of(each, owners) for each in value]
+def _select(value: Any, owners: Tensor) -> Any:
+    """Return the embeddings of each prompt's image; a list has them at several sizes."""
+    return value[owners].float() if isinstance(value, Tensor) else [_select(level, owners) for level in value]
 
 
 def usable_segmenter(config: SegmenterConfig) -> str:
-    """Check before any work that a segmenter can be loaded, and return what identifies its weights.
+    """Check before any work that a segmenter can be loaded, and return the identity of its weights.
 
     A repository is identified by its name: transformers downloads its files when they are needed. Raise ConfigError for
     a folder of something else, WeightsError for missing or pickled weights.
@@ -174,14 +181,14 @@ def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
     safe = {"use_safetensors": True, "trust_remote_code": False}
     try:
         processor = library.AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False)
-        model, found = library.AutoModelForMaskGeneration.from_pretrained(
+        model, loading_info = library.AutoModelForMaskGeneration.from_pretrained(
             config.model, **safe, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # transformers and safetensors raise many kinds
         raise WeightsError(
             f"{_KEY}: cannot load {config.model}: {type(error).__name__}: {first_line(error)}"
         ) from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading_info["missing_keys"]):
         raise WeightsError(f"{_KEY}: {config.model} lacks {len(missing)} tensors, such as {missing[0]}")
     with moving_to_device(str(config.model)):
         model.eval().requires_grad_(False).to(pick_device(device))

@@ -29,31 +29,30 @@ _OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "lang
 `transformers`, where some options run code that is downloaded."""
 
 
-def tokenizer_of(described: ModelDescription) -> Any:
+def tokenizer_of(description: ModelDescription) -> Any:
     """Return the tokenizer of a model, texts -> int64 (texts, context). Raise WeightsError without a vocabulary."""
-    text = described.architecture["text_cfg"]
+    text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length = text.get("context_length", 77)
-    named = text.get("hf_tokenizer_name")
-    source = named if described.tokenizer is None else str(described.tokenizer.parent)
-    what = source or described.name
+    repository = text.get("hf_tokenizer_name")
+    source = repository if description.tokenizer is None else str(description.tokenizer.parent)
     try:
-        if described.folder is None and source:
-            return open_clip.get_tokenizer(described.name)
+        if description.folder is None and source:
+            return open_clip.get_tokenizer(description.name)
         if source:
             return open_clip.tokenizer.HFTokenizer(
                 source,
                 context_length=length,
                 tokenizer_mode=text.get("tokenizer_mode"),
-                trust_remote_code=False,  # without a word transformers would ask at the terminal
+                trust_remote_code=False,  # if left unset, transformers prompts on the terminal
                 **options,
             )
     except Exception as error:  # of transformers, which reads vocabularies that are not CLIP's
         needs = "" if find_spec("transformers") else ": pip install transformers"
         raise WeightsError(
-            f"could not get the tokenizer {what}{needs} ({one_line(error)})", key=described.key
+            f"could not get the tokenizer {source or description.name}{needs} ({one_line(error)})", key=description.key
         ) from error
-    vocabulary = vocabulary_of(described)
+    vocabulary = vocabulary_of(description)
     if vocabulary is not None:
         options["bpe_path"] = str(vocabulary)
     return ClipTokenizer(context_length=length, **options)
@@ -82,12 +81,12 @@ class ClipTokenizer(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc] 
         return [token for word in words for token in self._words[word]]
 
 
-def vocabulary_of(described: ModelDescription) -> Path | None:
-    """Return the file of the vocabulary that a model brings, if it brings one. Raise WeightsError if it is missing."""
-    options = described.architecture["text_cfg"].get("tokenizer_kwargs") or {}
-    if described.tokenizer is not None or described.folder is None or "bpe_path" not in options:
-        return described.tokenizer
-    path = described.folder / str(options["bpe_path"])
+def vocabulary_of(description: ModelDescription) -> Path | None:
+    """Return the vocabulary file of a model; None for CLIP's own. Raise WeightsError if the file is missing."""
+    options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
+    if description.tokenizer is not None or description.folder is None or "bpe_path" not in options:
+        return description.tokenizer
+    path = description.folder / str(options["bpe_path"])
     if not path.is_file():
         raise WeightsError(f"no vocabulary file {path}", key="model.config")
     return path
@@ -110,8 +109,8 @@ def check_options(path: Path, options: Any) -> None:
             key="model.config",
         )
     for key, value in options.items():
-        wanted = _OPTIONS.get(key)
-        if wanted is None or not isinstance(value, wanted):
+        option_type = _OPTIONS.get(key)
+        if option_type is None or not isinstance(value, option_type):
             allowed = ", ".join(f"{name} ({kind.__name__})" for name, kind in _OPTIONS.items())
             raise ConfigError(f"{path}: tokenizer_kwargs may hold {allowed}, not {key}: {value!r}", key="model.config")
 
@@ -122,25 +121,25 @@ def tokenizer_file(folder: Path) -> Path | None:
 
 
 def cleaning(file: Path) -> str:
-    """Return how texts are cleaned: "canonicalize" drops capitals and punctuation, "lower" capitals."""
+    """Return the cleaning of texts: "canonicalize" drops capitals and punctuation, "lower" capitals."""
     kind = str(read_json(file.parent / "tokenizer_config.json").get("tokenizer_class") or "")
     return "lower" if kind.startswith(_LOWER_ONLY) else "canonicalize"
 
 
 def check_vocabulary(folder: Path, size: int) -> None:
-    """Raise WeightsError if the vocabulary of a CLIP is not CLIP's own, which is the one that is used."""
-    own = open_clip.tokenizer.SimpleTokenizer()
-    if size < own.vocab_size:
-        raise WeightsError(f"its vocabulary has {size} tokens: expected CLIP's own, with {own.vocab_size}")
+    """Raise WeightsError if the vocabulary of a CLIP checkpoint is not CLIP's own, which replaces it."""
+    clip_tokenizer = open_clip.tokenizer.SimpleTokenizer()
+    if size < clip_tokenizer.vocab_size:
+        raise WeightsError(f"its vocabulary has {size} tokens: expected CLIP's own, with {clip_tokenizer.vocab_size}")
     file = folder / "merges.txt"
     if file.is_file():
         lines = file.read_text(encoding="utf-8").splitlines()
         merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
     else:
         file = folder / "tokenizer.json"
-        listed = read_json(file).get("model", {}).get("merges")
-        if not listed:
+        entries = read_json(file).get("model", {}).get("merges")
+        if not entries:
             return
-        merges = [tuple(m.split() if isinstance(m, str) else m) for m in listed]
-    if merges != list(own.bpe_ranks):
+        merges = [tuple(entry.split() if isinstance(entry, str) else entry) for entry in entries]
+    if merges != list(clip_tokenizer.bpe_ranks):
         raise WeightsError(f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read")

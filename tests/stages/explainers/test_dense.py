@@ -63,7 +63,7 @@ def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> No
     with torch.no_grad():
         if isinstance(tower, PooledTower):
             # The first token asks in some pools, and is looked at too: there it is the patch itself.
-            others = tower.pool.others
+            others = tower.pool.prefix_tokens
             single = [tokens[:, [others + n] * (others + 1)] for n in range(9)]
             alone = [tower.pool.embedding(tower.pool.look(each, (1, 1)))[0] for each in single]
         else:

@@ -124,7 +124,7 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
 
     latent, tokens = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((8,), (1, 4, 8)))
     layers = {name: linear() for name in ("q", "k", "v", "out")}
-    pool = AttentionPool(heads=2, latent=latent, others=0, finish=NOTHING, **layers)
+    pool = AttentionPool(heads=2, latent=latent, prefix_tokens=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
     found = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])

@@ -19,7 +19,7 @@ from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, FittedCut
-from stages.shared.model.segmenter import Prepared, Segmenter
+from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.stages.regions.cutting import thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
 from tests.stages.shared.model.segmenters import saved
@@ -50,7 +50,7 @@ def logits_of(*parts: tuple[slice, slice], sign: float = 1.0) -> np.ndarray:
     return sign * full[np.ix_(at, at)]
 
 
-IMAGE = Prepared(pixels=torch.zeros(3, SIDE, SIDE), size_hw=(SIDE, SIDE), drawn_hw=(SIDE, SIDE), padded=False)
+IMAGE = EncoderInput(pixels=torch.zeros(3, SIDE, SIDE), size_hw=(SIDE, SIDE), content_hw=(SIDE, SIDE), is_padded=False)
 WHOLE = (slice(0, SIDE), slice(0, SIDE))
 SPOT = (slice(85, 95), slice(105, 115))
 BESIDE = (slice(10, 64), slice(10, 64))
@@ -211,7 +211,7 @@ def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, c
     records, encode, sizes = [record(number) for number in range(4)], Segmenter.encode, []
     expected = stage.process(records)
 
-    def narrow(self: Segmenter, images: Sequence[Prepared]) -> dict[str, Any]:
+    def narrow(self: Segmenter, images: Sequence[EncoderInput]) -> dict[str, Any]:
         sizes.append(len(images))
         if len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.\nGPU 0")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.shared.images.crops import cut_out
+from stages.shared.images.crops import crop_regions
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig, grid_boxes, splits_up_to
 from stages.sources.looks import CropEmbedder
@@ -76,7 +76,7 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
     x0, y0, x1, y1 = box
     wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)
     assert np.array_equal(shown, np.asarray(wanted))
-    assert np.array_equal(shown, cut_out(rgb, [(x0 / 2100, y0 / 500, x1 / 2100, y1 / 500)], 224)[0])
+    assert np.array_equal(shown, crop_regions(rgb, [(x0 / 2100, y0 / 500, x1 / 2100, y1 / 500)], 224)[0])
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])

@@ -1,1 +1,1 @@
-"""Checkpoints on disk: whose they are, what they say of the model, and their tensors, of which nothing is run."""
+"""Checkpoints on disk: their layouts, their settings and their tensors. Nothing in them is run."""

@@ -1,7 +1,7 @@
 """Layouts of checkpoints: recognised by the names of their tensors, and renamed as open_clip's model has them.
 
-open_clip and `transformers` compute the same. What differs is how parts are called, that query, key and value have a
-matrix each there and one together here, and that projections are transposed. The image tower of a SigLIP is timm's.
+open_clip and `transformers` compute the same. Names of parts differ, query, key and value have one matrix in open_clip
+and three in transformers, and projections are transposed. The image tower of a SigLIP is timm's.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _MARKS: Final = {
     OPENAI: ("input_resolution", "visual.", "token_embedding.weight"),
     OPEN_CLIP: ("visual.", "token_embedding.weight"),
 }
-"""Layout -> names, or with a dot at the end beginnings of names, that all have to be there. The first that fits counts.
+"""Layout -> names that a checkpoint must have; a dot at the end marks the beginning of a name. The first fit counts.
 A custom text tower of open_clip has its embedding at `text.token_embedding.weight` or below `text.transformer.`."""
 
-_TOWERS_ALONE: Final = {
+_OTHER_MODELS: Final = {
     "vision_model.": "an image tower of transformers without a text tower",
     "text_model.": "a text tower of transformers without an image tower",
     "visual.": "an image tower without a text tower",
@@ -58,12 +58,12 @@ def layout_of(names: Collection[str], path: object, key: str = "model.weights") 
     for layout, marks in _MARKS.items():
         if all(map(has, marks)):
             return layout
-    found = next((what for mark, what in _TOWERS_ALONE.items() if has(mark)), None)
-    if found is None:
+    content = next((kind for mark, kind in _OTHER_MODELS.items() if has(mark)), None)
+    if content is None:
         shown = ", ".join(sorted(names)[:3])
-        found = f"tensors such as {shown}" if names else "no tensors"
+        content = f"tensors such as {shown}" if names else "no tensors"
     raise WeightsError(
-        f"{path} is no CLIP that is known: found {found}; expected the tensors of {', '.join(_MARKS)}", key=key
+        f"{path} is no CLIP that is known: found {content}; expected the tensors of {', '.join(_MARKS)}", key=key
     )
 
 
@@ -75,7 +75,7 @@ _BLOCK_PARTS: Final = {
     "self_attn.out_proj": ("attn.out_proj.", "attn.proj."),
     "self_attn.qkv": ("attn.in_proj_", "attn.qkv."),
 }
-"""Part of a block -> how the names of its weight and bias begin in open_clip, and in timm. `_joined` makes `qkv`."""
+"""Part of a block -> how the names of its weight and bias begin in open_clip, and in timm. `_join_qkv` makes `qkv`."""
 
 _BLOCKS: Final = {
     (CLIP, "vision"): ("visual.transformer.resblocks", 0),
@@ -83,7 +83,7 @@ _BLOCKS: Final = {
     (SIGLIP, "vision"): ("visual.trunk.blocks", 1),
     (SIGLIP, "text"): ("text.transformer.resblocks", 0),
 }
-"""Layout and tower -> where its blocks are, and whose names (0 open_clip's, 1 timm's) their parts have."""
+"""Layout and tower -> prefix of its blocks, and naming of their parts (0: open_clip's, 1: timm's)."""
 
 _BLOCK_NAME: Final = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _QUERY: Final = re.compile(r"(.+\.self_attn)\.q_proj\.(weight|bias)")
@@ -120,45 +120,45 @@ _NAMES: Final[dict[str, dict[str, str]]] = {
 _TRANSPOSED: Final = {"visual.proj", "text_projection"}
 
 
-def arranged(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+def convert_to_open_clip(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Give the tensors of a layout open_clip's names and shapes; unknown ones keep their names."""
     if layout not in (CLIP, SIGLIP):
         of_older_transformers = ("text.transformer.embeddings.position_ids",)
         unused = OPENAI_ONLY if layout == OPENAI else of_older_transformers
         return {name: value for name, value in state.items() if name not in unused}
-    found: dict[str, Tensor] = {}
-    for name, value in _joined(state).items():
+    tensors: dict[str, Tensor] = {}
+    for name, value in _join_qkv(state).items():
         if not name.endswith(".position_ids"):  # a row of numbers that older versions of transformers saved too
-            own = _renamed(name, layout)
-            found[own] = value.T.contiguous() if own in _TRANSPOSED and value.ndim == 2 else value
-    # timm has one more dimension of positions, and the query's projection apart from that of key and value.
-    if (positions := found.get("visual.trunk.pos_embed")) is not None and positions.ndim == 2:
-        found["visual.trunk.pos_embed"] = positions[None]
+            target = _rename(name, layout)
+            tensors[target] = value.T.contiguous() if target in _TRANSPOSED and value.ndim == 2 else value
+    # timm has one more dimension of positions, and a projection of the query beside one of key and value.
+    if (positions := tensors.get("visual.trunk.pos_embed")) is not None and positions.ndim == 2:
+        tensors["visual.trunk.pos_embed"] = positions[None]
     for kind in ("weight", "bias"):
-        joint = found.pop(f"vision_model.head.attention.in_proj_{kind}", None)
+        joint = tensors.pop(f"vision_model.head.attention.in_proj_{kind}", None)
         if joint is not None:
             width = joint.shape[0] // 3
             pool = "visual.trunk.attn_pool"
-            found[f"{pool}.q.{kind}"] = joint[:width]
-            found[f"{pool}.kv.{kind}"] = joint[width:]
-    return found
+            tensors[f"{pool}.q.{kind}"] = joint[:width]
+            tensors[f"{pool}.kv.{kind}"] = joint[width:]
+    return tensors
 
 
-def _renamed(name: str, layout: str) -> str:
+def _rename(name: str, layout: str) -> str:
     block = _BLOCK_NAME.fullmatch(name)
     if block is not None:
         tower, number, part, kind = block.groups()
-        place, whose = _BLOCKS[layout, tower]
-        return f"{place}.{number}.{_BLOCK_PARTS[part][whose]}{kind}" if part in _BLOCK_PARTS else name
-    for theirs, ours in _NAMES[layout].items():
-        if name == theirs or (theirs.endswith(".") and name.startswith(theirs)):
-            return ours + name.removeprefix(theirs)
+        prefix, naming = _BLOCKS[layout, tower]
+        return f"{prefix}.{number}.{_BLOCK_PARTS[part][naming]}{kind}" if part in _BLOCK_PARTS else name
+    for source, target in _NAMES[layout].items():
+        if name == source or (source.endswith(".") and name.startswith(source)):
+            return target + name.removeprefix(source)
     return name
 
 
-def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Query, key and value of each attention as one tensor, `qkv`, in this order."""
-    joined = dict(state)
+def _join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join query, key and value of each attention to one tensor, `qkv`, in this order."""
+    tensors = dict(state)
     for name in state:
         query = _QUERY.fullmatch(name)
         if query is None:
@@ -166,5 +166,5 @@ def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         attention, kind = query.groups()
         parts = [f"{attention}.{letter}_proj.{kind}" for letter in "qkv"]
         if all(part in state and state[part].shape == state[name].shape for part in parts):
-            joined[f"{attention}.qkv.{kind}"] = torch.cat([joined.pop(part) for part in parts])
-    return joined
+            tensors[f"{attention}.qkv.{kind}"] = torch.cat([tensors.pop(part) for part in parts])
+    return tensors

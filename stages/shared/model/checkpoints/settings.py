@@ -1,8 +1,8 @@
 """Architecture and images of a model in open_clip's words, from the settings of `transformers` or from tensors alone.
 
-Sizes and counts follow from the shapes of tensors. The number of heads does not, which share a width by 64 numbers each
-in all of OpenAI's and most of open_clip's models, and neither does the activation: QuickGELU in OpenAI's, either in
-open_clip's.
+Sizes and counts follow from the shapes of tensors. The number of heads does not: in all of OpenAI's and most of
+open_clip's models a head has 64 numbers. Neither does the activation, which is QuickGELU in OpenAI's models and either
+in open_clip's.
 """
 
 from __future__ import annotations
@@ -126,15 +126,15 @@ def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
     factor = images.get("rescale_factor", 1 / 255)
     if images.get("do_rescale") is False or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
         raise ConfigError(f"its images are scaled by {factor}: expected colours from 0 to 1, a factor of 1/255")
-    usual = {"mean": [0.5] * 3, "std": [0.5] * 3} if layout == SIGLIP else {}
-    found = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
-    for key, value in found.items():
-        if not (isinstance(value, list) and len(value) == 3 and all(isinstance(each, int | float) for each in value)):
+    defaults = {"mean": [0.5] * 3, "std": [0.5] * 3} if layout == SIGLIP else {}
+    channels = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    for key, value in channels.items():
+        if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, int | float) for part in value)):
             raise ConfigError(f"image_{key} must be three numbers, got {value!r}")
     resample = images.get("resample", 3)
     if resample not in RESAMPLE:
         raise ConfigError(f"resample is {resample}: expected 2 (bilinear) or 3 (bicubic)")
-    return {**usual, **found, "interpolation": RESAMPLE[resample]}
+    return {**defaults, **channels, "interpolation": RESAMPLE[resample]}
 
 
 def _section(settings: Mapping[str, Any], name: str, layout: str) -> dict[str, Any]:
@@ -169,10 +169,11 @@ def _block_options(section: Mapping[str, Any], act: Mapping[str, Any]) -> dict[s
 
 
 def _mlp_ratio(section: Mapping[str, Any]) -> float:
-    """The ratio for which `int(width * ratio)` is the width inside the MLP, although a product may be a bit less."""
-    inside = section["intermediate_size"]
+    """Return a ratio for which `int(width * ratio)` is the width inside the MLP, although products are rounded."""
+    inner_width = section["intermediate_size"]
     width = section["hidden_size"]
-    return float(inside / width if int(width * (inside / width)) == inside else (inside + 0.5) / width)
+    ratio = inner_width / width
+    return float(ratio if int(width * ratio) == inner_width else (inner_width + 0.5) / width)
 
 
 # --- tensors alone
@@ -181,7 +182,7 @@ _HEAD_WIDTH: Final = 64
 
 
 def sizes_of(shapes: Shapes) -> dict[str, Any]:
-    """Return open_clip's `model_cfg` of a CLIP's tensors, which have open_clip's names, but for the activation.
+    """Return open_clip's `model_cfg` of a CLIP's tensors with open_clip's names, without the activation.
 
     Raise WeightsError if a tensor that has a size is missing, or the sizes contradict each other.
     """
@@ -220,7 +221,7 @@ def _side(places: int) -> int:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """The number of different numbers at a place in names."""
+    """Count the different numbers at a place in names."""
     if numbers := {match[1] for name in shapes if (match := re.match(pattern, name))}:
         return len(numbers)
     raise LookupError(pattern.replace("\\", ""))

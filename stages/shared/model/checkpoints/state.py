@@ -1,8 +1,8 @@
 """Tensors of a checkpoint, in safetensors or in the formats of torch, in one file or several. Nothing in them runs.
 
-OpenAI published CLIP as TorchScript. `torch.jit.load` runs code of such an archive, and its tensors need none of it:
-`data.pkl` says which attribute of which module is which part of which file in `data/`. `_ScriptReader` unpickles it and
-finds nothing by name but what builds tensors and attributes.
+OpenAI published CLIP as TorchScript. `torch.jit.load` runs code of such an archive, which its tensors do not need:
+`data.pkl` maps each attribute of a module to a part of a file in `data/`. `_ScriptReader` unpickles it and resolves
+only the names that build tensors and attributes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stages.contract.errors import WeightsError, one_line
 from stages.shared.model.checkpoints.layouts import OPENAI_ONLY
 
 INDEX_SUFFIX: Final = ".index.json"
-"""End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
+"""End of the name of an index as Hugging Face writes it: tensor -> file."""
 
 _WRAPPERS: Final = ("module.", "_orig_mod.", "model.")
 """The prefixes that `DistributedDataParallel`, `torch.compile` and Lightning give the names of a model's tensors."""
@@ -61,15 +61,15 @@ def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) 
     """Read the state dict of a checkpoint; nothing in the file is executed.
 
     The path is a file or an index of several, and `key` names it in messages. Without `numbers` the tensors are on the
-    meta device and have only their shapes, for which only the heads of safetensors are read. Raise WeightsError if a
-    file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds something else.
+    meta device and have only their shapes, and of safetensors only the heads are read. Raise WeightsError if a file is
+    missing or damaged, is a TorchScript archive with more than tensors in it, or holds something else.
     """
     state: State = {}
     for file in weight_files(path, key):
         if file.name.endswith(INDEX_SUFFIX):
             continue
         try:
-            found = _read_file(file, numbers=numbers)
+            content = _read_file(file, numbers=numbers)
         except Exception as error:
             is_pickle = isinstance(error, pickle.UnpicklingError)
             if is_pickle and _is_torchscript(file):
@@ -78,18 +78,19 @@ def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) 
                     "could run code. Save its state dict with torch.save or as safetensors where you trust it",
                     key=key,
                 ) from error
-            says = f"{type(error).__name__}: {first_line(error)}"
-            says = "Or does it hold more than tensors? Then save its state dict alone" if is_pickle else says
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            if is_pickle:
+                reason = "Or does it hold more than tensors? Then save its state dict alone"
             raise WeightsError(
-                f"cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? {says}",
+                f"cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? {reason}",
                 key=key,
             ) from error
-        if isinstance(found, dict):
-            wrapped = (found.get(name) for name in ("state_dict", "model_state_dict", "model"))
-            found = next((inner for inner in wrapped if isinstance(inner, dict)), found)
-        if not isinstance(found, dict):
-            raise WeightsError(f"{file} holds a {type(found).__name__}, not a state dict", key=key)
-        state |= {_plain_name(str(name)): value for name, value in found.items()}
+        if isinstance(content, dict):
+            entries = (content.get(name) for name in ("state_dict", "model_state_dict", "model"))
+            content = next((entry for entry in entries if isinstance(entry, dict)), content)
+        if not isinstance(content, dict):
+            raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict", key=key)
+        state |= {_plain_name(str(name)): value for name, value in content.items()}
     return state if numbers else {name: value.to("meta") for name, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -97,13 +98,12 @@ def _read_file(path: Path, *, numbers: bool) -> Any:
     if path.suffix == ".safetensors":
         if numbers:
             return load_file(path)
-        with safe_open(path, framework="pt") as opened:
-            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     if _is_torchscript(path):
         return _read_torchscript(path)
-    mapped = not numbers and zipfile.is_zipfile(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=not numbers and zipfile.is_zipfile(path))
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -161,8 +161,8 @@ class _ScriptReader(pickle.Unpickler):
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        # Functions are new each time, because an archive can set attributes on what it is given.
-        def rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+        # Functions are new each time, because an archive can set attributes on them.
+        def rebuild(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
             if not isinstance(storage, Tensor):
                 raise pickle.UnpicklingError(f"it has a {type(storage).__name__} where a Tensor should be")
             return storage.as_strided(size, stride, offset)
@@ -174,14 +174,14 @@ class _ScriptReader(pickle.Unpickler):
         if module == "torch.jit._pickle" and name.startswith("build_") and name.endswith("list"):
             return lambda values: values  # torch's own only says which kind of numbers a list holds
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return rebuilt
+            return rebuild
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         raise pickle.UnpicklingError(f"it uses {module} {name}")
 
-    def persistent_load(self, described: Any) -> Tensor:
-        """Return all values of a file in `data/`: ("storage", kind, name, device, how many)."""
-        _, dtype, name, _, _ = described
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Return all values of a file in `data/`. `pid` is ("storage", type, name, device, count)."""
+        _, dtype, name, _, _ = pid
         if name not in self._storages:
             content = bytearray(self._archive.read(f"{self._folder}data/{name}"))
             self._storages[name] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)

@@ -1,7 +1,7 @@
 """Dense features of an image tower, in the space of its embeddings: of each patch alone, and of regions.
 
-A patch's own embedding is the tower's answer if its attention looked at that patch alone, so that the output is the
-patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071):
+The embedding of a single patch is the tower's embedding if its attention saw that patch alone. The attention's output
+is then the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071):
 
     y_i = the rest of the tower, with v_i in place of sum_j a_j v_j
 
@@ -30,11 +30,17 @@ from stages.shared.model.towers.vision import Block, VisionTower, attend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseFeatures:
-    """Features of B images, in any scale."""
+    """Features of B images, in any scale.
 
-    patches: Tensor  # each patch's own embedding, row by row (B, N, E)
-    embedding: Tensor  # (B, E)
-    tokens: Tensor | None  # the patches as they enter the pool, or the block that was named (B, N, D)
+    Attributes:
+        patches: Embeddings of single patches, row by row (B, N, E).
+        embedding: Embeddings of the images (B, E).
+        tokens: Patches before the pool, or before the `block` of `dense` (B, N, D).
+    """
+
+    patches: Tensor
+    embedding: Tensor
+    tokens: Tensor | None
 
 
 def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | None = None) -> DenseFeatures:
@@ -42,14 +48,16 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
 
     The part behind the trunk computes in float32. Raise ValueError if a side is not a multiple of the stride.
 
-    With a class token, `residual` says whether the last block's residual and MLP follow the values, and `block` is the
-    number, from 0, of the block before which `tokens` are taken.
+    With a class token, `residual` decides whether the last block's residual and MLP follow the values. `tokens` are
+    then the input of the block with the number `block`, from 0.
     """
     if isinstance(tower, PooledTower):
         exact = tower.float_head()
-        seen = exact.look(rgb)
+        pooling = exact.look(rgb)
         return DenseFeatures(
-            patches=exact.pool.embedding_of_each(seen), embedding=exact.pool.embedding(seen), tokens=seen.tokens
+            patches=exact.pool.embedding_of_each(pooling),
+            embedding=exact.pool.embedding(pooling),
+            tokens=pooling.tokens,
         )
     if isinstance(tower, AveragedTower):
         tokens = tower.embed(rgb).float()
@@ -57,12 +65,12 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
         return DenseFeatures(patches=finish(tokens), embedding=finish(tokens.mean(dim=1)), tokens=tokens)
     assert isinstance(tower, VisionTower), f"a {type(tower).__name__} has no dense features"  # noqa: S101
     tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
-    token, patches = _by_values(tower.blocks[-1].float(), tokens.float(), residual=residual)
+    token, patches = _replace_by_values(tower.blocks[-1].float(), tokens.float(), residual=residual)
     head = tower.float_head().head
     return DenseFeatures(patches=head(patches), embedding=head(token), tokens=None if early is None else early[:, 1:])
 
 
-def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:
+def _replace_by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:
     """Tokens (B, T, D) before the last block -> class token (B, D), and patches by their values alone (B, N, D)."""
     q, k, v = last.project(x)
     token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
@@ -72,26 +80,30 @@ def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tenso
     return token, patches if last.ls_1 is None else patches * last.ls_1
 
 
-def by_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, rois: Tensor) -> Tensor:
-    """Mean of the patches' directions under each box, as in CLIPSelf (arXiv 2310.01403), unit vectors (R, E).
+def pool_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, rois: Tensor) -> Tensor:
+    """Return the mean direction of the patches under each box, as in CLIPSelf (arXiv 2310.01403), unit vectors (R, E).
 
     RoIAlign with one bin, several samples in it, on features of length 1.
 
-    Patches are those of `dense`, (B, N, E), and rois float (R, 5): image of the batch, x0, y0, x1, y1 in px of the
-    images, half open.
+    Args:
+        patches: `DenseFeatures.patches` (B, N, E).
+        grid_hw: Rows and columns of the patches.
+        placement: Places of the patches in their images.
+        rois: Float (R, 5): image of the batch, x0, y0, x1, y1 in px of the images, half open.
     """
     unit = F.normalize(patches.float(), dim=-1).mT.unflatten(-1, grid_hw)
     if placement.shift_px:
         rois = torch.cat([rois[:, :1], rois[:, 1:] - placement.shift_px], dim=1)
-    found: Tensor = torchvision.ops.roi_align(unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True)
-    return F.normalize(found.flatten(1), dim=-1)
+    means: Tensor = torchvision.ops.roi_align(unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True)
+    return F.normalize(means.flatten(1), dim=-1)
 
 
-def by_masks(patches: Tensor, shares: Tensor) -> Tensor:
-    """Mean of the patches' directions under each mask, unit vectors (R, E); zeros for an empty mask.
+def pool_masks(patches: Tensor, shares: Tensor) -> Tensor:
+    """Return the mean direction of the patches under each mask, unit vectors (R, E); zeros for an empty mask.
 
-    `patches` (R, N, E) in any scale are, for each mask, those of its image, and `shares` float (R, N) or (R, grid_h,
-    grid_w), 0 .. 1, the share of each inside.
+    Args:
+        patches: Patches of each mask's image (R, N, E), in any scale.
+        shares: Share of each patch inside the mask, 0 .. 1, float (R, N) or (R, grid_h, grid_w).
     """
     unit = F.normalize(patches.float(), dim=-1)
     return F.normalize(torch.einsum("rn,rne->re", shares.flatten(1).to(unit.dtype), unit), dim=-1)

@@ -78,7 +78,7 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
 
 
 def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
-    """A transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
+    """Average the patches of a transformer, as in CLIPA, with the norm before or after the mean."""
     output = () if tower.output is None else (layers.Linear(tower.output.mT, None),)
     return AveragedTower(
         placement=tower.placement,
@@ -91,7 +91,7 @@ def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
 
 
 def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
-    """CLIP's ResNets: the mean of the features asks all of them and itself."""
+    """Build the tower of a ResNet of CLIP: the mean of the features asks all of them and itself."""
     attention = visual.attnpool
     trunk = shared_copy(visual)
     trunk.attnpool = nn.Identity()
@@ -105,13 +105,13 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     # coarser by means of 2 x 2 pixels everywhere else.
     placement = Placement(stride_px=RESNET_STRIDE_PX, shift_px=-0.5)
     projections = (getattr(attention, f"{name}_proj") for name in "qkvc")
-    q, k, v, out = (layers.Linear(each.weight, each.bias) for each in projections)
+    q, k, v, out = (layers.Linear(module.weight, module.bias) for module in projections)
     heads = int(attention.num_heads)
     return PooledTower(
         kind="attention_pool",
         placement=placement,
         trunk=GridTrunk(body=trunk, positions=positions),
-        pool=AttentionPool(heads=heads, latent=None, others=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING),
+        pool=AttentionPool(heads=heads, latent=None, prefix_tokens=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING),
         dtype=visual.conv1.weight.dtype,
         **normalisation,
     )
@@ -210,4 +210,4 @@ def obstacle_of(block: Any) -> str:
         "scaled cosine attention": attn.logit_scale is not None,
         "head scale": attn.head_scale is not None,
     }
-    return next((name for name, is_there in obstacles.items() if is_there), "")
+    return next((name for name, is_present in obstacles.items() if is_present), "")

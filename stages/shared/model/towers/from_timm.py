@@ -33,9 +33,9 @@ def build_tower(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
         size_px=int(visual.image_size[0]),
         common={"dtype": next(visual.trunk.parameters()).dtype, **normalisation},
     )
-    for pools_so, taken in _POOLINGS:
-        if pools_so(parts):
-            return taken(parts)
+    for fits, build in _POOLINGS:
+        if fits(parts):
+            return build(parts)
     raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
 
 
@@ -78,7 +78,7 @@ def _grid(parts: _Parts) -> PooledTower:
         q, k, v = _split(pool.qkv, 3)
     heads = int(pool.num_heads)
     turns = isinstance(pool, timm_layers.RotAttentionPool2d)
-    asking = None if pool.cls_token is None else pool.cls_token.flatten()
+    query_token = None if pool.cls_token is None else pool.cls_token.flatten()
 
     def positions(grid_hw: tuple[int, int]) -> Tensor:
         table = pool.pos_embed[None]
@@ -89,11 +89,11 @@ def _grid(parts: _Parts) -> PooledTower:
     return PooledTower(
         kind="attention_pool",
         placement=placement_of(parts.trunk, parts.size_px, lambda bare, pixels: bare(pixels).shape[-1]),
-        trunk=GridTrunk(body=parts.trunk, asking=asking, positions=None if turns else positions),
+        trunk=GridTrunk(body=parts.trunk, query_token=query_token, positions=None if turns else positions),
         pool=AttentionPool(
             heads=heads,
             latent=None,
-            others=1,
+            prefix_tokens=1,
             q=q,
             k=k,
             v=v,
@@ -108,13 +108,13 @@ def _grid(parts: _Parts) -> PooledTower:
 def _turn(rope: Module, heads: int, half: bool) -> Turn:
     """Apply a rotary position embedding to keys (B, N, D) of a grid, as timm does."""
 
-    def turned(keys: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    def turn(keys: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
         angles = torch.cat(angles, dim=-1) if isinstance(angles, tuple) else angles
-        apart: Tensor = timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
-        return apart.transpose(-3, -2).flatten(-2)
+        turned: Tensor = timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
+        return turned.transpose(-3, -2).flatten(-2)
 
-    return turned
+    return turn
 
 
 # --- patches, pooled by a learned query
@@ -134,18 +134,18 @@ def _latent(parts: _Parts) -> PooledTower:
     )
     placement = parts.placement_of_patches()
     # Class and register tokens that the pool does not see: those of a `VisionTransformer`, none of an `Eva`.
-    left_out = int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
+    ignored = int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
     k, v = _split(pool.kv, 2)
     inner = () if pool.mlp is None else _read(pool.norm, pool.mlp)
     residual = (layers.Residual(layers.Chain(inner)),) if inner else ()
     return PooledTower(
         kind="latent_pool",
         placement=placement,
-        trunk=TokenTrunk(body=trunk.forward_features, tokens_of=lambda tokens: tokens[:, left_out:]),
+        trunk=TokenTrunk(body=trunk.forward_features, tokens_of=lambda tokens: tokens[:, ignored:]),
         pool=AttentionPool(
             heads=int(pool.num_heads),
             latent=pool.latent.flatten(),
-            others=int(trunk.num_prefix_tokens) - left_out,
+            prefix_tokens=int(trunk.num_prefix_tokens) - ignored,
             q=None if _is_nothing(pool.q) else _linear(pool.q),
             k=k,
             v=v,
@@ -185,7 +185,7 @@ def _class_token(parts: _Parts) -> PooledTower:
         q, k, v = _split(attn.qkv, 3)
         if getattr(attn, "q_bias", None) is not None:  # Eva holds them beside the product; keys have none
             biases = (attn.q_bias, None, attn.v_bias)
-            q, k, v = (layers.Linear(each.weight, bias) for each, bias in zip((q, k, v), biases, strict=True))
+            q, k, v = (layers.Linear(linear.weight, bias) for linear, bias in zip((q, k, v), biases, strict=True))
     norm_1 = _read(block.norm1)
     norm_2 = _read(block.norm2)
     inner = (*_read(block.mlp), *_scale(block, 2))
@@ -193,7 +193,7 @@ def _class_token(parts: _Parts) -> PooledTower:
     pool = AttentionPool(
         heads=heads,
         latent=None,
-        others=int(trunk.num_prefix_tokens),
+        prefix_tokens=int(trunk.num_prefix_tokens),
         norm=None if norms_after else layers.Chain(norm_1),
         q=q,
         k=k,
@@ -215,15 +215,15 @@ def _class_token(parts: _Parts) -> PooledTower:
 
 
 def _behind_mean(trunk: Module) -> list[Module] | None:
-    """The layers behind the mean of the network's tokens; None if it does not average them."""
+    """Return the layers behind the mean of the network's tokens; None if it does not average them."""
     pool = getattr(trunk, "global_pool", None)
     if pool == "avg" and hasattr(trunk, "fc_norm"):
         return [trunk.fc_norm, trunk.head] if getattr(trunk, "attn_pool", None) is None else None
-    named = dict((trunk if isinstance(pool, timm_layers.SelectAdaptivePool2d) else trunk.head).named_children())
-    pool = named.get("global_pool")
+    children = dict((trunk if isinstance(pool, timm_layers.SelectAdaptivePool2d) else trunk.head).named_children())
+    pool = children.get("global_pool")
     if not isinstance(pool, timm_layers.SelectAdaptivePool2d) or pool.pool_type != "avg":
         return None
-    return list(named.values())[list(named).index("global_pool") + 1 :]
+    return list(children.values())[list(children).index("global_pool") + 1 :]
 
 
 def _averaged(parts: _Parts) -> AveragedTower:
@@ -232,10 +232,10 @@ def _averaged(parts: _Parts) -> AveragedTower:
     finish = layers.Chain((*_read(*head), *parts.behind))
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
         placement = parts.placement_of_patches()
-        others = int(trunk.num_prefix_tokens)
+        prefix_tokens = int(trunk.num_prefix_tokens)
 
         def tokens_of(features: Tensor) -> Tensor:
-            return features[:, others:]
+            return features[:, prefix_tokens:]
     else:
         if hasattr(trunk, "patch_embed"):  # of a Swin, whose windows are then filled up
             trunk.patch_embed.strict_img_size = False
@@ -274,9 +274,9 @@ def _is_nothing(*modules: Module) -> bool:
 
 
 def _obstacle(part: str, obstacles: dict[str, bool]) -> None:
-    for what, is_there in obstacles.items():
-        if is_there:
-            raise ConfigError(f"the image tower's {part} has {what}")
+    for obstacle, is_present in obstacles.items():
+        if is_present:
+            raise ConfigError(f"the image tower's {part} has {obstacle}")
 
 
 def _linear(module: Module) -> layers.Linear:
@@ -284,15 +284,15 @@ def _linear(module: Module) -> layers.Linear:
 
 
 def _split(module: Module, parts: int) -> list[layers.Linear]:
-    """A product that makes several things at once, as one product for each."""
+    """Split one product into several of the same size."""
     size = len(module.weight) // parts
-    # Slices, each of which is a tensor of its own: an optimiser could not change what is cut into chunks.
-    rows = [slice(start, start + size) for start in range(0, parts * size, size)]
-    return [layers.Linear(module.weight[own], None if module.bias is None else module.bias[own]) for own in rows]
+    # Slices, not chunks: each is a tensor of its own, which an optimiser can change.
+    slices = [slice(start, start + size) for start in range(0, parts * size, size)]
+    return [layers.Linear(module.weight[rows], None if module.bias is None else module.bias[rows]) for rows in slices]
 
 
 def _scale(block: Module, number: int) -> tuple[layers.Layer, ...]:
-    """LayerScale of a branch, wherever the block holds it."""
+    """Return the LayerScale of a branch, wherever the block holds it."""
     factors = getattr(block, f"gamma_{number}", None)
     module = getattr(block, f"ls{number}", None)
     if factors is None and module is not None and not _is_nothing(module):
@@ -301,14 +301,17 @@ def _scale(block: Module, number: int) -> tuple[layers.Layer, ...]:
 
 
 def _read(*modules: Module) -> tuple[layers.Layer, ...]:
-    """The layers of modules in sequence, for one token, in evaluation mode. Raise ConfigError for unknown ones."""
-    found: list[layers.Layer] = []
+    """Return the layers of modules in sequence, for one token, in evaluation mode.
+
+    Raise ConfigError for unknown modules.
+    """
+    sequence: list[layers.Layer] = []
     for module in modules:
-        made = next((made for kinds, made in _LAYERS if isinstance(module, kinds)), None)
-        if made is None:
+        convert = next((convert for kinds, convert in _LAYERS if isinstance(module, kinds)), None)
+        if convert is None:
             raise ConfigError(f"the image tower ends in a {type(module).__name__}, which is not known here")
-        found += made(module)
-    return tuple(found)
+        sequence += convert(module)
+    return tuple(sequence)
 
 
 def _norm(module: Module) -> tuple[layers.Layer, ...]:
@@ -338,4 +341,4 @@ _LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[Module], tuple[layers.Lay
     ((timm_layers.Mlp,), lambda module: _read(module.fc1, module.act, module.norm, module.fc2)),
     ((timm_layers.SwiGLU, timm_layers.GluMlp), _gated),
 )
-"""Kinds of modules -> the layers that they are."""
+"""Kinds of modules -> their layers."""

@@ -14,27 +14,27 @@ from torch import Tensor
 PartT = TypeVar("PartT")
 
 
-def in_float(part: PartT) -> PartT:
-    """Return any part of a tower with float32 weights; those that were rounded to 16 bits stay rounded."""
-    found: Any = part
+def to_float(part: PartT) -> PartT:
+    """Return any part of a tower with float32 weights; weights of 16 bits stay rounded."""
+    converted: Any = part
     if isinstance(part, Tensor):
-        found = part.float()
+        converted = part.float()
     elif isinstance(part, tuple):
-        found = tuple(in_float(each) for each in part)
+        converted = tuple(map(to_float, part))
     elif is_dataclass(part) and not isinstance(part, type):
-        found = replace(part, **{each.name: in_float(getattr(part, each.name)) for each in fields(part)})
-    return cast("PartT", found)
+        converted = replace(part, **{field.name: to_float(getattr(part, field.name)) for field in fields(part)})
+    return cast("PartT", converted)
 
 
 def gradient_at(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
-    """Gradients (B, P, D) at a vector of each image, x (B, D), given those at `function(x)`, (B, P, E).
+    """Return the gradients (B, P, D) at a vector of each image, x (B, D), given those at `function(x)`, (B, P, E).
 
     The function gets a copy of the vector for each of the P phrases, (B, P, D), which keeps their gradients apart.
     """
     with torch.enable_grad():
         copies = x.detach()[:, None].expand(-1, gradient.shape[1], -1).requires_grad_()
-        (found,) = torch.autograd.grad(function(copies), copies, gradient)
-    return found
+        (gradients,) = torch.autograd.grad(function(copies), copies, gradient)
+    return gradients
 
 
 class Part:
@@ -43,8 +43,8 @@ class Part:
     __slots__ = ()
 
     def float(self) -> Self:
-        """Return the same with float32 weights, see `in_float`."""
-        return in_float(self)
+        """Return the same with float32 weights, see `to_float`."""
+        return to_float(self)
 
 
 class Layer(Part, ABC):
@@ -85,7 +85,7 @@ class Linear(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Activation(Layer):
-    """A function of each number alone, such as GELU."""
+    """A function of single numbers, such as GELU."""
 
     function: Callable[[Tensor], Tensor]
 

@@ -25,7 +25,7 @@ STRIDE_PX: Final = 16  # from a token to the next
 GRID: Final = 14  # tokens a side for the 224 pixels that it was trained on
 
 ALIKE: Final = 0.2
-"""Cosine above which two tokens of an image count as parts of one thing. The value of the feasibility run, where
+"""Cosine above which two tokens of an image count as parts of one object. It comes from a first experiment, where
 averaging finished maps over such tokens gave four points of pointing; here the tokens are averaged in training too."""
 
 
@@ -33,7 +33,7 @@ class Neck(nn.Module):
     """C channels of the network -> D of the model, averaged over the tokens of the image that look alike.
 
     The averaging is attention among tokens with fixed queries and keys: the centred channels themselves. It lets a
-    token speak for the thing that it is a part of, as the blocks of a vision transformer do, without parameters.
+    token speak for its object, as the blocks of a vision transformer do, without parameters.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -47,7 +47,7 @@ class Neck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, D). In training whole channels of an image are dropped at random."""
-        weights = alike(x)
+        weights = similarity_weights(x)
         if self.training:
             x = x * self.dropout(torch.ones_like(x[:, :1]))
         y = self.norm(self.reduce(x).to(self.norm.weight.dtype))
@@ -56,8 +56,8 @@ class Neck(nn.Module):
         return averaged
 
 
-def alike(x: Tensor) -> Tensor:
-    """Weights of each token of an image for each other: channels (B, N, C) -> (B, N, N), without a gradient.
+def similarity_weights(x: Tensor) -> Tensor:
+    """Weigh the tokens of an image for each other: channels (B, N, C) -> (B, N, N), without a gradient.
 
     The cosine of the channels less the image's mean, less `ALIKE`, where above 0, rows of the sum 1. A token counts for
     itself, so that no row is empty.

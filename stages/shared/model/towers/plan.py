@@ -30,7 +30,7 @@ _TIMM_POOLS: Final[dict[str, TowerKind]] = {
 """`timm_pool` of a network of timm."""
 
 _AVERAGING: Final = re.compile(r"^vitamin_|_gap_")
-"""Transformers of timm that average their tokens where nothing else is said; its convolutional networks all do."""
+"""Transformers of timm that average their tokens by default; its convolutional networks all do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     """
     vision = architecture["vision_cfg"]
     if "multimodal_cfg" in architecture:
-        raise _rejected("is CoCa's, which ends in an attention pooler with many queries")
+        raise _unsupported("is CoCa's, which ends in an attention pooler with many queries")
     size, stride = sides_px(vision)
     pool = vision.get("pool_type", "tok")
     kind: TowerKind | None = _POOLS.get(pool)
@@ -63,7 +63,7 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     elif isinstance(vision.get("layers"), (list, tuple)):
         kind = "attention_pool"
     if kind is None:
-        raise _rejected(f"pools by {pool!r}, and not by its class token or the mean")
+        raise _unsupported(f"pools by {pool!r}, and not by its class token or the mean")
     return TowerPlan(kind=kind, size_px=size, stride_px=stride)
 
 
@@ -79,7 +79,7 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
         patch = RESNET_STRIDE_PX
     if "timm_model_name" in vision and isinstance(size, int):
         patch = _stride_of_timm(str(vision["timm_model_name"]))
-        size = size // patch * patch  # timm leaves out what does not fill a patch
+        size = size // patch * patch  # timm leaves out pixels that do not fill a patch
     if isinstance(patch, (list, tuple)):
         if len(set(patch)) != 1:
             raise ConfigError("only square patches are supported")
@@ -91,8 +91,8 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
     return size, patch or 1
 
 
-def _timm() -> Any:
-    """timm, which knows our own trunk by name. Only towers of timm wait for its import."""
+def _import_timm() -> Any:
+    """Import timm, and register our own trunk with it. Only towers of timm wait for the import."""
     import timm  # noqa: PLC0415
 
     import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
@@ -101,32 +101,32 @@ def _timm() -> Any:
 
 
 def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
-    timm = _timm()
+    timm = _import_timm()
     name = str(vision["timm_model_name"])
     pool = vision.get("timm_pool", "avg")
     if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
-        raise _rejected(f"is called {name!r}, which is no model of timm")
+        raise _unsupported(f"is called {name!r}, which is no model of timm")
     if pool in _TIMM_POOLS:
         return _TIMM_POOLS[pool]
-    described = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if not pool and (described.pool_size is not None or _AVERAGING.search(name)):
+    timm_config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if not pool and (timm_config.pool_size is not None or _AVERAGING.search(name)):
         return "average_pool"
-    raise _rejected(
+    raise _unsupported(
         f"is timm's {name} " + (f"with the pooling {pool!r}" if pool else "without a pooling that is known")
     )
 
 
 def _stride_of_timm(name: str) -> int:
-    """Pixels between the tokens of a timm model, from its name or its last grid."""
+    """Return the pixels between the tokens of a timm model, from its name or its last grid."""
     patch = re.search(r"_patch(\d+)_", name)
     if patch and not name.startswith("swin"):
         return int(patch[1])
-    timm = _timm()
-    described = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
-    if described is None or described.pool_size is None:
+    timm = _import_timm()
+    timm_config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    if timm_config is None or timm_config.pool_size is None:
         return 16
-    return 1 << math.ceil(math.log2(described.input_size[-1] / described.pool_size[-1]))
+    return 1 << math.ceil(math.log2(timm_config.input_size[-1] / timm_config.pool_size[-1]))
 
 
-def _rejected(what: str) -> ConfigError:
-    return ConfigError(f"the image tower {what}. {SUPPORTED}")
+def _unsupported(obstacle: str) -> ConfigError:
+    return ConfigError(f"the image tower {obstacle}. {SUPPORTED}")

@@ -1,7 +1,7 @@
 """Towers that pool the tokens of a trunk, which may be anything that turns pixels into tokens.
 
-`PooledTower`: one attention pools them (CLIP's ResNets, timm towers with attention pooling, SigLIP). What is explained
-is this attention: one query q asks all tokens, o = sum_i a_i v_i is its output before the projection, and the rest of
+`PooledTower`: one attention pools them (CLIP's ResNets, timm towers with attention pooling, SigLIP). Explainers explain
+this attention: one query q asks all tokens, o = sum_i a_i v_i is its output before the projection, and the rest of
 the tower is a function of o alone. `AveragedTower`: they are averaged (ConvNeXt, and timm's other networks without an
 attention at the end).
 
@@ -29,7 +29,7 @@ Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
 
 Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""A query (B, D), keys and values (B, T, D), the number of heads -> what the query gets (B, D), weights (B, H, T)."""
+"""A query (B, D), keys and values (B, T, D), the number of heads -> output (B, D), weights (B, H, T)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +61,19 @@ class AttentionPool(Part):
     Attributes:
         heads: H.
         latent: Learned query before `q` (D,). None: the first token asks, which is no patch.
-        others: Number of the first tokens that are no patches; they are attended to, too.
+        prefix_tokens: Number of the first tokens that are no patches; they are attended to, too.
         norm: Norm of the tokens before the attention, if there is one.
         q, k, v: Projections of the tokens; `q` is None where the latent query is the query already.
         turn: Rotary position embedding of the patches' keys, if there is one.
         out: Projection of the attention's output.
         scale: Layers between projection and residual: LayerScale, a norm; often nothing.
-        residual: Whether the asking token is added to the projected output, as in a transformer's block.
+        residual: Whether the query token is added to the projected output, as in a transformer's block.
         finish: The rest of the tower.
     """
 
     heads: int
     latent: Tensor | None
-    others: int
+    prefix_tokens: int
     norm: Layer | None = None
     q: Linear | None
     k: Linear
@@ -87,19 +87,19 @@ class AttentionPool(Part):
     def look(
         self, tokens: Tensor, grid_hw: tuple[int, int], heads: int | None = None, ask: Ask | None = None
     ) -> Pooling:
-        """Tokens (B, T, D) of a grid -> what the pool sees; `ask` computes the attention, for other gradients."""
+        """Pool tokens (B, T, D) of a grid; `ask` computes the attention, for other gradients."""
         z = tokens if self.norm is None else self.norm(tokens)
-        asking = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
-        query = asking if self.q is None else self.q(asking)
+        query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
+        query = query_token if self.q is None else self.q(query_token)
         keys = self.k(z)
         values = self.v(z)
         if self.turn is not None:
-            keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
+            keys = torch.cat([keys[:, : self.prefix_tokens], self.turn(keys[:, self.prefix_tokens :], grid_hw)], dim=1)
         output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
         residual = None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
-        patches = slice(self.others, None)
+        patches = slice(self.prefix_tokens, None)
         return Pooling(
             tokens=tokens[:, patches],
             query=query,
@@ -112,20 +112,20 @@ class AttentionPool(Part):
 
     def embedding(self, pooling: Pooling) -> Tensor:
         """(B, E), not normalised."""
-        return self._embedded(pooling, pooling.output[:, None])[:, 0]
+        return self._embed(pooling, pooling.output[:, None])[:, 0]
 
     def embedding_of_each(self, pooling: Pooling) -> Tensor:
-        """(B, N, E), not normalised: what the embedding would be, did the pool attend to one patch alone."""
-        return self._embedded(pooling, pooling.values)
+        """(B, N, E), not normalised: the embedding if the pool attended to one patch alone."""
+        return self._embed(pooling, pooling.values)
 
-    def _embedded(self, pooling: Pooling, outputs: Tensor) -> Tensor:
+    def _embed(self, pooling: Pooling, outputs: Tensor) -> Tensor:
         """Embeddings (B, n, E) if the attention's output were these (B, n, D)."""
         projected = self.scale(self.out(outputs))
         return self.finish(projected if pooling.residual is None else projected + pooling.residual)
 
     def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Gradient at the attention's output o (B, P, D), given it at the embedding: (B, P, E)."""
-        return gradient_at(partial(self._embedded, pooling), pooling.output, gradient)
+        return gradient_at(partial(self._embed, pooling), pooling.output, gradient)
 
     def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Gradient at the weights of the patches (B, H, P, N), given it at the embedding: (B, P, E).
@@ -147,7 +147,7 @@ class PooledTower(Tower):
     """A trunk, and one attention that pools its tokens.
 
     `trunk` makes tokens (B, T, D) of normalised pixels (B, 3, height, width) in its precision, as the pool takes them:
-    with positions, the asking token first where it is one of them, the patches row by row.
+    with positions, the query token first where it is one of them, the patches row by row.
     """
 
     kind: TowerKind  # latent_pool where the pool's query is learned, else attention_pool
@@ -163,7 +163,7 @@ class PooledTower(Tower):
         return self.trunk(self.normalised(rgb).to(self.dtype))
 
     def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
-        """uint8 pixels (B, height, width, 3) -> what the pool sees in them; `heads` overrides its number of heads."""
+        """Pool uint8 pixels (B, height, width, 3); `heads` overrides the pool's number of heads."""
         tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
         return self.pool.look(tokens, self.placement.grid_hw(rgb.shape[1], rgb.shape[2]), heads)
 
@@ -210,8 +210,7 @@ def by_tower(
 ) -> T:
     """Call the function for the kind of a tower, with the part behind its trunk in float32, and return its result.
 
-    A method that is defined on several kinds of towers decides here, once, when it is made. Raise TypeError if there
-    is no function for this kind.
+    Raise TypeError if there is no function for this kind. An explainer calls this once, when it is built.
     """
     if blocks is not None and isinstance(tower, VisionTower):
         return blocks(tower.float_head())

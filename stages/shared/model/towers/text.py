@@ -1,7 +1,7 @@
-"""A CLIP text transformer with a causal mask taken apart: its weights as plain tensors, its blocks as functions.
+"""A CLIP text transformer with a causal mask: its weights as plain tensors, its blocks as functions.
 
-The embedding is made of one row, that of the token that ends the text. Under the causal mask no earlier token sees that
-row, and the row sees no later token.
+The last row of the text, its end token, makes the embedding. Under the causal mask no earlier token sees that row, and
+the row sees no later token.
 
 Shapes: B texts, T tokens of the context, V tokens of the vocabulary, D width, E embedding.
 """
@@ -19,7 +19,7 @@ from stages.shared.model.towers.vision import Block
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTower:
-    """Transformer blocks over the tokens of a text, each of which sees those before it."""
+    """Transformer blocks over the tokens of a text. A token sees the tokens before it."""
 
     token_embedding: Tensor  # (V, D)
     position_embedding: Tensor  # (T, D)

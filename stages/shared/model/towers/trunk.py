@@ -18,18 +18,18 @@ from stages.shared.model.towers.vision import VisionTower
 
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
-    """Copy a module in evaluation mode, without hooks; weights that have the wanted precision already are shared."""
+    """Copy a module in evaluation mode, without hooks; weights that already have the precision are shared."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    copied = _copied(module, memo)
-    return copied if precision is None else copied.to(precision)
+    module_copy = _copy(module, memo)
+    return module_copy if precision is None else module_copy.to(precision)
 
 
 def shared_copy(module: nn.Module) -> Any:
-    """Copy a module as `private_copy` does, but keep its own parameters: their gradients are those of the copy."""
-    return _copied(module, {id(p): p for p in module.parameters()})
+    """Copy a module as `private_copy` does, but share its parameters: they get the copy's gradients."""
+    return _copy(module, {id(p): p for p in module.parameters()})
 
 
-def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
+def _copy(module: nn.Module, memo: dict[int, Any]) -> Any:
     memo |= {id(b): b.detach() for b in module.buffers()}
     for part in module.modules():
         memo |= {id(value): OrderedDict() for name, value in vars(part).items() if name.endswith("_hooks")}
@@ -38,11 +38,17 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridTrunk:
-    """A network whose output is a grid of features, which become tokens behind the token that asks."""
+    """A network with a grid of features as its output; they become tokens behind a query token.
 
-    body: Callable[[Tensor], Tensor]  # normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w)
-    asking: Tensor | None = None  # token in front (D,); None: the mean of the features
-    positions: Callable[[tuple[int, int]], Tensor] | None = None  # (rows, columns) -> what is added, (1 + N, D)
+    Attributes:
+        body: Normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        query_token: Token in front (D,); None: the mean of the features.
+        positions: (rows, columns) -> position embedding (1 + N, D); None: no embedding.
+    """
+
+    body: Callable[[Tensor], Tensor]
+    query_token: Tensor | None = None
+    positions: Callable[[tuple[int, int]], Tensor] | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Tokens (B, 1 + N, D)."""
@@ -52,8 +58,8 @@ class GridTrunk:
     def tokens_of(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D)."""
         first = features.mean(dim=1, keepdim=True)
-        if self.asking is not None:
-            first = self.asking.to(features.dtype).expand(len(features), 1, -1)
+        if self.query_token is not None:
+            first = self.query_token.to(features.dtype).expand(len(features), 1, -1)
         x = torch.cat([first, features], dim=1)
         return x if self.positions is None else x + self.positions(grid_hw).to(x.dtype)
 
@@ -87,21 +93,20 @@ class BlockTrunk:
 
 
 def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor], Any]) -> Placement:
-    """Find where the tokens of a trunk are, by a pass without memory.
+    """Find the places of a trunk's tokens, by a pass without memory.
 
     Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
-    sum. What makes the grid coarser without a kernel of its own, such as merging 2 x 2 patches, moves nothing.
+    sum. Layers without a kernel that make the grid coarser, such as merging 2 x 2 patches, move nothing.
 
     The trunk is only read, its images have `size_px` a side, and `side_of` takes a copy of it and pixels
     (1, 3, size, size) to the side of the grid.
     """
     bare = private_copy(trunk, None).to("meta")
-    shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in
+    shifts: dict[int, list[float]] = {}  # by the side of the input's grid
 
-    def note(module: Any, given: tuple[Tensor, ...], answer: Tensor) -> None:
-        side = given[0].shape[-1]
-        made = answer.shape[-1]
-        if made >= side:
+    def note_shift(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        side = inputs[0].shape[-1]
+        if output.shape[-1] >= side:
             return
         kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
         reach = (kernel - 1) * dilation
@@ -112,7 +117,7 @@ def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor]
 
     for module in bare.modules():
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            module.register_forward_hook(note)
+            module.register_forward_hook(note_shift)
     dtype = next(bare.parameters()).dtype
     side = int(side_of(bare, torch.zeros(1, 3, size_px, size_px, device="meta", dtype=dtype)))
     return Placement(stride_px=size_px // side, shift_px=sum(map(fmean, shifts.values())))

@@ -1,4 +1,4 @@
-"""A CLIP vision transformer taken apart: its weights as plain tensors, its blocks as functions.
+"""A CLIP vision transformer: its weights as plain tensors, its blocks as functions.
 
 The model that the weights come from is only read. All functions are differentiable in their tokens and their weights;
 the weights that an explainer gets carry no gradient.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import LayerNorm, Linear, Part, in_float
+from stages.shared.model.towers.layers import LayerNorm, Linear, Part, to_float
 from stages.shared.model.towers.tower import Placement, Tower
 
 Heads = int  # Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code
@@ -58,8 +58,8 @@ class Block(Part):
 
 def split_heads(x: Tensor, heads: Heads) -> Tensor:
     """(B, T, D) -> (B, H, T, D / H)."""
-    apart: Tensor = x.unflatten(-1, (heads, -1))
-    return apart.transpose(-3, -2)
+    heads_apart: Tensor = x.unflatten(-1, (heads, -1))
+    return heads_apart.transpose(-3, -2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = False) -> Tensor:
@@ -68,7 +68,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = Fals
     The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code. With `causal` each token sees
     itself and those before it.
     """
-    q, k, v = (split_heads(each, heads) for each in (q, k, v))
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
     o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return o.transpose(-3, -2).flatten(-2)
 
@@ -131,17 +131,17 @@ class VisionTower(Tower):
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
         return x if self.ln_pre is None else self.ln_pre(x)
 
-    def tokens_before(self, rgb: Tensor, number: int, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one, if wanted.
+    def tokens_before(self, rgb: Tensor, number: int, early_number: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one.
 
-        Blocks have numbers from 0.
+        Blocks have numbers from 0. Without `early_number` the second result is None.
         """
         x = self.embed(rgb)
         early: Tensor | None = None
         for index, block in enumerate(self.blocks[:number]):
-            early = x if index == kept else early
+            early = x if index == early_number else early
             x = block(x)
-        return x, x if kept == number else early
+        return x, x if early_number == number else early
 
     def head(self, class_token: Tensor) -> Tensor:
         """Class token after the last block (..., D) -> embedding (..., E), not normalised."""
@@ -150,7 +150,7 @@ class VisionTower(Tower):
 
     def float_head(self) -> VisionTower:
         """Return the same tower with `ln_post` and `output` in float32."""
-        return replace(self, ln_post=in_float(self.ln_post), output=in_float(self.output))
+        return replace(self, ln_post=to_float(self.ln_post), output=to_float(self.output))
 
     def encode(self, rgb: Tensor) -> Tensor:
         """See `Tower.encode`."""

@@ -472,7 +472,7 @@ def test_an_upright_image_stays_as_it_is(kind: str) -> None:
     content = encode(Image.fromarray(picture()), kind)
     upright = upright_image(content, LIMITS)
     assert upright.content is content
-    assert (upright.width_px, upright.height_px, upright.encoded_again) == (60, 40, False)
+    assert (upright.width_px, upright.height_px, upright.is_reencoded) == (60, 40, False)
     assert upright.extension == {"JPEG": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
 
 
@@ -483,7 +483,7 @@ def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     content = encode(Image.fromarray(picture()), kind, exif=exif)
     upright = upright_image(content, LIMITS)
-    assert upright.encoded_again
+    assert upright.is_reencoded
     assert upright.extension == ("jpg" if kind == "JPEG" else "png")
     wanted = decode_rgb(content, LIMITS).astype(int)
     assert (upright.height_px, upright.width_px) == wanted.shape[:2]

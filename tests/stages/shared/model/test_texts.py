@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipMode
 
 def test_texts_of_images_are_padded_to_a_step(model: ClipModel) -> None:
     cache = TextCache(model)
-    found = cache.padded([["dog", "cat"], [], ["a red car", "dog", "bird"]], step=4)
+    found = cache.embed_padded([["dog", "cat"], [], ["a red car", "dog", "bird"]], step=4)
     assert found.shape == (3, 4, model.embed_dim)
     assert torch.equal(found[2, :3], cache(["a red car", "dog", "bird"]))
     assert torch.equal(found[0, :2], cache(["dog", "cat"]))

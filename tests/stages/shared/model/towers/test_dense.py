@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.dense import by_boxes, by_masks, dense
+from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
 from stages.shared.model.towers.from_open_clip import build_image_tower
 from stages.shared.model.towers.tower import Placement
 from tests.factories import TOWERS
@@ -42,22 +42,22 @@ def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -
     unit = F.normalize(patches, dim=-1).unflatten(1, (4, 4))
     cells = Placement(stride_px=8)
     rois = torch.tensor([[1.0, 8, 0, 24, 8], [0.0, 0, 16, 8, 32]])
-    found = by_boxes(patches, (4, 4), cells, rois)
+    found = pool_boxes(patches, (4, 4), cells, rois)
     wanted = torch.stack([unit[1, 0, 1:3].mean(0), unit[0, 2:4, 0].mean(0)])
     # RoIAlign takes samples between the cells' centres, which mix in neighbours.
     assert F.cosine_similarity(found, wanted).min() > 0.75
     assert torch.allclose(found.norm(dim=1), torch.ones(2))
     roi = torch.tensor([[0.0, 8, 8, 16, 16]])
-    alone = by_boxes(patches, (4, 4), cells, roi)
+    alone = pool_boxes(patches, (4, 4), cells, roi)
     assert torch.allclose(alone[0], unit[0, 1, 1], atol=1e-6), "one sample in the middle of a cell"
-    moved = by_boxes(patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3]))
+    moved = pool_boxes(patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3]))
     assert torch.allclose(alone, moved, atol=1e-5)
 
 
 def test_a_mask_weighs_its_patches() -> None:
     patches = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(3))
     shares = torch.tensor([[[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    found = by_masks(patches, shares)
+    found = pool_masks(patches, shares)
     unit = F.normalize(patches, dim=-1)
     assert torch.allclose(found[0], F.normalize(unit[0, 0] + 0.5 * unit[0, 1], dim=0))
     assert not found[1].any()

@@ -12,7 +12,7 @@ from pipeline.photographs import FOLDER
 from stages.explain import EXPLAINERS
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load
-from stages.shared.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, alike
+from stages.shared.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, similarity_weights
 
 
 def test_open_clip_builds_it_by_name() -> None:
@@ -36,7 +36,7 @@ def test_tokens_count_for_those_that_look_like_them() -> None:
     torch.manual_seed(0)
     things = torch.randn(2, 40)
     x = torch.stack([things[0], things[1], things[0] + 0.01 * torch.randn(40), things[1]])[None]
-    weights = alike(x)[0]
+    weights = similarity_weights(x)[0]
     assert torch.allclose(weights.sum(dim=-1), torch.ones(4))
     assert torch.all((weights > 0) == torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]).bool())
     unit = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)[0]
