@@ -82,10 +82,10 @@ class GradEclip(Explainer[GradEclipConfig]):
         return replace(maps, constant=constant, local=local)
 
     def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], WeightedMaps]:
-        return partial(self._of_pool, tower)
+        return partial(self._explain_pool, tower)
 
     @torch.no_grad()
-    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> WeightedMaps:
+    def _explain_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> WeightedMaps:
         pool = tower.pool
         look = tower.look(rgb, 1 if self.config.heads == "single" else None)
         weight = self._spatial_weight(pool.out, look.query, look.keys)
@@ -114,9 +114,9 @@ class GradEclip(Explainer[GradEclipConfig]):
         # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in float32. "Exact" is the
         # arithmetic: where the trunk has 16 bits, their weights are the trunk's rounded ones.
         exact = tuple(block.float() for block in tower.blocks[-config.blocks :])
-        return partial(self._full_path if config.path == "full" else self._class_path, tower, exact)
+        return partial(self._follow_all_tokens if config.path == "full" else self._follow_class_token, tower, exact)
 
-    def _class_path(
+    def _follow_class_token(
         self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor
     ) -> WeightedMaps:
         """Explain the last blocks with gradients through the class token only."""
@@ -150,7 +150,9 @@ class GradEclip(Explainer[GradEclipConfig]):
         maps = Maps(values=values, cosines=cosines, tokens=tokens, embedding=path.embedding)
         return maps, weights, partial(_embed_patches, tower, exact_blocks[-1], inputs[-1].values)
 
-    def _full_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> WeightedMaps:
+    def _follow_all_tokens(
+        self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor
+    ) -> WeightedMaps:
         """Explain the last blocks by autograd through all tokens; the last one computes only its class row."""
         outputs = []
         values = []

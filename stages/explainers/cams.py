@@ -30,7 +30,14 @@ from torch import Tensor
 from stages.explain.base import Explainer
 from stages.explain.config import Count, ExplainerConfig, ScaledConfig
 from stages.explain.maps import Maps, closest_patch, cosine_gradients
-from stages.explainers.attention.walk import OneByOne, Traced, Walk, patches_of, slopes, traced
+from stages.explainers.attention.walk import (
+    SingleImageExplainer,
+    Trace,
+    Walk,
+    patches_of,
+    phrase_gradients,
+    trace_tower,
+)
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import gradient_at
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -90,46 +97,51 @@ class FeaturesConfig(ExplainerConfig):
 FeaturesT = TypeVar("FeaturesT", bound=FeaturesConfig)
 
 
-class FeatureCam(OneByOne[FeaturesT]):
+class FeatureCam(SingleImageExplainer[FeaturesT]):
     """Maps from the features and the gradient at them. Raises ConfigError for a layer that the model does not have."""
 
     def __init__(self, config: FeaturesT, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._features: Callable[[Tensor], Traced] = by_tower(
+        self._trace: Callable[[Tensor], Trace] = by_tower(
             model.tower,
-            blocks=lambda _: partial(_in_block, Walk(model, config.layer, self.affinity.block, setting="layer")),
-            pooled=lambda tower: partial(_in_grid if isinstance(tower.trunk, GridTrunk) else traced, tower),
-            averaged=lambda tower: partial(traced, tower),
+            blocks=lambda _: partial(_trace_block, Walk(model, config.layer, self.affinity.block, setting="layer")),
+            pooled=lambda tower: partial(_trace_grid if isinstance(tower.trunk, GridTrunk) else trace_tower, tower),
+            averaged=lambda tower: partial(trace_tower, tower),
         )
 
     @abstractmethod
-    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+    def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
         """Features (N, D) and a phrase's gradient at them (N, D) -> its map (N,), >= 0."""
 
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         with torch.enable_grad():
-            found = self._features(rgb)
+            trace = self._trace(rgb)
         grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        features = patches_of(found.leaf.detach(), grid_hw)[0]
-        gradients, cosines = slopes(found.embedding, [found.leaf], texts)
-        values = torch.stack([self._weighed(features, patches_of(each, grid_hw)[0]) for (each,) in gradients])[None]
-        return Maps(values=values, cosines=cosines, tokens=found.tokens, embedding=found.embedding.detach())
+        features = patches_of(trace.leaf.detach(), grid_hw)[0]
+        gradients, cosines = phrase_gradients(trace.embedding, [trace.leaf], texts)
+        values = [self._weigh(features, patches_of(gradient, grid_hw)[0]) for (gradient,) in gradients]
+        return Maps(
+            values=torch.stack(values)[None],
+            cosines=cosines,
+            tokens=trace.tokens,
+            embedding=trace.embedding.detach(),
+        )
 
 
-def _in_block(walk: Walk, rgb: Tensor) -> Traced:
-    walked = walk(rgb)
-    return Traced(walked.normed[0], walked.embedding, walked.early)
+def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
+    tensors = walk(rgb)
+    return Trace(tensors.normed[0], tensors.embedding, tensors.early)
 
 
-def _in_grid(tower: PooledTower, rgb: Tensor) -> Traced:
+def _trace_grid(tower: PooledTower, rgb: Tensor) -> Trace:
     """Trace an image from the grid in which the convolutions of a `GridTrunk` end."""
     assert isinstance(tower.trunk, GridTrunk)  # noqa: S101
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
     with torch.no_grad():
         grid = tower.trunk.body(tower.normalised(rgb).to(tower.dtype))
     leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
-    seen = tower.pool.look(tower.trunk.tokens_of(leaf, grid_hw), grid_hw)
-    return Traced(leaf, tower.pool.embedding(seen), seen.tokens.detach())
+    pooling = tower.pool.look(tower.trunk.tokens_of(leaf, grid_hw), grid_hw)
+    return Trace(leaf, tower.pool.embedding(pooling), pooling.tokens.detach())
 
 
 class GradCamConfig(FeaturesConfig):
@@ -154,7 +166,7 @@ class GradCam(FeatureCam[GradCamConfig]):
 
     config_type = GradCamConfig
 
-    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+    def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
         return (features @ gradient.mean(dim=0)).relu()
 
 
@@ -185,7 +197,7 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
 
     config_type = GradCamPlusPlusConfig
 
-    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+    def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
         positive = (self.config.scale_of(self.model.logit_scale) * gradient).relu()
         total = features.sum(dim=0).relu()
         return (features @ (positive / (2 + total * positive)).sum(dim=0)).relu()
@@ -209,5 +221,5 @@ class LayerCam(FeatureCam[LayerCamConfig]):
 
     config_type = LayerCamConfig
 
-    def _weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+    def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
         return (gradient.relu() * features).sum(dim=1).relu()

@@ -42,20 +42,21 @@ class _Dense(Explainer[ConfigT]):
 
     cost = "forward"
 
-    def _answer(self, seen: DenseFeatures, texts: Tensor, directions: Tensor | None = None) -> Maps:
-        """The answer for unit texts (B, P, E), whose maps are products with `directions`; None: with the texts."""
-        heat = (texts if directions is None else directions) @ F.normalize(seen.patches, dim=-1).mT
+    def _compare(self, features: DenseFeatures, texts: Tensor, directions: Tensor | None = None) -> Maps:
+        """Make the maps of unit texts (B, P, E): products of patches with `directions`; None: with the texts."""
+        patches = features.patches
+        heat = (texts if directions is None else directions) @ F.normalize(patches, dim=-1).mT
         return Maps(
             values=heat - heat.amin(dim=-1, keepdim=True),
-            cosines=cosines_of(seen.embedding, texts),
-            constant=(seen.patches == seen.patches[:, :1]).all(dim=-1).all(dim=-1),
-            tokens=seen.tokens,
-            embedding=seen.embedding,
+            cosines=cosines_of(features.embedding, texts),
+            constant=(patches == patches[:, :1]).all(dim=-1).all(dim=-1),
+            tokens=features.tokens,
+            embedding=features.embedding,
         )
 
 
 class MaskClipConfig(ExplainerConfig):
-    """MaskCLIP: cosine of each patch's own embedding and the phrase."""
+    """MaskCLIP: cosine of the embedding of a single patch and the phrase."""
 
     kind: Literal["maskclip"] = "maskclip"
     residual: bool = Field(
@@ -66,7 +67,7 @@ class MaskClipConfig(ExplainerConfig):
 
 
 class MaskClip(_Dense[MaskClipConfig]):
-    """MaskCLIP (Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071): the meaning of each patch alone.
+    """MaskCLIP (Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071): the meaning of single patches.
 
     With y_i the embedding of patch i, see `stages.shared.model.towers.dense`,
 
@@ -84,10 +85,11 @@ class MaskClip(_Dense[MaskClipConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        seen = dense(self.model.tower, rgb, residual=self.config.residual, block=self.affinity.block)
-        found = self._answer(seen, texts)
-        step = self.config.phrases_per_step
-        return replace(found, local=closest_patch(seen.patches, texts, step)) if self.computes_local else found
+        features = dense(self.model.tower, rgb, residual=self.config.residual, block=self.affinity.block)
+        maps = self._compare(features, texts)
+        if not self.computes_local:
+            return maps
+        return replace(maps, local=closest_patch(features.patches, texts, self.config.phrases_per_step))
 
 
 Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -105,20 +107,20 @@ class SecondPathConfig(ExplainerConfig):
 
 
 def second_path(
-    tower: VisionTower, depth: float, kept: int | None, mixing: Mixing
+    tower: VisionTower, depth: float, early_block: int | None, mixing: Mixing
 ) -> Callable[[Tensor], DenseFeatures]:
     """Return the second path of the last share of a tower's blocks: uint8 pixels (B, height, width, 3) -> features.
 
-    `mixing` mixes the values on it, and the patches before block `kept`, from 0, are `DenseFeatures.tokens`.
+    `mixing` mixes the values on it. `DenseFeatures.tokens` are the patches before block `early_block`, from 0.
     """
     first = len(tower.blocks) - max(1, round(depth * len(tower.blocks)))
     exact = tuple(block.float() for block in tower.blocks[first:])
 
     def features(rgb: Tensor) -> DenseFeatures:
-        x, early = tower.tokens_before(rgb, first, kept)
+        x, early = tower.tokens_before(rgb, first, early_block)
         x = second = x.float()
         for number, block in enumerate(exact, first):
-            early = x if number == kept else early
+            early = x if number == early_block else early
             z = block.ln_1(x)
             q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
             mixed = block.out(mixing(z, q, k, v).transpose(1, 2).flatten(2))
@@ -167,9 +169,9 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         w_c = p_c / mean p, p = softmax over C of 2 e_0 . t_c
         H_i = w_t e_i . t - mean over c in C of w_c e_i . t_c
 
-    Deviations: the authors' set of texts is all that is asked for an image, so that a phrase's map depends on which
-    others are asked for with it; here the set is fixed. The empty phrase goes through `templates`, as theirs does. The
-    authors have the form for pools for CLIP's ResNets alone.
+    Deviations: the authors' set of texts holds all phrases of an image, so that a phrase's map depends on the other
+    phrases; here the set is fixed. The empty phrase goes through `templates`, as theirs does. The authors have the form
+    for pools for CLIP's ResNets alone.
     """
 
     config_type = ClipSurgeryConfig
@@ -180,45 +182,44 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         super().__init__(config, model)
         self._dense: Callable[[Tensor], DenseFeatures] = by_tower(
             model.tower,
-            blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, _by_values),
-            pooled=lambda tower: lambda rgb: _pooled_by_values(tower, rgb),
+            blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, _attend_values),
+            pooled=lambda tower: lambda rgb: _pool_values(tower, rgb),
         )
 
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        seen = self._dense(rgb)
+        features = self._dense(rgb)
         background = self.config.background
         if not background:
-            return self._answer(seen, texts, texts - self.texts([""]))
-        whole = F.normalize(seen.embedding, dim=-1)
-        return self._answer(seen, texts, less_shared(whole, texts, self.texts(background)))
+            return self._compare(features, texts, texts - self.texts([""]))
+        images = F.normalize(features.embedding, dim=-1)
+        return self._compare(features, texts, subtract_shared(images, texts, self.texts(background)))
 
 
-def less_shared(whole: Tensor, texts: Tensor, others: Tensor) -> Tensor:
-    """Return w_t t - mean of w_c t_c for unit texts (B, P, E), images `whole` (B, E) and background `others` (C, E)."""
-    with_others = (whole @ others.T)[:, None].expand(-1, texts.shape[1], -1)
-    cosines = torch.cat([texts @ whole[..., None], with_others], dim=-1)
+def subtract_shared(images: Tensor, texts: Tensor, background: Tensor) -> Tensor:
+    """Return w_t t - mean of w_c t_c for unit texts (B, P, E), unit images (B, E) and background texts (C, E)."""
+    background_cosines = (images @ background.T)[:, None].expand(-1, texts.shape[1], -1)
+    cosines = torch.cat([texts @ images[..., None], background_cosines], dim=-1)
     weights = (SHARPNESS * cosines).softmax(dim=-1) * cosines.shape[-1]
-    own = weights[..., :1] * texts
-    return own - (own + weights[..., 1:] @ others) / cosines.shape[-1]
+    phrase = weights[..., :1] * texts
+    return phrase - (phrase + weights[..., 1:] @ background) / cosines.shape[-1]
 
 
-def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(v, v, v)
 
 
-def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
+def _pool_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
     pool = tower.pool
     tokens = tower.embed(rgb).float()
-    seen = pool.look(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
+    pooling = pool.look(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
     v = split_heads(pool.v(tokens if pool.norm is None else pool.norm(tokens)), pool.heads)
     unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
     mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
     values = mixed.transpose(1, 2).flatten(2)[:, pool.prefix_tokens :]
-    patches = pool.embedding_of_each(replace(seen, values=values))
-    embedding = pool.embedding(seen)
-    return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
+    patches = pool.embedding_of_each(replace(pooling, values=values))
+    return DenseFeatures(patches=patches, embedding=pool.embedding(pooling), tokens=pooling.tokens)
 
 
 class GemConfig(SecondPathConfig):
@@ -255,20 +256,20 @@ class Gem(_Dense[GemConfig]):
     def __init__(self, config: GemConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.path = by_tower(
-            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, self._mixed)
+            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, self._mix)
         )
 
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._answer(self.path(rgb), texts)
+        return self._compare(self.path(rgb), texts)
 
-    def _mixed(self, z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _mix(self, z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         sharpness = z.norm(dim=-1).mean(dim=-1)[:, None, None, None] * v.shape[-1] ** -0.5
-        answers = []
+        mixed_values = []
         for vectors in (v, k, q):
             unit = F.normalize(vectors, dim=-1)
             for _ in range(self.config.iterations):
                 unit = F.normalize(F.scaled_dot_product_attention(sharpness * unit, unit, unit, scale=1.0), dim=-1)
-            answers.append(F.scaled_dot_product_attention(sharpness * unit, unit, v, scale=1.0))
-        return torch.stack(answers).mean(dim=0)
+            mixed_values.append(F.scaled_dot_product_attention(sharpness * unit, unit, v, scale=1.0))
+        return torch.stack(mixed_values).mean(dim=0)

@@ -1,6 +1,6 @@
 """M2IB (Wang, Rudner, Wilson, NeurIPS 2023, arXiv 2312.17174): how much of each token the phrase's cosine needs.
 
-Noise takes the place of a part of the tokens x at one layer, and what is let through is paid for. With a weight
+Noise takes the place of a part of the tokens x at one layer, and the part that passes has a price. With a weight
 l = sigmoid(a) for every channel of every token, noise n from N(0, v), and z = l x + (1 - l) n in place of x:
 
     L(a) = beta · mean KL(N(l x, (1 - l)^2 v) || N(0, v)) - mean cos(image embedding of z, text embedding)
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
 from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.walk import OneByOne, Trunked, embedding_of, patches_of
+from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, patches_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.vision import VisionTower
@@ -67,7 +67,7 @@ class M2ibConfig(ExplainerConfig):
     seed: int = Field(0, description="Random seed of the noise.")
 
 
-class M2ib(OneByOne[M2ibConfig]):
+class M2ib(SingleImageExplainer[M2ibConfig]):
     """The information about each patch that the cosine needs. `HeatMap.similarity` is the cosine with no noise."""
 
     config_type = M2ibConfig
@@ -79,34 +79,34 @@ class M2ib(OneByOne[M2ibConfig]):
         trunk = _parts_of_trunk
         self._parts: Parts = by_tower(model.tower, blocks=self._parts_of_blocks, pooled=trunk, averaged=trunk)
 
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         tokens, rest = self._parts
         with torch.no_grad():
-            x, kept = tokens(rgb)
+            x, patches = tokens(rgb)
             embedding = rest(x, grid_hw)
         values = x.new_zeros(1, texts.shape[1], grid_hw[0] * grid_hw[1])
         for row, text in zip(values[0], texts[0], strict=True):
             if text.any():
-                a = self.bottleneck.fitted(x[0], partial(self._cosines, text, grid_hw))
+                a = self.bottleneck.fit(x[0], partial(self._cosines, text, grid_hw))
                 row[:] = self.bottleneck.nats(x[0], a).sum(dim=-1).clamp(min=0)[-len(row) :]
-        return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=kept, embedding=embedding)
+        return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=patches, embedding=embedding)
 
     def _cosines(self, text: Tensor, grid_hw: tuple[int, int], z: Tensor) -> Tensor:
         return F.normalize(self._parts[1](z, grid_hw), dim=-1) @ text
 
     def _parts_of_blocks(self, tower: VisionTower) -> Parts:
         layers = len(tower.blocks)
-        kept = self.affinity.block
-        before = min(round(self.config.depth * layers), layers - 1)
-        blocks = tuple(block.float() for block in tower.blocks[before:])
+        affinity_block = self.affinity.block
+        first = min(round(self.config.depth * layers), layers - 1)
+        blocks = tuple(block.float() for block in tower.blocks[first:])
 
         def tokens(rgb: Tensor) -> tuple[Tensor, Tensor | None]:
-            if kept is None:
-                return tower.tokens_before(rgb, before)[0].float(), None
-            later, early = tower.tokens_before(rgb, max(before, kept), min(before, kept))
+            if affinity_block is None:
+                return tower.tokens_before(rgb, first)[0].float(), None
+            late, early = tower.tokens_before(rgb, max(first, affinity_block), min(first, affinity_block))
             assert early is not None  # noqa: S101
-            x, patches = (later, early) if before >= kept else (early, later)
+            x, patches = (late, early) if first >= affinity_block else (early, late)
             return x.float(), patches[:, 1:]
 
         def embedding(z: Tensor, _: tuple[int, int]) -> Tensor:
@@ -117,7 +117,7 @@ class M2ib(OneByOne[M2ibConfig]):
         return tokens, embedding
 
 
-def _parts_of_trunk(tower: Trunked) -> Parts:
+def _parts_of_trunk(tower: TrunkTower) -> Parts:
     def tokens(rgb: Tensor) -> tuple[Tensor, Tensor]:
         x = tower.embed(rgb).float()
         return x, patches_of(x, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
@@ -126,13 +126,13 @@ def _parts_of_trunk(tower: Trunked) -> Parts:
 
 
 class Bottleneck:
-    """Noise with weights that are fitted to a score of the tokens."""
+    """Fits the weights of noise to a score of the tokens."""
 
     def __init__(self, config: M2ibConfig) -> None:
         self.config = config
 
-    def fitted(self, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """Tokens (T, D) and a score of such tokens, (S, T, D) -> (S,); returns a of the module's formula, (T, D)."""
+    def fit(self, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a of the module's formula (T, D), for tokens (T, D) and their score, (S, T, D) -> (S,)."""
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.enable_grad():
             a = torch.full_like(x, _OPEN, requires_grad=True)
@@ -143,7 +143,7 @@ class Bottleneck:
         return a.detach()
 
     def objective(self, x: Tensor, a: Tensor, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
-        """L of the module's formula, with fresh noise."""
+        """Return L of the module's formula, with fresh noise."""
         noise = torch.randn(self.config.samples // 2, *x.shape, generator=generator).to(x.device)
         half = noise * self.config.variance**0.5
         through = a.sigmoid()
@@ -151,7 +151,7 @@ class Bottleneck:
         return self.config.beta * self.nats(x, a).mean() - score(z).mean()
 
     def nats(self, x: Tensor, a: Tensor) -> Tensor:
-        """KL of the module's formula, for every channel of every token (T, D)."""
+        """Return KL of the module's formula, for every channel of every token (T, D)."""
         closed = F.logsigmoid(-a)
         mean = a.sigmoid() * x
         return (mean.square() / self.config.variance + (2 * closed).exp() - 1) / 2 - closed

@@ -146,7 +146,9 @@ class Outliner:
             box_xyxy_px=None if form == "point" else xywh_to_xyxy(contour.box_xywh_px),
         )
 
-    def _outlined(self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]) -> PaintedRegions:
+    def _outlined(
+        self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]
+    ) -> PaintedRegions:
         """Return the regions of a map. They do not overlap: the better part keeps what two parts share."""
         thing_map, cut, pieces = contours
         regions: PaintedRegions = []

@@ -104,16 +104,16 @@ def path_in(filesystem: Any, location: str) -> str:
 
 
 def location_of(filesystem_path: str, like: str) -> str:
-    """Return the location of a path that was found in the file system of `like`."""
+    """Return the location of a path in the file system of `like`."""
     if is_local(like) or "://" in filesystem_path:
         return filesystem_path
     return f"{like.partition('://')[0]}://{filesystem_path.lstrip('/')}"
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """Return OSError, and what libraries of the network that are loaded raise instead."""
-    others = (("aiohttp", "ClientError"), ("httpx", "HTTPError"))
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in others if module in sys.modules))
+    """Return OSError, and the errors that loaded network libraries raise instead."""
+    errors = (("aiohttp", "ClientError"), ("httpx", "HTTPError"))
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in errors if module in sys.modules))
 
 
 def open_file(location: str) -> IO[bytes]:
@@ -152,13 +152,13 @@ class ObjectPath(PurePosixPath):
         yield from self.sizes(pattern)
 
     def sizes(self, pattern: str) -> dict[ObjectPath, int]:
-        """Return them with their bytes, by as few requests as a listing takes."""
+        """Return the results of `glob` with their bytes, by as few requests as a listing takes."""
         try:
             entries = self.filesystem.ls(self._path, detail=True)
         except FileNotFoundError:
             return {}
-        found = {ObjectPath(f"{self.protocol}:", entry["name"].strip("/")): entry["size"] or 0 for entry in entries}
-        return {path: size for path, size in found.items() if path.parent == self and fnmatchcase(path.name, pattern)}
+        sizes = {ObjectPath(f"{self.protocol}:", entry["name"].strip("/")): entry["size"] or 0 for entry in entries}
+        return {path: size for path, size in sizes.items() if path.parent == self and fnmatchcase(path.name, pattern)}
 
     def is_file(self) -> bool:
         """Return whether there is an object of this name."""
@@ -198,7 +198,7 @@ class ObjectPath(PurePosixPath):
         self.write_from(BytesIO(content))
 
     def write_from(self, source: IO[bytes]) -> None:
-        """Put an object with what is left of a stream, a few MB at a time. Raise as `write_bytes`."""
+        """Put an object with the rest of a stream, a few MB at a time. Raise as `write_bytes`."""
         try:
             with self.filesystem.open(self._path, "wb") as stream:
                 shutil.copyfileobj(source, stream, _COPY_BYTES)

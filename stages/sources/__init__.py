@@ -1,8 +1,8 @@
 """Other origins of regions than heat maps: published ways of making the same rows, for comparison.
 
-base.py      what a source is: a stage that fills `Record.regions` itself
+base.py      the base class of sources: a stage that fills `Record.regions` itself
 naming.py    boxes of any origin -> regions, called by the best phrase or concept of a pool according to CLIP
-looks.py     what CLIP sees in a box: its part of the image, or dense features
+looks.py     CLIP's embedding of a box: of its part of the image, or from dense features
 grid.py      two sources: `grid` and `crops`
 proposals.py, boxes.py    one source each
 

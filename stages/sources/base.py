@@ -47,19 +47,25 @@ ConfigT = TypeVar("ConfigT", bound=RegionSourceConfig)
 class RegionSource(Stage, Generic[ConfigT]):
     """Fills `regions`, and appends to `phrases` the names of regions that no caption says.
 
-    Records arrive with phrases and with pixels of the size that `canvas` asks for, and leave without pixels. A region's
-    `group` is None: `stages.regions.stage.LinkStage` numbers the things. The answer for a record depends on nothing but
-    the record. The boxes of a record lie inside its image and are those of their masks.
+    Records arrive with phrases and with pixels of the size that `canvas` states, and leave without pixels. A region's
+    `group` is None: `stages.regions.stage.LinkStage` numbers the objects. Regions depend on their record alone.
+    The boxes of a record lie inside its image and are those of their masks.
 
     Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of the one that `model`
     names.
+
+    Attributes:
+        config_type: Class of the settings, with a literal `kind`.
+        needs_model: Whether `setup` loads the model.
+        regions_come_from: Origin of the regions, for the dataset's card.
+        score_means: Meaning of a region's score, for people.
     """
 
     name: ClassVar[str] = "sources"
-    config_type: ClassVar[type[RegionSourceConfig]]  # its settings, with a literal `kind`
+    config_type: ClassVar[type[RegionSourceConfig]]
     needs_model: ClassVar[bool] = True
-    regions_come_from: ClassVar[str]  # one sentence for the dataset's card
-    score_means: ClassVar[str]  # the meaning of a region's score, for people
+    regions_come_from: ClassVar[str]
+    score_means: ClassVar[str]
 
     def __init__(self, config: ConfigT, model: ModelConfig, loaded: ClipModel | None = None) -> None:
         # Workers have another current folder.
@@ -69,8 +75,8 @@ class RegionSource(Stage, Generic[ConfigT]):
         self._loaded = loaded
 
     def canvas(self) -> dict[str, Any]:
-        """Return the settings of the prepare stage that make the pixels which this source looks at."""
-        return {"mode": "square", "size_px": 8}  # the fewest that it can make: the source looks at none
+        """Return the settings of the prepare stage for the pixels of this source."""
+        return {"mode": "square", "size_px": 8}  # the smallest image: the source reads no pixels
 
     def computing(self, **settings: str) -> Self:
         """See `Stage.computing`."""
@@ -81,9 +87,9 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
-        good = iter(self.with_regions([record for record in batch if record.error is None]))
-        return [replace(record if record.error else next(good), pixels=None) for record in batch]
+        sound = iter(self.with_regions([record for record in batch if record.error is None]))
+        return [replace(record if record.error else next(sound), pixels=None) for record in batch]
 
     @abstractmethod
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
-        """Answer each of the records, none of which has an error."""
+        """Return records without errors, with their regions."""

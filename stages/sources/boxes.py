@@ -1,4 +1,4 @@
-"""`source.kind: boxes`: known boxes, of people or of a detector, matched with the phrases."""
+"""`source.kind: boxes`: boxes of people or of a detector, matched with the phrases."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class BoxSourceConfig(RegionSourceConfig):
 
 
 class BoxSource(RegionSource[BoxSourceConfig]):
-    """Gives each phrase the boxes of the things that it names, as `eval` matches phrases with a ground truth.
+    """Gives each phrase the boxes of its objects, as `eval` matches phrases with a ground truth.
 
     Boxes that no phrase names are left out, and no model is loaded: `similarity` is 0, not measured.
 
-    The mask of a thing is its outline, if that is known: where several things share one mask, the part within each box.
-    The others' masks are their boxes, rounded to whole pixels. A region's box is the one around its mask, which may be
-    a pixel smaller than the one in the file. An image that the ground truth does not have gets no region, and its row
-    says so in `warnings`. Images are looked up by their whole name, else by the last part of the path, else by either
-    without the extension, if only one image of the ground truth is called so.
+    The mask of an object is its outline in the ground truth: where several objects share one mask, the part within each
+    box. Without an outline it is the box, rounded to whole pixels. A region's box is the one around its mask, which may
+    be a pixel smaller than the one in the file. An image that the ground truth does not have gets no region, and its
+    row says so in `warnings`. Images are looked up by their whole name, else by the last part of the path, else by
+    either without the extension, if only one image of the ground truth is called so.
     """
 
     config_type = BoxSourceConfig
@@ -85,9 +85,9 @@ class BoxSource(RegionSource[BoxSourceConfig]):
 
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """See `RegionSource.with_regions`. Raise InputError for an image of another size than the ground truth says."""
-        return [self._answer(record) for record in records]
+        return [self._fill_regions(record) for record in records]
 
-    def _answer(self, record: Record) -> Record:
+    def _fill_regions(self, record: Record) -> Record:
         image = self._image(record.sample.image.file_name)
         if image is None:
             return replace(record, notes=(*record.notes, NO_IMAGE_OF_THAT_NAME))
@@ -99,28 +99,28 @@ class BoxSource(RegionSource[BoxSourceConfig]):
                 f"{record.sample.image.file_name} has {size_hw[1]}x{size_hw[0]} pixels, but its boxes are for "
                 f"{image.width_px}x{image.height_px}: set source.resized=true if it was resized since"
             )
-        found: dict[tuple[int, Box], Region] = {}
+        regions: dict[tuple[int, Box], Region] = {}
         for target in image.targets:
             indices = mentions_of(target, record.sample.captions, record.phrases)
-            for mask, score in _things(target, size_hw) if indices else ():
+            for mask, score in _masks_of(target, size_hw) if indices else ():
                 box = rle_box_xywh_px(mask)
                 area = rle_area_px(mask)
                 for index in indices:
                     region = Region(
                         phrase_index=index, box_xywh_px=box, mask=mask, area_px=area, score=score, similarity=0.0
                     )
-                    found.setdefault((index, box), region)
-        ordered = sorted(found.values(), key=lambda region: (region.phrase_index, -region.score))
+                    regions.setdefault((index, box), region)
+        ordered = sorted(regions.values(), key=lambda region: (region.phrase_index, -region.score))
         return replace(record, regions=tuple(ordered))
 
     def _image(self, file_name: str) -> TruthImage | None:
         images = self._truth.images
-        names = (known.get(key(file_name)) for key, known in zip(_KEYS, self._by_name, strict=True))
+        names = (by_name.get(key(file_name)) for key, by_name in zip(_KEYS, self._by_name, strict=True))
         name = file_name if file_name in images else next((name for name in names if name is not None), None)
         return None if name is None else images[name]
 
 
-def _things(target: TruthTarget, size_hw: tuple[int, int]) -> Iterator[tuple[Rle, float]]:
+def _masks_of(target: TruthTarget, size_hw: tuple[int, int]) -> Iterator[tuple[Rle, float]]:
     """Yield mask and score of each box of a target within an image of this size."""
     scores = target.scores or (1.0,) * len(target.boxes_xywh_px)
     whole = None if target.mask is None else decode_mask(target.mask)

@@ -30,8 +30,8 @@ class GridSourceConfig(NamedBoxesConfig):
 class GridSource(NamedBoxes[GridSourceConfig]):
     """Every block gets its best phrase.
 
-    PTP asks an object detector for the things in each block, or CLIP with the names of a vocabulary. This is the
-    latter, with the phrases of the captions, or a pool, in place of the vocabulary. PTP writes the answer into a prompt
+    PTP asks an object detector for the objects in each block, or CLIP with the names of a vocabulary. This is the
+    latter, with the phrases of the captions, or a pool, in place of the vocabulary. PTP writes the name into a prompt
     ("The block 4 has a dog"); here it is a region.
     """
 
@@ -57,10 +57,10 @@ class CropSourceConfig(NamedBoxesConfig):
 
 
 class CropSource(NamedBoxes[CropSourceConfig]):
-    """The parts of a grid of m x n, drawn among those with m and n up to `max_split` and neither twice the other.
+    """The parts of a random grid of m x n, with m and n up to `max_split` and neither more than twice the other.
 
     CLIPSelf compares crops with themselves and has no text. Here each gets its best phrase, so that the rows are those
-    of the other sources; a recipe that needs no text leaves it alone.
+    of the other sources; a recipe that needs no text ignores it.
     """
 
     config_type = CropSourceConfig
@@ -68,15 +68,15 @@ class CropSource(NamedBoxes[CropSourceConfig]):
 
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
-        draw = np.random.default_rng([self.config.seed, record.sample.id])
+        rng = np.random.default_rng([self.config.seed, record.sample.id])
         splits = splits_up_to(self.config.max_split)
-        rows, columns = splits[int(draw.integers(len(splits)))]
-        least = min(_LEAST_SIDE_PX, *canvas.shape[:2])
-        every = grid_boxes(canvas.shape[:2], rows, columns)
-        boxes = [box for box in every if min(box[2] - box[0], box[3] - box[1]) >= least]
+        rows, columns = splits[int(rng.integers(len(splits)))]
+        least_px = min(_LEAST_SIDE_PX, *canvas.shape[:2])
+        boxes = grid_boxes(canvas.shape[:2], rows, columns)
+        boxes = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= least_px]
         if len(boxes) > self.config.max_crops:
-            chosen = sorted(draw.choice(len(boxes), self.config.max_crops, replace=False).tolist())
-            boxes = [boxes[number] for number in chosen]
+            numbers = sorted(rng.choice(len(boxes), self.config.max_crops, replace=False).tolist())
+            boxes = [boxes[number] for number in numbers]
         return [CandidateBox(box) for box in boxes]
 
 

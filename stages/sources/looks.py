@@ -30,7 +30,7 @@ BoxedImage = tuple[NDArray[np.uint8], Sequence[BoxXyxy]]
 _log = logging.getLogger(__name__)
 
 
-class Look(ABC):
+class BoxEmbedder(ABC):
     """Embeds boxes of images, `at_once` images, or parts of images, in a forward pass.
 
     If a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
@@ -44,10 +44,10 @@ class Look(ABC):
     @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
-        answers = retry_on_oom(
-            range(len(images)), lambda places: iter(self._embedded([images[n] for n in places])), self._shrink_batches
+        embeddings = retry_on_oom(
+            range(len(images)), lambda numbers: iter(self._embed([images[n] for n in numbers])), self._shrink_batches
         )
-        return [answer for _, answer in answers]
+        return [boxes for _, boxes in embeddings]
 
     def _shrink_batches(self, _: int, why: str) -> None:
         if self.at_once == 1:
@@ -58,7 +58,7 @@ class Look(ABC):
         _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)
 
     @abstractmethod
-    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]: ...
+    def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]: ...
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -68,20 +68,20 @@ class Look(ABC):
 
     def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
         """Yield batches uint8 (B, side, side, 3) of at most `at_once` on the model's device."""
-        rest = iter(squares)
-        while batch := list(islice(rest, self.at_once)):
+        remaining = iter(squares)
+        while batch := list(islice(remaining, self.at_once)):
             self._images += len(batch)
             yield pixels_on(batch, self.model.device)
 
     @staticmethod
-    def _arrived(passes: Iterable[Sequence[Tensor]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the answers of passes; a pass is waited for when the next one is under way."""
-        under_way: deque[PendingTransfer] = deque()
+    def _collect(passes: Iterable[Sequence[Tensor]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the embeddings of passes. It starts the next pass before it waits for one."""
+        pending: deque[PendingTransfer] = deque()
         for tensors in passes:
-            under_way.append(PendingTransfer(tensors))
-            if len(under_way) > 1:
-                yield from under_way.popleft().wait()
-        for last in under_way:
+            pending.append(PendingTransfer(tensors))
+            if len(pending) > 1:
+                yield from pending.popleft().wait()
+        for last in pending:
             yield from last.wait()
 
     def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy]) -> NDArray[np.uint8]:
@@ -92,35 +92,35 @@ class Look(ABC):
         return crop_regions(canvas, shares, spec.size_px, spec.interpolation)
 
 
-class CropEmbedder(Look):
+class CropEmbedder(BoxEmbedder):
     """The embedding of each box's part of the image: one forward pass for each box."""
 
-    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
+    def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes))
         passes = ([F.normalize(self.model.tower.encode(batch).float(), dim=-1)] for batch in self._passes(parts))
-        rows = (row for answer in self._arrived(passes) for row in answer)
+        rows = (row for embeddings in self._collect(passes) for row in embeddings)
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
 
 
-class RoiEmbedder(Look):
+class RoiEmbedder(BoxEmbedder):
     """RoIAlign on the dense features of the whole image: one forward pass for all boxes of an image."""
 
-    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
+    def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         tower = self.model.tower
         side = self.model.input.size_px
         grid_hw = tower.placement.grid_hw(side, side)
-        rest = iter(images)
+        remaining = iter(images)
         wholes = (self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images)
 
         def passes() -> Iterator[list[Tensor]]:
             for batch in self._passes(wholes):
                 patches = dense(tower, batch).patches
-                own = []
-                for number, (canvas, boxes) in enumerate(islice(rest, len(batch))):
+                embeddings = []
+                for number, (canvas, boxes) in enumerate(islice(remaining, len(batch))):
                     height, width = canvas.shape[:2]
                     scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
                     rois = to_device(torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)), tower.device)
-                    own.append(pool_boxes(patches[number : number + 1], grid_hw, tower.placement, rois))
-                yield own
+                    embeddings.append(pool_boxes(patches[number : number + 1], grid_hw, tower.placement, rois))
+                yield embeddings
 
-        return list(self._arrived(passes()))
+        return list(self._collect(passes()))

@@ -1,8 +1,8 @@
 """Names for boxes of any origin: each becomes a region, called by the phrase that CLIP finds nearest to it.
 
 RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) calls proposals so by a pool of concepts, and PTP (Wang and
-others, CVPR 2023, arXiv 2212.09737) the blocks of a grid by CLIP. Softmax with a temperature over all that a box may be
-called; the largest share is the score.
+others, CVPR 2023, arXiv 2212.09737) the blocks of a grid by CLIP. A softmax with a temperature runs over all names that
+a box may get, and the largest share is the score.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from stages.sources.base import RegionSource, RegionSourceConfig
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import TextCache
-    from stages.sources.looks import Look
+    from stages.sources.looks import BoxEmbedder
 
-AT_ONCE: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
-"""Records whose boxes share forward passes, and images or parts of them of one pass: as many come as a pass has."""
+BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
+"""Records whose boxes share forward passes, and images or parts of images of one forward pass."""
 
 
 class NamedBoxesConfig(RegionSourceConfig):
@@ -76,13 +76,17 @@ NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
 class Concept:
     """A line of a pool.
 
-    A pool is a text file with one concept a line, and behind a tab, if it is known, the lemma of its head noun:
+    A pool is a text file with one concept a line, and behind a tab, optionally, the lemma of its head noun:
 
         red car	car
+
+    Attributes:
+        text: The concept, normalised as the text of a phrase.
+        head: Lemma of its head noun; without one in the file its last word.
     """
 
-    text: str  # normalised, as the text of a phrase
-    head: str  # lemma of its head noun; its last word if the file does not say
+    text: str
+    head: str
 
     def as_phrase(self) -> Phrase:
         """Return the phrase that no caption says: its span is empty, see `Phrase`."""
@@ -97,9 +101,9 @@ def read_pool(path: Path) -> list[Concept]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {why}") from error
-    found: dict[str, Concept] = {}
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {reason}") from error
+    concepts: dict[str, Concept] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -109,18 +113,23 @@ def read_pool(path: Path) -> list[Concept]:
             raise InputError(
                 f"source.pool: {path}:{number}: expected a concept, and behind a tab its head noun, got {line[:80]!r}"
             )
-        found.setdefault(text, Concept(text=text, head="".join(head).strip() or text.split()[-1]))
-    if not found:
+        concepts.setdefault(text, Concept(text=text, head="".join(head).strip() or text.split()[-1]))
+    if not concepts:
         raise InputError(f"source.pool: {path} holds no concept")
-    return list(found.values())
+    return list(concepts.values())
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateBox:
-    """A box that has no name yet."""
+    """A box that has no name yet.
 
-    box_xyxy: tuple[int, int, int, int]  # whole pixels of the canvas, half open, with an area
-    mask: NDArray[np.bool_] | None = None  # of the canvas, the pixels of the thing; None if the box is all there is
+    Attributes:
+        box_xyxy: Whole pixels of the canvas, half open, with an area.
+        mask: Pixels of the object in the canvas; None for a box without a mask.
+    """
+
+    box_xyxy: tuple[int, int, int, int]
+    mask: NDArray[np.bool_] | None = None
 
 
 class NamedBoxes(RegionSource[NamedConfigT]):
@@ -149,8 +158,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     def forward_batch_size(self, device: Device | None = None) -> int:
         """See `Stage.forward_batch_size`."""
-        on = device or ("cuda" if self._look.model.device.type == "cuda" else "cpu")
-        return self.model.batch_size or AT_ONCE[on]
+        on = device or ("cuda" if self._embed_boxes.model.device.type == "cuda" else "cpu")
+        return self.model.batch_size or BATCH_SIZES[on]
 
     def setup(self) -> None:
         """Load the model and embed the pool. Raise as `load`, and InputError for a pool that cannot be read."""
@@ -164,53 +173,71 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         self._pool: dict[str, Concept] = {}
         if self.config.pool != "captions":
             self._pool = {concept.text: concept for concept in read_pool(self.config.pool)}
-            self._pool_embeddings = self._embedded([*self._pool])
-        look = RoiEmbedder if self.config.by == "roi" else CropEmbedder
-        self._look: Look = look(model, self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu"))
+            self._pool_embeddings = self._embed_texts([*self._pool])
+        embedder = RoiEmbedder if self.config.by == "roi" else CropEmbedder
+        batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
+        self._embed_boxes: BoxEmbedder = embedder(model, batch_size)
 
     def teardown(self) -> None:
         """Let the model go."""
-        del self._look, self._texts
+        del self._embed_boxes, self._texts
 
     def take_forwards(self) -> Forwards:
-        """See `Stage.take_forwards`; with `by: crop` of parts of images, of which each image has many."""
-        return self._look.take_forwards()
+        """See `Stage.take_forwards`; with `by: crop` each part of an image counts."""
+        return self._embed_boxes.take_forwards()
 
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """See `RegionSource.with_regions`."""
         out: list[Record] = []
         rows = self.forward_batch_size()
         for start in range(0, len(records), rows):
-            boxed = [
-                (record, record.pixels.rgb, self.candidates(record, record.pixels.rgb))
-                if record.pixels and (self._pool or record.phrases)
-                else (record, None, [])
-                for record in records[start : start + rows]
+            batch = records[start : start + rows]
+            candidates = [self._candidates_of(record) for record in batch]
+            boxed_images = [
+                (record.pixels.rgb, [candidate.box_xyxy for candidate in boxes])
+                for record, boxes in zip(batch, candidates, strict=True)
+                if record.pixels and boxes
             ]
-            seen = [(rgb, [each.box_xyxy for each in own]) for _, rgb, own in boxed if rgb is not None and own]
-            embeddings = iter(self._look(seen))
-            out += [self._named(record, own, next(embeddings)) if own else record for record, _, own in boxed]
+            embeddings = iter(self._embed_boxes(boxed_images))
+            out += [
+                self._choose_names(record, boxes, next(embeddings)) if boxes else record
+                for record, boxes in zip(batch, candidates, strict=True)
+            ]
         return out
 
-    def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _candidates_of(self, record: Record) -> list[CandidateBox]:
+        if record.pixels and (self._pool or record.phrases):
+            return self.candidates(record, record.pixels.rgb)
+        return []
+
+    def _embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         embeddings: NDArray[np.float32] = self._texts(texts).detach().cpu().numpy()
         return embeddings
 
-    def _named(self, record: Record, own: Sequence[CandidateBox], embeddings: NDArray[np.float32]) -> Record:
-        said = dict.fromkeys(phrase.text for phrase in record.phrases)
-        texts = list(self._pool or said)
-        against = self._pool_embeddings if self._pool else self._embedded(texts)
-        cosines, shares = shares_of(embeddings, against, self.config.temperature)
+    def _choose_names(
+        self, record: Record, candidates: Sequence[CandidateBox], embeddings: NDArray[np.float32]
+    ) -> Record:
+        caption_texts = dict.fromkeys(phrase.text for phrase in record.phrases)
+        texts = list(self._pool or caption_texts)
+        text_embeddings = self._pool_embeddings if self._pool else self._embed_texts(texts)
+        cosines, shares = shares_of(embeddings, text_embeddings, self.config.temperature)
         best = cosines.argmax(axis=1)
-        cosine, share = (of[np.arange(len(own)), best].tolist() for of in (cosines, shares))
-        called: dict[str, list[Region]] = {}
-        for number in sorted(range(len(own)), key=lambda number: (-share[number], -cosine[number])):
-            regions = called.setdefault(texts[best[number]], []) if share[number] >= self.config.min_score else None
-            if regions is not None and (self.config.per_phrase is None or len(regions) < self.config.per_phrase):
-                regions.append(_region(own[number], record, share[number], cosine[number]))
-        phrases = (*record.phrases, *(self._pool[text].as_phrase() for text in called if text not in said))
-        pairs = ((index, region) for index, phrase in enumerate(phrases) for region in called.get(phrase.text, ()))
-        return replace(record, phrases=phrases, regions=tuple(replace(r, phrase_index=index) for index, r in pairs))
+        cosine, share = (values[np.arange(len(candidates)), best].tolist() for values in (cosines, shares))
+        regions_of: dict[str, list[Region]] = {}
+        for number in sorted(range(len(candidates)), key=lambda number: (-share[number], -cosine[number])):
+            if share[number] < self.config.min_score:
+                continue
+            regions = regions_of.setdefault(texts[best[number]], [])
+            if self.config.per_phrase is None or len(regions) < self.config.per_phrase:
+                regions.append(_make_region(candidates[number], record, share[number], cosine[number]))
+        concepts = [self._pool[text].as_phrase() for text in regions_of if text not in caption_texts]
+        phrases = (*record.phrases, *concepts)
+        regions = [
+            replace(region, phrase_index=index)
+            for index, phrase in enumerate(phrases)
+            for region in regions_of.get(phrase.text, ())
+        ]
+        return replace(record, phrases=phrases, regions=tuple(regions))
 
 
 def shares_of(
@@ -225,7 +252,7 @@ def shares_of(
     return cosines, np.round(powers / powers.sum(axis=1, keepdims=True), 6)
 
 
-def _region(candidate: CandidateBox, record: Record, share: float, cosine: float) -> Region:
+def _make_region(candidate: CandidateBox, record: Record, share: float, cosine: float) -> Region:
     """The region of a candidate for the first phrase, at the size of the image. A box keeps every pixel it touches."""
     assert record.pixels is not None, "a candidate comes from pixels"  # noqa: S101
     height = record.height_px

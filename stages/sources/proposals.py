@@ -62,8 +62,8 @@ class ProposalSourceConfig(NamedBoxesConfig):
 class ProposalSource(NamedBoxes[ProposalSourceConfig]):
     """Proposals by selective search, each called by a concept of the captions or of a pool.
 
-    RegionCLIP (Zhong and others, CVPR 2022) takes the proposals of a network that has learned from human boxes; here
-    nothing has. Its concepts are parsed from a corpus of captions (`source.pool`), and it embeds
+    RegionCLIP (Zhong and others, CVPR 2022) takes the proposals of a network trained on human boxes; here nothing is
+    trained. Its concepts are parsed from a corpus of captions (`source.pool`), and it embeds
     proposals by RoIAlign on the teacher's feature map (`by: roi`). A region's mask is the proposal's own segment.
     """
 
@@ -85,43 +85,52 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
         small_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
         small = cv2.resize(canvas, small_wh, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
         total = small.shape[0] * small.shape[1]
-        least = max(1, round(config.min_area_share * total))
+        least_px = max(1, round(config.min_area_share * total))
         most_px = round(config.max_area_share * total)
-        labels = finest_segments(small, scale=config.scale, min_size_px=least)
-        segments = hierarchy(small, labels)
-        found = spread_out(segments, most=config.count, iou=config.nms_iou, least_px=least, most_px=most_px)
-        fine = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
-        masks = [np.isin(fine, sorted(each.parts)) for each in found]
-        placed = [(cv2.boundingRect(mask.view(np.uint8)), mask) for mask in masks if mask.any()]
-        return [CandidateBox((x, y, x + w, y + h), mask) for (x, y, w, h), mask in placed]
+        labels = segment_finely(small, scale=config.scale, min_size_px=least_px)
+        segments = [segment for segment in build_hierarchy(small, labels) if least_px <= segment.area_px <= most_px]
+        proposals = suppress_overlaps(segments, most=config.count, iou=config.nms_iou)
+        fine_labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
+        masks = [np.isin(fine_labels, sorted(proposal.parts)) for proposal in proposals]
+        boxes = [(cv2.boundingRect(mask.view(np.uint8)), mask) for mask in masks if mask.any()]
+        return [CandidateBox((x, y, x + w, y + h), mask) for (x, y, w, h), mask in boxes]
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A segment of the hierarchy."""
+    """A segment of the hierarchy.
 
-    parts: frozenset[int]  # numbers of the finest segments that it is made of
-    box_xyxy: tuple[int, int, int, int]  # whole pixels, half open
+    Attributes:
+        parts: Numbers of its finest segments.
+        box_xyxy: Whole pixels, half open.
+        area_px: Number of its pixels.
+        colours: Histogram of its colours, with the sum 1.
+        birth: Share of all joins before it exists.
+        death: Share of all joins before it ends.
+    """
+
+    parts: frozenset[int]
+    box_xyxy: tuple[int, int, int, int]
     area_px: int
-    colours: NDArray[np.float64]  # histogram of its colours, which sums to 1
-    born: float = 0.0  # share of all joins after which it exists
-    died: float = 1.0  # share of all joins after which it does no more
+    colours: NDArray[np.float64]
+    birth: float = 0.0
+    death: float = 1.0
 
-    def joined(self, other: Segment, when: float) -> Segment:
-        """Return the segment of both, which end `when` it begins."""
+    def join(self, other: Segment, when: float) -> Segment:
+        """Return the segment of both. It begins `when` both end."""
         area = self.area_px + other.area_px
         colours = (self.colours * self.area_px + other.colours * other.area_px) / area
-        self.died = other.died = when
-        return Segment(self.parts | other.parts, self._around(other), area, colours, born=when)
+        self.death = other.death = when
+        return Segment(self.parts | other.parts, self._union_box(other), area, colours, birth=when)
 
     def likeness(self, other: Segment, total: int) -> float:
-        """Return how alike two segments of an image of `total` pixels are."""
+        """Return the likeness of two segments of an image of `total` pixels."""
         colour = float(np.minimum(self.colours, other.colours).sum())
         both = self.area_px + other.area_px
-        x0, y0, x1, y1 = self._around(other)
+        x0, y0, x1, y1 = self._union_box(other)
         return round(colour + (1 - both / total) + (1 - ((x1 - x0) * (y1 - y0) - both) / total), 9)
 
-    def _around(self, other: Segment) -> tuple[int, int, int, int]:
+    def _union_box(self, other: Segment) -> tuple[int, int, int, int]:
         a0, b0, a1, b1 = self.box_xyxy
         c0, d0, c1, d1 = other.box_xyxy
         return min(a0, c0), min(b0, d0), max(a1, c1), max(b1, d1)
@@ -137,76 +146,72 @@ def segmentation() -> ModuleType:
     return module
 
 
-def finest_segments(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) -> NDArray[np.int32]:
+def segment_finely(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) -> NDArray[np.int32]:
     """Return the numbers from 0 of the finest segments of an image uint8 (H, W, 3): int32 (H, W).
 
     For `scale` see `felzenszwalb` of scikit-image. Segments smaller than `min_size_px` are joined with a neighbour.
     """
-    found: Any = segmentation().felzenszwalb(rgb, scale=scale, sigma=SMOOTHING, min_size=min_size_px)
-    labels: NDArray[np.int32] = found.astype(np.int32)
+    segments: Any = segmentation().felzenszwalb(rgb, scale=scale, sigma=SMOOTHING, min_size=min_size_px)
+    labels: NDArray[np.int32] = segments.astype(np.int32)
     return labels
 
 
-def hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
+def build_hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
     """Image uint8 (H, W, 3) and its finest segments -> all on the way to the whole image, in the order of their birth.
 
-    Two neighbours are as alike as the intersection of their colour histograms, how little of the image both take, and
-    how much of the box around both they fill: three of the four measures of selective search, added up.
+    The likeness of two neighbours has three of the four measures of selective search, added up: the intersection of
+    their colour histograms, their smallness in the image, and their share of the box around both.
     """
-    found = _finest(rgb, labels)
-    count = len(found)
+    segments = _finest_segments(rgb, labels)
+    count = len(segments)
     total = labels.size
-    near = _neighbours(labels, count)
-    alike = {(a, b): found[a].likeness(found[b], total) for a in range(count) for b in near[a] if a < b}
-    while alike:
-        best = max(alike, key=lambda pair: (alike[pair], -pair[0], -pair[1]))
-        number = len(found)
-        found.append(found[best[0]].joined(found[best[1]], when=(number - count + 1) / (count - 1)))
-        beside = (near[best[0]] | near[best[1]]) - set(best)
-        for old in best:
-            for other in near[old]:
-                alike.pop((min(old, other), max(old, other)), None)
-                near[other].discard(old)
-        near.append(beside)
-        for other in beside:
-            near[other].add(number)
-            alike[other, number] = found[other].likeness(found[number], total)
-    return [segment for segment in found if len(segment.parts) < count]
+    neighbours = _neighbours(labels, count)
+    likeness = {(a, b): segments[a].likeness(segments[b], total) for a in range(count) for b in neighbours[a] if a < b}
+    while likeness:
+        first, second = max(likeness, key=lambda pair: (likeness[pair], -pair[0], -pair[1]))
+        number = len(segments)
+        segments.append(segments[first].join(segments[second], when=(number - count + 1) / (count - 1)))
+        adjacent = (neighbours[first] | neighbours[second]) - {first, second}
+        for part in (first, second):
+            for other in neighbours[part]:
+                likeness.pop((min(part, other), max(part, other)), None)
+                neighbours[other].discard(part)
+        neighbours.append(adjacent)
+        for other in adjacent:
+            neighbours[other].add(number)
+            likeness[other, number] = segments[other].likeness(segments[number], total)
+    return [segment for segment in segments if len(segment.parts) < count]
 
 
-def _finest(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
+def _finest_segments(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
     count = int(labels.max()) + 1
     colours = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.int64) * BINS // 256
-    places = labels.reshape(-1, 1).astype(np.int64) * (3 * BINS) + np.arange(3) * BINS + colours
-    histograms = np.bincount(places.ravel(), minlength=count * 3 * BINS).reshape(count, 3 * BINS)
-    found = []
+    bins = labels.reshape(-1, 1).astype(np.int64) * (3 * BINS) + np.arange(3) * BINS + colours
+    histograms = np.bincount(bins.ravel(), minlength=count * 3 * BINS).reshape(count, 3 * BINS)
+    segments = []
     for number, histogram in enumerate(histograms):
         x, y, w, h = cv2.boundingRect((labels == number).view(np.uint8))
         area = int(histogram.sum()) // 3
-        found.append(Segment(frozenset((number,)), (x, y, x + w, y + h), area, histogram / max(1, 3 * area)))
-    return found
+        segments.append(Segment(frozenset((number,)), (x, y, x + w, y + h), area, histogram / max(1, 3 * area)))
+    return segments
 
 
 def _neighbours(labels: NDArray[np.int32], count: int) -> list[set[int]]:
     """Return the segments that touch each segment along an edge of a pixel."""
-    near: list[set[int]] = [set() for _ in range(count)]
-    for one, other in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])):
-        differ = one != other
-        for a, b in set(zip(one[differ].tolist(), other[differ].tolist(), strict=True)):
-            near[a].add(b)
-            near[b].add(a)
-    return near
+    neighbours: list[set[int]] = [set() for _ in range(count)]
+    for before, after in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])):
+        differ = before != after
+        for a, b in set(zip(before[differ].tolist(), after[differ].tolist(), strict=True)):
+            neighbours[a].add(b)
+            neighbours[b].add(a)
+    return neighbours
 
 
-def spread_out(found: list[Segment], *, most: int, iou: float, least_px: int, most_px: int) -> list[Segment]:
-    """Return the `most` segments of `least_px` to `most_px` pixels that last longest.
-
-    Those whose boxes overlap a better one's with a larger IoU than `iou` are left out.
-    """
-    fitting = [each for each in found if least_px <= each.area_px <= most_px]
-    kept: list[Segment] = []
-    for each in sorted(fitting, key=lambda one: (round(one.born - one.died, 9), -one.area_px, one.box_xyxy)):
-        box = xyxy_to_xywh(each.box_xyxy)
-        if len(kept) < most and all(box_iou(box, xyxy_to_xywh(other.box_xyxy)) <= iou for other in kept):
-            kept.append(each)
-    return kept
+def suppress_overlaps(segments: list[Segment], *, most: int, iou: float) -> list[Segment]:
+    """Return the `most` segments that last longest, without those that overlap a better one with a larger IoU."""
+    best: list[Segment] = []
+    for segment in sorted(segments, key=lambda s: (round(s.birth - s.death, 9), -s.area_px, s.box_xyxy)):
+        box = xyxy_to_xywh(segment.box_xyxy)
+        if len(best) < most and all(box_iou(box, xyxy_to_xywh(other.box_xyxy)) <= iou for other in best):
+            best.append(segment)
+    return best

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from stages.explain.config import Count, ExplainerConfig, ScaledConfig
 from stages.explain.maps import cosine_gradients, cosines_of
-from stages.explainers.attention.walk import AtAttention, Walked, Walker, slopes
+from stages.explainers.attention.walk import AttentionExplainer, BlockTensors, Walker, phrase_gradients
 from stages.shared.model.clip import ClipModel, TextCache
 from stages.shared.model.towers.pooled import AttentionPool, Pooling
 
 EMPTY: Final = "a photo of a"
-"""Words that name nothing, whose map says where a pool looks in any case."""
+"""Words that name nothing: their map shows where a pool looks whatever the phrase is."""
 
 
 class AttentionGradientConfig(ExplainerConfig):
@@ -33,7 +33,7 @@ class AttentionGradientConfig(ExplainerConfig):
     )
 
 
-class AttentionGradient(AtAttention[AttentionGradientConfig]):
+class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
     """Attention times its gradient, at the last attention: the form that arXiv 2605.12952 reduces Grad-ECLIP to.
 
     With a^h_i the weight of patch i in head h, in the class token's row of the last block or in the pool's one row, and
@@ -55,26 +55,26 @@ class AttentionGradient(AtAttention[AttentionGradientConfig]):
     def __init__(self, config: AttentionGradientConfig, model: ClipModel) -> None:
         super().__init__(config, model, blocks=1)
 
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        (attention,) = walked.attention
-        found, cosines = slopes(walked.embedding, [attention], texts)
-        gradients = torch.stack([gradient[:, :, 0, 1:] for (gradient,) in found], dim=2)
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+        (attention,) = tensors.attention
+        attention_gradients, cosines = phrase_gradients(tensors.embedding, [attention], texts)
+        gradients = torch.stack([gradient[:, :, 0, 1:] for (gradient,) in attention_gradients], dim=2)
         return self._heat(gradients, attention[:, :, :1, 1:].detach()), cosines
 
-    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
-        gradients, cosines = _at_pool(pool, seen, texts)
-        return self._heat(gradients, seen.attention[:, :, None]), cosines
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+        gradients, cosines = _pool_gradients(pool, pooling, texts)
+        return self._heat(gradients, pooling.attention[:, :, None]), cosines
 
     def _heat(self, gradients: Tensor, attention: Tensor) -> Tensor:
         """Gradients (B, H, P, N) and attention (B, H, 1, N) -> maps (B, P, N)."""
-        each = gradients * attention if self.config.weight == "attention" else gradients
-        return each.relu().mean(dim=1) if self.config.rectify == "head" else each.mean(dim=1).relu()
+        heads = gradients * attention if self.config.weight == "attention" else gradients
+        return heads.relu().mean(dim=1) if self.config.rectify == "head" else heads.mean(dim=1).relu()
 
 
-def _at_pool(pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
     """Return dc/da (B, H, P, N) and c (B, P) of a pool for unit texts (B, P, E)."""
-    starts, cosines = cosine_gradients(pool.embedding(seen), texts)
-    return pool.back_to_attention(seen, starts), cosines
+    starts, cosines = cosine_gradients(pool.embedding(pooling), texts)
+    return pool.back_to_attention(pooling, starts), cosines
 
 
 class GameConfig(ScaledConfig):
@@ -113,11 +113,11 @@ class Game(Walker[GameConfig]):
     def __init__(self, config: GameConfig, model: ClipModel) -> None:
         super().__init__(config, model, config.blocks)
 
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        gradients, cosines = slopes(
-            walked.embedding, walked.attention, texts, self.config.scale_of(self.model.logit_scale)
-        )
-        return torch.stack([_class_row(walked.attention, each) for each in gradients], dim=1), cosines
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+        scale = self.config.scale_of(self.model.logit_scale)
+        gradients, cosines = phrase_gradients(tensors.embedding, tensors.attention, texts, scale)
+        rows = [_class_row(tensors.attention, phrase_gradient) for phrase_gradient in gradients]
+        return torch.stack(rows, dim=1), cosines
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ class LeGradConfig(ExplainerConfig):
     )
 
 
-class LeGrad(AtAttention[LeGradConfig]):
+class LeGrad(AttentionExplainer[LeGradConfig]):
     """LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): gradients at the attention of several blocks, summed.
 
     For each of the last blocks l, with its attention A_l (T x T for each head) and the tokens x_l that leave it:
@@ -175,21 +175,22 @@ class LeGrad(AtAttention[LeGradConfig]):
         super().__init__(config, model, config.blocks)
         self.empty = TextCache(model)
 
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
         values = torch.zeros(())
-        for attention, tokens in zip(walked.attention, walked.outputs, strict=True):
+        for attention, tokens in zip(tensors.attention, tensors.outputs, strict=True):
             with torch.enable_grad():
-                meaning = self.walk.tower.head(tokens.mean(dim=1))
-            gradients, _ = slopes(meaning, [attention], texts)
-            values = values + torch.stack([each.relu().mean(dim=(1, 2)) for (each,) in gradients], dim=1)[..., 1:]
-        return values, cosines_of(walked.embedding.detach(), texts)
+                embedding = self.walk.tower.head(tokens.mean(dim=1))
+            gradients, _ = phrase_gradients(embedding, [attention], texts)
+            columns = [gradient.relu().mean(dim=(1, 2)) for (gradient,) in gradients]
+            values = values + torch.stack(columns, dim=1)[..., 1:]
+        return values, cosines_of(tensors.embedding.detach(), texts)
 
-    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
         empty = self.empty([EMPTY])[None].expand(len(texts), -1, -1)
-        gradients, cosines = _at_pool(pool, seen, torch.cat([empty, texts], dim=1))
+        gradients, cosines = _pool_gradients(pool, pooling, torch.cat([empty, texts], dim=1))
         heat = gradients.relu().mean(dim=1)
-        hot = heat[:, :1]
-        low = hot.amin(dim=-1, keepdim=True)
-        high = hot.amax(dim=-1, keepdim=True)
-        kept = hot - low <= self.config.empty_threshold * (high - low)
-        return heat[:, 1:] * kept, cosines[:, 1:]
+        empty_heat = heat[:, :1]
+        low = empty_heat.amin(dim=-1, keepdim=True)
+        high = empty_heat.amax(dim=-1, keepdim=True)
+        is_normal = empty_heat - low <= self.config.empty_threshold * (high - low)
+        return heat[:, 1:] * is_normal, cosines[:, 1:]

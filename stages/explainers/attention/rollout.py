@@ -1,4 +1,4 @@
-"""Explainers that read attention weights. Their maps do not depend on the phrase: the baseline that others must beat.
+"""Explainers that read attention weights. Their maps do not depend on the phrase: baselines for the other explainers.
 
 Shapes: B images, P phrases, L blocks, N patches, T = N + 1 tokens, E embedding.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.explain.config import ExplainerConfig, ShareBelowOne
 from stages.explain.maps import cosines_of
-from stages.explainers.attention.walk import AtAttention, Walked, Walker
+from stages.explainers.attention.walk import AttentionExplainer, BlockTensors, Walker
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import AttentionPool, Pooling
 
@@ -24,7 +24,7 @@ class RawAttentionConfig(ExplainerConfig):
     kind: Literal["raw_attention"] = "raw_attention"
 
 
-class RawAttention(AtAttention[RawAttentionConfig]):
+class RawAttention(AttentionExplainer[RawAttentionConfig]):
     """Raw attention: where the token that becomes the embedding looks in the last attention.
 
     With a^h_i the weight of patch i in head h, in the class token's row of the last block or in the pool's one row:
@@ -43,15 +43,16 @@ class RawAttention(AtAttention[RawAttentionConfig]):
     def __init__(self, config: RawAttentionConfig, model: ClipModel) -> None:
         super().__init__(config, model, blocks=1)
 
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        return _same_for_all(walked.attention[0].detach()[:, :, 0, 1:].mean(dim=1), walked.embedding, texts)
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+        heat = tensors.attention[0].detach()[:, :, 0, 1:].mean(dim=1)
+        return _repeat_for_phrases(heat, tensors.embedding, texts)
 
-    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
-        return _same_for_all(seen.attention.mean(dim=1), pool.embedding(seen), texts)
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+        return _repeat_for_phrases(pooling.attention.mean(dim=1), pool.embedding(pooling), texts)
 
 
-def _same_for_all(heat: Tensor, embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Heat (B, N) and embeddings (B, E) -> maps (B, P, N), which are the same for all phrases, and cosines (B, P)."""
+def _repeat_for_phrases(heat: Tensor, embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Heat (B, N) and embeddings (B, E) -> the same map for all phrases (B, P, N), and cosines (B, P)."""
     return heat[:, None].expand(-1, texts.shape[1], -1), cosines_of(embedding.detach(), texts)
 
 
@@ -81,11 +82,11 @@ class Rollout(Walker[RolloutConfig]):
     follows_phrases = False
 
     @torch.no_grad()
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        attention = torch.cat(walked.attention).mean(dim=1)
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+        attention = torch.cat(tensors.attention).mean(dim=1)
         share = self.config.residual
-        mixed = share * torch.eye(attention.shape[-1]).to(attention) + (1 - share) * attention
-        row = mixed[-1, 0]
-        for block in mixed[:-1].flip(0):
+        blocks = share * torch.eye(attention.shape[-1]).to(attention) + (1 - share) * attention
+        row = blocks[-1, 0]
+        for block in blocks[:-1].flip(0):
             row = row @ block
-        return _same_for_all(row[None, 1:], walked.embedding, texts)
+        return _repeat_for_phrases(row[None, 1:], tensors.embedding, texts)

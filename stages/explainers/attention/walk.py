@@ -1,4 +1,4 @@
-"""A tower walked in float32, image by image, with the tensors in it that a method differentiates the cosine by.
+"""A walk through a tower in float32, image by image, with the tensors at which methods take gradients of the cosine.
 
 `Walk` goes through the last blocks of a vision transformer, with their attention in the graph. For each walked block
 with tokens x (class token 0, patches 1..N):
@@ -7,9 +7,9 @@ with tokens x (class token 0, patches 1..N):
     A = softmax(q k' / sqrt(D / H))                   one matrix per head, rows sum to 1
     y = x + (A v) W_out + b_out, then the MLP
 
-No hook is set, no weight carries a gradient, and the graph is gone with the `Walked` that holds it. Blocks before the
-first walked one compute in the model's own precision and have no graph. One image is walked at a time, because the
-attention of a whole batch would fill the memory.
+No hook is set, no weight carries a gradient, and `BlockTensors` owns the graph. Blocks before the first walked one
+compute in the model's own precision and have no graph. One image is walked at a time, because the attention of a whole
+batch would fill the memory.
 
 Shapes: B images (1 here), P phrases, H heads, N patches, T tokens, D width, E embedding.
 """
@@ -32,24 +32,25 @@ from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling
 from stages.shared.model.towers.vision import VisionTower, split_heads
 
-Trunked = PooledTower | AveragedTower
+TrunkTower = PooledTower | AveragedTower
 """A tower whose tokens leave a trunk, which is not walked."""
 
 
-class OneByOne(Explainer[ConfigT]):
+class SingleImageExplainer(Explainer[ConfigT]):
     """An explainer that computes the maps of one image at a time."""
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return concatenate_maps([self._of_image(*own) for own in zip(rgb.split(1), texts.split(1), strict=True)])
+        images = zip(rgb.split(1), texts.split(1), strict=True)
+        return concatenate_maps([self._explain_image(*image) for image in images])
 
     @abstractmethod
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         """Compute the maps of one image; arguments as in `maps`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Walked:
+class BlockTensors:
     """The tensors of one image, float32 and in one graph, with an entry for each walked block."""
 
     early: Tensor | None  # (1, N, D), see `Maps.tokens`; without a graph, in the model's precision
@@ -63,12 +64,12 @@ class Walked:
 class Walk:
     """Walks the last `blocks` of a transformer with a class token, which is only read.
 
-    `kept` is the number of the block, from 0, whose incoming patches are `Walked.early`; None: not wanted. Raises
+    `BlockTensors.early` are the patches before the block `early_block`, from 0; None without that number. Raises
     ConfigError, which names `setting`, for more blocks than the model has.
     """
 
     def __init__(
-        self, model: ClipModel, blocks: int | Literal["all"], kept: int | None = None, setting: str = "blocks"
+        self, model: ClipModel, blocks: int | Literal["all"], early_block: int | None = None, setting: str = "blocks"
     ) -> None:
         tower = model.tower
         assert isinstance(tower, VisionTower)  # noqa: S101
@@ -78,20 +79,20 @@ class Walk:
         self.tower = tower.float_head()
         self.first = 0 if blocks == "all" else layers - blocks
         self.blocks = tuple(block.float() for block in tower.blocks[self.first :])
-        self.kept = kept
+        self.early_block = early_block
 
     @torch.enable_grad()
-    def __call__(self, rgb: Tensor) -> Walked:
-        """One image, uint8 (1, height, width, 3) -> what it leaves behind."""
+    def __call__(self, rgb: Tensor) -> BlockTensors:
+        """One image, uint8 (1, height, width, 3) -> its tensors in the blocks."""
         with torch.no_grad():
-            x, early = self.tower.tokens_before(rgb, self.first, self.kept)
+            x, early = self.tower.tokens_before(rgb, self.first, self.early_block)
         inputs = []
         normed = []
         attention = []
         outputs = []
         x = x.float().requires_grad_()
         for number, block in enumerate(self.blocks, self.first):
-            early = x.detach() if number == self.kept else early
+            early = x.detach() if number == self.early_block else early
             z = block.ln_1(x)
             q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
             a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
@@ -100,7 +101,7 @@ class Walk:
             attention.append(a)
             x = block.finish(x, (a @ v).transpose(1, 2).flatten(2))
             outputs.append(x)
-        return Walked(
+        return BlockTensors(
             early=None if early is None else early[:, 1:],
             inputs=tuple(inputs),
             normed=tuple(normed),
@@ -110,7 +111,7 @@ class Walk:
         )
 
 
-class Walker(OneByOne[ConfigT]):
+class Walker(SingleImageExplainer[ConfigT]):
     """An explainer that walks the last `blocks` of a transformer with a class token."""
 
     towers: ClassVar[tuple[TowerKind, ...]] = ("class_token",)
@@ -121,17 +122,17 @@ class Walker(OneByOne[ConfigT]):
         if isinstance(model.tower, VisionTower):
             self.walk = Walk(model, blocks, self.affinity.block)
 
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        walked = self.walk(rgb)
-        values, cosines = self._of_blocks(walked, texts)
-        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=walked.embedding.detach())
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+        tensors = self.walk(rgb)
+        values, cosines = self._explain_blocks(tensors, texts)
+        return Maps(values=values, cosines=cosines, tokens=tensors.early, embedding=tensors.embedding.detach())
 
     @abstractmethod
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Compute maps (1, P, N) and cosines (1, P) of one image for unit texts (1, P, E)."""
 
 
-class AtAttention(Walker[ConfigT]):
+class AttentionExplainer(Walker[ConfigT]):
     """A `Walker` that looks at the pool of a tower whose tokens one attention pools."""
 
     towers = ATTENDING
@@ -139,40 +140,41 @@ class AtAttention(Walker[ConfigT]):
 
     def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"]) -> None:
         super().__init__(config, model, blocks)
-        self._pooled = model.tower.float_head() if isinstance(model.tower, PooledTower) else None
+        self._pooled_tower = model.tower.float_head() if isinstance(model.tower, PooledTower) else None
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        if self._pooled is None:
+        tower = self._pooled_tower
+        if tower is None:
             return super().maps(rgb, texts)
         with torch.no_grad():
-            seen = self._pooled.look(rgb)
-            values, cosines = self._of_pool(self._pooled.pool, seen, texts)
-            embedding = self._pooled.pool.embedding(seen)
-        return Maps(values=values, cosines=cosines, tokens=seen.tokens, embedding=embedding)
+            pooling = tower.look(rgb)
+            values, cosines = self._explain_pool(tower.pool, pooling, texts)
+            embedding = tower.pool.embedding(pooling)
+        return Maps(values=values, cosines=cosines, tokens=pooling.tokens, embedding=embedding)
 
     @abstractmethod
-    def _of_pool(self, pool: AttentionPool, seen: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Compute maps (B, P, N) and cosines (B, P) for unit texts (B, P, E)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
-    """A tower's answer to one image as a function of some tensor in it."""
+class Trace:
+    """A tower's embedding of one image as a function of a tensor in it."""
 
-    leaf: Tensor  # (1, T, D), what is differentiated by; its last N tokens are the patches
+    leaf: Tensor  # (1, T, D), where gradients are taken; its last N tokens are the patches
     embedding: Tensor  # (1, E), in the leaf's graph
     tokens: Tensor | None  # see `Maps.tokens`
 
 
-def traced(tower: Trunked, rgb: Tensor, ask: Ask | None = None) -> Traced:
+def trace_tower(tower: TrunkTower, rgb: Tensor, ask: Ask | None = None) -> Trace:
     """Trace one image from the tokens that leave the trunk; `ask` as in `AttentionPool.look`."""
     leaf = tower.embed(rgb).float().requires_grad_()
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-    return Traced(leaf, embedding_of(tower, leaf, grid_hw, ask), patches_of(leaf.detach(), grid_hw))
+    return Trace(leaf, embedding_of(tower, leaf, grid_hw, ask), patches_of(leaf.detach(), grid_hw))
 
 
-def embedding_of(tower: Trunked, tokens: Tensor, grid_hw: tuple[int, int], ask: Ask | None = None) -> Tensor:
+def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: tuple[int, int], ask: Ask | None = None) -> Tensor:
     """Tokens (B, T, D) that leave the trunk -> embeddings (B, E), not normalised."""
     if isinstance(tower, AveragedTower):
         return tower.finish(tokens.mean(dim=1))
@@ -184,24 +186,24 @@ def patches_of(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     return tokens[:, -grid_hw[0] * grid_hw[1] :]
 
 
-def slopes(
-    score: Tensor, wanted: Sequence[Tensor], texts: Tensor, scale: float = 1.0
+def phrase_gradients(
+    embedding: Tensor, tensors: Sequence[Tensor], texts: Tensor, scale: float = 1.0
 ) -> tuple[Iterator[tuple[Tensor, ...]], Tensor]:
     """Return the gradients of each phrase's cosine times `scale`, see `gradients_at`, and the cosines (1, P).
 
-    The cosine is that of `score` (1, E), which stands for the image's embedding, and of unit texts (1, P, E).
+    The cosine is that of an embedding (1, E) and of unit texts (1, P, E).
     """
-    starts, cosines = cosine_gradients(score.detach(), texts)
-    return gradients_at(score, wanted, scale * starts[0]), cosines
+    starts, cosines = cosine_gradients(embedding.detach(), texts)
+    return gradients_at(embedding, tensors, scale * starts[0]), cosines
 
 
-def gradients_at(score: Tensor, wanted: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield a gradient for each wanted tensor of the graph of `score` (1, E), once for each row of `starts` (P, E).
+def gradients_at(embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the gradients at tensors in the graph of an embedding (1, E), once for each row of `starts` (P, E).
 
-    A row is the gradient of a phrase's score at `score`. Rows of zeros, which only fill up, cost nothing.
+    A row is the gradient of a phrase's score at the embedding. Rows of zeros, which only fill up, cost nothing.
     """
     for start in starts:
         if start.any():
-            yield torch.autograd.grad(score, wanted, start[None], retain_graph=True)
+            yield torch.autograd.grad(embedding, tensors, start[None], retain_graph=True)
         else:
-            yield tuple(torch.zeros_like(each) for each in wanted)
+            yield tuple(map(torch.zeros_like, tensors))

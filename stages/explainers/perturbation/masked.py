@@ -32,7 +32,7 @@ from torch import Tensor
 
 from stages.explain.config import ExplainerConfig, Share
 from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.walk import OneByOne, Trunked, embedding_of, patches_of
+from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, patches_of
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower, attend
@@ -87,7 +87,7 @@ class MaskedImage:
         return masked_embeddings(self.tower, self.rgb, masks, self.baseline, self.masks_per_step)
 
 
-class Perturbation(OneByOne[PerturbationT]):
+class Perturbation(SingleImageExplainer[PerturbationT]):
     """An explainer that masks the image. Images that have no phrase are not masked."""
 
     cost = "perturbation"
@@ -98,7 +98,7 @@ class Perturbation(OneByOne[PerturbationT]):
         """Embed an image under masks, and return d of the module's formula (N, E)."""
 
     @torch.no_grad()
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         config = self.config
         tower = self.model.tower
         embedding, tokens = embeddings_and_tokens(tower, rgb, self.affinity.block)
@@ -123,20 +123,20 @@ def baseline_image(tower: Tower, rgb: Tensor, name: BaselineName, blur: float = 
     """
     rgb = rgb.to(tower.device, torch.float32)
     if name == "blur":
-        return blurred(rgb, blur * min(rgb.shape[:2]))
+        return blur_image(rgb, blur * min(rgb.shape[:2]))
     if name == "black":
         return torch.zeros_like(rgb)
     return (tower.mean.float() * 255).expand_as(rgb)
 
 
-def blurred(rgb: Tensor, sigma_px: float) -> Tensor:
+def blur_image(rgb: Tensor, sigma_px: float) -> Tensor:
     """Blur an image float32 (height, width, 3) by a Gaussian that reaches three standard deviations.
 
     Places outside the image have the colour of the closest pixel on its border.
     """
     reach = max(1, math.ceil(3 * sigma_px))
-    found = gaussian_filter(rgb.cpu().numpy(), sigma_px, mode="nearest", radius=reach, axes=(0, 1))
-    return torch.from_numpy(found).to(rgb.device)
+    pixels = gaussian_filter(rgb.cpu().numpy(), sigma_px, mode="nearest", radius=reach, axes=(0, 1))
+    return torch.from_numpy(pixels).to(rgb.device)
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def masked_embeddings(
     Args:
         tower: Any image tower.
         rgb: uint8 (height, width, 3).
-        masks: (N, rows, columns) of pixels, or of cells that cover the image: 1 shows it, 0 the baseline, others mix.
+        masks: (N, rows, columns) of pixels, or of cells that cover the image: 1 shows it, 0 the baseline.
         baseline: (height, width, 3) in 0-255, see `baseline_image`.
         masks_per_step: Masks in one forward pass.
 
@@ -163,31 +163,31 @@ def masked_embeddings(
         raise ValueError(
             f"expected masks whose cells cover {width}x{height} px, got {masks.shape[2]}x{masks.shape[1]} cells"
         )
-    parts = []
+    embeddings = []
     for part in masks.split(masks_per_step):
         share = part.to(tower.device, torch.float32)
         share = share.repeat_interleave(down, dim=1).repeat_interleave(right, dim=2)
-        parts.append(F.normalize(embeddings_and_tokens(tower, hidden + share[..., None] * shown)[0], dim=-1))
-    return torch.cat(parts)
+        embeddings.append(F.normalize(embeddings_and_tokens(tower, hidden + share[..., None] * shown)[0], dim=-1))
+    return torch.cat(embeddings)
 
 
-def embeddings_and_tokens(tower: Tower, rgb: Tensor, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
+def embeddings_and_tokens(tower: Tower, rgb: Tensor, block: int | None = None) -> tuple[Tensor, Tensor | None]:
     """Embed images with a head in float32, and return the patches' tokens on the way: (B, E) in any scale, (B, N, D).
 
-    Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the tokens are those that come
-    into block `kept`, and on other towers those that leave the trunk.
+    Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the tokens are the input of the
+    block with this number, and on other towers the output of the trunk.
     """
 
     def of_blocks(tower: VisionTower) -> tuple[Tensor, Tensor | None]:
         last = tower.blocks[-1]
-        x, early = tower.tokens_before(rgb, len(tower.blocks) - 1, kept)
-        asking = x[:, :1]
+        x, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
+        class_token = x[:, :1]
         # Of the last block nothing but the class token is used, so that nothing else is computed.
-        o = attend(last.project(asking)[0], *last.project(x)[1:], last.heads)
-        token = last.finish(asking, o)[:, 0]
+        o = attend(last.project(class_token)[0], *last.project(x)[1:], last.heads)
+        token = last.finish(class_token, o)[:, 0]
         return tower.head(token.float()), None if early is None else early[:, 1:]
 
-    def of_trunk(tower: Trunked) -> tuple[Tensor, Tensor | None]:
+    def of_trunk(tower: TrunkTower) -> tuple[Tensor, Tensor | None]:
         tokens = tower.embed(rgb).float()
         grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         return embedding_of(tower, tokens, grid_hw), patches_of(tokens, grid_hw)

@@ -172,9 +172,9 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
         channels = loudest_channels(tokens_of(image), self.config.channels)
         low = channels.amin(dim=1, keepdim=True)
         high = channels.amax(dim=1, keepdim=True)
-        stretched = torch.where(high > low, (channels - low) / (high - low), 0.0)
-        nothing = image.embeddings(torch.zeros(1, *image.grid_hw))
-        gains = torch.cat([image.embeddings(masks) for masks in _drawn_masks(stretched, image)]) - nothing
+        shares = torch.where(high > low, (channels - low) / (high - low), 0.0)
+        baseline = image.embeddings(torch.zeros(1, *image.grid_hw))
+        gains = torch.cat([image.embeddings(masks) for masks in _draw_masks(shares, image)]) - baseline
         # A channel that is the same everywhere hides everything, and the rest is rounding.
         gains = torch.where(high > low, gains, 0.0)
         return channels.mT.double() @ gains.double()
@@ -192,13 +192,13 @@ def tokens_of(image: MaskedImage) -> Tensor:
 def loudest_channels(tokens: Tensor, most: int) -> Tensor:
     """Tokens (N, D) -> the channels (K, N) that vary most, in the tower's order."""
     spread = tokens.std(dim=0, correction=0)
-    chosen = spread.argsort(descending=True, stable=True)[:most].sort().values
-    return tokens[:, chosen].mT.contiguous()
+    channels = spread.argsort(descending=True, stable=True)[:most].sort().values
+    return tokens[:, channels].mT.contiguous()
 
 
-def _drawn_masks(stretched: Tensor, image: MaskedImage) -> Iterator[Tensor]:
+def _draw_masks(shares: Tensor, image: MaskedImage) -> Iterator[Tensor]:
     """Channels (K, N) -> masks (up to `masks_per_step`, height, width), drawn where their tokens look."""
     shift = image.tower.placement.shift_cells
-    for part in stretched.split(image.masks_per_step):
+    for part in shares.split(image.masks_per_step):
         grids = part.unflatten(1, image.grid_hw).cpu().numpy()
         yield torch.from_numpy(np.stack([resize_shifted(grid, image.size_hw, shift) for grid in grids]))

@@ -7,7 +7,7 @@ the cosine with phrase t. The attributions sum to c(everything) - c(nothing), be
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
 
@@ -72,82 +72,80 @@ class Rectangle:
 
     def halves(self) -> tuple[Rectangle, Rectangle]:
         """Cut across the longer side; the first part is the smaller one."""
-        top = self.top
-        left = self.left
-        bottom = self.bottom
-        right = self.right
-        if bottom - top >= right - left:
-            middle = (top + bottom) // 2
-            return Rectangle(top, left, middle, right), Rectangle(middle, left, bottom, right)
-        middle = (left + right) // 2
-        return Rectangle(top, left, bottom, middle), Rectangle(top, middle, bottom, right)
+        if self.bottom - self.top >= self.right - self.left:
+            middle = (self.top + self.bottom) // 2
+            return replace(self, bottom=middle), replace(self, top=middle)
+        middle = (self.left + self.right) // 2
+        return replace(self, right=middle), replace(self, left=middle)
 
     def of(self, grid: Tensor) -> Tensor:
         """Return the part of a grid (rows, columns, ...)."""
         return grid[self.top : self.bottom, self.left : self.right]
 
-    def beside(self, context: Tensor) -> Tensor:
+    def add_to(self, context: Tensor) -> Tensor:
         """Return a context (rows, columns) with these cells shown."""
-        shown = context.clone()
-        self.of(shown).fill_(1)
-        return shown
+        mask = context.clone()
+        self.of(mask).fill_(1)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A rectangle that waits to be cut in a context (rows, columns) of other cells that are shown.
+    """A rectangle that waits to be cut, in a context of other cells.
 
-    `without` and `with_it` are float64 (E,), the unit embeddings of the context alone and with the rectangle; `weight`
-    is the share of this context in the rectangle's value.
+    Attributes:
+        part: The rectangle.
+        context: Mask (rows, columns) of the other cells that are shown.
+        context_embedding: Unit embedding of the context alone, float64 (E,).
+        full_embedding: Unit embedding of the context with the rectangle, float64 (E,).
+        weight: Share of this context in the rectangle's value.
     """
 
     part: Rectangle
     context: Tensor
-    without: Tensor
-    with_it: Tensor
+    context_embedding: Tensor
+    full_embedding: Tensor
     weight: float
 
     @property
     def value(self) -> Tensor:
         """Value of the rectangle here, float64 (E,)."""
-        return self.weight * (self.with_it - self.without)
+        return self.weight * (self.full_embedding - self.context_embedding)
 
 
 def owen_values(image: MaskedImage, max_evaluations: int) -> Tensor:
     """Return the Owen values of the unit embedding, float64 (N, E)."""
     rows, columns = image.grid_hw
-    hidden = torch.zeros(rows, columns)
-    nothing = image.embeddings(hidden[None])[0].double()
-    values = torch.zeros(rows, columns, len(nothing), dtype=torch.float64, device=nothing.device)
+    empty = torch.zeros(rows, columns)
+    baseline = image.embeddings(empty[None])[0].double()
+    values = torch.zeros(rows, columns, len(baseline), dtype=torch.float64, device=baseline.device)
     order = count()
     queue = list[tuple[float, int, Cut]]()
-    left = max_evaluations - 1
+    budget = max_evaluations - 1
 
-    def wait(cut: Cut) -> None:
+    def enqueue(cut: Cut) -> None:
         if cut.part.cells == 1:
             cut.part.of(values).add_(cut.value)
         else:
             heapq.heappush(queue, (-float(cut.value.norm()), next(order), cut))
 
-    wait(Cut(Rectangle(0, 0, rows, columns), hidden, nothing, image.whole.double(), 1.0))
-    while queue and left >= 2:
+    enqueue(Cut(Rectangle(0, 0, rows, columns), empty, baseline, image.whole.double(), 1.0))
+    while queue and budget >= 2:
         # Several at once: one forward pass with many masks is faster than many with two.
-        number = min(len(queue), left // 2, image.masks_per_step // 2)
+        number = min(len(queue), budget // 2, image.masks_per_step // 2)
         cuts = [heapq.heappop(queue)[2] for _ in range(number)]
         halves = [cut.part.halves() for cut in cuts]
-        masks = [half.beside(cut.context) for cut, both in zip(cuts, halves, strict=True) for half in both]
-        seen = image.embeddings(torch.stack(masks)).double()
-        left -= len(masks)
+        masks = [half.add_to(cut.context) for cut, pair in zip(cuts, halves, strict=True) for half in pair]
+        embeddings = image.embeddings(torch.stack(masks)).double()
+        budget -= len(masks)
         for index, (cut, (first, second)) in enumerate(zip(cuts, halves, strict=True)):
-            with_first = seen[2 * index]
-            with_second = seen[2 * index + 1]
-            first_shown = masks[2 * index]
-            second_shown = masks[2 * index + 1]
+            first_mask, second_mask = masks[2 * index : 2 * index + 2]
+            first_embedding, second_embedding = embeddings[2 * index : 2 * index + 2]
             weight = cut.weight / 2
-            wait(Cut(first, cut.context, cut.without, with_first, weight))
-            wait(Cut(second, cut.context, cut.without, with_second, weight))
-            wait(Cut(first, second_shown, with_second, cut.with_it, weight))
-            wait(Cut(second, first_shown, with_first, cut.with_it, weight))
+            enqueue(Cut(first, cut.context, cut.context_embedding, first_embedding, weight))
+            enqueue(Cut(second, cut.context, cut.context_embedding, second_embedding, weight))
+            enqueue(Cut(first, second_mask, second_embedding, cut.full_embedding, weight))
+            enqueue(Cut(second, first_mask, first_embedding, cut.full_embedding, weight))
     for _, _, cut in queue:
         cut.part.of(values).add_(cut.value / cut.part.cells)
     return values.flatten(0, 1)

@@ -11,7 +11,7 @@ rule of the linear layers. On other towers the trunk is not gone through: x_i ar
 or the tokens that are averaged.
 
 R is linear in the text embedding t: the relevance of a difference of texts is the difference of their relevances. The
-contrastive explainers subtract from the relevance of a phrase that of whatever else the image may show. Among the
+contrastive explainers subtract from the relevance of a phrase that of other texts. Among the
 phrases k of an image and the texts of `background`, with the relevance R_k of each:
 
     D_k = R_k - sum over n != k of p_n s_n R_n          H_k = ReLU(D_k)
@@ -39,7 +39,7 @@ from torch import Tensor
 
 from stages.explain.config import ScaledConfig
 from stages.explain.maps import Maps
-from stages.explainers.attention.walk import OneByOne, Traced, gradients_at, patches_of, traced
+from stages.explainers.attention.walk import SingleImageExplainer, Trace, gradients_at, patches_of, trace_tower
 from stages.explainers.relevance.rules import CLAIM, RelevanceConfig, Rules
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import by_tower
@@ -52,17 +52,17 @@ RelevanceT = TypeVar("RelevanceT", bound=RelevanceConfig)
 
 
 class Propagation:
-    """Relevance of places for phrases, on any tower, by the rules of the settings; `kept` is `Affinity.block`."""
+    """Computes the relevance of places for phrases on any tower; `early_block` is `Affinity.block`."""
 
-    def __init__(self, config: RelevanceConfig, tower: Tower, kept: int | None) -> None:
-        self.kept = kept
+    def __init__(self, config: RelevanceConfig, tower: Tower, early_block: int | None) -> None:
+        self.early_block = early_block
         self._grid_hw = tower.placement.grid_hw
         self.rules = rules = Rules(config.rule, config.activation, config.gamma)
-        self._forward: Callable[[Tensor], Traced] = by_tower(
+        self._forward: Callable[[Tensor], Trace] = by_tower(
             tower,
             blocks=lambda tower: partial(self._through_blocks, rules.tower(tower)),
-            pooled=lambda tower: partial(traced, replace(tower, pool=rules.pool(tower.pool)), ask=rules.ask),
-            averaged=lambda tower: partial(traced, replace(tower, finish=rules.chain(tower.finish))),
+            pooled=lambda tower: partial(trace_tower, replace(tower, pool=rules.pool(tower.pool)), ask=rules.ask),
+            averaged=lambda tower: partial(trace_tower, replace(tower, finish=rules.chain(tower.finish))),
         )
 
     def __call__(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -71,17 +71,17 @@ class Propagation:
         Rows of zeros, which only fill up, have none and cost nothing.
         """
         with torch.enable_grad():
-            passed = self._forward(rgb)
-        found = passed.embedding.detach()
-        places = passed.leaf.detach()
-        starts = texts[0] / found.norm()
-        gradients = gradients_at(passed.embedding, [passed.leaf], starts)
+            trace = self._forward(rgb)
+        embedding = trace.embedding.detach()
+        places = trace.leaf.detach()
+        starts = texts[0] / embedding.norm()
+        gradients = gradients_at(trace.embedding, [trace.leaf], starts)
         signed = torch.stack([(gradient * places).sum(dim=-1) for (gradient,) in gradients], dim=2)
         values = patches_of(signed, self._grid_hw(rgb.shape[1], rgb.shape[2])).mT
-        cosines = (starts * found).sum(dim=-1)[None]
-        return Maps(values=values, cosines=cosines, tokens=passed.tokens, embedding=found)
+        cosines = (starts * embedding).sum(dim=-1)[None]
+        return Maps(values=values, cosines=cosines, tokens=trace.tokens, embedding=embedding)
 
-    def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Traced:
+    def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Trace:
         with torch.no_grad():
             raw = replace(tower, ln_pre=None).embed(rgb).float()
             positions = tower.positions(tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])).float()[1:]
@@ -90,10 +90,10 @@ class Propagation:
         x = x if tower.ln_pre is None else tower.ln_pre(x)
         tokens: Tensor | None = None
         for number, block in enumerate(tower.blocks):
-            tokens = x[:, 1:].detach() if number == self.kept else tokens
+            tokens = x[:, 1:].detach() if number == self.early_block else tokens
             q, k, v = block.project(x)
             x = block.finish(x, self.rules.attend(q, k, v, block.heads))
-        return Traced(places, tower.head(x[:, 0]), tokens)
+        return Trace(places, tower.head(x[:, 0]), tokens)
 
 
 class LrpConfig(RelevanceConfig):
@@ -102,7 +102,7 @@ class LrpConfig(RelevanceConfig):
     kind: Literal["lrp"] = "lrp"
 
 
-class Lrp(OneByOne[RelevanceT]):
+class Lrp(SingleImageExplainer[RelevanceT]):
     """Relevance of each patch for the cosine: H_i = ReLU(R_i), the part that speaks for the phrase.
 
     Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602), the default; with `rule: conservative` and
@@ -125,9 +125,9 @@ class Lrp(OneByOne[RelevanceT]):
         super().__init__(config, model)
         self.propagation = Propagation(self.config, model.tower, self.affinity.block)
 
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        found = self.propagation(rgb, texts)
-        return replace(found, values=found.values.relu())
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+        relevance = self.propagation(rgb, texts)
+        return replace(relevance, values=relevance.values.relu())
 
 
 class ContrastiveConfig(RelevanceConfig):
@@ -152,29 +152,28 @@ class ContrastiveExplainer(Lrp[ContrastiveT]):
 
     @abstractmethod
     def _shares(self, cosines: Tensor) -> Tensor:
-        """Cosines (K,) of texts, K >= 1 -> how much of each is subtracted, (K,), in total 1."""
+        """Cosines (K,) of texts, K >= 1 -> the share of each text that is subtracted (K,), in total 1."""
 
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         phrases = texts.shape[1]
-        joined = texts
         if self.config.background:
-            joined = torch.cat([texts, self.texts(list(self.config.background))[None]], dim=1)
-        found = self.propagation(rgb, joined)
-        rows = joined[0].any(dim=-1)
-        values = torch.zeros_like(found.values)
-        values[0, rows] = self.contrast(found.values[0, rows], found.cosines[0, rows]).relu()
-        return replace(found, values=values[:, :phrases], cosines=found.cosines[:, :phrases])
+            texts = torch.cat([texts, self.texts(list(self.config.background))[None]], dim=1)
+        relevance = self.propagation(rgb, texts)
+        rows = texts[0].any(dim=-1)
+        values = torch.zeros_like(relevance.values)
+        values[0, rows] = self.contrast(relevance.values[0, rows], relevance.cosines[0, rows]).relu()
+        return replace(relevance, values=values[:, :phrases], cosines=relevance.cosines[:, :phrases])
 
     def contrast(self, signed: Tensor, cosines: Tensor) -> Tensor:
-        """D of the module's formula: relevance (K, N) and cosines (K,) of the texts of one image -> (K, N)."""
-        taken = signed.new_zeros(len(signed), len(signed))
+        """Return D of the module's formula (K, N), from relevance (K, N) and cosines (K,) of the texts of one image."""
+        shares = signed.new_zeros(len(signed), len(signed))
         for number in range(len(signed)) if len(signed) > 1 else ():
-            others = torch.arange(len(signed), device=signed.device) != number
-            taken[number, others] = self._shares(cosines[others])
+            is_other = torch.arange(len(signed), device=signed.device) != number
+            shares[number, is_other] = self._shares(cosines[is_other])
         if self.config.totals == "equal":
             divisors = torch.where(cosines < 0, -1.0, 1.0) * cosines.abs().clamp(min=_LEAST_COSINE)
-            taken = taken * (cosines[:, None] / divisors)
-        return signed - taken @ signed
+            shares = shares * (cosines[:, None] / divisors)
+        return signed - shares @ signed
 
 
 class ClrpConfig(ContrastiveConfig):

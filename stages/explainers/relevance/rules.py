@@ -1,7 +1,7 @@
-"""Rules of relevance propagation, as layers that compute what they did before and whose gradients are relevance.
+"""Rules of relevance propagation, as layers with the usual outputs and with relevance as their gradients.
 
 Layer-wise relevance propagation (Bach et al., PLoS ONE 2015) shares the score out among a layer's inputs in proportion
-to what each adds to the output. For every rule here there is a layer with the same output for which
+to their parts of the output. For every rule here there is a layer with the same output for which
 
     R = x · g                                   relevance is the input times the gradient that arrives at it
 
@@ -19,8 +19,7 @@ held have no gradient, and a factor that is halved has half of it.
 Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602); conservative propagation (Ali et al., ICML 2022, arXiv
 2202.07304); the gamma rule for inputs of both signs as Zennit has it (Anders et al., arXiv 2106.13200).
 
-Biases keep the relevance of what they add, and softmax that of what it loses: the sum over all inputs is the score less
-both.
+Biases and softmax keep relevance: the sum over all inputs is the score less their parts.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.config import ExplainerConfig
-from stages.shared.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual
+from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Linear, Residual
 from stages.shared.model.towers.pooled import AttentionPool
 from stages.shared.model.towers.vision import Block, Heads, VisionTower, split_heads
 
@@ -71,7 +70,7 @@ class RelevanceConfig(ExplainerConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class HeldNorm(LayerNorm):
+class DetachedNorm(LayerNorm):
     """A `LayerNorm` whose standard deviation has no gradient."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -91,15 +90,19 @@ class GammaLinear(Linear):
         """Apply to the last dimension."""
         with torch.no_grad():
             z = F.linear(x, self.weight, self.bias)
-        more = self._leaning(0.0, None)
-        less = self._leaning(None, 0.0)
+        positive = self._favour(0.0, None)
+        negative = self._favour(None, 0.0)
         above = x.clamp(min=0)
         below = x.clamp(max=0)
-        agreeing = torch.where(z > 0, more(above) + _unbiased(less, below), less(above) + _unbiased(more, below))
-        return agreeing * torch.where(agreeing == 0, 0.0, z / agreeing).detach()
+        weighted = torch.where(
+            z > 0,
+            positive(above) + _apply_weight(negative, below),
+            negative(above) + _apply_weight(positive, below),
+        )
+        return weighted * torch.where(weighted == 0, 0.0, z / weighted).detach()
 
-    def _leaning(self, low: float | None, high: float | None) -> Linear:
-        """The layer with gamma times its positive or its negative weights added."""
+    def _favour(self, low: float | None, high: float | None) -> Linear:
+        """Return the layer with gamma times its weights and biases between `low` and `high` added."""
         bias = self.bias
         return Linear(
             self.weight + self.gamma * self.weight.clamp(low, high),
@@ -108,34 +111,34 @@ class GammaLinear(Linear):
 
 
 @dataclass(frozen=True, slots=True)
-class HalvedGated(Gated):
-    """A `Gated` whose two factors share relevance by halves."""
+class HalvedGatedUnit(GatedUnit):
+    """A `GatedUnit` whose two factors share relevance by halves."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to the last dimension."""
-        return halved(self.activation(self.gate(x))) * halved(self.up(x))
+        return halve_gradient(self.activation(self.gate(x))) * halve_gradient(self.up(x))
 
 
-def _unbiased(linear: Linear, x: Tensor) -> Tensor:
+def _apply_weight(linear: Linear, x: Tensor) -> Tensor:
     return F.linear(x, linear.weight)
 
 
-def halved(x: Tensor) -> Tensor:
+def halve_gradient(x: Tensor) -> Tensor:
     """Return the same numbers with half of their gradient."""
     half = x * 0.5
     return half + half.detach()
 
 
-def gate_held(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def detach_gate(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return the same activation, as its input times a gate that has no gradient."""
 
-    def passing(x: Tensor) -> Tensor:
+    def activation(x: Tensor) -> Tensor:
         with torch.no_grad():
-            given = torch.where(x.abs() < _NEAR_ZERO, _NEAR_ZERO, x)
-            gate = function(given) / given
+            divisor = torch.where(x.abs() < _NEAR_ZERO, _NEAR_ZERO, x)
+            gate = function(divisor) / divisor
         return x * gate
 
-    return passing
+    return activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Rules:
         return self._attention(q, k, v, heads)[0]
 
     def ask(self, query: Tensor, keys: Tensor, values: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Attention of one query, as `AttentionPool.look` wants it."""
+        """Attend with one query, see `Ask`."""
         output, weights = self._attention(query[:, None], keys, values, heads)
         return output[:, 0], weights[:, :, 0]
 
@@ -163,21 +166,21 @@ class Rules:
             with torch.no_grad():
                 weights = (queries @ keys.mT * scale).softmax(dim=-1)
         else:
-            weights = halved((halved(queries) @ halved(keys).mT * scale).softmax(dim=-1))
-            values = halved(values)
+            weights = halve_gradient((halve_gradient(queries) @ halve_gradient(keys).mT * scale).softmax(dim=-1))
+            values = halve_gradient(values)
         return (weights @ values).transpose(-3, -2).flatten(-2), weights
 
     def _norm(self, norm: LayerNorm) -> LayerNorm:
-        return HeldNorm(norm.weight, norm.bias, norm.eps)
+        return DetachedNorm(norm.weight, norm.bias, norm.eps)
 
     def _linear(self, linear: Linear) -> Linear:
         return GammaLinear(linear.weight, linear.bias, self.gamma) if self.gamma else linear
 
     def _function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return gate_held(function) if self.activation == "identity" else function
+        return detach_gate(function) if self.activation == "identity" else function
 
     def _layer(self, layer: Layer) -> Layer:
-        """Any layer of a head by its rule. Those without a rule are linear."""
+        """Replace any layer of a head by that of its rule. Layers without a rule are linear."""
         match layer:
             case Chain():
                 return self.chain(layer)
@@ -189,13 +192,13 @@ class Rules:
                 return self._linear(layer)
             case Activation():
                 return Activation(self._function(layer.function))
-            case Gated():
+            case GatedUnit():
                 activation = Activation(self._function(layer.activation.function))
-                return HalvedGated(self._linear(layer.gate), self._linear(layer.up), activation)
+                return HalvedGatedUnit(self._linear(layer.gate), self._linear(layer.up), activation)
         return layer
 
     def chain(self, chain: Chain) -> Chain:
-        """Layers one after the other by their rules."""
+        """Replace layers one after the other by those of their rules."""
         return Chain(tuple(self._layer(layer) for layer in chain.layers))
 
     def _block(self, block: Block) -> Block:
@@ -225,10 +228,10 @@ class Rules:
             exact,
             norm=None if exact.norm is None else self._layer(exact.norm),
             scale=self.chain(exact.scale),
-            out=self._plain(exact.out),
+            out=self._layer_without_gamma(exact.out),
             finish=self.chain(exact.finish),
         )
 
-    def _plain(self, layer: Layer) -> Layer:
-        """The projection of an attention, whose linear layers are none of an MLP's."""
+    def _layer_without_gamma(self, layer: Layer) -> Layer:
+        """Replace the projection of an attention: gamma is for the linear layers of MLPs alone."""
         return replace(self, gamma=0.0)._layer(layer)

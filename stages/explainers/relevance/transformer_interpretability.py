@@ -14,7 +14,7 @@ with 1 for the phrase, which is shared out among the channels of the image's emb
     sum         z = a + b: R_a = a / z R, and R_b = b / z R, each scaled to share |sum R_a| / (|sum R_a| + |sum R_b|)
     others      layer norm, activation, softmax, LayerScale: R passes
 
-Every rule hands on all that it gets: the relevance of a block's tokens sums to the same at both ends. Where the rules
+Every rule preserves the total: the relevance of a block's tokens has the same sum at both ends. Where the rules
 of products and sums divide by values near zero, the method is ill-conditioned: on a random network of the tests the
 relevance of a row of attention changes its sign when weights change by a ten-thousandth.
 
@@ -39,7 +39,7 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.config import ScaledConfig
-from stages.explainers.attention.walk import Walked, Walker, slopes
+from stages.explainers.attention.walk import BlockTensors, Walker, phrase_gradients
 from stages.explainers.relevance.rules import CLAIM
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import Linear
@@ -75,22 +75,22 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
                 f"{len(self.walk.blocks) - 1}, not {config.first_block}"
             )
 
-    def _of_blocks(self, walked: Walked, texts: Tensor) -> tuple[Tensor, Tensor]:
-        last = walked.outputs[-1].detach()
-        passed = zip(self.walk.blocks, walked.inputs, walked.attention, strict=True)
-        blocks = [through_block(block, x.detach(), a.detach()) for block, x, a in passed]
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+        last = tensors.outputs[-1].detach()
+        parts = zip(self.walk.blocks, tensors.inputs, tensors.attention, strict=True)
+        blocks = [block_rule(block, x.detach(), a.detach()) for block, x, a in parts]
         first = self.config.first_block
         scale = self.config.scale_of(self.model.logit_scale)
-        found, cosines = slopes(walked.embedding, walked.attention[first:], texts, scale)
+        gradients_of_phrases, cosines = phrase_gradients(tensors.embedding, tensors.attention[first:], texts, scale)
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)
-        for number, (text, gradients) in enumerate(zip(texts[0], found, strict=True)):
+        for number, (text, gradients) in enumerate(zip(texts[0], gradients_of_phrases, strict=True)):
             if text.any():
                 relevance = torch.zeros_like(last)
-                relevance[:, 0] = self._at_class_token(last[:, 0], walked.embedding.detach(), text)
-                values[:, number] = self._rolled(blocks[first:], gradients, relevance)
+                relevance[:, 0] = self._start_relevance(last[:, 0], tensors.embedding.detach(), text)
+                values[:, number] = self._roll_out(blocks[first:], gradients, relevance)
         return values, cosines
 
-    def _rolled(
+    def _roll_out(
         self,
         blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]],
         gradients: Sequence[Tensor],
@@ -105,29 +105,29 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
             row = row @ (step / step.sum(dim=-1, keepdim=True) if self.config.rows == "unit" else step)
         return row[:, 0, 1:]
 
-    def _at_class_token(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
+    def _start_relevance(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         """Class token behind the last block (1, D), embedding (1, E), text (E,) -> relevance (1, D), in total 1."""
         tower = self.walk.tower
-        speaking = (embedding * text).relu()
-        relevance = share(speaking, speaking.sum())
+        contributions = (embedding * text).relu()
+        relevance = divide_by_total(contributions, contributions.sum())
         if tower.output is None:
             return relevance
-        return adding(Linear(tower.output.T, None), tower.ln_post(token))(relevance)
+        return linear_rule(Linear(tower.output.T, None), tower.ln_post(token))(relevance)
 
 
-def share(relevance: Tensor, total: Tensor) -> Tensor:
-    """Return the relevance for each unit of the total that it is shared out by; none where the total is zero."""
+def divide_by_total(relevance: Tensor, total: Tensor) -> Tensor:
+    """Return the relevance for each unit of a total; 0 where the total is 0."""
     safe = total + _TINY
     return torch.where(total == 0, 0.0, relevance / torch.where(safe == 0, _TINY, safe))
 
 
-def adding(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:
+def linear_rule(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the rule of a linear layer with the input x (1, T, in): relevance (1, T, out) -> (1, T, in)."""
     weight = linear.weight
     total = x.clamp(min=0) @ weight.clamp(min=0).T + x.clamp(max=0) @ weight.clamp(max=0).T
 
     def back(relevance: Tensor) -> Tensor:
-        unit = share(relevance, total)
+        unit = divide_by_total(relevance, total)
         above = unit @ weight.clamp(min=0)
         below = unit @ weight.clamp(max=0)
         return x.clamp(min=0) * above + x.clamp(max=0) * below
@@ -135,49 +135,48 @@ def adding(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:
     return back
 
 
-def through_product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance of the product a b -> of a and b, one half each."""
-    unit = share(relevance, a @ b) / 2
+def propagate_product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Share the relevance of the product a b between a and b, one half each."""
+    unit = divide_by_total(relevance, a @ b) / 2
     return a * (unit @ b.mT), b * (a.mT @ unit)
 
 
-def through_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance of a + b -> of a and of b."""
-    unit = share(relevance, a + b)
+def propagate_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Share the relevance of a + b between a and b."""
+    unit = divide_by_total(relevance, a + b)
     at_a = a * unit
     at_b = b * unit
-    in_a = at_a.sum()
-    in_b = at_b.sum()
-    size = in_a.abs() + in_b.abs()
-    whole = share(relevance.sum(), size)
-    return at_a * share(in_a.abs() * whole, in_a), at_b * share(in_b.abs() * whole, in_b)
+    sum_a = at_a.sum()
+    sum_b = at_b.sum()
+    whole = divide_by_total(relevance.sum(), sum_a.abs() + sum_b.abs())
+    return at_a * divide_by_total(sum_a.abs() * whole, sum_a), at_b * divide_by_total(sum_b.abs() * whole, sum_b)
 
 
-def through_block(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return the rules of a float32 block for its tokens x (1, T, D) and its attention (1, H, T, T).
 
-    They take relevance (1, T, D) behind the block to that before it and that of its attention, any number of times.
+    They take the relevance (1, T, D) behind the block to those before it and at its attention, any number of times.
     """
     z = block.ln_1(x)
     queries, keys, values = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
     o = (attention @ values).transpose(1, 2).flatten(2)
     a = block.out(o)
-    added = a if block.ls_1 is None else a * block.ls_1
-    between = x + added
-    normed = block.ln_2(between)
+    attention_branch = a if block.ls_1 is None else a * block.ls_1
+    middle = x + attention_branch
+    normed = block.ln_2(middle)
     active = block.activation(block.fc(normed))
     m = block.proj(active)
-    more = m if block.ls_2 is None else m * block.ls_2
-    qkv = adding(block.qkv, z)
-    out = adding(block.out, o)
-    fc = adding(block.fc, normed)
-    proj = adding(block.proj, active)
+    mlp_branch = m if block.ls_2 is None else m * block.ls_2
+    qkv = linear_rule(block.qkv, z)
+    out = linear_rule(block.out, o)
+    fc = linear_rule(block.fc, normed)
+    proj = linear_rule(block.proj, active)
 
     def back(relevance: Tensor) -> tuple[Tensor, Tensor]:
-        stream, branch = through_sum(between, more, relevance)
-        stream, branch = through_sum(x, added, stream + fc(proj(branch)))
-        at_attention, at_values = through_product(attention, values, split_heads(out(branch), block.heads))
-        at_queries, at_keys = through_product(queries, keys.mT, at_attention)
+        stream, branch = propagate_sum(middle, mlp_branch, relevance)
+        stream, branch = propagate_sum(x, attention_branch, stream + fc(proj(branch)))
+        at_attention, at_values = propagate_product(attention, values, split_heads(out(branch), block.heads))
+        at_queries, at_keys = propagate_product(queries, keys.mT, at_attention)
         parts = [part.transpose(1, 2).flatten(2) for part in (at_queries, at_keys.mT, at_values)]
         return stream + qkv(torch.cat(parts, dim=-1)), at_attention
 

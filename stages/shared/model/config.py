@@ -98,7 +98,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_and_tag(cls, values: Any) -> Any:
-        """`name: ViT-B-16/laion2b_s34b_b88k` is short for a name and a tag, `name: models/mine` for a checkpoint."""
+        """Split `name: ViT-B-16/laion2b_s34b_b88k` into name and tag, and read `name: models/mine` as a checkpoint."""
         name = values.get("name") if isinstance(values, dict) else None
         if not isinstance(name, str) or any(values.get(key) is not None for key in ("pretrained", "weights", "config")):
             return values
@@ -111,17 +111,17 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
-        given = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
+        keys = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
         has_weights = self.pretrained is not None or self.weights is not None
         if self.checkpoint is not None:
-            if given:
-                raise ValueError(f"a checkpoint describes itself: leave out {' and '.join(given)}")
+            if keys:
+                raise ValueError(f"a checkpoint describes itself: leave out {' and '.join(keys)}")
         elif self.name is None and self.config is None:
             if has_weights:
                 raise ValueError("weights or pretrained need a name or a config beside them")
-        elif {"name", "config"} <= set(given):
+        elif {"name", "config"} <= set(keys):
             raise ValueError("give either name or config, not both")
-        elif {"pretrained", "weights"} <= set(given):
+        elif {"pretrained", "weights"} <= set(keys):
             raise ValueError("give either pretrained or weights, not both")
         elif self.name in OWN_MODELS:
             if has_weights:
@@ -131,7 +131,9 @@ class ModelConfig(BaseModel):
                 )
         elif not has_weights:
             raise ValueError(
-                f"{self.config} needs weights: set model.weights=FILE" if self.name is None else _what_lacks(self.name)
+                f"{self.config} needs weights: set model.weights=FILE"
+                if self.name is None
+                else _explain_missing_weights(self.name)
             )
         return self
 
@@ -166,7 +168,7 @@ class SegmenterConfig(BaseModel):
 
 
 def check_model_files(config: ModelConfig) -> None:
-    """Look whether a model is named and its files are there, without the libraries that take seconds to import.
+    """Check that a model is named and its files exist, without the libraries that take seconds to import.
 
     Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a file is missing.
     """
@@ -200,13 +202,13 @@ def open_clip_names() -> list[str]:
 
 def unknown_name(name: str) -> str:
     """Return a message about a name that no model has, with the nearest names, whatever their case."""
-    names = {each.casefold(): each for each in (*OWN_MODELS, *open_clip_names())}
-    close = [names[each] for each in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)]
-    meant = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"there is no model {name!r} (`phrasebox models` lists them){meant or '.'}"
+    names = {model.casefold(): model for model in (*OWN_MODELS, *open_clip_names())}
+    matches = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)
+    hint = f"; did you mean {' or '.join(names[match] for match in matches)}?" if matches else "."
+    return f"there is no model {name!r} (`phrasebox models` lists them){hint}"
 
 
-def _what_lacks(name: str) -> str:
+def _explain_missing_weights(name: str) -> str:
     if name not in open_clip_names():
         return (
             f"{unknown_name(name)} For open_clip's weights write --model NAME/TAG, for your own the path of a file or "
@@ -228,19 +230,26 @@ _WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def _is_path(name: str) -> bool:
-    """True for a name that is meant as the path of a checkpoint: it looks like nothing else, or is there."""
+    """Return whether a name is the path of a checkpoint: it looks like one, or exists."""
     if name in OWN_MODELS:
         return False
-    looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith(_WEIGHT_SUFFIXES)
-    return looks or Path(name).exists()
+    looks_like_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    return looks_like_path or name.endswith(_WEIGHT_SUFFIXES) or Path(name).exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """The images that an image tower takes."""
+    """The images that an image tower takes.
 
-    size_px: int  # side of the square images that it was trained on
-    patch_px: int  # between neighbouring tokens, the side of a patch of a transformer
-    mean: tuple[float, float, float]  # of the RGB channels in 0-1
+    Attributes:
+        size_px: Side of the square images that it was trained on.
+        patch_px: Distance of neighbouring tokens: the side of a transformer's patch.
+        mean, std: Mean and standard deviation of the RGB channels in 0-1.
+        interpolation: Filter that resizes images.
+    """
+
+    size_px: int
+    patch_px: int
+    mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explainers.attention.walk import Walk, slopes
+from stages.explainers.attention.walk import Walk, phrase_gradients
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
 from tests.stages.explainers.captured import Captured, capture
@@ -159,7 +159,7 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
         assert len(ours) == 4 - first
         for own, other in zip(ours, theirs[first:], strict=True):
             assert np.allclose(own.detach(), other.detach(), rtol=0, atol=1e-9), name
-        gradients, cosines = slopes(walked.embedding, ours, texts)
+        gradients, cosines = phrase_gradients(walked.embedding, ours, texts)
         found = list(gradients)
         assert len(found) == 8
         for phrase in range(3):
@@ -188,8 +188,10 @@ def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
 
 def test_it_works_where_gradients_are_off_and_in_half_precision() -> None:
     with torch.no_grad():
-        walked = Walk(clip_of("class token", precision=torch.bfloat16), 2)(torch.from_numpy(image()))
-        (gradient,) = next(slopes(walked.embedding, walked.attention[:1], torch.ones_like(walked.embedding)[None])[0])
-    assert walked.attention[0].dtype == torch.float32
+        tensors = Walk(clip_of("class token", precision=torch.bfloat16), 2)(torch.from_numpy(image()))
+        (gradient,) = next(
+            phrase_gradients(tensors.embedding, tensors.attention[:1], torch.ones_like(tensors.embedding)[None])[0]
+        )
+    assert tensors.attention[0].dtype == torch.float32
     assert gradient.isfinite().all()
     assert gradient.any()

@@ -80,5 +80,5 @@ def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is
     features, gradient = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3)).unbind()
     wanted = (features @ gradient.relu().sum(dim=0)).relu() / 2
     assert wanted.any()
-    assert torch.allclose(tiny._weighed(features, gradient) / 1e-6, wanted, rtol=1e-4, atol=1e-5)
-    assert torch.isfinite(large._weighed(features, gradient)).all()
+    assert torch.allclose(tiny._weigh(features, gradient) / 1e-6, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(large._weigh(features, gradient)).all()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.explainers.relevance.lrp import LrpConfig, Propagation
-from stages.explainers.relevance.rules import GammaLinear, Rules, gate_held
+from stages.explainers.relevance.rules import GammaLinear, Rules, detach_gate
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
@@ -166,7 +166,7 @@ def test_gamma_in_a_layer_of_two_inputs(gamma: float) -> None:
 
 def test_an_activation_passes_relevance_even_at_zero() -> None:
     x = torch.tensor([-2.0, 0.0, 1.5], requires_grad=True)
-    y = gate_held(F.gelu)(x)
+    y = detach_gate(F.gelu)(x)
     assert torch.allclose(y, F.gelu(x))
     relevance = torch.tensor([0.3, 0.0, -0.7])
     (gradient,) = torch.autograd.grad(y, x, torch.where(y == 0, 1.0, relevance / y).detach())

@@ -44,7 +44,7 @@ def test_the_optimum_of_a_linear_score(variance: float) -> None:
     k = 2 + 6 * torch.rand(X.shape, generator=torch.Generator().manual_seed(6))
     weights = k * beta / X.numel() / X
     fitting = bottleneck(beta=beta, steps=400, learning_rate=0.1, variance=variance)
-    found = fitting.fitted(X, lambda z: (z * weights).sum(dim=(1, 2))).sigmoid()
+    found = fitting.fit(X, lambda z: (z * weights).sum(dim=(1, 2))).sigmoid()
     square = X.square() / variance
     root = ((k - square).square() + 4 * (1 + square)).sqrt()
     wanted = 1 - (root - (k - square)) / (2 * (1 + square))
@@ -57,7 +57,7 @@ def test_what_nothing_is_wanted_of_is_closed() -> None:
     weights = torch.zeros_like(X)
     weights[1] = 0.2 * X[1].sign()
     fitting = bottleneck(steps=400, learning_rate=0.1)
-    nats = fitting.nats(X, fitting.fitted(X, lambda z: (z * weights).sum(dim=(1, 2)))).sum(dim=1)
+    nats = fitting.nats(X, fitting.fit(X, lambda z: (z * weights).sum(dim=(1, 2)))).sum(dim=1)
     assert nats[1] > 1
     assert nats[[0, 2, 3]].max() < 0.05
 

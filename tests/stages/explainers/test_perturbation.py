@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from stages.explainers.perturbation.masked import (
     MaskedImage,
     baseline_image,
-    blurred,
+    blur_image,
     embeddings_and_tokens,
     masked_embeddings,
 )
@@ -79,7 +79,7 @@ def test_tokens_come_from_the_same_pass(name: str) -> None:
     tower, rgb = tower_and_image(name)
     rgb = rgb[None]
     with torch.no_grad():
-        embedding, tokens = embeddings_and_tokens(tower, rgb, kept=0)
+        embedding, tokens = embeddings_and_tokens(tower, rgb, block=0)
         assert torch.allclose(embedding, tower.encode(rgb), atol=1e-5)
         own = tower.embed(rgb)
     assert tokens is not None
@@ -87,10 +87,10 @@ def test_tokens_come_from_the_same_pass(name: str) -> None:
 
 
 def test_a_blur_keeps_what_is_even_and_spreads_a_point_as_a_gaussian() -> None:
-    assert torch.allclose(blurred(torch.full((9, 7, 3), 40.0), 2.0), torch.full((9, 7, 3), 40.0), atol=1e-4)
+    assert torch.allclose(blur_image(torch.full((9, 7, 3), 40.0), 2.0), torch.full((9, 7, 3), 40.0), atol=1e-4)
     point = torch.zeros(31, 31, 3)
     point[15, 15] = 1
-    spread = blurred(point, 2.0)[..., 0]
+    spread = blur_image(point, 2.0)[..., 0]
     places = torch.arange(31.0) - 15
     assert spread.sum().item() == pytest.approx(1, abs=1e-5)
     assert (spread.sum(dim=0) * places**2).sum().item() == pytest.approx(4, rel=0.05)

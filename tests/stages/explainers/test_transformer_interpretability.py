@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explainers.relevance.transformer_interpretability import adding, through_block, through_product, through_sum
+from stages.explainers.relevance.transformer_interpretability import (
+    block_rule,
+    linear_rule,
+    propagate_product,
+    propagate_sum,
+)
 from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 from tests.factories import tiny_clip
@@ -118,7 +123,7 @@ def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
     start = float(relevance.sum())
     passed = list(zip(tower.blocks, walked.inputs, walked.attention, strict=True))
     for block, x, attention in reversed(passed):
-        relevance, at_attention = through_block(block, x.double().detach(), attention.double().detach())(relevance)
+        relevance, at_attention = block_rule(block, x.double().detach(), attention.double().detach())(relevance)
         assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
         assert at_attention.shape == attention.shape
     for text in explainer.texts(["dog", "red car"]):
@@ -128,13 +133,13 @@ def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
 
 def test_rules_in_numbers() -> None:
     """Output 3 = 2·1 + (-1)(-1) with -4 = 2·(-2) left out: 2 and 1 share it."""
-    layer = adding(Linear(torch.tensor([[1.0, -1.0, -2.0]]), None), torch.tensor([[[2.0, -1.0, 2.0]]]))
+    layer = linear_rule(Linear(torch.tensor([[1.0, -1.0, -2.0]]), None), torch.tensor([[[2.0, -1.0, 2.0]]]))
     assert layer(torch.tensor([[[0.6]]])).flatten().tolist() == pytest.approx([0.4, 0.2, 0])
-    a, b = through_product(torch.tensor([[0.25, 0.75]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0]]))
+    a, b = propagate_product(torch.tensor([[0.25, 0.75]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0]]))
     assert a.flatten().tolist() == pytest.approx([0.125, 0.375])
     assert b.flatten().tolist() == pytest.approx([0.125, 0.375])
     # 3 = 4 - 1: the shares 4/3 and -1/3 are scaled to 4/5 and 1/5 of the relevance.
-    a, b = through_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
+    a, b = propagate_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
     assert (a.item(), b.item()) == (pytest.approx(0.8), pytest.approx(0.2))
 
 

@@ -17,7 +17,7 @@ from stages.shared.model.config import InputSpec, ModelConfig
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig, grid_boxes, splits_up_to
 from stages.sources.looks import CropEmbedder
 from stages.sources.naming import Concept, read_pool, shares_of
-from stages.sources.proposals import finest_segments, hierarchy, spread_out
+from stages.sources.proposals import build_hierarchy, segment_finely, suppress_overlaps
 
 
 def phrase(text: str, head: str) -> Phrase:
@@ -106,8 +106,9 @@ def test_proposals_find_what_stands_apart() -> None:
     rgb[10:40, 10:30] = (200, 0, 0)
     rgb[50:70, 60:90] = (0, 0, 200)
     rgb[55:65, 70:80] = (250, 250, 0)  # in the blue one
-    labels = finest_segments(rgb, scale=50, min_size_px=20)
-    found = spread_out(hierarchy(rgb, labels), most=50, iou=0.9, least_px=20, most_px=7000)
+    labels = segment_finely(rgb, scale=50, min_size_px=20)
+    segments = [segment for segment in build_hierarchy(rgb, labels) if 20 <= segment.area_px <= 7000]
+    found = suppress_overlaps(segments, most=50, iou=0.9)
     boxes = [each.box_xyxy for each in found]
 
     def nearest(*box: int) -> int:
@@ -117,10 +118,10 @@ def test_proposals_find_what_stands_apart() -> None:
     assert nearest(60, 50, 90, 70) <= 3, "with what is in it"
     assert nearest(70, 55, 80, 65) <= 3, "and that"
     assert all(each.area_px == np.isin(labels, sorted(each.parts)).sum() for each in found)
-    first = spread_out(hierarchy(rgb, labels), most=2, iou=0.9, least_px=20, most_px=7000)
+    first = suppress_overlaps(segments, most=2, iou=0.9)
     assert [each.parts for each in first] == [each.parts for each in found[:2]]
     plain = np.full((50, 50, 3), 90, np.uint8)
-    assert hierarchy(plain, finest_segments(plain, scale=100, min_size_px=10)) == [], "one colour"
+    assert build_hierarchy(plain, segment_finely(plain, scale=100, min_size_px=10)) == [], "one colour"
 
 
 def test_a_pool_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def _gated(module: Module) -> tuple[layers.Layer, ...]:
     else:
         gate, up = _split(module.fc1, 2)
         gate, up = (up, gate) if module.gate_last else (gate, up)
-    return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *_read(module.norm, module.fc2))
+    return (layers.GatedUnit(gate, up, layers.Activation(module.act.forward)), *_read(module.norm, module.fc2))
 
 
 _FUNCTIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU)

@@ -122,7 +122,7 @@ class Residual(Layer):
 
 
 @dataclass(frozen=True, slots=True)
-class Gated(Layer):
+class GatedUnit(Layer):
     """activation(gate(x)) · up(x), number by number, as in SwiGLU."""
 
     gate: Linear
