@@ -15,7 +15,7 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
+from pipeline.evaluate.absent import Pair, QueriedImage, absent_figures, choose_absent_phrases
 from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
 from pipeline.evaluate.matching import Answer
@@ -39,14 +39,14 @@ CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
 
-def asked_of(judged: JudgedDataset) -> dict[str, AskedImage]:
-    """Choose absent phrases for the rows without an error that have a phrase with a known place, by sample id."""
+def query_images(judged: JudgedDataset) -> dict[str, QueriedImage]:
+    """Choose absent phrases for each row that has no error and has a phrase with a known place; by sample id."""
     images = []
     for row in judged.rows():
         if row["error"] is None:
             entries = row.get("phrases")  # not all of them where the dataset does not hold all
             phrases = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
-            asked = AskedImage(
+            image = QueriedImage(
                 number=row["id"],
                 sample_id=row["sample_id"],
                 captions=tuple(row["captions"]),
@@ -54,9 +54,9 @@ def asked_of(judged: JudgedDataset) -> dict[str, AskedImage]:
                 queries=tuple(judged.queries(row, phrases)),
                 present=judged.image_of(row).present,
             )
-            if asked.there:
-                images.append(asked)
-    return {image.sample_id: image for image in absent_phrases(images).values()}
+            if image.types_by_text:
+                images.append(image)
+    return {image.sample_id: image for image in choose_absent_phrases(images).values()}
 
 
 def model_graph(judged: JudgedDataset) -> Graph:
@@ -64,7 +64,8 @@ def model_graph(judged: JudgedDataset) -> Graph:
 
     Raise as `JudgedDataset.graph`, and InputError where the model is not the dataset's.
     """
-    dataset, graph = judged.dataset, judged.graph(pixels=True)
+    dataset = judged.dataset
+    graph = judged.graph(pixels=True)
     if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
     if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
@@ -77,8 +78,9 @@ def model_graph(judged: JudgedDataset) -> Graph:
 def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
     console.print("asking each image for phrases of other images: loading the model", soft_wrap=True)
-    asked, graph = asked_of(judged), model_graph(judged)
-    phrases = {name: image.asked for name, image in asked.items()}
+    images_by_name = query_images(judged)
+    graph = model_graph(judged)
+    phrases = {name: image.all_phrases for name, image in images_by_name.items()}
     config = graph.explains.config
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
@@ -87,9 +89,9 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
-    for record, signals_here in signals_of(plain, prepared):
-        image = asked[record.sample.sample_id]
-        signals.append(signals_here)
+    for record, record_signals in signals_of(plain, prepared):
+        image = images_by_name[record.sample.sample_id]
+        signals.append(record_signals)
         texts += [(image.number, heat_map.text) for heat_map in record.heat_maps]
         pairs += _pairs(image, record, graph)
     if not pairs:
@@ -99,100 +101,104 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     return absent_figures([replace(pair, z_score=z_score[pair.image, pair.text]) for pair in pairs])
 
 
-def _pairs(image: AskedImage, record: Record, graph: Graph) -> Iterator[Pair]:
-    """The pairs of one image, without `z_score`; the record has the maps of all its phrases, without contrast."""
+def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
+    """Yield the pairs of one image, without `z_score`; the record has the maps of all phrases, without contrast."""
     # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
     config = graph.cuts.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
     stage = RegionsStage(config, graph.cuts.calibration)
-    apart = RegionsStage(config.model_copy(update={"group": "none"}), graph.cuts.calibration)
+    ungrouped_stage = RegionsStage(config.model_copy(update={"group": "none"}), graph.cuts.calibration)
     similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
-    by_text: dict[str, float | None] = dict.fromkeys(similarity)
+    presence: dict[str, float | None] = dict.fromkeys(similarity)
     if graph.cuts.calibration is not None:
-        fitted = graph.cuts.calibration.absent_share
-        likely = {each.text: each.presence for each in record.heat_maps if each.presence is not None}
-        by_text |= {text: at_share(presence, fitted, 0.5) for text, presence in likely.items()}
-    known: dict[str, list[TruthTarget | None]] = {}
+        fitted_share = graph.cuts.calibration.absent_share
+        presence |= {
+            heat_map.text: at_share(heat_map.presence, fitted_share, 0.5)
+            for heat_map in record.heat_maps
+            if heat_map.presence is not None
+        }
+    targets_by_text: dict[str, list[TruthTarget | None]] = {}
     for query in image.queries:
         if query.phrase in similarity:
-            known.setdefault(query.phrase, []).append(query.target)
-    heads = {phrase.text: phrase.head for phrase in image.asked}
+            targets_by_text.setdefault(query.phrase, []).append(query.target)
+    heads = {phrase.text: phrase.head for phrase in image.all_phrases}
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
     record = replace(record, heat_maps=tuple(subtract_others(maps, graph.explains.config.explainer.contrast)))
-    named_here = replace(record, phrases=image.phrases)
-    shared = _likeliest(stage.maker, named_here)
-    cut = _answers(stage, named_here)
-    for text, targets in known.items():
+    own_record = replace(record, phrases=image.phrases)
+    shared = _likeliest(stage.maker, own_record)
+    answers_by_text = _answers(stage, own_record)
+    for text, targets in targets_by_text.items():
         boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
         yield Pair(
             image=image.number,
             text=text,
             kind="there" if boxes else "said",
             similarity=similarity[text],
-            presence=by_text[text],
+            presence=presence[text],
             presence_of_group=shared[text],
-            answers=cut.get(text, ()),
-            kept=not graph.cuts.maker.is_absent(shared[text]),
+            answers=answers_by_text.get(text, ()),
+            is_written=not graph.cuts.maker.is_absent(shared[text]),
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
         )
-    cut = _answers(apart, replace(record, phrases=image.absent["random"]))
+    answers_by_text = _answers(ungrouped_stage, replace(record, phrases=image.absent["random"]))
     for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
-        text, before = phrase.text, by_text[phrase.text]
+        text = phrase.text
+        own_presence = presence[text]
         voters = (phrase, *image.voters.get(text, ())) if config.group == "things" else (phrase,)
-        now = shared_presences(voters, [0] * len(voters), [by_text[each.text] for each in voters])[0]
-        answers = cut.get(text, ()) if kind == "random" else ()
-        if before and now is not None:
-            answers = tuple(replace(answer, score=answer.score * now / before) for answer in answers)
+        group_presence = shared_presences(voters, [0] * len(voters), [presence[voter.text] for voter in voters])[0]
+        answers = answers_by_text.get(text, ()) if kind == "random" else ()
+        if own_presence and group_presence is not None:
+            answers = tuple(replace(answer, score=answer.score * group_presence / own_presence) for answer in answers)
         yield Pair(
             image=image.number,
             text=text,
             kind=kind,
             similarity=similarity[text],
-            presence=before,
-            presence_of_group=now,
+            presence=own_presence,
+            presence_of_group=group_presence,
             answers=answers,
-            kept=not graph.cuts.maker.is_absent(now),
-            doubtful=any(may_be(heads[text], phrase.head) for phrase in image.phrases),
+            is_written=not graph.cuts.maker.is_absent(group_presence),
+            may_be_synonym=any(may_be(heads[text], phrase.head) for phrase in image.phrases),
         )
 
 
 def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...]]:
-    found: dict[str, dict[Answer, None]] = {}
+    regions: dict[str, dict[Answer, None]] = {}
     for region in stage.process([record])[0].regions:
-        parts = {name: getattr(region, name) for name in ("box_xywh_px", "mask", "score", "similarity")}
-        found.setdefault(record.phrases[region.phrase_index].text, {})[Answer(**parts)] = None
-    return {text: tuple(answers) for text, answers in found.items()}
+        fields = {name: getattr(region, name) for name in ("box_xywh_px", "mask", "score", "similarity")}
+        regions.setdefault(record.phrases[region.phrase_index].text, {})[Answer(**fields)] = None
+    return {text: tuple(answers) for text, answers in regions.items()}
 
 
 def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
-    """The presence of each text of a record; where it names several things, that of the likeliest."""
-    found: dict[str, float | None] = {}
+    """Return the presence of each text of a record: the highest, if the text names several things."""
+    presences: dict[str, float | None] = {}
     for phrase, presence in zip(record.phrases, maker.presences_of(record, maker.groups_of(record)), strict=True):
-        if presence is None or presence >= (found.get(phrase.text) or 0.0):
-            found[phrase.text] = presence
-    return found
+        if presence is None or presence >= (presences.get(phrase.text) or 0.0):
+            presences[phrase.text] = presence
+    return presences
 
 
 def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> Calibration:
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
-    Raise InputError if there are too few, or if they fit their images no better than others do; ConfigError if `out`
-    cannot be written or a setting cannot be used; and as `JudgedDataset.graph`.
+    Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
+    ConfigError if `out` cannot be written or a setting cannot be used; and as `JudgedDataset.graph`.
     """
     check_writable("--out", out)
-    opened = open_dataset(dataset)
-    check_named(opened, settings=settings)
-    config = stored_config(opened.manifest["config"], settings)
+    folder = open_dataset(dataset)
+    check_named(folder, settings=settings)
+    config = stored_config(folder.manifest["config"], settings)
     check_files(config)
     graph = build_graph(config)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
         graph = replace(graph, model=graph.explains.with_presence(None))
         with set_up((*graph.before, graph.model)):
-            found = fit_to_first(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
-    if isinstance(found, str):
-        raise InputError(f"{dataset}: {in_words(found)}")
-    store(found, out)
-    return found
+            calibration = fit_to_first(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
+    if isinstance(calibration, str):
+        raise InputError(f"{dataset}: {in_words(calibration)}")
+    store(calibration, out)
+    return calibration
 
 
 def store(calibration: Calibration, out: Path) -> None:
@@ -205,30 +211,34 @@ def store(calibration: Calibration, out: Path) -> None:
 
 
 def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dict[str, Any]]:
-    """Fit presence to phrases that are there, to those of other images, and to those that are known to be absent.
+    """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
     The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
-    of the images are those of all. Raise InputError if there are too few phrases, and as `model_graph`.
+    of the images come from all images. Raise InputError if there are too few phrases, and as `model_graph`.
     """
-    asked = asked_of(judged)
+    images_by_name = query_images(judged)
     phrases = {}
-    for number, image in asked.items():
-        known = {query.phrase for query in image.queries}
-        phrases[number] = [*(phrase for phrase in image.phrases if phrase.text in known), *image.absent["random"]]
+    for name, image in images_by_name.items():
+        queried_texts = {query.phrase for query in image.queries}
+        own_phrases = [phrase for phrase in image.phrases if phrase.text in queried_texts]
+        phrases[name] = [*own_phrases, *image.absent["random"]]
     if sum(map(len, phrases.values())) < FEWEST_PHRASES:
         raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")
     signals: list[Signals] = []
-    there: list[bool] = []
+    is_present: list[bool] = []
     owners: list[int] = []
     graph = model_graph(judged)
     prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    for record, found in signals_of(graph.explains, prepared):
-        signals.append(found)
-        texts, placed = dict.fromkeys(phrase.text for phrase in record.phrases), asked[record.sample.sample_id].there
-        there += [text in placed for text in texts]
-        owners += [asked[record.sample.sample_id].number] * len(texts)
+    for record, record_signals in signals_of(graph.explains, prepared):
+        signals.append(record_signals)
+        image = images_by_name[record.sample.sample_id]
+        texts = dict.fromkeys(phrase.text for phrase in record.phrases)
+        is_present += [text in image.types_by_text for text in texts]
+        owners += [image.number] * len(texts)
     images = ImageStatistics.of(np.stack([each.embedding for each in signals]))
-    features, labels, numbers = features_of(images, signals), np.array(there, np.bool_), np.array(owners, np.int64)
+    features = features_of(images, signals)
+    labels = np.array(is_present, np.bool_)
+    numbers = np.array(owners, np.int64)
     fit = fit_logistic(features, labels)
     weight, mean, scale = fit.by_name(FEATURES).values()
     absent_share = 1.0 - float(labels.mean())

@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
+from pipeline.evaluate.absent import Pair, QueriedImage, absent_figures, choose_absent_phrases
 from pipeline.evaluate.presence import _pairs
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.explain.stage import ExplainStageConfig
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
-from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
+from tests.pipeline.evaluate.query_builders import answer_of, query_of, target_of
 from tests.stages.regions.test_presence import EVEN
 
 BOX = (0.0, 0.0, 4.0, 4.0)
 FAR = (4.0, 4.0, 4.0, 4.0)
 
 
-def image_of(number: int, *names: str, caption: str = "", present: frozenset[str] = frozenset()) -> AskedImage:
+def image_of(number: int, *names: str, caption: str = "", present: frozenset[str] = frozenset()) -> QueriedImage:
     """An image whose phrases are of the type of their first letter."""
     phrases = tuple(Phrase(text=name, caption_index=0, start=0, end=1, head=name.split()[-1]) for name in names)
-    return AskedImage(
+    return QueriedImage(
         number=number,
         sample_id=f"s{number}",
         captions=(caption or " and ".join(names),),
@@ -43,21 +43,23 @@ def test_absent_phrases_share_no_word_with_the_captions_and_the_truth() -> None:
         image_of(3, "boat", "red hat", "wide road", "tree"),
         image_of(4, "dove", "cart", "bench", present=frozenset({"tree"})),
     ]
-    chosen = absent_phrases(images)
-    assert chosen == absent_phrases(images)
+    chosen = choose_absent_phrases(images)
+    assert chosen == choose_absent_phrases(images)
     for number, image in chosen.items():
-        texts = [phrase.text for own in image.absent.values() for phrase in own]
-        assert all(len(own) == len({phrase.text for phrase in own}) for own in image.absent.values())
-        assert not set(texts) & set(image.there)
-        assert {phrase.text[0] for phrase in image.absent["same_type"]} <= {name[0] for name in image.there}
+        texts = [phrase.text for phrases in image.absent.values() for phrase in phrases]
+        assert all(len(phrases) == len({phrase.text for phrase in phrases}) for phrases in image.absent.values())
+        assert not set(texts) & set(image.types_by_text)
+        assert {phrase.text[0] for phrase in image.absent["same_type"]} <= {name[0] for name in image.types_by_text}
         assert not {phrase.text for phrase in image.absent["random"]} & {"blue car", "boat", "red hat"} or number != 1
     assert len(chosen[1].absent["random"]) == 2
-    assert "tree" not in {phrase.text for own in chosen[4].absent.values() for phrase in own}
+    assert "tree" not in {phrase.text for phrases in chosen[4].absent.values() for phrase in phrases}
 
 
 def test_an_attribute_is_another_colour_that_no_caption_says() -> None:
     all_but_two = "white yellow orange pink purple brown blue green"
-    (image,) = absent_phrases([image_of(1, "big red car", "dog", caption=f"A red car, a dog; {all_but_two}")]).values()
+    (image,) = choose_absent_phrases(
+        [image_of(1, "big red car", "dog", caption=f"A red car, a dog; {all_but_two}")]
+    ).values()
     assert [phrase.text for phrase in image.absent["attribute"]] == ["big black car"]
     assert image.absent["attribute"][0].head == "car"
 
@@ -67,13 +69,13 @@ def test_adversarial_phrases_have_the_nouns_that_stand_beside_those_of_the_image
     images = [image_of(number, "lake", "boat") for number in range(1, 6)]
     images += [image_of(6, "lake", "shirt"), image_of(7, "lake", "people"), image_of(8, "dog")]
     images.append(image_of(9, "lake", "man"))
-    assert [phrase.head for phrase in absent_phrases(images)[9].absent["adversarial"]] == ["boat"]
+    assert [phrase.head for phrase in choose_absent_phrases(images)[9].absent["adversarial"]] == ["boat"]
 
 
 CHOOSE = """
-from tests.pipeline.evaluate.test_absent import absent_phrases, image_of
+from tests.pipeline.evaluate.test_absent import choose_absent_phrases, image_of
 images = [image_of(1, "lake", "boat", "tree", "dog", "lamp"), image_of(2, "lake", "red car"), image_of(3, "lake")]
-print([(image.absent, image.voters) for image in absent_phrases(images).values()])
+print([(image.absent, image.voters) for image in choose_absent_phrases(images).values()])
 """
 
 
@@ -92,7 +94,7 @@ def test_every_process_chooses_the_same_phrases() -> None:
     assert len(chosen) == 1
 
 
-def boys() -> AskedImage:
+def boys() -> QueriedImage:
     """An image with three texts of one thing."""
     spans = {"boy": 0, "young boy": 1, "kid": 2}
     phrases = tuple(
@@ -100,7 +102,7 @@ def boys() -> AskedImage:
         for text, number in spans.items()
     )
     queries = (query_of(target_of(BOX, groups={"type": "people"}), phrase="boy"),)
-    return AskedImage(
+    return QueriedImage(
         number=1,
         sample_id="s1",
         captions=tuple(f"a {text}" for text in spans),
@@ -111,22 +113,22 @@ def boys() -> AskedImage:
 
 
 def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
-    chosen = absent_phrases([boys(), image_of(2, "tree", caption="A tree, no young man")])[2]
+    chosen = choose_absent_phrases([boys(), image_of(2, "tree", caption="A tree, no young man")])[2]
     assert [phrase.text for phrase in chosen.absent["random"]] == ["boy"]
     assert [phrase.text for phrase in chosen.voters["boy"]] == ["kid"], "young is a word of the captions"
 
 
 def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_too() -> None:
     """The presences of the three texts are 0.9, 0.5 and 0.5: those of a group share odds of the third root of 9."""
-    present = {"boy": 0.9, "young boy": 0.5, "kid": 0.5, "tree": 0.3}
+    presences = {"boy": 0.9, "young boy": 0.5, "kid": 0.5, "tree": 0.3}
     explains = SimpleNamespace(config=ExplainStageConfig())
     graph: Any = SimpleNamespace(cuts=RegionsStage(RegionsConfig(), EVEN), explains=explains)
-    known = absent_phrases([boys(), image_of(2, "tree", caption="A tree")])
-    found = {}
-    for number, image in known.items():
-        asked = dict.fromkeys(phrase.text for phrase in image.asked)
+    images = choose_absent_phrases([boys(), image_of(2, "tree", caption="A tree")])
+    pairs = {}
+    for number, image in images.items():
+        texts = dict.fromkeys(phrase.text for phrase in image.all_phrases)
         heat = np.pad(np.ones((2, 2), np.float32), ((0, 2), (0, 2)))
-        maps = [HeatMap(text=text, values=heat, similarity=0.2, presence=present[text]) for text in asked]
+        maps = [HeatMap(text=text, values=heat, similarity=0.2, presence=presences[text]) for text in texts]
         record = Record(
             sample=Sample(sample_id="1", source="1", captions=image.captions),
             width_px=8,
@@ -134,8 +136,8 @@ def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_
             phrases=(*image.phrases, *image.absent["random"]),
             heat_maps=tuple(maps),
         )
-        found |= {(number, pair.kind): pair for pair in _pairs(image, record, graph) if pair.text == "boy"}
-    for pair in (found[1, "there"], found[2, "random"]):
+        pairs |= {(number, pair.kind): pair for pair in _pairs(image, record, graph) if pair.text == "boy"}
+    for pair in (pairs[1, "there"], pairs[2, "random"]):
         assert (pair.presence, pair.presence_of_group) == (
             0.9,
             pytest.approx(9 ** (1 / 3) / (1 + 9 ** (1 / 3)), abs=1e-5),
@@ -165,7 +167,7 @@ def test_figures_by_hand() -> None:
         pair_of(1, "there", 0.9, BOX, score=0.75),
         pair_of(2, "there", 0.8, FAR, score=0.25),
         pair_of(3, "there", 0.4, BOX, score=0.5, group=0.7),
-        replace(pair_of(4, "random", 0.6, FAR, score=0.25), doubtful=True),
+        replace(pair_of(4, "random", 0.6, FAR, score=0.25), may_be_synonym=True),
         pair_of(5, "random", 0.1),
         pair_of(6, "same_type", 0.95),
         pair_of(7, "attribute", 0.85),
@@ -181,16 +183,16 @@ def test_figures_by_hand() -> None:
         "without_synonyms": 1,
     }
     assert figures["pairs"] == counts
-    alone, shared, cosine = (figures["by"][way] for way in ("presence", "presence_of_group", "similarity"))
+    single, shared, cosine = (figures["by"][way] for way in ("presence", "presence_of_group", "similarity"))
     areas = {"auc": 5 / 6, "auc_without_synonyms": 1.0, "auc_same_type": 0.0, "auc_attribute": 1 / 3}
-    assert {name: alone[name]["value"] for name in areas} == pytest.approx(areas)
-    assert alone["auc_adversarial"] is None
+    assert {name: single[name]["value"] for name in areas} == pytest.approx(areas)
+    assert single["auc_adversarial"] is None
     assert shared["auc"]["value"] == 1.0
     assert cosine["auc"]["value"] == 0.0
     assert figures["by"]["z_score"]["auc"]["value"] == 1.0
-    assert alone["il_mcc"]["value"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
-    assert alone["positive_f1"]["value"] == pytest.approx(2 / 5)
-    assert alone["cgf1"]["value"] == pytest.approx(2 / 5 / 6)
+    assert single["il_mcc"]["value"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
+    assert single["positive_f1"]["value"] == pytest.approx(2 / 5)
+    assert single["cgf1"]["value"] == pytest.approx(2 / 5 / 6)
     assert shared["positive_f1"]["value"] == pytest.approx(2 * 2 / 6)
     # Only scores of 0.5 or more: two of three are answered, rightly, and nothing that is not there.
     assert figures["saco"]["il_mcc"]["value"] == pytest.approx(2 * 2 / (2 * 3 * 2 * 3) ** 0.5)
@@ -202,7 +204,7 @@ def test_figures_by_hand() -> None:
 def test_the_cosine_answers_without_presence() -> None:
     """A run writes nothing for the second and the last phrase, which presence finds absent; the cosine does."""
     pairs = [pair_of(4, "there", 0.9, BOX), pair_of(3, "there", 0.01, BOX), pair_of(2, "random", 0.02, FAR)]
-    pairs = [replace(pair, kept=pair.presence > 0.1) for pair in pairs]  # type: ignore[operator]
+    pairs = [replace(pair, is_written=pair.presence > 0.1) for pair in pairs]  # type: ignore[operator]
     figures = absent_figures(pairs)
     assert figures["by"]["similarity"]["positive_f1"]["value"] == 1.0
     assert figures["by"]["presence"]["positive_f1"]["value"] == pytest.approx(2 / 3)
@@ -215,10 +217,10 @@ def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
     first, second = (0.0, 0.0, 6.0, 4.0), (0.0, 0.0, 4.0, 4.0)
     answers = (answer_of((0.0, 0.0, 5.0, 4.0), score=0.9), answer_of((0.0, 0.0, 8.0, 4.0), score=0.9))
     pair = replace(pair_of(1, "there", 0.9), answers=answers, boxes_xywh_px=(first, second))
-    found = absent_figures([pair, pair_of(2, "random", 0.1)])
+    figures = absent_figures([pair, pair_of(2, "random", 0.1)])
     # 5 x 4 in 6 x 4 is 0.83 and on 4 x 4 is 0.8; 8 x 4 around them 0.75 and 0.5: 0.8 + 0.75 is the best sum.
     counts = [sum(fit >= 0.5 + 0.05 * step - 1e-9 for fit in (0.8, 0.75)) / 2 for step in range(10)]
-    assert found["saco"]["positive_f1"]["value"] == pytest.approx(sum(counts) / 10, abs=1e-6)
+    assert figures["saco"]["positive_f1"]["value"] == pytest.approx(sum(counts) / 10, abs=1e-6)
 
 
 def test_without_presence_the_score_decides() -> None:

@@ -9,7 +9,7 @@ from pipeline.evaluate.matching import Query, match_images, queries_of
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
-from tests.pipeline.evaluate.asked import map_of, mask_of, target_of
+from tests.pipeline.evaluate.query_builders import map_of, mask_of, target_of
 
 BOX = (0.0, 0.0, 4.0, 4.0)
 CAPTION = "a red car and two cars"

@@ -11,7 +11,7 @@ from pipeline.evaluate.evaluation import Outcomes, report
 from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, correct, grouping_of, link_counts, pair_f1
 from pipeline.evaluate.text_only import fit
 from stages.truth.ground_truth import ChainedPhrase, TruthImage
-from tests.pipeline.evaluate.asked import answer_of, map_of, query_of, target_of
+from tests.pipeline.evaluate.query_builders import answer_of, map_of, query_of, target_of
 
 TOP_LEFT = (0.0, 0.0, 4.0, 4.0)
 TOP_RIGHT = (4.0, 0.0, 4.0, 4.0)

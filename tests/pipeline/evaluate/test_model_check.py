@@ -23,7 +23,7 @@ from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage
 from stages.truth import read_truth
 from stages.truth.ground_truth import TruthTarget
-from tests.pipeline.evaluate.asked import mask_of
+from tests.pipeline.evaluate.query_builders import mask_of
 from tests.stages.shared.model.saved import save_model
 
 CELLS = 48

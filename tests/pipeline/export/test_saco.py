@@ -30,7 +30,7 @@ from pipeline.export.saco import (
 )
 from stages.contract.errors import ConfigError
 from stages.contract.records import Absent, Phrase
-from tests.pipeline.evaluate.asked import answer_of
+from tests.pipeline.evaluate.query_builders import answer_of
 from tests.pipeline.export.datasets import Maker, finished, rows_of
 
 

@@ -25,7 +25,7 @@ from pipeline.evaluate.matching import Query, drawn
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
-from tests.pipeline.evaluate.asked import query_of, target_of
+from tests.pipeline.evaluate.query_builders import query_of, target_of
 
 
 def image_of(number: int, *texts: str) -> ComparedImage:
