@@ -88,7 +88,7 @@ def score_model(
         config = load_config(None, settings, options=options)
         check_places(config, truth)
     # They import torch and OpenCV.
-    from pipeline.evaluate.model_score import Exam, read_scores, scored  # noqa: PLC0415
+    from pipeline.evaluate.model_score import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
     from pipeline.evaluate.probe import ProbeConfig  # noqa: PLC0415
 
     templates: dict[str, Any] = {}
@@ -96,8 +96,8 @@ def score_model(
         templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
     probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)
     other_scores = None if other is None else read_scores(other)
-    exam = Exam(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
-    scores = scored(exam, errors if as_json else console, other_scores)
+    job = ScoringJob(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
+    scores = compute_scores(job, errors if as_json else console, other_scores)
     if as_json:
         print_json(scores, indent=None)
     else:

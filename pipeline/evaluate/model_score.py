@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,21 +19,21 @@ from pipeline.config import differences as setting_differences
 from pipeline.evaluate.answers import (
     Answers,
     Classification,
-    by_class,
+    count_by_class,
     differences_of,
+    dump_answers,
     figures_of,
     find_phrases,
-    restored,
+    parse_answers,
     retrieve,
-    stored,
 )
 from pipeline.evaluate.judged import drawn_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.evaluate.probe import (
-    NOTHING,
-    Embedded,
+    NO_QUESTIONS,
     Embedder,
     Embeddings,
+    ImageEmbeddings,
     Picture,
     ProbeConfig,
     Questions,
@@ -50,14 +50,20 @@ from stages.shared.model.load import load, usable_model
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth
 
-SHOWN_FAULTS: Final = 3  # images that cannot be opened and are named; the others are counted
+MAX_EXAMPLES: Final = 3  # images that cannot be opened and are named; the others are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exam:
-    """The questions to a model, about a sample of at most `most` images; without ground truth it only retrieves.
+class ScoringJob:
+    """The images and settings with which a model is measured.
 
-    The configuration says input, model and images; `resized`: the images were resized after the ground truth was drawn.
+    Attributes:
+        config: Input, model and images.
+        truth: Ground truth; None to measure retrieval alone.
+        resized: Whether the images were resized after the ground truth was drawn.
+        most: Size of the sample of images; None for all images.
+        seed: Seed of the sample.
+        probe: Questions and embeddings.
     """
 
     config: RunConfig
@@ -68,92 +74,106 @@ class Exam:
     probe: ProbeConfig
 
 
-def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return all figures of a model as plain values; `other`: the answer for another model on the same images.
+def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return all figures of a model as plain values; `reference`: those of another model on the same images.
 
     Returns:
         `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`
         (recall_1, recall_5, chance_1, n), `retrieval` (t2i_r1 ... i2t_r10), each {value, low, high, n}; `classes`
-        (name -> n, and top-1 by WAYS); the exam and the model; and `answers`, one number for each question, from which
-        `differences` from the other model are computed, with its name in `compared_with` and the settings that differ
-        in `asked_differently`.
+        (name -> n, and top-1 by WAYS); the job and the model; and `answers`, one number for each question. With a
+        reference also `differences` from it, its name in `compared_with`, and the settings that differ in
+        `asked_differently`.
 
     Raises:
         ConfigError: The model cannot be used.
         InputError: The input or the ground truth cannot be read, they do not fit together, or there is nothing to ask.
         WeightsError: The model's files are missing or damaged.
     """
-    started = time.perf_counter()
-    config, name = exam.config, usable_model(exam.config.model).name
-    truth = None if exam.truth is None else read_truth(exam.truth)
+    start_s = time.perf_counter()
+    config = job.config
+    name = usable_model(config.model).name
+    truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
-    places, matched = _sampled(reader, shards, truth, exam, other)
+    places, matched = _draw_sample(reader, shards, truth, job, reference)
     fetch_weights(config.model, lambda text: console.print(text, soft_wrap=True))
     model = load(config.model)
-    marks = Marks(exam, Embedder(model, exam.probe, config.model.batch_size), truth, matched)
+    sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matched)
     console.print(f"{name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
     samples = (sample for place, sample in enumerate(reader.samples(shards)) if place in places)
-    _ask(map(Record.start, samples), len(places), marks, console)
-    if not marks.names:
-        raise InputError(f"none of the {len(places):,} images can be opened: {marks.examples[0]}")
+    _answer_questions(map(Record.start, samples), len(places), sheet, console)
+    if not sheet.names:
+        raise InputError(f"none of the {len(places):,} images can be opened: {sheet.examples[0]}")
     return {
         "model": name,
         "device": model.device_name,
         "input": config.input.model_dump(mode="json"),
-        "truth": None if exam.truth is None else str(exam.truth),
+        "truth": None if job.truth is None else str(job.truth),
         "matched": None if matched is None else matched.counts,
-        "probe": _plain(exam.probe),
-        "seed": exam.seed,
-        **_report(marks, other),
-        "seconds": round(time.perf_counter() - started, 1),
+        "probe": _plain(job.probe),
+        "seed": job.seed,
+        **_report(sheet, reference),
+        "seconds": round(time.perf_counter() - start_s, 1),
     }
 
 
-def _sampled(
-    reader: Reader, shards: Sequence[Shard], truth: GroundTruth | None, exam: Exam, other: Mapping[str, Any] | None
+def _draw_sample(
+    reader: Reader,
+    shards: Sequence[Shard],
+    truth: GroundTruth | None,
+    job: ScoringJob,
+    reference: Mapping[str, Any] | None,
 ) -> tuple[frozenset[int], ImageMatches | None]:
-    """The places of the sample's images in the input, and their ground truth. Raise InputError if there are none."""
+    """Return the places of a sample of images in the input, and their ground truth. Raise InputError without images."""
     names = [sample.image.file_name for sample in reader.samples(shards)]
     if not names:
         raise InputError("the input has no images")
     matched = None if truth is None else match_images(names, truth)
-    known = ((place, name) for place, name in enumerate(names) if matched is None or name in matched.images)
-    chosen = drawn_places(known, exam.most, exam.seed)
-    if other is not None:
-        theirs = set(other["images"])
-        if [names[place] for place in chosen if names[place] in theirs] != list(other["images"]):
+    candidates = ((place, name) for place, name in enumerate(names) if matched is None or name in matched.images)
+    places = drawn_places(candidates, job.most, job.seed)
+    if reference is not None:
+        reference_names = set(reference["images"])
+        if [names[place] for place in places if names[place] in reference_names] != list(reference["images"]):
             raise InputError("--compare: its figures are of other images; measure both models on the same sample")
-    return frozenset(chosen), matched
+    return frozenset(places), matched
 
 
-class Marks:
+class AnswerSheet:
     """The answers of a model so far."""
 
-    def __init__(self, exam: Exam, embedder: Embedder, truth: GroundTruth | None, matched: ImageMatches | None) -> None:
-        self.exam, self.embedder = exam, embedder
-        self._truth, self._matched = truth, matched
-        images = exam.config.images
+    def __init__(
+        self, job: ScoringJob, embedder: Embedder, truth: GroundTruth | None, matched: ImageMatches | None
+    ) -> None:
+        self.job = job
+        self.embedder = embedder
+        self._truth = truth
+        self._matched = matched
+        images = job.config.images
         self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
-        named = {} if truth is None else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
-        # Regions among the classes, and phrases among regions, by the names of the JSON.
-        self.classed = {key: Classification(own, embedder.classes(own)) for key, own in named.items() if own}
-        self.found = {key: Answers() for key in ("phrases", "phrases_crop", "phrases_pool")}
-        self.names: list[str] = []  # of each image that could be opened, in order; so are the next two
+        classes = {} if truth is None else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
+        # By the names of the JSON.
+        self.classifications = {
+            key: Classification(names, embedder.embed_classes(names)) for key, names in classes.items() if names
+        }
+        self.phrase_answers = {key: Answers() for key in ("phrases", "phrases_crop", "phrases_pool")}
+        # Of each image that could be opened, in order.
+        self.names: list[str] = []
         self.captions: list[tuple[str, ...]] = []
         self.embeddings: list[Embeddings] = []
         self.boxes = 0
         self.faults = Counter[str]()  # images that could not be opened, by reason
-        self.examples: list[str] = []  # some of these faults in full
-        self._pool: list[tuple[int, Questions, Embedded]] = []
+        self.examples: list[str] = []  # the first of these faults in full
+        self._pool: list[tuple[int, Questions, ImageEmbeddings]] = []
 
-    def opened(self, record: Record) -> Picture | None:
-        """Return the image with its questions; None, and a note of the fault, if it cannot be opened."""
+    def open_picture(self, record: Record) -> Picture | None:
+        """Return the image with its questions. If it cannot be opened, record the fault and return None."""
         if record.error is not None:
             self._fail(record.error)
             return None
-        asked, full, content = self._questions(record), None, record.sample.image.content
-        if content is not None and len(asked.boxes_rel):
+        questions = self._questions(record)
+        content = record.sample.image.content
+        full = None
+        if content is not None and len(questions.boxes_rel):
             try:
                 full = decode_rgb(content, self._limits)
             except RowFault as fault:
@@ -161,127 +181,139 @@ class Marks:
                 return None
         self.names.append(record.sample.image.file_name)
         self.captions.append(tuple(caption for caption in record.sample.captions if caption.strip()))
-        self.boxes += len(asked.boxes_rel)
-        return Picture(rgb=pixels_of(record), full=full, asked=asked)
+        self.boxes += len(questions.boxes_rel)
+        return Picture(rgb=pixels_of(record), full=full, questions=questions)
 
     def _questions(self, record: Record) -> Questions:
         if self._matched is None or self._truth is None:
-            return NOTHING
+            return NO_QUESTIONS
         image = self._matched.images[record.sample.image.file_name]
         things = self._truth.objects.get(image.file_name, ())
-        return questions_of(image, things, (record.height_px, record.width_px), resized=self.exam.resized)
+        return questions_of(image, things, (record.height_px, record.width_px), resized=self.job.resized)
 
     def _fail(self, error: RowError) -> None:
         self.faults[error.reason] += 1
-        if len(self.examples) < SHOWN_FAULTS:
+        if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(str(error))
 
-    def add(self, asked: Questions, embedded: Embedded) -> None:
-        """Note the answers about the next image."""
+    def add(self, questions: Questions, embeddings: ImageEmbeddings) -> None:
+        """Add the answers about the next image."""
         number = len(self.embeddings)
-        self.embeddings.append(embedded.image)
-        for key, classed in self.classed.items():
-            classes = [thing.category if key == "regions" else thing.description for thing in asked.things]
-            classed.add(number, classes, embedded)
-        if asked.phrases:
-            texts = self.embedder.texts([text for text, _ in asked.phrases])
-            find_phrases(self.found["phrases"], [number], [asked], [embedded.roi], texts)
-            if embedded.crop is not None:
-                find_phrases(self.found["phrases_crop"], [number], [asked], [embedded.crop], texts)
-        if len(asked.candidates):
-            self._pool.append((number, asked, embedded))
+        self.embeddings.append(embeddings.image)
+        for key, classification in self.classifications.items():
+            classes = [thing.category if key == "regions" else thing.description for thing in questions.things]
+            classification.add(number, classes, embeddings)
+        if questions.phrases:
+            texts = self.embedder.embed_texts([text for text, _ in questions.phrases])
+            find_phrases(self.phrase_answers["phrases"], [number], [questions], [embeddings.roi], texts)
+            if embeddings.crop is not None:
+                find_phrases(self.phrase_answers["phrases_crop"], [number], [questions], [embeddings.crop], texts)
+        if len(questions.candidates):
+            self._pool.append((number, questions, embeddings))
 
     def search_pool(self) -> None:
-        """Search the phrases of the images since the last call in the regions of all of them."""
+        """Look for the phrases of all images added since the last call, in the regions of all these images."""
         if self._pool:
-            numbers, asked, embedded = zip(*self._pool, strict=True)
-            texts = self.embedder.texts([text for each in asked for text, _ in each.phrases])
-            find_phrases(self.found["phrases_pool"], numbers, asked, [each.roi for each in embedded], texts)
+            numbers, questions, embeddings = zip(*self._pool, strict=True)
+            texts = self.embedder.embed_texts([text for part in questions for text, _ in part.phrases])
+            regions = [part.roi for part in embeddings]
+            find_phrases(self.phrase_answers["phrases_pool"], numbers, questions, regions, texts)
             self._pool.clear()
 
     def answers(self) -> dict[str, Answers]:
-        """All answers by their names in the JSON, those of regions with their way behind a dot; with retrieval."""
-        answers = {f"{key}.{way}": own for key, each in self.classed.items() for way, own in each.answers.items()}
-        answers |= self.found
-        texts = {text: row for row, text in enumerate(dict.fromkeys(text for each in self.captions for text in each))}
+        """Return all answers, with retrieval, by their names in the JSON; a region's name ends in a dot and the way."""
+        answers = {
+            f"{key}.{way}": part
+            for key, classification in self.classifications.items()
+            for way, part in classification.answers.items()
+        }
+        answers |= self.phrase_answers
+        texts = {text: row for row, text in enumerate(dict.fromkeys(chain.from_iterable(self.captions)))}
         if texts:
-            embedded = self.embedder.texts(list(texts))
-            answers |= retrieve(range(len(self.names)), np.stack(self.embeddings), self.captions, texts, embedded)
-        return {name: own for name, own in answers.items() if own.images}
+            embeddings = self.embedder.embed_texts(list(texts))
+            answers |= retrieve(range(len(self.names)), np.stack(self.embeddings), self.captions, texts, embeddings)
+        return {name: part for name, part in answers.items() if part.images}
 
 
-def _ask(records: Iterator[Record], count: int, marks: Marks, console: Console) -> None:
-    probe, embedder = marks.exam.probe, marks.embedder
-    prepare = prepare_stage(marks.exam.config, embedder.model.input, keep_image_bytes=probe.crops)
+def _answer_questions(records: Iterator[Record], count: int, sheet: AnswerSheet, console: Console) -> None:
+    probe = sheet.job.probe
+    embedder = sheet.embedder
+    prepare = prepare_stage(sheet.job.config, embedder.model.input, keep_image_bytes=probe.crops)
     prepare.setup()
     pools = -(-count // probe.pool_images)
     done = pool = 0
     with progress_bar(console, "images", count) as advance:
         while batch := list(islice(records, embedder.batch_images)):
-            opened = [(place, marks.opened(record)) for place, record in enumerate(prepare.process(batch), start=done)]
-            pictures = [(place, picture) for place, picture in opened if picture is not None]
-            answers = embedder.pictures([picture for _, picture in pictures]) if pictures else []
-            for (place, picture), embedded in zip(pictures, answers, strict=True):
+            prepared = enumerate(prepare.process(batch), start=done)
+            attempts = [(place, sheet.open_picture(record)) for place, record in prepared]
+            pictures = {place: picture for place, picture in attempts if picture is not None}
+            embeddings = embedder.embed_pictures(list(pictures.values())) if pictures else []
+            for (place, picture), image_embeddings in zip(pictures.items(), embeddings, strict=True):
                 if place * pools // count != pool:
-                    marks.search_pool()
+                    sheet.search_pool()
                     pool = place * pools // count
-                marks.add(picture.asked, embedded)
+                sheet.add(picture.questions, image_embeddings)
             done += len(batch)
             advance(done)
-    marks.search_pool()
+    sheet.search_pool()
     prepare.teardown()
 
 
-def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
-    probe, answers = marks.exam.probe, marks.answers()
-    kept = {name: stored(own) for name, own in answers.items()}
+def _report(sheet: AnswerSheet, reference: Mapping[str, Any] | None) -> dict[str, Any]:
+    answers = sheet.answers()
+    plain_answers = {name: dump_answers(part) for name, part in answers.items()}
     report: dict[str, Any] = {
         "counts": {
-            "images": len(marks.names),
-            "failed": marks.faults.total(),
-            "captions": sum(map(len, marks.captions)),
-            "boxes": marks.boxes,
-            "classes": {key: len(each.names) for key, each in marks.classed.items()},
+            "images": len(sheet.names),
+            "failed": sheet.faults.total(),
+            "captions": sum(map(len, sheet.captions)),
+            "boxes": sheet.boxes,
+            "classes": {key: len(classification.names) for key, classification in sheet.classifications.items()},
         },
-        "faults": dict(marks.faults),
-        "fault_examples": marks.examples,
-        **arranged({name: figures_of(own) for name, own in answers.items()}),
+        "faults": dict(sheet.faults),
+        "fault_examples": sheet.examples,
+        **arrange_figures({name: figures_of(part) for name, part in answers.items()}),
         "classes": {
-            name.removeprefix("regions."): by_class(own) for name, own in answers.items() if name.startswith("regions.")
+            name.removeprefix("regions."): count_by_class(part)
+            for name, part in answers.items()
+            if name.startswith("regions.")
         },
     }
-    if other is not None:
-        # Both as they are stored, so that rounding is no difference.
-        both = {name: (restored(kept[name]), restored(own)) for name, own in other["answers"].items() if name in kept}
+    if reference is not None:
         try:
-            differences = {name: differences_of(*both[name]) for name in kept if name in both}
+            # Both as they are stored, so that rounding is no difference.
+            differences = {
+                name: differences_of(parse_answers(part), parse_answers(reference["answers"][name]))
+                for name, part in plain_answers.items()
+                if name in reference["answers"]
+            }
         except ValueError as error:
             raise InputError("--compare: its figures are of other regions, phrases or captions") from error
         report |= {
-            "compared_with": other["model"],
-            "asked_differently": setting_differences(other.get("probe"), _plain(probe)),
-            "differences": arranged(differences),
+            "compared_with": reference["model"],
+            "asked_differently": setting_differences(reference.get("probe"), _plain(sheet.job.probe)),
+            "differences": arrange_figures(differences),
         }
-    return report | {"images": marks.names, "answers": kept}
+    return report | {"images": sheet.names, "answers": plain_answers}
 
 
 def _plain(probe: ProbeConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(probe)))  # type: ignore[no-any-return]
 
 
-def arranged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures of each kind of question, by the names of the JSON."""
-    found: dict[str, Any] = {"regions": {}, "described": {}}
+def arrange_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of each kind of question, by the names of the JSON."""
+    kinds: dict[str, Any] = {"regions": {}, "described": {}}
     retrieval: dict[str, Any] = {}
-    for name, own in figures.items():
+    for name, values in figures.items():
         key, _, way = name.partition(".")
         if way:
-            found[key][way] = own
+            kinds[key][way] = values
         elif name in ("t2i", "i2t"):
-            retrieval |= {f"{name}_{figure}": value for figure, value in own.items()}
+            retrieval |= {f"{name}_{figure}": value for figure, value in values.items()}
         else:
-            found[name] = own
-    return {**found, "retrieval": retrieval}
+            kinds[name] = values
+    return {**kinds, "retrieval": retrieval}
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -289,7 +321,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     try:
         scores: dict[str, Any] = json.loads(path.read_bytes())
         for values in scores["answers"].values():
-            restored(values)
+            parse_answers(values)
         if not isinstance(scores["images"], Sequence) or not isinstance(scores["model"], str):
             raise TypeError
     except OSError as error:

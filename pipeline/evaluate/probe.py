@@ -1,4 +1,4 @@
-"""The questions that ground truth lets one ask of an image, and the embeddings of images and their regions.
+"""Questions about images from ground truth, and the embeddings of images and their regions.
 
 A region is embedded in three ways, as CLIPSelf (arXiv 2310.01403, zero-shot evaluation of regions) does it: RoIAlign of
 the dense features in its box, the mean of the dense features on its mask, and the image of the box alone.
@@ -21,7 +21,6 @@ from pipeline.evaluate.matching import check_size
 from pipeline.load.row_groups import grid_shares, runs_of
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
-from stages.contract.records import Rle
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
@@ -63,16 +62,22 @@ class ProbeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """The questions of an image: R regions and their names, and phrases."""
+    """The questions of an image: R regions and their names, and phrases.
 
-    boxes_rel: NDArray[np.float64]  # (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty
-    things: tuple[TruthObject, ...]  # the regions; a box of a phrase that belongs to no thing is one without a class
-    candidates: NDArray[np.int64]  # the regions with different boxes, among which the phrases are looked for
-    # Text, and the positions in `candidates` that it means: not all of them, or there would be nothing to find out.
+    Attributes:
+        boxes_rel: Boxes (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty.
+        things: The regions. The box of a phrase that belongs to no thing is a region without a class.
+        candidates: Regions with different boxes; phrases are looked for among them.
+        phrases: Text and the positions in `candidates` that it names: never all of them, or it would ask nothing.
+    """
+
+    boxes_rel: NDArray[np.float64]
+    things: tuple[TruthObject, ...]
+    candidates: NDArray[np.int64]
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-NOTHING: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.zeros(0, np.int64), phrases=())
+NO_QUESTIONS: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.zeros(0, np.int64), phrases=())
 """The questions of an image without ground truth, which is only retrieved."""
 
 
@@ -91,38 +96,38 @@ def questions_of(
         check_size(image.file_name, size_hw, image)
     true_hw = (image.height_px, image.width_px)
     true_hw = size_hw if 0 in true_hw else true_hw
-    named = [target for target in image.targets if target.match != "category"]
+    phrase_targets = [target for target in image.targets if target.match != "category"]
     loose = (
         TruthObject(box_xywh_px=box, category=None, description=None, mask=None)
-        for target in named
+        for target in phrase_targets
         for box in target.boxes_xywh_px
     )
-    found: list[TruthObject] = []
+    regions: list[TruthObject] = []
     boxes: list[Box] = []
-    first: dict[Box, int] = {}
+    index_by_box: dict[Box, int] = {}
     for thing in (*things, *loose):
-        is_known = thing.category is None and thing.box_xywh_px in first
+        is_repeated = thing.category is None and thing.box_xywh_px in index_by_box
         box = _within(thing.box_xywh_px, true_hw)
-        if box is not None and not is_known:
-            first.setdefault(thing.box_xywh_px, len(found))
-            found.append(thing)
+        if box is not None and not is_repeated:
+            index_by_box.setdefault(thing.box_xywh_px, len(regions))
+            regions.append(thing)
             boxes.append(box)
-    places = {region: place for place, region in enumerate(first.values())}
+    places = {region: place for place, region in enumerate(index_by_box.values())}
     phrases: list[tuple[str, tuple[int, ...]]] = []
-    for target in named:
-        meant = tuple(sorted({places[first[box]] for box in target.boxes_xywh_px if box in first}))
-        if target.phrase and 0 < len(meant) < len(places):
-            phrases.append((target.phrase, meant))
+    for target in phrase_targets:
+        named_places = tuple(sorted({places[index_by_box[box]] for box in target.boxes_xywh_px if box in index_by_box}))
+        if target.phrase and 0 < len(named_places) < len(places):
+            phrases.append((target.phrase, named_places))
     return Questions(
         boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
-        things=tuple(found),
-        candidates=np.array(list(first.values()), np.int64),
+        things=tuple(regions),
+        candidates=np.array(list(index_by_box.values()), np.int64),
         phrases=tuple(phrases),
     )
 
 
 def _within(box_xywh_px: Box, size_hw: tuple[int, int]) -> Box | None:
-    """The part of a box that is in the image, as shares of its sides; None if there is none."""
+    """Return the part of a box that is in the image, as shares of its sides; None if there is none."""
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh_px)
     height, width = size_hw
     left, right = (min(max(x / width, 0.0), 1.0) for x in (x0, x1))
@@ -132,16 +137,20 @@ def _within(box_xywh_px: Box, size_hw: tuple[int, int]) -> Box | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image with its questions: uint8 (size, size, 3) at the model's size, and (H, W, 3) in its own size, which is
-    None where no region is cut out."""
+    """An image with its questions.
+
+    Attributes:
+        rgb: Pixels at the model's size, uint8 (size, size, 3).
+        full: Pixels in the image's own size, uint8 (H, W, 3); None if no region is cut out.
+    """
 
     rgb: NDArray[np.uint8]
     full: NDArray[np.uint8] | None
-    asked: Questions
+    questions: Questions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
+class ImageEmbeddings:
     """Embeddings of an image (E,) and, in three ways, of its regions (R, E); float32 of length 1.
 
     `mask` is 0 for a region without a mask or with an empty one; `crop` is None without `ProbeConfig.crops`.
@@ -162,62 +171,66 @@ class Embedder:
         self.batch_images = batch_images or BATCH_IMAGES["cuda" if model.device.type == "cuda" else "cpu"]
         self._texts = TextCache(model, max_texts=TEXTS_AT_ONCE)
 
-    def classes(self, names: Sequence[str]) -> Embeddings:
-        """Return names -> (names, E), the mean over `ProbeConfig.prompts`, of length 1."""
-        return self._all(TextCache(self.model, templates_of(self.config.prompts)), names)
+    def embed_classes(self, names: Sequence[str]) -> Embeddings:
+        """Embed names of classes, (names, E): the mean over `ProbeConfig.prompts`, of length 1."""
+        return self._embed_all(TextCache(self.model, templates_of(self.config.prompts)), names)
 
-    def texts(self, texts: Sequence[str]) -> Embeddings:
-        """Texts as they are -> (texts, E), of length 1."""
-        return self._all(self._texts, texts)
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts as they are, (texts, E), of length 1."""
+        return self._embed_all(self._texts, texts)
 
-    def _all(self, cache: TextCache, texts: Sequence[str]) -> Embeddings:
+    def _embed_all(self, cache: TextCache, texts: Sequence[str]) -> Embeddings:
         parts = [cache(texts[at : at + TEXTS_AT_ONCE]).cpu().numpy() for at in range(0, len(texts), TEXTS_AT_ONCE)]
-        return self._joined(parts)
+        return self._concatenate(parts)
 
-    def _joined(self, parts: Sequence[Embeddings]) -> Embeddings:
+    def _concatenate(self, parts: Sequence[Embeddings]) -> Embeddings:
         return np.concatenate([np.zeros((0, self.model.embed_dim), np.float32), *parts])
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[Picture]) -> list[Embedded]:
+    def embed_pictures(self, pictures: Sequence[Picture]) -> list[ImageEmbeddings]:
         """Embed at most `batch_images` images with their regions.
 
         An image's embeddings depend on the others of the batch in the last digit at most.
         """
-        side, placement = self.model.input.size_px, self.model.tower.placement
-        missing = self.batch_images - len(pictures)
-        rgb = np.stack([*(picture.rgb for picture in pictures), *[np.zeros((side, side, 3), np.uint8)] * missing])
-        found = dense(self.model.tower, torch.from_numpy(rgb), residual=self.config.residual)
+        side = self.model.input.size_px
+        placement = self.model.tower.placement
+        blanks = self.batch_images - len(pictures)
+        rgb = np.stack([*(picture.rgb for picture in pictures), *[np.zeros((side, side, 3), np.uint8)] * blanks])
+        features = dense(self.model.tower, torch.from_numpy(rgb), residual=self.config.residual)
         grid_hw = placement.grid_hw(side, side)
-        owners = np.repeat(np.arange(len(pictures)), [len(picture.asked.boxes_rel) for picture in pictures])
-        boxes = np.concatenate([picture.asked.boxes_rel for picture in pictures]) * side
+        owners = np.repeat(np.arange(len(pictures)), [len(picture.questions.boxes_rel) for picture in pictures])
+        boxes = np.concatenate([picture.questions.boxes_rel for picture in pictures]) * side
         rois = torch.from_numpy(np.column_stack([owners, boxes]).astype(np.float32)).to(self.model.device)
-        roi = _numpy(pool_boxes(found.patches, grid_hw, placement, rois))
-        image = _numpy(F.normalize(found.embedding.float(), dim=-1))
-        crops = self._crops(pictures) if self.config.crops else None
+        roi = _numpy(pool_boxes(features.patches, grid_hw, placement, rois))
+        image = _numpy(F.normalize(features.embedding.float(), dim=-1))
+        crops = self._embed_crops(pictures) if self.config.crops else None
         return [
-            Embedded(
+            ImageEmbeddings(
                 image=image[number],
                 roi=roi[owners == number],
-                mask=self._by_masks(found.patches[number], [thing.mask for thing in picture.asked.things], grid_hw),
+                mask=self._embed_masks(features.patches[number], picture.questions.things, grid_hw),
                 crop=None if crops is None else crops[owners == number],
             )
             for number, picture in enumerate(pictures)
         ]
 
-    def _by_masks(self, patches: torch.Tensor, masks: Sequence[Rle | None], grid_hw: tuple[int, int]) -> Embeddings:
-        known = [number for number, mask in enumerate(masks) if mask is not None]
-        found = np.zeros((len(masks), self.model.embed_dim), np.float32)
-        if known:
-            given = [mask for mask in masks if mask is not None]
-            shares = torch.from_numpy(grid_shares(*runs_of(given), given[0].size_hw, grid_hw))
-            found[known] = _numpy(pool_masks(patches.expand(len(known), -1, -1), shares.to(patches.device)))
-        return found
+    def _embed_masks(
+        self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: tuple[int, int]
+    ) -> Embeddings:
+        masks = {row: thing.mask for row, thing in enumerate(things) if thing.mask is not None}
+        embeddings = np.zeros((len(things), self.model.embed_dim), np.float32)
+        if masks:
+            size_hw = next(iter(masks.values())).size_hw
+            shares = torch.from_numpy(grid_shares(*runs_of(list(masks.values())), size_hw, grid_hw))
+            embeddings[list(masks)] = _numpy(pool_masks(patches.expand(len(masks), -1, -1), shares.to(patches.device)))
+        return embeddings
 
-    def _crops(self, pictures: Sequence[Picture]) -> Embeddings:
-        """(all regions, E), the regions of all images one after the other."""
-        side, parts = self.model.input.size_px, []
+    def _embed_crops(self, pictures: Sequence[Picture]) -> Embeddings:
+        """Embed the regions of all images, one after the other, as images of their own, (all regions, E)."""
+        side = self.model.input.size_px
         interpolation = self.model.input.interpolation
-        boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.asked.boxes_rel.tolist())]
+        parts = []
+        boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.questions.boxes_rel.tolist())]
         for start in range(0, len(boxes), self.batch_images):
             batch = boxes[start : start + self.batch_images]
             rgb = np.zeros((self.batch_images, side, side, 3), np.uint8)
@@ -226,9 +239,9 @@ class Embedder:
                 rgb[place] = crop_regions(picture.full, [box], side, interpolation)[0]
             embeddings = self.model.tower.encode(torch.from_numpy(rgb)).float()
             parts.append(_numpy(F.normalize(embeddings, dim=-1))[: len(batch)])
-        return self._joined(parts)
+        return self._concatenate(parts)
 
 
 def _numpy(values: torch.Tensor) -> Embeddings:
-    found: Embeddings = values.cpu().numpy()
-    return found
+    array: Embeddings = values.cpu().numpy()
+    return array

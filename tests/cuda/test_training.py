@@ -30,9 +30,9 @@ def test_the_probe_embeds_as_on_a_cpu(tower: str, cuda: SimulatedCuda) -> None:
     found = []
     for model in both(tower):
         embedder = Embedder(model, ProbeConfig(), batch_images=2)
-        parts = embedder.pictures(pictures)
+        parts = embedder.embed_pictures(pictures)
         found.append([getattr(part, name) for part in parts for name in ("image", "roi", "mask", "crop")])
-        found[-1] += [embedder.classes(["car", "dog"]), embedder.texts(["a car"])]
+        found[-1] += [embedder.embed_classes(["car", "dog"]), embedder.embed_texts(["a car"])]
     for mine, theirs in zip(found[1], found[0], strict=True):
         assert mine == pytest.approx(theirs, abs=1e-5)
 

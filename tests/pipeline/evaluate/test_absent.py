@@ -214,7 +214,8 @@ def test_the_cosine_answers_without_presence() -> None:
 
 def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
     """The best fitting pair leaves nothing for the other answer; the best sum of IoU gives both a box."""
-    first, second = (0.0, 0.0, 6.0, 4.0), (0.0, 0.0, 4.0, 4.0)
+    first = (0.0, 0.0, 6.0, 4.0)
+    second = (0.0, 0.0, 4.0, 4.0)
     answers = (answer_of((0.0, 0.0, 5.0, 4.0), score=0.9), answer_of((0.0, 0.0, 8.0, 4.0), score=0.9))
     pair = replace(pair_of(1, "there", 0.9), answers=answers, boxes_xywh_px=(first, second))
     figures = absent_figures([pair, pair_of(2, "random", 0.1)])

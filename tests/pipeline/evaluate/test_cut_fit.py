@@ -25,7 +25,8 @@ def test_a_fit_learns_how_large_things_are() -> None:
     grid = np.mgrid[:22, :22]
     maps = []
     for _ in range(160):
-        centre, width = rng.uniform(6, 16, (2, 1, 1)), rng.uniform(2.0, 9.0)
+        centre = rng.uniform(6, 16, (2, 1, 1))
+        width = rng.uniform(2.0, 9.0)
         levels = quantise(np.exp(-((grid - centre) ** 2).sum(0) / (2 * width**2)).astype(np.float32))
         assert levels is not None
         maps.append(levels)

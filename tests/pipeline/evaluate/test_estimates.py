@@ -48,7 +48,9 @@ def test_area_is_the_integral_of_the_risk_and_a_weight_is_a_repetition(rows: lis
     found = area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights)
     repeated = [(s / 5, r) for s, r, times in rows for _ in range(times)]
     assert found == pytest.approx(area([s for s, _ in repeated], [r for _, r in repeated]))
-    total, kept, lost = 0.0, 0.0, 0.0
+    total = 0.0
+    kept = 0.0
+    lost = 0.0
     steps = 400
     for score in sorted({s for s, _ in repeated}, reverse=True):
         here = [r for s, r in repeated if s == score]
@@ -56,7 +58,8 @@ def test_area_is_the_integral_of_the_risk_and_a_weight_is_a_repetition(rows: lis
         for i in range(len(here) * steps):
             t = (i + 0.5) / steps
             total += (lost + wrong * t) / (kept + t) / steps
-        kept, lost = kept + len(here), lost + wrong * len(here)
+        kept = kept + len(here)
+        lost = lost + wrong * len(here)
     assert found == pytest.approx(total / kept, abs=2e-3)
 
 
@@ -78,7 +81,8 @@ def test_the_debiased_error_is_that_of_the_scores_and_not_of_chance(too_high: fl
     """Of 400 regions the five of an image are right or wrong together."""
     rng = np.random.default_rng(0)
     images = np.arange(400) % 80
-    debiased, plain = [], []
+    debiased = []
+    plain = []
     for _ in range(10):
         scores = np.tile(rng.uniform(0.2, 0.9, 80), 5)
         right = rng.random(80)[images] < scores - too_high
@@ -90,7 +94,9 @@ def test_the_debiased_error_is_that_of_the_scores_and_not_of_chance(too_high: fl
 
 
 def test_a_filter_keeps_what_reaches_the_threshold() -> None:
-    scores, right, images = np.array([0.2, 0.5, 0.9]), np.array([False, False, True]), np.arange(3)
+    scores = np.array([0.2, 0.5, 0.9])
+    right = np.array([False, False, True])
+    images = np.arange(3)
     lines = {line["score"]: (line["kept"], line["precision"]) for line in filtered(scores, right, images)}
     assert lines[0.5][0] == pytest.approx(2 / 3)
     assert lines[0.5][1] == {"value": 0.5, "low": 0.0, "high": 1.0, "n": 2}
@@ -101,8 +107,10 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
 
 def test_the_error_is_compared_over_images_of_both_and_regions_count_by_their_weight() -> None:
     """The scores of two regions of an image become right, or those of a third, which stands for two, become wrong."""
-    right, images = np.array([True, False, True] * 20), np.arange(60) // 3
-    low, exact = np.where(right, 0.6, 0.4), right.astype(float)
+    right = np.array([True, False, True] * 20)
+    images = np.arange(60) // 3
+    low = np.where(right, 0.6, 0.4)
+    exact = right.astype(float)
     weights = np.tile([1.0, 1.0, 2.0], 20)
     found = squared_error_gain(low, exact, right, images, weights)
     assert (found.value, found.low, found.high) == pytest.approx((0.16, 0.16, 0.16)), "the same in every image"
@@ -210,6 +218,8 @@ def area_by_loops(scores: np.ndarray, there: np.ndarray, weights: np.ndarray) ->
 
 def test_the_roc_area_against_loops() -> None:
     rng = np.random.default_rng(0)
-    scores, there, weights = rng.integers(0, 6, 40) / 4, rng.random(40) < 0.4, rng.integers(0, 4, 40).astype(float)
+    scores = rng.integers(0, 6, 40) / 4
+    there = rng.random(40) < 0.4
+    weights = rng.integers(0, 4, 40).astype(float)
     assert presence_area(scores, there)(weights) == pytest.approx(area_by_loops(scores, there, weights))
     assert np.isnan(presence_area(scores, np.ones(40, bool))(weights))

@@ -151,7 +151,8 @@ def test_pairs_and_b_cubed_by_hand() -> None:
     recall (1 + 1 + 1/2 + 1/2) / 4."""
     totals = totals_of((0, "a"), (0, "a"), (0, "b"), (1, "b"))
     assert pair_f1(totals) == pytest.approx(2 * 1 / (3 + 2))
-    precision, recall = (2 / 3 + 2 / 3 + 1 / 3 + 1) / 4, 3 / 4
+    precision = (2 / 3 + 2 / 3 + 1 / 3 + 1) / 4
+    recall = 3 / 4
     assert b_cubed(totals) == pytest.approx(2 * precision * recall / (precision + recall))
     right = totals_of((0, "a"), (1, "b"), (0, "a"))
     assert pair_f1(right) == b_cubed(right) == 1
@@ -190,7 +191,8 @@ def test_phrases_are_found_by_caption_text_and_order() -> None:
     assert grouping_of(5, ROW, IMAGE) == Grouping(image=5, links=((0, "7"), (1, "8"), (0, "7")))
     fewer = {**ROW, "annotations": [one for one in ROW["annotations"] if one["span"][0] != 12]}
     assert grouping_of(5, fewer, IMAGE).links == ((0, "7"),)
-    said, marked = "A grey dog runs along the sea.", "A gray dog runs along the sea ."
+    said = "A grey dog runs along the sea."
+    marked = "A gray dog runs along the sea ."
     row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
     image = replace(IMAGE, chained_phrases=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
     assert grouping_of(5, row, image).links == ((4, "7"),)
@@ -228,7 +230,8 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
 def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
     """Regions find one phrase more than the text alone in each image, and another in half of them like the text."""
     seen = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
-    usual, outcomes = fit([seen] * 40), Outcomes()  # of a "car": the top left quarter
+    usual = fit([seen] * 40)  # of a "car": the top left quarter
+    outcomes = Outcomes()
     for image in range(12):
         asked = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]
         queries = [

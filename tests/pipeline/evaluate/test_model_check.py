@@ -83,7 +83,9 @@ def informed(graph: Graph) -> ModelCheck:
 
 def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
     found = json.loads(json.dumps(informed.figures, allow_nan=False))
-    retrieval, pointing, boxes = found["retrieval"], found["pointing"], found["boxes"]
+    retrieval = found["retrieval"]
+    pointing = found["pointing"]
+    boxes = found["boxes"]
     assert (found["sane"], found["faults"], found["cautions"]) == (True, [], [])
     assert found["photographs"][0] == "astronaut"
     assert (retrieval["image_to_caption"], retrieval["caption_to_image"]) == (8, 8)
@@ -135,7 +137,8 @@ def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted
     assert "no finite numbers" in broken["faults"][0]
     # Photograph 0 is nearest to caption 1, which is still nearest to photograph 1.
     cosines = np.eye(8, dtype=np.float32)
-    cosines[0, 1], cosines[0, 0] = 0.9, 0.5
+    cosines[0, 1] = 0.9
+    cosines[0, 0] = 0.5
     found = replace(informed, cosines=cosines).figures["retrieval"]
     assert (found["image_to_caption"], found["caption_to_image"], found["hits"]) == (7, 8, 15)
 
@@ -163,7 +166,8 @@ def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -
     target = replace(query.target, mask=encode_mask(mask), boxes_xywh_px=((5.0, 10.0, 20.0, 10.0),))
     small = replace(query, size_hw=(GRID, GRID), target=target)
     values = np.random.default_rng(0).integers(0, 9, (GRID, GRID)) + 3 * mask
-    inside, outside = values[mask][:, None], values[~mask][None]
+    inside = values[mask][:, None]
+    outside = values[~mask][None]
     expected = np.mean((inside > outside) + 0.5 * (inside == outside))
     assert _areas([values], [small]) == pytest.approx(np.array([[expected]]), abs=1e-6)
 

@@ -57,7 +57,8 @@ def test_of_few_regions_all_are_drawn_and_each_stands_for_itself(count: int) -> 
 
 def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
     dataset = open_dataset(synthetic_dataset)
-    regions, rows = population_of(dataset), list(dataset.rows())
+    regions = population_of(dataset)
+    rows = list(dataset.rows())
     every = [(number, each) for number, row in enumerate(rows) for each in row["annotations"]]
     first: dict[tuple[object, ...], tuple[int, dict[str, Any]]] = {}  # captions repeat phrases
     for number, each in every:

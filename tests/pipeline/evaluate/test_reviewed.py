@@ -65,7 +65,8 @@ PRESENCE: dict[str, Any] = {"bias": 0.5, "weight": {"similarity": 2.0}, "absent_
 def answers(calibration: Calibration, shift: float, count: int) -> tuple[Any, Any, Any]:
     """Features, log odds of presence, and what people say where all log odds are too high by a shift."""
     rng = np.random.default_rng(2)
-    features, odds = rng.normal(0.2, 2.0, (count, len(FEATURES))), rng.normal(2.0, 1.5, (count, 1))
+    features = rng.normal(0.2, 2.0, (count, len(FEATURES)))
+    odds = rng.normal(2.0, 1.5, (count, 1))
     weights = [calibration.weight[name] / calibration.scale[name] for name in FEATURES]
     total = calibration.bias + (features - 0.2) @ weights
     right = rng.random(count) < 1 / (1 + np.exp(shift - total))

@@ -99,7 +99,8 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
     if bias is not None:
         module.logit_bias = torch.nn.Parameter(torch.tensor(bias))
     model = from_open_clip(module, spec=SPEC)
-    rgb, texts = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8), ["a cat", "two dogs", "a red car"]
+    rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    texts = ["a cat", "two dogs", "a red car"]
     heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
     found = curve_areas(model, rgb, {"own": heat}, texts, 5)["own"]
     places = hot_first(drawn(heat, (32, 32)))

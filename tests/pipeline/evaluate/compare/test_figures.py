@@ -63,8 +63,10 @@ def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
     numbers, best = local_numbers([image_of(0, "a")], [{"x": [heat_map(values)]}], "x")
     assert best == {"box_recall": 0.6, "mask_iou": 0.6}
     assert numbers.values["mask_iou"].tolist() == pytest.approx([1.0])
-    low, high = np.full((128, 128), 0.35), np.full((128, 128), 0.85)
-    low[:64, :64], high[:64, :64] = 0.5, 1.0
+    low = np.full((128, 128), 0.35)
+    high = np.full((128, 128), 0.85)
+    low[:64, :64] = 0.5
+    high[:64, :64] = 1.0
     low[127, 127] = 1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
     maps = [{"x": [heat_map(values)]} for values in (low, high)]
     numbers, _ = local_numbers([image_of(0, "a"), image_of(1, "a")], maps, "x")
@@ -86,7 +88,8 @@ def test_marks_are_corrected_for_their_number() -> None:
 
 def test_pairs_of_phrases_are_told_apart_by_their_things() -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.random((4, 4)), rng.random((4, 4))
+    a = rng.random((4, 4))
+    b = rng.random((4, 4))
     maps = [{"x": [heat_map(a), heat_map(2 * a), heat_map(b)]}]
     figures = figures_of([pair_numbers([image_of(0, "cat", "car", "dog")], maps, "x")])
     assert figures["same_thing"]["value"] == pytest.approx(1.0)

@@ -33,8 +33,10 @@ def pixels_for(model: ClipModel) -> torch.Tensor:
 def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None:
     model = model_of(tower)
     rgb = pixels_for(model)
-    before, tokens = model.tower.encode(rgb), model.tower.embed(rgb)
-    head, all_ = randomised(model, "head", 0), randomised(model, "all", 0)
+    before = model.tower.encode(rgb)
+    tokens = model.tower.embed(rgb)
+    head = randomised(model, "head", 0)
+    all_ = randomised(model, "all", 0)
     assert torch.equal(head.tower.embed(rgb), tokens), "the head's tokens are the model's"
     assert not torch.allclose(all_.tower.embed(rgb), tokens)
     for changed in (head, all_):
@@ -48,10 +50,12 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
 
 def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
     model = model_of("class token")
-    tower, changed = model.tower, randomised(model, "head", 3).tower
+    tower = model.tower
+    changed = randomised(model, "head", 3).tower
     assert isinstance(tower, VisionTower)
     assert isinstance(changed, VisionTower)
-    old, new = tower.blocks[-1], changed.blocks[-1]
+    old = tower.blocks[-1]
+    new = changed.blocks[-1]
     assert torch.equal(old.qkv.weight.flatten().sort().values, new.qkv.weight.flatten().sort().values)
     assert not torch.equal(old.qkv.weight, new.qkv.weight)
     assert all(a is b for a, b in zip(changed.blocks[:-1], tower.blocks[:-1], strict=True))
@@ -62,13 +66,15 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
     assert rank_correlation(values, np.exp(9 * values)) == pytest.approx(1.0)
     assert rank_correlation(values, -values) == pytest.approx(-1.0)
     # By hand: ranks 1.5 1.5 3 4 against 1 2 3 4.
-    a, b = np.array([[0.0, 0.0, 1.0, 2.0]], np.float32), np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
+    a = np.array([[0.0, 0.0, 1.0, 2.0]], np.float32)
+    b = np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
     assert rank_correlation(a, b) == pytest.approx(4.5 / np.sqrt(4.5 * 5.0))
     assert rank_correlation(values * 0, values * 0) == 0.0, "a map that is the same everywhere is like no other"
 
 
 def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
-    model, contenders = model_of("class token"), contenders_of("raw_attention,occlusion", "class_token", "other")
+    model = model_of("class token")
+    contenders = contenders_of("raw_attention,occlusion", "class_token", "other")
     field = Field(model, load_config(None, ["input.path=x.jsonl", "input.kind=jsonl"]), contenders, Console(quiet=True))
     images = []
     for number in range(3):
