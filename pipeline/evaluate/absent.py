@@ -47,8 +47,8 @@ from pipeline.evaluate.estimates import (
     Floats,
     debiased_calibration_error,
     mean_estimates,
-    of_totals,
     presence_area,
+    total_figure,
     weighted_estimate,
 )
 from pipeline.evaluate.matching import Answer, Query
@@ -328,7 +328,9 @@ def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) ->
 
     figures = {"il_mcc": _mcc, "positive_f1": f1, "cgf1": lambda totals: _mcc(totals) * f1(totals)}
     numbers = np.arange(images.size)
-    estimates = {name: weighted_estimate(partial(of_totals, figure, sums), numbers) for name, figure in figures.items()}
+    estimates = {
+        name: weighted_estimate(partial(total_figure, figure, sums), numbers) for name, figure in figures.items()
+    }
     return {name: replace(estimate, n=len(pairs)).plain() for name, estimate in estimates.items()}
 
 

@@ -22,7 +22,7 @@ from pipeline.dataset.origin import is_own
 from pipeline.evaluate.estimates import (
     Floats,
     debiased_calibration_error,
-    out_of_fold,
+    predict_out_of_fold,
     risk_coverage_area,
     squared_error_gain,
     weighted_estimate,
@@ -110,7 +110,7 @@ def write_calibration(
     store(calibration, out)
     before = [labels.mean() if present is None else present.probability(evidence) for _, evidence, _ in seen]
     once = np.unique(np.c_[owners, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
-    unseen, labels, owners = out_of_fold(features, labels, owners)[once], labels[once], owners[once]
+    unseen, labels, owners = predict_out_of_fold(features, labels, owners)[once], labels[once], owners[once]
     figures = {
         "matched": judged.matched.counts,
         **counts,

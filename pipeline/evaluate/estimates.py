@@ -43,7 +43,7 @@ class Estimate:
     n: int = 0
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, NaN as None."""
+        """Return plain values, NaN as None."""
         return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
 
 
@@ -54,14 +54,14 @@ def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resample
     """
     if images.size == 0:
         return [Estimate()] * len(values)
-    _, owner = np.unique(images, return_inverse=True)
-    sums = np.array([np.bincount(owner, each) for each in values])
-    counts = np.bincount(owner).astype(np.float64)
-    means = np.array([sums @ drawn / (counts @ drawn) for drawn in _draws(counts.size, resamples)])
-    return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means.T, strict=True)]
+    _, image_index = np.unique(images, return_inverse=True)
+    sums = np.array([np.bincount(image_index, numbers) for numbers in values])
+    counts = np.bincount(image_index).astype(np.float64)
+    means = np.array([sums @ weights / (counts @ weights) for weights in _draws(counts.size, resamples)])
+    return [_estimate(float(numbers.mean()), row, numbers.size) for numbers, row in zip(values, means.T, strict=True)]
 
 
-def wilson(share: float, n: float) -> Estimate:
+def wilson_estimate(share: float, n: float) -> Estimate:
     """Return a share of n independent cases with Wilson's interval; n may be an effective number."""
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -72,99 +72,108 @@ def wilson(share: float, n: float) -> Estimate:
 def weighted_estimate(
     statistic: Callable[[Floats], float], images: NDArray[np.int64], resamples: int = RESAMPLES
 ) -> Estimate:
-    """Any statistic of weights (n,), one per value; images (n,) says to which image a value belongs."""
+    """Return a statistic of weights (n,), one per value, with its interval; images (n,): the image of each value."""
     if images.size == 0:
         return Estimate()
-    names, owner = np.unique(images, return_inverse=True)
-    drawn = np.array([statistic(drawn[owner]) for drawn in _draws(names.size, resamples)])
-    return _estimate(statistic(np.ones(images.size)), drawn, images.size)
+    numbers, image_index = np.unique(images, return_inverse=True)
+    resampled = np.array([statistic(weights[image_index]) for weights in _draws(numbers.size, resamples)])
+    return _estimate(statistic(np.ones(images.size)), resampled, images.size)
 
 
-def of_totals(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
+def total_figure(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
     """Return a figure of the sums (images, k) of images with weights (images,)."""
     return figure(weights @ sums)
 
 
 def _draws(count: int, resamples: int) -> Iterator[Floats]:
-    """How often each of `count` images is drawn in samples of `count` with replacement."""
+    """Yield how often each of `count` images is drawn, in samples of `count` with replacement."""
     rng = np.random.default_rng(SEED)
     for _ in range(resamples):
         yield np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
 
 
-def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+def _estimate(value: float, resampled: Floats, n: int) -> Estimate:
+    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value=value, low=low, high=high, n=n)
 
 
-def means_where_known(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Any]:
-    """The mean of each kind of values (n,) that belong to images (n,), over those that are not NaN, as plain values.
+def mean_figures(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the mean of each kind of values (n,) of images (n,), without NaN, as plain values.
 
     Kinds that are NaN throughout are left out.
     """
-    together: dict[bytes, list[str]] = {}  # kinds that have values for the same questions
+    names_by_gaps: dict[bytes, list[str]] = {}
     for name, numbers in values.items():
-        together.setdefault(np.isnan(numbers).tobytes(), []).append(name)
+        names_by_gaps.setdefault(np.isnan(numbers).tobytes(), []).append(name)
     estimates: dict[str, Estimate] = {}
-    for names in together.values():
-        known = ~np.isnan(values[names[0]])
-        found = mean_estimates([values[name][known] for name in names], images[known])
-        estimates.update(zip(names, found, strict=True))
+    for names in names_by_gaps.values():
+        has_value = ~np.isnan(values[names[0]])
+        means = mean_estimates([values[name][has_value] for name in names], images[has_value])
+        estimates.update(zip(names, means, strict=True))
     return {name: estimates[name].plain() for name in values if estimates[name].n}
 
 
 def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Floats], float]:
-    """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017), for any weights: lower is better.
+    """Return a function from weights to the area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017).
 
-    This is the share of wrong regions among those kept, averaged over how many are kept in the order of their scores.
-    Equal scores count as the average of all their orders.
+    The area is the share of wrong regions among the kept ones, averaged over the number of kept regions in the order of
+    their scores: lower is better. Equal scores count as the average of all their orders.
     """
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))  # the first of each run of equal scores
     is_wrong = ~right[order]
 
     def area(weights: Floats) -> float:
-        own = weights[order]
-        width, lost = (np.add.reduceat(each, starts) for each in (own, own * is_wrong))
-        width, lost = width[width > 0], lost[width > 0]
-        kept = np.cumsum(width)
-        if not kept.size:
+        ordered = weights[order]
+        width = np.add.reduceat(ordered, starts)
+        errors = np.add.reduceat(ordered * is_wrong, starts)[width > 0]
+        width = width[width > 0]
+        coverage = np.cumsum(width)
+        if not coverage.size:
             return math.nan
-        k0, w0, rate = kept - width, np.cumsum(lost) - lost, lost / width
+        k0 = coverage - width
+        w0 = np.cumsum(errors) - errors
+        rate = errors / width
         # integral of (w0 + rate * t) / (k0 + t) over t in 0 .. width
         log = np.log1p(width / np.where(k0 > 0, k0, 1.0))
         inner = rate * width + np.where(k0 > 0, (w0 - rate * k0) * log, 0.0)
-        return float(inner.sum() / kept[-1])
+        return float(inner.sum() / coverage[-1])
 
     return area
 
 
 def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Estimate:
-    """Root mean square distance between score and hit rate over `BINS` bins of equal mass, without chance, 0 .. 1.
+    """Return the root mean square distance between score and hit rate over `BINS` bins of equal mass, 0 .. 1.
 
-    From the square of each bin's distance its variance is taken away, so that exact scores have 0 on average: the
-    estimator of Kumar et al., "Verified Uncertainty Calibration", NeurIPS 2019, with the variance over images. Those of
-    the resamples, in which chance counts twice, are rid of both parts.
+    The variance is subtracted from the square of each bin's distance, so that exact scores have 0 on average: the
+    estimator of Kumar et al., "Verified Uncertainty Calibration", NeurIPS 2019, with the variance over images. In
+    resamples chance counts twice, so the variance is subtracted twice.
     """
     if images.size == 0:
         return Estimate()
-    names, owner = np.unique(images, return_inverse=True)
+    numbers, image_index = np.unique(images, return_inverse=True)
     bins = np.argsort(np.argsort(scores, kind="stable")) * BINS // scores.size
-    cells, shape = owner * BINS + bins, (names.size, BINS)
-    parts = [
-        np.bincount(cells, each, names.size * BINS).reshape(shape) for each in (scores - right, np.ones(bins.size))
-    ]
-    gaps, counts = (np.array([drawn @ part for drawn in _draws(names.size, RESAMPLES)]) for part in parts)
-    drawn = gaps / np.maximum(counts, 1.0)
-    variance, mass = drawn.var(axis=0), parts[1].sum(axis=0)
-    own = parts[0].sum(axis=0) / np.maximum(mass, 1.0)
-    squares = np.vstack([own**2 - variance, drawn**2 - 2 * variance]) @ (mass / mass.sum())
+    cells = image_index * BINS + bins
+
+    def sums(values: Floats) -> Floats:
+        return np.bincount(cells, values, numbers.size * BINS).reshape(numbers.size, BINS)
+
+    gaps = sums(scores - right)
+    counts = sums(np.ones(bins.size))
+    drawn_gaps, drawn_counts = (
+        np.array([weights @ part for weights in _draws(numbers.size, RESAMPLES)]) for part in (gaps, counts)
+    )
+    drawn = drawn_gaps / np.maximum(drawn_counts, 1.0)
+    variance = drawn.var(axis=0)
+    mass = counts.sum(axis=0)
+    distance = gaps.sum(axis=0) / np.maximum(mass, 1.0)
+    squares = np.vstack([distance**2 - variance, drawn**2 - 2 * variance]) @ (mass / mass.sum())
     value, *resampled = np.sqrt(np.maximum(0.0, squares)).tolist()
     return _estimate(value, np.array(resampled), scores.size)
 
 
 def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
-    """Expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
+    """Return the expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
 
     Chance counts as error: with few regions it is never 0, and the resampled intervals of small errors are too high.
     """
@@ -173,32 +182,35 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
         return float("nan")
     bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     expected = np.bincount(bins, weights * scores, BINS)
-    found = np.bincount(bins, weights * right, BINS)
-    return float(np.abs(expected - found).sum() / total)
+    hits = np.bincount(bins, weights * right, BINS)
+    return float(np.abs(expected - hits).sum() / total)
 
 
-def presence_area(scores: Floats, there: NDArray[np.bool_]) -> Callable[[Floats], float]:
-    """The area under the ROC curve of scores as a detector of what is there, equal ones as half, for any weights."""
+def presence_area(scores: Floats, is_present: NDArray[np.bool_]) -> Callable[[Floats], float]:
+    """Return a function from weights to the area under the ROC curve of scores as a detector of presence.
+
+    Equal scores count as half.
+    """
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
-    there = there[order]
+    is_present = is_present[order]
 
     def area(weights: Floats) -> float:
-        own = weights[order]
-        right, wrong = (np.add.reduceat(own * chosen, starts) for chosen in (there, ~there))
+        ordered = weights[order]
+        right, wrong = (np.add.reduceat(ordered * label, starts) for label in (is_present, ~is_present))
         pairs = right.sum() * wrong.sum()
         return float(right @ (np.cumsum(wrong) - wrong / 2) / pairs) if pairs else math.nan
 
     return area
 
 
-def filtered(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return the shares of regions that `THRESHOLDS` keep, None without regions, and of right ones among those."""
+def measure_thresholds(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return the share of regions that each of `THRESHOLDS` keeps, None without regions, and their precision."""
     lines: list[dict[str, Any]] = []
     for threshold in THRESHOLDS:
-        kept = scores >= threshold
-        (precision,) = mean_estimates([right[kept].astype(np.float64)], images[kept])
-        share = float(kept.mean()) if kept.size else None
+        is_above = scores >= threshold
+        (precision,) = mean_estimates([right[is_above].astype(np.float64)], images[is_above])
+        share = float(is_above.mean()) if is_above.size else None
         lines.append({"score": threshold, "kept": share, "precision": precision.plain()})
     return lines
 
@@ -214,14 +226,14 @@ def squared_error_gain(
         before, after: Scores (n,), 0 .. 1, of the same regions.
         right: Whether each region is right (n,).
         images: The number of each region's image (n,); the interval resamples images.
-        weights: The number of regions that each stands for (n,), above 0.
+        weights: The number of regions that each region stands for (n,), above 0.
     """
     gains = weights * ((before - right) ** 2 - (after - right) ** 2)
     return weighted_estimate(lambda drawn: float(drawn @ gains / (drawn @ weights)), images)
 
 
-def out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:
-    """The probability (n,) of each region by a fit on the other folds; all regions of an image are in one fold."""
+def predict_out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:
+    """Return the probability (n,) of each region by a fit on the other folds; an image is in one fold."""
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
     probability = np.empty(len(right))
     for number in range(FOLDS):

@@ -20,10 +20,10 @@ from rich.console import Console
 from pipeline.evaluate.estimates import (
     calibration_error,
     debiased_calibration_error,
-    filtered,
-    means_where_known,
-    of_totals,
+    mean_figures,
+    measure_thresholds,
     risk_coverage_area,
+    total_figure,
     weighted_estimate,
 )
 from pipeline.evaluate.judged import JudgedDataset, judged_dataset, phrases_of
@@ -40,7 +40,7 @@ from pipeline.evaluate.metrics import (
     value_of,
 )
 from pipeline.evaluate.presence import absent_evaluation
-from pipeline.evaluate.text_only import TextOnly, of_other_half
+from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
 from stages.contract.errors import InputError
 from stages.regions.config import RegionsConfig
@@ -51,32 +51,43 @@ from stages.sources import HEAT_MAPS
 
 @dataclass(slots=True)
 class Outcomes:
-    """The numbers that are kept of queries; their heat maps are not kept."""
+    """The numbers that queries leave; their heat maps are not stored.
 
-    values: dict[str, list[float]] = field(default_factory=dict)  # metric -> of each query with a target, or NaN
-    queries: list[Query] = field(default_factory=list)  # all, without their maps
-    is_first: list[bool] = field(default_factory=list)  # not the same text for the same boxes of an image again
-    heat: list[float] = field(default_factory=list)  # mean in each region of the first ones, 0 .. 1; none without maps
-    groupings: list[Grouping] = field(default_factory=list)  # of each image
+    Attributes:
+        values: Metric -> value for each query with a target, or NaN.
+        queries: All queries, without their maps.
+        is_first: For each query, whether no earlier query of the image has the same text and boxes.
+        heat: Mean heat in each region of the first queries, 0 .. 1; empty without maps.
+        groupings: Linked phrases of each image.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    queries: list[Query] = field(default_factory=list)
+    is_first: list[bool] = field(default_factory=list)
+    heat: list[float] = field(default_factory=list)
+    groupings: list[Grouping] = field(default_factory=list)
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:
-        """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
+        """Measure queries and add the numbers. maps: whether the queries have heat maps."""
         mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
-        seen = set()
+        keys = set()
         for query in queries:
             boxes = None if query.target is None else (query.target.phrase, query.target.boxes_xywh_px)
-            self.is_first.append((query.phrase, boxes) not in seen)
-            seen.add((query.phrase, boxes))
+            self.is_first.append((query.phrase, boxes) not in keys)
+            keys.add((query.phrase, boxes))
             if query.target is not None:
                 for name, metric in METRICS.items():
                     if maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
             if maps and self.is_first[-1]:
-                key, heat = (query.image, query.phrase), query.heat
+                key = (query.image, query.phrase)
                 if key not in mean_heats:
-                    mean_heats[key] = [0.0 if heat is None else heat.mean_inside(each.mask) for each in query.answers]
+                    heat = query.heat
+                    mean_heats[key] = [
+                        0.0 if heat is None else heat.mean_inside(answer.mask) for answer in query.answers
+                    ]
                 self.heat.extend(mean_heats[key])
-            self.queries.append(replace(query, heat=None, others=(), text_only=None))
+            self.queries.append(replace(query, heat=None, other_boxes=(), text_only=None))
 
 
 def evaluation_of(
@@ -90,14 +101,14 @@ def evaluation_of(
     absent: bool = False,
     text_only: TextOnly | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a dataset: `dataset`, `truth`, `settings` and `resized` as for `judged_dataset`.
+    """Evaluate a dataset; `dataset`, `truth_path`, `settings` and `resized` are as for `judged_dataset`.
 
     `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too; `text_only`: the
-    usual places of things, by default for each half of the images those of the other half.
+    usual places of things, by default fitted to one half of the images for the other half.
 
     Returns:
-        The figures of `report`; `dataset`, `truth`, `matched`, `rule`, `config`; `maps`: whether the heat maps are
-        "stored" ones, were "computed" again, or None, not measured; and `verdict`, see `evaluation_verdict`.
+        The figures of `report_figures`; `dataset`, `truth`, `matched`, `rule`, `config`; `maps`: whether the heat maps
+        are "stored" ones, were "computed" again, or None, not measured; and `verdict`, see `evaluation_verdict`.
 
     Raises:
         InputError: The dataset or the ground truth cannot be read, or they do not fit together.
@@ -106,10 +117,10 @@ def evaluation_of(
     judged = judged_dataset(dataset, truth_path, settings, resized=resized)
     config = judged.config(explains=False)
     maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
-    outcomes = outcomes_of(judged, config.regions if maps else None, console, text_only)
+    outcomes = measure_rows(judged, config.regions if maps else None, console, text_only)
     if not outcomes.values:
         raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
-    figures = report(outcomes)
+    figures = report_figures(outcomes)
     return {
         "dataset": str(place_of(dataset)),
         "truth": str(truth_path),
@@ -123,10 +134,10 @@ def evaluation_of(
     }
 
 
-def outcomes_of(
+def measure_rows(
     judged: JudgedDataset, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
 ) -> Outcomes:
-    """Return the outcomes of all rows; regions: how maps become regions, None to leave the maps out."""
+    """Measure the queries of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes()
     if regions is None:
         rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())
@@ -134,37 +145,37 @@ def outcomes_of(
         maker = RegionMaker(regions)
         mapped = judged.mapped(judged.graph(pixels=regions.upsample != "linear"), console)
         rows = ((judged.queries(row, record.phrases, maker.surfaces_of(record)), row) for row, record in mapped)
-    usual = of_other_half(judged.matched.images) if text_only is None else {}
+    usual_places = fit_halves(judged.matched.images) if text_only is None else {}
     for queries, row in rows:
-        known = usual.get(row["file_name"], text_only)
-        outcomes.add((replace(query, text_only=known) for query in queries), maps=regions is not None)
+        place = usual_places.get(row["file_name"], text_only)
+        outcomes.add((replace(query, text_only=place) for query in queries), maps=regions is not None)
         outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
     return outcomes
 
 
-def report(outcomes: Outcomes) -> dict[str, Any]:
+def report_figures(outcomes: Outcomes) -> dict[str, Any]:
     """Return all figures as plain values: counts, metrics, groups, scores, calibration_error, thresholds.
 
     Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
 
     Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
-    also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n counts phrases.
+    also group_f1 (n counts the pairs that the ground truth links) and group_b_cubed (n counts phrases).
     """
     queries = outcomes.queries
     targets = [(query, query.target) for query in queries if query.target is not None]
     images = np.array([query.image for query, _ in targets], np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in outcomes.values.items()}
-    first = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
-    for name, other in WITHOUT_TEXT.items():
+    unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
+    for name, baseline in WITHOUT_TEXT.items():
         if name in values:
-            values[f"{name}_above_text"] = values[name] - values[other]
-    answers = [answer for query in first for answer in query.answers]
-    owners = np.array([query.image for query in first for _ in query.answers], np.int64)
-    right = np.array([one for query in first for one in correct(query)], np.bool_)
-    ranks = {"score": [answer.score for answer in answers], "similarity": [answer.similarity for answer in answers]}
+            values[f"{name}_above_text"] = values[name] - values[baseline]
+    answers = [answer for query in unique_queries for answer in query.answers]
+    owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
+    right = np.array([is_right for query in unique_queries for is_right in correct(query)], np.bool_)
+    rankings = {name: [getattr(answer, name) for answer in answers] for name in ("score", "similarity")}
     if len(outcomes.heat) == len(answers):
-        ranks["mean_heat"] = outcomes.heat
-    scores = np.array(ranks["score"], np.float64)
+        rankings["mean_heat"] = outcomes.heat
+    scores = np.array(rankings["score"], np.float64)
     return {
         "counts": {
             "images": len({query.image for query in queries}),
@@ -173,43 +184,43 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             "absent_phrases": len(queries) - len(targets),
             "regions": len(answers),
         },
-        "metrics": means_where_known(values, images),
+        "metrics": mean_figures(values, images),
         "groups": {
             name: {
-                member: means_where_known({key: each[chosen] for key, each in values.items()}, images[chosen])
-                for member, chosen in members.items()
+                member: mean_figures({key: numbers[belongs] for key, numbers in values.items()}, images[belongs])
+                for member, belongs in members.items()
             }
             for name, members in _members([target.groups for _, target in targets]).items()
         },
-        **_linked(outcomes.groupings),
+        **_link_figures(outcomes.groupings),
         "scores": {
-            name: weighted_estimate(risk_coverage_area(np.array(each, np.float64), right), owners).plain()
-            for name, each in ranks.items()
+            name: weighted_estimate(risk_coverage_area(np.array(ranking, np.float64), right), owners).plain()
+            for name, ranking in rankings.items()
         },
         "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
         "calibration_error_plain": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
-        "thresholds": filtered(scores, right, owners),
+        "thresholds": measure_thresholds(scores, right, owners),
     }
 
 
 def _members(groups: Sequence[Mapping[str, str]]) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Group -> member -> the targets that belong to it, members in order."""
-    chosen = {}
+    """Return group -> member -> whether each target belongs to it, members in order."""
+    memberships = {}
     for name in sorted({name for group in groups for name in group}):
         members = np.array([group.get(name, "") for group in groups])
-        chosen[name] = {str(member): members == member for member in np.unique(members) if member}
-    return chosen
+        memberships[name] = {str(member): members == member for member in np.unique(members) if member}
+    return memberships
 
 
-def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
-    """F1 of pairs and B-cubed; nothing where the dataset or the ground truth does not link phrases."""
-    groupings = [each for each in groupings if each.links]
+def _link_figures(groupings: Sequence[Grouping]) -> dict[str, Any]:
+    """Return F1 of pairs and B-cubed; nothing if the dataset or the ground truth does not link phrases."""
+    groupings = [grouping for grouping in groupings if grouping.links]
     counts = link_counts(groupings)
-    images = np.array([each.image for each in groupings], np.int64)
+    images = np.array([grouping.image for grouping in groupings], np.int64)
     figures = {}
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(partial(of_totals, figure, counts), images)
+            estimate = weighted_estimate(partial(total_figure, figure, counts), images)
             figures[name] = replace(estimate, n=n).plain()
     return figures

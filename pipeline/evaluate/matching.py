@@ -16,8 +16,8 @@ tokenised and other sources of the same captions do not; failing that, it is the
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.
 
-A phrase that answers no target is known to be absent if its head noun or text is a category that the ground truth
-annotates everywhere and nothing of that category is in the image, or if the ground truth lists it. Its regions are
+A phrase that answers no target is known to be absent in two cases: the ground truth lists it; or its head noun or text
+is a category that the ground truth annotates everywhere, and nothing of that category is in the image. Its regions are
 wrong; they count for the scores. All other phrases are left out.
 """
 
@@ -42,8 +42,8 @@ from stages.contract.records import HeatMap, Phrase, Rle
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 
-def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Return a heat map as float32 (h, w), bilinear between where its values lie."""
+def draw_map(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a heat map at another size, float32 (h, w), bilinear between the places of its values."""
     if heat_map.shift_cells:
         return resize_shifted(heat_map.values, size_hw, heat_map.shift_cells)
     heat: NDArray[np.float32] = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
@@ -61,7 +61,7 @@ class Answer:
 
 
 class ImageHeat:
-    """A heat map at the size of its image, in pixels. All queries of a phrase share it: each part is computed once."""
+    """A heat map at the size of its image, in pixels. All queries of a phrase share it, and its parts are cached."""
 
     def __init__(self, heat_map: HeatMap, size_hw: tuple[int, int]) -> None:
         self.heat_map = heat_map
@@ -70,7 +70,7 @@ class ImageHeat:
     @cached_property
     def px(self) -> NDArray[np.float32]:
         """The heat of every pixel, float32 (h, w)."""
-        return drawn(self.heat_map, self.size_hw)
+        return draw_map(self.heat_map, self.size_hw)
 
     @cached_property
     def top(self) -> float:
@@ -79,7 +79,7 @@ class ImageHeat:
 
     @cached_property
     def peak(self) -> tuple[int, int]:
-        """Row and column of the highest pixel, the middle one of a flat top."""
+        """Row and column of the highest pixel; of several, the middle one."""
         highest = np.flatnonzero(self.px == self.top)
         row, column = divmod(int(highest[highest.size // 2]), self.size_hw[1])
         return row, column
@@ -93,20 +93,32 @@ class ImageHeat:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """One phrase of one image, looked for in the dataset."""
+    """One phrase of one image, looked for in the dataset.
 
-    image: int  # number of the image; the bootstrap draws whole images
+    Attributes:
+        image: Number of the image; the bootstrap draws whole images.
+        size_hw: Height and width of the image in pixels.
+        phrase: Text of the phrase; None if the row does not have it.
+        target: The right answer; None for a phrase that is known to be absent.
+        answers: Regions of the phrase, best score first.
+        heat: Heat map of the phrase; None if the map is empty, or if maps were not computed.
+        other_boxes: Box of the best region of each other text of the image.
+        text_only: Usual places in other images; None if they are not known.
+        phrase_index: Place in the row of the first phrase with this text that answers the target.
+    """
+
+    image: int
     size_hw: tuple[int, int]
-    phrase: str | None  # None if the row does not have it
-    target: TruthTarget | None  # the right answer; None for a phrase that is known to be absent
-    answers: tuple[Answer, ...]  # the phrase's regions, best score first
-    heat: ImageHeat | None = None  # None if there is none, or if maps were not computed
-    others: tuple[Box, ...] = ()  # the box of the best region of each other text of the image
-    text_only: TextOnly | None = None  # what is usual in other images; None if that is not known
-    phrase_index: int | None = None  # in the row: of the phrases with one text, the first that answers the target
+    phrase: str | None
+    target: TruthTarget | None
+    answers: tuple[Answer, ...]
+    heat: ImageHeat | None = None
+    other_boxes: tuple[Box, ...] = ()
+    text_only: TextOnly | None = None
+    phrase_index: int | None = None
 
     @property
-    def known(self) -> TruthTarget:
+    def true_target(self) -> TruthTarget:
         """The target. Raise ValueError for an absent phrase."""
         if self.target is None:
             raise ValueError("expected a query with a target")
@@ -115,10 +127,10 @@ class Query:
     @cached_property
     def area(self) -> NDArray[np.bool_]:
         """The pixels (h, w) of the target: its mask, or its boxes if it has none."""
-        if self.known.mask is not None:
-            return decode_mask(self.known.mask)
+        if self.true_target.mask is not None:
+            return decode_mask(self.true_target.mask)
         area = np.zeros(self.size_hw, dtype=np.bool_)
-        for box in self.known.boxes_xywh_px:
+        for box in self.true_target.boxes_xywh_px:
             x0, y0, x1, y1 = (max(0, round(edge)) for edge in xywh_to_xyxy(box))
             area[y0:y1, x0:x1] = True
         return area
@@ -126,10 +138,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMatches:
-    """File name in the dataset -> image of the ground truth, of the images that both have.
+    """The images that the dataset and the ground truth share.
 
-    by_stem counts those with another extension in the ground truth, ambiguous those that resemble one of it, but not
-    one to one.
+    Attributes:
+        images: File name in the dataset -> image of the ground truth.
+        by_stem: Number of images with another extension in the ground truth.
+        ambiguous: Number of images with a name that resembles one of the ground truth, but not one to one.
     """
 
     images: Mapping[str, TruthImage]
@@ -151,29 +165,30 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
     Raise InputError if no name matches.
     """
     names = list(dict.fromkeys(file_names))
-    found = {name: name for name in names if name in truth.images}
-    alike: set[str] = set()
+    matches = {name: name for name in names if name in truth.images}
+    ambiguous: set[str] = set()
     by_stem = 0
     for key in (basename, lambda name: splitext(name)[0], lambda name: splitext(basename(name))[0]):
-        ours, theirs = _grouped(names, key), _grouped(truth.images, key)
-        taken = set(found.values())
-        for like, members in theirs.items():
-            resembling = [name for name in ours.get(like, ()) if name not in found]
-            if len(ours.get(like, ())) == len(members) == 1 and resembling and members[0] not in taken:
-                found[resembling[0]] = members[0]
+        groups = _group_names(names, key)
+        matched_names = set(matches.values())
+        for group_key, true_names in _group_names(truth.images, key).items():
+            group = groups.get(group_key, [])
+            candidates = [name for name in group if name not in matches]
+            if len(group) == len(true_names) == 1 and candidates and true_names[0] not in matched_names:
+                matches[candidates[0]] = true_names[0]
                 by_stem += key is not basename
             else:
-                alike.update(resembling)
-    if names and not found:
+                ambiguous.update(candidates)
+    if names and not matches:
         raise InputError(
             f"the ground truth has no image of the dataset: the dataset's first is {names[0]!r}, "
             f"the ground truth's {next(iter(truth.images), None)!r}"
         )
-    images = {name: truth.images[found[name]] for name in names if name in found}
-    return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(alike - found.keys()))
+    images = {name: truth.images[matches[name]] for name in names if name in matches}
+    return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(ambiguous - matches.keys()))
 
 
-def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+def _group_names(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(key(name), []).append(name)
@@ -204,7 +219,7 @@ def queries_of(
     Args:
         number: Number of the image.
         row: A row of the dataset.
-        image: The same image in the ground truth, and
+        image: The same image in the ground truth.
         categories: `GroundTruth.categories`.
         phrases: All phrases of the row, also those without a region.
         maps: Heat maps by the phrases' texts, if maps were computed.
@@ -219,18 +234,18 @@ def queries_of(
     heats = {text: ImageHeat(heat_map, size_hw) for text, heat_map in maps.items() if not heat_map.fault}
     answers: dict[str, dict[Answer, None]] = {}  # a phrase that is in a row twice has its regions twice
     for annotation in row["annotations"]:
-        answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
+        answers.setdefault(annotation["phrase"], {})[_parse_answer(annotation)] = None
     pairs: list[tuple[int | None, TruthTarget | None]] = []
     for target in image.targets:
-        named = _first_of_each(phrases, mentions_of(target, row["captions"], phrases))
-        missed = [] if named or target.match == "category" else [None]
-        pairs += [(index, target) for index in (*named.values(), *missed)]
-    answered = {phrases[index].text for index, _ in pairs if index is not None}
-    for text, index in _first_of_each(phrases, range(len(phrases))).items():
-        if text not in answered and _is_absent(phrases[index], image, categories):
+        indices = _first_indices(phrases, mentions_of(target, row["captions"], phrases))
+        missing = [] if indices or target.match == "category" else [None]
+        pairs += [(index, target) for index in (*indices.values(), *missing)]
+    answered_texts = {phrases[index].text for index, _ in pairs if index is not None}
+    for text, index in _first_indices(phrases, range(len(phrases))).items():
+        if text not in answered_texts and _is_absent(phrases[index], image, categories):
             pairs.append((index, None))
 
-    best = {text: max(own, key=lambda answer: answer.score).box_xywh_px for text, own in answers.items()}
+    best_boxes = {text: max(regions, key=lambda region: region.score).box_xywh_px for text, regions in answers.items()}
 
     def query_of(index: int | None, target: TruthTarget | None) -> Query:
         phrase = None if index is None else phrases[index].text
@@ -242,7 +257,7 @@ def queries_of(
             target=target,
             answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
             heat=heats.get(phrase or ""),
-            others=tuple(box for text, box in best.items() if text != phrase),
+            other_boxes=tuple(box for text, box in best_boxes.items() if text != phrase),
         )
 
     return [query_of(*pair) for pair in pairs]
@@ -253,15 +268,15 @@ def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) ->
     return phrase.text in image.absent or bool(names & categories and not names & image.present)
 
 
-def _answer(annotation: Mapping[str, Any]) -> Answer:
+def _parse_answer(annotation: Mapping[str, Any]) -> Answer:
     x, y, w, h = annotation["bbox"]
     mask = Rle(size_hw=tuple(annotation["segmentation"]["size"]), counts=annotation["segmentation"]["counts"])
     scores = {name: annotation[name] for name in ("score", "similarity")}
     return Answer(box_xywh_px=(x, y, w, h), mask=mask, **scores)
 
 
-def _first_of_each(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:
-    """The first of some phrases with each text, by number, in the order of the texts."""
+def _first_indices(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:
+    """Return the index of the first phrase with each text, in the order of the texts."""
     first: dict[str, int] = {}
     for index in indices:
         first.setdefault(phrases[index].text, index)

@@ -5,11 +5,11 @@ Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation B
 MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone, `pipeline.evaluate.text_only`.
 
 Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground truth if both have
-it in the same caption (see `spelled`), as often and in the same order. Two known phrases of one image are a pair, right
-if the dataset and the ground truth link both or neither. Phrases without a region have no group in the dataset, and
-phrases that the ground truth does not mark, or marks as nothing visible, have none: both are left out. B-cubed (Bagga &
-Baldwin, LREC Workshop on Linguistic Coreference 1998) takes for each phrase the share of its group that is of its
-thing, and the share of its thing that is in its group. Unlike pairs, it does not let one large group outweigh many
+it in the same caption (see `find_spelling`), as often and in the same order. Two known phrases of one image are a pair,
+right if the dataset and the ground truth link both or neither. Left out are phrases without a region, which have no
+group in the dataset, and phrases that the ground truth does not mark or marks as nothing visible. B-cubed (Bagga &
+Baldwin, LREC Workshop on Linguistic Coreference 1998) has two shares for each phrase: the part of its group that is of
+its thing, and the part of its thing that is in its group. Unlike with pairs, one large group does not outweigh many
 small ones.
 """
 
@@ -54,8 +54,8 @@ def _pointing_tolerant(query: Query) -> float:
     if query.heat is None:
         return 0.0
     reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
-    if query.known.mask is None:
-        return float(any(_distance_px(query.heat.peak, box) <= reach for box in query.known.boxes_xywh_px))
+    if query.true_target.mask is None:
+        return float(any(_distance_px(query.heat.peak, box) <= reach for box in query.true_target.boxes_xywh_px))
     rows, columns = np.nonzero(query.area)
     squares = (rows - query.heat.peak[0]) ** 2 + (columns - query.heat.peak[1]) ** 2
     return float(squares.size > 0 and squares.min() <= reach**2)
@@ -75,16 +75,17 @@ def _energy(query: Query) -> float:
 def _recall_of(
     boxes: Callable[[Query, bool], Sequence[Box] | None], *, merged: bool
 ) -> Callable[[Query], float | None]:
-    """The share of boxes that are right; with any true box, or (merged) with the box around all of them."""
+    """Return a metric: the share of boxes that are right, by any true box or (merged) by the box around all of them."""
 
     def value(query: Query) -> float | None:
-        found, true = boxes(query, merged), query.known.boxes_xywh_px
-        if found is None:
+        candidates = boxes(query, merged)
+        if candidates is None:
             return None
+        true_boxes = query.true_target.boxes_xywh_px
         if merged:
-            x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in true), strict=True)
-            true = (xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1))),)
-        return fmean(is_right(box, true) for box in found) if found else 0.0
+            x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in true_boxes), strict=True)
+            true_boxes = (xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1))),)
+        return fmean(is_right(box, true_boxes) for box in candidates) if candidates else 0.0
 
     return value
 
@@ -92,13 +93,13 @@ def _recall_of(
 def _usual_box(query: Query, merged: bool) -> list[Box] | None:
     if query.text_only is None:
         return None
-    return [query.text_only.box_of(query.known.phrase, *query.size_hw[::-1], merged=merged)]
+    return [query.text_only.box_of(query.true_target.phrase, *query.size_hw[::-1], merged=merged)]
 
 
 def _text_point(query: Query) -> float | None:
     if query.text_only is None:
         return None
-    x, y = query.text_only.point_of(query.known.phrase, *query.size_hw[::-1])
+    x, y = query.text_only.point_of(query.true_target.phrase, *query.size_hw[::-1])
     return float(_is_on_truth(query, (int(y), int(x))))
 
 
@@ -111,15 +112,15 @@ def _middle(query: Query, merged: bool) -> list[Box]:
 def _box_iou(query: Query) -> float:
     if not query.answers:
         return 0.0
-    return max(box_iou(query.answers[0].box_xywh_px, box) for box in query.known.boxes_xywh_px)
+    return max(box_iou(query.answers[0].box_xywh_px, box) for box in query.true_target.boxes_xywh_px)
 
 
 def _mask_iou(query: Query) -> float | None:
-    if query.known.mask is None:
+    if query.true_target.mask is None:
         return None
     if not query.answers:
         return 0.0
-    return rle_iou(rle_union([answer.mask for answer in query.answers]), query.known.mask)
+    return rle_iou(rle_union([answer.mask for answer in query.answers]), query.true_target.mask)
 
 
 def _centre(query: Query) -> float:
@@ -133,14 +134,14 @@ def _chance(query: Query) -> float:
 
 
 BOXES: Final[dict[str, tuple[str, Callable[[Query, bool], Sequence[Box] | None]]]] = {
-    "box_recall": ("best region's box", lambda query, _: [each.box_xywh_px for each in query.answers[:1]]),
+    "box_recall": ("best region's box", lambda query, _: [answer.box_xywh_px for answer in query.answers[:1]]),
     "text_box": ("baseline: the usual box of the head noun, without a look at the image", _usual_box),
-    "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.others),
+    "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.other_boxes),
     "centred_box": ("baseline: a box in the middle", _middle),
     "whole_image": ("baseline: the whole image", lambda query, _: [(0.0, 0.0, query.size_hw[1], query.size_hw[0])]),
 }
-"""Name -> what it is, and the boxes of an answer, of which the mean counts. Recall by them is MDETR's ANY-BOX, and with
-"_merged" behind the name MERGED-BOX."""
+"""Name -> a line for people, and the boxes of an answer; the metric is the mean over these boxes. Recall by them is
+MDETR's ANY-BOX, and with "_merged" behind the name MERGED-BOX."""
 
 WITHOUT_TEXT: Final = {
     "pointing": "text_point",
@@ -148,7 +149,7 @@ WITHOUT_TEXT: Final = {
     "box_recall": "text_box",
     "box_recall_merged": "text_box_merged",
 }
-"""Metric -> the same of an answer from text alone, above which the report shows it as "NAME_above_text"."""
+"""Metric -> the same metric of an answer from text alone. The report shows the difference as "NAME_above_text"."""
 
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
@@ -160,9 +161,9 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "energy": Metric("share of the heat on the true mask", _energy, needs_maps=True),
     **{
-        f"{name}{end}": Metric(f"{doc}, IoU >= 0.5 with {those}", _recall_of(boxes, merged=merged))
+        f"{name}{suffix}": Metric(f"{doc}, IoU >= 0.5 with {reference}", _recall_of(boxes, merged=merged))
         for name, (doc, boxes) in BOXES.items()
-        for end, those, merged in (
+        for suffix, reference, merged in (
             ("", "any true box (ANY)", False),
             ("_merged", "the box around all true boxes (MERGED)", True),
         )
@@ -197,13 +198,13 @@ def correct(query: Query) -> list[bool]:
 
 
 def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
-    if query.known.mask is None:
-        return any(_distance_px(pixel, box) == 0 for box in query.known.boxes_xywh_px)
+    if query.true_target.mask is None:
+        return any(_distance_px(pixel, box) == 0 for box in query.true_target.boxes_xywh_px)
     return bool(query.area[pixel])
 
 
 def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
-    y, x = pixel[0] + 0.5, pixel[1] + 0.5
+    y, x = (position + 0.5 for position in pixel)
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
     return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
 
@@ -213,30 +214,31 @@ COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:
-    """The phrases of an image that the dataset and the ground truth both know: (group, chain) of each phrase."""
+    """The phrases of an image that the dataset and the ground truth share: (group, chain) of each phrase."""
 
     image: int
     links: tuple[tuple[int, str], ...]
 
 
 def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Grouping:
-    """The phrases of a row (`captions`, `annotations`) that the ground truth knows; none where they are not linked."""
+    """Return the phrases of a row (`captions`, `annotations`) that the ground truth knows; none if it links none."""
     captions = tuple(row["captions"])
-    bared = [bare(caption) for caption in captions]
-    ours: dict[tuple[str, str], dict[tuple[int, ...], int]] = defaultdict(dict)
+    bare_captions = [bare(caption) for caption in captions]
+    groups_by_phrase: dict[tuple[str, str], dict[tuple[int, ...], int]] = defaultdict(dict)
     for region in sorted(row["annotations"], key=lambda region: (region["caption_index"], *region["span"])):
         if region["group"] is not None:
             place = (region["caption_index"], *region["span"])
-            ours[bared[region["caption_index"]], region["phrase"]][place] = region["group"]
-    true: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for each in image.chained_phrases:
-        own = find_spelling(each.caption, captions)
-        true[next((bared[n] for n in own.numbers), ""), own.phrase(each.phrase)].append(each.chain)
+            groups_by_phrase[bare_captions[region["caption_index"]], region["phrase"]][place] = region["group"]
+    chains_by_phrase: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for mark in image.chained_phrases:
+        spelling = find_spelling(mark.caption, captions)
+        caption = next((bare_captions[number] for number in spelling.numbers), "")
+        chains_by_phrase[caption, spelling.phrase(mark.phrase)].append(mark.chain)
     links = [
         link
-        for key, groups in ours.items()
-        if len(groups) == len(true[key])
-        for link in zip(groups.values(), true[key], strict=True)
+        for key, groups in groups_by_phrase.items()
+        if len(groups) == len(chains_by_phrase[key])
+        for link in zip(groups.values(), chains_by_phrase[key], strict=True)
     ]
     return Grouping(image=number, links=tuple((group, chain) for group, chain in links if chain))
 
@@ -248,23 +250,24 @@ def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
     recall over phrases, and the number of phrases.
     """
     rows = []
-    for each in groupings:
-        both = Counter(each.links)
-        groups, chains = Counter(group for group, _ in each.links), Counter(chain for _, chain in each.links)
+    for grouping in groupings:
+        both = Counter(grouping.links)
+        groups = Counter(group for group, _ in grouping.links)
+        chains = Counter(chain for _, chain in grouping.links)
         precision = sum(count * count / groups[group] for (group, _), count in both.items())
         recall = sum(count * count / chains[chain] for (_, chain), count in both.items())
         pairs = [sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (both, groups, chains)]
-        rows.append([*pairs, precision, recall, len(each.links)])
+        rows.append([*pairs, precision, recall, len(grouping.links)])
     return np.array(rows, np.float64).reshape(-1, len(COUNTS))
 
 
 def pair_f1(totals: NDArray[np.float64]) -> float:
-    """F1 of pairs from the sums of `link_counts` over images: 0 .. 1, NaN where nobody links anything."""
+    """Return the F1 of pairs from the sums of `link_counts` over images: 0 .. 1, NaN without any link."""
     both, linked, truly = totals[:3]
     return float(2 * both / (linked + truly)) if linked + truly else float("nan")
 
 
 def b_cubed(totals: NDArray[np.float64]) -> float:
-    """F1 of the mean B-cubed precision and recall: 0 .. 1, NaN without phrases."""
+    """Return the F1 of the mean B-cubed precision and recall: 0 .. 1, NaN without phrases."""
     precision, recall = totals[3:5]
     return float(2 * precision * recall / (precision + recall) / totals[5]) if totals[5] else float("nan")

@@ -16,7 +16,7 @@ from pipeline.dataset.origin import check_named
 from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import Pair, QueriedImage, absent_figures, choose_absent_phrases
-from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
+from pipeline.evaluate.estimates import predict_out_of_fold, presence_area, weighted_estimate
 from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
 from pipeline.evaluate.matching import Answer
 from pipeline.first_look import fit_to_first
@@ -243,7 +243,7 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     weight, mean, scale = fit.by_name(FEATURES).values()
     absent_share = 1.0 - float(labels.mean())
     presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
-    scores = {"presence_auc": out_of_fold(features, labels, numbers), "similarity_auc": features[:, 0]}
+    scores = {"presence_auc": predict_out_of_fold(features, labels, numbers), "similarity_auc": features[:, 0]}
     return presence, {
         "phrases": len(labels),
         "there": int(labels.sum()),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
-from pipeline.evaluate.estimates import SEED, THRESHOLDS, Estimate, wilson
+from pipeline.evaluate.estimates import SEED, THRESHOLDS, Estimate, wilson_estimate
 from pipeline.evaluate.review_sample import population_of
 from pipeline.logistic import Floats
 from stages.contract.errors import InputError
@@ -131,7 +131,7 @@ def share_of(chosen: Bools, weights: Floats) -> Estimate:
     if not len(weights):
         return Estimate()
     share, n = float(np.average(chosen, weights=weights)), float(weights.sum() ** 2 / (weights @ weights))
-    return replace(wilson(share, n), n=len(chosen))
+    return replace(wilson_estimate(share, n), n=len(chosen))
 
 
 def _bins(scores: Floats) -> list[NDArray[np.int64]]:

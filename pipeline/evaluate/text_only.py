@@ -1,10 +1,11 @@
-"""Boxes and points from the text of a phrase alone: how good is an answer that nobody has looked at the image for?
+"""Boxes and points from the text of a phrase alone: how good is an answer without a look at the image?
 
 Ground truth of other images says where in an image the things of a head noun usually are. Coordinates are shares of the
-image's sides, so the images' own sizes do not matter. A noun's box is, of `EDGES` x `EDGES` places for two corners, the
-one that has IoU >= 0.5 with the true boxes of most of its phrases; its point is the cell of a grid of `CELLS` x `CELLS`
-that lies in them most often. Both are shrunk: each noun counts as seen `SHRINK` more times, with the shares of all
-phrases. A noun that was seen fewer than `FEWEST` times gets the box and the point of all phrases.
+image's sides, so the images' own sizes do not matter. Candidate boxes have their corners on a grid of `EDGES` x `EDGES`
+places. A noun's box is the candidate that has IoU >= 0.5 with the true boxes of most of its phrases. A noun's point is
+the cell of a grid of `CELLS` x `CELLS` that lies in true boxes most often. Both are shrunk: each noun counts as seen
+`SHRINK` more times, with the shares of all phrases. A noun that was seen fewer than `FEWEST` times gets the box and the
+point of all phrases.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def head_of(phrase: str) -> str:
     return words[end - 1] if words else ""
 
 
-class Usual(NamedTuple):
+class UsualPlace(NamedTuple):
     """The box and the point of a noun, as shares of the image's sides; `merged` is the box around all its things."""
 
     box: Box  # x, y, width, height
@@ -57,14 +58,14 @@ class Usual(NamedTuple):
 class TextOnly:
     """Usual places by head noun, and those of all phrases; `images` is the number of images that they come from."""
 
-    of_head: Mapping[str, Usual]
-    of_all: Usual
+    of_head: Mapping[str, UsualPlace]
+    of_all: UsualPlace
     images: int
 
     def box_of(self, phrase: str, width: float, height: float, *, merged: bool = False) -> Box:
         """Return the box (x, y, width, height) of a phrase in an image of this size, in its pixels.
 
-        merged: the box for all things of the phrase together, not for one of them.
+        merged: whether the box is around all things of the phrase, not for one of them.
         """
         usual = self.of_head.get(head_of(phrase), self.of_all)
         x, y, w, h = usual.merged if merged else usual.box
@@ -77,41 +78,42 @@ class TextOnly:
 
 
 def fit(images: Iterable[TruthImage]) -> TextOnly:
-    """Fit to the targets of images whose size is known; any number of one's own, `GroundTruth.images.values()` for all.
+    """Fit usual places to the targets of images of known size, such as `GroundTruth.images.values()`.
 
-    Raise InputError if there are none with a target.
+    Raise InputError if no image of known size has a target.
     """
-    known = [image for image in images if image.width_px and image.height_px and image.targets]
+    usable_images = [image for image in images if image.width_px and image.height_px and image.targets]
     by_head: dict[str, list[list[Box]]] = {}
-    for image in known:
+    for image in usable_images:
         for target in image.targets:
             by_head.setdefault(head_of(target.phrase), []).append(_relative(target, image))
     if not by_head:
         raise InputError("no phrase with a known place in an image of known size to fit usual places to")
-    often = {head: _sums(boxes) for head, boxes in by_head.items() if len(boxes) >= FEWEST}
-    seldom = [box for head, boxes in by_head.items() if head not in often for box in boxes]
-    total = np.sum([*often.values(), _sums(seldom)], axis=0)
+    frequent = {head: _count_hits(boxes) for head, boxes in by_head.items() if len(boxes) >= FEWEST}
+    rare = [box for head, boxes in by_head.items() if head not in frequent for box in boxes]
+    total = np.sum([*frequent.values(), _count_hits(rare)], axis=0)
     count = sum(map(len, by_head.values()))
     return TextOnly(
-        of_head={head: _usual(own + SHRINK / count * total) for head, own in often.items()},
-        of_all=_usual(total),
-        images=len(known),
+        of_head={head: _best_place(hits + SHRINK / count * total) for head, hits in frequent.items()},
+        of_all=_best_place(total),
+        images=len(usable_images),
     )
 
 
-def of_other_half(images: Mapping[str, TruthImage]) -> dict[str, TextOnly]:
-    """File name -> what is usual in the other half of some images; nothing where one half has no phrases."""
+def fit_halves(images: Mapping[str, TruthImage]) -> dict[str, TextOnly]:
+    """Return file name -> usual places in the other half of the images; nothing if one half has no phrases."""
     half = {name: stable_id(name) % 2 for name in images}
     try:
-        others = [fit(image for name, image in images.items() if half[name] != own) for own in (0, 1)]
+        fits = [fit(image for name, image in images.items() if half[name] != side) for side in (0, 1)]
     except InputError:
         return {}
-    return {name: others[own] for name, own in half.items()}
+    return {name: fits[side] for name, side in half.items()}
 
 
 def _relative(target: TruthTarget, image: TruthImage) -> list[Box]:
-    """The boxes (x0, y0, x1, y1) of a target as shares of the image's sides."""
-    width, height = image.width_px, image.height_px
+    """Return the boxes (x0, y0, x1, y1) of a target as shares of the image's sides."""
+    width = image.width_px
+    height = image.height_px
     boxes = (xywh_to_xyxy(box) for box in target.boxes_xywh_px)
     return [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
 
@@ -121,23 +123,25 @@ _BOXES: Final = np.array([(x0, y0, x1, y1) for x0, x1 in _PAIRS for y0, y1 in _P
 _POINTS: Final = (np.indices((CELLS, CELLS)).reshape(2, -1).T + 0.5) / CELLS  # (cells, 2)
 
 
-def _sums(phrases: Sequence[list[Box]]) -> Floats:
-    """How many of some phrases each box hits, each box with all their things together, and each point, in one row."""
+def _count_hits(phrases: Sequence[list[Box]]) -> Floats:
+    """Count the phrases that are hit by each box, by each box for all things of a phrase, and by each point, (n,)."""
     total = np.zeros(2 * len(_BOXES) + len(_POINTS))
     for start in range(0, len(phrases), AT_ONCE):
         part = phrases[start : start + AT_ONCE]
-        first = np.cumsum([0, *(len(boxes) for boxes in part[:-1])])
+        starts = np.cumsum([0, *(len(boxes) for boxes in part[:-1])])
         true = np.array([box for boxes in part for box in boxes], np.float64)
-        low, high = np.minimum.reduceat(true[:, :2], first), np.maximum.reduceat(true[:, 2:], first)
+        low = np.minimum.reduceat(true[:, :2], starts)
+        high = np.maximum.reduceat(true[:, 2:], starts)
         x, y = _POINTS.T
         inside = (true[:, :1] <= x) & (x < true[:, 2:3]) & (true[:, 1:2] <= y) & (y < true[:, 3:])
-        any_box, any_point = (np.maximum.reduceat(hits, first, axis=0) for hits in (_fits(true), inside))
-        total += np.concatenate([hits.sum(axis=0) for hits in (any_box, _fits(np.hstack([low, high])), any_point)])
+        any_box, any_point = (np.maximum.reduceat(hits, starts, axis=0) for hits in (_score_overlaps(true), inside))
+        merged = _score_overlaps(np.hstack([low, high]))
+        total += np.concatenate([hits.sum(axis=0) for hits in (any_box, merged, any_point)])
     return total
 
 
-def _fits(true: Floats) -> Floats:
-    """Whether each of `_BOXES` has IoU >= 0.5 with true boxes (n, 4), and by how much among equals: (n, boxes)."""
+def _score_overlaps(true: Floats) -> Floats:
+    """Return, for true boxes (n, 4), 1 where a box of `_BOXES` has IoU >= 0.5, plus a part of the IoU: (n, boxes)."""
     sides = [
         np.clip(
             np.minimum(true[:, end, None], _BOXES[:, end]) - np.maximum(true[:, start, None], _BOXES[:, start]), 0, 1
@@ -150,8 +154,9 @@ def _fits(true: Floats) -> Floats:
     return np.asarray(overlap >= IOU) + AMONG_EQUALS * overlap
 
 
-def _usual(sums: Floats) -> Usual:
+def _best_place(sums: Floats) -> UsualPlace:
     boxes, merged, points = np.split(sums, [len(_BOXES), 2 * len(_BOXES)])
-    (x0, y0, x1, y1), (left, top, right, bottom) = (_BOXES[each.argmax()].tolist() for each in (boxes, merged))
+    (x0, y0, x1, y1), (left, top, right, bottom) = (_BOXES[hits.argmax()].tolist() for hits in (boxes, merged))
     x, y = _POINTS[points.argmax()].tolist()
-    return Usual(box=xyxy_to_xywh((x0, y0, x1, y1)), merged=xyxy_to_xywh((left, top, right, bottom)), point=(x, y))
+    box = xyxy_to_xywh((x0, y0, x1, y1))
+    return UsualPlace(box=box, merged=xyxy_to_xywh((left, top, right, bottom)), point=(x, y))

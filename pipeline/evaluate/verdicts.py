@@ -93,7 +93,7 @@ def tuning_verdict(figures: Figures) -> str:
 
 
 def evaluation_verdict(figures: Figures) -> str:
-    """Return whether the regions of `report` can be used, and from which score on."""
+    """Return whether the regions of `report_figures` can be used, and from which score on."""
     everything, *filters = figures["thresholds"]
     lines = [everything, *(line for line in filters if line["precision"]["n"] >= FEWEST)]
     if not everything["precision"]["n"]:

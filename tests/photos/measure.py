@@ -23,7 +23,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import weighted_estimate
-from pipeline.evaluate.evaluation import evaluation_of, outcomes_of
+from pipeline.evaluate.evaluation import evaluation_of, measure_rows
 from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.text_only import TextOnly, fit
 from pipeline.run import run
@@ -141,7 +141,7 @@ class Photographs:
         for each in (label, other):
             made = self.out / "datasets" / name / each
             judged = judged_dataset(made, self.truth(name), resized=name.endswith("train"))
-            found.append(outcomes_of(judged, judged.config(explains=False).regions, console, None))
+            found.append(measure_rows(judged, judged.config(explains=False).regions, console, None))
         images = np.array([query.image for query in found[0].queries if query.target is not None])
         gains = []
         for figure in figures:

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from pipeline.evaluate.matching import drawn
+from pipeline.evaluate.matching import draw_map
 from stages.contract.records import HeatMap
 from stages.explainers.perturbation.masked import baseline_image, blurred, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
@@ -104,7 +104,7 @@ def curve_areas(
     step = _masks_per_step(model)
     done = 0
     found: dict[str, dict[str, float]] = {label: {} for label in heats}
-    places = {label: hot_first(drawn(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
+    places = {label: hot_first(draw_map(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
     for name, protocol in PROTOCOLS.items():
         hidden = hidden_pixels(model, rgb, protocol.hidden, seed)
         masks = {label: shown(own, protocol) for label, own in places.items()}

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.compare.maps import Maps
 from pipeline.evaluate.compare.pictures import ComparedImage
-from pipeline.evaluate.estimates import LEVEL, Floats, means_where_known
-from pipeline.evaluate.matching import ImageHeat, Query, drawn
+from pipeline.evaluate.estimates import LEVEL, Floats, mean_figures
+from pipeline.evaluate.matching import ImageHeat, Query, draw_map
 from pipeline.evaluate.metrics import IOU, value_of
 from stages.contract.geometry import Box, box_iou
 from stages.contract.levels import LEVELS, quantise
@@ -145,7 +145,7 @@ def _local(query: Query, heat_map: HeatMap) -> dict[str, float]:
     levels = None if heat is None else quantise(heat_map.values)
     cuts = [(0.0, 0.0)] * (len(SHARES) + 1)
     if levels is not None:
-        surface = drawn(heat_map, samples_hw(query.size_hw))
+        surface = draw_map(heat_map, samples_hw(query.size_hw))
         low, high, top = float(heat_map.values.min()), float(heat_map.values.max()), float(surface.max())
         thresholds = (*(share * top for share in SHARES), low + (high - low) * otsu_cut(levels) / LEVELS)
         cuts = [overlaps(surface, threshold, place) for threshold in thresholds]
@@ -235,7 +235,7 @@ def figures_of(parts: Sequence[Numbers]) -> dict[str, Any]:
     """Name -> {value, low, high, n}; figures without any value are left out."""
     found: dict[str, Any] = {}
     for part in parts:
-        found |= means_where_known(part.values, part.images)
+        found |= mean_figures(part.values, part.images)
     return {name: found[name] for name in FIGURES if name in found}
 
 
@@ -253,7 +253,7 @@ def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> di
     found: dict[str, Any] = {}
     for part, theirs in zip(parts, reference, strict=True):
         values = {name: part.values[name] - theirs.values[name] for name in part.values}
-        for name, figure in means_where_known(values, part.images).items():
+        for name, figure in mean_figures(values, part.images).items():
             images = np.unique(part.images[~np.isnan(values[name])])
             found[name] = figure if images.size >= FEWEST_IMAGES else {**figure, "low": None, "high": None}
     return {name: found[name] for name in FIGURES if name in found}

@@ -27,7 +27,7 @@ from pipeline.config import ExplainConfig, RunConfig, override
 from pipeline.evaluate.compare.faithfulness import image_embeddings, text_embeddings
 from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.evaluate.judged import pixels_of, prepare_stage
-from pipeline.evaluate.matching import drawn
+from pipeline.evaluate.matching import draw_map
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap, Record, stable_id
@@ -270,7 +270,7 @@ def baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> l
             random = np.random.default_rng(stable_id(f"{seed}:{image.number}:{text}"))
             coarse = HeatMap(text=text, values=random.random((4, 4), np.float32), similarity=0.0)
             centre.append(replace(coarse, values=spot))
-            noise.append(replace(coarse, values=drawn(coarse, (rows, columns))))
+            noise.append(replace(coarse, values=draw_map(coarse, (rows, columns))))
         found.append({"centre": centre, "random": noise})
     return found
 

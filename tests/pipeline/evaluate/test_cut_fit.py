@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.calibrate import SeenThing, UsualSizes, fit_cut
+from pipeline.evaluate.calibrate import SizedThing, UsualSizes, fit_cut
 from stages.contract.levels import quantise
 from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features, fixed_cut
 from tests.stages.regions.test_thresholds import random_maps
@@ -12,7 +12,7 @@ from tests.stages.regions.test_thresholds import random_maps
 def test_usual_sizes_are_those_of_other_images() -> None:
     """Sizes -1, -3 and -5, whose mean is -3; three things of usual size stand beside those that were seen."""
     seen = [(1, "dog", -1.0), (2, "dog", -3.0), (2, "hat", -5.0)]
-    sizes = UsualSizes([SeenThing(image=image, head=head, log_size=size) for image, head, size in seen])
+    sizes = UsualSizes([SizedThing(image=image, head=head, log_size=size) for image, head, size in seen])
     assert sizes.all() == {"dog": 0.4, "hat": -0.5}
     assert sizes.without(1, ["dog"]) == {"dog": 0}
     assert sizes.without(2, ["dog", "hat"]) == {"dog": pytest.approx(2 / 4), "hat": 0}

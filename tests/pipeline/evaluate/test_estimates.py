@@ -13,9 +13,9 @@ from pipeline.evaluate.estimates import (
     Estimate,
     calibration_error,
     debiased_calibration_error,
-    filtered,
     mean_estimates,
-    out_of_fold,
+    measure_thresholds,
+    predict_out_of_fold,
     presence_area,
     risk_coverage_area,
     squared_error_gain,
@@ -45,22 +45,22 @@ def test_area_is_the_integral_of_the_risk_and_a_weight_is_a_repetition(rows: lis
     if sum(weights) == 0:
         assert math.isnan(area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights))
         return
-    found = area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights)
+    integral = area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights)
     repeated = [(s / 5, r) for s, r, times in rows for _ in range(times)]
-    assert found == pytest.approx(area([s for s, _ in repeated], [r for _, r in repeated]))
+    assert integral == pytest.approx(area([s for s, _ in repeated], [r for _, r in repeated]))
     total = 0.0
-    kept = 0.0
-    lost = 0.0
+    coverage = 0.0
+    errors = 0.0
     steps = 400
     for score in sorted({s for s, _ in repeated}, reverse=True):
         here = [r for s, r in repeated if s == score]
         wrong = sum(not r for r in here) / len(here)
         for i in range(len(here) * steps):
             t = (i + 0.5) / steps
-            total += (lost + wrong * t) / (kept + t) / steps
-        kept = kept + len(here)
-        lost = lost + wrong * len(here)
-    assert found == pytest.approx(total / kept, abs=2e-3)
+            total += (errors + wrong * t) / (coverage + t) / steps
+        coverage = coverage + len(here)
+        errors = errors + wrong * len(here)
+    assert integral == pytest.approx(total / coverage, abs=2e-3)
 
 
 def error(scores: list[float], right: list[bool]) -> float:
@@ -86,9 +86,9 @@ def test_the_debiased_error_is_that_of_the_scores_and_not_of_chance(too_high: fl
     for _ in range(10):
         scores = np.tile(rng.uniform(0.2, 0.9, 80), 5)
         right = rng.random(80)[images] < scores - too_high
-        found = debiased_calibration_error(scores, right, images)
-        assert found.low <= found.value <= found.high
-        debiased.append(found.value)
+        estimate = debiased_calibration_error(scores, right, images)
+        assert estimate.low <= estimate.value <= estimate.high
+        debiased.append(estimate.value)
         plain.append(calibration_error(scores, right, np.ones(400)))
     assert abs(np.mean(debiased) - too_high) < 0.6 * (np.mean(plain) - too_high)
 
@@ -97,12 +97,20 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     scores = np.array([0.2, 0.5, 0.9])
     right = np.array([False, False, True])
     images = np.arange(3)
-    lines = {line["score"]: (line["kept"], line["precision"]) for line in filtered(scores, right, images)}
+    lines = {line["score"]: (line["kept"], line["precision"]) for line in measure_thresholds(scores, right, images)}
     assert lines[0.5][0] == pytest.approx(2 / 3)
     assert lines[0.5][1] == {"value": 0.5, "low": 0.0, "high": 1.0, "n": 2}
     nothing = Estimate().plain()
-    assert filtered(scores[:1], right[:1], images[:1])[-1] == {"score": 0.9, "kept": 0.0, "precision": nothing}
-    assert filtered(scores[:0], right[:0], images[:0])[0] == {"score": 0.0, "kept": None, "precision": nothing}
+    assert measure_thresholds(scores[:1], right[:1], images[:1])[-1] == {
+        "score": 0.9,
+        "kept": 0.0,
+        "precision": nothing,
+    }
+    assert measure_thresholds(scores[:0], right[:0], images[:0])[0] == {
+        "score": 0.0,
+        "kept": None,
+        "precision": nothing,
+    }
 
 
 def test_the_error_is_compared_over_images_of_both_and_regions_count_by_their_weight() -> None:
@@ -112,15 +120,15 @@ def test_the_error_is_compared_over_images_of_both_and_regions_count_by_their_we
     low = np.where(right, 0.6, 0.4)
     exact = right.astype(float)
     weights = np.tile([1.0, 1.0, 2.0], 20)
-    found = squared_error_gain(low, exact, right, images, weights)
-    assert (found.value, found.low, found.high) == pytest.approx((0.16, 0.16, 0.16)), "the same in every image"
+    gain = squared_error_gain(low, exact, right, images, weights)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.16, 0.16, 0.16)), "the same in every image"
     worse = squared_error_gain(low, np.tile([1.0, 0.0, 0.0], 20), right, images, weights)
     assert worse.value == pytest.approx(0.16 - 0.5)
     shuffled = squared_error_gain(low, np.random.default_rng(0).permutation(low), right, images, weights)
     assert shuffled.low < shuffled.value < shuffled.high
 
 
-def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_features(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Two features of other scales, one of them without meaning; logit 2 x - 1."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=n)
@@ -129,7 +137,7 @@ def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_it_finds_what_the_labels_were_drawn_from_with_finite_weights_and_needs_both_kinds() -> None:
-    fit = fit_logistic(*drawn(20_000))
+    fit = fit_logistic(*draw_features(20_000))
     assert fit.weight / fit.scale == pytest.approx([0.2, 0.0], abs=0.01)
     at_average = fit.probability(np.array([[100.0, 0.0]]))
     assert at_average == pytest.approx([1 / (1 + np.e)], abs=0.01)
@@ -147,10 +155,10 @@ def test_out_of_fold_has_not_seen_the_image() -> None:
     images = np.repeat(np.arange(200), 5)
     right = np.repeat(rng.uniform(size=200) < 0.5, 5)
     marks = np.repeat(rng.normal(size=(200, 40)), 5, axis=0)
-    seen = fit_logistic(marks, right).probability(marks)
-    unseen = out_of_fold(marks, right, images)
-    assert ((seen > 0.5) == right).mean() > 0.65
-    assert 0.4 < ((unseen > 0.5) == right).mean() < 0.6
+    in_sample = fit_logistic(marks, right).probability(marks)
+    out_of_sample = predict_out_of_fold(marks, right, images)
+    assert ((in_sample > 0.5) == right).mean() > 0.65
+    assert 0.4 < ((out_of_sample > 0.5) == right).mean() < 0.6
 
 
 def test_what_is_the_same_everywhere_is_no_feature() -> None:
@@ -170,12 +178,12 @@ def test_interval_of_a_mean_is_that_of_the_normal_law(monkeypatch: pytest.Monkey
     monkeypatch.setattr(estimates, "_draws", estimates._draws.__wrapped__)  # all resamples
     assert RESAMPLES >= 2000, "a bound of 200 draws is the fifth of them"
     values = np.random.default_rng(1).normal(3.0, 2.0, 2000)
-    found = mean_estimate(values, np.arange(2000))
+    estimate = mean_estimate(values, np.arange(2000))
     reach = 1.96 * values.std() / math.sqrt(2000)
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - reach, abs=0.015)
-    assert found.high == pytest.approx(values.mean() + reach, abs=0.015)
-    assert found.n == 2000
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.low == pytest.approx(values.mean() - reach, abs=0.015)
+    assert estimate.high == pytest.approx(values.mean() + reach, abs=0.015)
+    assert estimate.n == 2000
 
 
 def test_ten_equal_phrases_of_an_image_are_worth_one() -> None:
@@ -201,15 +209,15 @@ def test_any_statistic_and_the_mean_agree() -> None:
 def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
     values = np.random.default_rng(4).uniform(size=(3, 60))
     images = np.arange(60) // 4
-    for found, each in zip(mean_estimates(list(values), images), values, strict=True):
-        alone = mean_estimate(each, images)
-        assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high))
+    for estimate, numbers in zip(mean_estimates(list(values), images), values, strict=True):
+        single = mean_estimate(numbers, images)
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((single.value, single.low, single.high))
 
 
-def area_by_loops(scores: np.ndarray, there: np.ndarray, weights: np.ndarray) -> float:
+def area_by_loops(scores: np.ndarray, is_present: np.ndarray, weights: np.ndarray) -> float:
     total = won = 0.0
-    for a, positive, w in zip(scores, there, weights, strict=True):
-        for b, other, v in zip(scores, there, weights, strict=True):
+    for a, positive, w in zip(scores, is_present, weights, strict=True):
+        for b, other, v in zip(scores, is_present, weights, strict=True):
             if positive and not other:
                 total += w * v
                 won += w * v * (1.0 if a > b else 0.5 if a == b else 0.0)
@@ -219,7 +227,7 @@ def area_by_loops(scores: np.ndarray, there: np.ndarray, weights: np.ndarray) ->
 def test_the_roc_area_against_loops() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 6, 40) / 4
-    there = rng.random(40) < 0.4
+    is_present = rng.random(40) < 0.4
     weights = rng.integers(0, 4, 40).astype(float)
-    assert presence_area(scores, there)(weights) == pytest.approx(area_by_loops(scores, there, weights))
+    assert presence_area(scores, is_present)(weights) == pytest.approx(area_by_loops(scores, is_present, weights))
     assert np.isnan(presence_area(scores, np.ones(40, bool))(weights))

@@ -30,7 +30,7 @@ def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
     return {**row, "annotations": list(annotations), **values}
 
 
-def asked(
+def queries_of_targets(
     targets: list[TruthTarget],
     phrases: list[Phrase],
     row: dict[str, Any] | None = None,
@@ -44,35 +44,41 @@ def asked(
 
 def test_a_phrase_is_matched_by_its_whole_text_and_a_target_without_one_is_missed() -> None:
     row = row_of(annotation_of("red car", 0.2), annotation_of("red car", 0.8), annotation_of("cars", 0.5))
-    (query,) = asked([target_of(BOX, phrase="red car")], [phrase_of("red car", "car"), phrase_of("cars", "car")], row)
+    (query,) = queries_of_targets(
+        [target_of(BOX, phrase="red car")], [phrase_of("red car", "car"), phrase_of("cars", "car")], row
+    )
     assert query.phrase == "red car"
     assert [answer.score for answer in query.answers] == [0.8, 0.2]
     assert query.heat.heat_map.text == "red car"
-    (query,) = asked([target_of(BOX, phrase="boat")], [phrase_of("red car", "car")], row_of(annotation_of("car", 0.9)))
+    (query,) = queries_of_targets(
+        [target_of(BOX, phrase="boat")], [phrase_of("red car", "car")], row_of(annotation_of("car", 0.9))
+    )
     assert (query.phrase, query.answers, query.heat) == (None, (), None)
 
 
 def test_targets_of_one_phrase_share_its_map_at_the_size_of_the_image() -> None:
     targets = [target_of(BOX, phrase="dog", caption=caption) for caption in ("a dog", None)]
-    first, second = asked(targets, [phrase_of("dog", "dog", 2)])
+    first, second = queries_of_targets(targets, [phrase_of("dog", "dog", 2)])
     assert first.heat is not None
     assert first.heat is second.heat
 
 
 def test_a_phrase_that_stands_in_two_captions_has_its_regions_once() -> None:
     row = row_of(annotation_of("dog", 0.4), annotation_of("dog", 0.4))
-    (query,) = asked([target_of(BOX, phrase="dog")], [phrase_of("dog", "dog"), phrase_of("dog", "dog", caption=1)], row)
+    (query,) = queries_of_targets(
+        [target_of(BOX, phrase="dog")], [phrase_of("dog", "dog"), phrase_of("dog", "dog", caption=1)], row
+    )
     assert len(query.answers) == 1
 
 
 def test_a_target_of_a_caption_wants_the_phrase_in_that_caption_however_it_is_spelled() -> None:
     phrases = [phrase_of("dog", "dog", 2, caption=0)]
-    assert asked([target_of(BOX, phrase="dog", caption="a dog")], phrases)[0].phrase == "dog"
-    assert asked([target_of(BOX, phrase="dog", caption="A dog .")], phrases)[0].phrase == "dog"
-    assert asked([target_of(BOX, phrase="dog", caption=CAPTION)], phrases)[0].phrase is None
+    assert queries_of_targets([target_of(BOX, phrase="dog", caption="a dog")], phrases)[0].phrase == "dog"
+    assert queries_of_targets([target_of(BOX, phrase="dog", caption="A dog .")], phrases)[0].phrase == "dog"
+    assert queries_of_targets([target_of(BOX, phrase="dog", caption=CAPTION)], phrases)[0].phrase is None
     row = row_of(captions=["A grey dog runs along the sea."])
     target = target_of(BOX, phrase="gray dog", caption="A gray dog runs along the sea .")
-    assert asked([target], [phrase_of("grey dog", "dog", 2, caption=0)], row)[0].phrase == "grey dog"
+    assert queries_of_targets([target], [phrase_of("grey dog", "dog", 2, caption=0)], row)[0].phrase == "grey dog"
 
 
 def test_a_target_of_a_caption_is_answered_by_the_phrase_of_that_caption_and_others_by_the_first() -> None:
@@ -80,44 +86,46 @@ def test_a_target_of_a_caption_is_answered_by_the_phrase_of_that_caption_and_oth
     captions = ["a dog and a car", CAPTION]
     targets = [target_of(BOX, phrase="car", caption=caption) for caption in (*captions, None, "a boat")]
     targets.append(target_of(BOX, phrase="car", match="category"))
-    queries = asked(targets, phrases, row_of(captions=captions), categories=["dog"])
+    queries = queries_of_targets(targets, phrases, row_of(captions=captions), categories=["dog"])
     assert [query.phrase_index for query in queries] == [0, 2, 0, None, 0, 1]
     assert [query.phrase for query in queries] == ["car", "car", "car", None, "car", "dog"]
 
 
 def test_a_category_is_asked_by_every_phrase_with_its_head() -> None:
     phrases = [phrase_of("red car", "car"), phrase_of("car park", "park"), phrase_of("cars", "car")]
-    found = asked([target_of(BOX, phrase="car", match="category")], phrases)
-    assert [query.phrase for query in found] == ["red car", "cars"]
-    assert asked([target_of(BOX, phrase="boat", match="category")], phrases) == []
+    queries = queries_of_targets([target_of(BOX, phrase="car", match="category")], phrases)
+    assert [query.phrase for query in queries] == ["red car", "cars"]
+    assert queries_of_targets([target_of(BOX, phrase="boat", match="category")], phrases) == []
 
 
 def test_an_expression_is_the_whole_caption_or_its_first_phrase() -> None:
     target = target_of(BOX, phrase="man with a hat", caption="the man with a hat", match="expression")
     row = row_of(captions=["the man with a hat"])
     parts = [phrase_of("hat", "hat", 15), phrase_of("man", "man", 4)]
-    assert asked([target], parts, row)[0].phrase == "man"
-    assert asked([target], [*parts, phrase_of("man with a hat", "man", 4)], row)[0].phrase == "man with a hat"
-    assert asked([target], [phrase_of("man", "man", 4, caption=0)])[0].phrase is None
+    assert queries_of_targets([target], parts, row)[0].phrase == "man"
+    assert (
+        queries_of_targets([target], [*parts, phrase_of("man with a hat", "man", 4)], row)[0].phrase == "man with a hat"
+    )
+    assert queries_of_targets([target], [phrase_of("man", "man", 4, caption=0)])[0].phrase is None
 
 
 def test_what_is_known_to_be_absent_is_asked_without_a_target() -> None:
     phrases = [phrase_of("red car", "car"), phrase_of("blue car", "car"), phrase_of("shadow", "shadow")]
     row = row_of(annotation_of("blue car", 0.7), annotation_of("shadow", 0.9))
-    found = asked([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"})
-    asked_for = [(query.phrase, query.target is None, len(query.answers)) for query in found]
-    assert asked_for == [("red car", False, 0), ("blue car", True, 1)]
-    assert len(asked([target_of(BOX, phrase="red car")], phrases, row)) == 1
+    queries = queries_of_targets([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"})
+    summaries = [(query.phrase, query.target is None, len(query.answers)) for query in queries]
+    assert summaries == [("red car", False, 0), ("blue car", True, 1)]
+    assert len(queries_of_targets([target_of(BOX, phrase="red car")], phrases, row)) == 1
     # Some other car is there, perhaps one that the truth would call blue too.
-    assert len(asked([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"}, {"car"})) == 1
+    assert len(queries_of_targets([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"}, {"car"})) == 1
 
 
 def test_a_row_with_an_error_misses_its_targets_and_one_of_another_size_is_refused() -> None:
     row = row_of(error="missing_image: gone", width=0, height=0)
-    (query,) = asked([target_of(BOX, phrase="red car")], [], row)
+    (query,) = queries_of_targets([target_of(BOX, phrase="red car")], [], row)
     assert (query.phrase, query.size_hw) == (None, (8, 8))
     with pytest.raises(InputError, match="9x8 pixels, but the ground truth is for 8x8"):
-        asked([], [], row_of(width=9))
+        queries_of_targets([], [], row_of(width=9))
 
 
 def truth_of(*names: str) -> GroundTruth:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.evaluation import Outcomes, report
+from pipeline.evaluate.evaluation import Outcomes, report_figures
 from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, correct, grouping_of, link_counts, pair_f1
 from pipeline.evaluate.text_only import fit
 from stages.truth.ground_truth import ChainedPhrase, TruthImage
@@ -113,18 +113,18 @@ def test_a_perfect_answer_has_the_best_value(name: str) -> None:
     values = np.zeros((8, 8))
     values[1:4, 1:4] = 1.0
     perfect = value(name, target_of(box), answer_of(box), heat=map_of(values))
-    others = {"chance": pytest.approx(9 / 64), "centre": 0.0} | {
+    exceptions = {"chance": pytest.approx(9 / 64), "centre": 0.0} | {
         f"{kind}{end}": 0.0 for kind in ("other_box", "centred_box", "whole_image") for end in ("", "_merged")
     }
     unknown = name.startswith("text_")  # without other images
-    assert perfect == (None if unknown else others.get(name, 1.0))
+    assert perfect == (None if unknown else exceptions.get(name, 1.0))
 
 
 def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
-    seen = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
-    usual = fit([seen] * 40)  # of a "car": the top left quarter
-    asked = query_of(target_of(TOP_LEFT, TOP_RIGHT), answer_of(APART), others=(TOP_RIGHT, APART), text_only=usual)
-    wanted = {
+    other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
+    usual = fit([other_image] * 40)  # of a "car": the top left quarter
+    query = query_of(target_of(TOP_LEFT, TOP_RIGHT), answer_of(APART), other_boxes=(TOP_RIGHT, APART), text_only=usual)
+    expected = {
         "text_box": 1.0,
         "text_point": 1.0,
         "text_point_off_centre": 1.0,
@@ -133,7 +133,7 @@ def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
         "whole_image": 0.0,
         "whole_image_merged": 1.0,
     }
-    assert {name: METRICS[name].value(asked) for name in wanted} == wanted
+    assert {name: METRICS[name].value(query) for name in expected} == expected
 
 
 def test_a_region_is_right_with_half_of_a_true_box_and_never_for_an_absent_phrase() -> None:
@@ -191,23 +191,23 @@ def test_phrases_are_found_by_caption_text_and_order() -> None:
     assert grouping_of(5, ROW, IMAGE) == Grouping(image=5, links=((0, "7"), (1, "8"), (0, "7")))
     fewer = {**ROW, "annotations": [one for one in ROW["annotations"] if one["span"][0] != 12]}
     assert grouping_of(5, fewer, IMAGE).links == ((0, "7"),)
-    said = "A grey dog runs along the sea."
-    marked = "A gray dog runs along the sea ."
-    row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
-    image = replace(IMAGE, chained_phrases=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
+    caption = "A grey dog runs along the sea."
+    true_caption = "A gray dog runs along the sea ."
+    row = {"captions": [caption], "annotations": [region(0, 2, "grey dog", 4)]}
+    image = replace(IMAGE, chained_phrases=(ChainedPhrase(caption=true_caption, phrase="gray dog", chain="7"),))
     assert grouping_of(5, row, image).links == ((4, "7"),)
 
 
 def test_datasets_without_groups_have_no_figures() -> None:
     old = {**ROW, "annotations": [{**one, "group": None} for one in ROW["annotations"]]}
     assert grouping_of(5, old, IMAGE).links == ()
-    figures = report(Outcomes(groupings=[grouping_of(5, old, IMAGE)]))
+    figures = report_figures(Outcomes(groupings=[grouping_of(5, old, IMAGE)]))
     assert not {"group_f1", "group_b_cubed"} & set(figures)
 
 
 def test_the_report_has_both_with_intervals_over_images() -> None:
     wrong = Grouping(image=6, links=((0, "a"), (1, "a")))
-    figures = report(Outcomes(groupings=[grouping_of(5, ROW, IMAGE), wrong]))
+    figures = report_figures(Outcomes(groupings=[grouping_of(5, ROW, IMAGE), wrong]))
     assert figures["group_f1"]["value"] == pytest.approx(2 / 3)
     assert (figures["group_f1"]["n"], figures["group_b_cubed"]["n"]) == (2, 5)
     assert figures["group_f1"]["low"] == 0
@@ -220,7 +220,7 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
     other = query_of(target_of(TOP_RIGHT), answer_of(TOP_LEFT, 0.9))  # the same text for another thing
     outcomes = Outcomes()
     outcomes.add([query, again, other], maps=False)
-    figures = report(outcomes)
+    figures = report_figures(outcomes)
     assert figures["metrics"]["box_recall"]["n"] == figures["counts"]["targets"] == 3
     assert figures["metrics"]["box_recall"]["value"] == pytest.approx(2 / 3)
     assert figures["scores"]["score"]["n"] == figures["counts"]["regions"] == 2
@@ -229,17 +229,17 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
 
 def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
     """Regions find one phrase more than the text alone in each image, and another in half of them like the text."""
-    seen = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
-    usual = fit([seen] * 40)  # of a "car": the top left quarter
+    other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
+    usual = fit([other_image] * 40)  # of a "car": the top left quarter
     outcomes = Outcomes()
     for image in range(12):
-        asked = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]
+        boxes = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]
         queries = [
             query_of(target_of(place), answer_of(answer), image=image, phrase=f"car {number}", text_only=usual)
-            for number, (place, answer) in enumerate(asked)
+            for number, (place, answer) in enumerate(boxes)
         ]
         outcomes.add(queries, maps=False)
-    metrics = report(outcomes)["metrics"]
+    metrics = report_figures(outcomes)["metrics"]
     assert (metrics["box_recall"]["value"], metrics["text_box"]["value"]) == (0.75, 0.25)
     gain = metrics["box_recall_above_text"]
     assert (gain["low"], gain["value"], gain["high"]) == (0.5, 0.5, 0.5), "the gain is the same in every image"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.text_only import FEWEST, fit, head_of, of_other_half
+from pipeline.evaluate.text_only import FEWEST, fit, fit_halves, head_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import stable_id
@@ -61,8 +61,8 @@ def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None
 
 def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
     usual = fit(IMAGES)
-    one, both = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
-    assert max(box_iou(one, LEFT), box_iou(one, RIGHT)) > 0.5
+    single, both = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
+    assert max(box_iou(single, LEFT), box_iou(single, RIGHT)) > 0.5
     assert box_iou(both, (0.0, 20.0, 80.0, 30.0)) > 0.5
 
 
@@ -78,13 +78,13 @@ def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
     names = [f"{number}.jpg" for number in range(80)]
     side = {name: (LEFT, RIGHT)[stable_id(name) % 2] for name in names}
     images = {name: replace(image_of(("dog", (box,))), file_name=name) for name, box in side.items()}
-    usual = of_other_half(images)
+    usual = fit_halves(images)
     assert {usual[name].images for name in names} == {list(side.values()).count(box) for box in (LEFT, RIGHT)}
-    for name, own in side.items():
-        found = usual[name].box_of("dog", 80, 60)
-        assert box_iou(found, own) == 0.0
-        assert box_iou(found, LEFT if own == RIGHT else RIGHT) > 0.5
-    assert of_other_half({name: images[name] for name in names if side[name] == LEFT}) == {}
+    for name, true_box in side.items():
+        box = usual[name].box_of("dog", 80, 60)
+        assert box_iou(box, true_box) == 0.0
+        assert box_iou(box, LEFT if true_box == RIGHT else RIGHT) > 0.5
+    assert fit_halves({name: images[name] for name in names if side[name] == LEFT}) == {}
 
 
 @pytest.mark.parametrize("images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]])

@@ -70,9 +70,9 @@ def test_settings_are_advised_if_they_were_tried_and_are_better(values: dict[str
     assert tuning_verdict({**TUNED, **values}).startswith(f"Verdict: {verdict}")
 
 
-def line(score: float, kept: float, *precision: float, n: int = 100) -> dict[str, Any]:
+def line(score: float, share: float, *precision: float, n: int = 100) -> dict[str, Any]:
     value, low, high = precision
-    return {"score": score, "kept": kept, "precision": {"value": value, "low": low, "high": high, "n": n}}
+    return {"score": score, "kept": share, "precision": {"value": value, "low": low, "high": high, "n": n}}
 
 
 HALF = line(0.0, 1.0, 0.6, 0.51, 0.7)

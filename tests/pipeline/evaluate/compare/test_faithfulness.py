@@ -18,7 +18,7 @@ from pipeline.evaluate.compare.faithfulness import (
     shown,
     text_embeddings,
 )
-from pipeline.evaluate.matching import drawn
+from pipeline.evaluate.matching import draw_map
 from stages.contract.records import HeatMap
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
@@ -103,7 +103,7 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
     texts = ["a cat", "two dogs", "a red car"]
     heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
     found = curve_areas(model, rgb, {"own": heat}, texts, 5)["own"]
-    places = hot_first(drawn(heat, (32, 32)))
+    places = hot_first(draw_map(heat, (32, 32)))
     for name, protocol in PROTOCOLS.items():
         hidden = hidden_pixels(model, rgb, protocol.hidden, 5)
         pasted = torch.from_numpy(np.where(shown(places, protocol)[..., None], rgb, hidden)).permute(0, 3, 1, 2) / 255

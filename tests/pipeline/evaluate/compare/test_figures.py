@@ -21,7 +21,7 @@ from pipeline.evaluate.compare.figures import (
 )
 from pipeline.evaluate.compare.maps import baselines
 from pipeline.evaluate.compare.pictures import ComparedImage, Question
-from pipeline.evaluate.matching import Query, drawn
+from pipeline.evaluate.matching import Query, draw_map
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
@@ -169,9 +169,9 @@ def test_the_truth_on_the_samples() -> None:
 def test_a_map_is_drawn_where_its_tokens_look() -> None:
     values = np.zeros((4, 4), np.float32)
     values[1, 1] = 1.0
-    at = np.unravel_index(drawn(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40))
+    at = np.unravel_index(draw_map(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40))
     shifted = HeatMap(text="a", values=values, similarity=0.0, shift_cells=0.5)
-    moved = np.unravel_index(drawn(shifted, (40, 40)).argmax(), (40, 40))
+    moved = np.unravel_index(draw_map(shifted, (40, 40)).argmax(), (40, 40))
     assert np.subtract(moved, at).tolist() == [5, 5]
 
 
