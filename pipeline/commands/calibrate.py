@@ -21,7 +21,7 @@ from pipeline.commands.options import (
 from pipeline.commands.tables import interval, number, print_matched, print_review_counts
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.presence import write_presence
-from pipeline.evaluate.review_fit import LEAST, write_reviewed_calibration
+from pipeline.evaluate.review_fit import MIN_SCORE, write_reviewed_calibration
 from pipeline.presence_alone import in_words
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
@@ -86,7 +86,7 @@ def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> N
     table.add_row("calibration error", *(f"{error['value']:.3f}" for error in errors))
     table.add_row("  of exact scores, by chance", *(f"{error['by_chance']:.3f}" for error in errors))
     claims = ["-" if error["claimed"] is None else f"{error['claimed']:.3f}" for error in errors]
-    table.add_row(f"mean score of those of {LEAST} or more", *claims)
+    table.add_row(f"mean score of those of {MIN_SCORE} or more", *claims)
     precisions = (error["precision"] for error in errors)
     table.add_row("  right of them", *(f"{number(precision)} {interval(precision)}" for precision in precisions))
     print_review_counts(figures, console)

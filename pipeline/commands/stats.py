@@ -15,7 +15,7 @@ from pipeline.commands.tables import print_reviews
 from pipeline.dataset.folder import open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.selection import Search
-from pipeline.evaluate.reviewed import review_figures, reviewed_regions
+from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
 from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
 
@@ -50,7 +50,7 @@ def stats(
     if reviews:
         if where or min_score:
             raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
-        figures = {"dataset": str(opened.path), **review_figures(reviewed_regions(opened))}
+        figures = {"dataset": str(opened.path), **measure_reviews(read_reviewed_regions(opened))}
         print_json(figures, ensure_ascii=False) if as_json else print_reviews(figures, console)
         return
     search = Search(where=where, score_min=min_score or None)

@@ -20,8 +20,8 @@ from pipeline.commands.options import (
     with_image_root,
 )
 from pipeline.commands.tables import compact_table, heading
-from pipeline.evaluate.judged import judged_dataset
-from pipeline.evaluate.review_truth import reviewed_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, errors, print_json
@@ -71,9 +71,9 @@ def tune(
         check_writable("--out", out)
     settings = with_image_root(images, settings)
     judged, wrong = (
-        reviewed_dataset(dataset, settings)
+        open_reviewed_dataset(dataset, settings)
         if truth is None
-        else (judged_dataset(dataset, truth, settings, resized=resized), None)
+        else (open_evaluation_set(dataset, truth, settings, resized=resized), None)
     )
     figure: Figure = by or ("agreement" if reviews else "box_iou")
     progress = errors if as_json else console

@@ -27,7 +27,7 @@ from pipeline.evaluate.estimates import (
     squared_error_gain,
     weighted_estimate,
 )
-from pipeline.evaluate.judged import JudgedDataset, judged_dataset
+from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence, store
 from pipeline.evaluate.verdicts import calibration_verdict
@@ -50,7 +50,7 @@ SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
-Mapped = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `JudgedDataset.mapped`
+Mapped = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.mapped`
 
 
 def write_calibration(
@@ -73,18 +73,18 @@ def write_calibration(
     `gain` compares the scores with those of the dataset's calibration where it has one of the same kind (`replaces`),
     and otherwise with the share of right regions as the score of all. See `calibration_verdict` for `verdict`.
 
-    Raise as `judged_dataset`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
+    Raise as `open_evaluation_set`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
     if `out` cannot be written.
     """
     check_writable("--out", out)
-    judged = judged_dataset(dataset, truth_path, settings, resized=resized)
-    present = _present(judged, presence=presence)
-    judged = judged.asks_for_cut()
-    config = judged.config()
-    graph = judged.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-    mapped = [(row, record) for row, record in judged.mapped(graph, console) if record.error is None]
-    cut, sizes = fitted_cut(config.regions, mapped, judged) if config.regions.rule == "fitted" else (None, None)
-    seen = _seen_regions(config.regions, mapped, judged, cut, sizes, has_absent=not presence)
+    evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
+    present = _present(evaluation_set, presence=presence)
+    evaluation_set = evaluation_set.with_requested_rule()
+    config = evaluation_set.config()
+    graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
+    mapped = [(row, record) for row, record in evaluation_set.rows_with_maps(graph, console) if record.error is None]
+    cut, sizes = fitted_cut(config.regions, mapped, evaluation_set) if config.regions.rule == "fitted" else (None, None)
+    seen = _seen_regions(config.regions, mapped, evaluation_set, cut, sizes, has_absent=not presence)
     labels = np.array([right for *_, right in seen], np.bool_)
     if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
         raise InputError(
@@ -94,14 +94,14 @@ def write_calibration(
     features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in seen])
     owners = np.array([image for image, *_ in seen], np.int64)
     fit = fit_logistic(features, labels)
-    fitted, worth = fit_presence(judged, console) if presence else (None, None)
+    fitted, worth = fit_presence(evaluation_set, console) if presence else (None, None)
     counts = {"regions": len(labels), "right": int(labels.sum())}
     precisions = [config.model.precision]
     calibration = Calibration(
         bias=fit.bias,
         **fit.by_name(list(FEATURES)),
         made_with=calibration_basis(
-            config if graph is None else graph.settings(config), judged.dataset.manifest["model_fingerprint"]
+            config if graph is None else graph.settings(config), evaluation_set.dataset.manifest["model_fingerprint"]
         ),
         made_from={"truth": truth_path.name, "images": len({*owners.tolist()}), **counts, "precisions": precisions},
         presence=None if fitted is None else fitted.plain(),
@@ -112,7 +112,7 @@ def write_calibration(
     once = np.unique(np.c_[owners, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
     unseen, labels, owners = predict_out_of_fold(features, labels, owners)[once], labels[once], owners[once]
     figures = {
-        "matched": judged.matched.counts,
+        "matched": evaluation_set.matches.counts,
         **counts,
         **({} if worth is None else {"presence": worth}),
         "risk_coverage_area": weighted_estimate(risk_coverage_area(unseen, labels), owners).plain(),
@@ -123,16 +123,16 @@ def write_calibration(
     return {**figures, "verdict": calibration_verdict(figures)}
 
 
-def _present(judged: JudgedDataset, *, presence: bool) -> Calibration | None:
+def _present(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
     """The calibration that made the dataset's scores, if its regression is about the same phrases; otherwise None.
 
     presence: whether presence is fitted, so that the regression is about phrases that are there alone.
     """
-    made_with = judged.dataset.manifest.get("calibration")
-    changes = [setting for setting in judged.settings if not setting.startswith("regions.calibration=")]
-    if made_with is None or not is_own(judged.dataset.run) or sets_any(changes, ("explain", "regions")):
+    made_with = evaluation_set.dataset.manifest.get("calibration")
+    changes = [setting for setting in evaluation_set.settings if not setting.startswith("regions.calibration=")]
+    if made_with is None or not is_own(evaluation_set.dataset.run) or sets_any(changes, ("explain", "regions")):
         return None
-    steps = build_steps(judged.config())
+    steps = build_steps(evaluation_set.config())
     calibration = steps.cuts.calibration
     if steps.calibration != made_with or calibration is None or (calibration.presence is not None) != presence:
         return None
@@ -142,7 +142,7 @@ def _present(judged: JudgedDataset, *, presence: bool) -> Calibration | None:
 def _seen_regions(
     config: RegionsConfig,
     mapped: Mapped,
-    judged: JudgedDataset,
+    evaluation_set: EvaluationSet,
     cut: FittedCut | None,
     sizes: UsualSizes | None,
     *,
@@ -158,7 +158,7 @@ def _seen_regions(
         if cut is not None and sizes is not None:
             own_cut = replace(cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
         regions = RegionsStage(config, fitted=own_cut).regions_of(record)
-        for query in judged.queries(row, record.phrases):
+        for query in evaluation_set.queries(row, record.phrases):
             if query.phrase_index is None or (query.target is None and not has_absent):
                 continue
             boxes = () if query.target is None else query.target.boxes_xywh_px
@@ -204,7 +204,7 @@ def _shrunk(images: Iterable[Sequence[float]]) -> float:
     return math.fsum(sizes) / (len(sizes) + SHRINK)
 
 
-def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> tuple[FittedCut, UsualSizes]:
+def fitted_cut(config: RegionsConfig, mapped: Mapped, evaluation_set: EvaluationSet) -> tuple[FittedCut, UsualSizes]:
     """Fit where maps are cut: each is cut at all shares, and the first region of each cut is right or wrong.
 
     The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or all of them are.
@@ -223,7 +223,7 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
         heads = maker.heads_of(record, maker.groups_of(record))
         found = [stage.regions_of(record) for stage in stages]
         first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
-        for query in judged.queries(row, record.phrases):
+        for query in evaluation_set.queries(row, record.phrases):
             index = query.phrase_index
             if query.target is None or index is None or (surface := own_surfaces[index]) is None:
                 continue

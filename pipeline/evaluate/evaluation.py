@@ -26,7 +26,7 @@ from pipeline.evaluate.estimates import (
     total_figure,
     weighted_estimate,
 )
-from pipeline.evaluate.judged import JudgedDataset, judged_dataset, phrases_of
+from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
 from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import (
     METRICS,
@@ -101,7 +101,7 @@ def evaluation_of(
     absent: bool = False,
     text_only: TextOnly | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a dataset; `dataset`, `truth_path`, `settings` and `resized` are as for `judged_dataset`.
+    """Evaluate a dataset; `dataset`, `truth_path`, `settings` and `resized` are as for `open_evaluation_set`.
 
     `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too; `text_only`: the
     usual places of things, by default fitted to one half of the images for the other half.
@@ -114,42 +114,44 @@ def evaluation_of(
         InputError: The dataset or the ground truth cannot be read, or they do not fit together.
         ConfigError: A setting cannot be used, or the model is not the dataset's.
     """
-    judged = judged_dataset(dataset, truth_path, settings, resized=resized)
-    config = judged.config(explains=False)
+    evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
+    config = evaluation_set.config(parse_explainer=False)
     maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
-    outcomes = measure_rows(judged, config.regions if maps else None, console, text_only)
+    outcomes = measure_rows(evaluation_set, config.regions if maps else None, console, text_only)
     if not outcomes.values:
-        raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
+        raise InputError(
+            f"none of the {len(evaluation_set.matches.images)} images has a phrase that {truth_path} knows"
+        )
     figures = report_figures(outcomes)
     return {
         "dataset": str(place_of(dataset)),
         "truth": str(truth_path),
-        "matched": judged.matched.counts,
-        "maps": ("stored" if judged.has_maps else "computed") if maps else None,
+        "matched": evaluation_set.matches.counts,
+        "maps": ("stored" if evaluation_set.has_maps else "computed") if maps else None,
         "rule": config.regions.rule,
         **figures,
-        **(absent_evaluation(judged, console) if absent else {}),
+        **(absent_evaluation(evaluation_set, console) if absent else {}),
         "config": config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
         "verdict": evaluation_verdict(figures),
     }
 
 
 def measure_rows(
-    judged: JudgedDataset, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
+    evaluation_set: EvaluationSet, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
 ) -> Outcomes:
     """Measure the queries of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes()
     if regions is None:
-        rows = ((judged.queries(row, phrases_of(row["annotations"])), row) for row in judged.rows())
+        rows = ((evaluation_set.queries(row, phrases_of(row["annotations"])), row) for row in evaluation_set.rows())
     else:
         maker = RegionMaker(regions)
-        mapped = judged.mapped(judged.graph(pixels=regions.upsample != "linear"), console)
-        rows = ((judged.queries(row, record.phrases, maker.surfaces_of(record)), row) for row, record in mapped)
-    usual_places = fit_halves(judged.matched.images) if text_only is None else {}
+        mapped = evaluation_set.rows_with_maps(evaluation_set.graph(pixels=regions.upsample != "linear"), console)
+        rows = ((evaluation_set.queries(row, record.phrases, maker.surfaces_of(record)), row) for row, record in mapped)
+    usual_places = fit_halves(evaluation_set.matches.images) if text_only is None else {}
     for queries, row in rows:
         place = usual_places.get(row["file_name"], text_only)
         outcomes.add((replace(query, text_only=place) for query in queries), maps=regions is not None)
-        outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
+        outcomes.groupings.append(grouping_of(row["id"], row, evaluation_set.image_of(row)))
     return outcomes
 
 

@@ -27,7 +27,7 @@ from pipeline.evaluate.answers import (
     parse_answers,
     retrieve,
 )
-from pipeline.evaluate.judged import drawn_places, pixels_of, prepare_stage
+from pipeline.evaluate.evaluation_set import draw_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.evaluate.probe import (
     NO_QUESTIONS,
@@ -95,10 +95,10 @@ def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, An
     truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
-    places, matched = _draw_sample(reader, shards, truth, job, reference)
+    places, matches = _draw_sample(reader, shards, truth, job, reference)
     fetch_weights(config.model, lambda text: console.print(text, soft_wrap=True))
     model = load(config.model)
-    sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matched)
+    sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
     console.print(f"{name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
     samples = (sample for place, sample in enumerate(reader.samples(shards)) if place in places)
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
@@ -109,7 +109,7 @@ def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, An
         "device": model.device_name,
         "input": config.input.model_dump(mode="json"),
         "truth": None if job.truth is None else str(job.truth),
-        "matched": None if matched is None else matched.counts,
+        "matched": None if matches is None else matches.counts,
         "probe": _plain(job.probe),
         "seed": job.seed,
         **_report(sheet, reference),
@@ -128,26 +128,26 @@ def _draw_sample(
     names = [sample.image.file_name for sample in reader.samples(shards)]
     if not names:
         raise InputError("the input has no images")
-    matched = None if truth is None else match_images(names, truth)
-    candidates = ((place, name) for place, name in enumerate(names) if matched is None or name in matched.images)
-    places = drawn_places(candidates, job.most, job.seed)
+    matches = None if truth is None else match_images(names, truth)
+    candidates = ((place, name) for place, name in enumerate(names) if matches is None or name in matches.images)
+    places = draw_places(candidates, job.most, job.seed)
     if reference is not None:
         reference_names = set(reference["images"])
         if [names[place] for place in places if names[place] in reference_names] != list(reference["images"]):
             raise InputError("--compare: its figures are of other images; measure both models on the same sample")
-    return frozenset(places), matched
+    return frozenset(places), matches
 
 
 class AnswerSheet:
     """The answers of a model so far."""
 
     def __init__(
-        self, job: ScoringJob, embedder: Embedder, truth: GroundTruth | None, matched: ImageMatches | None
+        self, job: ScoringJob, embedder: Embedder, truth: GroundTruth | None, matches: ImageMatches | None
     ) -> None:
         self.job = job
         self.embedder = embedder
         self._truth = truth
-        self._matched = matched
+        self._matches = matches
         images = job.config.images
         self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
         classes = {} if truth is None else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
@@ -185,9 +185,9 @@ class AnswerSheet:
         return Picture(rgb=pixels_of(record), full=full, questions=questions)
 
     def _questions(self, record: Record) -> Questions:
-        if self._matched is None or self._truth is None:
+        if self._matches is None or self._truth is None:
             return NO_QUESTIONS
-        image = self._matched.images[record.sample.image.file_name]
+        image = self._matches.images[record.sample.image.file_name]
         things = self._truth.objects.get(image.file_name, ())
         return questions_of(image, things, (record.height_px, record.width_px), resized=self.job.resized)
 

@@ -17,7 +17,7 @@ from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import Pair, QueriedImage, absent_figures, choose_absent_phrases
 from pipeline.evaluate.estimates import predict_out_of_fold, presence_area, weighted_estimate
-from pipeline.evaluate.judged import JudgedDataset, from_input, phrases_of
+from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
 from pipeline.first_look import fit_to_first
 from pipeline.graph import Graph, build_graph, check_files
@@ -39,10 +39,10 @@ CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
 
-def query_images(judged: JudgedDataset) -> dict[str, QueriedImage]:
+def query_images(evaluation_set: EvaluationSet) -> dict[str, QueriedImage]:
     """Choose absent phrases for each row that has no error and has a phrase with a known place; by sample id."""
     images = []
-    for row in judged.rows():
+    for row in evaluation_set.rows():
         if row["error"] is None:
             entries = row.get("phrases")  # not all of them where the dataset does not hold all
             phrases = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
@@ -51,21 +51,21 @@ def query_images(judged: JudgedDataset) -> dict[str, QueriedImage]:
                 sample_id=row["sample_id"],
                 captions=tuple(row["captions"]),
                 phrases=tuple(phrases),
-                queries=tuple(judged.queries(row, phrases)),
-                present=judged.image_of(row).present,
+                queries=tuple(evaluation_set.queries(row, phrases)),
+                present=evaluation_set.image_of(row).present,
             )
             if image.types_by_text:
                 images.append(image)
     return {image.sample_id: image for image in choose_absent_phrases(images).values()}
 
 
-def model_graph(judged: JudgedDataset) -> Graph:
+def model_graph(evaluation_set: EvaluationSet) -> Graph:
     """Return the dataset's own reader, model and regions, with its calibration if its scores have one.
 
-    Raise as `JudgedDataset.graph`, and InputError where the model is not the dataset's.
+    Raise as `EvaluationSet.graph`, and InputError where the model is not the dataset's.
     """
-    dataset = judged.dataset
-    graph = judged.graph(pixels=True)
+    dataset = evaluation_set.dataset
+    graph = evaluation_set.graph(pixels=True)
     if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
     if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
@@ -75,17 +75,17 @@ def model_graph(judged: JudgedDataset) -> Graph:
     )
 
 
-def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]:
+def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> dict[str, Any]:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
     console.print("asking each image for phrases of other images: loading the model", soft_wrap=True)
-    images_by_name = query_images(judged)
-    graph = model_graph(judged)
+    images_by_name = query_images(evaluation_set)
+    graph = model_graph(evaluation_set)
     phrases = {name: image.all_phrases for name, image in images_by_name.items()}
     config = graph.explains.config
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
     plain = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
-    prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    prepared = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
@@ -183,7 +183,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
     Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
-    ConfigError if `out` cannot be written or a setting cannot be used; and as `JudgedDataset.graph`.
+    ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.graph`.
     """
     check_writable("--out", out)
     folder = open_dataset(dataset)
@@ -210,13 +210,13 @@ def store(calibration: Calibration, out: Path) -> None:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
 
 
-def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dict[str, Any]]:
+def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, dict[str, Any]]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
     The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
     of the images come from all images. Raise InputError if there are too few phrases, and as `model_graph`.
     """
-    images_by_name = query_images(judged)
+    images_by_name = query_images(evaluation_set)
     phrases = {}
     for name, image in images_by_name.items():
         queried_texts = {query.phrase for query in image.queries}
@@ -227,8 +227,8 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     signals: list[Signals] = []
     is_present: list[bool] = []
     owners: list[int] = []
-    graph = model_graph(judged)
-    prepared = from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    graph = model_graph(evaluation_set)
+    prepared = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     for record, record_signals in signals_of(graph.explains, prepared):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]

@@ -26,7 +26,7 @@ from pipeline.config import RunConfig, sets_any
 from pipeline.config_text import dump_yaml
 from pipeline.evaluate.calibrate import fitted_cut
 from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
-from pipeline.evaluate.judged import JudgedDataset, from_input
+from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import correct, is_right, value_of
 from pipeline.evaluate.verdicts import tuning_verdict
 from pipeline.graph import build_steps, presence_in
@@ -110,7 +110,7 @@ class Measured:
 class Trials:
     """The images and their maps, and what judges the regions that are cut from them."""
 
-    judged: JudgedDataset
+    evaluation_set: EvaluationSet
     wrong: Wrong | None  # None without reviews
     by: Figure
     console: Console
@@ -128,23 +128,28 @@ class Trials:
     def config(self, changes: Changes) -> RunConfig:
         """Return the dataset's configuration with changes. Raise ConfigError where they make no sense."""
         added = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        return replace(self.judged, settings=[*self.judged.settings, *added]).config()
+        return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *added]).config()
 
     def start(self, most: int) -> Measured:
         """Compute the dataset's own maps for `most` images, and measure its settings, with its calibration."""
         uncontrasted = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]  # keep the pixels
-        judged = replace(self.judged, settings=[*self.judged.settings, *uncontrasted])
-        graph = judged.graph(pixels=True)
+        evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *uncontrasted])
+        graph = evaluation_set.graph(pixels=True)
         assert graph is not None, "pixels are needed"  # noqa: S101
-        steps, dataset = build_steps(self.config({})), self.judged.dataset
-        made_with, changed = dataset.manifest["calibration"], sets_any(self.judged.settings, ("explain", "regions"))
+        steps, dataset = build_steps(self.config({})), self.evaluation_set.dataset
+        made_with, changed = (
+            dataset.manifest["calibration"],
+            sets_any(self.evaluation_set.settings, ("explain", "regions")),
+        )
         if made_with not in (None, steps.calibration) and not changed:
             raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
         own = steps.cuts.calibration if made_with or changed else None
         if own is not None and own.presence is not None:
             graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(own)))
         self._reader = graph.reader
-        self._known = [record for _, record in judged.mapped(graph, self.console, most) if record.error is None]
+        self._known = [
+            record for _, record in evaluation_set.rows_with_maps(graph, self.console, most) if record.error is None
+        ]
         self._maps[self._key(self.config({}))] = self._known
         return self.judge(self.config({}), self._known, own)
 
@@ -153,10 +158,10 @@ class Trials:
         records = self._maps_of(config)
         if config.regions.rule != "fitted":
             return self.judge(config, records)
-        rows = {row["sample_id"]: row for row in self.judged.rows()}
+        rows = {row["sample_id"]: row for row in self.evaluation_set.rows()}
         contrasted_ones = [_contrasted(record, config) for record in records]
         cuts = [
-            fitted_cut(config.regions, [(rows[each.sample.sample_id], each) for each in half], self.judged)[0]
+            fitted_cut(config.regions, [(rows[each.sample.sample_id], each) for each in half], self.evaluation_set)[0]
             for half in (contrasted_ones[1::2], contrasted_ones[::2])
         ]
         return self.judge(config, records, cuts=cuts)
@@ -182,7 +187,7 @@ class Trials:
             (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
             own: dict[str, list[float]] = {name: [] for name in FIGURES}
             best = {one["phrase"]: one for one in sorted(row["annotations"], key=lambda one: one["score"])}
-            for query in self.judged.queries(row, record.phrases, stage.maker.surfaces_of(record)):
+            for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
                 right = [float(each) for each in correct(query)]
                 own["precision"] += right
                 if self.wrong is not None:
@@ -229,7 +234,7 @@ class Trials:
             stages = [steps.before[1], ExplainStage(settings, self.model)]
             phrases = {record.sample.sample_id: record.phrases for record in self._known}
             assert self._reader is not None, "start comes first"  # noqa: S101
-            found = from_input(self._reader, stages, phrases, self.console, phrases)
+            found = process_input(self._reader, stages, phrases, self.console, phrases)
             by_name = {record.sample.sample_id: record for record in found}
             self._maps[key] = [by_name[record.sample.sample_id] for record in self._known]
         return self._maps[key]
@@ -239,7 +244,7 @@ class Trials:
 
 
 def tuned(
-    judged: JudgedDataset,
+    evaluation_set: EvaluationSet,
     console: Console,
     *,
     wrong: Wrong | None = None,
@@ -267,7 +272,7 @@ def tuned(
         ConfigError: A setting cannot be used.
     """
     begun = time.monotonic()
-    work = Trials(judged=judged, wrong=wrong, by=by, console=console)
+    work = Trials(evaluation_set=evaluation_set, wrong=wrong, by=by, console=console)
     start = work.start(most)
     if not start.figures["targets"] + start.figures["reviewed"]:
         raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")
@@ -313,9 +318,11 @@ def tuned(
         chosen = {key for step in steps if step["kept"] for key in step["changes"]}
         best = {key: value for key, value in best.items() if key in chosen or not key.startswith("regions.")}
         best["regions.calibration"] = "auto"
-    final = replace(work, judged=judged.asks_for_cut()).config(best)  # without the rule that stood in for `fitted`
+    final = replace(work, evaluation_set=evaluation_set.with_requested_rule()).config(
+        best
+    )  # without the rule that stood in for `fitted`
     figures = {
-        "dataset": str(judged.dataset.path),
+        "dataset": str(evaluation_set.dataset.path),
         "images": len(now.parts),
         "known": start.figures["reviewed"] or start.figures["targets"],
         "by": by,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.compare.comparison import Comparison
 from pipeline.evaluate.compare.figures import FIGURES, correlation, sizes_of
 from pipeline.evaluate.compare.pictures import ComparedImage
-from pipeline.evaluate.judged import pixels_of
+from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.evaluate.matching import ImageHeat
 from pipeline.evaluate.metrics import value_of
 from pipeline.pictures import heat_map_png, jpeg_of

@@ -79,7 +79,7 @@ def test_tune_is_measured_on_photographs_that_it_did_not_see(tmp_path: Path, mon
     base, gain = dict.fromkeys(names, 0.3), {"value": 0.1, "low": 0.05, "high": 0.15}
     tries = [{"changes": {"regions.refine": "grabcut"}, "figures": base, "kept": True, "gain": gain}]
     found = {"base": base, "steps": tries, "images": 300, "known": 9, "settings": {"regions": {"refine": "grabcut"}}}
-    monkeypatch.setattr(steps, "judged_dataset", lambda made, *_, **__: made)
+    monkeypatch.setattr(steps, "open_evaluation_set", lambda made, *_, **__: made)
     monkeypatch.setattr(steps, "tuned", lambda made, *_, **__: found if made == "flickr8k/train photos" else None)
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(steps, "called", lambda *arguments: calls.append(arguments))

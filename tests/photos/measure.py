@@ -24,7 +24,7 @@ from rich.console import Console
 from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import weighted_estimate
 from pipeline.evaluate.evaluation import evaluation_of, measure_rows
-from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.text_only import TextOnly, fit
 from pipeline.run import run
 from pipeline.scenes import write_scenes
@@ -140,8 +140,8 @@ class Photographs:
         found = []
         for each in (label, other):
             made = self.out / "datasets" / name / each
-            judged = judged_dataset(made, self.truth(name), resized=name.endswith("train"))
-            found.append(measure_rows(judged, judged.config(explains=False).regions, console, None))
+            judged = open_evaluation_set(made, self.truth(name), resized=name.endswith("train"))
+            found.append(measure_rows(judged, judged.config(parse_explainer=False).regions, console, None))
         images = np.array([query.image for query in found[0].queries if query.target is not None])
         gains = []
         for figure in figures:

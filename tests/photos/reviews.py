@@ -20,12 +20,12 @@ from rich.console import Console
 from scipy.special import logit
 
 from pipeline.evaluate.estimates import calibration_error
-from pipeline.evaluate.judged import JudgedDataset, judged_dataset
+from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import model_graph
-from pipeline.evaluate.review_fit import LEAST, fit_answers
+from pipeline.evaluate.review_figures import score_errors, weighted_share
+from pipeline.evaluate.review_fit import MIN_SCORE, fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
-from pipeline.evaluate.reviewed import calibration_of, share_of
 from pipeline.logistic import Floats
 from stages.contract.records import Record, stable_id
 from stages.regions.groups import relation, things
@@ -71,7 +71,7 @@ class Known:
     calibration: Calibration | None
 
 
-def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = None) -> Known:
+def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = None) -> Known:
     """Cut all regions from a dataset's maps again, with the settings of `judged`, and judge each once.
 
     own: Name -> own captions of each image, where some were exchanged.
@@ -79,7 +79,7 @@ def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = N
     cuts = model_graph(judged).cuts
     stage = RegionsStage(cuts.config, cuts.calibration, keep_heat_maps=True)
     found: dict[tuple[Any, ...], tuple[int, float, str, list[float], float, str]] = {}  # captions repeat phrases
-    for row, record in judged.mapped(judged.graph(pixels=stage.config.needs_pixels), console):
+    for row, record in judged.rows_with_maps(judged.graph(pixels=stage.config.needs_pixels), console):
         if record.error is not None:
             continue
         said = _answers(judged, row, record, own)
@@ -115,7 +115,7 @@ def known_regions(judged: JudgedDataset, own: Mapping[str, list[str]] | None = N
 
 
 def _answers(
-    judged: JudgedDataset, row: Mapping[str, Any], record: Record, own: Mapping[str, list[str]] | None
+    judged: EvaluationSet, row: Mapping[str, Any], record: Record, own: Mapping[str, list[str]] | None
 ) -> dict[int, list[Any] | None]:
     """Phrase -> its true boxes, of the phrases whose truth is known; None for those that are not there."""
     known: dict[int, list[Any] | None] = {}
@@ -151,8 +151,8 @@ def exchanged(captions: Path, out: Path, most: int) -> dict[str, list[str]]:
 
 
 def judgement(scores: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
-    """The calibration error, and how far the mean score of those from `LEAST` on is above their precision."""
-    kept = scores >= LEAST
+    """The calibration error, and how far the mean score of those from `MIN_SCORE` on is above their precision."""
+    kept = scores >= MIN_SCORE
     gap = float(scores[kept].mean() - right[kept].mean()) if kept.any() else float("nan")
     return calibration_error(scores, right, np.ones(len(scores))), gap
 
@@ -160,18 +160,18 @@ def judgement(scores: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
 def simulated(known: Known, count: int, draw: int, *, at_random: bool) -> dict[str, float]:
     """Fit to some answers and judge on all other regions; and judge what the answers alone say of the dataset."""
     population, everything = known.population, np.arange(len(known.said))
-    places = np.random.default_rng(draw).permutation(everything)[:count] if at_random else population.drawn(count, draw)
+    places = np.random.default_rng(draw).permutation(everything)[:count] if at_random else population.draw(count, draw)
     weights = np.ones(len(places)) if at_random else population.weights(places)
     fit = fit_answers(known.features[places], known.odds[places], known.said[places], known.calibration)
     rest = np.setdiff1d(everything, places)
     right = known.said == "right"
     error, gap = judgement(fit.scores(known.features[rest], known.odds[rest]), right[rest])
-    kept = population.scores >= LEAST
+    kept = population.scores >= MIN_SCORE
     precision, likely = (
-        share_of(right[places], weights),
-        share_of((right & kept)[places][kept[places]], weights[kept[places]]),
+        weighted_share(right[places], weights),
+        weighted_share((right & kept)[places][kept[places]], weights[kept[places]]),
     )
-    before = calibration_of(population.scores[places], right[places], weights)
+    before = score_errors(population.scores[places], right[places], weights)
     return {
         "error": error,
         "gap": gap,
@@ -194,7 +194,7 @@ def rows_of(name: str, known: Known) -> tuple[list[list[Any]], list[Any]]:
     before = (
         f"{name}: {len(right):,} regions, {(known.said == 'absent').mean():.3f} not there, error before {error:.3f}"
     )
-    label = f"{before}, mean score from {LEAST} on minus precision {gap:.3f}"
+    label = f"{before}, mean score from {MIN_SCORE} on minus precision {gap:.3f}"
     rows: list[list[Any]] = []
     said: list[list[float]] = []
     for count in COUNTS:
@@ -222,7 +222,7 @@ def starts(
     """`rows_of` for the scores of datasets by their names. Those of `UNCALIBRATED` have no calibration."""
     rows, said = list[list[Any]](), list[list[Any]]()
     for name, dataset in datasets.items():
-        judged = judged_dataset(dataset, truth, ["regions.calibration=none"] * (name == UNCALIBRATED))
+        judged = open_evaluation_set(dataset, truth, ["regions.calibration=none"] * (name == UNCALIBRATED))
         fitted, off = rows_of(name, known_regions(judged, own))
         rows += fitted
         said.append(off)

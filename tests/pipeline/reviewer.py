@@ -4,14 +4,14 @@ from pathlib import Path
 
 from pipeline.dataset.folder import NumberedRows
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
-from pipeline.evaluate.judged import judged_dataset, phrases_of
+from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_sample import sample_for_review
 
 
 def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", seed: int = 0) -> int:
     """Answer for a sample of regions, as far as the ground truth knows them; return the number of answers."""
-    judged = judged_dataset(dataset, truth)
+    judged = open_evaluation_set(dataset, truth)
     rows = NumberedRows(judged.dataset)
     lines = []
     for number, annotation_id in sample_for_review(judged.dataset, count, seed):

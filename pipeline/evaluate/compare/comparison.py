@@ -37,7 +37,7 @@ from pipeline.evaluate.compare.maps import (
 )
 from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_images
 from pipeline.evaluate.compare.sanity import sanity
-from pipeline.evaluate.judged import pixels_of
+from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.graph import fetch_weights
 from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
 from pipeline.scenes import write_scenes

@@ -26,7 +26,7 @@ from torch import Tensor
 from pipeline.config import ExplainConfig, RunConfig, override
 from pipeline.evaluate.compare.faithfulness import image_embeddings, text_embeddings
 from pipeline.evaluate.compare.pictures import ComparedImage
-from pipeline.evaluate.judged import pixels_of, prepare_stage
+from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import draw_map
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError

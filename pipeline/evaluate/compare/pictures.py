@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.judged import drawn_places, prepare_stage
+from pipeline.evaluate.evaluation_set import draw_places, prepare_stage
 from pipeline.evaluate.matching import Query, match_images, queries_of
 from pipeline.terminal import progress_bar
 from stages.contract.errors import InputError
@@ -91,7 +91,7 @@ def compared_images(
         for place, (sample_id, name, is_read) in enumerate(named)
         if is_read and (matched is None or name in matched.images)
     )
-    places = set(drawn_places(candidates, effort.most, effort.seed))
+    places = set(draw_places(candidates, effort.most, effort.seed))
     records = (Record.start(sample) for place, sample in enumerate(reader.samples(shards)) if place in places)
 
     def questions_of(record: Record) -> list[Question]:

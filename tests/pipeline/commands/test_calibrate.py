@@ -18,7 +18,7 @@ from pipeline.dataset.validate import validate
 from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.calibrate import fitted_cut, write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.judged import JudgedDataset
+from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.matching import queries_of
 from pipeline.graph import build_graph
 from pipeline.run import run
@@ -99,8 +99,8 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
-    queries = JudgedDataset.queries
-    monkeypatch.setattr(JudgedDataset, "queries", lambda *given: [*queries(*given)] * 2)
+    queries = EvaluationSet.queries
+    monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
     dataset = run(config_of(scenes_folder, tmp_path / "dataset"), QUIET)
     figures = write_calibration(dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     assert figures["calibration_error"]["n"] * 2 == figures["risk_coverage_area"]["n"] * 2 == figures["regions"]

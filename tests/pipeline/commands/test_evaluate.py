@@ -17,7 +17,7 @@ from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.origin import sign
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.evaluate.tune import tuned
 from pipeline.run import run
@@ -175,7 +175,7 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_stages_are_torn_down_where_one_fails(failure, inline_dataset, truth, monkeypatch) -> None:
-    judged = judged_dataset(inline_dataset, truth, AGAIN)
+    judged = open_evaluation_set(inline_dataset, truth, AGAIN)
     graph = judged.graph(pixels=True)
     assert graph is not None
 
@@ -184,7 +184,7 @@ def test_stages_are_torn_down_where_one_fails(failure, inline_dataset, truth, mo
 
     monkeypatch.setattr(graph.explains, "process", fail)
     with pytest.raises(failure, match="no longer"):
-        list(judged.mapped(graph, QUIET))
+        list(judged.rows_with_maps(graph, QUIET))
     assert not hasattr(graph.explains, "_explainer")
     assert graph.before[1]._pool is None
 
@@ -255,9 +255,11 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
-        lambda *settings: tuned(judged_dataset(dataset, truth, settings), QUIET, by="box_recall", most=4),
+        lambda *settings: tuned(open_evaluation_set(dataset, truth, settings), QUIET, by="box_recall", most=4),
     ]
-    monkeypatch.setattr("pipeline.evaluate.judged.build_graph", lambda config: pytest.fail("something was built"))
+    monkeypatch.setattr(
+        "pipeline.evaluate.evaluation_set.build_graph", lambda config: pytest.fail("something was built")
+    )
     for verb in verbs:
         with pytest.raises(ConfigError, match=r"--set phrases\.spacy_model=a_package$") as refused:
             verb()

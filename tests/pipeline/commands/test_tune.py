@@ -17,9 +17,9 @@ from pipeline.dataset import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.review_truth import reviewed_dataset
+from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Measured, tuned, write_settings
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
@@ -53,7 +53,7 @@ SOME_CUTS = {
 
 @pytest.fixture(scope="module")
 def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
-    return tuned(judged_dataset(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
+    return tuned(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
 
 
 def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, tmp_path) -> None:
@@ -111,12 +111,12 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     truth, file = drawn / "truth.json", tmp_path / "c.json"
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
-    uncut = tuned(judged_dataset(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
+    uncut = tuned(open_evaluation_set(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
     assert (uncut["settings"]["regions"]["rule"], len(uncut["steps"])) == ("fitted", 1), "a calibration may follow"
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
-    found = tuned(judged_dataset(fitted, truth), QUIET, maps={}, cuts=nothing)
+    found = tuned(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
     wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
     for name in METRICS:
         assert found["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
@@ -126,11 +126,11 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     assert (found["best"], found["settings"]["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
     with pytest.raises(ConfigError, match="made with another"):
-        tuned(judged_dataset(fitted, truth), QUIET, maps={}, cuts={})
+        tuned(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts={})
 
 
 def test_the_budget(dataset: Path, drawn: Path) -> None:
-    judged = judged_dataset(dataset, drawn / "truth.json")
+    judged = open_evaluation_set(dataset, drawn / "truth.json")
     found = tuned(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
     assert (found["steps"], found["best"], found["images"]) == ([], {}, 4)
     assert found["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
@@ -158,8 +158,8 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
     """The same answers as the truth's where there are any; regions elsewhere than a wrong one are not counted."""
     made = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     with pytest.raises(InputError, match="no reviewed regions"):
-        reviewed_dataset(made)
-    known, right, asked = judged_dataset(made, drawn / "truth.json"), 0, 0
+        open_reviewed_dataset(made)
+    known, right, asked = open_evaluation_set(made, drawn / "truth.json"), 0, 0
     absent = ""
     for row in open_dataset(made).rows():
         targets = {target.phrase: target.boxes_xywh_px for target in known.image_of(row).targets}
@@ -171,7 +171,7 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
             append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer=answer))
             right, asked = right + is_true, asked + 1
             break
-    judged, wrong = reviewed_dataset(made)
+    judged, wrong = open_reviewed_dataset(made)
     found = tuned(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
     assert found["start"]["reviewed"] == asked
     assert found["start"]["agreement"] == pytest.approx(right / asked)
@@ -192,7 +192,7 @@ def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Pat
     regions = [region for row in open_dataset(made).rows() for region in row["annotations"]]
     for region in regions:
         append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
-    judged, wrong = reviewed_dataset(made)
+    judged, wrong = open_reviewed_dataset(made)
     found = tuned(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
     assert found["start"]["agreement"] == 1.0
     assert found["start"]["reviewed"] == len(regions)
@@ -224,7 +224,7 @@ def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path:
         thing.pop("segmentation", None)
     (tmp_path / "boxes.json").write_text(json.dumps(truth))
     with pytest.raises(ConfigError, match="--by mask_iou"):
-        tuned(judged_dataset(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
+        tuned(open_evaluation_set(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
         code, _, said = called("tune", dataset, *options)
         assert (code, "--truth FILE or --reviews" in said) == (2, True)

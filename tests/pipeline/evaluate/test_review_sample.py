@@ -22,35 +22,41 @@ def population(count: int) -> Population:
 
 def test_a_larger_sample_continues_a_smaller_one_and_each_has_all_strata() -> None:
     regions = population(3000)
-    places = regions.drawn(400, 0)
+    places = regions.draw(400, 0)
     assert len(set(places.tolist())) == 400
     for count in (50, 100, 203):
-        assert (regions.drawn(count, 0) == places[:count]).all()
+        assert (regions.draw(count, 0) == places[:count]).all()
         in_strata = np.bincount(regions.strata[places[:count]], minlength=len(SHARES))
         assert in_strata.max() - in_strata.min() <= 1
-    assert not np.isin(places, regions.drawn(400, 1)).all()
+    assert not np.isin(places, regions.draw(400, 1)).all()
 
 
 def test_weighed_answers_estimate_the_dataset_and_unweighed_ones_do_not() -> None:
     """Over 100 samples; high scores are right, and drawn more often, and vehicles are rare and wrong."""
     regions = population(3000)
     right = (np.random.default_rng(4).random(3000) < regions.scores) & (regions.kinds != "vehicles")
-    samples = [regions.drawn(200, seed) for seed in range(100)]
+    samples = [regions.draw(200, seed) for seed in range(100)]
     weights = [regions.weights(places) for places in samples]
-    weighed = [np.average(right[places], weights=each) for places, each in zip(samples, weights, strict=True)]
+    weighed = [
+        np.average(right[places], weights=sample_weights)
+        for places, sample_weights in zip(samples, weights, strict=True)
+    ]
     assert np.mean(weighed) == pytest.approx(right.mean(), abs=0.01)
     assert np.mean([right[places].mean() for places in samples]) > right.mean() + 0.015
     rare = regions.kinds == "vehicles"
     assert np.mean([rare[places].mean() for places in samples]) > 2 * rare.mean()
-    shares = [np.average(rare[places], weights=each) for places, each in zip(samples, weights, strict=True)]
+    shares = [
+        np.average(rare[places], weights=sample_weights)
+        for places, sample_weights in zip(samples, weights, strict=True)
+    ]
     assert np.mean(shares) == pytest.approx(rare.mean(), abs=0.002)
-    assert all(each.sum() == pytest.approx(3000) for each in weights)
+    assert all(sample_weights.sum() == pytest.approx(3000) for sample_weights in weights)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 40])
 def test_of_few_regions_all_are_drawn_and_each_stands_for_itself(count: int) -> None:
     regions = population(count)
-    places = regions.drawn(200, 0)
+    places = regions.draw(200, 0)
     assert sorted(places.tolist()) == list(range(count))
     assert regions.weights(places) == pytest.approx(np.ones(count))
 
@@ -59,22 +65,22 @@ def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
     dataset = open_dataset(synthetic_dataset)
     regions = population_of(dataset)
     rows = list(dataset.rows())
-    every = [(number, each) for number, row in enumerate(rows) for each in row["annotations"]]
+    annotations = [(number, annotation) for number, row in enumerate(rows) for annotation in row["annotations"]]
     first: dict[tuple[object, ...], tuple[int, dict[str, Any]]] = {}  # captions repeat phrases
-    for number, each in every:
-        first.setdefault((number, each["phrase"], *each["bbox"]), (number, each))
-    known = list(first.values())
-    assert len(known) < len(every)
-    assert regions.ids.tolist() == [each["id"] for _, each in known]
-    assert regions.rows.tolist() == [number for number, _ in known]
-    assert regions.scores == pytest.approx([each["score"] for _, each in known])
-    assert regions.kinds.tolist() == [kind_of(each["head"]) for _, each in known]
-    shown = [known[regions.places[each["id"]]] for _, each in every]
+    for number, annotation in annotations:
+        first.setdefault((number, annotation["phrase"], *annotation["bbox"]), (number, annotation))
+    distinct = list(first.values())
+    assert len(distinct) < len(annotations)
+    assert regions.ids.tolist() == [annotation["id"] for _, annotation in distinct]
+    assert regions.rows.tolist() == [number for number, _ in distinct]
+    assert regions.scores == pytest.approx([annotation["score"] for _, annotation in distinct])
+    assert regions.kinds.tolist() == [kind_of(annotation["head"]) for _, annotation in distinct]
+    shown = [distinct[regions.places[annotation["id"]]] for _, annotation in annotations]
     assert [(row, one["phrase"], one["bbox"]) for row, one in shown] == [
-        (row, one["phrase"], one["bbox"]) for row, one in every
+        (row, one["phrase"], one["bbox"]) for row, one in annotations
     ]
     for number, region in sample_for_review(dataset, 20, seed=4):
-        assert region in {each["id"] for each in rows[number]["annotations"]}
+        assert region in {annotation["id"] for annotation in rows[number]["annotations"]}
 
 
 def test_kinds() -> None:

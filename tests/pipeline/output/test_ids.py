@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline.dataset.tally import empty_rows, rows_of, write_categories
 from pipeline.dataset.validate import validate
-from pipeline.evaluate.judged import judged_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.output import ids
 from pipeline.output.ids import resolve_id_collisions
 from stages.contract import records
@@ -162,8 +162,8 @@ def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_fold
     names = pq.read_table(dataset / "data")["sample_id"].to_pylist()
     for shard in (dataset / "data").iterdir():
         ids._rewrite(shard, ids._Ids(images={name: stable_id(name, 1) for name in names}))
-    judged = judged_dataset(dataset, scenes_folder / "truth.json")
-    pairs = list(judged.mapped(judged.graph(pixels=True), Console(quiet=True)))
+    judged = open_evaluation_set(dataset, scenes_folder / "truth.json")
+    pairs = list(judged.rows_with_maps(judged.graph(pixels=True), Console(quiet=True)))
     assert [row["id"] for row, _ in pairs] == [stable_id(row["sample_id"], 1) for row, _ in pairs]
     assert [record.sample.sample_id for _, record in pairs] == [row["sample_id"] for row, _ in pairs]
     assert len(pairs) == len(names)

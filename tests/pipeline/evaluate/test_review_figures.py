@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.evaluate.review_fit import _corrected, fit_answers
-from pipeline.evaluate.reviewed import agreement, calibration_of, share_of
+from pipeline.evaluate.review_figures import measure_agreement, score_errors, weighted_share
+from pipeline.evaluate.review_fit import _correct_presence, fit_answers
 from stages.regions.score import FEATURES, Calibration, at_share
 
 COUNT = 20_000
@@ -15,15 +15,18 @@ COUNT = 20_000
 
 @pytest.mark.parametrize(("right", "of"), [(0, 5), (3, 10), (140, 200), (7, 7)])
 def test_equal_weights_give_wilsons_interval(right: int, of: int) -> None:
-    found = share_of(np.arange(of) < right, np.full(of, 12.5))
+    estimate = weighted_share(np.arange(of) < right, np.full(of, 12.5))
     expected = binomtest(right, of).proportion_ci(method="wilson")
-    assert (found.value, found.n) == (right / of, of)
-    assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
+    assert (estimate.value, estimate.n) == (right / of, of)
+    assert (estimate.low, estimate.high) == (
+        pytest.approx(expected.low, abs=1e-6),
+        pytest.approx(expected.high, abs=1e-6),
+    )
 
 
 def test_unequal_weights_count_as_fewer_answers() -> None:
     wrong = np.arange(100) % 2 == 0
-    even, uneven = (share_of(wrong, np.where(np.arange(100) < 50, 1.0, more)) for more in (1.0, 9.0))
+    even, uneven = (weighted_share(wrong, np.where(np.arange(100) < 50, 1.0, more)) for more in (1.0, 9.0))
     assert uneven.value == even.value == 0.5
     assert uneven.high - uneven.low > 1.2 * (even.high - even.low)
 
@@ -32,9 +35,9 @@ def test_unequal_weights_count_as_fewer_answers() -> None:
 def test_the_calibration_error_without_chance(too_high: float, low: float, high: float) -> None:
     rng = np.random.default_rng(1)
     scores = rng.uniform(0.3, 0.9, 200)
-    found = [calibration_of(scores, rng.random(200) < scores - too_high, np.ones(200)) for _ in range(7)]
-    assert all(each["by_chance"] > 0.05 for each in found)
-    assert low <= np.median([each["debiased"] for each in found]) <= high
+    errors = [score_errors(scores, rng.random(200) < scores - too_high, np.ones(200)) for _ in range(7)]
+    assert all(error["by_chance"] > 0.05 for error in errors)
+    assert low <= np.median([error["debiased"] for error in errors]) <= high
 
 
 @pytest.mark.parametrize(
@@ -48,12 +51,12 @@ def test_the_calibration_error_without_chance(too_high: float, low: float, high:
     ],
 )
 def test_agreement(answers: list[list[str]], share: float | None, alpha: float | None) -> None:
-    found = agreement(answers)
-    assert found["share"] == share
-    assert found["alpha"] == (alpha if alpha is None else pytest.approx(alpha, abs=0.0005))
+    agreement = measure_agreement(answers)
+    assert agreement["share"] == share
+    assert agreement["alpha"] == (alpha if alpha is None else pytest.approx(alpha, abs=0.0005))
 
 
-def known(**more: Any) -> Calibration:
+def calibration_of(**more: Any) -> Calibration:
     weight = dict.fromkeys(FEATURES, 0.0) | {"energy": 1.0, "log_area": -0.5}
     same: dict[str, Any] = {"mean": dict.fromkeys(FEATURES, 0.2), "scale": dict.fromkeys(FEATURES, 2.0)}
     return Calibration(bias=0.3, weight=weight, **same, made_with={}, made_from={}, **more)
@@ -62,7 +65,7 @@ def known(**more: Any) -> Calibration:
 PRESENCE: dict[str, Any] = {"bias": 0.5, "weight": {"similarity": 2.0}, "absent_share": 0.5}
 
 
-def answers(calibration: Calibration, shift: float, count: int) -> tuple[Any, Any, Any]:
+def simulate_answers(calibration: Calibration, shift: float, count: int) -> tuple[Any, Any, Any]:
     """Features, log odds of presence, and what people say where all log odds are too high by a shift."""
     rng = np.random.default_rng(2)
     features = rng.normal(0.2, 2.0, (count, len(FEATURES)))
@@ -70,47 +73,49 @@ def answers(calibration: Calibration, shift: float, count: int) -> tuple[Any, An
     weights = [calibration.weight[name] / calibration.scale[name] for name in FEATURES]
     total = calibration.bias + (features - 0.2) @ weights
     right = rng.random(count) < 1 / (1 + np.exp(shift - total))
-    there = rng.random(count) < 1 / (1 + np.exp(shift - odds[:, 0]))
-    return features, odds, np.where(there, np.where(right, "right", "wrong"), "absent")
+    is_present = rng.random(count) < 1 / (1 + np.exp(shift - odds[:, 0]))
+    return features, odds, np.where(is_present, np.where(right, "right", "wrong"), "absent")
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_the_known_calibration_is_corrected_by_as_much_as_answers_say(shift: float) -> None:
-    features, odds, said = answers(known(presence=PRESENCE), shift, 200)
-    new, new_odds, new_said = answers(known(presence=PRESENCE), shift, COUNT)
-    fit = fit_answers(features, odds, said, known(presence=PRESENCE))
-    assert fit.there.bias == pytest.approx(-shift, abs=0.6)
-    assert abs(fit.scores(new, new_odds).mean() - (new_said == "right").mean()) < 0.05
-    scratch = fit_answers(features, odds, said, None)
-    assert scratch.there is None
-    assert abs(scratch.scores(new, new_odds).mean() - (new_said == "right").mean()) < 0.07
+    features, odds, answers = simulate_answers(calibration_of(presence=PRESENCE), shift, 200)
+    new, new_odds, new_answers = simulate_answers(calibration_of(presence=PRESENCE), shift, COUNT)
+    fit = fit_answers(features, odds, answers, calibration_of(presence=PRESENCE))
+    assert fit.presence.bias == pytest.approx(-shift, abs=0.6)
+    assert abs(fit.scores(new, new_odds).mean() - (new_answers == "right").mean()) < 0.05
+    scratch = fit_answers(features, odds, answers, None)
+    assert scratch.presence is None
+    assert abs(scratch.scores(new, new_odds).mean() - (new_answers == "right").mean()) < 0.07
 
 
 def test_few_answers_change_the_known_weights_little() -> None:
-    features, odds, said = answers(known(), 0.0, 50)
-    fit = fit_answers(features, odds, said, known())
+    features, odds, answers = simulate_answers(calibration_of(), 0.0, 50)
+    fit = fit_answers(features, odds, answers, calibration_of())
     slopes = dict(zip(FEATURES, fit.right.weight / fit.right.scale, strict=True))
     assert slopes["energy"] == pytest.approx(0.5, abs=0.2)
     assert slopes["log_area"] == pytest.approx(-0.25, abs=0.2)
 
 
 def test_presence_that_nobody_denies_does_not_become_certain_and_never_falls_with_its_odds() -> None:
-    features, odds, said = answers(known(presence=PRESENCE), 0.0, 200)
-    fit = fit_answers(features, odds, np.where(said == "absent", "wrong", said), known(presence=PRESENCE))
-    assert fit.there.probability(np.zeros((1, 1)))[0] < 0.99
-    upside_down = np.where(odds[:, 0] > np.median(odds), "absent", np.where(said == "absent", "wrong", said))
-    fit = fit_answers(features, odds, upside_down, known(presence=PRESENCE))
-    assert fit.there.weight[0] >= 0.0
+    features, odds, answers = simulate_answers(calibration_of(presence=PRESENCE), 0.0, 200)
+    fit = fit_answers(
+        features, odds, np.where(answers == "absent", "wrong", answers), calibration_of(presence=PRESENCE)
+    )
+    assert fit.presence.probability(np.zeros((1, 1)))[0] < 0.99
+    upside_down = np.where(odds[:, 0] > np.median(odds), "absent", np.where(answers == "absent", "wrong", answers))
+    fit = fit_answers(features, odds, upside_down, calibration_of(presence=PRESENCE))
+    assert fit.presence.weight[0] >= 0.0
 
 
 @pytest.mark.parametrize("expected", [0.05, 0.3])
 def test_the_file_gives_the_presence_that_was_fitted(expected: float) -> None:
     """Log odds that a run sees are those of the calibration, moved to the share that its settings expect."""
-    features, odds, said = answers(known(presence=PRESENCE), 1.0, 200)
-    fit = fit_answers(features, odds, said, known(presence=PRESENCE))
-    assert fit.there is not None
-    stored = _corrected(known(presence=PRESENCE), fit.there, expected)
-    assert stored is not None
+    features, odds, answers = simulate_answers(calibration_of(presence=PRESENCE), 1.0, 200)
+    fit = fit_answers(features, odds, answers, calibration_of(presence=PRESENCE))
+    assert fit.presence is not None
+    presence_fields = _correct_presence(calibration_of(presence=PRESENCE), fit.presence, expected)
+    assert presence_fields is not None
 
     def presence(values: Any, similarity: float) -> float:
         total = values["bias"] + values["weight"]["similarity"] * similarity
@@ -118,12 +123,12 @@ def test_the_file_gives_the_presence_that_was_fitted(expected: float) -> None:
 
     for similarity in (-1.0, 0.1, 1.0):
         before = presence(PRESENCE, similarity)
-        wanted = fit.there.probability(np.array([[np.log(before / (1 - before))]]))[0]
-        assert presence(stored, similarity) == pytest.approx(wanted, abs=1e-4)
+        expected_presence = fit.presence.probability(np.array([[np.log(before / (1 - before))]]))[0]
+        assert presence(presence_fields, similarity) == pytest.approx(expected_presence, abs=1e-4)
 
 
 @pytest.mark.parametrize("answer", ["right", "wrong"])
 def test_one_kind_of_answer_is_rejected(answer: str) -> None:
-    features, odds, _ = answers(known(), 0.0, 60)
+    features, odds, _ = simulate_answers(calibration_of(), 0.0, 60)
     with pytest.raises(ValueError, match="right and others that are wrong"):
         fit_answers(features, odds, np.full(60, answer), None)

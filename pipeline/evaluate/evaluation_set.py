@@ -1,4 +1,4 @@
-"""The material of a judgement: a finished dataset, or a sample of captioned images, beside ground truth."""
+"""What is evaluated: a finished dataset beside ground truth, and its records with their heat maps."""
 
 from __future__ import annotations
 
@@ -32,51 +32,55 @@ from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth, TruthImage
 
 DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
-"""Sections of the configuration that heat maps depend on: a setting in them has the maps computed again."""
+"""Sections of the configuration that heat maps depend on: if a setting changes them, the maps are computed again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedDataset:
-    """A finished dataset, the ground truth, and which images both have.
+class EvaluationSet:
+    """A finished dataset, its ground truth, and the images that both have.
 
-    `settings` are KEY=VALUE over the dataset's configuration: for files that moved, for the device, for other values.
-    `by` is the column of the dataset that the ground truth knows its images by.
+    Attributes:
+        dataset: The finished dataset.
+        settings: KEY=VALUE over the dataset's configuration: for files that moved, for the device, for other values.
+        truth: The ground truth.
+        matches: Images of the dataset in the ground truth.
+        by: Column of the dataset with the names by which the ground truth knows its images.
     """
 
     dataset: Dataset
     settings: Sequence[str]
     truth: GroundTruth
-    matched: ImageMatches
+    matches: ImageMatches
     by: Literal["file_name", "sample_id"] = "file_name"
 
-    def asks_for_cut(self) -> JudgedDataset:
-        """Return the same with the rule that the run asked for: without a cut it stored the rule that it used instead.
+    def with_requested_rule(self) -> EvaluationSet:
+        """Return the same set with the rule that the run's user asked for; a setting of the rule stays.
 
-        A setting of the rule stays.
+        A run whose calibration has no cut stores the rule that it used instead.
         """
-        run = self.dataset.manifest.get("run", {}).get("config", {}).get("regions", {})
-        asked = [f"regions.rule={run['rule']}"] if "rule" in run else []
-        return replace(self, settings=[*asked, *self.settings])
+        regions = self.dataset.manifest.get("run", {}).get("config", {}).get("regions", {})
+        rule_settings = [f"regions.rule={regions['rule']}"] if "rule" in regions else []
+        return replace(self, settings=[*rule_settings, *self.settings])
 
     @property
     def has_maps(self) -> bool:
-        """Whether heat maps are taken from the shards: the dataset holds them, and no setting changes them."""
+        """Whether heat maps come from the shards: the dataset holds them, and no setting changes them."""
         return self.dataset.has_heat_maps and not sets_any(self.settings, DECIDE_MAPS)
 
-    def config(self, *, explains: bool = True) -> RunConfig:
-        """The dataset's configuration with the settings. explains: whether the explainer's settings are needed."""
-        return stored_config(self.dataset.manifest["config"], self.settings, parse_explainer=explains)
+    def config(self, *, parse_explainer: bool = True) -> RunConfig:
+        """Return the dataset's configuration with the settings. parse_explainer: whether to read the explainer's."""
+        return stored_config(self.dataset.manifest["config"], self.settings, parse_explainer=parse_explainer)
 
     def rows(self, *, maps: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield the rows of the images that the ground truth has. maps: with the stored heat maps, if there are any."""
-        left_out = {"image"} if maps else {"image", "heat_maps"}
-        for row in self.dataset.rows([name for name in self.dataset.columns if name not in left_out]):
-            if row[self.by] in self.matched.images:
+        """Yield the rows of the images that the ground truth has. maps: whether to read stored heat maps."""
+        unread = {"image"} if maps else {"image", "heat_maps"}
+        for row in self.dataset.rows([name for name in self.dataset.columns if name not in unread]):
+            if row[self.by] in self.matches.images:
                 yield row
 
     def image_of(self, row: Mapping[str, Any]) -> TruthImage:
         """Return the ground truth of a row."""
-        return self.matched.images[row[self.by]]
+        return self.matches.images[row[self.by]]
 
     def queries(
         self, row: Mapping[str, Any], phrases: Sequence[Phrase], maps: Mapping[str, HeatMap] = MappingProxyType({})
@@ -99,15 +103,15 @@ class JudgedDataset:
         config = self.config()
         check_files(config)
         graph = build_graph(config)
-        made_with = self.dataset.manifest["model_fingerprint"]
-        if not self.has_maps and graph.fingerprint != made_with:
+        fingerprint = self.dataset.manifest["model_fingerprint"]
+        if not self.has_maps and graph.fingerprint != fingerprint:
             raise ConfigError(
-                f"{self.dataset.path} was made with other weights ({made_with}) than the configuration finds now "
+                f"{self.dataset.path} was made with other weights ({fingerprint}) than the configuration finds now "
                 f"({graph.fingerprint}); phrasebox eval --no-maps evaluates the regions alone"
             )
         return graph
 
-    def mapped(
+    def rows_with_maps(
         self, graph: Graph | None, console: Console, most: int | None = None
     ) -> Iterator[tuple[dict[str, Any], Record]]:
         """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there is a graph.
@@ -118,20 +122,20 @@ class JudgedDataset:
         if graph is None:
             yield from ((row, mapped_record(row)) for row in rows)
             return
-        by_name = {row["sample_id"]: row for row in rows}
+        rows_by_id = {row["sample_id"]: row for row in rows}
         stages = [graph.before[1]] if self.has_maps else [*graph.before, graph.explains]
-        for record in from_input(graph.reader, stages, by_name, console):
-            row = by_name[record.sample.sample_id]
+        for record in process_input(graph.reader, stages, rows_by_id, console):
+            row = rows_by_id[record.sample.sample_id]
             if self.has_maps:
-                known = mapped_record(row)
-                yield row, replace(record, phrases=known.phrases, heat_maps=known.heat_maps)
+                stored_record = mapped_record(row)
+                yield row, replace(record, phrases=stored_record.phrases, heat_maps=stored_record.heat_maps)
             else:
                 yield row, record
 
 
-def judged_dataset(
+def open_evaluation_set(
     path: Path, truth_path: Path, settings: Sequence[str] = (), *, resized: bool = False
-) -> JudgedDataset:
+) -> EvaluationSet:
     """Open a finished dataset and its ground truth.
 
     Args:
@@ -145,38 +149,45 @@ def judged_dataset(
     truth = read_truth(truth_path)
     dataset = open_dataset(path)
     rows = list(dataset.rows(["file_name", "height", "width", "error"]))
-    matched = match_images((row["file_name"] for row in rows), truth)
+    matches = match_images((row["file_name"] for row in rows), truth)
     if resized:
-        images = dict(matched.images)
+        images = dict(matches.images)
         for row in rows:
             if row["error"] is None and row["file_name"] in images:
                 images[row["file_name"]] = images[row["file_name"]].resize((row["height"], row["width"]))
-        matched = replace(matched, images=images)
-    return JudgedDataset(dataset=dataset, settings=settings, truth=truth, matched=matched)
+        matches = replace(matches, images=images)
+    return EvaluationSet(dataset=dataset, settings=settings, truth=truth, matches=matches)
 
 
-def from_input(
+def process_input(
     reader: Reader,
     stages: Sequence[Stage],
     names: Collection[str],
     console: Console,
     phrases: Mapping[str, Sequence[Phrase]] | None = None,
 ) -> Iterator[Record]:
-    """The records of some samples of the input, by their ids, after some stages; with given phrases, not the captions'.
+    """Yield records of the input after some stages.
 
-    Raise InputError if the input lacks some of them.
+    Args:
+        reader: Reader of the input.
+        stages: The stages.
+        names: Ids of the samples.
+        console: Shows the progress.
+        phrases: Phrases of each sample; None for those of the captions.
+
+    Raise InputError if the input lacks some of the samples.
     """
     missing = set(names)
     samples = reader.samples(reader.shards())
 
-    def wanted() -> Iterator[Record]:
+    def select_records() -> Iterator[Record]:
         while missing and (sample := next(samples, None)) is not None:  # nothing is read after the last one
             record = Record.start(sample)
-            if (name := record.sample.sample_id) in missing:
-                missing.remove(name)
-                yield record if phrases is None else replace(record, phrases=tuple(phrases[name]))
+            if (sample_id := record.sample.sample_id) in missing:
+                missing.remove(sample_id)
+                yield record if phrases is None else replace(record, phrases=tuple(phrases[sample_id]))
 
-    records = wanted()
+    records = select_records()
     done = 0
     with set_up(stages), progress_bar(console, "images", len(names)) as advance:
         while batch := list(islice(records, rows_per_batch(stages[-1]))):
@@ -192,31 +203,31 @@ def from_input(
 
 
 def phrases_of(entries: Iterable[Mapping[str, Any]]) -> list[Phrase]:
-    """The phrases that entries of a row's `annotations`, `absent` or `phrases` name, each once, in their order."""
-    found = {
-        (each["phrase"], each["caption_index"], *each["span"]): Phrase(
-            text=each["phrase"],
-            head=each["head"],
-            caption_index=each["caption_index"],
-            start=each["span"][0],
-            end=each["span"][1],
-            plural=each.get("plural", False),
+    """Return the different phrases in entries of a row's `annotations`, `absent` or `phrases`, in their order."""
+    phrases = {
+        (entry["phrase"], entry["caption_index"], *entry["span"]): Phrase(
+            text=entry["phrase"],
+            head=entry["head"],
+            caption_index=entry["caption_index"],
+            start=entry["span"][0],
+            end=entry["span"][1],
+            plural=entry.get("plural", False),
         )
-        for each in entries
+        for entry in entries
     }
-    return list(found.values())
+    return list(phrases.values())
 
 
-def drawn_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -> list[int]:
-    """Draw a sample of (place, name), which does not depend on the order of the names: the places in order."""
-    drawn = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
-    return sorted(place for _, place in drawn[:most])
+def draw_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -> list[int]:
+    """Draw a sample of (place, name) and return its places in order; it does not depend on the order of the names."""
+    ranked = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
+    return sorted(place for _, place in ranked[:most])
 
 
 def prepare_stage(
     config: RunConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **more: Any
 ) -> PrepareStage:
-    """Return the stage that resizes images as a run does; without an explainer to the model's own size."""
+    """Return the stage that resizes images as a run does, or to the model's own size without an explainer."""
     canvas = (explainer or ExplainerConfig(kind="")).canvas(spec)
     return PrepareStage(PrepareConfig(**config.images.model_dump(), **canvas, **more))
 
