@@ -10,7 +10,7 @@ verdicts.py     what its figures, and those of `tune` and `calibrate`, say a use
 absent.py       phrases that are not there: which to ask for, and whether they are recognised
 presence.py     the same phrases asked of a model, and the fit of presence
 calibrate.py    `calibrate`; tune.py, `tune`
-review_sample.py  which regions people review; review_figures.py, what their answers say; review_fit.py, scores from them
+review_sample.py  which regions people review; review_figures.py, what answers say; review_fit.py, scores from them
 compare/        `compare`
 model_check.py  `models check`
 model_score.py  `score-model`: probe.py embeds, answers.py counts

@@ -50,7 +50,7 @@ SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
-Mapped = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.mapped`
+RowRecords = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.mapped`
 
 
 def write_calibration(
@@ -67,34 +67,31 @@ def write_calibration(
 
     The figures are from five folds: each region is judged once, by a fit that has not seen its image. Only the rule
     `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
-    thing comes from the other images alone. A path that cannot be written is rejected before any work, if that can be
-    known. `presence`: whether to fit presence, too, which takes a forward pass for each image.
+    thing comes from the other images alone. A path that cannot be written is rejected before any work, if possible.
+    `presence`: whether to fit presence, too, which takes a forward pass for each image.
 
-    `gain` compares the scores with those of the dataset's calibration where it has one of the same kind (`replaces`),
-    and otherwise with the share of right regions as the score of all. See `calibration_verdict` for `verdict`.
+    `gain` compares the scores with those of the dataset's calibration if it has one of the same kind (`replaces`), and
+    otherwise with the share of right regions as the score of all. See `calibration_verdict` for `verdict`.
 
-    Raise as `open_evaluation_set`; InputError if there are too few regions, or only right or only wrong ones; ConfigError
-    if `out` cannot be written.
+    Raise as `open_evaluation_set`; InputError if there are too few regions, or only right or only wrong ones;
+    ConfigError if `out` cannot be written.
     """
     check_writable("--out", out)
     evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
-    present = _present(evaluation_set, presence=presence)
+    previous = _replaced_calibration(evaluation_set, presence=presence)
     evaluation_set = evaluation_set.with_requested_rule()
     config = evaluation_set.config()
     graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-    mapped = [(row, record) for row, record in evaluation_set.rows_with_maps(graph, console) if record.error is None]
-    cut, sizes = fitted_cut(config.regions, mapped, evaluation_set) if config.regions.rule == "fitted" else (None, None)
-    seen = _seen_regions(config.regions, mapped, evaluation_set, cut, sizes, has_absent=not presence)
-    labels = np.array([right for *_, right in seen], np.bool_)
-    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
-        raise InputError(
-            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
-            f"{FEWEST_REGIONS}, right ones and wrong ones"
-        )
-    features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in seen])
-    owners = np.array([image for image, *_ in seen], np.int64)
+    rows = [(row, record) for row, record in evaluation_set.rows_with_maps(graph, console) if record.error is None]
+    is_fitted = config.regions.rule == "fitted"
+    cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
+    regions = _judge_regions(config.regions, rows, evaluation_set, cut, sizes, has_absent=not presence)
+    labels = np.array([right for *_, right in regions], np.bool_)
+    _check_labels(labels)
+    features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in regions])
+    owners = np.array([image for image, *_ in regions], np.int64)
     fit = fit_logistic(features, labels)
-    fitted, worth = fit_presence(evaluation_set, console) if presence else (None, None)
+    fitted, presence_figures = fit_presence(evaluation_set, console) if presence else (None, None)
     counts = {"regions": len(labels), "right": int(labels.sum())}
     precisions = [config.model.precision]
     calibration = Calibration(
@@ -108,25 +105,45 @@ def write_calibration(
         cut=None if cut is None else cut.plain(),
     )
     store(calibration, out)
-    before = [labels.mean() if present is None else present.probability(evidence) for _, evidence, _ in seen]
-    once = np.unique(np.c_[owners, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
-    unseen, labels, owners = predict_out_of_fold(features, labels, owners)[once], labels[once], owners[once]
+    before = None if previous is None else np.array([previous.probability(evidence) for _, evidence, _ in regions])
     figures = {
         "matched": evaluation_set.matches.counts,
         **counts,
-        **({} if worth is None else {"presence": worth}),
-        "risk_coverage_area": weighted_estimate(risk_coverage_area(unseen, labels), owners).plain(),
-        "calibration_error": debiased_calibration_error(unseen, labels, owners).plain(),
-        "replaces": present is not None,
-        "gain": squared_error_gain(np.array(before)[once], unseen, labels, owners, np.ones(len(once))).plain(),
+        **({} if presence_figures is None else {"presence": presence_figures}),
+        **_score_figures(features, labels, owners, before),
     }
     return {**figures, "verdict": calibration_verdict(figures)}
 
 
-def _present(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
-    """The calibration that made the dataset's scores, if its regression is about the same phrases; otherwise None.
+def _check_labels(labels: NDArray[np.bool_]) -> None:
+    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
+        raise InputError(
+            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
+            f"{FEWEST_REGIONS}, right ones and wrong ones"
+        )
 
-    presence: whether presence is fitted, so that the regression is about phrases that are there alone.
+
+def _score_figures(
+    features: Floats, labels: NDArray[np.bool_], images: NDArray[np.int64], before: Floats | None
+) -> dict[str, Any]:
+    """Return the figures of scores from five folds; `before`: the previous calibration's scores, None without one."""
+    places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
+    baseline = np.full(len(labels), labels.mean()) if before is None else before
+    scores = predict_out_of_fold(features, labels, images)[places]
+    right = labels[places]
+    owners = images[places]
+    return {
+        "risk_coverage_area": weighted_estimate(risk_coverage_area(scores, right), owners).plain(),
+        "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
+        "replaces": before is not None,
+        "gain": squared_error_gain(baseline[places], scores, right, owners, np.ones(len(places))).plain(),
+    }
+
+
+def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
+    """Return the calibration that made the dataset's scores if its regression is about the same phrases, else None.
+
+    presence: whether presence is fitted, so that the regression is about present phrases alone.
     """
     made_with = evaluation_set.dataset.manifest.get("calibration")
     changes = [setting for setting in evaluation_set.settings if not setting.startswith("regions.calibration=")]
@@ -139,38 +156,38 @@ def _present(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | 
     return calibration
 
 
-def _seen_regions(
+def _judge_regions(
     config: RegionsConfig,
-    mapped: Mapped,
+    rows: RowRecords,
     evaluation_set: EvaluationSet,
     cut: FittedCut | None,
     sizes: UsualSizes | None,
     *,
     has_absent: bool,
 ) -> list[tuple[int, Evidence, bool]]:
-    """The image, the evidence and whether it is right, for each region of a phrase that the ground truth knows.
+    """Return the image, the evidence and whether it is right, for each region of a phrase that the ground truth knows.
 
-    has_absent: also for the phrases that it knows to be absent.
+    has_absent: whether to include phrases that the ground truth knows to be absent.
     """
-    found = []
-    for row, record in mapped:
-        own_cut = cut
+    regions = []
+    for row, record in rows:
+        row_cut = cut
         if cut is not None and sizes is not None:
-            own_cut = replace(cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
-        regions = RegionsStage(config, fitted=own_cut).regions_of(record)
+            row_cut = replace(cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
+        row_regions = RegionsStage(config, fitted=row_cut).regions_of(record)
         for query in evaluation_set.queries(row, record.phrases):
             if query.phrase_index is None or (query.target is None and not has_absent):
                 continue
             boxes = () if query.target is None else query.target.boxes_xywh_px
-            found += [
+            regions += [
                 (query.image, evidence, is_right(painted.box_xywh_px, boxes))
-                for painted, evidence in regions[query.phrase_index]
+                for painted, evidence in row_regions[query.phrase_index]
             ]
-    return found
+    return regions
 
 
-class SeenThing(NamedTuple):
-    """A named thing of an image, and the mean logarithm of the shares of the image that its true boxes cover."""
+class SizedThing(NamedTuple):
+    """A named thing of an image; `log_size` is the mean logarithm of its true boxes' shares of the image."""
 
     image: int
     head: str
@@ -178,34 +195,36 @@ class SeenThing(NamedTuple):
 
 
 class UsualSizes:
-    """The usual size of the things that each head noun names, see `FittedCut.usual`; from one or more seen things."""
+    """The usual size of the things that each head noun names, see `FittedCut.usual`; from one or more things."""
 
-    def __init__(self, seen: Iterable[SeenThing]) -> None:
+    def __init__(self, sized_things: Iterable[SizedThing]) -> None:
         self._of_head: dict[str, dict[int, list[float]]] = {}
-        things = list(seen)
-        mean = fmean(each.log_size for each in things)
-        for each in things:
-            self._of_head.setdefault(each.head, {}).setdefault(each.image, []).append(each.log_size - mean)
+        things = list(sized_things)
+        mean = fmean(thing.log_size for thing in things)
+        for thing in things:
+            self._of_head.setdefault(thing.head, {}).setdefault(thing.image, []).append(thing.log_size - mean)
 
     def all(self) -> dict[str, float]:
         """Return the sizes for all heads, rounded: more digits would only fill the file."""
-        return {head: round(_shrunk(images.values()), 3) for head, images in sorted(self._of_head.items())}
+        return {head: round(_shrunken_mean(images.values()), 3) for head, images in sorted(self._of_head.items())}
 
     def without(self, image: int, heads: Iterable[str]) -> dict[str, float]:
         """Return the sizes for some heads, from images other than this one."""
         return {
-            head: _shrunk(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
+            head: _shrunken_mean(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
             for head in heads
         }
 
 
-def _shrunk(images: Iterable[Sequence[float]]) -> float:
-    sizes = [size for own in images for size in own]
+def _shrunken_mean(images: Iterable[Sequence[float]]) -> float:
+    sizes = [size for image_sizes in images for size in image_sizes]
     return math.fsum(sizes) / (len(sizes) + SHRINK)
 
 
-def fitted_cut(config: RegionsConfig, mapped: Mapped, evaluation_set: EvaluationSet) -> tuple[FittedCut, UsualSizes]:
-    """Fit where maps are cut: each is cut at all shares, and the first region of each cut is right or wrong.
+def fit_cut_to_rows(
+    config: RegionsConfig, rows: RowRecords, evaluation_set: EvaluationSet
+) -> tuple[FittedCut, UsualSizes]:
+    """Fit where maps are cut. Each map is cut at all shares, and the first region of each cut is right or wrong.
 
     The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or all of them are.
     """
@@ -216,31 +235,34 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, evaluation_set: Evaluation
     maker = stages[0].maker
     surfaces: list[NDArray[np.uint8]] = []
     heads_of: list[tuple[str, ...]] = []
-    seen: list[SeenThing] = []
+    things: list[SizedThing] = []
     right: list[list[bool]] = []
-    for row, record in mapped:
-        own_surfaces = maker.surfaces_of_phrases(record)
+    for row, record in rows:
+        row_surfaces = maker.surfaces_of_phrases(record)
         heads = maker.heads_of(record, maker.groups_of(record))
-        found = [stage.regions_of(record) for stage in stages]
+        regions_by_share = [stage.regions_of(record) for stage in stages]
         first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
         for query in evaluation_set.queries(row, record.phrases):
             index = query.phrase_index
-            if query.target is None or index is None or (surface := own_surfaces[index]) is None:
+            if query.target is None or index is None or (surface := row_surfaces[index]) is None:
                 continue
-            boxes, (height, width) = query.target.boxes_xywh_px, query.size_hw
+            boxes = query.target.boxes_xywh_px
+            height, width = query.size_hw
             head = first_heads[record.phrases[index].text]
             # A box without an area counts as a pixel.
             log_size = fmean(math.log(max(w * h, 1.0) / (height * width)) for _, _, w, h in boxes)
-            seen.append(SeenThing(query.image, head, log_size))
+            things.append(SizedThing(query.image, head, log_size))
             heads_of.append(heads[index])
             surfaces.append(surface.values.astype(np.uint8))
-            right.append([any(is_right(painted.box_xywh_px, boxes) for painted, _ in own[index][:1]) for own in found])
-    if not seen:
+            first_regions = [regions[index][:1] for regions in regions_by_share]
+            right.append([any(is_right(painted.box_xywh_px, boxes) for painted, _ in first) for first in first_regions])
+    if not things:
         raise InputError("no phrase with a known place to fit regions.rule=fitted to")
-    sizes = UsualSizes(seen)
-    known = [sizes.without(each.image, own) for each, own in zip(seen, heads_of, strict=True)]
-    usual = [fmean(size[head] for head in own) for size, own in zip(known, heads_of, strict=True)]
-    features = [cut_features(surface, size) for surface, size in zip(surfaces, usual, strict=True)]
+    sizes = UsualSizes(things)
+    features = []
+    for thing, heads, surface in zip(things, heads_of, surfaces, strict=True):
+        usual_sizes = sizes.without(thing.image, heads)
+        features.append(cut_features(surface, fmean(usual_sizes[head] for head in heads)))
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
@@ -249,12 +271,12 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, evaluation_set: Evaluation
 
 
 def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
-    """Return the weights with which most maps are cut so that their region is right.
+    """Return the weights by which most maps are cut so that their region is right.
 
-    The fit maximises the share of right regions if each cut were drawn with the probability softmax(worth): the
-    expected reward of a policy, which unlike a likelihood gives up maps that no cut makes right. L-BFGS from zero, in
-    float64, so that the same data give the same weights. A bias would change nothing: it is the same for all cuts of a
-    map.
+    The fit maximises the share of right regions if each cut were drawn with the probability softmax(worth). This is the
+    expected reward of a policy; unlike a likelihood it gives up maps that no cut makes right. L-BFGS starts from zero,
+    in float64, so that the same data give the same weights. A bias would change nothing: it is the same for all cuts of
+    a map.
 
     Args:
         features: (n, cuts, k), of each cut of each map; NaN where nothing lies above a cut.
@@ -264,21 +286,21 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
     """
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 
-    seen = np.isfinite(features.sum(axis=-1))
-    if not right[seen].any() or right[seen].all():
+    is_finite = np.isfinite(features.sum(axis=-1))
+    if not right[is_finite].any() or right[is_finite].all():
         raise ValueError("expected right and wrong cuts")
-    mean, scale = mean_and_scale(features[seen])
-    cut = seen.any(axis=1)
-    x = torch.from_numpy(np.where(seen[..., None], (features - mean) / scale, 0.0)[cut])
-    closed = torch.from_numpy(np.where(seen, 0.0, -np.inf)[cut])
-    reward = torch.from_numpy((right & seen).astype(np.float64)[cut])
+    mean, scale = mean_and_scale(features[is_finite])
+    has_cut = is_finite.any(axis=1)
+    x = torch.from_numpy(np.where(is_finite[..., None], (features - mean) / scale, 0.0)[has_cut])
+    closed = torch.from_numpy(np.where(is_finite, 0.0, -np.inf)[has_cut])
+    reward = torch.from_numpy((right & is_finite).astype(np.float64)[has_cut])
     weight = torch.zeros(features.shape[2], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        taken = torch.softmax(x @ weight + closed, dim=1)
-        value = RIDGE * (weight @ weight) - (taken * reward).sum(dim=1).mean()
+        shares = torch.softmax(x @ weight + closed, dim=1)
+        value = RIDGE * (weight @ weight) - (shares * reward).sum(dim=1).mean()
         value.backward()
         return value
 

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig, sets_any
 from pipeline.config_text import dump_yaml
-from pipeline.evaluate.calibrate import fitted_cut
+from pipeline.evaluate.calibrate import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import correct, is_right, value_of
@@ -161,7 +161,9 @@ class Trials:
         rows = {row["sample_id"]: row for row in self.evaluation_set.rows()}
         contrasted_ones = [_contrasted(record, config) for record in records]
         cuts = [
-            fitted_cut(config.regions, [(rows[each.sample.sample_id], each) for each in half], self.evaluation_set)[0]
+            fit_cut_to_rows(
+                config.regions, [(rows[each.sample.sample_id], each) for each in half], self.evaluation_set
+            )[0]
             for half in (contrasted_ones[1::2], contrasted_ones[::2])
         ]
         return self.judge(config, records, cuts=cuts)

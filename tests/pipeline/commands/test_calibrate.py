@@ -16,7 +16,7 @@ from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
 from pipeline.evaluate import calibrate, presence
-from pipeline.evaluate.calibrate import fitted_cut, write_calibration
+from pipeline.evaluate.calibrate import fit_cut_to_rows, write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.matching import queries_of
@@ -156,7 +156,9 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
 
     monkeypatch.setattr("pipeline.evaluate.calibrate.fit_cut", note)
     with pytest.raises(InputError, match="2 phrases with a known place: noted"):
-        fitted_cut(RegionsConfig(group="things", upsample="linear"), [({**row, "annotations": []}, record)], judged)  # type: ignore[arg-type]
+        fit_cut_to_rows(
+            RegionsConfig(group="things", upsample="linear"), [({**row, "annotations": []}, record)], judged
+        )  # type: ignore[arg-type]
     ((_, (cook, boy)),) = fits
     assert cook.any()
     assert cook.tolist() == boy.tolist(), "the things differ in their place alone"

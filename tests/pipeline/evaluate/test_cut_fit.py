@@ -11,8 +11,8 @@ from tests.stages.regions.test_thresholds import random_maps
 
 def test_usual_sizes_are_those_of_other_images() -> None:
     """Sizes -1, -3 and -5, whose mean is -3; three things of usual size stand beside those that were seen."""
-    seen = [(1, "dog", -1.0), (2, "dog", -3.0), (2, "hat", -5.0)]
-    sizes = UsualSizes([SizedThing(image=image, head=head, log_size=size) for image, head, size in seen])
+    things = [(1, "dog", -1.0), (2, "dog", -3.0), (2, "hat", -5.0)]
+    sizes = UsualSizes([SizedThing(image=image, head=head, log_size=size) for image, head, size in things])
     assert sizes.all() == {"dog": 0.4, "hat": -0.5}
     assert sizes.without(1, ["dog"]) == {"dog": 0}
     assert sizes.without(2, ["dog", "hat"]) == {"dog": pytest.approx(2 / 4), "hat": 0}
