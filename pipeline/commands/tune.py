@@ -22,7 +22,7 @@ from pipeline.commands.options import (
 from pipeline.commands.tables import compact_table, heading
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.evaluate.tune import FIGURES, Figure, tuned, write_settings
+from pipeline.evaluate.tune import FIGURES, Figure, tune_settings, write_settings
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, errors, print_json
 from stages.contract.errors import ConfigError
@@ -77,7 +77,7 @@ def tune(
     )
     figure: Figure = by or ("agreement" if reviews else "box_iou")
     progress = errors if as_json else console
-    figures = tuned(judged, progress, wrong=wrong, by=figure, most=most, minutes=minutes)
+    figures = tune_settings(judged, progress, wrong=wrong, by=figure, most=most, minutes=minutes)
     if as_json:
         print_json(figures)
     else:

@@ -1,11 +1,11 @@
-"""`phrasebox tune`: try settings of explain and regions on images whose things are known, one after the other.
+"""`phrasebox tune`: try settings of explain and regions on images with known things, one after the other.
 
-Greedy, group by group: of a group's tries the best stays, if it is better beyond chance: the 95 % interval of the
-paired difference excludes 0. The mean box IoU decides, which says more about few images than how many reach 0.5. The
-maps of a try are computed once, and all cuts are tried on those that stay.
+Greedy, group by group: the best try of a group stays if it is better beyond chance, which means that the 95 % interval
+of the paired difference excludes 0. The mean box IoU decides: on few images it says more than the share that reaches
+0.5. The maps of a try are computed once, and all cuts are tried on the maps that stay.
 
-No calibration fits the tries, so all of them, and what they are compared with, are without one: instead of `fitted`
-the rule is a fixed share, until the last group fits a cut to one half of the images and judges it on the other.
+No calibration fits the tries, so neither they nor their baseline have one. Instead of `fitted` the rule is a fixed
+share, until the last group fits a cut to one half of the images and judges it on the other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -61,7 +62,7 @@ MAPS: Final[dict[str, tuple[Changes, ...]]] = {
     "depth": tuple({"explain.affinity_depth": depth} for depth in (0.33, 0.5, 0.75, 0.9)),
     "blocks": tuple({"explain.blocks": blocks} for blocks in (1, 2, 4)),
 }
-"""Groups of changes, each of which needs maps of its own, and is left out where it makes no sense for the tower."""
+"""Groups of changes that need maps of their own. A change that makes no sense for the tower is left out."""
 
 CUTS: Final[dict[str, tuple[Changes, ...]]] = {
     "contrast": tuple({"explain.contrast": share} for share in (0.0, 0.25)),
@@ -79,43 +80,56 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
 """Groups of changes that need no other maps, tried behind those of `MAPS`."""
 
 Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"]
-"""Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`, with reviews: that of right
-ones among the best regions of the phrases, where it is known, see `Trials.judge`."""
+"""Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`, with reviews: the share of
+right regions among the phrases' best regions, as far as people know, see `TuningSession._judge_image`."""
 
 FIGURES: Final[tuple[str, ...]] = get_args(Figure)
 _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
-FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the cuts have the rest
+FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
 
 Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """`figures` by name, None for one that nothing has; and (images, 2) sums and counts of the figure that decides."""
+class Trial:
+    """The result of a try.
+
+    Attributes:
+        figures: Figures by name; None for a figure without any value.
+        parts: Sum and count of the figure that decides, for each image, (images, 2).
+    """
 
     figures: dict[str, Any]
     parts: Floats
 
-    def better_than(self, other: Measured) -> Estimate:
+    def gain_over(self, other: Trial) -> Estimate:
         """Return the difference of the figures with its interval, over images drawn together."""
 
         def difference(drawn: Floats) -> float:
-            (own, n), (before, m) = drawn @ self.parts, drawn @ other.parts
-            return float(own / n - before / m) if n and m else math.nan
+            total, n = drawn @ self.parts
+            other_total, m = drawn @ other.parts
+            return float(total / n - other_total / m) if n and m else math.nan
 
         return weighted_estimate(difference, np.arange(len(self.parts)))
 
 
 @dataclass(kw_only=True)
-class Trials:
-    """The images and their maps, and what judges the regions that are cut from them."""
+class TuningSession:
+    """The images with their maps, and the ground truth that judges the regions.
+
+    Attributes:
+        evaluation_set: The dataset and its ground truth.
+        wrong: Boxes that people called wrong; None without reviews.
+        by: The figure that decides.
+        console: Shows the progress.
+    """
 
     evaluation_set: EvaluationSet
-    wrong: Wrong | None  # None without reviews
+    wrong: Wrong | None
     by: Figure
     console: Console
-    _maps: dict[str, list[Record]] = field(default_factory=dict)  # of the settings that stay, and of those last tried
-    _known: list[Record] = field(default_factory=list)  # of the dataset's own settings
+    _maps: dict[str, list[Record]] = field(default_factory=dict)  # by the settings that they depend on
+    _dataset_records: list[Record] = field(default_factory=list)  # with the maps of the dataset's settings
     _reader: Reader | None = None
 
     @cached_property
@@ -126,46 +140,42 @@ class Trials:
         return load(self.config({}).model)
 
     def config(self, changes: Changes) -> RunConfig:
-        """Return the dataset's configuration with changes. Raise ConfigError where they make no sense."""
+        """Return the dataset's configuration with changes. Raise ConfigError if they make no sense."""
         added = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
         return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *added]).config()
 
-    def start(self, most: int) -> Measured:
-        """Compute the dataset's own maps for `most` images, and measure its settings, with its calibration."""
-        uncontrasted = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]  # keep the pixels
-        evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *uncontrasted])
+    def start(self, most: int) -> Trial:
+        """Compute the maps of `most` images, and measure the dataset's settings with its calibration."""
+        # Grabcut keeps the pixels.
+        map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
+        evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings])
         graph = evaluation_set.graph(pixels=True)
         assert graph is not None, "pixels are needed"  # noqa: S101
-        steps, dataset = build_steps(self.config({})), self.evaluation_set.dataset
-        made_with, changed = (
-            dataset.manifest["calibration"],
-            sets_any(self.evaluation_set.settings, ("explain", "regions")),
-        )
-        if made_with not in (None, steps.calibration) and not changed:
+        steps = build_steps(self.config({}))
+        dataset = self.evaluation_set.dataset
+        dataset_calibration = dataset.manifest["calibration"]
+        has_changes = sets_any(self.evaluation_set.settings, ("explain", "regions"))
+        if dataset_calibration not in (None, steps.calibration) and not has_changes:
             raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
-        own = steps.cuts.calibration if made_with or changed else None
-        if own is not None and own.presence is not None:
-            graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(own)))
+        calibration = steps.cuts.calibration if dataset_calibration or has_changes else None
+        if calibration is not None and calibration.presence is not None:
+            graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(calibration)))
         self._reader = graph.reader
-        self._known = [
+        self._dataset_records = [
             record for _, record in evaluation_set.rows_with_maps(graph, self.console, most) if record.error is None
         ]
-        self._maps[self._key(self.config({}))] = self._known
-        return self.judge(self.config({}), self._known, own)
+        self._maps[self._key(self.config({}))] = self._dataset_records
+        return self.judge(self.config({}), self._dataset_records, calibration)
 
-    def measured(self, config: RunConfig) -> Measured:
+    def measure(self, config: RunConfig) -> Trial:
         """Measure settings without a calibration; the rule `fitted` is fitted to the other half of the images."""
         records = self._maps_of(config)
         if config.regions.rule != "fitted":
             return self.judge(config, records)
         rows = {row["sample_id"]: row for row in self.evaluation_set.rows()}
-        contrasted_ones = [_contrasted(record, config) for record in records]
-        cuts = [
-            fit_cut_to_rows(
-                config.regions, [(rows[each.sample.sample_id], each) for each in half], self.evaluation_set
-            )[0]
-            for half in (contrasted_ones[1::2], contrasted_ones[::2])
-        ]
+        pairs = [(rows[record.sample.sample_id], _contrast(record, config)) for record in records]
+        halves = (pairs[1::2], pairs[::2])
+        cuts = [fit_cut_to_rows(config.regions, half, self.evaluation_set)[0] for half in halves]
         return self.judge(config, records, cuts=cuts)
 
     def judge(
@@ -174,43 +184,47 @@ class Trials:
         records: Sequence[Record],
         calibration: Calibration | None = None,
         cuts: Sequence[FittedCut | None] = (None,),
-    ) -> Measured:
-        """Cut regions from maps and judge them. Images take turns with the `cuts`.
-
-        Reviews judge the best region of a phrase. It is right if its box has an IoU of 0.5 or more with one that people
-        called right, and wrong if it has that with none of them, though there are some: they showed where the thing
-        is. It is also wrong if it has that with a box that people called wrong, or if they said that nothing in the
-        image is what the phrase names. Of any other region nobody knows, so it does not count.
-        """
+    ) -> Trial:
+        """Cut regions from maps and judge them. Images take turns with the `cuts`."""
         stages = [RegionsStage(config.regions, calibration, fitted=cut) for cut in cuts]
         values: dict[str, list[list[float]]] = {name: [] for name in FIGURES}
-        for number, plain in enumerate(records):
-            stage, record = stages[number % len(stages)], _contrasted(plain, config)
-            (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
-            own: dict[str, list[float]] = {name: [] for name in FIGURES}
-            best = {one["phrase"]: one for one in sorted(row["annotations"], key=lambda one: one["score"])}
-            for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
-                right = [float(each) for each in correct(query)]
-                own["precision"] += right
-                if self.wrong is not None:
-                    own["agreement"] += right[:1] or [0.0] * (query.target is not None)
-                best.pop(query.phrase, None)
-                for name in FIGURES[:-2] if query.target is not None else ():
-                    own[name].append(value_of(name, query))
-            for phrase, region in best.items():
-                if is_right(region["bbox"], (self.wrong or {}).get((row["sample_id"], phrase), ())):
-                    own["agreement"].append(0.0)
-            for name, found in own.items():
-                values[name].append([value for value in found if not math.isnan(value)])
-        every = {name: [value for found in each for value in found] for name, each in values.items()}
-        means = {name: math.fsum(found) / len(found) if found else None for name, found in every.items()}
-        counts = {name: len(every[of]) for name, of in _COUNTED.items()}
-        parts = np.array([[math.fsum(found), len(found)] for found in values[self.by]], np.float64).reshape(-1, 2)
-        return Measured(figures={**means, **counts}, parts=parts)
+        for number, record in enumerate(records):
+            for name, numbers in self._judge_image(stages[number % len(stages)], _contrast(record, config)).items():
+                values[name].append([value for value in numbers if not math.isnan(value)])
+        all_values = {name: list(chain.from_iterable(parts)) for name, parts in values.items()}
+        means = {name: math.fsum(numbers) / len(numbers) if numbers else None for name, numbers in all_values.items()}
+        counts = {count: len(all_values[name]) for count, name in _COUNTED.items()}
+        parts = np.array([[math.fsum(numbers), len(numbers)] for numbers in values[self.by]], np.float64)
+        return Trial(figures={**means, **counts}, parts=parts.reshape(-1, 2))
 
-    def makes_sense(self, config: RunConfig, group: str, changes: Changes) -> bool:
-        """Return whether a try differs from the configuration that stays, and suits the model's tower and the truth."""
-        plain, explain = config.model_dump(mode="json"), config.explain
+    def _judge_image(self, stage: RegionsStage, record: Record) -> dict[str, list[float]]:
+        """Return the values of each figure for the regions that a stage cuts from an image's maps.
+
+        Reviews judge the best region of a phrase by its box; boxes agree from an IoU of 0.5 on. The region is right if
+        its box agrees with one that people called right, and wrong if there are such boxes and it agrees with none of
+        them. It is also wrong if its box agrees with one that people called wrong, or if people called the phrase
+        absent. Any other region does not count, because nobody knows.
+        """
+        (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
+        values: dict[str, list[float]] = {name: [] for name in FIGURES}
+        best = {region["phrase"]: region for region in sorted(row["annotations"], key=lambda region: region["score"])}
+        for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
+            right = [float(is_correct) for is_correct in correct(query)]
+            values["precision"] += right
+            if self.wrong is not None:
+                values["agreement"] += right[:1] or [0.0] * (query.target is not None)
+            best.pop(query.phrase, None)
+            for name in FIGURES[:-2] if query.target is not None else ():
+                values[name].append(value_of(name, query))
+        for phrase, region in best.items():
+            if is_right(region["bbox"], (self.wrong or {}).get((row["sample_id"], phrase), ())):
+                values["agreement"].append(0.0)
+        return values
+
+    def is_applicable(self, config: RunConfig, group: str, changes: Changes) -> bool:
+        """Return whether a try changes the configuration, and suits the model's tower and the ground truth."""
+        plain = config.model_dump(mode="json")
+        explain = config.explain
         if all(plain[key.split(".")[0]].get(key.split(".")[1]) == value for key, value in changes.items()):
             return False
         tower = self.model.tower.kind
@@ -224,8 +238,8 @@ class Trials:
         return conditions.get(group, True)
 
     def keep_maps(self, *changes: Changes) -> None:
-        """Let the maps of other settings go."""
-        self._maps = {key: self._maps[key] for key in {self._key(self.config(each)) for each in changes}}
+        """Drop the maps of all other settings."""
+        self._maps = {key: self._maps[key] for key in {self._key(self.config(part)) for part in changes}}
 
     def _maps_of(self, config: RunConfig) -> list[Record]:
         key = self._key(config)
@@ -234,18 +248,83 @@ class Trials:
             steps = build_steps(plain, self.model)
             settings = steps.explains.config.model_copy(update={"keep_pixels": True})
             stages = [steps.before[1], ExplainStage(settings, self.model)]
-            phrases = {record.sample.sample_id: record.phrases for record in self._known}
+            phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}
             assert self._reader is not None, "start comes first"  # noqa: S101
-            found = process_input(self._reader, stages, phrases, self.console, phrases)
-            by_name = {record.sample.sample_id: record for record in found}
-            self._maps[key] = [by_name[record.sample.sample_id] for record in self._known]
+            records = process_input(self._reader, stages, phrases, self.console, phrases)
+            records_by_name = {record.sample.sample_id: record for record in records}
+            self._maps[key] = [records_by_name[record.sample.sample_id] for record in self._dataset_records]
         return self._maps[key]
 
     def _key(self, config: RunConfig) -> str:
         return json.dumps(config.explain.model_dump(mode="json", exclude={"contrast"}), sort_keys=True)
 
 
-def tuned(
+@dataclass(kw_only=True)
+class _GreedySearch:
+    """The changes that stay so far, their trial, and the tries."""
+
+    session: TuningSession
+    changes: dict[str, Any]
+    trial: Trial
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+    def try_group(
+        self, group: str, candidates: Sequence[Changes], deadline_s: float, advance: Callable[[int], None]
+    ) -> None:
+        """Try candidates one after the other; the best one stays if it is better beyond chance."""
+        session = self.session
+        config = session.config(self.changes)
+        best_step: dict[str, Any] | None = None
+        best_changes = self.changes
+        best_trial = self.trial
+        for changes in candidates:
+            advance(len(self.steps) + self.left_out + 1)
+            if not session.is_applicable(config, group, changes):
+                continue
+            if time.monotonic() > deadline_s:
+                self.left_out += 1
+                continue
+            all_changes = {**self.changes, **_shared_settings(config.explain, changes), **changes}
+            try:
+                trial = session.measure(session.config(all_changes))
+            except (ConfigError, InputError) as error:  # the model is too small, or the images are too few
+                self.skipped.append(f"{group}: {one_line(error)}")
+                continue
+            gain = trial.gain_over(self.trial)
+            step = {"group": group, "changes": dict(changes), "kept": False, "figures": trial.figures}
+            step["gain"] = gain.plain()
+            self.steps.append(step)
+            if gain.low > 0 and trial.figures[session.by] > best_trial.figures[session.by]:
+                best_step = step
+                best_changes = all_changes
+                best_trial = trial
+            session.keep_maps(self.changes, all_changes if best_step is None else best_changes)
+        if best_step is not None:
+            best_step["kept"] = True
+            self.changes = best_changes
+            self.trial = best_trial
+
+    def best_over(self, start: Trial) -> tuple[dict[str, Any], Trial]:
+        """Return the changes that stay and their trial, or none and `start` if they are not better beyond chance."""
+        keys = {key for step in self.steps if step["kept"] for key in step["changes"]}
+        if keys and self.trial.gain_over(start).low > 0:
+            changes = {
+                key: value for key, value in self.changes.items() if key in keys or not key.startswith("regions.")
+            }
+            return {**changes, "regions.calibration": "auto"}, self.trial
+        return {}, start  # the dataset's calibration may be worth more than all changes
+
+
+def _check_start(start: Trial, by: Figure) -> None:
+    if not start.figures["targets"] + start.figures["reviewed"]:
+        raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")
+    if start.figures[by] is None:
+        raise ConfigError(f"--by {by}: there is no such figure with this ground truth and the dataset's settings")
+
+
+def tune_settings(
     evaluation_set: EvaluationSet,
     console: Console,
     *,
@@ -258,96 +337,64 @@ def tuned(
 ) -> dict[str, Any]:
     """Try groups of changes one after the other on `most` images; see the module.
 
-    No try begins after `minutes`, and none that needs maps after `FOR_MAPS` of them. `wrong` are the boxes that reviews
-    call wrong, if the ground truth comes from reviews; then no cut is fitted, since that needs boxes of all things.
+    No try begins after `minutes`, and no try that needs maps after the share `FOR_MAPS` of them. `wrong` are the boxes
+    that reviews call wrong, if the ground truth comes from reviews. Then no cut is fitted: that needs boxes of all
+    things.
 
     Returns:
-        `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, those without its
-        calibration; `steps`, one for each try: `group`, `changes`, `kept`, `figures`, and `gain`, the difference from
-        what stays above it; `left_out`, the number of tries that the budget left out; `skipped`, why others could not
-        be made; `best`, all changes that stay, none where they are not beyond chance better than the dataset; `gain`,
-        their difference from it; `figures`, theirs; `settings`, the sections explain and regions; `baseline_s`, the
-        seconds that `start` and `base` took; `verdict`, see `tuning_verdict`.
+        `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, the figures
+        without its calibration; `steps`, a list of tries: `group`, `changes`, `kept`, `figures`, and `gain`, the
+        difference from the settings before the group; `left_out`, the number of tries that the budget left out;
+        `skipped`, the reasons why other tries failed; `best`, all changes that stay, empty if they are not better than
+        the dataset beyond chance; `gain`, their difference from the dataset; `figures`, their figures; `settings`, the
+        sections explain and regions; `baseline_s`, the seconds of `start` and `base`; `verdict`, see `tuning_verdict`.
 
     Raises:
         InputError: No phrase of the dataset is known to the ground truth, or images are no longer in the input.
         ConfigError: A setting cannot be used.
     """
-    begun = time.monotonic()
-    work = Trials(evaluation_set=evaluation_set, wrong=wrong, by=by, console=console)
-    start = work.start(most)
-    if not start.figures["targets"] + start.figures["reviewed"]:
-        raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")
-    if start.figures[by] is None:
-        raise ConfigError(f"--by {by}: there is no such figure with this ground truth and the dataset's settings")
-    uncut = work.config({}).regions.without_cut()
-    best: dict[str, Any] = {
-        "regions.calibration": "none",
-        "regions.rule": uncut.rule,
-        "regions.threshold": uncut.threshold,
-    }
-    base = now = work.measured(work.config(best))
-    baseline_s = time.monotonic() - begun
-    steps, skipped = list[dict[str, Any]](), list[str]()
-    left_out, groups = 0, {**maps, **cuts}
+    start_s = time.monotonic()
+    session = TuningSession(evaluation_set=evaluation_set, wrong=wrong, by=by, console=console)
+    start = session.start(most)
+    _check_start(start, by)
+    uncut = session.config({}).regions.without_cut()
+    baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
+    base = session.measure(session.config(baseline))
+    baseline_s = time.monotonic() - start_s
+    search = _GreedySearch(session=session, changes=baseline, trial=base)
+    groups = {**maps, **cuts}
     with progress_bar(console, "settings", sum(map(len, groups.values()))) as advance:
         for group, candidates in groups.items():
-            config, took, of_group = work.config(best), None, now
-            for changes in candidates:
-                advance(len(steps) + left_out + 1)
-                tried = {**best, **_carried(config.explain, changes), **changes}
-                if not work.makes_sense(config, group, changes):
-                    continue
-                if time.monotonic() - begun > 60 * minutes * (FOR_MAPS if group in maps else 1.0):
-                    left_out += 1
-                    continue
-                try:
-                    found = work.measured(work.config(tried))
-                except (ConfigError, InputError) as error:  # the model is too small, or the images are too few
-                    skipped.append(f"{group}: {one_line(error)}")
-                    continue
-                gain = found.better_than(now)
-                steps.append({"group": group, "changes": dict(changes), "kept": False, "figures": found.figures})
-                steps[-1]["gain"] = gain.plain()
-                if gain.low > 0 and found.figures[by] > of_group.figures[by]:
-                    took, of_group = (steps[-1], tried), found
-                work.keep_maps(best, tried if took is None else took[1])
-            if took is not None:
-                took[0]["kept"], best, now = True, took[1], of_group
-    if not (any(step["kept"] for step in steps) and now.better_than(start).low > 0):
-        best, now = {}, start  # the dataset's calibration may be worth more than all that was found
-    else:
-        chosen = {key for step in steps if step["kept"] for key in step["changes"]}
-        best = {key: value for key, value in best.items() if key in chosen or not key.startswith("regions.")}
-        best["regions.calibration"] = "auto"
-    final = replace(work, evaluation_set=evaluation_set.with_requested_rule()).config(
-        best
-    )  # without the rule that stood in for `fitted`
+            deadline_s = start_s + 60 * minutes * (FOR_MAPS if group in maps else 1.0)
+            search.try_group(group, candidates, deadline_s, advance)
+    best, trial = search.best_over(start)
+    # Without the rule that stood in for `fitted`.
+    final = replace(session, evaluation_set=evaluation_set.with_requested_rule()).config(best)
     figures = {
         "dataset": str(evaluation_set.dataset.path),
-        "images": len(now.parts),
+        "images": len(trial.parts),
         "known": start.figures["reviewed"] or start.figures["targets"],
         "by": by,
         "start": start.figures,
         "base": base.figures,
-        "steps": steps,
-        "left_out": left_out,
-        "skipped": skipped,
+        "steps": search.steps,
+        "left_out": search.left_out,
+        "skipped": search.skipped,
         "best": best,
-        "gain": now.better_than(start).plain(),
-        "figures": now.figures,
+        "gain": trial.gain_over(start).plain(),
+        "figures": trial.figures,
         "settings": {name: getattr(final, name).model_dump(mode="json") for name in ("explain", "regions")},
         "baseline_s": round(baseline_s, 1),
     }
     return {**figures, "verdict": tuning_verdict(figures)}
 
 
-def _contrasted(record: Record, config: RunConfig) -> Record:
+def _contrast(record: Record, config: RunConfig) -> Record:
     return replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.explain.contrast)))
 
 
-def _carried(explain: ExplainerConfig, changes: Changes) -> dict[str, Any]:
-    """The settings that every explainer has, for another explainer, which would begin with its defaults."""
+def _shared_settings(explain: ExplainerConfig, changes: Changes) -> dict[str, Any]:
+    """Return the settings that all explainers share, if the explainer changes: a new one starts from its defaults."""
     if "explain.kind" not in changes:
         return {}
     shared = explain.model_dump(mode="json", include=set(ExplainerConfig.model_fields) - {"kind"})

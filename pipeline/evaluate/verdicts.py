@@ -67,7 +67,7 @@ def review_verdict(figures: Figures) -> str:
 
 
 def tuning_verdict(figures: Figures) -> str:
-    """Return whether to use the settings of `tuned`."""
+    """Return whether to use the settings of `tune_settings`."""
     by = figures["by"]
     steps = figures["steps"]
     left_out = figures["left_out"]

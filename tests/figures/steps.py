@@ -19,7 +19,7 @@ from pipeline.evaluate.compare.maps import contenders_of
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.tune import tuned, write_settings
+from pipeline.evaluate.tune import tune_settings, write_settings
 from stages.regions.config import Score
 from tests.figures.pages import ROOT, Pages, put, table
 from tests.figures.settings import GRIDS, SCORED
@@ -310,7 +310,7 @@ def tune(own: Photographs) -> Pages:
     """Settings that `phrasebox tune` finds on photographs of train, measured on dev, which it did not see."""
     train, dev, file = "flickr8k/train", "flickr8k/dev", own.out / "tuned.yaml"
     made = own.dataset(train, "photo", "photos", WITHOUT, file=PHOTO)
-    found = tuned(open_evaluation_set(made, own.truth(train), resized=True), console, most=TUNED_ON)
+    found = tune_settings(open_evaluation_set(made, own.truth(train), resized=True), console, most=TUNED_ON)
     names = ("pointing", "pointing_off_centre", "box_recall", "box_iou")
     rows = [["the defaults without a calibration", *(found["base"][name] for name in names), None]]
     for step in found["steps"]:

@@ -19,7 +19,7 @@ from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from pipeline.evaluate.tune import tuned
+from pipeline.evaluate.tune import tune_settings
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
@@ -255,7 +255,7 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
-        lambda *settings: tuned(open_evaluation_set(dataset, truth, settings), QUIET, by="box_recall", most=4),
+        lambda *settings: tune_settings(open_evaluation_set(dataset, truth, settings), QUIET, by="box_recall", most=4),
     ]
     monkeypatch.setattr(
         "pipeline.evaluate.evaluation_set.build_graph", lambda config: pytest.fail("something was built")

@@ -20,7 +20,7 @@ from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Measured, tuned, write_settings
+from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Trial, tune_settings, write_settings
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
@@ -53,7 +53,7 @@ SOME_CUTS = {
 
 @pytest.fixture(scope="module")
 def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
-    return tuned(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
+    return tune_settings(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
 
 
 def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, tmp_path) -> None:
@@ -98,8 +98,8 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(fi
 def test_the_interval_is_over_images_of_both() -> None:
     """The gain in every image is the same, so that its interval is narrow, however much the images differ."""
     hits = np.arange(20.0)
-    before, after = (Measured(figures={}, parts=np.stack([hits + more, np.full(20, 40.0)], 1)) for more in (0, 2))
-    gain = after.better_than(before)
+    before, after = (Trial(figures={}, parts=np.stack([hits + more, np.full(20, 40.0)], 1)) for more in (0, 2))
+    gain = after.gain_over(before)
     assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
 
 
@@ -111,12 +111,12 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     truth, file = drawn / "truth.json", tmp_path / "c.json"
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
-    uncut = tuned(open_evaluation_set(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
+    uncut = tune_settings(open_evaluation_set(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
     assert (uncut["settings"]["regions"]["rule"], len(uncut["steps"])) == ("fitted", 1), "a calibration may follow"
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
-    found = tuned(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
+    found = tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
     wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
     for name in METRICS:
         assert found["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
@@ -126,12 +126,12 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     assert (found["best"], found["settings"]["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
     with pytest.raises(ConfigError, match="made with another"):
-        tuned(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts={})
+        tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts={})
 
 
 def test_the_budget(dataset: Path, drawn: Path) -> None:
     judged = open_evaluation_set(dataset, drawn / "truth.json")
-    found = tuned(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
+    found = tune_settings(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
     assert (found["steps"], found["best"], found["images"]) == ([], {}, 4)
     assert found["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
     assert found["settings"]["explain"]["kind"] == "raw_attention"
@@ -148,7 +148,7 @@ def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn:
 
 
 def test_settings_that_are_better_are_written(figures, dataset, drawn, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.commands.tune.tuned", lambda *_, **__: figures)
+    monkeypatch.setattr("pipeline.commands.tune.tune_settings", lambda *_, **__: figures)
     out = printed("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path / "t.yaml")
     assert yaml.safe_load((tmp_path / "t.yaml").read_text()) == figures["settings"]
     assert out.splitlines()[-1] == figures["verdict"]
@@ -172,7 +172,7 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
             right, asked = right + is_true, asked + 1
             break
     judged, wrong = open_reviewed_dataset(made)
-    found = tuned(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
+    found = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
     assert found["start"]["reviewed"] == asked
     assert found["start"]["agreement"] == pytest.approx(right / asked)
     assert found["start"]["targets"] == right
@@ -193,7 +193,7 @@ def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Pat
     for region in regions:
         append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
     judged, wrong = open_reviewed_dataset(made)
-    found = tuned(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
+    found = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
     assert found["start"]["agreement"] == 1.0
     assert found["start"]["reviewed"] == len(regions)
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path:
         thing.pop("segmentation", None)
     (tmp_path / "boxes.json").write_text(json.dumps(truth))
     with pytest.raises(ConfigError, match="--by mask_iou"):
-        tuned(open_evaluation_set(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
+        tune_settings(open_evaluation_set(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
         code, _, said = called("tune", dataset, *options)
         assert (code, "--truth FILE or --reviews" in said) == (2, True)
