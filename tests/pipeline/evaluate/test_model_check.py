@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model, matched
+from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model, compare_pairings
 from pipeline.graph import Graph, build_graph
 from pipeline.photographs import INPUT, TRUTH
 from stages.contract.masks import decode_mask, encode_mask
@@ -59,11 +59,11 @@ class Informed(Stage):
         image = self.truth.images[record.sample.image.file_name]
         target = next((each for each in image.targets if each.phrase == phrase.text), None)
         if self.knows_places and target is not None:
-            values = cv2.resize(drawn(target, (image.height_px, image.width_px)), (CELLS, CELLS))
+            values = cv2.resize(thing_mask(target, (image.height_px, image.width_px)), (CELLS, CELLS))
         return HeatMap(text=phrase.text, values=values, similarity=similarity)
 
 
-def drawn(target: TruthTarget, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def thing_mask(target: TruthTarget, size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """1 where the thing is, 0 elsewhere."""
     mask = target.mask if target.mask is not None else mask_of(*target.boxes_xywh_px, size_hw=size_hw)
     return decode_mask(mask).astype(np.float32)
@@ -82,24 +82,24 @@ def informed(graph: Graph) -> ModelCheck:
 
 
 def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
-    found = json.loads(json.dumps(informed.figures, allow_nan=False))
-    retrieval = found["retrieval"]
-    pointing = found["pointing"]
-    boxes = found["boxes"]
-    assert (found["sane"], found["faults"], found["cautions"]) == (True, [], [])
-    assert found["photographs"][0] == "astronaut"
+    figures = json.loads(json.dumps(informed.figures, allow_nan=False))
+    retrieval = figures["retrieval"]
+    pointing = figures["pointing"]
+    boxes = figures["boxes"]
+    assert (figures["sane"], figures["faults"], figures["cautions"]) == (True, [], [])
+    assert figures["photographs"][0] == "astronaut"
     assert (retrieval["image_to_caption"], retrieval["caption_to_image"]) == (8, 8)
     assert (retrieval["hits"], retrieval["of"], retrieval["p"]) == (16, 16, pytest.approx(1 / 20_001, rel=3))
-    assert (pointing["of"], found["off_centre"]["of"], pointing["centre_hits"]) == (31, 23, 8)
+    assert (pointing["of"], figures["off_centre"]["of"], pointing["centre_hits"]) == (31, 23, 8)
     assert pointing["hits"] >= 28
-    assert found["off_centre"]["hits"] >= 20
+    assert figures["off_centre"]["hits"] >= 20
     assert pointing["by_chance"] < 12
-    assert found["heat"]["mean_auc"] > 0.9
-    assert 0.5 < found["heat"]["centre_mean_auc"] < 0.7
-    assert found["heat"]["p"] < 1e-4
+    assert figures["heat"]["mean_auc"] > 0.9
+    assert 0.5 < figures["heat"]["centre_mean_auc"] < 0.7
+    assert figures["heat"]["p"] < 1e-4
     assert boxes["recall"] > 0.7 > boxes["centred_box_recall"]
-    assert found["empty_maps"] == 0
-    assert found["images_per_s"] > 0
+    assert figures["empty_maps"] == 0
+    assert figures["images_per_s"] > 0
 
 
 def test_random_weights_are_not_sane(graph: Graph) -> None:
@@ -111,22 +111,22 @@ def test_random_weights_are_not_sane(graph: Graph) -> None:
 
 
 def test_a_model_that_cannot_tell_captions_apart_is_not_sane(graph: Graph) -> None:
-    found = check_model(replace(graph, model=Informed(knows_captions=False))).figures
-    (fault,) = found["faults"]
+    figures = check_model(replace(graph, model=Informed(knows_captions=False))).figures
+    (fault,) = figures["faults"]
     assert "0 of 16 are right" in fault
-    assert found["pointing"]["hits"] >= 28
+    assert figures["pointing"]["hits"] >= 28
 
 
 def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
-    found = check_model(replace(graph, model=Informed(knows_places=False))).figures
-    pointing = found["pointing"]
-    assert (pointing["hits"], found["off_centre"]["hits"]) == (pointing["centre_hits"], 0)
+    figures = check_model(replace(graph, model=Informed(knows_places=False))).figures
+    pointing = figures["pointing"]
+    assert (pointing["hits"], figures["off_centre"]["hits"]) == (pointing["centre_hits"], 0)
     assert (pointing["by_chance"], pointing["p"]) == (pointing["hits"], 1)
-    assert found["heat"]["p"] > 0.3
-    peaks, boxes = found["cautions"]
+    assert figures["heat"]["p"] > 0.3
+    peaks, boxes = figures["cautions"]
     assert "8 of 31" in peaks
     assert "no better than one box in the middle of every photograph (recall 0.000, the middle 0.258)" in boxes
-    centre, phrase = found["faults"]
+    centre, phrase = figures["faults"]
     assert "no better on the things than a spot in the middle" in centre
     assert "heat maps of other phrases lie as well" in phrase
 
@@ -139,20 +139,20 @@ def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted
     cosines = np.eye(8, dtype=np.float32)
     cosines[0, 1] = 0.9
     cosines[0, 0] = 0.5
-    found = replace(informed, cosines=cosines).figures["retrieval"]
-    assert (found["image_to_caption"], found["caption_to_image"], found["hits"]) == (7, 8, 15)
+    retrieval = replace(informed, cosines=cosines).figures["retrieval"]
+    assert (retrieval["image_to_caption"], retrieval["caption_to_image"], retrieval["hits"]) == (7, 8, 15)
 
 
 def test_pairs_are_compared_with_random_pairings() -> None:
-    perfect = matched(np.eye(8, dtype=np.bool_))
+    perfect = compare_pairings(np.eye(8, dtype=np.bool_))
     assert (perfect.hits, perfect.of) == (8, 8)
     assert perfect.by_chance == pytest.approx(1, abs=0.05)
     assert perfect.p < 5e-4
     # One caption that is the nearest of all photographs is always right once.
     hub = np.zeros((8, 8), np.bool_)
     hub[:, 3] = True
-    assert (matched(hub).hits, matched(hub).by_chance, matched(hub).p) == (1, 1.0, 1.0)
-    some = matched(np.eye(4, dtype=np.bool_), [0, 1])
+    assert (compare_pairings(hub).hits, compare_pairings(hub).by_chance, compare_pairings(hub).p) == (1, 1.0, 1.0)
+    some = compare_pairings(np.eye(4, dtype=np.bool_), [0, 1])
     assert (some.hits, some.of) == (2, 2)
     assert some.by_chance == pytest.approx(0.5, abs=0.05)
     assert some.p == pytest.approx(1 / 12, abs=0.01)
