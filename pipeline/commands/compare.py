@@ -89,16 +89,18 @@ def compare(
             check_places(load_config(config, settings, options=options), truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
-    from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of  # noqa: PLC0415
-    from pipeline.evaluate.compare.pictures import Effort  # noqa: PLC0415
+    from pipeline.evaluate.compare.comparison import check_contenders, compare_explainers, sources_of  # noqa: PLC0415
+    from pipeline.evaluate.compare.pictures import SampleSize  # noqa: PLC0415
     from pipeline.viewer.compared import write_page  # noqa: PLC0415
 
     progress = errors if as_json else console
-    effort = Effort(most=most, phrases=phrases, faithful=faithful, seed=seed)
-    with sources_of(data, truth, model, images, config, settings, effort, progress) as sources:
+    sample_size = SampleSize(images=most, phrases=phrases, curve_images=faithful, seed=seed)
+    with sources_of(data, truth, model, images, config, settings, sample_size, progress) as sources:
         for source in sources:
             check_contenders(source, explainers)
-        comparisons = [compared(source, explainers, effort, progress, resized=resized) for source in sources]
+        comparisons = [
+            compare_explainers(source, explainers, sample_size, progress, resized=resized) for source in sources
+        ]
     if html is not None:
         write_page(comparisons, html)
         progress.print(f"page in {html}", soft_wrap=True)

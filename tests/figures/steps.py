@@ -12,11 +12,11 @@ from unittest.mock import patch
 
 from pipeline.commands.tables import ABSENT_ROWS
 from pipeline.config import load_config
-from pipeline.evaluate.compare.comparison import Source, compared
+from pipeline.evaluate.compare.comparison import Source, compare_explainers
 from pipeline.evaluate.compare.faithfulness import PROTOCOLS
 from pipeline.evaluate.compare.figures import FIGURES, SANITY, sizes_of
 from pipeline.evaluate.compare.maps import contenders_of
-from pipeline.evaluate.compare.pictures import Effort
+from pipeline.evaluate.compare.pictures import SampleSize
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.tune import tune_settings, write_settings
@@ -423,9 +423,9 @@ def explainers(own: Photographs) -> Pages:
         if not known.is_file():
             config = load_config(None, own.settings(pictures, model))
             source = Source(name=pictures, config=config, truth=own.truth(pictures))
-            effort = Effort(most=images, phrases=8, faithful=curves, seed=0)
+            sample_size = SampleSize(images=images, phrases=8, curve_images=curves, seed=0)
             with patch.dict(PROTOCOLS, {each: PROTOCOLS[each] for each in RISE}, clear=True):  # half of the time
-                found = compared(source, kinds, effort, console)
+                found = compare_explainers(source, kinds, sample_size, console)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(found.rows), encoding="utf-8")
         rows = json.loads(known.read_text("utf-8"))

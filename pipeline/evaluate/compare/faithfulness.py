@@ -1,8 +1,8 @@
 """Insertion and deletion: does an image lose its phrase where the heat map is hot, and does the hot part alone keep it?
 
-Pixels are taken in the order of their heat. Deletion hides the hottest ones first, and the faster the phrase's score
-falls the smaller the area under its curve. Insertion begins with an image of which nothing is seen and shows the
-hottest ones first, and the faster the score rises the larger the area. Two protocols, by name:
+Pixels change in the order of their heat. Deletion hides the hottest pixels first: the faster the phrase's score falls,
+the smaller is the area under its curve. Insertion begins with nothing visible and shows the hottest pixels first: the
+faster the score rises, the larger is the area. Two protocols, by name:
 
 rise      Petsiuk, Das, Saenko, "RISE" (BMVC 2018, arXiv 1806.07421), `CausalMetric`. Deletion hides behind the mean
           colour of the model's normalisation, which is 0 there; insertion begins with a blurred image. Both continue to
@@ -11,11 +11,11 @@ authors   Zhao et al., Grad-ECLIP (ICML 2024, arXiv 2502.18816). Deletion hides 
           insertion begins with a black image. Both stop at half of the pixels, in steps of one in 200, and the score is
           read at every tenth step: the accuracy over ImageNet's classes.
 
-Deviations: the score is the model's own probability of the phrase (`probability`), among a set of phrases where its
-logits have no bias, because a caption's phrases are no classes of which one is right; the curves are read at fewer
-shares (`PROTOCOLS`), closer together where few pixels are changed, because there the curves are steep and every point
-costs a forward pass. `CurveProtocol.shares` in the papers' steps restores theirs. Pixels of equal heat, such as those
-where a map is 0, are taken from where the map is hot outwards.
+Deviations: the score is the model's own probability of the phrase (`phrase_probability`), not that of a class. If the
+logits have no bias, it is a probability among a set of phrases. The curves are read at fewer shares (`PROTOCOLS`),
+because every point costs a forward pass; the shares are closer together at the steep beginning of the curves.
+`CurveProtocol.shares` in the papers' steps restores the papers' curves. Pixels of equal heat, such as all pixels where
+a map is 0, change in the order from the hot part of the map outwards.
 
 The area is the trapezoidal one, divided by the range of the shares: 0 .. 1 for a probability, whatever the protocol.
 """
@@ -45,7 +45,7 @@ TIE_BLUR: Final = 0.1
 
 BLUR_SHARE: Final = 5 / 224
 """Standard deviation of the blur that insertion begins with, as a share of the shorter side: 5 px of 224 as in RISE's
-code, whose kernel of 11 px cuts the Gaussian off at one deviation and so blurs less."""
+code. RISE blurs less, because its kernel of 11 px cuts the Gaussian off at one deviation."""
 
 MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
 """Masked images in one forward pass. On CPUs more are slower, because their activations no longer fit the caches."""
@@ -56,8 +56,13 @@ Hidden = Literal["mean", "blur", "random", "black"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveProtocol:
-    """How a curve is drawn: the pixels of hidden parts, whether the hottest pixels are shown or hidden first, and the
-    shares of the pixels that have changed at each point of the curve, rising from 0."""
+    """How a curve is drawn.
+
+    Attributes:
+        hidden: The pixels of hidden parts.
+        inserts: Whether the hottest pixels are shown first; otherwise they are hidden first.
+        shares: Shares of changed pixels at each point of the curve, rising from 0.
+    """
 
     hidden: Hidden
     inserts: bool
@@ -77,14 +82,14 @@ PROTOCOLS: Final[dict[str, CurveProtocol]] = {
 """Name of the figure -> its protocol."""
 
 
-def masks_of(maps: int) -> int:
-    """Return the number of masked images in `curve_areas` of an image, by its number of maps."""
+def count_masks(maps: int) -> int:
+    """Return the number of masked images in `measure_curves` of an image, by its number of maps."""
     shares = [share for protocol in PROTOCOLS.values() for share in protocol.shares]
     ends = sum(share in _ENDS for share in shares)
     return ends + maps * (len(shares) - ends)
 
 
-def curve_areas(
+def measure_curves(
     model: ClipModel,
     rgb: NDArray[np.uint8],
     heats: Mapping[str, HeatMap],
@@ -92,72 +97,74 @@ def curve_areas(
     seed: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
-    """Insertion and deletion of an image (height, width, 3) by several heat maps of the first of some texts.
+    """Measure insertion and deletion of an image (height, width, 3) by several heat maps of the first text.
 
-    `texts` are the phrase and those among which its probability is computed; the seed decides the random colours.
-    `advance` is called with the number of masked images that the model has embedded, now and then.
+    `texts` are the phrase and the phrases among which its probability is computed; the seed decides the random colours.
+    `advance` is called after each batch with the number of masked images that the model has embedded.
 
     Returns:
         Label -> for each of `PROTOCOLS` the area under the curve of the probability, and of the cosine (`..._cosine`).
     """
-    embedded = text_embeddings(model, texts)
-    step = _masks_per_step(model)
+    text_vectors = text_embeddings(model, texts)
+    step = _batch_masks(model)
     done = 0
-    found: dict[str, dict[str, float]] = {label: {} for label in heats}
-    places = {label: hot_first(draw_map(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
+    areas: dict[str, dict[str, float]] = {label: {} for label in heats}
+    ranks = {label: rank_pixels(draw_map(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
     for name, protocol in PROTOCOLS.items():
         hidden = hidden_pixels(model, rgb, protocol.hidden, seed)
-        masks = {label: shown(own, protocol) for label, own in places.items()}
-        # Where all or nothing is seen the image is the same by every map.
+        masks = {label: visible_masks(pixel_ranks, protocol) for label, pixel_ranks in ranks.items()}
+        # Where all or nothing is visible the image is the same by every map.
         ends = [point for point, share in enumerate(protocol.shares) if share in _ENDS]
-        between = [point for point in range(len(protocol.shares)) if point not in ends]
-        one = next(iter(masks.values()))
-        stacked = np.concatenate([one[ends], *(each[between] for each in masks.values())])
+        inner = [point for point in range(len(protocol.shares)) if point not in ends]
+        first_masks = next(iter(masks.values()))
+        stacked = np.concatenate([first_masks[ends], *(label_masks[inner] for label_masks in masks.values())])
         parts = []
         for start in range(0, len(stacked), step):
-            parts.append(masked_cosines(model, rgb, stacked[start : start + step], hidden, embedded))
+            parts.append(masked_cosines(model, rgb, stacked[start : start + step], hidden, text_vectors))
             done += len(parts[-1])
             advance(done)
         cosines = np.concatenate(parts)
-        for label, own in zip(masks, np.split(cosines[len(ends) :], len(masks)), strict=True):
+        for label, label_cosines in zip(masks, np.split(cosines[len(ends) :], len(masks)), strict=True):
             curve = np.empty((len(protocol.shares), len(texts)))
-            curve[ends], curve[between] = cosines[: len(ends)], own
-            found[label][name] = area_under(protocol.shares, probability(curve, 0, model.logit_scale, model.logit_bias))
-            found[label][f"{name}_cosine"] = area_under(protocol.shares, curve[:, 0])
-    return found
+            curve[ends] = cosines[: len(ends)]
+            curve[inner] = label_cosines
+            probabilities = phrase_probability(curve, 0, model.logit_scale, model.logit_bias)
+            areas[label][name] = area_under(protocol.shares, probabilities)
+            areas[label][f"{name}_cosine"] = area_under(protocol.shares, curve[:, 0])
+    return areas
 
 
-def hot_first(heat: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the place of each pixel of a map (h, w) in the order of heat: 0 for the hottest.
+def rank_pixels(heat: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the rank of each pixel of a map (h, w) by heat: 0 for the hottest.
 
-    Pixels of equal heat are in the order of the blurred map; those that are equal there, too, row by row.
+    Pixels of equal heat are in the order of the blurred map; pixels that are equal there, too, row by row.
     """
     sigma = TIE_BLUR * min(heat.shape)
-    near = cv2.GaussianBlur(heat.astype(np.float64), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    order = np.lexsort((-near.ravel(), -heat.ravel().astype(np.float64)))
+    smooth = cv2.GaussianBlur(heat.astype(np.float64), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    order = np.lexsort((-smooth.ravel(), -heat.ravel().astype(np.float64)))
     places = np.empty(order.size, np.int64)
     places[order] = np.arange(order.size)
     return places.reshape(heat.shape)
 
 
-def shown(places: NDArray[np.int64], protocol: CurveProtocol) -> NDArray[np.bool_]:
-    """The pixels that are seen at each point of a curve: their places (h, w) by `hot_first` -> (points, h, w)."""
-    changed = np.stack([places < round(share * places.size) for share in protocol.shares])
-    return changed if protocol.inserts else ~changed
+def visible_masks(places: NDArray[np.int64], protocol: CurveProtocol) -> NDArray[np.bool_]:
+    """Return the visible pixels at each point of a curve, (points, h, w), from their ranks (h, w) by `rank_pixels`."""
+    is_changed = np.stack([places < round(share * places.size) for share in protocol.shares])
+    return is_changed if protocol.inserts else ~is_changed
 
 
-def probability(cosines: Floats, own: int, scale: float, bias: float | None) -> Floats:
-    """Return the probability that a model gives phrase number `own`: cosines (points, phrases) -> (points,), 0 .. 1.
+def phrase_probability(cosines: Floats, phrase: int, scale: float, bias: float | None) -> Floats:
+    """Return the probability that a model gives a phrase by number: cosines (points, phrases) -> (points,), 0 .. 1.
 
     It is the phrase's share of the softmax over all, or with a bias (`ClipModel.logit_bias`) its own sigmoid.
     """
     logits = scale * cosines
-    chosen: Floats = softmax(logits, axis=1)[:, own] if bias is None else expit(logits[:, own] + bias)
-    return chosen
+    values: Floats = softmax(logits, axis=1)[:, phrase] if bias is None else expit(logits[:, phrase] + bias)
+    return values
 
 
 def area_under(shares: Sequence[float], scores: Floats) -> float:
-    """Area under a curve (points,), divided by the range of its shares: the mean height of the curve."""
+    """Return the area under a curve (points,), divided by the range of its shares: the mean height of the curve."""
     return float(np.trapezoid(scores, shares)) / (shares[-1] - shares[0])
 
 
@@ -173,11 +180,11 @@ def hidden_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Hidden, seed: 
         pixels = blurred(image.to(model.device, torch.float32), BLUR_SHARE * min(rgb.shape[:2]))
     else:
         pixels = baseline_image(model.tower, image, name)
-    found: NDArray[np.float32] = pixels.cpu().numpy().astype(np.float32)
-    return found
+    array: NDArray[np.float32] = pixels.cpu().numpy().astype(np.float32)
+    return array
 
 
-def _masks_per_step(model: ClipModel) -> int:
+def _batch_masks(model: ClipModel) -> int:
     return MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
 
 
@@ -188,22 +195,22 @@ def masked_cosines(
     hidden: NDArray[np.float32],
     texts: NDArray[np.float32],
 ) -> Floats:
-    """Cosines (N, P) of an image (height, width, 3) under N masks (N, height, width) and P unit texts (P, E)."""
-    step = _masks_per_step(model)
-    pixels, seen, baseline = (torch.from_numpy(array) for array in (rgb, masks, hidden))
-    embeddings = masked_embeddings(model.tower, pixels, seen, baseline, step)
-    found: Floats = embeddings.double().cpu().numpy() @ texts.T.astype(np.float64)
-    return found
+    """Compute cosines (N, P) of an image (height, width, 3) under masks (N, height, width) and unit texts (P, E)."""
+    step = _batch_masks(model)
+    pixels, visible, baseline = (torch.from_numpy(array) for array in (rgb, masks, hidden))
+    embeddings = masked_embeddings(model.tower, pixels, visible, baseline, step)
+    cosines: Floats = embeddings.double().cpu().numpy() @ texts.T.astype(np.float64)
+    return cosines
 
 
 @torch.no_grad()
 def image_embeddings(model: ClipModel, rgb: NDArray[np.uint8]) -> Floats:
-    """Unit embeddings (B, E) of images (B, height, width, 3), by the whole image tower and nothing else."""
-    found: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
-    return found
+    """Compute unit embeddings (B, E) of images (B, height, width, 3) by the image tower alone."""
+    embeddings: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
+    return embeddings
 
 
 def text_embeddings(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Unit embeddings (T, E) of texts."""
-    found: NDArray[np.float32] = TextCache(model)(texts).cpu().numpy()
-    return found
+    """Compute unit embeddings (T, E) of texts."""
+    embeddings: NDArray[np.float32] = TextCache(model)(texts).cpu().numpy()
+    return embeddings

@@ -1,9 +1,9 @@
 """The contenders of a comparison (`grad_eclip,maskclip,grad_eclip:heads=single:blocks=1`) and their heat maps and cost.
 
-Beside them there are baselines that know nothing.
+Baselines without a model are here, too.
 
-The images go through the contenders batch by batch, so that those which look at the same pixels share the trunk's
-forward pass where the tower allows it.
+The contenders process the images batch by batch. Contenders with the same pixels share the trunk's forward pass where
+the tower allows it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 OPTION: Final = "--explainers"
 
 PLAIN: Final = {"contrast": 0.0, "affinity": "none"}
-"""Maps are compared as the methods give them, unless a contender's own settings say otherwise."""
+"""Maps are compared as the methods give them, unless a contender's own settings change this."""
 
 REFERENCE: Final = "grad_eclip"  # differences are computed against it, where it takes part
 
 TIMED_PHRASES: Final = 8
-TIMED_IMAGES: Final = 2  # images of a batch that is timed; one where each takes many forward passes
+TIMED_IMAGES: Final = 2  # images of a timed batch; 1 if each takes many forward passes
 
 TIMES: Final = 3
 LONG_S: Final = 4.0  # a batch that takes longer is timed once instead of `TIMES`
 
 RIVALS: Final = 100  # the most phrases among which a phrase's probability is computed
-KEPT: Final = 16  # calls of a trunk that are remembered: a batch and its images
+CACHED_CALLS: Final = 16  # cached calls of a trunk: a batch and its images
 
 Maps = Mapping[str, Sequence[HeatMap]]
 """Label -> the maps of one image, in the order of its questions."""
@@ -60,7 +60,7 @@ Maps = Mapping[str, Sequence[HeatMap]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """An explainer with its settings as they are for the model's tower; `label` is as it was typed."""
+    """An explainer with its settings for the model's tower; `label` is the text that the user typed."""
 
     label: str
     config: ExplainerConfig
@@ -79,24 +79,24 @@ class Contender:
 def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Contender]:
     """Return the explainers of a comparison on an image tower of a model.
 
-    `typed`: kinds with commas between them, each with its settings behind colons; `all`; or None for those that need no
-    perturbed images and on which nobody claims a patent. Raise ConfigError if a kind or a setting is unknown, makes no
-    sense on this tower, or is named twice.
+    `typed`: kinds with commas between them, each with its settings behind colons; or `all`; or None for the explainers
+    that need no perturbed images and that no patent claims. Raise ConfigError if a kind or a setting is unknown, makes
+    no sense on this tower, or is named twice.
     """
-    fitting = kinds_for(tower)
+    kinds = kinds_for(tower)
     if typed is None or typed.strip() == "all":
-        plain = [kind for kind in fitting if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
-        return [_contender(kind, tower, model) for kind in (plain if typed is None else fitting)]
+        plain = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
+        return [_make_contender(kind, tower, model) for kind in (plain if typed is None else kinds)]
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", typed)]
     if not all(names):
         raise ConfigError(f"{OPTION}: expected names with commas between them, got {typed!r}")
     for name, count in Counter(names).items():
         if count > 1:
             raise ConfigError(f"{OPTION}: {name} is named twice")
-    return [_contender(name, tower, model) for name in names]
+    return [_make_contender(name, tower, model) for name in names]
 
 
-def _contender(label: str, tower: TowerKind, model: str) -> Contender:
+def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
     kind, *settings = label.split(":")
     defined = ", ".join(kinds_for(tower))
     if kind not in EXPLAINERS:
@@ -109,46 +109,46 @@ def _contender(label: str, tower: TowerKind, model: str) -> Contender:
     try:
         values = {"explain": {"kind": kind}, "model": {"name": model} if model in OWN_MODELS else {}}
         run = override(values, [f"explain.{setting}" for setting in settings], ExplainConfig)
-        own: ExplainerConfig = run.explain
-        typed = {setting.partition("=")[0] for setting in settings}
-        plain = own.model_copy(update={key: value for key, value in PLAIN.items() if key not in typed})
+        explainer: ExplainerConfig = run.explain
+        keys = {setting.partition("=")[0] for setting in settings}
+        plain = explainer.model_copy(update={key: value for key, value in PLAIN.items() if key not in keys})
         return Contender(label=label, config=fitted(plain, tower, model))
     except ConfigError as error:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
 
 
 @dataclass(slots=True)
-class RememberedTrunk:
-    """A trunk that remembers the tokens of the last calls.
+class CachedTrunk:
+    """A trunk with a cache of the tokens of the last calls.
 
-    A call that asks for gradients through the trunk is computed anew. A transformer with a class token has no such
+    A call that asks for gradients through the trunk is always computed. A transformer with a class token has no such
     function: each explainer stops at another of its blocks.
     """
 
     trunk: Callable[[Tensor], Tensor]
-    _known: deque[tuple[Tensor, Tensor]] = field(default_factory=partial(deque, maxlen=KEPT), init=False)
+    _calls: deque[tuple[Tensor, Tensor]] = field(default_factory=partial(deque, maxlen=CACHED_CALLS), init=False)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, height, width) -> tokens (B, T, D)."""
+        """Return the tokens (B, T, D) of normalised pixels (B, 3, height, width)."""
         if torch.is_grad_enabled() and pixels.requires_grad:
             return self.trunk(pixels)
-        for seen, tokens in self._known:
-            if seen.shape == pixels.shape and torch.equal(seen, pixels):
+        for cached_pixels, tokens in self._calls:
+            if cached_pixels.shape == pixels.shape and torch.equal(cached_pixels, pixels):
                 return tokens
         tokens = self.trunk(pixels)
-        self._known.append((pixels, tokens))
+        self._calls.append((pixels, tokens))
         return tokens
 
 
-def remembering(model: ClipModel) -> ClipModel:
-    """Return the same model with a trunk that remembers, where its tower has one."""
+def with_trunk_cache(model: ClipModel) -> ClipModel:
+    """Return the same model with a cached trunk, if its tower has a trunk."""
     tower = model.tower
     if isinstance(tower, PooledTower | AveragedTower):
-        return replace(model, tower=replace(tower, trunk=RememberedTrunk(tower.trunk)))
+        return replace(model, tower=replace(tower, trunk=CachedTrunk(tower.trunk)))
     return model
 
 
-class Field:
+class Contest:
     """All contenders on one loaded model, with a run's settings of model and images; the console shows the progress."""
 
     def __init__(self, model: ClipModel, config: RunConfig, contenders: Sequence[Contender], console: Console) -> None:
@@ -156,13 +156,13 @@ class Field:
         self.config = config
         self.contenders = tuple(contenders)
         self.console = console
-        self.model = remembering(model)
+        self.model = with_trunk_cache(model)
 
-    def mapped(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
-        """Return the maps of each image, and the cosines of its questions by the image tower alone."""
+    def compute_maps(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
+        """Compute the maps of each image, and the cosines of its questions by the image tower alone."""
         stages = self.stages(self.model)
         step = max(stage.forward_batch_size() for stage in stages.values())
-        found: list[Maps] = []
+        maps: list[Maps] = []
         cosines: list[NDArray[np.float64]] = []
         done = 0
         with progress_bar(self.console, "heat maps", len(images) * len(self.contenders)) as advance:
@@ -173,26 +173,26 @@ class Field:
                     answers[contender.label] = stages[contender.label].process(self.records(contender, batch))
                     done += len(batch)
                     advance(done)
-                for place, cosines_of_one in enumerate(self._cosines(batch)):
-                    found.append({label: own[place].heat_maps for label, own in answers.items()})
-                    cosines.append(cosines_of_one)
-        return found, cosines
+                for place, image_cosines in enumerate(self._cosines(batch)):
+                    maps.append({label: records[place].heat_maps for label, records in answers.items()})
+                    cosines.append(image_cosines)
+        return maps, cosines
 
     def costs(self, images: Sequence[ComparedImage], rivals: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Label -> the cost of a batch with eight phrases an image: `encode_image` times, `seconds`, `repeats`.
+        """Return label -> the cost of a batch with eight phrases an image: `encode_image`, `seconds`, `repeats`.
 
-        The time for the same images by the image tower alone is 1. Nothing is remembered here.
+        `encode_image` is the time relative to the image tower alone. Nothing is cached here.
         """
         costs: dict[str, dict[str, Any]] = {}
         with progress_bar(self.console, "cost", len(self.contenders)) as advance:
             for done, contender in enumerate(self.contenders, start=1):
-                timed = list(images[: 1 if contender.takes_one_image else TIMED_IMAGES])
-                own = [[question.phrase.text for question in image.questions] for image in timed]
-                phrases = [list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in own]
-                explain_s, encode_s, repeats = self._times(contender, timed, phrases)
+                batch = list(images[: 1 if contender.takes_one_image else TIMED_IMAGES])
+                texts_by_image = [[question.phrase.text for question in image.questions] for image in batch]
+                phrases = [list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in texts_by_image]
+                explain_s, encode_s, repeats = self._times(contender, batch, phrases)
                 costs[contender.label] = {
                     "encode_image": explain_s / encode_s,
-                    "seconds": explain_s / len(timed),
+                    "seconds": explain_s / len(batch),
                     "repeats": repeats,
                 }
                 advance(done)
@@ -201,14 +201,15 @@ class Field:
     def _times(
         self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]
     ) -> tuple[float, float, int]:
-        """Median seconds for the maps of one batch, and for its embeddings alone, and how often they were measured.
+        """Return median seconds for the maps of a batch and for its embeddings alone, and the number of measurements.
 
         The two take turns, so that other load of the machine falls on both. Texts are embedded before the clock starts.
         """
         explainer = EXPLAINERS[contender.config.kind](contender.config, self.plain)
         explainer.texts([text for texts in phrases for text in texts])
         rgb = np.stack([pixels_of(record) for record in self.records(contender, images)])
-        pixels, tower = torch.from_numpy(rgb), explainer.model.tower
+        pixels = torch.from_numpy(rgb)
+        tower = explainer.model.tower
 
         def seconds(work: Callable[[], object]) -> float:
             start = time.perf_counter()
@@ -222,25 +223,25 @@ class Field:
         first = seconds(explain)
         if first > LONG_S:
             return first, seconds(encode), 1
-        both = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
-        return median(each for _, each in both), median(each for each, _ in both), TIMES
+        pairs = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
+        return median(explain_s for _, explain_s in pairs), median(encode_s for encode_s, _ in pairs), TIMES
 
     def stages(self, model: ClipModel) -> dict[str, ExplainStage]:
-        """Label -> the stage of a contender on a model, set up."""
+        """Return label -> the stage of a contender on a model, set up."""
         stages: dict[str, ExplainStage] = {}
         for contender in self.contenders:
             settings = self.config.model
             if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
                 settings = settings.model_copy(update={"batch_size": 1})
-            # Masked images are never seen again: to remember them takes gigabytes.
-            asked = self.plain if contender.repeats_trunk and model is self.model else model
-            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), asked)
+            # No masked image comes twice: a cache of them would take gigabytes.
+            contender_model = self.plain if contender.repeats_trunk and model is self.model else model
+            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), contender_model)
             stage.setup()
             stages[contender.label] = stage
         return stages
 
     def records(self, contender: Contender, images: Sequence[ComparedImage]) -> list[Record]:
-        """Return the images at the size that an explainer takes."""
+        """Return the records of the images at the size that a contender takes."""
         plain = ExplainerConfig(kind="").canvas(self.plain.input)
         canvas = contender.config.canvas(self.plain.input)
         if canvas["mode"] == plain["mode"] and canvas["size_px"] == plain["size_px"]:
@@ -256,26 +257,29 @@ class Field:
             yield text_embeddings(self.model, texts).astype(np.float64) @ embedding
 
 
-def baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
-    """Maps that know nothing, in the contenders' shape: `centre`, a spot that falls off from the middle of the image,
-    and `random`, smooth noise of its own for every phrase."""
-    found: list[Maps] = []
+def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
+    """Draw maps without a model, in the contenders' shape.
+
+    `centre` is a spot that falls off from the middle of the image, and `random` smooth noise for each phrase.
+    """
+    maps: list[Maps] = []
     for image in images:
         rows, columns = model.tower.placement.grid_hw(*pixels_of(image.record).shape[:2])
         y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
         spot = np.exp(-(y**2 + x**2)).astype(np.float32)
-        centre, noise = [], []
+        centre = []
+        noise = []
         for question in image.questions:
             text = question.phrase.text
             random = np.random.default_rng(stable_id(f"{seed}:{image.number}:{text}"))
             coarse = HeatMap(text=text, values=random.random((4, 4), np.float32), similarity=0.0)
             centre.append(replace(coarse, values=spot))
             noise.append(replace(coarse, values=draw_map(coarse, (rows, columns))))
-        found.append({"centre": centre, "random": noise})
-    return found
+        maps.append({"centre": centre, "random": noise})
+    return maps
 
 
 def rivals_of(images: Sequence[ComparedImage], seed: int) -> list[str]:
-    """Texts of the questions of all images, each once, at most `RIVALS` of them."""
+    """Return at most `RIVALS` different texts of the questions of all images."""
     texts = dict.fromkeys(question.phrase.text for image in images for question in image.questions)
     return sorted(texts, key=lambda text: stable_id(f"{seed}:{text}"))[:RIVALS]

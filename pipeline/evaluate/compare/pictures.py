@@ -28,9 +28,12 @@ AT_ONCE = 32  # images that are read together
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A phrase of the captions that is asked of an image, and its place without a heat map, if there is ground truth.
+    """A phrase of the captions that an image is asked for.
 
-    Phrases of an image with the same `thing` name the same.
+    Attributes:
+        phrase: The phrase.
+        thing: The thing that the phrase names: equal for phrases of an image that name the same.
+        query: Its place, without a heat map; None without ground truth.
     """
 
     phrase: Phrase
@@ -40,10 +43,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedImage:
-    """An image with its questions, at least one, in random order, and its number in the sample, from 0.
+    """An image of the sample.
 
-    `source` is the record as it was read, with the phrases of the questions; `record` has the pixels of the model's
-    own input, too.
+    Attributes:
+        number: Number in the sample, from 0.
+        source: The record as it was read, with the phrases of the questions.
+        record: The same record with pixels at the model's own input size.
+        questions: One or more questions in random order.
     """
 
     number: int
@@ -53,30 +59,43 @@ class ComparedImage:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Pixels of the image."""
+        """Height and width of the image in pixels."""
         return self.record.height_px, self.record.width_px
 
-    def asking(self, *phrases: Phrase) -> ComparedImage:
-        """Return the same image, asked for other phrases."""
+    def with_phrases(self, *phrases: Phrase) -> ComparedImage:
+        """Return the same image with other phrases."""
         return replace(self, source=replace(self.source, phrases=phrases), record=replace(self.record, phrases=phrases))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """The size of a comparison: images, phrases of each, images of insertion and deletion; seed of all chance."""
+class SampleSize:
+    """The size of a comparison.
 
-    most: int
+    Attributes:
+        images: The most images.
+        phrases: The most phrases of each image.
+        curve_images: The most images of insertion and deletion.
+        seed: Seed of all random choices.
+    """
+
+    images: int
     phrases: int
-    faithful: int
+    curve_images: int
     seed: int
 
 
-def compared_images(
-    config: RunConfig, spec: InputSpec, truth_path: Path | None, effort: Effort, console: Console, *, resized: bool
+def read_images(
+    config: RunConfig,
+    spec: InputSpec,
+    truth_path: Path | None,
+    sample_size: SampleSize,
+    console: Console,
+    *,
+    resized: bool,
 ) -> list[ComparedImage]:
-    """Read the sample, with phrases, places and pixels of the form of the model's images.
+    """Read a sample of images, with phrases, places and pixels at the model's input size.
 
-    With ground truth, questions are phrases of the captions whose place is known; otherwise any phrases.
+    With ground truth, questions are phrases of the captions with a known place; otherwise any phrases.
 
     Raise InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
     nothing to ask.
@@ -84,28 +103,28 @@ def compared_images(
     truth = None if truth_path is None else read_truth(truth_path)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
-    named = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(shards)]
-    matched = None if truth is None else match_images([name for _, name, is_read in named if is_read], truth)
+    samples = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(shards)]
+    matches = None if truth is None else match_images((name for _, name, is_read in samples if is_read), truth)
     candidates = (
         (place, sample_id)
-        for place, (sample_id, name, is_read) in enumerate(named)
-        if is_read and (matched is None or name in matched.images)
+        for place, (sample_id, name, is_read) in enumerate(samples)
+        if is_read and (matches is None or name in matches.images)
     )
-    places = set(draw_places(candidates, effort.most, effort.seed))
+    places = set(draw_places(candidates, sample_size.images, sample_size.seed))
     records = (Record.start(sample) for place, sample in enumerate(reader.samples(shards)) if place in places)
 
     def questions_of(record: Record) -> list[Question]:
         if record.error is not None:
             return []
-        if truth is None or matched is None:
+        if truth is None or matches is None:
             return _any_questions(record)
-        image = matched.images[record.sample.image.file_name]
-        image = image.resize((record.height_px, record.width_px)) if resized else image
-        return _placed_questions(len(found), record, image, truth.categories)
+        true_image = matches.images[record.sample.image.file_name]
+        true_image = true_image.resize((record.height_px, record.width_px)) if resized else true_image
+        return _placed_questions(len(images), record, true_image, truth.categories)
 
-    found: list[ComparedImage] = []
+    images: list[ComparedImage] = []
     failed = done = 0
-    stages = PhrasesStage(config.phrases), prepare_stage(config, spec)
+    stages = (PhrasesStage(config.phrases), prepare_stage(config, spec))
     with set_up(stages), progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, AT_ONCE)):
             sources = stages[0].process(batch)
@@ -113,40 +132,45 @@ def compared_images(
                 failed += record.error is not None
                 questions = questions_of(record)
                 if questions:
-                    order = random.Random(stable_id(f"{effort.seed}:{record.sample.sample_id}"))  # noqa: S311  no secret
-                    order.shuffle(questions)
-                    own = tuple(questions[: effort.phrases])
-                    image = ComparedImage(number=len(found), source=source, record=record, questions=own)
-                    found.append(image.asking(*(question.phrase for question in own)))
+                    chosen = _draw_questions(questions, record.sample.sample_id, sample_size)
+                    image = ComparedImage(number=len(images), source=source, record=record, questions=chosen)
+                    images.append(image.with_phrases(*(question.phrase for question in chosen)))
             done += len(batch)
             advance(done)
-    if not found:
+    if not images:
         kind = "a phrase with a known place" if truth is not None else "a phrase"
         raise InputError(f"none of the {len(places)} images can be opened and has {kind}")
-    if len(found) < len(places):
+    if len(images) < len(places):
         console.print(
-            f"{len(places) - len(found):,} of {len(places):,} images are left out: {failed:,} cannot be opened, the "
+            f"{len(places) - len(images):,} of {len(places):,} images are left out: {failed:,} cannot be opened, the "
             "others name nothing that can be asked for",
             soft_wrap=True,
         )
-    return found
+    return images
+
+
+def _draw_questions(questions: list[Question], sample_id: str, sample_size: SampleSize) -> tuple[Question, ...]:
+    """Shuffle the questions of an image and return the first ones."""
+    rng = random.Random(stable_id(f"{sample_size.seed}:{sample_id}"))  # noqa: S311  no secret
+    rng.shuffle(questions)
+    return tuple(questions[: sample_size.phrases])
 
 
 def _any_questions(record: Record) -> list[Question]:
-    first: dict[str, Question] = {}
+    questions: dict[str, Question] = {}
     for phrase, group in zip(record.phrases, linked(record.sample.captions, record.phrases), strict=True):
-        first.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))
-    return list(first.values())
+        questions.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))
+    return list(questions.values())
 
 
 def _placed_questions(number: int, record: Record, image: TruthImage, categories: frozenset[str]) -> list[Question]:
-    """Each text of a record whose place the ground truth knows, once, with the first of its places."""
+    """Return a question for each text of a record that the ground truth has a place for, with its first place."""
     size = {"height": record.height_px, "width": record.width_px, "captions": record.sample.captions}
     row = {"error": None, "file_name": record.sample.image.file_name, "annotations": (), **size}
     phrases = {phrase.text: phrase for phrase in reversed(record.phrases)}
-    found: dict[str, Question] = {}
+    questions: dict[str, Question] = {}
     for query in queries_of(number, row, image, categories, record.phrases):
         if query.target is not None and query.phrase is not None:
             thing = repr(query.target.boxes_xywh_px)
-            found.setdefault(query.phrase, Question(phrase=phrases[query.phrase], thing=thing, query=query))
-    return list(found.values())
+            questions.setdefault(query.phrase, Question(phrase=phrases[query.phrase], thing=thing, query=query))
+    return list(questions.values())

@@ -11,16 +11,16 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.commands.tables import print_comparison
-from pipeline.evaluate.compare.comparison import Comparison, Source, compared
+from pipeline.evaluate.compare.comparison import Comparison, Source, compare_explainers
 from pipeline.evaluate.compare.figures import FIGURES, TABLES
-from pipeline.evaluate.compare.pictures import Effort
+from pipeline.evaluate.compare.pictures import SampleSize
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.run import run
 from stages.contract.errors import InputError
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 from tests.stages.shared.model.saved import save_model
 
-EFFORT = Effort(most=3, phrases=8, faithful=1, seed=0)
+EFFORT = SampleSize(images=3, phrases=8, curve_images=1, seed=0)
 MODEL = {"name": "demo", "precision": "fp32", "batch_size": 4}
 NAMED = "grad_eclip,rollout,maskclip,grad_eclip:heads=single:blocks=1"
 
@@ -31,7 +31,7 @@ drawn = drawing(3, 5)
 @pytest.fixture(scope="module")
 def comparison(drawn: Path) -> Comparison:
     source = Source(name="s", config=config_of(drawn, model=MODEL), truth=drawn / "truth.json")
-    return compared(source, NAMED, EFFORT, QUIET)
+    return compare_explainers(source, NAMED, EFFORT, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,10 @@ def test_each_part_says_how_far_it_is_before_its_first_image_is_done(
     monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     text = io.StringIO()
-    effort = Effort(most=2, phrases=1, faithful=2, seed=0)
-    compared(Source(name="s", config=config_of(drawn), truth=None), "grad_eclip,maskclip", effort, Console(file=text))
+    sample_size = SampleSize(images=2, phrases=1, curve_images=2, seed=0)
+    compare_explainers(
+        Source(name="s", config=config_of(drawn), truth=None), "grad_eclip,maskclip", sample_size, Console(file=text)
+    )
     lines = text.getvalue().splitlines()
     # Four maps of each image: of both explainers and of both baselines.
     shares = {"heat maps": (2, 4), "insertion and deletion, masked images": (8, 140), "sanity, heat maps": (2, 12)}
@@ -177,4 +179,6 @@ def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None
         image["file_name"] = "other-" + image["file_name"]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(InputError, match="the ground truth has no image of the dataset"):
-        compared(Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET)
+        compare_explainers(
+            Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET
+        )

@@ -9,25 +9,25 @@ from stages.shared.model.config import TowerKind
 
 
 def test_by_default_all_that_are_quick_and_free() -> None:
-    labels = [one.label for one in contenders_of(None, "class_token", "m")]
+    labels = [contender.label for contender in contenders_of(None, "class_token", "m")]
     wanted = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
     assert labels == [kind for kind in wanted if not EXPLAINERS[kind].claim]
     assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
-    assert [one.label for one in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
+    assert [contender.label for contender in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
 
 
 @pytest.mark.parametrize("tower", ["class_token", "attention_pool", "latent_pool", "average_pool"])
 def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
-    for one in contenders_of("all", tower, "m"):
-        assert (one.config.contrast, one.config.affinity) == (0.0, "none")
+    for contender in contenders_of("all", tower, "m"):
+        assert (contender.config.contrast, contender.config.affinity) == (0.0, "none")
 
 
 def test_settings_stand_behind_colons() -> None:
     named = "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors"
-    plain, single, own, authors = contenders_of(named, "class_token", "m")
+    plain, single, contrasted, authors = contenders_of(named, "class_token", "m")
     assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 1)  # type: ignore[attr-defined]
     assert (single.config.heads, single.config.blocks) == ("single", 2)  # type: ignore[attr-defined]
-    assert own.config.contrast == 0.5, "what was typed stays"
+    assert contrasted.config.contrast == 0.5, "what was typed stays"
     assert authors.config.image_size == "keep"
     (demo,) = contenders_of("grad_eclip", "class_token", "demo")
     assert demo.config.blocks == 4, "the model brings it"  # type: ignore[attr-defined]

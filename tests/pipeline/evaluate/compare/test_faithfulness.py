@@ -9,14 +9,14 @@ from pipeline.evaluate.compare.faithfulness import (
     PROTOCOLS,
     CurveProtocol,
     area_under,
-    curve_areas,
     hidden_pixels,
-    hot_first,
     image_embeddings,
     masked_cosines,
-    probability,
-    shown,
+    measure_curves,
+    phrase_probability,
+    rank_pixels,
     text_embeddings,
+    visible_masks,
 )
 from pipeline.evaluate.matching import draw_map
 from stages.contract.records import HeatMap
@@ -37,13 +37,13 @@ def test_the_area_of_a_line_and_of_a_parabola() -> None:
 
 def test_pixels_go_in_the_order_of_their_heat() -> None:
     heat = np.array([[0.1, 0.9], [0.5, 0.7]], np.float32)
-    assert hot_first(heat).tolist() == [[3, 0], [2, 1]]
+    assert rank_pixels(heat).tolist() == [[3, 0], [2, 1]]
 
 
 def test_equal_pixels_go_from_the_heat_outwards() -> None:
     heat = np.zeros((20, 20), np.float32)
     heat[4, 15] = 1
-    places = hot_first(heat)
+    places = rank_pixels(heat)
     assert sorted(places.ravel().tolist()) == list(range(400))
     far = np.hypot(*np.mgrid[-4:16, -15:5])
     assert np.all(far[places < 9] < 2), "the eight neighbours of the peak come next"
@@ -52,13 +52,13 @@ def test_equal_pixels_go_from_the_heat_outwards() -> None:
 
 def test_insertion_shows_what_deletion_hides() -> None:
     heat = np.random.default_rng(0).random((10, 10), np.float32)
-    kept = {name: shown(hot_first(heat), protocol) for name, protocol in PROTOCOLS.items()}
+    masks = {name: visible_masks(rank_pixels(heat), protocol) for name, protocol in PROTOCOLS.items()}
     for name, protocol in PROTOCOLS.items():
         wanted = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
-        assert kept[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(wanted))
-    assert np.array_equal(kept["insertion_rise"], ~kept["deletion_rise"])
-    assert heat[kept["insertion_authors"][2]].min() > heat[~kept["insertion_authors"][2]].max()
-    assert kept["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
+        assert masks[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(wanted))
+    assert np.array_equal(masks["insertion_rise"], ~masks["deletion_rise"])
+    assert heat[masks["insertion_authors"][2]].min() > heat[~masks["insertion_authors"][2]].max()
+    assert masks["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
 
 
 def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
@@ -71,7 +71,7 @@ def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
     deletion = CurveProtocol(hidden="black", inserts=False, shares=EVERY_PIXEL)
 
     def area(heat: np.ndarray, protocol: CurveProtocol) -> float:
-        scores = (shown(hot_first(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
+        scores = (visible_masks(rank_pixels(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
         return area_under(protocol.shares, scores)
 
     running = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1])])
@@ -86,9 +86,9 @@ def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
 
 def test_the_probability_of_a_phrase_among_several() -> None:
     cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
-    assert probability(cosines, 0, 100.0, None).tolist() == pytest.approx([0.25, 0.75])
-    assert probability(cosines, 1, 100.0, None).tolist() == pytest.approx([0.25, 0.25])
-    assert probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), "a model of pairs knows no others"
+    assert phrase_probability(cosines, 0, 100.0, None).tolist() == pytest.approx([0.25, 0.75])
+    assert phrase_probability(cosines, 1, 100.0, None).tolist() == pytest.approx([0.25, 0.25])
+    assert phrase_probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), "a model of pairs knows no others"
 
 
 @pytest.mark.parametrize("bias", [None, -2.0])
@@ -102,18 +102,21 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
     rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     texts = ["a cat", "two dogs", "a red car"]
     heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
-    found = curve_areas(model, rgb, {"own": heat}, texts, 5)["own"]
-    places = hot_first(draw_map(heat, (32, 32)))
+    areas = measure_curves(model, rgb, {"own": heat}, texts, 5)["own"]
+    places = rank_pixels(draw_map(heat, (32, 32)))
     for name, protocol in PROTOCOLS.items():
         hidden = hidden_pixels(model, rgb, protocol.hidden, 5)
-        pasted = torch.from_numpy(np.where(shown(places, protocol)[..., None], rgb, hidden)).permute(0, 3, 1, 2) / 255
+        pasted = (
+            torch.from_numpy(np.where(visible_masks(places, protocol)[..., None], rgb, hidden)).permute(0, 3, 1, 2)
+            / 255
+        )
         mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.mean, SPEC.std))
         with torch.no_grad():
             logits, _ = module.get_logits(((pasted - mean) / std).float(), open_clip.tokenize(texts))
         scores = logits.softmax(dim=1) if bias is None else logits.sigmoid()
         assert 0.02 < scores[:, 0].max() < 0.98
         wanted = area_under(protocol.shares, scores[:, 0].double().numpy())
-        assert found[name] == pytest.approx(wanted, abs=1e-5)
+        assert areas[name] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_half_an_image_means_what_the_pasted_image_means() -> None:

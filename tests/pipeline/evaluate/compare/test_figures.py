@@ -12,14 +12,14 @@ from pipeline.evaluate.compare.figures import (
     correlation,
     differences_of,
     figures_of,
-    local_numbers,
-    mark,
+    mark_differences,
     overlaps,
     pair_numbers,
+    place_numbers,
     place_of,
     samples_hw,
 )
-from pipeline.evaluate.compare.maps import baselines
+from pipeline.evaluate.compare.maps import draw_baselines
 from pipeline.evaluate.compare.pictures import ComparedImage, Question
 from pipeline.evaluate.matching import Query, draw_map
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
@@ -50,7 +50,7 @@ def test_a_map_of_the_thing_is_right_and_a_failed_one_counts_as_missed() -> None
     right[:64, :64] = 1.0
     images = [image_of(0, "a"), image_of(1, "a")]
     maps = [{"x": [heat_map(right)]}, {"x": [heat_map(np.zeros((4, 4)), "empty")]}]
-    numbers, best = local_numbers(images, maps, "x")
+    numbers, best = place_numbers(images, maps, "x")
     assert numbers.images.tolist() == [0, 1]
     for name, values in numbers.values.items():
         assert values.tolist() == pytest.approx([1.0, 0.0], abs=0.02), name
@@ -60,7 +60,7 @@ def test_a_map_of_the_thing_is_right_and_a_failed_one_counts_as_missed() -> None
 def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
     values = np.full((128, 128), 0.55)
     values[:64, :64] = 1.0
-    numbers, best = local_numbers([image_of(0, "a")], [{"x": [heat_map(values)]}], "x")
+    numbers, best = place_numbers([image_of(0, "a")], [{"x": [heat_map(values)]}], "x")
     assert best == {"box_recall": 0.6, "mask_iou": 0.6}
     assert numbers.values["mask_iou"].tolist() == pytest.approx([1.0])
     low = np.full((128, 128), 0.35)
@@ -69,7 +69,7 @@ def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
     high[:64, :64] = 1.0
     low[127, 127] = 1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
     maps = [{"x": [heat_map(values)]} for values in (low, high)]
-    numbers, _ = local_numbers([image_of(0, "a"), image_of(1, "a")], maps, "x")
+    numbers, _ = place_numbers([image_of(0, "a"), image_of(1, "a")], maps, "x")
     assert numbers.values["box_recall"].tolist() == [0.0, 0.0], "each would be found by a share of its own"
 
 
@@ -78,12 +78,12 @@ def test_marks_are_corrected_for_their_number() -> None:
     doubtful = {"value": 0.232, "low": 0.036, "high": 0.428}
     rows = [{"differences": {f"f{number}": dict(doubtful) for number in range(40)}}, {"differences": None}]
     rows += [{"differences": {"a": {"value": -0.4, "low": -0.6, "high": -0.2}, "b": {**doubtful, "low": None}}}]
-    mark(rows)
+    mark_differences(rows)
     assert {each["mark"] for each in rows[0]["differences"].values()} == {""}  # type: ignore[union-attr]
     assert [each["mark"] for each in rows[2]["differences"].values()] == ["-", ""]  # type: ignore[union-attr]
-    alone = [{"differences": {"a": dict(doubtful)}}]
-    mark(alone)
-    assert alone[0]["differences"]["a"]["mark"] == "+"
+    single_row = [{"differences": {"a": dict(doubtful)}}]
+    mark_differences(single_row)
+    assert single_row[0]["differences"]["a"]["mark"] == "+"
 
 
 def test_pairs_of_phrases_are_told_apart_by_their_things() -> None:
@@ -101,11 +101,13 @@ def test_differences_are_paired_and_need_images() -> None:
     rng = np.random.default_rng(1)
     images = np.arange(FEWEST_IMAGES)
     base = rng.random(FEWEST_IMAGES)
-    known = Numbers(values={"energy": base + 0.1}, images=images)
+    places = Numbers(values={"energy": base + 0.1}, images=images)
     reference = Numbers(values={"energy": base}, images=images)
-    found = differences_of([known], [reference])["energy"]
-    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.1, 0.1, 0.1)), "each image by itself"
-    few = Numbers(values={"energy": known.values["energy"][1:]}, images=images[1:])
+    difference = differences_of([places], [reference])["energy"]
+    assert (difference["low"], difference["value"], difference["high"]) == pytest.approx((0.1, 0.1, 0.1)), (
+        "each image by itself"
+    )
+    few = Numbers(values={"energy": places.values["energy"][1:]}, images=images[1:])
     fewer = Numbers(values={"energy": base[1:]}, images=images[1:])
     assert differences_of([few], [fewer])["energy"]["low"] is None
 
@@ -113,13 +115,13 @@ def test_differences_are_paired_and_need_images() -> None:
 def test_baselines_know_nothing() -> None:
     images = [image_of(0, "a", "b"), image_of(1, "a")]
     model = from_open_clip(tiny_clip(), spec=SPEC)
-    maps = baselines(images, model, 0)
+    maps = draw_baselines(images, model, 0)
     first = maps[0]["centre"][0].values
     assert first.shape == model.tower.placement.grid_hw(128, 128)
     assert first[0, 0] == first[-1, -1] == first.min() < first.max()
     random = [heat.values for own in maps for heat in own["random"]]
     assert len({values.tobytes() for values in random}) == 3
-    assert random[0].tobytes() == baselines(images, model, 0)[0]["random"][0].values.tobytes()
+    assert random[0].tobytes() == draw_baselines(images, model, 0)[0]["random"][0].values.tobytes()
 
 
 def place(rows: slice, columns: slice, shape: tuple[int, int] = (64, 128)) -> Place:
@@ -140,8 +142,8 @@ def test_what_lies_above_the_threshold_is_compared_exactly() -> None:
     assert overlaps(heat, 1.0, truth) == (0.0, 0.0), "nothing lies above"
     heat = np.linspace(0, 5, 64 * 128, dtype=np.float32).reshape(64, 128)
     truth = place(slice(32, 64), slice(0, 128))
-    found = [overlaps(heat, share * 5, truth)[1] for share in (0.5, 0.9)]
-    assert found == pytest.approx([1.0, 0.2], abs=0.001)
+    ious = [overlaps(heat, share * 5, truth)[1] for share in (0.5, 0.9)]
+    assert ious == pytest.approx([1.0, 0.2], abs=0.001)
 
 
 def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() -> None:
@@ -159,10 +161,10 @@ def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() 
 
 def test_the_truth_on_the_samples() -> None:
     assert samples_hw((375, 500)) == (96, SAMPLES)
-    found = place_of(thing(200.0, 150.0, 400.0, 300.0, (750, 1000)))
-    assert found.inside.shape == (96, SAMPLES)
-    assert found.inside.mean() == pytest.approx(0.16, abs=0.005)
-    assert found.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
+    place = place_of(thing(200.0, 150.0, 400.0, 300.0, (750, 1000)))
+    assert place.inside.shape == (96, SAMPLES)
+    assert place.inside.mean() == pytest.approx(0.16, abs=0.005)
+    assert place.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
     assert place_of(thing(100.0, 400.0, 800.0, 2.0, (750, 1000))).inside.any(), "a thin thing does not vanish"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.evaluate.compare.faithfulness import image_embeddings
-from pipeline.evaluate.compare.maps import RememberedTrunk, remembering
+from pipeline.evaluate.compare.maps import CachedTrunk, with_trunk_cache
 from stages.explainers.cams import Cam, CamConfig
 from stages.explainers.dense import MaskClip, MaskClipConfig
 from stages.shared.model.load import from_open_clip
@@ -17,9 +17,9 @@ RNG = np.random.default_rng(0)
 def test_explainers_share_the_trunk_and_get_the_same_maps() -> None:
     make, spec = TOWERS["ConvNeXt"]
     plain = from_open_clip(make(), spec=spec)
-    shared = remembering(plain)
+    shared = with_trunk_cache(plain)
     trunk = shared.tower.trunk  # type: ignore[attr-defined]  # an averaged tower
-    assert isinstance(trunk, RememberedTrunk)
+    assert isinstance(trunk, CachedTrunk)
     calls: list[int] = []
     inner = trunk.trunk
     trunk.trunk = lambda pixels: (calls.append(len(pixels)), inner(pixels))[1]
@@ -27,9 +27,9 @@ def test_explainers_share_the_trunk_and_get_the_same_maps() -> None:
     phrases = [["a cat"], ["a dog"]]
     for number, rgb in enumerate((first, second), start=1):
         for make_one, config in ((Cam, CamConfig()), (MaskClip, MaskClipConfig())):
-            found = make_one(config, shared).explain(rgb, phrases)
+            maps = make_one(config, shared).explain(rgb, phrases)
             wanted = make_one(config, plain).explain(rgb, phrases)
-            for a, b in zip(found, wanted, strict=True):
+            for a, b in zip(maps, wanted, strict=True):
                 assert a[0].values.tobytes() == b[0].values.tobytes()
         image_embeddings(shared, rgb)
         assert calls == [2] * number

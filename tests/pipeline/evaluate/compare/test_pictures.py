@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_images
+from pipeline.evaluate.compare.pictures import ComparedImage, SampleSize, read_images
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
 from tests.factories import SPEC
@@ -17,7 +17,7 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     write_scenes(folder, 8, 21, side_px=64)
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
@@ -27,21 +27,21 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sample(drawn: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
-    source = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
-    effort = Effort(**{"most": 8, "phrases": 8, "faithful": 0, "seed": 0, **values})
-    path = drawn / "truth.json" if truth else None
-    return compared_images(RunConfig.model_validate({"input": source}), SPEC, path, effort, console, resized=False)
+def sample(scenes: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
+    source = {"kind": "jsonl", "path": str(scenes / "captions.jsonl"), "image_root": str(scenes / "images")}
+    sample_size = SampleSize(**{"images": 8, "phrases": 8, "curve_images": 0, "seed": 0, **values})
+    path = scenes / "truth.json" if truth else None
+    return read_images(RunConfig.model_validate({"input": source}), SPEC, path, sample_size, console, resized=False)
 
 
-def asked(images: list[ComparedImage]) -> dict[str, list[str]]:
+def questions_of(images: list[ComparedImage]) -> dict[str, list[str]]:
     return {image.record.sample.sample_id: [question.phrase.text for question in image.questions] for image in images}
 
 
-def test_every_question_has_a_place_and_pixels(drawn: Path) -> None:
-    images = sample(drawn)
+def test_every_question_has_a_place_and_pixels(scenes: Path) -> None:
+    images = sample(scenes)
     assert [image.number for image in images] == list(range(6)), "two have no picture and no phrase"
-    truth = json.loads((drawn / "truth.json").read_text())
+    truth = json.loads((scenes / "truth.json").read_text())
     for image in images:
         assert image.record.pixels.rgb.shape == (32, 32, 3)
         assert image.record.phrases == tuple(question.phrase for question in image.questions)
@@ -53,17 +53,17 @@ def test_every_question_has_a_place_and_pixels(drawn: Path) -> None:
             assert sorted(question.query.target.boxes_xywh_px) == boxes
 
 
-def test_the_seed_decides_which_images_and_phrases(drawn: Path) -> None:
-    all_of = asked(sample(drawn))
-    few = asked(sample(drawn, most=3, phrases=1))
-    assert few == asked(sample(drawn, most=3, phrases=1))
+def test_the_seed_decides_which_images_and_phrases(scenes: Path) -> None:
+    all_of = questions_of(sample(scenes))
+    few = questions_of(sample(scenes, images=3, phrases=1))
+    assert few == questions_of(sample(scenes, images=3, phrases=1))
     assert all(texts == all_of[name][:1] for name, texts in few.items())
-    choices = {tuple(asked(sample(drawn, most=3, seed=seed))) for seed in range(3)}
+    choices = {tuple(questions_of(sample(scenes, images=3, seed=seed))) for seed in range(3)}
     assert len(choices) > 1
 
 
-def test_without_truth_phrases_have_things_from_their_captions(drawn: Path) -> None:
-    images = sample(drawn, truth=False)
+def test_without_truth_phrases_have_things_from_their_captions(scenes: Path) -> None:
+    images = sample(scenes, truth=False)
     assert len(images) == 6
     for image in images:
         assert all(question.query is None for question in image.questions)
@@ -72,13 +72,13 @@ def test_without_truth_phrases_have_things_from_their_captions(drawn: Path) -> N
         assert len(set(things)) == len(things), "a scene's caption names each thing once"
 
 
-def test_what_is_left_out_is_said(drawn: Path, tmp_path: Path) -> None:
+def test_what_is_left_out_is_said(scenes: Path, tmp_path: Path) -> None:
     told = StringIO()
-    sample(drawn, truth=False, console=Console(file=told, width=200))
+    sample(scenes, truth=False, console=Console(file=told, width=200))
     told_once = "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for\n"
     assert told.getvalue() == told_once
-    (tmp_path / "images").symlink_to(drawn / "images")
+    (tmp_path / "images").symlink_to(scenes / "images")
     row = {"id": "a", "image": "000000.jpg", "caption": "beautiful!"}
     (tmp_path / "captions.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match="none of the 1 images can be opened and has a phrase"):
-        sample(tmp_path, truth=False, most=1, phrases=1)
+        sample(tmp_path, truth=False, images=1, phrases=1)

@@ -6,9 +6,9 @@ import torch
 from rich.console import Console
 
 from pipeline.config import load_config
-from pipeline.evaluate.compare.maps import Field, contenders_of
+from pipeline.evaluate.compare.maps import Contest, contenders_of
 from pipeline.evaluate.compare.pictures import ComparedImage, Question
-from pipeline.evaluate.compare.sanity import randomised, rank_correlation, sanity
+from pipeline.evaluate.compare.sanity import check_sanity, rank_correlation, shuffle_weights
 from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import from_open_clip
@@ -35,23 +35,23 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
     rgb = pixels_for(model)
     before = model.tower.encode(rgb)
     tokens = model.tower.embed(rgb)
-    head = randomised(model, "head", 0)
-    all_ = randomised(model, "all", 0)
+    head = shuffle_weights(model, "head", 0)
+    all_ = shuffle_weights(model, "all", 0)
     assert torch.equal(head.tower.embed(rgb), tokens), "the head's tokens are the model's"
     assert not torch.allclose(all_.tower.embed(rgb), tokens)
     for changed in (head, all_):
-        found = changed.tower.encode(rgb)
-        assert found.isfinite().all()
-        assert torch.cosine_similarity(found, before).item() < 0.9
+        correlations = changed.tower.encode(rgb)
+        assert correlations.isfinite().all()
+        assert torch.cosine_similarity(correlations, before).item() < 0.9
     assert torch.equal(model.tower.encode(rgb), before)
-    assert torch.equal(randomised(model, "all", 0).tower.encode(rgb), all_.tower.encode(rgb)), "the seed decides"
-    assert not torch.equal(randomised(model, "all", 1).tower.encode(rgb), all_.tower.encode(rgb))
+    assert torch.equal(shuffle_weights(model, "all", 0).tower.encode(rgb), all_.tower.encode(rgb)), "the seed decides"
+    assert not torch.equal(shuffle_weights(model, "all", 1).tower.encode(rgb), all_.tower.encode(rgb))
 
 
 def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
     model = model_of("class token")
     tower = model.tower
-    changed = randomised(model, "head", 3).tower
+    changed = shuffle_weights(model, "head", 3).tower
     assert isinstance(tower, VisionTower)
     assert isinstance(changed, VisionTower)
     old = tower.blocks[-1]
@@ -75,7 +75,9 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
 def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
     model = model_of("class token")
     contenders = contenders_of("raw_attention,occlusion", "class_token", "other")
-    field = Field(model, load_config(None, ["input.path=x.jsonl", "input.kind=jsonl"]), contenders, Console(quiet=True))
+    contest = Contest(
+        model, load_config(None, ["input.path=x.jsonl", "input.kind=jsonl"]), contenders, Console(quiet=True)
+    )
     images = []
     for number in range(3):
         rgb = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -84,8 +86,10 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
         record = Record(sample=sample, width_px=32, height_px=32, pixels=Pixels(rgb=rgb), phrases=(phrase,))
         question = Question(phrase=phrase, thing="", query=None)
         images.append(ComparedImage(number=number, source=record, record=record, questions=(question,)))
-    stage = field.stages(model)["raw_attention"]
+    stage = contest.stages(model)["raw_attention"]
     maps = [{"raw_attention": each.heat_maps} for each in stage.process([image.record for image in images])]
-    checked = {label: [row for row in sanity(field, images, maps, 0) if row["label"] == label] for label in LABELS}
+    checked = {
+        label: [row for row in check_sanity(contest, images, maps, 0) if row["label"] == label] for label in LABELS
+    }
     assert [row.keys() for row in checked["occlusion"]] == [{"label", "image"}] * 3
     assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in checked["raw_attention"])
