@@ -156,7 +156,7 @@ def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images:
     cells = image_index * BINS + bins
 
     def sums(values: Floats) -> Floats:
-        return np.bincount(cells, values, numbers.size * BINS).reshape(numbers.size, BINS)
+        return np.bincount(cells, values, numbers.size * BINS).reshape(numbers.size, BINS).astype(np.float64)
 
     gaps = sums(scores - right)
     counts = sums(np.ones(bins.size))

@@ -223,7 +223,7 @@ def _measure_curves(
                 heats,
                 texts,
                 stable_id(f"{seed}:{image.number}"),
-                lambda done, start=masks * image.number: advance(start + done),
+                lambda done, start=masks * image.number: advance(start + done),  # type: ignore[misc]
             )
             rows += [{"label": label, "image": image.number, **values} for label, values in areas.items()]
     return rows

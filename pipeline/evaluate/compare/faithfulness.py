@@ -35,7 +35,7 @@ from scipy.special import expit, softmax
 
 from pipeline.evaluate.matching import draw_map
 from stages.contract.records import HeatMap
-from stages.explainers.perturbation.masked import baseline_image, blurred, masked_embeddings
+from stages.explainers.perturbation.masked import baseline_image, blur_image, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
 
 Floats = NDArray[np.float64]
@@ -177,7 +177,7 @@ def hidden_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Hidden, seed: 
         return np.random.default_rng(seed).integers(0, 256, rgb.shape).astype(np.float32)
     image = torch.from_numpy(rgb)
     if name == "blur":
-        pixels = blurred(image.to(model.device, torch.float32), BLUR_SHARE * min(rgb.shape[:2]))
+        pixels = blur_image(image.to(model.device, torch.float32), BLUR_SHARE * min(rgb.shape[:2]))
     else:
         pixels = baseline_image(model.tower, image, name)
     array: NDArray[np.float32] = pixels.cpu().numpy().astype(np.float32)

@@ -31,7 +31,7 @@ from pipeline.evaluate.matching import draw_map
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap, Record, stable_id
-from stages.explain import EXPLAINERS, fitted, kinds_for
+from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel
@@ -112,7 +112,7 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
         explainer: ExplainerConfig = run.explain
         keys = {setting.partition("=")[0] for setting in settings}
         plain = explainer.model_copy(update={key: value for key, value in PLAIN.items() if key not in keys})
-        return Contender(label=label, config=fitted(plain, tower, model))
+        return Contender(label=label, config=fit_to_tower(plain, tower, model))
     except ConfigError as error:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
 
