@@ -214,6 +214,8 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     known = json.loads(file.read_text())
     assert known["made_from"]["annotations"] == "none"
     assert known["made_from"]["images"] == 24
+    manifest = json.loads((whole[0] / "dataset.json").read_text())
+    assert known["made_from"]["precisions"] == [manifest["config"]["model"]["precision"]]
     assert known["weight"] == {}
     # Where maps are cut does not matter for it, and which maps are made does.
     other = {"calibration": str(file), "rule": "mean"}

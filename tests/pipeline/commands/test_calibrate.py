@@ -26,6 +26,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
+from stages.regions.score import read_calibration
 from stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.pipeline.commands.evaluated import QUIET, config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
@@ -61,7 +62,9 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     hit_rate = after["thresholds"][0]["precision"]["value"]
     assert sum(scores_of(fitted)) / len(scores_of(fitted)) == pytest.approx(hit_rate, abs=0.02)
     assert json.loads((fitted / "dataset.json").read_text())["calibration"] is not None
-    assert json.loads((plain / "dataset.json").read_text())["calibration"] is None
+    manifest = json.loads((plain / "dataset.json").read_text())
+    assert manifest["calibration"] is None
+    assert read_calibration(tmp_path / "c.json").precisions == [manifest["config"]["model"]["precision"]]
     assert "only ranks" in (plain / "README.md").read_text()
     assert "calibrated" in (fitted / "README.md").read_text()
     print_calibration(figures, tmp_path / "c.json", Console(file=(printed := StringIO()), width=200))

@@ -57,6 +57,8 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
     made_from = json.loads(file.read_text())["made_from"]
     assert made_from["answers"]["right"] + made_from["answers"]["wrong"] == made_from["reviews"] > 60
     assert set(made_from["reviewers"]) == {"ann", "bob"}
+    manifest = json.loads((answered / "dataset.json").read_text())
+    assert made_from["precisions"] == [manifest["config"]["model"]["precision"]]
     card = (tmp_path / "fitted" / "README.md").read_text()
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
 
