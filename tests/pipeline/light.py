@@ -65,9 +65,9 @@ class CaptionStage(Stage):
     def process(self, batch: Sequence[Record]) -> list[Record]:
         eaten = [_eat(record.sample.captions[0]) for record in batch]
         time.sleep(sum(map(len, eaten)) / MB * EAT_SECONDS_PER_MB)
-        return [self._one(record) for record in batch]
+        return [self._answer(record) for record in batch]
 
-    def _one(self, record: Record) -> Record:
+    def _answer(self, record: Record) -> Record:
         word, _, times = record.sample.captions[0].partition(" ")
         if word == "die":
             mark = self.folder / record.sample.sample_id.replace("/", "_")
@@ -122,12 +122,12 @@ class LastStage(SleepStage):
 
 def batches_of(marks: Path) -> dict[str, list[tuple[int, float, float]]]:
     """What the marks of `SleepStage` tell: size, begin and end (seconds) of each batch by node, in order of begin."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
+    batches_by_node: dict[str, list[tuple[int, float, float]]] = {}
     for mark in marks.iterdir():
         node, *lines = mark.read_text().splitlines()
         batches = [(int(size), float(begin), float(end)) for size, begin, end in (line.split() for line in lines)]
-        found.setdefault(node, []).extend(batches)
-    return {node: sorted(batches, key=lambda batch: batch[1]) for node, batches in found.items()}
+        batches_by_node.setdefault(node, []).extend(batches)
+    return {node: sorted(batches, key=lambda batch: batch[1]) for node, batches in batches_by_node.items()}
 
 
 def write_captions(folder: Path, captions: Sequence[str]) -> Path:

@@ -16,12 +16,12 @@ def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", see
     lines = []
     for number, annotation_id in sample_for_review(judged.dataset, count, seed):
         (row,) = rows.rows_at([number], judged.dataset.columns)
-        (annotation,) = [each for each in row["annotations"] if each["id"] == annotation_id]
+        (annotation,) = [region for region in row["annotations"] if region["id"] == annotation_id]
         queries = judged.queries(row, phrases_of(row["annotations"]))
-        known = [query for query in queries if query.phrase == annotation["phrase"]]
-        if not known:
+        matches = [query for query in queries if query.phrase == annotation["phrase"]]
+        if not matches:
             continue
-        boxes = [box for query in known if query.target is not None for box in query.target.boxes_xywh_px]
+        boxes = [box for query in matches if query.target is not None for box in query.target.boxes_xywh_px]
         x, y, w, h = annotation["bbox"]
         answer = "absent" if not boxes else "right" if is_right((x, y, w, h), boxes) else "wrong"
         line = {**RegionKey.of(annotation)._asdict(), "reviewer": reviewer, "answer": answer, "seconds": 3.0}

@@ -27,10 +27,10 @@ def few(scenes_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_folder: Path, tmp_path: Path) -> None:
     source = {"path": str(few(scenes_folder, tmp_path)), "image_root": str(scenes_folder / "images")}
-    own = {"input": source, "model": {"name": str(folder)}, "explain": {"blocks": 2}}
-    _, text = run_aloud(config_of(scenes_folder, tmp_path / "out", **own))
-    found = "(transformers CLIPModel by config.json, preprocessor_config.json)"
-    assert text.count(f"model: {folder} {found}") == 2
+    sections = {"input": source, "model": {"name": str(folder)}, "explain": {"blocks": 2}}
+    _, text = run_aloud(config_of(scenes_folder, tmp_path / "out", **sections))
+    origin = "(transformers CLIPModel by config.json, preprocessor_config.json)"
+    assert text.count(f"model: {folder} {origin}") == 2
     manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
     described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
     assert manifest["model"] == {"name": str(folder), **described}

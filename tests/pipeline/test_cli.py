@@ -264,8 +264,8 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
     (tmp_path / "bad.jpg").write_text("not an image")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    found, out, err = phrasebox("run", tmp_path / "a.jsonl", *DEMO, "--out", tmp_path / "out")
-    assert found == code
+    exit_code, out, err = phrasebox("run", tmp_path / "a.jsonl", *DEMO, "--out", tmp_path / "out")
+    assert exit_code == code
     assert words in out + err
     assert err == "" if code == 0 else err.endswith(words)
 
@@ -366,8 +366,8 @@ def test_explain(image: Path, tmp_path: Path) -> None:
 
 
 def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
-    kept = {"image_size": "keep", "shorter_side_px": 64}
-    (tmp_path / "run.yaml").write_text(json.dumps({"input": {"kind": "jsonl", "path": "a"}, "explain": kept}))
+    explain = {"image_size": "keep", "shorter_side_px": 64}
+    (tmp_path / "run.yaml").write_text(json.dumps({"input": {"kind": "jsonl", "path": "a"}, "explain": explain}))
     arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
     shapes = []
     for more in ([], ["--set", "explain.shorter_side_px=128"]):

@@ -138,8 +138,8 @@ def test_every_preset_loads(preset: Path) -> None:
 
 
 def test_keys_of_an_input_whose_kind_is_left_out() -> None:
-    said = message(["input.path=a.jsonl", "input.captoin=x"])
-    assert said.startswith("input.captoin: no such key; did you mean input.caption?")
+    text = message(["input.path=a.jsonl", "input.captoin=x"])
+    assert text.startswith("input.captoin: no such key; did you mean input.caption?")
 
 
 VALUES = {
@@ -241,9 +241,9 @@ def test_several_problems_are_a_line_each() -> None:
     ids=["list", "broken", "words", "code", "key twice", "inner key twice", "no date", "number as key"],
 )
 def test_a_file_that_is_no_config(content: str, told: str, tmp_path: Path) -> None:
-    found = message([], written(tmp_path, content))
-    assert told in found
-    assert "\n" not in found
+    text = message([], written(tmp_path, content))
+    assert told in text
+    assert "\n" not in text
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
@@ -366,8 +366,8 @@ def test_the_documented_configuration_is_the_configuration(tmp_path: Path) -> No
 
 def test_a_key_is_only_proposed_where_this_kind_of_input_has_it(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "1.jpg")
-    said = message([f"input.path={tmp_path}", "input.image_rot=x"])
-    assert said == "input.image_rot: no such key; keys here: kind, limit, part, path, phrases, shard_size"
+    text = message([f"input.path={tmp_path}", "input.image_rot=x"])
+    assert text == "input.image_rot: no such key; keys here: kind, limit, part, path, phrases, shard_size"
 
 
 def test_python_is_told_the_same_words() -> None:

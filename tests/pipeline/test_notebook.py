@@ -47,23 +47,23 @@ def path(row: dict[str, Any], scenes_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(locator: Locator, row: dict[str, Any], path: Path) -> Located:
+def located(locator: Locator, row: dict[str, Any], path: Path) -> Located:
     """The phrases of the row."""
     return locator(path, list(dict.fromkeys(annotation["phrase"] for annotation in row["annotations"])))
 
 
-def test_what_is_found_equals_the_row_of_a_run(found: Located, row: dict[str, Any]) -> None:
+def test_what_is_found_equals_the_row_of_a_run(located: Located, row: dict[str, Any]) -> None:
     annotations = row["annotations"]
     assert len(annotations) > 1
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32)
     boxes[:, 2:] += boxes[:, :2]
-    assert np.array_equal(found.boxes_xyxy_px, boxes)
+    assert np.array_equal(located.boxes_xyxy_px, boxes)
     coded = [annotation["segmentation"] for annotation in annotations]
     masks = [decode_mask(Rle(size_hw=tuple(one["size"]), counts=one["counts"])) for one in coded]
-    assert np.array_equal(found.masks, masks)
+    assert np.array_equal(located.masks, masks)
     # A batch of another size has other last bits, which the steep logistic of presence makes larger.
-    assert found.scores == pytest.approx([annotation["score"] for annotation in annotations], abs=1e-4)
-    similarities = found.similarities[found.phrase_indices]
+    assert located.scores == pytest.approx([annotation["score"] for annotation in annotations], abs=1e-4)
+    similarities = located.similarities[located.phrase_indices]
     assert similarities == pytest.approx([annotation["similarity"] for annotation in annotations], abs=1e-5)
 
 
@@ -83,10 +83,10 @@ def test_a_phrase_is_embedded_as_in_a_run_and_labelled_as_it_is_typed(phrase: st
     locator = Locator.from_open_clip(model, explain={"heads": "single", "affinity": "none"})
     wanted = expected(double, rgb, embedded, config)
     for typed in (phrase, f" {phrase.replace(' ', chr(10) + chr(0) + ' ')}\u200b"):
-        found = locator(rgb, typed)
-        assert found.phrases == (typed,)
-        assert_same([found.heat_maps[0]], [wanted.heat], 1e-5)  # float32
-        assert found.similarities[0] == pytest.approx(wanted.cosine, abs=3e-6)
+        located = locator(rgb, typed)
+        assert located.phrases == (typed,)
+        assert_same([located.heat_maps[0]], [wanted.heat], 1e-5)  # float32
+        assert located.similarities[0] == pytest.approx(wanted.cosine, abs=3e-6)
 
 
 def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, row: dict[str, Any]) -> None:
@@ -99,17 +99,17 @@ def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, 
     assert both.phrase_indices.tolist() == [0, 1]
 
 
-def test_shapes_types_and_ranges(found: Located) -> None:
-    phrases, regions = len(found.phrases), len(found.scores)
-    assert found.heat_maps.shape == (phrases, 20, 20)
-    assert found.similarities.shape == (phrases,)
-    assert found.faults == ("",) * phrases
-    assert found.masks.shape == (regions, *found.size_hw)
-    floats = (found.heat_maps, found.similarities, found.boxes_xyxy_px, found.scores)
+def test_shapes_types_and_ranges(located: Located) -> None:
+    phrases, regions = len(located.phrases), len(located.scores)
+    assert located.heat_maps.shape == (phrases, 20, 20)
+    assert located.similarities.shape == (phrases,)
+    assert located.faults == ("",) * phrases
+    assert located.masks.shape == (regions, *located.size_hw)
+    floats = (located.heat_maps, located.similarities, located.boxes_xyxy_px, located.scores)
     assert {array.dtype.name for array in floats} == {"float32"}
-    assert (found.masks.dtype, found.phrase_indices.dtype) == (np.bool_, np.int64)
-    assert (found.heat_maps >= 0).all()
-    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert (located.masks.dtype, located.phrase_indices.dtype) == (np.bool_, np.int64)
+    assert (located.heat_maps >= 0).all()
+    assert ((located.scores >= 0) & (located.scores <= 1)).all()
 
 
 def test_every_form_of_an_image_is_the_same_image(locator: Locator, path: Path) -> None:
@@ -135,8 +135,8 @@ def test_images_in_memory_are_turned_upright_and_keep_their_transparency(locator
 
 def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None:
     loose = Locator("demo", regions={"keep_share": 0.0, "min_area_share": 0.0, "rule": "mean"})
-    one, several = loose(path, "a red car"), loose(path, "two red cars")
-    assert len(one.scores) == 1
+    single, several = loose(path, "a red car"), loose(path, "two red cars")
+    assert len(single.scores) == 1
     assert len(several.scores) > 1
     both = Locator("demo", regions={"min_presence": None})(path, ["a car", "a vehicle"])
     assert [region.group for region in both.regions] == both.phrase_indices.tolist() == [0, 1]
@@ -156,46 +156,50 @@ def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
         Locator("demo", explain={"block": 1})
 
 
-def test_regions_as_detections_of_supervision(found, inline_dataset, row, monkeypatch) -> None:
+def test_regions_as_detections_of_supervision(located, inline_dataset, row, monkeypatch) -> None:
     """Those of one image and those of its row are the same, and supervision draws and merges them."""
     dataset = open_dataset(inline_dataset)
-    here, by_id, by_row = found.to_supervision(), dataset.to_supervision(row["sample_id"]), dataset.to_supervision(row)
+    here, by_id, by_row = (
+        located.to_supervision(),
+        dataset.to_supervision(row["sample_id"]),
+        dataset.to_supervision(row),
+    )
     assert by_id == by_row
-    for one in (here, by_id):
-        np.testing.assert_array_equal(one.xyxy, found.boxes_xyxy_px)
-        np.testing.assert_array_equal(one.mask, found.masks)
-        assert one.confidence == pytest.approx(found.scores, abs=1e-4)
-        assert one.data["class_name"].tolist() == [found.phrases[at] for at in found.phrase_indices]
-    assert here.class_id.tolist() == found.phrase_indices.tolist()
+    for detections in (here, by_id):
+        np.testing.assert_array_equal(detections.xyxy, located.boxes_xyxy_px)
+        np.testing.assert_array_equal(detections.mask, located.masks)
+        assert detections.confidence == pytest.approx(located.scores, abs=1e-4)
+        assert detections.data["class_name"].tolist() == [located.phrases[at] for at in located.phrase_indices]
+    assert here.class_id.tolist() == located.phrase_indices.tolist()
     assert by_id.class_id.tolist() == [entry["category_id"] for entry in row["annotations"]]
     assert by_id.data["head"].tolist() == [entry["head"] for entry in row["annotations"]]
     nothing = dataset.to_supervision({**row, "annotations": []})
-    assert supervision.Detections.merge([nothing, by_id, by_id[:1]]).confidence.size == len(found.scores) + 1
-    plain = np.zeros((*found.size_hw, 3), np.uint8)
+    assert supervision.Detections.merge([nothing, by_id, by_id[:1]]).confidence.size == len(located.scores) + 1
+    plain = np.zeros((*located.size_hw, 3), np.uint8)
     drawn = supervision.MaskAnnotator().annotate(plain.copy(), by_id)
-    assert np.array_equal(drawn.any(axis=2), found.masks.any(axis=0))
+    assert np.array_equal(drawn.any(axis=2), located.masks.any(axis=0))
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ConfigError, match=r'to_supervision needs supervision: pip install "phrasebox\[supervision\]"'):
-        found.to_supervision()
+        located.to_supervision()
 
 
-def test_a_picture_is_shown_by_a_notebook(found: Located) -> None:
-    with Image.open(BytesIO(found._repr_png_())) as shown:
-        assert shown.size == (found.size_hw[1], found.size_hw[0])
+def test_a_picture_is_shown_by_a_notebook(located: Located) -> None:
+    with Image.open(BytesIO(located._repr_png_())) as shown:
+        assert shown.size == (located.size_hw[1], located.size_hw[0])
         drawn = np.asarray(shown.convert("RGB")).astype(int)
-    assert max(found.picture(side_px=100).size) == 100
-    inside = found.masks.any(axis=0)
-    with Image.open(BytesIO(found._content)) as original:
+    assert max(located.picture(side_px=100).size) == 100
+    inside = located.masks.any(axis=0)
+    with Image.open(BytesIO(located._content)) as original:
         change = np.abs(drawn - np.asarray(original.convert("RGB"))).max(axis=2)
     assert 0.05 < (change[inside] > 0).mean() < 0.75, "regions are outlined, and keep their colours"
-    assert found.heat_picture(side_px=120).width == 120 * len(found.phrases)
+    assert located.heat_picture(side_px=120).width == 120 * len(located.phrases)
 
 
 def test_an_image_of_no_region_has_empty_arrays() -> None:
-    found = Locator("demo", regions={"min_area_px": 100_000})(np.zeros((50, 40, 3), np.uint8), "red car")
-    assert (found.boxes_xyxy_px.shape, found.masks.shape, found.scores.shape) == ((0, 4), (0, 50, 40), (0,))
-    assert found.picture().size == (40, 50)
-    assert repr(found) == "Located(['red car'] in 40 x 50 px: 0 regions)"
+    located = Locator("demo", regions={"min_area_px": 100_000})(np.zeros((50, 40, 3), np.uint8), "red car")
+    assert (located.boxes_xyxy_px.shape, located.masks.shape, located.scores.shape) == ((0, 4), (0, 50, 40), (0,))
+    assert located.picture().size == (40, 50)
+    assert repr(located) == "Located(['red car'] in 40 x 50 px: 0 regions)"
 
 
 @pytest.mark.parametrize(
@@ -234,9 +238,9 @@ def test_a_model_in_memory_is_only_read() -> None:
     for parameter in list(model.parameters())[::2]:
         parameter.requires_grad_(False)
     before = state_of(model)
-    found = Locator.from_open_clip(model)(np.full((20, 30, 3), 200, np.uint8), ["red car", "two dogs"])
+    located = Locator.from_open_clip(model)(np.full((20, 30, 3), 200, np.uint8), ["red car", "two dogs"])
     assert state_of(model) == before
-    assert found.heat_maps.shape == (2, 4, 4)
+    assert located.heat_maps.shape == (2, 4, 4)
     with pytest.raises(ConfigError, match=r"regions\.calibration: a calibration holds for known weights"):
         Locator.from_open_clip(model, regions={"calibration": "some.json"})
     with pytest.raises(ConfigError, match="a Linear is not an open_clip model"):
@@ -249,10 +253,10 @@ def test_a_model_in_memory_is_only_read() -> None:
     "switched",
     [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.device("meta")],
 )
-def test_whatever_is_switched_on_around_it(switched: Any, locator: Locator, path: Path, found: Located) -> None:
+def test_whatever_is_switched_on_around_it(switched: Any, locator: Locator, path: Path, located: Located) -> None:
     with switched():
-        again = locator(path, found.phrases)
-    assert np.array_equal(again.heat_maps, found.heat_maps)
+        again = locator(path, located.phrases)
+    assert np.array_equal(again.heat_maps, located.heat_maps)
 
 
 def test_a_folder_named_like_a_model_and_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,11 +74,11 @@ def test_labels_cover_no_other_where_there_is_room() -> None:
         return int((drawn.astype(int).sum(axis=2) == 0).sum())
 
     labels = ["mmm 0.10", "mmm 0.20", "mmm 0.30"]
-    alone = sum(ink([(50, 50, 40, 40)], [label]) for label in labels)
-    assert alone > font_height
-    assert ink([(50, 50, 40, 40)] * 3, labels) == alone
-    assert ink([(50, 50, 40, 40), (80, 52, 9, 9), (20, 48, 50, 9)], labels) == alone
-    assert ink([(150, 0, 40, 40), (150, 110, 40, 10), (199, 119, 1, 1)], labels) == alone
+    separate = sum(ink([(50, 50, 40, 40)], [label]) for label in labels)
+    assert separate > font_height
+    assert ink([(50, 50, 40, 40)] * 3, labels) == separate
+    assert ink([(50, 50, 40, 40), (80, 52, 9, 9), (20, 48, 50, 9)], labels) == separate
+    assert ink([(150, 0, 40, 40), (150, 110, 40, 10), (199, 119, 1, 1)], labels) == separate
 
 
 @pytest.mark.parametrize("text", ["", "line\nbreak\ttab", "Żółw 乌龟 🐢", "\ud800", "word " * 80, "x" * 300])

@@ -34,18 +34,18 @@ COSTS = Costs(
     ],
 )
 def test_the_scarcest_resource_limits_the_rate(machine: Machine, limit: str, rate: float) -> None:
-    found = forecast(COSTS, 10_000, machine)
-    assert (found.limit, found.rate) == (limit, pytest.approx(rate))
-    assert found.seconds == pytest.approx(10_000 / rate)
-    assert found.core_hours == pytest.approx(machine.cores * found.seconds / 3600)
-    assert found.gpu_hours == pytest.approx(machine.gpus * found.seconds / 3600)
-    assert found.disk_bytes == 50_000_000
-    assert found.memory_bytes == (machine.gpus or machine.workers) * 10**9
+    result = forecast(COSTS, 10_000, machine)
+    assert (result.limit, result.rate) == (limit, pytest.approx(rate))
+    assert result.seconds == pytest.approx(10_000 / rate)
+    assert result.core_hours == pytest.approx(machine.cores * result.seconds / 3600)
+    assert result.gpu_hours == pytest.approx(machine.gpus * result.seconds / 3600)
+    assert result.disk_bytes == 50_000_000
+    assert result.memory_bytes == (machine.gpus or machine.workers) * 10**9
 
 
 def test_gpus_need_cores_and_a_known_speed() -> None:
-    found = forecast(COSTS, 1_000_000, Machine(cores=16, workers=1, gpus=2, gpu_rate=500))
-    assert found.cores_per_gpu == pytest.approx(5.0)
+    result = forecast(COSTS, 1_000_000, Machine(cores=16, workers=1, gpus=2, gpu_rate=500))
+    assert result.cores_per_gpu == pytest.approx(5.0)
     with pytest.raises(ValueError, match="of a GPU"):
         forecast(COSTS, 10, Machine(cores=4, workers=1, gpus=1))
 
@@ -55,17 +55,17 @@ def test_gpus_need_cores_and_a_known_speed() -> None:
     [(10_000_000, 64, 1, 1), (25_000_000, 4, 3, 1), (25_000_000, 23, 4, 2), (1_000_000_000, 64, 102, 6)],
 )
 def test_a_large_input_is_cut_into_parts_that_one_driver_feeds(images, gpus, parts, at_once) -> None:
-    found = forecast(COSTS, images, Machine(cores=10_000, workers=1, gpus=gpus, gpu_rate=500.0))
-    assert (found.parts, found.side_by_side) == (parts, at_once)
-    assert found.part_hours * parts / at_once == pytest.approx(found.seconds / 3600)
+    result = forecast(COSTS, images, Machine(cores=10_000, workers=1, gpus=gpus, gpu_rate=500.0))
+    assert (result.parts, result.side_by_side) == (parts, at_once)
+    assert result.part_hours * parts / at_once == pytest.approx(result.seconds / 3600)
 
 
 @pytest.mark.parametrize(("images", "most", "first"), [(10_000, 32, 32), (8, 32, 8), (1000, 300, 100)])
 def test_one_process_computes_the_first_images(images: int, most: int, first: int) -> None:
     """Before all others: 0.09 s for the steps of an image, and three new phrases."""
     costs = replace(COSTS, start_s=30.0, first=most, text_s=0.01)
-    found = forecast(costs, images, Machine(cores=2, workers=2))
-    assert found.seconds == pytest.approx(30 + first * (0.09 + 3 * 0.01) + (images - first) / found.rate)
+    result = forecast(costs, images, Machine(cores=2, workers=2))
+    assert result.seconds == pytest.approx(30 + first * (0.09 + 3 * 0.01) + (images - first) / result.rate)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_phrases_never_grow_faster_than_the_images(half: int, whole: int, many: 
 
 def test_every_worker_meets_the_phrases_for_itself() -> None:
     costs = replace(COSTS, text_s=0.01)
-    one, two = (forecast(costs, 1600, Machine(cores=count, workers=count)) for count in (1, 2))
-    assert one.rate == pytest.approx(1 / (0.09 + 0.01 * texts_in(COSTS, 1600) / 1600))
-    assert two.rate == pytest.approx(2 / (0.09 + 0.01 * texts_in(COSTS, 800) / 800))
-    assert two.rate < 2 * one.rate
+    single, double = (forecast(costs, 1600, Machine(cores=count, workers=count)) for count in (1, 2))
+    assert single.rate == pytest.approx(1 / (0.09 + 0.01 * texts_in(COSTS, 1600) / 1600))
+    assert double.rate == pytest.approx(2 / (0.09 + 0.01 * texts_in(COSTS, 800) / 800))
+    assert double.rate < 2 * single.rate

@@ -91,11 +91,11 @@ def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_pa
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
     next((scenes / "images").iterdir()).unlink()
     dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
-    found = {}
+    results = {}
     for name, settings in (("stored", []), ("computed", ["model.device=cpu"])):
         figures = write_calibration(dataset, scenes / "truth.json", tmp_path / f"{name}.json", QUIET, settings)
-        found[name] = (figures, (tmp_path / f"{name}.json").read_text())
-    assert found["stored"] == found["computed"]
+        results[name] = (figures, (tmp_path / f"{name}.json").read_text())
+    assert results["stored"] == results["computed"]
 
 
 def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
@@ -110,9 +110,10 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
-    known = {build_graph(config_of(drawn, tmp_path, regions=each)).calibration for each in ({}, CONTOUR, GRABCUT)}
-    assert None not in known
-    assert len(known) == 3
+    configs = [config_of(drawn, tmp_path, regions=regions) for regions in ({}, CONTOUR, GRABCUT)]
+    calibrations = {build_graph(config).calibration for config in configs}
+    assert None not in calibrations
+    assert len(calibrations) == 3
     assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
@@ -136,9 +137,9 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     heat = np.full((3, 8, 8), 0.02, np.float32)
     heat[0, :3, :3] = heat[0, 5:, 5:] = heat[1, :3, :3] = heat[2, 5:, 5:] = 1.0
     texts = ("man", "cook", "boy")
-    maps = [HeatMap(text=text, values=own, similarity=0.3) for text, own in zip(texts, heat, strict=True)]
-    said = [("man", 0), ("cook", 0), ("man", 1), ("boy", 1)]
-    phrases = [Phrase(text=text, head=text, caption_index=c, start=0, end=len(text)) for text, c in said]
+    maps = [HeatMap(text=text, values=values, similarity=0.3) for text, values in zip(texts, heat, strict=True)]
+    heads = [("man", 0), ("cook", 0), ("man", 1), ("boy", 1)]
+    phrases = [Phrase(text=text, head=text, caption_index=c, start=0, end=len(text)) for text, c in heads]
     captions = ("a man who is a cook", "a man who is a boy")
     sample = Sample(sample_id="1", source="1", captions=captions)
     record = replace(Record.start(sample), width_px=80, height_px=80, phrases=tuple(phrases), heat_maps=tuple(maps))
@@ -203,17 +204,17 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
     assert list(validate(fitted)) == []
-    known = evaluation_of(fitted, truth, QUIET, maps=False, absent=True)
-    assert known["by"]["similarity"] == unknown["by"]["similarity"], "presence takes nothing from the cosine"
-    assert known["by"]["presence"]["auc"]["value"] > 0.9
-    assert known["by"]["presence"]["il_mcc"]["value"] > 0.7
+    evaluation = evaluation_of(fitted, truth, QUIET, maps=False, absent=True)
+    assert evaluation["by"]["similarity"] == unknown["by"]["similarity"], "presence takes nothing from the cosine"
+    assert evaluation["by"]["presence"]["auc"]["value"] > 0.9
+    assert evaluation["by"]["presence"]["il_mcc"]["value"] > 0.7
     rows = rows_of(fitted)
     assert min(annotation["presence"] for row in rows for annotation in row["annotations"]) >= 0.5
     assert all(entry["presence"] < 0.5 for row in rows for entry in row["absent"])
     assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
     printed = StringIO()
-    print_evaluation(known, Console(file=printed, width=200))
-    assert f"{known['by']['presence']['cgf1']['value']:.3f}" in printed.getvalue()
+    print_evaluation(evaluation, Console(file=printed, width=200))
+    assert f"{evaluation['by']['presence']['cgf1']['value']:.3f}" in printed.getvalue()
     again = write_calibration(fitted, truth, tmp_path / "again.json", QUIET)
     assert (figures["replaces"], again["replaces"]) == (False, True)
     assert "dataset's calibration" in again["verdict"]

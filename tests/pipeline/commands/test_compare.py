@@ -91,9 +91,9 @@ def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> Non
 
 
 def test_the_tables_have_both_kinds_of_curves_and_the_n_of_every_column(comparison: Comparison) -> None:
-    said = io.StringIO()
-    print_comparison(comparison.rows, Console(file=said, width=200))
-    tables = said.getvalue().split("Why: ")
+    printed = io.StringIO()
+    print_comparison(comparison.rows, Console(file=printed, width=200))
+    tables = printed.getvalue().split("Why: ")
     assert tables[1].startswith("areas under the curves of the phrase's probability")
     assert tables[2].startswith("areas under the curves of the phrase's cosine")
     sizes = [re.findall(r"^ *n ((?: +\d+)+) *$", part, re.MULTILINE)[0].split() for part in tables]
@@ -120,12 +120,13 @@ def test_rollout_gives_all_phrases_one_map(rows: dict[str, dict[str, Any]]) -> N
 
 
 def test_a_single_head_explains_another_cosine(rows: dict[str, dict[str, Any]]) -> None:
-    own, single = rows["grad_eclip"]["cosine_agreement"], rows[NAMED.rsplit(",", maxsplit=1)[-1]]["cosine_agreement"]
-    assert own["n"] == rows["grad_eclip"]["counts"]["phrases"]
-    assert own["correlation"] == pytest.approx(1.0, abs=1e-6)
-    assert own["mean_distance"] < 1e-5
+    multiple = rows["grad_eclip"]["cosine_agreement"]
+    single = rows[NAMED.rsplit(",", maxsplit=1)[-1]]["cosine_agreement"]
+    assert multiple["n"] == rows["grad_eclip"]["counts"]["phrases"]
+    assert multiple["correlation"] == pytest.approx(1.0, abs=1e-6)
+    assert multiple["mean_distance"] < 1e-5
     assert single["mean_distance"] > 0.01
-    assert single["correlation"] < own["correlation"]
+    assert single["correlation"] < multiple["correlation"]
 
 
 def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Path) -> None:

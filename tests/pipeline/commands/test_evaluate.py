@@ -77,13 +77,15 @@ def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_the
 
 
 def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
-    known = json.loads(truth.read_text())
-    names = {image["id"]: image["file_name"] for image in known["images"]}
+    ground_truth = json.loads(truth.read_text())
+    names = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     for path in (dataset / "data").glob("*.parquet"):
         rows = pq.read_table(path).to_pylist()
         for row in rows:
-            own = [e for e in known["annotations"] if names[e["image_id"]] == row["file_name"] and e["mentioned"]]
+            objects = [
+                e for e in ground_truth["annotations"] if names[e["image_id"]] == row["file_name"] and e["mentioned"]
+            ]
             row["annotations"] = [
                 {
                     **{key: entry[key] for key in ("id", "bbox", "area", "segmentation", "phrase")},
@@ -96,11 +98,11 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
                     "span": [0, 1],
                     "similarity": 0.2,
                 }
-                for entry in own
+                for entry in objects
             ]
         pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
     figures = evaluation_of(dataset, truth, QUIET, maps=False)
-    mentioned = {(e["image_id"], e["phrase"]) for e in known["annotations"] if e["mentioned"]}
+    mentioned = {(e["image_id"], e["phrase"]) for e in ground_truth["annotations"] if e["mentioned"]}
     assert figures["counts"]["targets"] == len(mentioned)
     assert figures["counts"]["targets_not_among_phrases"] == 0
     for name in ("box_recall", "box_iou", "mask_iou"):
@@ -130,11 +132,13 @@ def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth
     assert whole["thresholds"][0]["kept"] == 1.0
     json.dumps(whole, allow_nan=False)
     assert evaluation_of(inline_dataset, truth, QUIET) == whole
-    said = table_of(whole)
-    assert f"{metrics['pointing']['value']:.3f}" in said
-    assert said.splitlines()[-1] == whole["verdict"]
-    assert said.index("above an answer from the text alone") < said.index("beside answers without a map")
-    assert said.index("beside answers without a map") < said.index("all phrases"), "what text alone answers comes first"
+    table = table_of(whole)
+    assert f"{metrics['pointing']['value']:.3f}" in table
+    assert table.splitlines()[-1] == whole["verdict"]
+    assert table.index("above an answer from the text alone") < table.index("beside answers without a map")
+    assert table.index("beside answers without a map") < table.index("all phrases"), (
+        "what text alone answers comes first"
+    )
 
 
 def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dataset, truth, tmp_path) -> None:
@@ -142,12 +146,12 @@ def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dat
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
     (tmp_path / "truth.json").write_text(json.dumps(other))
-    found, count = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET), len(other["images"])
+    figures, count = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET), len(other["images"])
     assert whole["matched"] == {"images": count, "by_stem": 0, "ambiguous": 0}
-    assert found["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
-    assert {**found, "truth": "", "matched": ""} == {**whole, "truth": "", "matched": ""}
-    assert f"{count} images have another extension in the ground truth" in table_of(found)
-    told = table_of({**found, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}})
+    assert figures["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
+    assert {**figures, "truth": "", "matched": ""} == {**whole, "truth": "", "matched": ""}
+    assert f"{count} images have another extension in the ground truth" in table_of(figures)
+    told = table_of({**figures, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}})
     assert "2 images were left out: the ground truth has several names like theirs" in told
 
 

@@ -47,8 +47,8 @@ def content_of(out: Path, split: str = "train") -> dict[str, Any]:
 
 def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Path) -> None:
     text = exported(dataset, tmp_path / "out", "--split", "train=0.6,val=0.4")
-    known = ("14 categories", "masks: exact as RLE", "rows left out: 4 of 16", "2 with an error in the dataset")
-    for words in ("coco in", "train", "val", "12", "17", *known, "2 without a chosen region"):
+    lines = ("14 categories", "masks: exact as RLE", "rows left out: 4 of 16", "2 with an error in the dataset")
+    for words in ("coco in", "train", "val", "12", "17", *lines, "2 without a chosen region"):
         assert words in text
     figures = json.loads(exported(dataset, tmp_path / "grit", "--json", name="grit"))
     assert (figures["format"], figures["out"], figures["rows"]) == ("grit", str(tmp_path / "grit"), 16)

@@ -18,9 +18,9 @@ SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning
 
 def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Path) -> None:
     arguments = ["finetune", inline_dataset, "--out", tmp_path, *SHORT, "--recipe", "captions"]
-    said = " ".join(printed(*arguments).split())
-    assert "demo begins with recipe captions: 12 images, 1 steps of 4" in said
-    assert f"the tuned model is in {tmp_path / 'model'}" in said
+    text = " ".join(printed(*arguments).split())
+    assert "demo begins with recipe captions: 12 images, 1 steps of 4" in text
+    assert f"the tuned model is in {tmp_path / 'model'}" in text
     assert json.loads(printed(*arguments, "--json"))["steps"] == 1
     assert "other settings" in called(*arguments, "--set", "seed=4")[2]
     printed(*arguments, "--set", "seed=4", "--fresh")
@@ -53,7 +53,7 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
         (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
         (["--set", "recipe.kind=detector"], "align, clim, captions"),
@@ -62,9 +62,9 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
         (["--set", "model.precision=fp16"], "take bf16, or fp32"),
     ],
 )
-def test_what_cannot_be_used_is_refused(options: list[str], said: str, inline_dataset: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_refused(options: list[str], words: str, inline_dataset: Path, tmp_path: Path) -> None:
     code, _, err = called("finetune", inline_dataset, "--out", tmp_path, "--model", "demo", *options)
-    assert (code, said in err, "Traceback" in err) == (2, True, False)
+    assert (code, words in err, "Traceback" in err) == (2, True, False)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

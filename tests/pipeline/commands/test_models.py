@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
-from pipeline.commands.models import _next
+from pipeline.commands.models import _next_command
 from pipeline.config import RunConfig
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.photographs import INPUT, TRUTH
@@ -40,9 +40,9 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: 
     result, picture = demo
     assert result.exit_code == 1, result.output
     text = " ".join(result.output.split())
-    known = ("8 hikers", "photographs are nearest to their own caption", "heat on the thing", "off the centre")
+    headings = ("8 hikers", "photographs are nearest to their own caption", "heat on the thing", "off the centre")
     cost = ("images/s, with 3.9 phrases each, on cpu", "peak memory")
-    for words in (*known, *cost, "demo fails the sanity check on photographs", "trained on drawn scenes"):
+    for words in (*headings, *cost, "demo fails the sanity check on photographs", "trained on drawn scenes"):
         assert words in text
     assert text.endswith("next: phrasebox demo")
     with Image.open(picture) as sheet:
@@ -157,7 +157,7 @@ RUN = "phrasebox run captions.jsonl --images photos/ --out out/"
     ],
 )
 def test_the_next_command_is_named(model: str, weights: Any, settings: list[str], checked: Any, command: str) -> None:
-    assert _next(model, weights, settings, checked) == command
+    assert _next_command(model, weights, settings, checked) == command
 
 
 @pytest.mark.slow
@@ -168,9 +168,9 @@ def test_the_matrix_is_what_is_built(name: str, listed: dict[str, dict[str, Any]
     text = {"context_length": 77, "vocab_size": 512, "width": 64, "heads": 2, "layers": 1}
     if row["refused"] is not None:
         return
-    own = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
+    settings = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
     with torch.device("meta"):
-        model = open_clip.CLIP(**own, text_cfg=text)
+        model = open_clip.CLIP(**settings, text_cfg=text)
     model.logit_scale = torch.nn.Parameter(torch.ones(()))  # a number, which the model keeps
     tower = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32")).tower
     assert (tower.kind, tower.placement.stride_px) == (row["tower"], row["stride_px"])

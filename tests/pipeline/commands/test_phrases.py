@@ -44,8 +44,8 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len({line["caption"] for line in lines}) == len(lines)
 
-    known = {**scenes_config, "input": {**source, "phrases": str(file)}}
-    config = RunConfig.model_validate({**known, "output": {"path": str(out)}})
+    values = {**scenes_config, "input": {**source, "phrases": str(file)}}
+    config = RunConfig.model_validate({**values, "output": {"path": str(out)}})
     run(config)
     assert_alike(rows_of(out), rows_of(inline_dataset))
 
@@ -54,7 +54,7 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
         run(config)
     file.write_text('{"caption": "a", "phrases": []}\n')
     with pytest.raises(InputError, match="has none of the captions of the first"):
-        run(RunConfig.model_validate({**known, "output": {"path": str(tmp_path / "other")}}))
+        run(RunConfig.model_validate({**values, "output": {"path": str(tmp_path / "other")}}))
     assert not list((tmp_path / "other").rglob("*.json")), "before any work"
 
 

@@ -37,8 +37,8 @@ def test_a_few_images_go_through_every_step(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = sorted(os.listdir("."))
     never = ("--set", f"output.path={tmp_path / 'never'}")
-    found = figures_of(scenes_folder, "--engine", "inline", "--samples", 9, "--total", 5000, *never)
-    costs, (forecast,) = found["costs"], found["forecasts"]
+    figures = figures_of(scenes_folder, "--engine", "inline", "--samples", 9, "--total", 5000, *never)
+    costs, (forecast,) = figures["costs"], figures["forecasts"]
     assert (costs["images"], costs["failed"], costs["first"]) == (9, 0, 32)
     assert list(costs["steps"]) == ["read", "phrases", "prepare", "explain", "regions", "write"]
     assert all(seconds > 0 for seconds in costs["steps"].values())
@@ -72,9 +72,9 @@ def test_measuring_ends_in_time_and_says_how_far_it_is(scenes_folder: Path, monk
 
 
 def test_a_cluster_has_a_column_of_its_own(scenes_folder: Path) -> None:
-    found = figures_of(scenes_folder, "--samples", 2, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
-    assert [(each["where"], each["images"]) for each in found["forecasts"]] == [("here", 12), ("on the cluster", 12)]
-    assert found["forecasts"][1]["rate"] <= 3200
+    figures = figures_of(scenes_folder, "--samples", 2, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
+    assert [(each["where"], each["images"]) for each in figures["forecasts"]] == [("here", 12), ("on the cluster", 12)]
+    assert figures["forecasts"][1]["rate"] <= 3200
 
 
 @pytest.mark.slow
@@ -85,15 +85,15 @@ def test_an_empty_input_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         pytest.param(("--set", "explain.blocks=99"), "blocks", marks=pytest.mark.slow),
         (("--gpus", 2), "--cores"),
         (("--set", "model.device=cpu", "--gpus", 2, "--cores", 8), "--gpu-rate"),
     ],
 )
-def test_a_run_or_a_cluster_that_cannot_be_is_rejected(arguments, said, scenes_folder) -> None:
-    assert said in str(call(scenes_folder, *arguments).exception)
+def test_a_run_or_a_cluster_that_cannot_be_is_rejected(arguments, words, scenes_folder) -> None:
+    assert words in str(call(scenes_folder, *arguments).exception)
 
 
 def test_the_table_for_people() -> None:

@@ -39,8 +39,8 @@ def test_figures_as_json(synthetic_dataset: Path, rows: list[dict[str, Any]]) ->
     annotations = [a for row in rows for a in row["annotations"]]
     counts = open_dataset(synthetic_dataset).manifest["counts"]
     assert (figures["dataset"], figures["finished"], figures["marks"]) == (str(synthetic_dataset), True, {})
-    known = {"failed": "failed", "no_regions": "without_regions", "no_phrases": "without_phrases"}
-    kinds = {kind: counts[name] for kind, name in known.items()}
+    statuses = {"failed": "failed", "no_regions": "without_regions", "no_phrases": "without_phrases"}
+    kinds = {kind: counts[name] for kind, name in statuses.items()}
     assert figures["samples"] == {"all": 500, "regions": counts["annotated"] - counts["without_regions"], **kinds}
     assert figures["regions"] == counts["regions"] == len(annotations)
     assert figures["phrases"] == counts["categories"]
@@ -56,13 +56,13 @@ def test_conditions(copy: Path, rows: list[dict[str, Any]]) -> None:
     write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
     options = ("--where", "head = 'man' AND mark = 'bad' -- checked", "--min-score", 0.5, "--top", 3)
     figures = json.loads(printed("stats", copy, "--json", *options))
-    found = [
+    row_phrases = [
         [a["phrase"] for a in row["annotations"] if a["head"] == "man" and a["score"] >= np.float32(0.5)]
         for row in rows[::2]
     ]
-    phrases = Counter(phrase for of_row in found for phrase in of_row)
+    phrases = Counter(phrase for of_row in row_phrases for phrase in of_row)
     assert 0 < figures["regions"] == phrases.total()
-    assert figures["samples"] == {"all": sum(map(bool, found)), "regions": sum(map(bool, found))}
+    assert figures["samples"] == {"all": sum(map(bool, row_phrases)), "regions": sum(map(bool, row_phrases))}
     assert figures["marks"] == {"bad": figures["samples"]["all"]}
     assert {entry["text"]: entry["count"] for entry in figures["top_phrases"]}.items() <= phrases.items()
     assert len(figures["top_phrases"]) == 3

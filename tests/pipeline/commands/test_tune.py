@@ -77,15 +77,15 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(fi
     wanted = ["explainer", "blocks", "contrast", "rule", "edges"]
     assert groups == wanted, "four blocks and an affinity behind them do not go together"
     for group in groups:
-        own = [step for step in figures["steps"] if step["group"] == group]
-        for step in own:
+        steps = [step for step in figures["steps"] if step["group"] == group]
+        for step in steps:
             gain = step["gain"]
             assert gain["value"] == pytest.approx(step["figures"]["box_iou"] - now)
             assert gain["low"] <= gain["value"] <= gain["high"]
             assert not step["kept"] or gain["low"] > 0
-        beyond = [step for step in own if step["gain"]["low"] > 0]
+        beyond = [step for step in steps if step["gain"]["low"] > 0]
         best = max(beyond, key=lambda step: step["figures"]["box_iou"], default=None)
-        assert [step for step in own if step["kept"]] == ([] if best is None else [best])
+        assert [step for step in steps if step["kept"]] == ([] if best is None else [best])
         now = now if best is None else best["figures"]["box_iou"]
     assert figures["figures"]["box_iou"] == now
     assert figures["gain"]["value"] == pytest.approx(now - figures["start"]["box_iou"])
@@ -116,14 +116,14 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
-    found = tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
+    figures = tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
     wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
     for name in METRICS:
-        assert found["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
-    quantile, halves = (step["figures"] for step in found["steps"])
+        assert figures["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+    quantile, halves = (step["figures"] for step in figures["steps"])
     assert (quantile["box_recall"], quantile["precision"]) == (0, None)
-    assert found["base"]["box_recall"] < halves["box_recall"] < found["start"]["box_recall"]
-    assert (found["best"], found["settings"]["regions"]["calibration"]) == ({}, str(file))
+    assert figures["base"]["box_recall"] < halves["box_recall"] < figures["start"]["box_recall"]
+    assert (figures["best"], figures["settings"]["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
     with pytest.raises(ConfigError, match="made with another"):
         tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts={})
@@ -131,11 +131,11 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
 
 def test_the_budget(dataset: Path, drawn: Path) -> None:
     judged = open_evaluation_set(dataset, drawn / "truth.json")
-    found = tune_settings(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
-    assert (found["steps"], found["best"], found["images"]) == ([], {}, 4)
-    assert found["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
-    assert found["settings"]["explain"]["kind"] == "raw_attention"
-    assert found["verdict"].startswith("Verdict: no try was begun: the two baselines took ")
+    figures = tune_settings(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
+    assert (figures["steps"], figures["best"], figures["images"]) == ([], {}, 4)
+    assert figures["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
+    assert figures["settings"]["explain"]["kind"] == "raw_attention"
+    assert figures["verdict"].startswith("Verdict: no try was begun: the two baselines took ")
 
 
 def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn: Path, tmp_path: Path) -> None:
@@ -159,27 +159,27 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
     made = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     with pytest.raises(InputError, match="no reviewed regions"):
         open_reviewed_dataset(made)
-    known, right, asked = open_evaluation_set(made, drawn / "truth.json"), 0, 0
+    truth_set, right, count = open_evaluation_set(made, drawn / "truth.json"), 0, 0
     absent = ""
     for row in open_dataset(made).rows():
-        targets = {target.phrase: target.boxes_xywh_px for target in known.image_of(row).targets}
+        targets = {target.phrase: target.boxes_xywh_px for target in truth_set.image_of(row).targets}
         for region in row["annotations"]:
             is_true = is_right(region["bbox"], targets.get(region["phrase"], ()))
             answer = "right" if is_true else "wrong"
             if not is_true and not absent:
                 answer = absent = "absent"
             append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer=answer))
-            right, asked = right + is_true, asked + 1
+            right, count = right + is_true, count + 1
             break
     judged, wrong = open_reviewed_dataset(made)
-    found = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
-    assert found["start"]["reviewed"] == asked
-    assert found["start"]["agreement"] == pytest.approx(right / asked)
-    assert found["start"]["targets"] == right
-    assert found["steps"][0]["figures"]["agreement"] is not None
-    assert "fitted" not in {step["group"] for step in found["steps"]}
-    moved = [step["figures"]["reviewed"] for step in found["steps"]]
-    assert min(moved) < asked, "some regions left the wrong places"
+    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
+    assert figures["start"]["reviewed"] == count
+    assert figures["start"]["agreement"] == pytest.approx(right / count)
+    assert figures["start"]["targets"] == right
+    assert figures["steps"][0]["figures"]["agreement"] is not None
+    assert "fitted" not in {step["group"] for step in figures["steps"]}
+    moved = [step["figures"]["reviewed"] for step in figures["steps"]]
+    assert min(moved) < count, "some regions left the wrong places"
     assert "agreement" in printed("tune", made, "--reviews", "--minutes", 0)
 
 
@@ -193,9 +193,9 @@ def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Pat
     for region in regions:
         append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
     judged, wrong = open_reviewed_dataset(made)
-    found = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
-    assert found["start"]["agreement"] == 1.0
-    assert found["start"]["reviewed"] == len(regions)
+    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
+    assert figures["start"]["agreement"] == 1.0
+    assert figures["start"]["reviewed"] == len(regions)
 
 
 def test_a_file_that_cannot_be_written_is_named_before_the_work(dataset: Path, drawn: Path, tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path:
     with pytest.raises(ConfigError, match="--by mask_iou"):
         tune_settings(open_evaluation_set(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
-        code, _, said = called("tune", dataset, *options)
-        assert (code, "--truth FILE or --reviews" in said) == (2, True)
+        code, _, err = called("tune", dataset, *options)
+        assert (code, "--truth FILE or --reviews" in err) == (2, True)
 
 
 def test_every_value_that_is_tried_is_one_of_the_configuration(drawn: Path, tmp_path: Path) -> None:
