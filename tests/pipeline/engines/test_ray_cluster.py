@@ -299,7 +299,7 @@ def test_workers_that_died_are_told_of_once_each() -> None:
     for _ in range(3):
         ledger.begin("batch")
         ledger.begin("sample", is_single=True)
-    for name, event in ledger.take():
+    for name, event in ledger.take_events():
         getattr(report, name)(*event)
     assert report.deaths == 2
     console = Console(file=StringIO(), width=100)
