@@ -255,33 +255,33 @@ def measure(graph: Graph, config: RunConfig, samples: int, *, on_gpu: bool, star
         # The first call takes longer.
         first_texts = _texts(run_stages((*before, graph.model, *after), records[:rows], lambda *_: None))
         command_s = time.perf_counter() - start_s + (RAY_START_S if tables else 0.0)
-        finished: list[Record] = []
-        while not finished or (len(finished) < len(records) and time.perf_counter() < measure_start + MEASURED_S):
+        outputs: list[Record] = []
+        while not outputs or (len(outputs) < len(records) and time.perf_counter() < measure_start + MEASURED_S):
             advance(round(time.perf_counter() - measure_start))
-            batch = records[len(finished) : len(finished) + rows]
-            prepared = run_stages(before, batch, report.stage)
-            explained = run_stages([graph.model], prepared, report.stage)
-            run_stages([graph.model], prepared, repeated.stage)  # the model has embedded their texts by now
-            finished += run_stages(after, explained, report.stage)
+            batch = records[len(outputs) : len(outputs) + rows]
+            model_inputs = run_stages(before, batch, report.stage)
+            model_outputs = run_stages([graph.model], model_inputs, report.stage)
+            run_stages([graph.model], model_inputs, repeated.stage)  # the model has embedded their texts by now
+            outputs += run_stages(after, model_outputs, report.stage)
             write_start = time.perf_counter()
-            writer.write(records_to_rows(finished[-len(batch) :], **columns))
+            writer.write(records_to_rows(outputs[-len(batch) :], **columns))
             report.stage("write", len(batch), time.perf_counter() - write_start)
         write_start = time.perf_counter()
         writer.close()
         report.stage("write", 0, time.perf_counter() - write_start)
         shard_bytes = sum(path.stat().st_size for path in Path(folder.name).rglob("*") if path.is_file())
-    count = len(finished)
-    texts = _texts(finished)
+    count = len(outputs)
+    texts = _texts(outputs)
     busy_s = {step: entry.busy_s / count for step, entry in report.stages.items()}
     explain_s = repeated.stages[name].busy_s / count
     return Costs(
         images=count,
-        failed=sum(record.error is not None for record in finished),
-        phrases=fmean(len(record.phrases) for record in finished),
+        failed=sum(record.error is not None for record in outputs),
+        phrases=fmean(len(record.phrases) for record in outputs),
         steps={"read": read_s, **busy_s, name: explain_s},
         explain=name,
         text_s=max(0.0, busy_s[name] - explain_s) * count / max(1, len(texts - first_texts)),
-        half_texts=len(_texts(finished[: count // 2])),
+        half_texts=len(_texts(outputs[: count // 2])),
         texts=len(texts),
         bytes=shard_bytes / count,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),

@@ -97,8 +97,8 @@ def export(
     if push_to and out is None:
         out = Path(push_to.rpartition("/")[2])
     if dataset is None or out is None or not name:
-        given = {"DATASET": dataset, "--format": name, "--out": out}
-        missing = ", ".join(option for option, value in given.items() if not value)
+        options = {"DATASET": dataset, "--format": name, "--out": out}
+        missing = ", ".join(option for option, value in options.items() if not value)
         raise ConfigError(f"export needs {missing}; --list describes the formats")
     if name not in EXPORTERS:
         raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
@@ -121,31 +121,31 @@ def export(
         image_root=image_root,
         overwrite=overwrite,
     )
-    opened = open_dataset(dataset)
+    source = open_dataset(dataset)
     if push_to:
         open_repository(push_to, public=public, overwrite=overwrite)
-    total = opened.manifest.get("counts", {}).get("written")
+    total = source.manifest.get("counts", {}).get("written")
     bar = progress_bar(errors if as_json else console, "rows", total)
     with stopping("stopped. Nothing was written."), naming_options(), bar as advance:
-        report = export_dataset(opened, request, advance)
-    pushed = push(out, push_to) if push_to else None
+        report = export_dataset(source, request, advance)
+    url = push(out, push_to) if push_to else None
     if as_json:
-        written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults, "pushed": pushed}
-        written |= {"images": report.images, "next": report.next_step}
-        print_json(written, ensure_ascii=False)
+        figures = {"format": name, "out": str(out), **report.counts(), "faults": report.faults, "pushed": url}
+        figures |= {"images": report.images, "next": report.next_step}
+        print_json(figures, ensure_ascii=False)
     else:
         _print(report, exporter.masks, out)
-        if pushed:
-            console.print(f"uploaded to {pushed}", soft_wrap=True)
+        if url:
+            console.print(f"uploaded to {url}", soft_wrap=True)
 
 
 def _print(report: ExportReport, masks: str, out: Path) -> None:
     table = Table("", *report.samples, *(["all"] if len(report.samples) > 1 else []))
     for column in table.columns[1:]:
         column.justify = "right"
-    for what, counts in (("images", report.samples), ("regions", report.regions)):
+    for title, counts in (("images", report.samples), ("regions", report.regions)):
         numbers = [*counts.values(), *([counts.total()] if len(counts) > 1 else [])]
-        table.add_row(what, *(f"{number:,}" for number in numbers))
+        table.add_row(title, *(f"{number:,}" for number in numbers))
     console.print(f"{report.format} in {out}", soft_wrap=True)
     console.print(table)
     console.print("\n".join(report.lines(masks)), soft_wrap=True)

@@ -46,20 +46,20 @@ def stats(
     ] = False,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
-    opened = open_dataset(dataset, must_be_finished=False)
+    source = open_dataset(dataset, must_be_finished=False)
     if reviews:
         if where or min_score:
             raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
-        figures = {"dataset": str(opened.path), **measure_reviews(read_reviewed_regions(opened))}
+        figures = {"dataset": str(source.path), **measure_reviews(read_reviewed_regions(source))}
         print_json(figures, ensure_ascii=False) if as_json else print_reviews(figures, console)
         return
     search = Search(where=where, score_min=min_score or None)
-    with closing(Index(opened, read_marks(opened.path))) as index, naming_options():
+    with closing(Index(source, read_marks(source.path))) as index, naming_options():
         index.check(search)
-        with progress_bar(errors, "reading shards", len(opened.shards)) as advance:
-            index.build(lambda done, _: advance(done))
+        with progress_bar(errors, "reading shards", len(source.shards)) as advance:
+            index.build(lambda count, _: advance(count))
         counts = statistics(index, search, most=most)
-    figures = {"dataset": str(opened.path), "finished": opened.is_finished, **counts}
+    figures = {"dataset": str(source.path), "finished": source.is_finished, **counts}
     if as_json:
         print_json(figures, ensure_ascii=False)
     else:

@@ -117,9 +117,9 @@ def run(
         rows = rows_per_call(graph.model)
 
         def write(stages: Sequence[Stage], batch: list[Record]) -> None:
-            finished = run_stages(stages, batch, report.stage)
-            writer.write(records_to_rows(finished, **config.output.columns))
-            report.rows(len(finished), sum(record.error is not None for record in finished))
+            outputs = run_stages(stages, batch, report.stage)
+            writer.write(records_to_rows(outputs, **config.output.columns))
+            report.rows(len(outputs), sum(record.error is not None for record in outputs))
             on_progress(report)
 
         if first_records:

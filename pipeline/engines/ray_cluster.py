@@ -94,12 +94,12 @@ def _start(engine: EngineConfig, kinds: int) -> None:
     except (OSError, ValueError, exceptions.AuthenticationError) as error:
         if engine.address is None:
             raise ResourceError(f"Ray does not start on this machine: {error}") from error
-        what = f"engine.address: cannot reach a Ray cluster at {engine.address!r}"
+        message = f"engine.address: cannot reach a Ray cluster at {engine.address!r}"
         if isinstance(error, ValueError):
-            raise ConfigError(f"{what}: {error}") from error
+            raise ConfigError(f"{message}: {error}") from error
         # Ray rejects a driver without the token as if no cluster were there.
         raise ConfigError(
-            f"{what}. If it has a token, which is Ray's default where there is a file ~/.ray/auth_token, set "
+            f"{message}. If it has a token, which is Ray's default where there is a file ~/.ray/auth_token, set "
             "RAY_AUTH_MODE=token, and the cluster's token in that file or in RAY_AUTH_TOKEN"
         ) from error
 

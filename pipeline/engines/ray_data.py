@@ -127,9 +127,9 @@ def run(
             for entries in _write_first(graph, first_records, _shard_spec(folder, config), ledger):
                 journal.add_shards(entries)
             keys = journal.keys_with(first_records)
-            done = ray.put(keys) if len(keys) else None
+            row_keys = ray.put(keys) if len(keys) else None
             if todo:
-                source = ShardSource(graph.reader, todo, ledger, done)
+                source = ShardSource(graph.reader, todo, ledger, row_keys)
                 for entries in _run_graph(graph, source, folder, config, workers):
                     if entries.num_rows:  # none where all rows were there
                         journal.add_shards(entries)

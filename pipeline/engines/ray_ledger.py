@@ -98,25 +98,25 @@ def watching(
 
     on_read: Called, in a thread, with the event of a shard of the input that was read to its end.
     """
-    ended = threading.Event()
+    end = threading.Event()
 
     def fetch() -> None:
         for name, arguments in ray.get(ledger.take_events.remote(), timeout=ANSWER_SECONDS):
             (on_read if name == "read" else getattr(report, name))(*arguments)
         on_progress(report)
 
-    def fetch_until_ended() -> None:
-        while not ended.wait(SHOW_SECONDS):
+    def fetch_until_end() -> None:
+        while not end.wait(SHOW_SECONDS):
             # Ray starts the ledger again; if anything else is wrong, the run itself raises it.
             with contextlib.suppress(ray.exceptions.RayError):
                 fetch()
 
-    thread = threading.Thread(target=fetch_until_ended, daemon=True)
+    thread = threading.Thread(target=fetch_until_end, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        end.set()
         thread.join()
     fetch()
     # Events of other processes may arrive after their rows.

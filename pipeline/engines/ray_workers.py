@@ -266,17 +266,17 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
 
     Args:
         reader: The reader of the input.
-        shards: Its shards that are to be read, with their numbers.
+        shards: The shards to read, with their numbers.
         ledger: The handle of the `Ledger`.
-        done: A reference to the sorted keys of samples that have a row already, which are left out; None if there are
-            none.
+        row_keys: A reference to the sorted keys of samples that have a row already, which are left out; None if there
+            are none.
     """
 
-    def __init__(self, reader: Reader, shards: Sequence[tuple[int, Shard]], ledger: Any, done: Any = None) -> None:
+    def __init__(self, reader: Reader, shards: Sequence[tuple[int, Shard]], ledger: Any, row_keys: Any = None) -> None:
         super().__init__()
         self._reader = reader
         self._ledger = ledger
-        self._done = done
+        self._row_keys = row_keys
         size = -(-len(shards) // READ_TASKS)
         self._groups = [shards[i : i + size] for i in range(0, len(shards), size)]
 
@@ -296,10 +296,10 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[Any]:
-        """Return one task a shard; several shards a task where there are thousands."""
+        """Return a task for each shard, or for several shards where there are thousands."""
         return [
             ReadTask(
-                functools.partial(_read, self._reader, group, self._ledger, self._done),
+                functools.partial(_read, self._reader, group, self._ledger, self._row_keys),
                 BlockMetadata(
                     num_rows=samples_in([shard for _, shard in group]),
                     size_bytes=None,
@@ -320,9 +320,9 @@ def count_samples(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
     return counts[0]
 
 
-def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, done: Any) -> Iterator[Any]:
+def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, row_keys: Any) -> Iterator[Any]:
     leave_at_exit()
-    written: NDArray[np.int64] = np.empty(0, np.int64) if done is None else ray.get(done)
+    ordered_keys: NDArray[np.int64] = np.empty(0, np.int64) if row_keys is None else ray.get(row_keys)
     work = f"read:{group[0][0]}"
     if (deaths := ray.get(ledger.begin.remote(work))) >= MOST_READ_DEATHS:
         names = group[0][1].name if len(group) == 1 else f"{group[0][1].name} to {group[-1][1].name}"
@@ -332,7 +332,7 @@ def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, done:
         keys: list[int] = []
         counts: list[Any] = []
         samples = read_records(reader, shard, lambda *read, counts=counts: counts.extend(read))
-        records = (record for record in _note_keys(samples, keys) if not is_among(keys[-1], written))
+        records = (record for record in _note_keys(samples, keys) if not is_among(keys[-1], ordered_keys))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
         events.append(("read", (number, *counts, np.array(keys, np.int64))))

@@ -112,7 +112,6 @@ def locked(lock: AnyPath) -> Iterator[Lease | None]:
         try:
             stack.enter_context(held(lock))
         except BlockingIOError as error:
-            where = lock.parent.parent
-            what = f"another run is writing to {where}; wait for it, or give another folder"
-            raise ResumeError(what, key="output.path") from error
+            message = f"another run is writing to {lock.parent.parent}; wait for it, or give another folder"
+            raise ResumeError(message, key="output.path") from error
         yield None

@@ -105,8 +105,8 @@ def _write_shards(datasets: Sequence[Dataset], folder: DatasetFolder, *, compact
         groups = group_shards(shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES)
     template = next((dataset for dataset in datasets if dataset.shards), datasets[0])
     places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
-    written = set(folder.shards)
-    todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in written]
+    old_shards = set(folder.shards)
+    todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in old_shards]
     with ThreadPoolExecutor(cores_here() if compact else _THREADS) as pool:
         list(pool.map(lambda pair: _write_shard(template, *pair), todo))
 
@@ -131,8 +131,8 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
     """Raise InputError unless the rows of all parts depend on the same settings and models."""
     first = _depends_on(datasets[0].manifest)
     for dataset in datasets[1:]:
-        if differing := differences(first, _depends_on(dataset.manifest)):
-            raise InputError(f"{dataset.path} differs from {datasets[0].path}: {'; '.join(differing)}")
+        if lines := differences(first, _depends_on(dataset.manifest)):
+            raise InputError(f"{dataset.path} differs from {datasets[0].path}: {'; '.join(lines)}")
 
 
 def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:

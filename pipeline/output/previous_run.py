@@ -88,10 +88,10 @@ def find_run(
     values = {key: run.get(key) for key in identity}
     values["config"] = with_absolute_paths(values["config"] or {})
     values["phrasebox_version"] = identity["phrasebox_version"]
-    if differing := differences(values, identity):
-        listed = "\n".join(f"  {line}" for line in differing)
+    if lines := differences(values, identity):
+        listing = "\n".join(f"  {line}" for line in lines)
         raise ResumeError(
-            f"{folder} holds a run with other settings:\n{listed}\n"
+            f"{folder} holds a run with other listing:\n{listing}\n"
             "Give another folder, or --fresh to delete that run and start over.",
             key="output.path",
         )

@@ -120,9 +120,9 @@ def changes_of(
     return Changes(new=new, changed=changed, names=tuple(changed_ids))
 
 
-def list_names(names: Sequence[str], of: int) -> str:
+def list_names(names: Sequence[str], count: int) -> str:
     """Return some names for a message, with dots where there are more."""
-    return ", ".join([*names, *(["..."] if of > len(names) else [])])
+    return ", ".join([*names, *(["..."] if count > len(names) else [])])
 
 
 def _contents_in(shard: AnyPath) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
