@@ -91,7 +91,7 @@ def find_run(
     if lines := differences(values, identity):
         listing = "\n".join(f"  {line}" for line in lines)
         raise ResumeError(
-            f"{folder} holds a run with other listing:\n{listing}\n"
+            f"{folder} holds a run with other settings:\n{listing}\n"
             "Give another folder, or --fresh to delete that run and start over.",
             key="output.path",
         )
