@@ -226,7 +226,7 @@ def sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
 
 
 def _colour(number: int) -> tuple[int, int, int]:
-    """A bright colour whose hue is far from those of other numbers: hues go in steps of the golden ratio."""
+    """A bright colour with a hue far from the hues of other numbers: they differ by steps of the golden ratio."""
     r, g, b = colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1.0, 0.65, 1.0)
     return int(r * 255), int(g * 255), int(b * 255)
 

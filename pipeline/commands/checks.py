@@ -11,11 +11,11 @@ from stages.truth import read_truth
 
 
 def check_places(config: RunConfig, truth: Path | None = None) -> list[Shard]:
-    """Look whether input, images, model and ground truth are there; return the parts of the input.
+    """Check that input, images, model and ground truth exist; return the parts of the input.
 
-    Raise ConfigError, InputError or WeightsError if they are not.
+    Raise ConfigError, InputError or WeightsError if one of them does not.
     """
     check_files(config)
     if truth is not None and not truth.exists():
-        read_truth(truth)  # which says what is expected
+        read_truth(truth)  # its message names the expected files
     return plan_shards(make_reader(config.input))

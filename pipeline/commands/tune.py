@@ -1,4 +1,4 @@
-"""`phrasebox tune`: try settings of explain and regions on images whose things are known."""
+"""`phrasebox tune`: try settings of explain and regions on images with ground truth."""
 
 from __future__ import annotations
 

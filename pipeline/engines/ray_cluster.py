@@ -48,7 +48,7 @@ _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
 
 @contextlib.contextmanager
 def connected(engine: EngineConfig, output: AnyPath, *, segments: bool = False) -> Iterator[int | None]:
-    """Start or join Ray within the block, unless it is connected already, and raise its errors in our words.
+    """Start or join Ray within the block, unless it is connected already, and translate its errors to ours.
 
     segments: Whether there are workers of a segmenter, too.
 
@@ -134,7 +134,7 @@ def _silent_stderr() -> Iterator[None]:
 def _neutral_folder() -> Path:
     """A folder to start Ray in, since Ray puts the driver's folder in front of its workers' import path.
 
-    It is that of our packages if they run from a checkout, else one without any package.
+    It is the folder of our packages if they run from a checkout, else a folder without packages.
     """
     root = Path(pipeline.__path__[0]).parent
     installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
@@ -142,7 +142,7 @@ def _neutral_folder() -> Path:
 
 
 def translate_error(error: Exception, output: AnyPath) -> Exception:
-    """Return an error of ours, with advice, for one that Ray raised in the driver; `error` itself if there is none.
+    """Translate an error that Ray raised in the driver to an error of ours with advice; others stay as they are.
 
     `output` is the dataset's folder, the only place that workers write to.
     """
@@ -248,10 +248,10 @@ def choose_pools(
     """Choose the sizes of the pools of workers.
 
     Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node. With one thread each they do the work of caption workers, too. Half
-    of those that share this machine's cores start at once: each takes seconds of a core to start, which the first
-    images would wait for. Ray Data starts the others when more batches wait than the first ones have in hand, which
-    does not happen with a small input.
+    many threads, up to `CPU_MODEL_WORKERS` a node. With one thread each they do the work of caption workers, too. On
+    this machine half of them start at once: a worker takes seconds of a core to start, and the first images would wait.
+    Ray Data starts the second half when more batches wait than the first workers have in hand, which does not happen
+    with a small input.
 
     Args:
         engine: The user's settings.

@@ -139,7 +139,7 @@ class DatasetFolder:
             fingerprint: The model's, see `Graph`.
             calibration: Identifies the calibration of the scores, see `Graph`.
             segmenter: Identifies the segmenter of the outlines, see `Graph`.
-            depends_on: Plain values that its rows depend on, if they are not those of `config`.
+            depends_on: Plain values that its rows depend on; by default `config.rows_depend_on()`.
             fresh: Replace the run in the folder, if `may_delete` agrees or nothing would be lost.
             may_delete: Called if there are rows, or files that phrasebox did not write.
 
@@ -174,7 +174,7 @@ class DatasetFolder:
         Args:
             previous: The run in the folder.
             run_info: More plain values to store of this run; a resumed run has them in `PreviousRun.run`.
-            same_input: Whether the input is that of the run in the folder, so that parts of it are not read again.
+            same_input: Whether the run in the folder had the same input, so that parts of it are not read again.
         """
         self._replaces = previous.replaces
         if previous.replaces:
@@ -285,7 +285,7 @@ class DatasetFolder:
             calibration: Identifies the calibration of the scores; None if they are no probabilities.
             fitted_to, doubt, presence: See `dataset_card`.
             may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
-            environment: Surroundings in which the rows were made, see `environment_here`; by default those here.
+            environment: Surroundings in which the rows were made; by default `environment_here`.
 
         Raises:
             ResumeError: The input has changed since the run was begun.

@@ -142,7 +142,7 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
     Args:
         marks: The folder of journals.
         data: The folder of shards.
-        same_input: Whether the input is that of the attempt before; else all of it is read.
+        same_input: Whether the attempt before had the same input; else all of it is read again.
         on_damage: Called with a shard that cannot be read, and the reason.
 
     Raises:
@@ -195,7 +195,7 @@ def _entries_of(
     sizes: Mapping[AnyPath, int],
     on_damage: Callable[[AnyPath, str], None],
 ) -> list[Any]:
-    """Return entries of shards that no journal has; delete those that repeat a row, by sorted `keys` or each other."""
+    """Return entries of shards that no journal has; delete a shard with a row that `keys` or another shard has."""
     entries = []
     new_keys: set[int] = set()
     for path, content in zip(paths, in_threads(_read_keys, paths), strict=True):

@@ -1,8 +1,8 @@
 """Make one dataset of the parts of an input, which were runs of their own (`input.part`).
 
 Shards are linked, or copied within object storage, or put together to larger ones; their light columns are counted
-again, and ids that two parts share are set apart. The parts stay as they are. A merge that was stopped goes on with the
-same command.
+again, and collisions of ids between parts are resolved. The parts stay as they are. The same command resumes a merge
+that was stopped.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     if not (compact and [_part_of(dataset) for dataset in datasets] == [None]):
         _reject_incomplete(datasets)
     _reject_other_settings(datasets)
-    list(map(read_reviews, [dataset.path for dataset in datasets]))  # which rejects damaged ones
+    for dataset in datasets:
+        read_reviews(dataset.path)  # it rejects damaged reviews
     first = datasets[0].manifest
     run = first["run"]
     settings = first["config"]

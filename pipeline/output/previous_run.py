@@ -22,7 +22,7 @@ from stages.shared.storage import AnyPath, found_in
 State = Literal["new", "started", "complete"]
 
 SHARD_NAME: Final = re.compile(rf"\d{{5,}}\.parquet|{WORKER_SHARD_NAME.pattern}")
-"""Names of shards: those of one process are numbered."""
+"""Names of shards: one process numbers its shards."""
 
 COMMAND: Final = "command"
 """The key of run.json, and of `run` in dataset.json, for a hash of the command that made the rows. With the same hash
@@ -40,12 +40,12 @@ def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousRun:
-    """The run that a folder holds, for another one that is to write there.
+    """The run that a folder holds, as another run finds it that is to write there.
 
     Attributes:
         state: "complete" if the folder has every row of the run, "started" if it has some, else "new".
         identity: The plain values that the rows of the other run depend on.
-        run: What the folder's run.json or manifest says of the run: its identity and more. Empty if the run is new.
+        run: The values that run.json or the manifest store of the run: its identity and more. Empty if the run is new.
         manifest: The manifest of a finished dataset, also if it has lost rows since; else empty.
         shards: The shards in the folder; empty if the run is new.
         replaces: Whether the other run replaces it.
