@@ -26,7 +26,14 @@ from PIL import Image
 from pipeline.config import ExplainConfig, RunConfig, check
 from pipeline.dataset.detections import detections
 from pipeline.graph import build_steps
-from pipeline.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
+from pipeline.pictures import (
+    decode_scaled,
+    draw_regions,
+    encode_image,
+    encode_lossless,
+    heat_map_overlay,
+    join_pictures,
+)
 from pipeline.terminal import counted
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
@@ -83,7 +90,7 @@ class Located:
 
     def picture(self, side_px: int = 1024) -> Image.Image:
         """Draw the regions with phrases and scores over the image, whose longer side is at most `side_px`."""
-        rgb = scaled(self._content, side_px, self._limits)
+        rgb = decode_scaled(self._content, side_px, self._limits)
         height, width = rgb.shape[:2]
         scale = width / self.size_hw[1]
         masks = (Image.fromarray(decode_mask(region.mask)).resize((width, height)) for region in self.regions)
@@ -96,9 +103,9 @@ class Located:
 
     def heat_picture(self, side_px: int = 360) -> Image.Image:
         """Draw the heat maps over the image, side by side, each `side_px` on its longer side, its phrase below."""
-        rgb = scaled(self._content, side_px, self._limits, enlarge=True)
+        rgb = decode_scaled(self._content, side_px, self._limits, enlarge=True)
         overlays = [heat_map_overlay(rgb, values, self.shift_cells) for values in self.heat_maps]
-        return Image.fromarray(row(overlays, self.phrases))
+        return Image.fromarray(join_pictures(overlays, self.phrases))
 
     def to_supervision(self) -> Any:
         """Return the regions as `supervision.Detections`; the class is the phrase, its id the place in `phrases`.
@@ -113,7 +120,7 @@ class Located:
         return f"Located({list(self.phrases)!r} in {width} x {height} px: {counted(len(self.regions), 'region')})"
 
     def _repr_png_(self) -> bytes:
-        return encoded(self.picture(), "PNG")
+        return encode_image(self.picture(), "PNG")
 
 
 class Locator:
@@ -270,9 +277,9 @@ def _content(image: Any) -> tuple[str, bytes]:
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {image}: {getattr(error, 'strerror', None) or error}") from error
     if isinstance(image, Image.Image):
-        return IN_MEMORY, lossless(image)
+        return IN_MEMORY, encode_lossless(image)
     if not isinstance(image, np.ndarray):
         raise InputError(f"expected a path, bytes, a Pillow image or an array as image, got a {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"expected uint8 (height, width, 3) as image, got {image.dtype} {image.shape}")
-    return IN_MEMORY, lossless(image)
+    return IN_MEMORY, encode_lossless(image)

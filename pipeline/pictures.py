@@ -34,7 +34,7 @@ def heat_map_overlay(rgb: Rgb, values: HeatValues, shift_cells: float = 0.0) -> 
 
     `shift_cells` says where its values lie, see `HeatMap`.
     """
-    unit, colours = _coloured(values, (rgb.shape[1], rgb.shape[0]), shift_cells)
+    unit, colours = _colour_map(values, (rgb.shape[1], rgb.shape[0]), shift_cells)
     share = 0.25 + 0.4 * unit[..., None]
     mixed: Rgb = (rgb * (1 - share) + colours * share).astype(np.uint8)
     return mixed
@@ -49,12 +49,12 @@ def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.
     grid_h, grid_w = values.shape
     scale = side_px / max(grid_h, grid_w)
     size_wh = (max(1, round(grid_w * scale)), max(1, round(grid_h * scale)))
-    unit, colours = _coloured(values, size_wh, shift_cells)
+    unit, colours = _colour_map(values, size_wh, shift_cells)
     opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
-    return encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
+    return encode_image(Image.fromarray(np.dstack([colours, opacity])), "PNG")
 
 
-def _coloured(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) -> tuple[HeatValues, Rgb]:
+def _colour_map(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) -> tuple[HeatValues, Rgb]:
     """A heat map, min-maxed to 0 .. 1 and resized bilinearly, and its colours."""
     values = values - values.min()
     peak = float(values.max())
@@ -120,13 +120,13 @@ def _free_top(label: Box, boxes: Sequence[Box], image_height: int) -> float:
     return next((top for top in tops if all(end < top or top + height < start for start, end in spans)), y)
 
 
-def shrunk(values: HeatValues, side: int) -> HeatValues:
+def shrink_map(values: HeatValues, side: int) -> HeatValues:
     """Return a map of any shape as a square of `side` cells, each the mean of its part of the map."""
     square: HeatValues = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
     return square
 
 
-def outlined(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
+def outline_boxes(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
     """Draw boxes as white outlines with a black edge over an image."""
     image = Image.fromarray(rgb)
     draw = ImageDraw.Draw(image)
@@ -164,10 +164,10 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
 
 def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
     """Turn an encoded image into an upright JPEG with a longer side of at most `side_px`. Raise RowFault."""
-    return encoded(Image.fromarray(scaled(content, side_px, limits)), "JPEG", quality=88)
+    return encode_image(Image.fromarray(decode_scaled(content, side_px, limits)), "JPEG", quality=88)
 
 
-def scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool = False) -> Rgb:
+def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool = False) -> Rgb:
     """Decode an image, upright, with a longer side of at most `side_px`, or of just that with `enlarge`.
 
     Raise RowFault (bad_image, image_too_large).
@@ -183,34 +183,34 @@ def scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool 
 
 def jpeg_of(rgb: Rgb, size_wh: tuple[int, int]) -> bytes:
     """Encode pixels in memory as a JPEG of that many columns and rows."""
-    return encoded(Image.fromarray(rgb).resize(size_wh, Image.Resampling.BILINEAR), "JPEG", quality=85)
+    return encode_image(Image.fromarray(rgb).resize(size_wh, Image.Resampling.BILINEAR), "JPEG", quality=85)
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
     """Return the image as a file of Pillow's format `kind`."""
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def lossless(image: Image.Image | Rgb) -> bytes:
+def encode_lossless(image: Image.Image | Rgb) -> bytes:
     """Encode an image in memory as an uncompressed TIFF, upright, which `decode` then reads like any file."""
     image = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.fromarray(image))
     if "transparency" in image.info:  # a TIFF has no place for it
         image = image.convert("RGBA")
     try:
-        return encoded(image, "TIFF")
+        return encode_image(image, "TIFF")
     except (OSError, KeyError):  # a mode that TIFF does not have
-        return encoded(image.convert("RGB"), "TIFF")
+        return encode_image(image.convert("RGB"), "TIFF")
 
 
-def row(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
+def join_pictures(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
     """Put pictures of one height side by side, with a title under each, which may be several lines long."""
     tiles = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
-    return sheet(tiles, len(tiles), gap_px=0)
+    return make_sheet(tiles, len(tiles), gap_px=0)
 
 
-def sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
+def make_sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
     """Put pictures of any size on one sheet, `columns` in a row."""
     width = max(picture.shape[1] for picture in pictures) + gap_px
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]

@@ -18,7 +18,7 @@ from pipeline.commands.options import (
     Resized,
     with_image_root,
 )
-from pipeline.commands.tables import interval, number, print_matched, print_review_counts
+from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import MIN_SCORE, write_reviewed_calibration
@@ -88,7 +88,9 @@ def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> N
     claims = ["-" if error["claimed"] is None else f"{error['claimed']:.3f}" for error in errors]
     table.add_row(f"mean score of those of {MIN_SCORE} or more", *claims)
     precisions = (error["precision"] for error in errors)
-    table.add_row("  right of them", *(f"{number(precision)} {interval(precision)}" for precision in precisions))
+    table.add_row(
+        "  right of them", *(f"{format_value(precision)} {format_interval(precision)}" for precision in precisions)
+    )
     print_review_counts(figures, console)
     console.print(table)
     if figures["presence"]:
@@ -102,7 +104,7 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     for name in ("risk_coverage_area", "calibration_error", "presence_auc", "similarity_auc"):
         figure = {**figures, **figures.get("presence", {})}.get(name)
         if figure is not None:
-            table.add_row(name, number(figure), interval(figure))
+            table.add_row(name, format_value(figure), format_interval(figure))
     print_matched(figures["matched"], console)
     console.print(f"{counted(figures['regions'], 'region')}, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)

@@ -21,7 +21,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
-from pipeline.pictures import regions_overlay, sheet
+from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console, counted
@@ -111,5 +111,5 @@ def _write_overlays(out: Path, images: Path, least: float) -> int:
         pictures.append(regions_overlay(rgb, likely, row["captions"]))
         Image.fromarray(pictures[-1]).save(folder / f"{Path(row['file_name']).stem}.png")
     if pictures:
-        Image.fromarray(sheet(pictures[:ON_SHEET], columns=4)).save(out / "overlays.png")
+        Image.fromarray(make_sheet(pictures[:ON_SHEET], columns=4)).save(out / "overlays.png")
     return len(pictures)

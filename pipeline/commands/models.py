@@ -23,7 +23,7 @@ from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
-from pipeline.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
+from pipeline.pictures import decode_scaled, heat_map_overlay, join_pictures, make_sheet, outline_boxes, regions_overlay
 from pipeline.summary import Report
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
@@ -280,12 +280,12 @@ def _picture(check_result: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
     tiles = []
     for number, entry in enumerate(check_result.rows):
         content = (FOLDER / str(entry["file_name"])).read_bytes()
-        rgb = scaled(content, max(entry["width"], entry["height"]), limits)
+        rgb = decode_scaled(content, max(entry["width"], entry["height"]), limits)
         tiles.append(regions_overlay(rgb, entry["annotations"], entry["captions"]))
         for query in check_result.queries:
             if query.image == number and query.target is not None:
                 values = np.zeros((1, 1), np.float32) if query.heat is None else query.heat.heat_map.values
-                overlay = outlined(heat_map_overlay(rgb, values), query.target.boxes_xywh_px)
+                overlay = outline_boxes(heat_map_overlay(rgb, values), query.target.boxes_xywh_px)
                 verdict = "hit" if METRICS["pointing"].value(query) else "miss"
-                tiles.append(row([overlay], [f"{query.phrase}: {verdict}"]))
-    return sheet(tiles, COLUMNS)
+                tiles.append(join_pictures([overlay], [f"{query.phrase}: {verdict}"]))
+    return make_sheet(tiles, COLUMNS)

@@ -56,22 +56,22 @@ SEARCHES: Final = {"phrases": "in the image, RoI", "phrases_crop": "in the image
 FEW: Final = 10  # regions of a class, which says little of it
 
 
-def number(figure: Figure) -> str:
+def format_value(figure: Figure) -> str:
     """Return the value of a figure."""
     return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
 
 
-def interval(figure: Figure) -> str:
+def format_interval(figure: Figure) -> str:
     """Return the interval of a figure."""
     return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"
 
 
-def heading(name: str) -> str:
+def format_heading(name: str) -> str:
     """Return the name of a metric in words, which narrow terminals break."""
     return name.replace("_", " ").replace("iou", "IoU")
 
 
-def compact_table(title: str, columns: Sequence[str]) -> Table:
+def make_figure_table(title: str, columns: Sequence[str]) -> Table:
     """Return a table of figures: names in the first column, which has no header, and numbers in the others."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title or None, title_justify="left")
     table.add_column("", no_wrap=True)
@@ -80,12 +80,12 @@ def compact_table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _titled_table(title: str, *columns: str) -> Table:
     return Table(*columns, title=title, title_justify="left")
 
 
-def _add(table: Table, name: str, figure: Figure, *more: str) -> None:
-    table.add_row(name, number(figure), interval(figure), *more)
+def _add_row(table: Table, name: str, figure: Figure, *more: str) -> None:
+    table.add_row(name, format_value(figure), format_interval(figure), *more)
 
 
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
@@ -114,11 +114,11 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     )
     print_matched(figures["matched"], console)
     _print_above_text(figures["metrics"], console)
-    table = _table("all phrases", "metric", "value", "95 % interval", "definition")
+    table = _titled_table("all phrases", "metric", "value", "95 % interval", "definition")
     baselines = {name for row in BASELINE_ROWS.values() for name in row}
     for name, figure in figures["metrics"].items():
         if name not in baselines and not name.endswith("_above_text"):
-            _add(table, name, figure, METRICS[name].doc)
+            _add_row(table, name, figure, METRICS[name].doc)
     console.print(table)
     if figures["maps"] is not None:
         origins = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
@@ -134,14 +134,16 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
 def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
     """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
     gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
-    words = [f"{heading(name)} {number(gain)} ({interval(gain)})" for name, gain in gains.items() if gain]
+    words = [
+        f"{format_heading(name)} {format_value(gain)} ({format_interval(gain)})" for name, gain in gains.items() if gain
+    ]
     if words:
         console.print(
             "above an answer from the text alone, the usual place of its head noun, fitted to other images: "
             f"{', '.join(words)}",
             soft_wrap=True,
         )
-    table = compact_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
+    table = make_figure_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
     for title, names in BASELINE_ROWS.items():
         if any(name in metrics for name in names):
             table.add_row(title, *(_with_margin(metrics.get(name)) for name in names))
@@ -150,7 +152,7 @@ def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
 
 def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
     columns = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
-    table = _table("by group", "group", "", "phrases", *map(heading, columns))
+    table = _titled_table("by group", "group", "", "phrases", *map(format_heading, columns))
     for group, members in figures["groups"].items():
         for index, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in columns]
@@ -161,7 +163,8 @@ def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
         if name in figures:
             figure = figures[name]
             console.print(
-                f"phrases that name the same thing: {doc} {number(figure)} ({interval(figure)}; {figure['n']:,})",
+                f"phrases that name the same thing: {doc} {format_value(figure)} ({format_interval(figure)}; "
+                f"{figure['n']:,})",
                 soft_wrap=True,
             )
 
@@ -176,22 +179,22 @@ def _with_margin(figure: Figure) -> str:
 def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     if not figures["counts"]["regions"]:
         return
-    table = _table("area under risk-coverage, lower is better", "regions ranked by", "value", "95 % interval")
+    table = _titled_table("area under risk-coverage, lower is better", "regions ranked by", "value", "95 % interval")
     for name, figure in figures["scores"].items():
-        _add(table, name, figure)
+        _add_row(table, name, figure)
     console.print(table)
     error = figures["calibration_error"]
     plain = figures["calibration_error_plain"]
     console.print(
-        f"calibration error of the score, without chance: {number(error)} {interval(error)} (Kumar et al. 2019, root "
-        f"mean square); expected calibration error, which chance raises, and its interval more: {number(plain)} "
-        f"{interval(plain)} ({BINS} bins each)",
+        f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)} (Kumar et al. "
+        "2019, root mean square); expected calibration error, which chance raises, and its interval more: "
+        f"{format_value(plain)} {format_interval(plain)} ({BINS} bins each)",
         soft_wrap=True,
     )
-    table = _table("filtering by score", "score at least", "regions kept", "precision", "95 % interval")
+    table = _titled_table("filtering by score", "score at least", "regions kept", "precision", "95 % interval")
     for line in figures["thresholds"]:
         precision = line["precision"]
-        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", number(precision), interval(precision))
+        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", format_value(precision), format_interval(precision))
     console.print(table)
 
 
@@ -199,7 +202,7 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
     signals = {**figures["by"], "saco": figures["saco"]}
     counts = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in figures["pairs"].items() if n)
     columns = {**ABSENT_COLUMNS, "saco": "SA-Co: score of 0.5 or more"}
-    table = compact_table(f"absent phrases ({counts})", list(columns.values()))
+    table = make_figure_table(f"absent phrases ({counts})", list(columns.values()))
     for name, title in ABSENT_ROWS.items():
         cells = [(signals[signal] or {}).get(name) for signal in columns]
         if any(cells):
@@ -210,7 +213,7 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
         ("ece_there", "  of the phrases that are there"),
         ("lost", "there, but without a region"),
     ):
-        console.print(f"{doc}: {number(figures[name])} {interval(figures[name])}", soft_wrap=True)
+        console.print(f"{doc}: {format_value(figures[name])} {format_interval(figures[name])}", soft_wrap=True)
     if figures["kept"] is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
         for line in figures["kept"]:
@@ -232,7 +235,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
     )
     for title, figures in TABLES.items():
         columns = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
-        table = compact_table(title, [FIGURES[figure].title for figure in columns])
+        table = make_figure_table(title, [FIGURES[figure].title for figure in columns])
         for row in rows:
             if any(figure in row["figures"] for figure in columns):
                 label = f"({row['explainer']})" if row["baseline"] else row["explainer"]
@@ -241,7 +244,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
             table.add_row("n", *(f"{n} " for n in sizes_of(rows, columns)))
             console.print(table)
     titles = ("x encode_image", "ms an image", "cosine r", "cosine differs by", "failed maps")
-    table = compact_table("Cost, and what was explained", titles)
+    table = make_figure_table("Cost, and what was explained", titles)
     for row in rows:
         if not row["baseline"]:
             cost = row["cost"]
@@ -266,7 +269,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 def _with_mark(row: Mapping[str, Any], name: str) -> str:
     figure = row["figures"].get(name)
     difference = (row["differences"] or {}).get(name)
-    return number(figure) + ("" if figure is None else ((difference or {}).get("mark") or " "))
+    return format_value(figure) + ("" if figure is None else ((difference or {}).get("mark") or " "))
 
 
 def print_scores(scores: Mapping[str, Any], console: Console) -> None:
@@ -287,19 +290,19 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
     for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         if scores[key]:
             title = f"Regions, named among {counts['classes'][key]:,} {kind}"
-            table = compact_table(title, [*CLASS_FIGURES.values(), "n"])
+            table = make_figure_table(title, [*CLASS_FIGURES.values(), "n"])
             for way, figures in scores[key].items():
                 _add_scores(table, WAYS[way], CLASS_FIGURES, figures, differences.get(key, {}).get(way))
             console.print(table)
     _print_rare(scores, console)
     searches = [name for name in SEARCHES if name in scores]
     if searches:
-        table = compact_table("Phrases: is the first region the right one?", [*PHRASE_FIGURES.values(), "n"])
+        table = make_figure_table("Phrases: is the first region the right one?", [*PHRASE_FIGURES.values(), "n"])
         for name in searches:
             _add_scores(table, SEARCHES[name], PHRASE_FIGURES, scores[name], differences.get(name))
         console.print(table)
     if scores["retrieval"]:
-        table = compact_table("Retrieval", ["r1", "r5", "r10", "n"])
+        table = make_figure_table("Retrieval", ["r1", "r5", "r10", "n"])
         for direction, title in (("t2i", "image of a caption"), ("i2t", "caption of an image")):
             figures = {**scores["retrieval"], "n": scores["retrieval"].get(f"{direction}_n")}
             names = [f"{direction}_r{k}" for k in (1, 5, 10)]
@@ -332,7 +335,7 @@ def _add_scores(
     for name in names:
         figure = figures.get(name)
         difference = (differences or {}).get(name)
-        lines = [number(figure), interval(figure)]
+        lines = [format_value(figure), format_interval(figure)]
         if difference is not None and difference["value"] is not None:
             sign = "" if difference["low"] <= 0 <= difference["high"] else " *"
             lines += [f"{difference['value']:+.3f}{sign}", f"{difference['low']:+.3f} {difference['high']:+.3f}"]
@@ -370,21 +373,26 @@ def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
         "--reviews once for each mention",
         soft_wrap=True,
     )
-    table = _table(f"of all {counted(figures['regions'], 'region')}", "", "share", "95 % interval", "answers")
+    table = _titled_table(f"of all {counted(figures['regions'], 'region')}", "", "share", "95 % interval", "answers")
     rows = {"right": figures["precision"], "phrase not in the image": figures["absent"]}
     kinds = {kind: "other nouns" if kind == "other" else kind for kind in figures["by_kind"]}
     rows |= {f"right, among {kinds[kind]}": figure for kind, figure in figures["by_kind"].items()}
     for name, figure in rows.items():
-        _add(table, name, figure, f"{figure['n']:,}")
+        _add_row(table, name, figure, f"{figure['n']:,}")
     console.print(table)
     for title, key in (("filtering by score", "thresholds"), ("by score", "curve")):
-        table = _table(title, "score", "regions", "mean score", "right", "95 % interval", "answers")
+        table = _titled_table(title, "score", "regions", "mean score", "right", "95 % interval", "answers")
         for line in figures[key]:
             score = "-" if line["score"] is None else f"{line['score']:.3f}"
             label = f"{line['low']:g} or more" if key == "thresholds" else f"{line['low']:.2f} to {line['high']:.2f}"
             precision = line["precision"]
             table.add_row(
-                label, f"{line['kept']:.1%}", score, number(precision), interval(precision), str(precision["n"])
+                label,
+                f"{line['kept']:.1%}",
+                score,
+                format_value(precision),
+                format_interval(precision),
+                str(precision["n"]),
             )
         console.print(table)
     console.print(

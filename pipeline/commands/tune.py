@@ -19,7 +19,7 @@ from pipeline.commands.options import (
     Resized,
     with_image_root,
 )
-from pipeline.commands.tables import compact_table, heading
+from pipeline.commands.tables import format_heading, make_figure_table
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.evaluate.tune import FIGURES, Figure, tune_settings, write_settings
@@ -101,7 +101,7 @@ def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
     by = figures["by"]
     is_wide = console.width >= 110  # a narrow terminal has room for the deciding figure alone
     columns = [name for name in FIGURES if figures["start"][name] is not None and (is_wide or name == by)]
-    table = compact_table("", [*map(heading, columns), "gain", "from", "to"])
+    table = make_figure_table("", [*map(format_heading, columns), "gain", "from", "to"])
 
     def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
         cells = ["-" if values[column] is None else f"{values[column]:.3f}" for column in columns]

@@ -51,7 +51,7 @@ from pipeline.engines.ray_workers import (
 )
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.journal import entry, part_name
+from pipeline.output.journal import make_entry, part_name
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
@@ -116,7 +116,7 @@ def run(
 
         def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
             report.read(number, samples, skipped)
-            journal.add(entry(names[number], keys, skipped=skipped))
+            journal.add(make_entry(names[number], keys, skipped=skipped))
 
         for number, name in enumerate(names):
             if name in journal.parts:

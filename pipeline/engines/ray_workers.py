@@ -35,7 +35,7 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines import cores_here
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in, set_up
 from pipeline.engines.ray_ledger import Event
-from pipeline.output.journal import entry, write_name
+from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.shards import keys_of
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError, WorkerCodeMismatch
 from stages.contract.records import Record, is_among
@@ -193,7 +193,7 @@ def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpe
     """
     leave_at_exit()
     sample_ids = pc.struct_field(table["sample"], "sample_id")
-    base = write_name(sample_ids.to_pylist(), spec.attempt)
+    base = shard_stem(sample_ids.to_pylist(), spec.attempt)
     sizes: list[int] = []
 
     @contextmanager
@@ -213,7 +213,7 @@ def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpe
     keys = keys_of(sample_ids)
     for number, size in enumerate(sizes):
         shard_keys = keys[number * size_rows : (number + 1) * size_rows]
-        yield entry(f"{base}-{number}.parquet", shard_keys, size_bytes=size)
+        yield make_entry(f"{base}-{number}.parquet", shard_keys, size_bytes=size)
 
 
 def run_with_retries(

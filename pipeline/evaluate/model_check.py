@@ -31,7 +31,7 @@ from pipeline.evaluate.metrics import METRICS
 from pipeline.graph import Graph
 from pipeline.logistic import roc_area
 from pipeline.photographs import TRUTH
-from pipeline.pictures import shrunk
+from pipeline.pictures import shrink_map
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
@@ -112,7 +112,7 @@ class ModelCheck:
         images = _is_nearest(self.cosines.T)
         retrieval = replace(compare_pairings(captions.astype(np.int64) + images.T), of=2 * len(self.names))
         maps = [np.zeros((1, 1)) if query.heat is None else query.heat.px for query in self.queries]
-        heat = compare_pairings(_areas([shrunk(values.astype(np.float32), GRID) for values in maps], self.queries))
+        heat = compare_pairings(_areas([shrink_map(values.astype(np.float32), GRID) for values in maps], self.queries))
         y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
         centre_auc = float(_areas([-np.hypot(y, x)], self.queries).mean())
         peaks = _peaks_on_things(self.queries)
@@ -266,7 +266,7 @@ def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> NDArray[np
     """
     areas = np.empty((len(maps), len(queries)))
     for j, query in enumerate(queries):
-        share = shrunk(query.area.astype(np.float32), GRID).astype(np.float64).ravel()
+        share = shrink_map(query.area.astype(np.float32), GRID).astype(np.float64).ravel()
         areas[:, j] = [roc_area(values.ravel(), share, 1 - share) for values in maps]
     return areas
 

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.output.shards import in_threads, keys_of, names_in
+from pipeline.output.shards import keys_of, map_in_threads, names_in
 from stages.contract.errors import ResumeError, one_line
 from stages.contract.records import Record
 from stages.read import Shard
@@ -58,12 +58,12 @@ def part_name(shard: Shard) -> str:
     return blake2b(repr(shard).encode(), digest_size=16).hexdigest()
 
 
-def write_name(sample_ids: Sequence[str], attempt: int) -> str:
+def shard_stem(sample_ids: Sequence[str], attempt: int) -> str:
     """Return the name of the files of a write, without number and suffix; the same if the write is repeated."""
     return f"{attempt:04d}-{blake2b(json.dumps(sample_ids).encode(), digest_size=16).hexdigest()}"
 
 
-def entry(
+def make_entry(
     name: str,
     keys: NDArray[np.int64] | Sequence[int],
     *,
@@ -151,7 +151,7 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
     previous = sorted(found_in(marks, "journal-*"), key=_number)
     last = next((folder for folder in reversed(previous) if (folder / _FIRST).exists()), None)
     files = [] if last is None else found_in(last, "*.parquet")
-    journal = pa.concat_tables([_SCHEMA.empty_table(), *in_threads(_read, files)])
+    journal = pa.concat_tables([_SCHEMA.empty_table(), *map_in_threads(_read, files)])
     is_shard = pc.is_valid(journal["bytes"])
     shards = journal.filter(is_shard)
     parts = journal.filter(pc.invert(is_shard))
@@ -198,7 +198,7 @@ def _entries_of(
     """Return entries of shards that no journal has; delete a shard with a row that `keys` or another shard has."""
     entries = []
     new_keys: set[int] = set()
-    for path, content in zip(paths, in_threads(_read_keys, paths), strict=True):
+    for path, content in zip(paths, map_in_threads(_read_keys, paths), strict=True):
         if isinstance(content, str):
             on_damage(path, content)
         elif WORKER_SHARD_NAME.fullmatch(path.name) and (
@@ -207,7 +207,7 @@ def _entries_of(
             path.unlink()
         else:
             new_keys.update(content.tolist())
-            entries.append(entry(path.name, content, size_bytes=sizes[path]))
+            entries.append(make_entry(path.name, content, size_bytes=sizes[path]))
     return entries
 
 

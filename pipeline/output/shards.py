@@ -34,7 +34,7 @@ def keys_of(names: Any) -> NDArray[np.int64]:
 
 def rows_in(shards: Sequence[AnyPath]) -> list[int | None]:
     """Return the rows of each shard by its footer; None for one that cannot be read."""
-    return in_threads(_rows_in, shards)
+    return map_in_threads(_rows_in, shards)
 
 
 def _rows_in(shard: AnyPath) -> int | None:
@@ -53,7 +53,7 @@ def names_in(shard: AnyPath) -> Any:
         return file.read(columns=[NAME_COLUMN])[NAME_COLUMN]
 
 
-def in_threads(work: Callable[[AnyPath], AnswerT], paths: Sequence[AnyPath]) -> list[AnswerT]:
+def map_in_threads(work: Callable[[AnyPath], AnswerT], paths: Sequence[AnyPath]) -> list[AnswerT]:
     """Return the answer of `work` for each of many files, in threads: most of the time is waiting for the disk."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, paths))
@@ -90,7 +90,7 @@ def changes_of(
     Raises:
         ResumeError: Rows have no sample any more.
     """
-    parts = in_threads(_contents_in, shards)
+    parts = map_in_threads(_contents_in, shards)
     keys, contents = (np.concatenate([np.empty(0, np.int64), *(part[n] for part in parts)]) for n in (0, 1))
     order = np.argsort(keys)
     keys = keys[order]

@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import pictures
-from pipeline.pictures import draw_regions, heat_map_overlay, heat_map_png, mask_path, regions_overlay, sheet, thumbnail
+from pipeline.pictures import (
+    draw_regions,
+    heat_map_overlay,
+    heat_map_png,
+    make_sheet,
+    mask_path,
+    regions_overlay,
+    thumbnail,
+)
 from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
@@ -87,17 +95,17 @@ def test_any_caption_can_be_drawn(text: str) -> None:
 
 
 def test_a_row_stands_side_by_side() -> None:
-    both = pictures.row([GREY, GREY], ["one", "two"])
+    both = pictures.join_pictures([GREY, GREY], ["one", "two"])
     assert both.shape[1] == 160
     assert both.shape[0] > 60
-    uneven = pictures.row([GREY, GREY], ["one", "a phrase of more than one line"])
+    uneven = pictures.join_pictures([GREY, GREY], ["one", "a phrase of more than one line"])
     assert uneven.shape[0] > both.shape[0]
     assert np.array_equal(uneven[: len(both), :80], both[:, :80])
 
 
 def test_a_sheet_holds_pictures_of_any_size() -> None:
     sizes = [(60, 80), (20, 100), (90, 10), (5, 5), (60, 80)]
-    paper = sheet([np.full((h, w, 3), 50 * i, np.uint8) for i, (h, w) in enumerate(sizes)], columns=2)
+    paper = make_sheet([np.full((h, w, 3), 50 * i, np.uint8) for i, (h, w) in enumerate(sizes)], columns=2)
     assert paper.shape == (60 + 90 + 60 + 4 * 8, 2 * (100 + 8) + 8, 3)
     for i, (h, w) in enumerate(sizes):
         assert (paper == 50 * i).all(axis=-1).sum() >= h * w

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pipeline.output.journal import FLUSH_SHARE, Journal, entry, take_over, write_name
+from pipeline.output.journal import FLUSH_SHARE, Journal, make_entry, shard_stem, take_over
 from stages.shared.storage import AnyPath, place_of
 from tests.object_storage import counted, object_storage
 
@@ -50,11 +50,11 @@ def killed_run(folder: AnyPath, shards: int, unnoted: int, files: int) -> Journa
     """What a killed run left: so many shards, of which some are not in the journal, and a journal of so many files."""
     data, own = folder / "data", folder / ".phrasebox"
     journal = take_over(own, data, same_input=True, on_damage=refuse)
-    names = [write_name([str(number)], journal.attempt) + "-0.parquet" for number in range(shards)]
+    names = [shard_stem([str(number)], journal.attempt) + "-0.parquet" for number in range(shards)]
     keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (shards, ROWS))
     for some in np.array_split(np.arange(shards - unnoted), files):
         for number in some:
-            journal.add(entry(names[number], keys[number], size_bytes=1))
+            journal.add(make_entry(names[number], keys[number], size_bytes=1))
         journal.flush()
     put = putter()
     with ThreadPoolExecutor(8) as pool:

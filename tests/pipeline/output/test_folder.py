@@ -24,7 +24,7 @@ from pipeline.engines import inline
 from pipeline.output import folder as folder_module
 from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.journal import entry, write_name
+from pipeline.output.journal import make_entry, shard_stem
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
@@ -292,7 +292,7 @@ def noted(folder: DatasetFolder) -> DatasetFolder:
     begin(folder)
     assert worker_shards(folder, mixed()) == 3
     for path in folder.shards[:2]:
-        folder.journal.add_shards(entry(path.name, keys_in(path), size_bytes=path.stat().st_size))
+        folder.journal.add_shards(make_entry(path.name, keys_in(path), size_bytes=path.stat().st_size))
     folder.journal.flush()
     return folder
 
@@ -301,7 +301,7 @@ def worker_shards(folder: DatasetFolder, records: Any) -> int:
     """Write shards as workers of this attempt do; how many there are now."""
     write_shards(records, folder.data)
     for path in folder.data.glob("0000?.parquet"):
-        name = write_name(pq.read_table(path)["sample_id"].to_pylist(), folder.journal.attempt)
+        name = shard_stem(pq.read_table(path)["sample_id"].to_pylist(), folder.journal.attempt)
         path.rename(folder.data / f"{name}-0.parquet")
     return len(folder.shards)
 
@@ -325,7 +325,7 @@ def test_shards_that_workers_of_a_killed_driver_still_write_go(late: str, noted:
     former = noted.journal.attempt
     begin(noted)
     shards = set(noted.shards)
-    again = noted.data / f"{write_name(['x'], former)}-0.parquet"
+    again = noted.data / f"{shard_stem(['x'], former)}-0.parquet"
     again.write_bytes(noted.shards[0].read_bytes())
     if late == "before the end":
         finish(noted)
@@ -337,7 +337,7 @@ def test_shards_that_workers_of_a_killed_driver_still_write_go(late: str, noted:
 def test_a_write_that_another_one_repeats_goes(noted: DatasetFolder) -> None:
     """As where a batch was put together in another way after a node was lost."""
     shards = set(noted.shards)
-    again = noted.data / f"{write_name(['x'], noted.journal.attempt)}-0.parquet"
+    again = noted.data / f"{shard_stem(['x'], noted.journal.attempt)}-0.parquet"
     again.write_bytes(next(path for path in noted.shards if path.name in noted.journal.shards).read_bytes())
     begin(noted)
     assert set(noted.shards) == shards
@@ -409,7 +409,7 @@ def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])
     for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
-        folder.journal.add(entry(name, these, skipped=skipped))
+        folder.journal.add(make_entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
         folder.start(folder.check_resumable(config, MARK), same_input=same_input)
