@@ -57,14 +57,14 @@ def document_yaml(config: BaseModel, indent: str = "") -> list[str]:
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:
     """Put a value under a dotted key, in nested dicts. Raise ConfigError if a part of the key holds a value."""
-    *sections, last = key.split(".")
+    *parents, name = key.split(".")
     place = values
-    for name in sections:
-        section = place.setdefault(name, {})
+    for parent in parents:
+        section = place.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"{name} holds the value {section!r}, not keys", key=key)
+            raise ConfigError(f"{parent} holds the value {section!r}, not keys", key=key)
         place = section
-    place[last] = value
+    place[name] = value
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ class Report:
         reads: The samples, and the skipped rows by reason, of each input shard by its number. A shard that is read
             again replaces itself.
         stages: The work of each stage by its name.
-        done: The rows that the writer got in this run.
+        rows_done: The rows that the writer got in this run.
         failed: The rows of these with an error.
         deaths: The workers that died with a batch in hand.
         notes: Sentences for the user besides the counts.
@@ -69,7 +69,7 @@ class Report:
     previous_rows: int = 0
     reads: dict[int, tuple[int, Counter[str]]] = field(default_factory=dict)
     stages: dict[str, StageTime] = field(default_factory=dict)
-    done: int = 0
+    rows_done: int = 0
     failed: int = 0
     deaths: int = 0
     notes: list[str] = field(default_factory=list)
@@ -91,10 +91,10 @@ class Report:
             entry.images += forwards.images
             entry.devices[forwards.device] += forwards.images
 
-    def rows(self, done: int, failed: int) -> None:
+    def rows(self, count: int, failed: int) -> None:
         """Note that rows are ready to be written."""
-        self.first_rows = self.first_rows or (self.wall_time_s, done)
-        self.done += done
+        self.first_rows = self.first_rows or (self.wall_time_s, count)
+        self.rows_done += count
         self.failed += failed
 
     def died(self) -> None:
@@ -110,7 +110,7 @@ class Report:
         """The images that the model has answered, long before they are rows; or the rows where there is no model."""
         records = [stage.records for stage in self.stages.values() if stage.devices]
         if not records:
-            return self.done
+            return self.rows_done
         # A batch that is repeated after the death of its worker counts twice.
         return records[0] if self.expected is None else min(records[0], self.expected - self.previous_rows)
 
@@ -260,33 +260,33 @@ def print_summary(
 
 
 def _summary_table(total: Tally, report: Report, *, has_likely: bool) -> Table:
-    def some(count: int, whole: int = 0) -> str:
-        return f"{count:,}" + (f" ({count / whole:.1%})" if whole else "") if count else ""
+    def format_count(count: int, rows: int = 0) -> str:
+        return f"{count:,}" + (f" ({count / rows:.1%})" if rows else "") if count else ""
 
-    pace, unit = pace_of(report.done / report.wall_time_s)
+    pace, unit = pace_of(report.rows_done / report.wall_time_s)
     likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if has_likely and total.regions else ""
     devices = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
     rows = [
         ("samples read", f"{report.samples_read:,}"),
         ("rows written", f"{total.rows:,}"),
         ("  annotated", f"{total.annotated:,}"),
-        ("    of these without a region", some(total.without_regions)),
+        ("    of these without a region", format_count(total.without_regions)),
         ("  without phrases", f"{total.without_phrases:,}"),
-        ("  with a caption in another language", some(total.other_language, total.rows)),
+        ("  with a caption in another language", format_count(total.other_language, total.rows)),
         ("  failed", f"{total.failed:,}"),
-        *((f"    {reason}", some(count)) for reason, count in total.failed_by_reason.most_common()),
-        *((f"skipped, no row: {reason}", some(count)) for reason, count in report.skipped.most_common()),
+        *((f"    {reason}", format_count(count)) for reason, count in total.failed_by_reason.most_common()),
+        *((f"skipped, no row: {reason}", format_count(count)) for reason, count in report.skipped.most_common()),
         ("phrases", f"{total.phrases:,}"),
-        ("  judged not to be in their image", some(total.absent)),
+        ("  judged not to be in their image", format_count(total.absent)),
         ("regions", f"{total.regions:,}"),
         (f"  with a score of {LIKELY} or more", likely),
         ("time", f"{report.wall_time_s:,.1f} s"),
-        ("workers that died", some(report.deaths)),
+        ("workers that died", format_count(report.deaths)),
         *(
             ("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
             for stage, device, images in devices
         ),
-        (f"{unit} in this run", f"{pace:,.1f}" if report.done else ""),
+        (f"{unit} in this run", f"{pace:,.1f}" if report.rows_done else ""),
     ]
     table = Table("", "", show_header=False)
     table.columns[1].justify = "right"

@@ -75,7 +75,7 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str
 
 
 def _run_and_measure(
-    out: Path, settings: Mapping[str, Any], truth: Path, subject: str, console: Console, least: float
+    out: Path, settings: Mapping[str, Any], truth: Path, subject: str, console: Console, min_score: float
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
     dataset = out / "dataset"
@@ -87,9 +87,9 @@ def _run_and_measure(
     console.print(f"the {subject}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(figures, console)
     calibrated = open_dataset(dataset).manifest["calibration"] is not None
-    count = _write_overlays(out, Path(settings["input"]["image_root"]), least if calibrated else 0.0)
+    count = _write_overlays(out, Path(settings["input"]["image_root"]), min_score if calibrated else 0.0)
     if calibrated:
-        console.print(f"the pictures show the regions whose score is at least {least}", soft_wrap=True)
+        console.print(f"the pictures show the regions whose score is at least {min_score}", soft_wrap=True)
     console.print(
         f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
     )
@@ -97,17 +97,17 @@ def _run_and_measure(
     return figures
 
 
-def _write_overlays(out: Path, images: Path, least: float) -> int:
-    """Draw the regions of score `least` or more over the first images by sample id; return the number of pictures."""
+def _write_overlays(out: Path, images: Path, min_score: float) -> int:
+    """Draw regions of a score of at least `min_score` over the first images by sample id; return how many images."""
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
+    for path in folder.glob("*.png"):
+        path.unlink()
     rows = sorted(open_dataset(out / "dataset").rows(), key=lambda row: str(row["sample_id"]))
     pictures = []
     for row in rows[:OVERLAYS]:
         rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))
-        likely = [annotation for annotation in row["annotations"] if annotation["score"] >= least]
+        likely = [annotation for annotation in row["annotations"] if annotation["score"] >= min_score]
         pictures.append(regions_overlay(rgb, likely, row["captions"]))
         Image.fromarray(pictures[-1]).save(folder / f"{Path(row['file_name']).stem}.png")
     if pictures:

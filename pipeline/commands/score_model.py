@@ -14,7 +14,7 @@ from pipeline.config import load_config
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
 
-USED: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
+SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
 
 def score_model(
@@ -80,9 +80,9 @@ def score_model(
     phrasebox score-model photo --data captions.jsonl --images photos/ --truth Entities/ --json > before.json
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     """
-    unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
+    unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
     if unused:
-        raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(USED)} are used here")
+        raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(SECTIONS)} are used here")
     options: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
     with naming_options():
         config = load_config(None, settings, options=options)

@@ -213,8 +213,8 @@ class Pools:
     """The numbers of a run's workers, and the resources of each model worker.
 
     Attributes:
-        fewest: Model workers at the start.
-        most: Model workers at most.
+        min_workers: Model workers at the start.
+        max_workers: Model workers at most.
         gpus: The GPU share of a model worker; 0 keeps it on the CPU.
         threads: CPU threads of a model worker.
         captions: The most workers that parse captions and decode images; with 0 model workers do that, too.
@@ -222,8 +222,8 @@ class Pools:
         note: Advice for the user about the choice, else empty.
     """
 
-    fewest: int
-    most: int
+    min_workers: int
+    max_workers: int
     gpus: float
     threads: int
     captions: int
@@ -286,8 +286,8 @@ def choose_pools(
     threads = threads or max(1, min(most_threads, (cores or cpus) // most))
     does_all = gpus == 0 and threads == 1 and not segments
     return Pools(
-        fewest=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
-        most=most,
+        min_workers=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
+        max_workers=most,
         gpus=gpus,
         threads=threads,
         captions=engine.cpu_workers or (0 if does_all else max(1, captions)),

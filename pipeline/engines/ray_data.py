@@ -247,7 +247,7 @@ def _run_graph(
         if not pools.captions:
             stages = (*graph.before, *stages, *after)
             after = ()
-        rows = _map_on_models(rows, stages, workers, call, pools.fewest)
+        rows = _map_on_models(rows, stages, workers, call, pools.min_workers)
         if graph.segmenter is not None:
             after = ()
             rows = _map_on_models(rows, (graph.cuts.on_device(pools.device),), workers, call, 1)
@@ -260,8 +260,8 @@ def _run_graph(
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _map_on_models(rows: Any, stages: Sequence[Stage], workers: _Workers, call: int, fewest: int) -> Any:
-    """Rows after stages that hold a model, by at least `fewest` workers with the model's share of GPUs and CPUs."""
+def _map_on_models(rows: Any, stages: Sequence[Stage], workers: _Workers, call: int, min_workers: int) -> Any:
+    """Rows after stages that hold a model, by workers with the model's share of GPUs and CPUs."""
     pools = workers.pools
     environment = _environment(pools, pools.threads)
     overlap: dict[str, Any] = {}
@@ -272,7 +272,7 @@ def _map_on_models(rows: Any, stages: Sequence[Stage], workers: _Workers, call: 
         fn_constructor_args=(ray.put(stages), workers.ledger, workers.code, environment),
         batch_size=call,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=fewest, max_size=pools.most, **overlap),
+        compute=ActorPoolStrategy(min_size=min_workers, max_size=pools.max_workers, **overlap),
         **_resources(pools),
     )
 

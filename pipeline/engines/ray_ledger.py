@@ -68,7 +68,7 @@ class Ledger:
         self._in_hand[work] += 1
         return deaths
 
-    def done(self, work: str, events: Sequence[Event] = ()) -> None:
+    def finish(self, work: str, events: Sequence[Event] = ()) -> None:
         """Note that work is done, and its events for the report."""
         self._in_hand.pop(work, None)
         if work == self._trial:

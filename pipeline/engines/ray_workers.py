@@ -163,7 +163,7 @@ class ModelWorker(StageWorker):
         try:
             return super().answers(records)
         except DeviceFault as error:
-            ray.get(self.ledger.done.remote("", [("note", (f"a worker was started again: {error}",))]))
+            ray.get(self.ledger.finish.remote("", [("note", (f"a worker was started again: {error}",))]))
             os._exit(1)
 
 
@@ -208,7 +208,7 @@ def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpe
         closing(RollingParquet(place, rows_per_file=size_rows, rows_per_group=spec.rows_per_group)) as writer,
     ):
         for start in range(0, table.num_rows, rows):
-            records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
+            records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, are_rows=True)
             writer.write(records_to_rows(records, **spec.columns))
     keys = keys_of(sample_ids)
     for number, size in enumerate(sizes):
@@ -217,11 +217,11 @@ def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpe
 
 
 def run_with_retries(
-    stages: Sequence[Stage], records: list[Record], ledger: Any, *, last: bool = False
+    stages: Sequence[Stage], records: list[Record], ledger: Any, *, are_rows: bool = False
 ) -> list[Record]:
     """Return a batch of records after the stages, computed one by one if a worker died with this batch in hand.
 
-    last: Whether these records become rows next, and are reported as rows.
+    are_rows: Whether these records become rows next, and are reported as rows.
     """
     events: list[Event] = []
 
@@ -233,9 +233,9 @@ def run_with_retries(
         answers = [_run_single(stages, record, on_progress, ledger) for record in records]
     else:
         answers = run_stages(stages, records, on_progress)
-    if last:
+    if are_rows:
         events.append(("rows", (len(answers), sum(record.error is not None for record in answers))))
-    ledger.done.remote(work, events)
+    ledger.finish.remote(work, events)
     return answers
 
 
@@ -257,7 +257,7 @@ def _run_single(stages: Sequence[Stage], record: Record, on_progress: Callable[.
         )
         error = RowError(reason="worker_died", detail=detail)
         answer = replace(record, error=error, phrases=(), dropped_phrases=0, pixels=None, heat_maps=(), regions=())
-    ledger.done.remote(work)
+    ledger.finish.remote(work)
     return answer
 
 
@@ -336,7 +336,7 @@ def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, row_k
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
         events.append(("read", (number, *counts, np.array(keys, np.int64))))
-    ledger.done.remote(work, events)
+    ledger.finish.remote(work, events)
 
 
 def _note_keys(records: Iterator[Record], keys: list[int]) -> Iterator[Record]:

@@ -107,8 +107,8 @@ class Journal:
 
     def keys_with(self, records: Sequence[Record]) -> NDArray[np.int64]:
         """Return the keys of the samples that had rows before, and of these records, sorted."""
-        new = np.array([record.sample.key for record in records], np.int64)
-        return np.sort(np.concatenate([self.keys, new]))
+        record_keys = np.array([record.sample.key for record in records], np.int64)
+        return np.sort(np.concatenate([self.keys, record_keys]))
 
     def add_shards(self, entries: Any) -> None:
         """Note shards; write the journal if it is time to. Raise OSError."""
@@ -149,8 +149,8 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
         ResumeError: A journal is damaged.
     """
     previous = sorted(found_in(marks, "journal-*"), key=_number)
-    last = next((folder for folder in reversed(previous) if (folder / _FIRST).exists()), None)
-    files = [] if last is None else found_in(last, "*.parquet")
+    last_journal = next((folder for folder in reversed(previous) if (folder / _FIRST).exists()), None)
+    files = [] if last_journal is None else found_in(last_journal, "*.parquet")
     journal = pa.concat_tables([_SCHEMA.empty_table(), *map_in_threads(_read, files)])
     is_shard = pc.is_valid(journal["bytes"])
     shards = journal.filter(is_shard)
@@ -159,17 +159,17 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
     sizes = {path.name: size for path, size in size_of.items()}
     names = shards["name"].to_pylist()
     is_whole = [sizes.get(name) == size for name, size in zip(names, shards["bytes"].to_pylist(), strict=True)]
-    whole = shards.filter(pa.array(is_whole, pa.bool_()))
+    whole_shards = shards.filter(pa.array(is_whole, pa.bool_()))
     attempts = [0]
     paths = []
-    for path in sorted(size_of.keys() - {data / name for name in whole["name"].to_pylist()}, key=str):
+    for path in sorted(size_of.keys() - {data / name for name in whole_shards["name"].to_pylist()}, key=str):
         match = WORKER_SHARD_NAME.fullmatch(path.name)
         attempts.append(int(match[1]) if match else 0)
-        if match and last is not None and path.name not in names and int(match[1]) != _number(last):
+        if match and last_journal is not None and path.name not in names and int(match[1]) != _number(last_journal):
             path.unlink()
         else:
             paths.append(path)
-    table = pa.concat_tables([whole, *_entries_of(paths, np.sort(_keys(whole)), size_of, on_damage)])
+    table = pa.concat_tables([whole_shards, *_entries_of(paths, np.sort(_keys(whole_shards)), size_of, on_damage)])
     keys = np.sort(_keys(table))
     is_done = [same_input and bool(_are_among(part.values.to_numpy(), keys).all()) for part in parts["keys"]]
     parts = parts.filter(pa.array(is_done, pa.bool_()))

@@ -43,14 +43,14 @@ class Lease:
         deadline = time.monotonic() + wait_s
         while lease is not None and time.monotonic() < deadline:
             time.sleep(min(2.0, wait_s / 10))
-            now = self._read()
-            if now is not None and now != lease:
+            current = self._read()
+            if current is not None and current != lease:
                 raise ResumeError(
-                    f"another run is writing to {self._lock.parent.parent} ({now[0].rpartition(',')[0]}); wait for "
+                    f"another run is writing to {self._lock.parent.parent} ({current[0].rpartition(',')[0]}); wait for "
                     "it, or give another folder",
                     key="output.path",
                 )
-            lease = now
+            lease = current
         self._write()
         self._thread.start()
 

@@ -57,9 +57,9 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     _reject_other_settings(datasets)
     for dataset in datasets:
         read_reviews(dataset.path)  # it rejects damaged reviews
-    first = datasets[0].manifest
-    run = first["run"]
-    settings = first["config"]
+    manifest = datasets[0].manifest
+    run = manifest["run"]
+    settings = manifest["config"]
     sections = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
     config = RunConfig.model_validate({**settings, **sections})
     folder = DatasetFolder(out)
@@ -70,7 +70,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
             run["model_fingerprint"],
             calibration=run["calibration"],
             segmenter=run["segmenter"],
-            depends_on=_depends_on(first)["config"],
+            depends_on=_depends_on(manifest)["config"],
         )
         if previous.state != "new" and {key: previous.run.get(key) for key in origin} != origin:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
@@ -89,11 +89,11 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         return folder.finish(
             config,
             report,
-            model=first["model"],
-            calibration=first["calibration"],
+            model=manifest["model"],
+            calibration=manifest["calibration"],
             may_sign=all(is_own(dataset.manifest) for dataset in datasets),
-            environment=first["environment"],
-            **first["scores"],
+            environment=manifest["environment"],
+            **manifest["scores"],
         )
 
 

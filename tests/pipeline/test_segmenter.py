@@ -99,7 +99,7 @@ def test_both_models_share_the_gpus(resources, given, expected) -> None:
         update={"address": "head:6379", **given}
     )
     both = choose_pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], segments=True)
-    assert (both.most, both.gpus) == expected
+    assert (both.max_workers, both.gpus) == expected
 
 
 def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(

@@ -36,28 +36,30 @@ def pools(
 
 def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:
     small = pools(nodes(CPU=8.0), cores=2)
-    assert (small.fewest, small.most, small.threads, small.device, small.note) == (1, 2, 1, "cpu", "")
+    assert (small.min_workers, small.max_workers, small.threads, small.device, small.note) == (1, 2, 1, "cpu", "")
     large = pools(nodes(CPU=32.0), cores=32)
-    assert (large.fewest, large.most, large.threads) == (4, 8, 4), "half of them at first: each takes seconds to start"
-    assert pools(nodes(CPU=32.0), cores=32, explain_workers=8).fewest == 8
+    assert (large.min_workers, large.max_workers, large.threads) == (4, 8, 4), (
+        "half of them at first"
+    )
+    assert pools(nodes(CPU=32.0), cores=32, explain_workers=8).min_workers == 8
     assert pools(nodes(CPU=32.0), cores=32, threads=3).threads == 3
 
 
 def test_the_cores_of_a_cluster_are_counted_not_the_drivers() -> None:
     big = pools(nodes(10, CPU=64.0), address=CLUSTER)
-    assert (big.fewest, big.most, big.threads) == (80, 80, 8)
+    assert (big.min_workers, big.max_workers, big.threads) == (80, 80, 8)
     assert big.captions == 640 - 80 - 4
     single = pools(nodes(CPU=8.0), address=CLUSTER)
-    assert single.most == 8 - OTHER_WORKERS, "the other stages hold CPUs as well"
-    assert pools(nodes(CPU=4.0), address=CLUSTER).most == 1
+    assert single.max_workers == 8 - OTHER_WORKERS, "the other stages hold CPUs as well"
+    assert pools(nodes(CPU=4.0), address=CLUSTER).max_workers == 1
     few = pools(nodes(2, CPU=16.0), address=CLUSTER, explain_workers=1)
-    assert (few.most, few.threads) == (1, 16), "never more threads than a node has"
+    assert (few.max_workers, few.threads) == (1, 16), "never more threads than a node has"
 
 
 def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
-    assert pools(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).most == 8
+    assert pools(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).max_workers == 8
     shared = pools(nodes(CPU=16.0, GPU=2.0), gpus_per_worker=0.25, cores=16)
-    assert (shared.fewest, shared.most, shared.gpus, shared.device) == (8, 8, 0.25, "cuda")
+    assert (shared.min_workers, shared.max_workers, shared.gpus, shared.device) == (8, 8, 0.25, "cuda")
     assert pools(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
 
 
@@ -75,7 +77,7 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
 def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, segments, fit) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
     pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
-    assert (pools.fewest, pools.most) == (fit, fit)
+    assert (pools.min_workers, pools.max_workers) == (fit, fit)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cp
 def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_and_it_is_said() -> None:
     """All of them would otherwise take the first GPU."""
     none = pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)
-    assert (none.device, none.most) == ("cpu", 8)
+    assert (none.device, none.max_workers) == ("cpu", 8)
     assert none.note == ("the model runs on CPUs although the cluster has 8 GPUs, because engine.gpus_per_worker is 0")
     with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
         pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
@@ -139,7 +141,7 @@ def test_a_cluster_without_a_gpu_yet_is_said() -> None:
         "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
     )
     waits = pools(nodes(CPU=16.0), address=CLUSTER, gpus_per_worker=1, explain_workers="1-8")
-    assert (waits.device, waits.fewest, waits.most) == ("cuda", 1, 8)
+    assert (waits.device, waits.min_workers, waits.max_workers) == ("cuda", 1, 8)
     assert waits.note.startswith("the cluster has no GPU up now: model workers wait for nodes with GPUs")
     assert pools(nodes(CPU=16.0), address=CLUSTER, device="cpu").note == "", "it was asked for"
     with pytest.raises(ResourceError, match=r"gpus_per_worker: 0\.5, but Ray finds no GPU on this machine"):

@@ -277,10 +277,10 @@ def test_samples_that_workers_died_at_are_tried_one_after_the_other() -> None:
     assert ledger.begin("fresh", is_single=True) == 0
     assert ledger.begin("greedy", is_single=True) == 2
     assert ledger.begin("neighbour", is_single=True) is None
-    ledger.done("greedy")
+    ledger.finish("greedy")
     assert ledger.begin("neighbour", is_single=True) == 1, "what it waited is not held against it"
     assert ledger.begin("fresh", is_single=True) is None
-    ledger.done("neighbour")
+    ledger.finish("neighbour")
     assert ledger.begin("fresh", is_single=True) == 1
 
 
