@@ -94,7 +94,8 @@ class SleepStage(Stage):
     name: ClassVar[str] = "explain"
 
     def __init__(self, seconds: float, marks: Path | None = None) -> None:
-        self.seconds, self.marks = seconds, marks
+        self.seconds = seconds
+        self.marks = marks
 
     def setup(self) -> None:
         if self.marks is not None:
@@ -191,7 +192,8 @@ def run_on_ray(graph: Graph, config: RunConfig, show: Callable[[Report], None] =
     """Run the ray engine in this process, from lock to manifest."""
     from pipeline.engines import load_engine
 
-    folder, report = DatasetFolder(config.output.path), Report()
+    folder = DatasetFolder(config.output.path)
+    report = Report()
     with folder.locked(), folder.writing():
         folder.start(folder.check_resumable(config, graph.fingerprint), same_input=True)
         load_engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)

@@ -118,7 +118,8 @@ def test_errors_name_what_was_typed(tmp_path: Path) -> None:
 
 def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None:
     """With a folder whose name looks like markup."""
-    out_folder, lines = tmp_path / "[red] out", (scenes_folder / "captions.jsonl").read_text().splitlines()
+    out_folder = tmp_path / "[red] out"
+    lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
     (tmp_path / "few.jsonl").write_text("\n".join(lines[:3]))
     source = {"kind": "jsonl", "path": f"{tmp_path}/few.jsonl", "image_root": f"{scenes_folder}/images"}
     values = {"input": source, "engine": {"kind": "inline"}, "model": {"name": "demo"}}
@@ -272,7 +273,8 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
 
 def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, image: Path, tmp_path: Path) -> None:
     """`demo` knows drawn scenes only, so it is never what nobody asked for."""
-    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    captions = scenes_folder / "captions.jsonl"
+    images = scenes_folder / "images"
     given = [captions, "--images", images]
     for command in (
         ["run", *given, "--out", tmp_path / "out"],
@@ -286,7 +288,8 @@ def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, im
 def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None:
     """Each option sets the one key that its help names; the run names the model first, and last what to do next."""
     out = tmp_path / "my out"
-    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    captions = scenes_folder / "captions.jsonl"
+    images = scenes_folder / "images"
     code, told, err = phrasebox("run", captions, "--images", images, *DEMO, "--out", out, "--limit", 2)
     assert (code, err) == (0, "")
     lines = told.splitlines()
@@ -342,7 +345,8 @@ def image(scenes_folder: Path) -> Path:
 
 
 def test_explain(image: Path, tmp_path: Path) -> None:
-    out_file, overlay = tmp_path / "new" / "maps.npz", tmp_path / "also new" / "maps.png"
+    out_file = tmp_path / "new" / "maps.npz"
+    overlay = tmp_path / "also new" / "maps.png"
     phrases = ["red car", "[blue] bird", "red  car", "a house"]
     options = [part for phrase in phrases for part in ("--phrase", phrase)]
     code, out, err = phrasebox("explain", *DEMO, image, *options, "--out", out_file, "--overlay", overlay)
@@ -352,7 +356,9 @@ def test_explain(image: Path, tmp_path: Path) -> None:
     assert "[blue] bird" in out
     with np.load(out_file) as arrays:
         assert set(arrays) == {"maps", "scores", "phrases"}
-        maps, scores, names = arrays["maps"], arrays["scores"], arrays["phrases"]
+        maps = arrays["maps"]
+        scores = arrays["scores"]
+        names = arrays["phrases"]
     assert names.tolist() == ["red car", "[blue] bird", "a house"], "each once"
     assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
     assert maps.ndim == 3

@@ -85,7 +85,8 @@ def test_input_and_model_of_the_command_line_replace_those_of_any_preset(preset,
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("a dog")
     given = {"input.path": str(tmp_path), "input.image_root": None, **named}
-    config, bare = load_config(preset, [], options=given), load_config(None, [], options=given)
+    config = load_config(preset, [], options=given)
+    bare = load_config(None, [], options=given)
     assert config.input == bare.input
     assert config.input.kind == "folder"
     assert [getattr(config.model, key) for key in IDENTITY] == [getattr(bare.model, key) for key in IDENTITY]
@@ -117,7 +118,8 @@ DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
 )
 def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values, maps, cut) -> None:
     config: Any = RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, **values})
-    explain, regions = config.explain, config.regions
+    explain = config.explain
+    regions = config.regions
     assert (explain.kind, explain.contrast, explain.affinity, explain.blocks) == maps
     assert cut is None or (regions.rule, regions.upsample, regions.smooth_patches) == cut
     stored = config.model_dump(mode="json")

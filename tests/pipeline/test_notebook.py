@@ -100,7 +100,8 @@ def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, 
 
 
 def test_shapes_types_and_ranges(located: Located) -> None:
-    phrases, regions = len(located.phrases), len(located.scores)
+    phrases = len(located.phrases)
+    regions = len(located.scores)
     assert located.heat_maps.shape == (phrases, 20, 20)
     assert located.similarities.shape == (phrases,)
     assert located.faults == ("",) * phrases
@@ -128,14 +129,16 @@ def test_images_in_memory_are_turned_upright_and_keep_their_transparency(locator
     Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "glass.png")
     for name, size_hw in (("turned.jpg", (64, 32)), ("glass.png", (40, 40))):
         with Image.open(tmp_path / name) as opened:
-            by_path, in_memory = locator(tmp_path / name, "red car"), locator(opened, "red car")
+            by_path = locator(tmp_path / name, "red car")
+            in_memory = locator(opened, "red car")
         assert by_path.size_hw == in_memory.size_hw == size_hw
         assert np.array_equal(by_path.heat_maps, in_memory.heat_maps)
 
 
 def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None:
     loose = Locator("demo", regions={"keep_share": 0.0, "min_area_share": 0.0, "rule": "mean"})
-    single, several = loose(path, "a red car"), loose(path, "two red cars")
+    single = loose(path, "a red car")
+    several = loose(path, "two red cars")
     assert len(single.scores) == 1
     assert len(several.scores) > 1
     both = Locator("demo", regions={"min_presence": None})(path, ["a car", "a vehicle"])
@@ -159,11 +162,9 @@ def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
 def test_regions_as_detections_of_supervision(located, inline_dataset, row, monkeypatch) -> None:
     """Those of one image and those of its row are the same, and supervision draws and merges them."""
     dataset = open_dataset(inline_dataset)
-    here, by_id, by_row = (
-        located.to_supervision(),
-        dataset.to_supervision(row["sample_id"]),
-        dataset.to_supervision(row),
-    )
+    here = located.to_supervision()
+    by_id = dataset.to_supervision(row["sample_id"])
+    by_row = dataset.to_supervision(row)
     assert by_id == by_row
     for detections in (here, by_id):
         np.testing.assert_array_equal(detections.xyxy, located.boxes_xyxy_px)

@@ -41,7 +41,8 @@ def annotation(x: int, y: int, w: int, h: int, phrase: str = "dog") -> dict[str,
 def test_heat_is_red_where_it_is_hot_and_blue_where_it_is_cold() -> None:
     picture = heat_map_overlay(GREY, heat_map([[0, 0, 0, 9], [0, 0, 0, 9]])).astype(int)
     assert picture.shape == GREY.shape
-    hot, cold = picture[:, -5:].mean((0, 1)), picture[:, :5].mean((0, 1))
+    hot = picture[:, -5:].mean((0, 1))
+    cold = picture[:, :5].mean((0, 1))
     assert hot[0] > hot[2] + 50
     assert cold[2] >= cold[0]
 
@@ -75,7 +76,9 @@ def test_a_mask_is_an_outline() -> None:
 
 
 def test_labels_cover_no_other_where_there_is_room() -> None:
-    paper, nothing, font_height = np.full((120, 200, 3), 128, np.uint8), np.zeros((120, 200), np.bool_), 15
+    paper = np.full((120, 200, 3), 128, np.uint8)
+    nothing = np.zeros((120, 200), np.bool_)
+    font_height = 15
 
     def ink(boxes: list[tuple[int, int, int, int]], labels: list[str]) -> int:
         drawn = np.asarray(draw_regions(paper, [nothing] * len(labels), boxes, labels))
@@ -293,7 +296,8 @@ def test_a_heat_map_as_a_picture() -> None:
     """To lay over the image: red and less clear where it is hot, blue where it is cold, stretched by the browser."""
     picture = Image.open(BytesIO(heat_map_png(heat_map([[2, 2, 2, 9], [2, 2, 2, 9]]), side_px=64)))
     assert (picture.format, picture.mode, picture.size) == ("PNG", "RGBA", (64, 32))
-    hot, cold = picture.getpixel((62, 16)), picture.getpixel((1, 16))
+    hot = picture.getpixel((62, 16))
+    cold = picture.getpixel((1, 16))
     assert hot[0] > hot[2] + 50
     assert cold[2] >= cold[0]
     assert hot[3] == pytest.approx(0.75 * 255, abs=1)

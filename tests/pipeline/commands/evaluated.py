@@ -47,7 +47,9 @@ class Terminal(io.StringIO):
 
 def called(*arguments: object, stdin: bytes = b"", typed: str = "", columns: int = 300) -> tuple[int, str, str]:
     """Exit code, output and errors of the console script; `typed`: at a terminal."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out = io.StringIO()
+    err = io.StringIO()
+    code = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
         patch.setattr(sys, "stdin", Terminal(typed) if typed else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))

@@ -194,7 +194,8 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
-    truth, file = scenes_folder / "truth.json", tmp_path / "c.json"
+    truth = scenes_folder / "truth.json"
+    file = tmp_path / "c.json"
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)
     unknown = evaluation_of(dataset, truth, QUIET, maps=False, absent=True)
     assert unknown["by"]["presence"] is None

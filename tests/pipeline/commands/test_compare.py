@@ -82,7 +82,8 @@ def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> Non
         assert row["figures"]["pointing"]["n"] == phrases
         assert row["figures"]["deletion_rise"]["n"] == row["counts"]["curves"] == 1
         assert set(row["thresholds"]) == {"box_recall", "mask_iou"}
-    plain, other = rows["grad_eclip"], rows["maskclip"]
+    plain = rows["grad_eclip"]
+    other = rows["maskclip"]
     assert plain["differences"] is None
     gain = other["figures"]["energy"]["value"] - plain["figures"]["energy"]["value"]
     assert other["differences"]["energy"]["value"] == pytest.approx(gain)

@@ -61,7 +61,9 @@ def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_the
 ) -> None:
     monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
-    images, text, maps = [], StringIO(), GradEclip.maps
+    images: list[Any] = []
+    text = StringIO()
+    maps = GradEclip.maps
 
     def counted(explainer: GradEclip, rgb: Any, texts: Any) -> Any:
         images.append(len(rgb))
@@ -116,7 +118,8 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
 def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
     metrics = whole["metrics"]
     assert set(metrics) == set(METRICS) | {f"{name}_above_text" for name in WITHOUT_TEXT}
-    targets, centre = whole["counts"]["targets"], metrics["centre"]["value"]
+    targets = whole["counts"]["targets"]
+    centre = metrics["centre"]["value"]
     for name, figure in metrics.items():
         least = -1.0 if name.endswith("_above_text") else 0.0
         assert least <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
@@ -146,7 +149,8 @@ def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dat
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
     (tmp_path / "truth.json").write_text(json.dumps(other))
-    figures, count = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET), len(other["images"])
+    figures = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET)
+    count = len(other["images"])
     assert whole["matched"] == {"images": count, "by_stem": 0, "ambiguous": 0}
     assert figures["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
     assert {**figures, "truth": "", "matched": ""} == {**whole, "truth": "", "matched": ""}
@@ -227,7 +231,8 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
     def figures(made: Path, *settings: str) -> dict[str, Any]:
         return {**evaluation_of(made, troubled / "truth.json", QUIET, settings), "dataset": ""}
 
-    holds, lacks = dataset("holds"), dataset("lacks", heat_maps=False)
+    holds = dataset("holds")
+    lacks = dataset("lacks", heat_maps=False)
     stored = figures(holds)
     assert stored["maps"] == "stored"
     assert stored["metrics"]["pointing"]["n"] == stored["counts"]["targets"] > 0
@@ -255,7 +260,8 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
     config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
     config["phrases"]["spacy_model"] = "a_package"
-    dataset, source = changed(inline_dataset, tmp_path, config=config), config["input"]
+    dataset = changed(inline_dataset, tmp_path, config=config)
+    source = config["input"]
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),

@@ -92,7 +92,8 @@ def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_it_ends_with_the_place_of_the_images_and_the_next_step(name: str, tmp_path: Path) -> None:
     """At most four lines: classes, images, what trains on it or loads it."""
-    root, out = tmp_path / "my images", tmp_path / "out"
+    root = tmp_path / "my images"
+    out = tmp_path / "out"
     root.mkdir()
     for number in range(1, 18):
         (root / f"{number}.jpg").write_bytes(encoded())
@@ -135,7 +136,10 @@ def test_where_the_images_are_is_told_if_it_is_known(dataset: Path, tmp_path: Pa
 
 def test_rare_categories_are_counted_and_left_out(tmp_path: Path) -> None:
     """Twelve dogs, nine cats, a cow beside a dog, and an image of a cow alone."""
-    make, dog, cat, cow = Maker(), ("dog", (1, 1, 5, 5)), ("cat", (9, 9, 5, 5)), ("cow", (2, 2, 9, 9))
+    make = Maker()
+    dog = ("dog", (1, 1, 5, 5))
+    cat = ("cat", (9, 9, 5, 5))
+    cow = ("cow", (2, 2, 9, 9))
     captions = [("a dog and a cat", dog, cat)] * 9 + [("a dog", dog)] * 2 + [("a dog, a cow", dog, cow), ("a cow", cow)]
     rows = [make.record(f"s{number}", *caption) for number, caption in enumerate(captions)]
     dataset = finished(tmp_path / "dataset", rows)

@@ -30,7 +30,8 @@ def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Pa
 def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
     inline_dataset, scenes_folder, tmp_path
 ) -> None:
-    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    tuned = tmp_path / "tuned"
+    out = tmp_path / "out"
     few = ["--batch-size", 2, "--epochs", 0.1, "--recipe", "captions"]
     printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few)
     card = (tuned / "model" / "README.md").read_text()

@@ -164,7 +164,8 @@ def test_the_next_command_is_named(model: str, weights: Any, settings: list[str]
 @pytest.mark.parametrize("name", open_clip.list_models())
 def test_the_matrix_is_what_is_built(name: str, listed: dict[str, dict[str, Any]]) -> None:
     """Every architecture in full, without memory: what its configuration says is what its layers are."""
-    row, architecture = listed[name], open_clip.get_model_config(name)
+    row = listed[name]
+    architecture = open_clip.get_model_config(name)
     text = {"context_length": 77, "vocab_size": 512, "width": 64, "heads": 2, "layers": 1}
     if row["refused"] is not None:
         return

@@ -38,7 +38,8 @@ def test_phrases_json_reads_no_further_than_a_batch():
 def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_others_is_rejected(
     scenes_config: dict[str, Any], inline_dataset: Path, tmp_path: Path
 ) -> None:
-    file, out = tmp_path / "phrases.jsonl", tmp_path / "out"
+    file = tmp_path / "phrases.jsonl"
+    out = tmp_path / "out"
     source = scenes_config["input"]
     printed("phrases", source["path"], "--images", source["image_root"], "--out", file)
     lines = [json.loads(line) for line in file.read_text().splitlines()]

@@ -38,7 +38,8 @@ def test_a_few_images_go_through_every_step(
     before = sorted(os.listdir("."))
     never = ("--set", f"output.path={tmp_path / 'never'}")
     figures = figures_of(scenes_folder, "--engine", "inline", "--samples", 9, "--total", 5000, *never)
-    costs, (forecast,) = figures["costs"], figures["forecasts"]
+    costs = figures["costs"]
+    (forecast,) = figures["forecasts"]
     assert (costs["images"], costs["failed"], costs["first"]) == (9, 0, 32)
     assert list(costs["steps"]) == ["read", "phrases", "prepare", "explain", "regions", "write"]
     assert all(seconds > 0 for seconds in costs["steps"].values())

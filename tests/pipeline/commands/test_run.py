@@ -72,14 +72,16 @@ def test_phrases_become_regions(inline_dataset: Path) -> None:
     for row, annotation in annotations:
         start, end = annotation["span"]
         assert normalise(row["captions"][annotation["caption_index"]][start:end]) == annotation["phrase"]
-        head, phrase = annotation["head"], annotation["phrase"]
+        head = annotation["head"]
+        phrase = annotation["phrase"]
         assert head in phrase or phrase.split()[-1].startswith(head[:3])
         assert 0 < annotation["area"] <= 360 * 360
 
 
 def test_counts_and_stages_of_the_manifest(inline_dataset: Path) -> None:
     manifest = manifest_of(inline_dataset)
-    counts, rows = manifest["counts"], rows_of(inline_dataset)
+    counts = manifest["counts"]
+    rows = rows_of(inline_dataset)
     assert counts["read"] == counts["written"] == counts["annotated"] == SCENES
     assert counts["regions"] == sum(len(row["annotations"]) for row in rows)
     assert list(manifest["stages"]) == ["phrases", "prepare", "explain", "regions"]
@@ -225,7 +227,8 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
         "explain": {"phrases_per_step": 2},
     }
     graph = build_graph(config)
-    process, calls = graph.cuts.process, []
+    process = graph.cuts.process
+    calls: list[int] = []
 
     def fail_at_the_third(batch: Sequence[Record]) -> list[Record]:
         calls.append(len(batch))
@@ -246,11 +249,13 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
     dataset, text = run_aloud(config_of(smaller, tmp_path / "out", rows_per_file=500))
     assert f"resuming the run in {dataset}" in text
     assert list(validate(dataset)) == []
-    again, whole = table_of(dataset), table_of(inline_dataset)
+    again = table_of(dataset)
+    whole = table_of(inline_dataset)
     assert again.schema.equals(whole.schema, check_metadata=True)
     assert_alike(again.to_pylist(), whole.to_pylist())
     assert manifest_of(dataset)["stages"]["explain"]["records"] == SCENES - 8
-    ours, theirs = manifest_of(dataset)["counts"], manifest_of(inline_dataset)["counts"]
+    ours = manifest_of(dataset)["counts"]
+    theirs = manifest_of(inline_dataset)["counts"]
     assert {**ours, "files": 0} == {**theirs, "files": 0}
 
 

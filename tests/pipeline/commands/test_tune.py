@@ -108,7 +108,8 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     """The dataset's figures are with it, the others without; its settings stay if nothing is better than it."""
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
-    truth, file = drawn / "truth.json", tmp_path / "c.json"
+    truth = drawn / "truth.json"
+    file = tmp_path / "c.json"
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
     uncut = tune_settings(open_evaluation_set(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
@@ -139,7 +140,8 @@ def test_the_budget(dataset: Path, drawn: Path) -> None:
 
 
 def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn: Path, tmp_path: Path) -> None:
-    file, options = tmp_path / "t.yaml", ("--truth", drawn / "truth.json", "--minutes", 0, "--most", 2)
+    file = tmp_path / "t.yaml"
+    options = ("--truth", drawn / "truth.json", "--minutes", 0, "--most", 2)
     out = printed("tune", dataset, *options, "--out", file)
     assert not file.exists()
     assert f"{file} is not written" in out
@@ -159,7 +161,9 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
     made = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     with pytest.raises(InputError, match="no reviewed regions"):
         open_reviewed_dataset(made)
-    truth_set, right, count = open_evaluation_set(made, drawn / "truth.json"), 0, 0
+    truth_set = open_evaluation_set(made, drawn / "truth.json")
+    right = 0
+    count = 0
     absent = ""
     for row in open_dataset(made).rows():
         targets = {target.phrase: target.boxes_xywh_px for target in truth_set.image_of(row).targets}
@@ -169,10 +173,12 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
             if not is_true and not absent:
                 answer = absent = "absent"
             append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer=answer))
-            right, count = right + is_true, count + 1
+            right += is_true
+            count += 1
             break
     judged, wrong = open_reviewed_dataset(made)
-    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={"rule": SOME_CUTS["rule"], **CUTS})
+    cuts = {"rule": SOME_CUTS["rule"], **CUTS}
+    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts=cuts)
     assert figures["start"]["reviewed"] == count
     assert figures["start"]["agreement"] == pytest.approx(right / count)
     assert figures["start"]["targets"] == right

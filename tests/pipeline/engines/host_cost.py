@@ -81,10 +81,12 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         "images": {"resize": "torch"},
     }
     graph = build_graph(RunConfig.model_validate(values))
-    clock, encode = Clock(), TextEncoder.__call__
+    clock = Clock()
+    encode = TextEncoder.__call__
 
     def encoded(self: TextEncoder, texts: Any) -> Any:
-        tokenizer, self.tokenizer = self.tokenizer, clock.timed("tokens", self.tokenizer)
+        tokenizer = self.tokenizer
+        self.tokenizer = clock.timed("tokens", self.tokenizer)
         try:
             return encode(self, texts)
         finally:

@@ -38,9 +38,7 @@ def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers
     small = pools(nodes(CPU=8.0), cores=2)
     assert (small.min_workers, small.max_workers, small.threads, small.device, small.note) == (1, 2, 1, "cpu", "")
     large = pools(nodes(CPU=32.0), cores=32)
-    assert (large.min_workers, large.max_workers, large.threads) == (4, 8, 4), (
-        "half of them at first"
-    )
+    assert (large.min_workers, large.max_workers, large.threads) == (4, 8, 4), "half of them at first"
     assert pools(nodes(CPU=32.0), cores=32, explain_workers=8).min_workers == 8
     assert pools(nodes(CPU=32.0), cores=32, threads=3).threads == 3
 
@@ -149,7 +147,8 @@ def test_a_cluster_without_a_gpu_yet_is_said() -> None:
 
 
 def test_a_note_is_shown_once() -> None:
-    console, report = Console(file=StringIO(), width=100), Report()
+    console = Console(file=StringIO(), width=100)
+    report = Report()
     report.note("the model runs on CPUs")
     with Display(console).shown() as display:
         display.update(report)

@@ -295,7 +295,8 @@ def test_a_sample_does_not_wait_for_a_worker_that_never_comes_back(monkeypatch) 
 
 
 def test_workers_that_died_are_told_of_once_each() -> None:
-    ledger, report = Ledger(), Report()
+    ledger = Ledger()
+    report = Report()
     for _ in range(3):
         ledger.begin("batch")
         ledger.begin("sample", is_single=True)

@@ -105,7 +105,8 @@ def test_ray_gives_the_rows_of_inline(source, inline, reference, tmp_path, setti
 @pytest.mark.slow
 def test_a_trial_of_the_first_samples_in_one_process_goes_on_with_the_others_on_ray(source, tmp_path) -> None:
     """Presence was fitted to the samples of the trial, also where one process goes on."""
-    out, inline = tmp_path / "out", tmp_path / "inline"
+    out = tmp_path / "out"
+    inline = tmp_path / "inline"
     for folder in (out, inline):
         run(source, folder, "engine.kind=inline", "input.limit=20")
     assert len(rows_of(out)) == 20
@@ -175,7 +176,8 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     It goes on in smaller batches, as a message about full memory advises, and on a machine without instructions for the
     precision that was decided before. Without a calibration there is no first look, which would make most rows.
     """
-    out, few = tmp_path / "out", 40
+    out = tmp_path / "out"
+    few = 40
     first = (f"input.limit={few}", "regions.calibration=none")
     wanted = on_processor("avx512_bf16", command(source, out, *SMALL, *first))
     inline = command(source, tmp_path / "inline", *first, "engine.kind=inline", "model.precision=bf16")[5::2]

@@ -40,7 +40,8 @@ pytestmark = pytest.mark.ray
 def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unharmed(engine, tmp_path) -> None:
     """c7 always kills, c50 once: its batch is tried one by one, and it passes. So it is where one worker does all."""
     captions = ["cat"] * 100
-    captions[7], captions[50] = "die", "die 1"
+    captions[7] = "die"
+    captions[50] = "die 1"
     report = light_run(write_captions(tmp_path, captions), tmp_path / "out", **engine)
     rows = {row["sample_id"]: row for row in rows_of(tmp_path / "out")}
     assert len(rows) == 100
@@ -72,7 +73,8 @@ def in_small_disk(script: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path) -> None:
     captions = write_captions(tmp_path, [f"cat {i}" for i in range(200)])
-    out, copy = tmp_path / "out", tmp_path / "copy"
+    out = tmp_path / "out"
+    copy = tmp_path / "copy"
     out.mkdir()
     wanted = shlex.join(light_command(captions, out))
     script = f"""
@@ -97,7 +99,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
 
 @pytest.mark.slow
 def test_a_read_only_output_is_refused_before_any_work(tmp_path) -> None:
-    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
+    captions = write_captions(tmp_path, ["cat"])
+    out = tmp_path / "out"
     out.mkdir()
     keys = [f"input.path={captions}", f"input.image_root={tmp_path}", "engine.kind=ray", f"output.path={out}"]
     settings = [part for key in ["input.kind=jsonl", "model.name=demo", *keys] for part in ("--set", key)]
@@ -109,7 +112,8 @@ def test_a_read_only_output_is_refused_before_any_work(tmp_path) -> None:
 
 def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.CompletedProcess[str]:
     """Run `light_command` as an installed script would be, in a folder that has a `pipeline` and a `stages`."""
-    decoy, script = folder / "decoy", folder / "bin/run.py"
+    decoy = folder / "decoy"
+    script = folder / "bin/run.py"
     (decoy / "pipeline").mkdir(parents=True)
     (decoy / "pipeline/__init__.py").write_text("")
     shutil.copytree(ROOT / "stages", decoy / "stages", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
@@ -145,7 +149,8 @@ def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) -> None:
     """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
-    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
+    captions = write_captions(tmp_path, ["cat"])
+    out = tmp_path / "out"
     script = f"mount -t tmpfs none {out}; exec "
     out.mkdir()
     cluster = SmallCluster(nodes=1)
@@ -221,14 +226,17 @@ def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
 
     Parts of the input whose rows are all there are not read again.
     """
-    captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
+    captions = write_captions(tmp_path, ["cat"] * 600)
+    out = tmp_path / "out"
+    marks = tmp_path / "workers"
     marks.mkdir()
     wanted = light_command(captions, out, seconds=0.02, marks=marks)
     with killed(wanted, out, shards=12):
         while len(list(out.glob(".phrasebox/journal-0001/*.parquet"))) < 3:
             time.sleep(0.05)
     reads = tmp_path / "reads"
-    first, parts = len(reads.read_text().split()), 600 // 40
+    first = len(reads.read_text().split())
+    parts = 600 // 40
     assert light_run(captions, out, seconds=0.02, marks=marks)["read"] == 600
     assert len(rows_of(out)) == 600
     print(f"{len(reads.read_text().split()) - first} of {parts} parts of the input read again")

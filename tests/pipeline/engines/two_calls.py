@@ -25,7 +25,8 @@ from stages.contract.records import Record, Sample
 from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table, table_to_records
 
-CALLS, CALL = 12, 8
+CALLS = 12
+CALL = 8
 
 DEADLY = "s20"
 """The sample at which the worker dies once."""
@@ -37,7 +38,8 @@ class LonelyStage(Stage):
     name: ClassVar[str] = "explain"
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.busy = folder, False
+        self.folder = folder
+        self.busy = False
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         assert not self.busy

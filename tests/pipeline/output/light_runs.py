@@ -21,7 +21,8 @@ class RaisingStage(Stage):
     name: ClassVar[str] = "regions"
 
     def __init__(self, error: BaseException, answers: int) -> None:
-        self.error, self.answers = error, answers
+        self.error = error
+        self.answers = answers
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         if not self.answers:

@@ -220,7 +220,8 @@ def test_a_damaged_mark_is_told_and_fresh_starts_over(name: str, folder: Dataset
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
-    first, second = DatasetFolder(tmp_path / "out"), DatasetFolder(tmp_path / "out")
+    first = DatasetFolder(tmp_path / "out")
+    second = DatasetFolder(tmp_path / "out")
     with first.locked():
         with pytest.raises(ResumeError, match="another run is writing to"), second.locked():
             pass
@@ -364,7 +365,8 @@ def test_a_shard_with_new_ids_counts(noted: DatasetFolder) -> None:
 
 
 def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> None:
-    shards, (first, *_) = set(noted.shards), sorted((noted.path / ".phrasebox").glob("journal-*/*"))
+    shards = set(noted.shards)
+    first, *_ = sorted((noted.path / ".phrasebox").glob("journal-*/*"))
     first.write_bytes(b"PAR1")
     with pytest.raises(ResumeError, match=r"the journal \S+/00000.parquet is damaged .*: delete \S+/journal-0001"):
         begin(noted)
@@ -404,7 +406,8 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
     ids=["done", "a row is missing", "another input"],
 )
 def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
-    config, records = config_of(folder.path), mixed()
+    config = config_of(folder.path)
+    records = mixed()
     folder.start(folder.check_resumable(config, MARK))
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])

@@ -49,7 +49,8 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
-    whole, merged = open_dataset(inline_dataset), open_dataset(tmp_path / "out")
+    whole = open_dataset(inline_dataset)
+    merged = open_dataset(tmp_path / "out")
     for name in ("model", "model_fingerprint", "calibration", "scores", "environment"):
         assert merged.manifest[name] == whole.manifest[name]
     assert {**merged.manifest["counts"], "files": 0} == {**whole.manifest["counts"], "files": 0}

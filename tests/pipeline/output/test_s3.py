@@ -42,7 +42,8 @@ SCENES = 12
 @pytest.fixture(scope="module")
 def source(storage: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AnyPath]:
     """Scenes on the disk, and the same in storage."""
-    folder, remote = tmp_path_factory.mktemp("scenes"), place_of("s3://bucket/scenes")
+    folder = tmp_path_factory.mktemp("scenes")
+    remote = place_of("s3://bucket/scenes")
     write_scenes(folder, SCENES, 7)
     for path in (folder / "captions.jsonl", *(folder / "images").iterdir()):
         (remote / str(path.relative_to(folder))).write_bytes(path.read_bytes())
@@ -135,7 +136,8 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, 
     console = Console(quiet=True)
     read_back: list[Any] = []
     for dataset in (on_disk, stored):
-        out, as_typed = tmp_path / dataset.name, Path(str(dataset))  # of a URL, what the command line's pathlib leaves
+        out = tmp_path / dataset.name
+        as_typed = Path(str(dataset))  # of a URL, what the command line's pathlib leaves
         figures = json.loads(printed("stats", dataset, "--where", "score > 0.1", "--json"))
         figures |= json.loads(printed("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json"))
         assert figures.pop("dataset") == str(dataset)
@@ -168,7 +170,8 @@ def test_what_fresh_replaces_comes_back_until_there_is_a_new_file(tmp_path) -> N
     out = place_of(f"s3://bucket/{tmp_path.name}/fresh")
     config = light_config(write_captions(tmp_path, [f"word{n}" for n in range(40)]), out)
     run_light(config)
-    rows, files = rows_of(out), {path.name for path in found_in(out, "*")}
+    rows = rows_of(out)
+    files = {path.name for path in found_in(out, "*")}
     with pytest.raises(ResourceError):
         run_light(config, last=RaisingStage(ResourceError("no cluster"), 0), fresh=True)
     assert rows_of(out) == rows
