@@ -386,14 +386,8 @@ def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
             score = "-" if line["score"] is None else f"{line['score']:.3f}"
             label = f"{line['low']:g} or more" if key == "thresholds" else f"{line['low']:.2f} to {line['high']:.2f}"
             precision = line["precision"]
-            table.add_row(
-                label,
-                f"{line['kept']:.1%}",
-                score,
-                format_value(precision),
-                format_interval(precision),
-                str(precision["n"]),
-            )
+            cells = (format_value(precision), format_interval(precision), str(precision["n"]))
+            table.add_row(label, f"{line['kept']:.1%}", score, *cells)
         console.print(table)
     console.print(
         f"calibration error of the score: {error['value']:.3f}, or {error['debiased']:.3f} without what chance "

@@ -21,7 +21,7 @@ import pipeline
 import stages
 from pipeline.config import EngineConfig
 from pipeline.engines import CPU_MODEL_WORKERS, cores_here
-from pipeline.engines.ray_workers import CodeVersion, make_code_probe, reject_other_code
+from pipeline.engines.ray_code import CodeVersion, make_code_probe, reject_other_code
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device

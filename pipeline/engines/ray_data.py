@@ -37,14 +37,13 @@ from pipeline.config import RunConfig
 from pipeline.engines import CPU_MODEL_WORKERS, OnProgress, WarmUp
 from pipeline.engines.inline import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
 from pipeline.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
+from pipeline.engines.ray_code import CodeVersion, code_here
 from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import (
     CaptionWorker,
-    CodeVersion,
     ModelWorker,
     ShardSource,
     ShardSpec,
-    code_here,
     count_samples,
     run_warm_up,
     write_shards,

@@ -19,7 +19,7 @@ CALLS = {
 
 IMPORTS_BY_NAME = {
     "pipeline/engines/__init__.py",
-    "pipeline/engines/ray_workers.py",
+    "pipeline/engines/ray_code.py",
     "pipeline/cli.py",
     "stages/contract/kinds.py",
 }

@@ -18,9 +18,9 @@ import ray
 import ray.data
 
 from pipeline.engines.ray_cluster import Pools
+from pipeline.engines.ray_code import code_here
 from pipeline.engines.ray_data import _map_on_models, _Workers
 from pipeline.engines.ray_ledger import start_ledger
-from pipeline.engines.ray_workers import code_here
 from stages.contract.records import Record, Sample
 from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table, table_to_records
