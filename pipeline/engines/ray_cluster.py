@@ -47,10 +47,10 @@ _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
 
 
 @contextlib.contextmanager
-def connected(engine: EngineConfig, output: AnyPath, *, segments: bool = False) -> Iterator[int | None]:
+def connected(engine: EngineConfig, output: AnyPath, *, has_segmenter: bool = False) -> Iterator[int | None]:
     """Start or join Ray within the block, unless it is connected already, and translate its errors to ours.
 
-    segments: Whether there are workers of a segmenter, too.
+    has_segmenter: Whether there are workers of a segmenter, too.
 
     Yields:
         This machine's cores if Ray was started here, with more logical CPUs than that; None on a cluster.
@@ -62,7 +62,7 @@ def connected(engine: EngineConfig, output: AnyPath, *, segments: bool = False) 
     """
     started_here = not ray.is_initialized()
     if started_here:
-        _start(engine, 2 if segments else 1)
+        _start(engine, 2 if has_segmenter else 1)
     try:
         yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
@@ -243,7 +243,7 @@ def choose_pools(
     nodes: Sequence[Mapping[str, Any]],
     cores: int | None = None,
     *,
-    segments: bool = False,
+    has_segmenter: bool = False,
 ) -> Pools:
     """Choose the sizes of the pools of workers.
 
@@ -259,7 +259,7 @@ def choose_pools(
         threads: `model.threads`.
         nodes: `ray.nodes()`.
         cores: See `connected`.
-        segments: Whether there are workers of a segmenter, which share GPUs and CPUs with the model's.
+        has_segmenter: Whether there are workers of a segmenter, which share GPUs and CPUs with the model's.
 
     Raises:
         ConfigError: The settings contradict each other.
@@ -268,7 +268,7 @@ def choose_pools(
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     cluster_gpus = sum(node.get("GPU", 0.0) for node in alive)
     cpus = int(sum(node.get("CPU", 0.0) for node in alive))
-    kinds = 2 if segments else 1
+    kinds = 2 if has_segmenter else 1
     gpus = engine.gpus_per_worker
     if gpus is None:
         gpus = 0.0 if device == "cpu" else min(1.0 / kinds, cluster_gpus)
@@ -284,7 +284,7 @@ def choose_pools(
         captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
     most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     threads = threads or max(1, min(most_threads, (cores or cpus) // most))
-    does_all = gpus == 0 and threads == 1 and not segments
+    does_all = gpus == 0 and threads == 1 and not has_segmenter
     return Pools(
         min_workers=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         max_workers=most,

@@ -94,13 +94,13 @@ def run(
     """
     engine = config.engine
     report.expected = samples_in(shards)
-    segments = graph.segmenter is not None
-    with connected(engine, folder.path, segments=segments) as cores:
+    has_segmenter = graph.segmenter is not None
+    with connected(engine, folder.path, has_segmenter=has_segmenter) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here()
         check_nodes(code, _shared_places(config, folder, shards))
         model = config.model
-        pools = choose_pools(engine, model.device, model.threads, ray.nodes(), cores, segments=segments)
+        pools = choose_pools(engine, model.device, model.threads, ray.nodes(), cores, has_segmenter=has_segmenter)
         if pools.note:
             report.note(pools.note)
             on_progress(report)

@@ -62,7 +62,7 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "gpus", "share", "segments", "fit"),
+    ("count", "gpus", "share", "has_segmenter", "fit"),
     [
         (1, 8.0, 0.3, False, 24),  # three on each GPU, whose last tenth nobody can take
         (2, 6.0, 4.0, False, 2),  # one on each node
@@ -72,9 +72,9 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
         (2, 1.0, 2.0, False, 1),  # none fits now: one waits for a larger node
     ],
 )
-def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, segments, fit) -> None:
+def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, has_segmenter, fit) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
-    pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, segments=segments)
+    pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, has_segmenter=has_segmenter)
     assert (pools.min_workers, pools.max_workers) == (fit, fit)
 
 
