@@ -103,10 +103,10 @@ class StageWorker:
             raise self.refusal
         records = table_to_records(table)
         with self._lock:
-            answers = self.answers(records)
+            answers = self.process(records)
         return records_to_table(answers, (records, table))
 
-    def answers(self, records: list[Record]) -> list[Record]:
+    def process(self, records: list[Record]) -> list[Record]:
         """Return a batch after the stages."""
         return run_with_retries(self.stages, records, self.ledger)
 
@@ -159,10 +159,10 @@ class ModelWorker(StageWorker):
     and its batch is repeated as after any other death.
     """
 
-    def answers(self, records: list[Record]) -> list[Record]:
-        """See `StageWorker.answers`."""
+    def process(self, records: list[Record]) -> list[Record]:
+        """See `StageWorker.process`."""
         try:
-            return super().answers(records)
+            return super().process(records)
         except DeviceFault as error:
             ray.get(self.ledger.finish.remote("", [("note", (f"a worker was started again: {error}",))]))
             os._exit(1)
