@@ -91,7 +91,7 @@ class EngineConfig(BaseModel):
 
     @field_validator("explain_workers")
     @classmethod
-    def _in_order(cls, workers: int | str | None) -> int | str | None:
+    def _check_order(cls, workers: int | str | None) -> int | str | None:
         if isinstance(workers, str):
             fewest, dash, most = workers.partition("-")
             if not (dash and fewest.isdecimal() and most.isdecimal()) or int(fewest) < 1:
@@ -104,13 +104,13 @@ class EngineConfig(BaseModel):
 
     @field_validator("model_resources")
     @classmethod
-    def _above_0(cls, resources: dict[str, float]) -> dict[str, float]:
+    def _check_amounts(cls, resources: dict[str, float]) -> dict[str, float]:
         if any(amount <= 0 for amount in resources.values()):
             raise ValueError("expected amounts above 0")
         return resources
 
     @model_validator(mode="after")
-    def _is_about_ray(self) -> Self:
+    def _reject_keys_of_ray(self) -> Self:
         changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
         if self.kind == "inline" and changed != ["kind"]:
             raise ValueError(f"{changed[1]} is about Ray, and engine.kind=inline starts none")
@@ -156,16 +156,16 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_words(cls, values: Any, validated: ModelWrapValidatorHandler[Self]) -> Self:
+    def _translate_errors(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Raise ConfigError for what pydantic rejects, also from Python."""
         try:
-            return validated(values)
+            return validate(values)
         except ValidationError as error:
             raise in_words(error, cls, values if isinstance(values, dict) else {}) from None  # it says the same
 
     @model_validator(mode="before")
     @classmethod
-    def _settings_of_the_model(cls, values: Any) -> Any:
+    def _add_model_settings(cls, values: Any) -> Any:
         """Take the settings of a bundled model where the values have none, see `WeightsEntry.settings`."""
         model = values.get("model") if isinstance(values, dict) else None
         name = model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
@@ -176,7 +176,7 @@ class RunConfig(BaseModel):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _kind_of_input(cls, values: Any) -> Any:
+    def _add_input_kind(cls, values: Any) -> Any:
         """Without `kind`, the kind follows from the path. Raise InputError for a path of no kind that is read."""
         if not isinstance(values, dict) or "kind" in values or not isinstance(values.get("path"), str | list | tuple):
             return values

@@ -46,7 +46,7 @@ class OutputConfig(BaseModel):
 
     @field_validator("path")
     @classmethod
-    def _usable(cls, path: Path) -> Path:
+    def _check_path(cls, path: Path) -> Path:
         if "\0" in str(path):
             raise ValueError("a path cannot hold the character NUL")
         try:
@@ -56,7 +56,7 @@ class OutputConfig(BaseModel):
         return path
 
     @field_serializer("path", when_used="json")
-    def _as_written(self, path: Path) -> str:
+    def _serialize_path(self, path: Path) -> str:
         """The path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
         place = place_of(path)
         return str(place if isinstance(place, ObjectPath) else path)
