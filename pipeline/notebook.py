@@ -138,8 +138,10 @@ class Locator:
         regions: The `regions` section of a run, as a dict or `RegionsConfig`.
         run: A run's configuration, for all that the other arguments leave out.
 
-    Raises ConfigError if a setting or the model cannot be used (the message names the key), WeightsError if the weights
-    are missing, damaged or cannot be downloaded, and ResourceError if the device is not there.
+    Raises:
+        ConfigError: A setting or the model cannot be used; the message names the key.
+        WeightsError: The weights are missing or damaged, or cannot be downloaded.
+        ResourceError: The device is not there.
     """
 
     def __init__(
@@ -203,8 +205,10 @@ class Locator:
         regions. The image is a path or URL, an encoded image, a Pillow image, or an array uint8 (height,
         width, 3) in RGB. EXIF orientation is applied.
 
-        Raise ConfigError if there is no phrase or one is empty, InputError if the image cannot be read or is damaged,
-        and ResourceError if the GPU's memory does not hold the image and its phrases.
+        Raises:
+            ConfigError: There is no phrase, or one is empty.
+            InputError: The image cannot be read or is damaged.
+            ResourceError: The GPU's memory does not hold the image and its phrases.
         """
         texts = (phrases,) if isinstance(phrases, str) else tuple(phrases)
         if not texts or not all(isinstance(text, str) and as_typed(text) for text in texts):

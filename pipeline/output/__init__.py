@@ -63,5 +63,5 @@ class OutputConfig(BaseModel):
 
     @property
     def columns(self) -> dict[str, bool]:
-        """Which columns the rows have, as arguments of `dataset_schema` and `records_to_rows`."""
+        """The choice of columns, as arguments of `dataset_schema` and `records_to_rows`."""
         return {"embed_images": self.embed_images, "heat_maps": self.heat_maps}

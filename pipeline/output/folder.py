@@ -131,7 +131,7 @@ class DatasetFolder:
         """Decide whether this run may write here. The caller holds the lock.
 
         The folder stays as it is, except that the run which a killed `--fresh` was to replace comes back. A finished
-        dataset may be another version's; an unfinished one is only resumed by the same major and minor version, so
+        dataset may be another version's. An unfinished one is only resumed by the same major and minor version, so
         that all rows of a dataset are made in the same way.
 
         Args:
