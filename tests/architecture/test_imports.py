@@ -36,6 +36,7 @@ CONTRACT: dict[str, set[str]] = {
     "records": {"errors"},
     "stage": {"records"},
     "schema": {"errors", "levels", "records"},
+    "tables": {"errors", "records"},
     "masks": {"geometry", "records"},
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
