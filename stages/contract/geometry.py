@@ -63,7 +63,7 @@ def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coord
 
 
 def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_cells: float) -> NDArray[np.float32]:
-    """Draw a grid whose values lie beside the centres of their cells, right of and below them for a shift above 0.
+    """Draw a grid with values beside the centres of their cells, right of and below them for a shift above 0.
 
     Between the values the result is bilinear, beyond the outermost ones constant. Without a shift this is
     `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same image as the values (grid_h, grid_w).

@@ -58,7 +58,7 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
 
 
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of integer counts from other tools, in which any run may be 0. Raise ValueError for others."""
+    """Return the code of integer counts from other tools; any run may be 0. Raise ValueError for other counts."""
     h, w = size_hw
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != h * w:
         raise ValueError(f"expected whole run lengths >= 0 that sum to {h} x {w}, got {len(counts)} others")

@@ -72,9 +72,9 @@ def make_readable(caption: str) -> ReadableCaption:
     - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
     - HTML entities become their character.
     - Separators, emoji and "#" become commas, because the words on either side do not belong together.
-    - Web addresses, e-mail addresses, @names, image file names, camera tags ("IMG_1234"), HTML tags that end a line,
-      and strings of more than 100 characters without a space (spaCy's tokenizer takes quadratic time on them) become
-      full stops: a phrase that reached over them would hold them.
+    - Web addresses, e-mail addresses, @names, image file names, camera tags ("IMG_1234") and HTML tags that end a line
+      become full stops: a phrase that reached over them would hold them. So do strings of more than 100 characters
+      without a space: spaCy's tokenizer takes quadratic time on them.
     - A line break ends a sentence unless the next line continues in lower case.
     - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
     """

@@ -19,7 +19,7 @@ _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "n
 
 _OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"})
 _LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
-"""Relations whose words do not belong to the head's referring expression, and words that it has inside only."""
+"""Relations outside of the head's referring expression, and words that may not stand at its borders."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]
@@ -203,7 +203,7 @@ def _parsed_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLis
 
 
 def referring_expressions(doc: Any, phrases: Sequence[ParsedPhrase]) -> list[ParsedPhrase]:
-    """Return the phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
+    """Return the phrases with all their modifiers, in order: "a dog" -> "a dog in a field of flowers".
 
     The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
     children are joined to the phrase recursively, conjuncts are not, and an expression inside another one is left out.

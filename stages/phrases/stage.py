@@ -31,7 +31,7 @@ captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a 
 _NO_LANGUAGE: Final = "zxx"  # the model's code for codes and file names
 
 _MARGIN: Final = 15.0
-"""Nats by which another language must be the likelier one. Then none of 48,421 English captions of Flickr8k and COCO is
+"""Least lead of another language, in nats. Then none of 48,421 English captions of Flickr8k and COCO is
 taken for another language (45 with no margin), and all of 128 captions in 28 other languages are found."""
 
 _IndexedCaption = tuple[int, str, ReadableCaption | Line]
@@ -207,7 +207,7 @@ def _identifier() -> Any:
 
 
 class Languages:
-    """Finds the captions whose language is not the parser's. It takes 0.03 ms a caption, and 90 MB of memory.
+    """Finds the captions in other languages than the parser's. It takes 0.03 ms a caption, and 90 MB of memory.
 
     Args:
         parser_language: The code of the parser's language, as spaCy has it, such as "en".

@@ -45,7 +45,7 @@ FRAME_PX: Final = 14_400  # Most pixels that GrabCut gets: larger frames, which 
 ROUNDS: Final = 1
 """Rounds of fitting colours and cutting. Two are no better (mask IoU 0.763 and 0.761) and cost half as much again."""
 
-MOST_CHANGE: Final = 3.0  # An outline whose area is this many times larger or smaller than the cut is not believed
+MOST_CHANGE: Final = 3.0  # Most times that an outline may be larger or smaller than the cut; else it is wrong
 
 COLOURS: Final = 5
 """Gaussians in each of GrabCut's two mixtures, OpenCV's number; they cannot be fitted to fewer pixels."""
@@ -95,8 +95,8 @@ class Guide:
     """Fills heat in between the cells of the grid along the edges of the image.
 
     Interpolation lets the heat of a thin or small thing run over its edges. The guided filter (He, Sun and Tang,
-    "Guided Image Filtering", IEEE TPAMI 35, 2013) takes the interpolated heat q in each window w of the image as a
-    linear function of the colours I there, and averages what all windows around a pixel say about it:
+    "Guided Image Filtering", IEEE TPAMI 35, 2013) fits the interpolated heat q in each window w of the image. The
+    model is linear in its colours I. Heat at a pixel is the mean over all windows around it:
 
         a_w = (cov_w(I) + EPSILON)^-1 cov_w(I, q)      b_w = mean_w(q) - a_w . mean_w(I)
         guided_i = mean(a_w) . I_i + mean(b_w)         over all w that hold i
@@ -158,8 +158,7 @@ def grabcut(
     """Return the outline by colour of the parts of a cut map, bool (H, W).
 
     GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to the foreground and another to the
-    background, and looks for the cheapest outline between them, which runs along edges of the image. Here the map
-    decides where that outline may run:
+    background. The cheapest outline between them runs along edges of the image. Here the map bounds that outline:
 
         the hottest pixels of the parts    surely the thing
         the rest of the parts              probably the thing

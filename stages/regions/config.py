@@ -39,14 +39,14 @@ class RegionsConfig(BaseModel):
         1.0, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
     )
     # Guided, the peak lies on the thing in 0.947 of cases instead of 0.841, and with `threshold` 0.45 the contour is as
-    # good as GrabCut's (drawn scenes, whose colours are plain); on photographs it adds a point of pointing.
+    # good as GrabCut's (drawn scenes have plain colours); on photographs it adds a point of pointing.
     upsample: Literal["linear", "guided"] = Field(
         "linear",
         description="How a map is filled in between its cells: bilinearly, or along the edges of the image as the "
         "model sees it, which costs a millisecond a map and suits the rule `fixed`.",
     )
-    # GrabCut raises box IoU from 0.636 to 0.769 and mask IoU from 0.537 to 0.744 on drawn scenes, whose colours are
-    # plain; it takes 10 to 25 ms a map, many times what the rest of the stage takes.
+    # GrabCut raises box IoU from 0.636 to 0.769 and mask IoU from 0.537 to 0.744 on drawn scenes, with their plain
+    # colours; it takes 10 to 25 ms a map, many times as long as the rest of the stage.
     refine: Literal["none", "grabcut", "sam"] = Field(
         "none",
         description="What draws the outline of a part: the contour of the heat map, GrabCut on the colours of the "

@@ -19,7 +19,7 @@ import numpy as np
 from stages.contract.records import Phrase
 
 LINK_FROM: Final = -0.75
-"""Mean log odds from which two groups are joined: a probability of 0.32. The best F1 of pairs lies below even odds; it
+"""Least mean log odds of two groups to join them: a probability of 0.32. The best F1 of pairs lies below even odds; it
 is flat from -1 to -0.5 (measured on images that the weights were not fitted to)."""
 
 MOST_LINKED: Final = 256
@@ -272,10 +272,10 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
 def contradict(first: Wording, second: Wording) -> bool:
     """Return whether two phrases cannot name the same thing.
 
-    They cannot if their numbers differ ("two men", "a man", "people"), if one is a man's and one a woman's, if they are
-    two kinds of animals or of vehicles (a cat, a dog), or if clothes have no colour in common. Colours of other things
-    may differ: the brown of one caption is the red of another. These rules cost 0.003 of F1, because people who
-    describe an image err, and keep out links that nobody would understand.
+    They cannot if their numbers ("two men", "a man", "people") or the sexes of people differ. Two kinds of animals or
+    of vehicles (a cat, a dog) cannot, either. Nor can clothes without a common colour; colours of other things may
+    differ: the brown of one caption is the red of another. These rules cost 0.003 of F1, because captions err, and
+    prevent links that nobody would understand.
     """
     if first.count and second.count and first.count != second.count:
         return True

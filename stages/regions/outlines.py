@@ -34,8 +34,7 @@ from stages.shared.model.segmenter import EncoderInput, Prompt, load_segmenter
 LEAST_HEAT: Final = 0.5  # A mask that holds less of its part's heat is that of something beside the thing
 
 MOST_CHANGE: Final = 10.0
-"""A mask whose area is this many times larger or smaller than the contour's is not believed. GrabCut's bound is 3, but
-SAM finds the whole of a thing whose heat lies on its head."""
+"""Most times that a mask may be larger or smaller than the contour; else it is wrong. GrabCut's bound is 3, but SAM finds a whole thing from heat on its head alone."""
 
 ISLAND: Final = 0.1
 """Share of a mask's largest connected part below which other parts are dropped: they would stretch its box."""

@@ -25,7 +25,7 @@ _ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side,
 
 
 def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Return the field whose sign is the part and whose size is the distance of the map from the threshold.
+    """Return the field of a part: its sign is the part, its size the distance of the map from the threshold.
 
     Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's outline is the exact
     contour of the map. Where a hole is filled, colours added or removed samples, or another part begins, the outline
@@ -76,7 +76,7 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | Non
     # What is inside at the first or last sample of the image goes on to the edge of the image.
     position[sample == 0] = -1
     position[sample == down.shape[1] - 2] = height_px
-    # The pixels inside are those whose centre i + 0.5 lies strictly between entering and leaving.
+    # The centre i + 0.5 of a pixel inside lies strictly between entering and leaving.
     start = np.maximum(np.floor(position[0::2]) + 1, 0).astype(np.int64)
     stop = np.minimum(np.ceil(position[1::2]), height_px).astype(np.int64)
     filled = stop > start

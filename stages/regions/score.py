@@ -154,7 +154,7 @@ class Calibration:
         return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
 
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
-        """Return the feature whose mean over regions is farthest from that of the fit, and its shift in deviations."""
+        """Return the feature with the mean farthest from the fit's, and its shift in standard deviations."""
         shifts = {
             name: (fmean(map(FEATURES[name], evidence)) - self.mean[name]) / self.scale[name] for name in self.weight
         }

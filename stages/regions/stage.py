@@ -26,8 +26,8 @@ class RegionsStage(Stage):
 
     Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases that name the same
     thing have the same regions; unless `config.group` links things, these are phrases with the same text. A phrase
-    whose map is empty has no region. One that is less likely in the image than `config.min_presence` has none either,
-    and is listed in `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
+    with an empty map has no region. A phrase less likely in the image than `config.min_presence` has none either, and
+    is listed in `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
 
     Args:
         config, calibration, fitted: See `RegionMaker`.
@@ -68,9 +68,14 @@ class RegionsStage(Stage):
             self._outliner = None
 
     def on_device(self, device: Device | Literal["auto"]) -> RegionsStage:
-        """Return the same stage, not set up, whose segmenter computes on a device or raises."""
-        keep, fitted = self.keep_heat_maps, self.maker.fitted
-        return RegionsStage(self.config, self.calibration, keep_heat_maps=keep, fitted=fitted, device=device)
+        """Return the same stage, not set up, for a segmenter that computes on this device or raises."""
+        return RegionsStage(
+            self.config,
+            self.calibration,
+            keep_heat_maps=self.keep_heat_maps,
+            fitted=self.maker.fitted,
+            device=device,
+        )
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""

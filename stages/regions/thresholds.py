@@ -116,16 +116,16 @@ CUT_FEATURES: Final = (
     "mean_inside_by_box_area",
     "usual_by_box_area",
 )
-"""Features of a cut, in this order: the heat it was cut at, its main part's share of all heat, the mean heat in that
-part and outside, the shares of the image that the part and the box around it cover, and products of these; the last is
-that of the box and the usual size of the thing."""
+"""Features of a cut, in this order: the heat of the cut, the energy of its main part (share of all heat), the mean heat
+in that part and outside, the areas of the part and of its box (shares of the image). Products of these follow; the last
+is that of the box and the usual size of the thing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedCut:
-    """A learned rule: of several cuts of a map, the one whose main part is most likely the thing.
+    """A learned rule: it takes the cut of a map with the main part that is most likely the thing.
 
-    A map is cut at each of `SHARES`, and the main part of each cut, the one with most heat, is weighed:
+    The map is cut at each of `SHARES`. The main part of a cut is the part with most heat; it has a worth:
 
         worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
 
@@ -133,7 +133,7 @@ class FittedCut:
     settings of the fit (stages/README.md).
 
     Attributes:
-        weight: By name of `CUT_FEATURES`, as `mean` and `scale`, in which no value is 0.
+        weight, mean, scale: By name of `CUT_FEATURES`. No scale is 0.
         usual: Head noun -> the usual size of such things: the logarithm of how many times as much of their image their
             boxes cover as those of all things. Nouns that are not in it have size 0.
     """
@@ -196,7 +196,7 @@ class FittedCut:
 def cut_features(levels: Levels, usual_size: float) -> Floats:
     """Return the features of the main part of every cut of a map.
 
-    All cuts are one image, in which an empty row divides them: OpenCV finds their parts in one call.
+    All cuts are one image, divided by empty rows: OpenCV finds their parts in one call.
 
     The highest level of the map is `LEVELS`; for the usual size see `FittedCut.usual_size`. The features are float64
     (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
@@ -228,8 +228,8 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
 def features_of(measures: Floats, usual_size: float) -> Floats:
     """Return the features (parts, len(CUT_FEATURES)) of parts.
 
-    measures: (6, parts), the share that a part was cut at, its share of all heat, the mean heat in it and outside, and
-        the shares of the image that it and its box cover.
+    measures: (6, parts), the heat of the cut, the energy of the part (share of all heat), the mean heat in it and
+        outside, and the areas of the part and of its box (shares of the image).
     """
     share, energy, mean_inside, mean_outside, area, box = measures
     ratio = mean_outside / mean_inside
