@@ -31,17 +31,17 @@ from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from stages.shared.model.device import retry_on_oom
 from stages.shared.model.segmenter import EncoderInput, Prompt, load_segmenter
 
-LEAST_HEAT: Final = 0.5  # A mask that holds less of its part's heat is that of something beside the thing
+LEAST_HEAT: Final = 0.5  # Least share of its part's heat in a mask; with less, it lies beside the thing
 
 MOST_CHANGE: Final = 10.0
-"""Most times that a mask may be larger or smaller than the contour; else it is wrong. GrabCut's bound is 3, but SAM finds a whole thing from heat on its head alone."""
+"""Most times that a mask may be larger or smaller than the contour; else it is wrong. GrabCut's bound is 3, but SAM
+finds a whole thing from heat on its head alone."""
 
 ISLAND: Final = 0.1
 """Share of a mask's largest connected part below which other parts are dropped: they would stretch its box."""
 
-SAME: Final = (
-    0.5  # A better part that covers more than this share of a mask lies on the same thing: the mask is left out
-)
+SAME: Final = 0.5
+"""Largest share of a mask that better parts may cover; with more, it lies on the same thing and is left out."""
 
 _LIMITS: Final = DecodeLimits(max_pixels=MAX_PIXELS_CEILING)  # The prepare stage has applied the user's
 
