@@ -127,7 +127,8 @@ def test_large_jpegs_are_decoded_smaller_by_default() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (30, 40, 3), np.uint8))
     noise.resize((200, 160), Image.Resampling.BICUBIC).save(stream, "JPEG")
     given = record(stream.getvalue())
-    (whole,), (small,) = prepare(given, size_px=32, shrink_jpeg=False), prepare(given, size_px=32)
+    (whole,) = prepare(given, size_px=32, shrink_jpeg=False)
+    (small,) = prepare(given, size_px=32)
     assert (small.width_px, small.height_px) == (200, 160)
     assert not np.array_equal(whole.pixels.rgb, small.pixels.rgb)
     assert np.abs(whole.pixels.rgb.astype(int) - small.pixels.rgb).max() <= 12

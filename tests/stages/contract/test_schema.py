@@ -136,7 +136,8 @@ def make_record(**changes: Any) -> Record:
     mask = np.zeros((8, 10), bool)
     mask[2:5, 1:7] = True
     rle = encode_mask(mask)
-    box, area = rle_box_xywh_px(rle), rle_area_px(rle)
+    box = rle_box_xywh_px(rle)
+    area = rle_area_px(rle)
     region = Region(phrase_index=0, box_xywh_px=box, mask=rle, area_px=area, score=0.75, similarity=0.25)
     image = ImageRef(file_name="a/b.jpg", content=b"JPEG")
     sample = Sample(sample_id="k1", source="a.jsonl:1", captions=captions, image=image)

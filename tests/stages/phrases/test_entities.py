@@ -22,7 +22,9 @@ class Marked(NamedTuple):
 
     @classmethod
     def of(cls, line: str) -> Marked:
-        text, spans, last = "", set(), 0
+        text = ""
+        spans = set()
+        last = 0
         for match in _MARK.finditer(line):
             text += line[last : match.start()]
             start = len(text)

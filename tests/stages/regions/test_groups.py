@@ -23,7 +23,8 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
             words, bracket, rest = part.partition("]")
             if bracket:
                 phrase = words.removeprefix("a ").removeprefix("another ").removeprefix("the ")
-                last, place = phrase.split()[-1], {"start": len(text), "end": len(text) + len(words)}
+                last = phrase.split()[-1]
+                place = {"start": len(text), "end": len(text) + len(words)}
                 head = PLURAL.get(last, last)
                 phrases.append(Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place))
             text += words + rest

@@ -17,7 +17,8 @@ from tests.stages.regions.test_refine import picture
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
-SIDE, GRID = 200, 20
+SIDE = 200
+GRID = 20
 THING = (slice(63, 117), slice(84, 104))  # rows, columns; on no cell's border
 
 
@@ -35,7 +36,8 @@ def by_definition(rgb: np.ndarray, heat: np.ndarray, radius: int) -> np.ndarray:
     for y in range(-radius, height + radius):
         for x in range(-radius, width + radius):
             window = (slice(y + radius, y + 3 * radius + 1), slice(x + radius, x + 3 * radius + 1))
-            inner, values = colours[window].reshape(-1, 3), mirrored[window].ravel()
+            inner = colours[window].reshape(-1, 3)
+            values = mirrored[window].ravel()
             covariance = np.cov(inner, rowvar=False, bias=True) + EPSILON * np.eye(3)
             together = ((inner - inner.mean(0)) * (values - values.mean())[:, None]).mean(0)
             slope = np.linalg.solve(covariance, together)

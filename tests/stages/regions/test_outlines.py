@@ -208,7 +208,9 @@ def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
 
 
 def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, caplog) -> None:
-    records, encode, sizes = [record(number) for number in range(4)], Segmenter.encode, []
+    records = [record(number) for number in range(4)]
+    encode = Segmenter.encode
+    sizes = []
     expected = stage.process(records)
 
     def narrow(self: Segmenter, images: Sequence[EncoderInput]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from tests.stages.regions.cutting import regions_of
 
 CONTOUR = RegionsConfig(rule="otsu", smooth_patches=0.5)
 GRABCUT = CONTOUR.model_copy(update={"refine": "grabcut"})
-SIDE, PATCH = 200, 10
+SIDE = 200
+PATCH = 10
 SQUARE = (slice(63, 117), slice(84, 138))  # rows, columns; on no cell's border
 
 
@@ -56,7 +57,8 @@ def overlap(regions: list[tuple[Painted, float]], *squares: tuple[slice, slice],
 @pytest.mark.parametrize("shift", [0, 8])
 @pytest.mark.parametrize("scale", [1, 3])
 def test_the_square_is_recovered_from_a_blurry_map(shift: int, scale: int) -> None:
-    heat_map, size_hw = blurry(SQUARE, shift=shift), (SIDE * scale, SIDE * scale)
+    heat_map = blurry(SQUARE, shift=shift)
+    size_hw = (SIDE * scale, SIDE * scale)
     contour = regions_of(heat_map, size_hw, 1, CONTOUR)
     (region,) = regions_of(heat_map, size_hw, 1, GRABCUT, Canvas(picture(SQUARE)))
     assert overlap(contour, SQUARE, scale=scale) < 0.85
@@ -66,7 +68,8 @@ def test_the_square_is_recovered_from_a_blurry_map(shift: int, scale: int) -> No
 
 def test_several_things_stay_several() -> None:
     squares = ((slice(30, 70), slice(20, 64)), (slice(120, 171), slice(125, 170)))
-    rgb, heat_map = picture(*squares), blurry(*squares, blur=0.8)
+    rgb = picture(*squares)
+    heat_map = blurry(*squares, blur=0.8)
     regions = regions_of(heat_map, (SIDE, SIDE), 6, GRABCUT, Canvas(rgb))
     assert len(regions) == 2
     assert overlap(regions, *squares) > 0.95

@@ -92,7 +92,9 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     values = rng.normal(-0.03, 0.06, shape)
     for _ in range(2):
-        row, column, width = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(0.8, 2.5)
+        row = rng.uniform(0, shape[0])
+        column = rng.uniform(0, shape[1])
+        width = rng.uniform(0.8, 2.5)
         values += rng.uniform(0.4, 1) * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2))
     return heat_map(3e-4 * np.maximum(values, 0), text)
 

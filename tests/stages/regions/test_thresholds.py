@@ -74,7 +74,8 @@ def test_mean_and_otsu(cut, values, expected):
 
 
 def variance_between(values: np.ndarray, threshold: float) -> float:
-    below, above = values[values <= threshold], values[values > threshold]
+    below = values[values <= threshold]
+    above = values[values > threshold]
     if not below.size or not above.size:
         return 0.0
     return below.size * above.size * (float(above.mean()) - float(below.mean())) ** 2
@@ -134,8 +135,11 @@ def features_by_hand(levels: np.ndarray, share: float, usual: float) -> dict[str
     main = max((labels == label for label in range(1, count)), key=lambda part: int(levels[part].sum()))
     rows, columns = np.nonzero(main)
     box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / levels.size
-    area, heat, total = main.mean(), levels[main].sum() / LEVELS, levels.sum() / LEVELS
-    hot, cold = heat / main.sum(), (total - heat) / (levels.size - main.sum())
+    area = main.mean()
+    heat = levels[main].sum() / LEVELS
+    total = levels.sum() / LEVELS
+    hot = heat / main.sum()
+    cold = (total - heat) / (levels.size - main.sum())
     energy = heat / total
     log_box = np.log(box)
     return {

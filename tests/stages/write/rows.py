@@ -15,7 +15,8 @@ from stages.contract.schema import records_to_rows
 from stages.write import ShardWriter
 
 CAPTION = "The  Red car beside two dogs"
-WIDTH, HEIGHT = 40, 30
+WIDTH = 40
+HEIGHT = 30
 
 
 def encoded_image() -> bytes:
@@ -30,7 +31,8 @@ def make_region(phrase_index: int, x: int, y: int, w: int, h: int) -> Region:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[y : y + h, x : x + w] = True
     rle = encode_mask(mask)
-    box, area = rle_box_xywh_px(rle), rle_area_px(rle)
+    box = rle_box_xywh_px(rle)
+    area = rle_area_px(rle)
     return Region(phrase_index=phrase_index, box_xywh_px=box, mask=rle, area_px=area, score=0.5, similarity=0.25)
 
 

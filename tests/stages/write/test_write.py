@@ -37,7 +37,8 @@ def table_of(rows: int, start: int = 0) -> Any:
 @pytest.mark.parametrize("rows_per_file", [1, 4, 11, 100])
 def test_rows_of_every_file(parts: list[int], rows_per_file: int, tmp_path: Path) -> None:
     """A file is there as soon as it is full."""
-    writer, start = ShardWriter(tmp_path, rows_per_file), 0
+    writer = ShardWriter(tmp_path, rows_per_file)
+    start = 0
     for part in parts:
         writer.write(table_of(part, start))
         start += part
@@ -170,7 +171,8 @@ def test_categories(tmp_path: Path) -> None:
         write_shards([replace(record, phrases=phrases, regions=regions, heat_maps=())], folder)
         with rows_of(found_in(folder, "*.parquet")) as rows:
             write_categories(rows, tmp_path / "categories.parquet")
-            table, real = pq.read_table(tmp_path / "categories.parquet"), rows.connection
+            table = pq.read_table(tmp_path / "categories.parquet")
+            real = rows.connection
             for size in (1, 2, 3):  # DuckDB gives a million rows at a time, which may end within a phrase
                 few = lambda text, db=real, n=size: db.sql(text).to_arrow_table().to_reader(n)  # noqa: E731
                 rows.connection = SimpleNamespace(sql=few)
