@@ -38,7 +38,7 @@ from pipeline.terminal import counted
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
-from stages.phrases.filters import as_typed, normalise
+from stages.phrases.filters import normalise, tidy_words
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import ModelConfig
 from stages.shared.storage import absolute, open_file
@@ -211,7 +211,7 @@ class Locator:
             ResourceError: The GPU's memory does not hold the image and its phrases.
         """
         texts = (phrases,) if isinstance(phrases, str) else tuple(phrases)
-        if not texts or not all(isinstance(text, str) and as_typed(text) for text in texts):
+        if not texts or not all(isinstance(text, str) and tidy_words(text) for text in texts):
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
         sample = _sample(name, content, "\n".join(texts))
@@ -249,7 +249,7 @@ class Locator:
         phrases = []
         line_start = 0
         for text, record in zip(texts, records, strict=True):
-            words = normalise(text) or as_typed(text)
+            words = normalise(text) or tidy_words(text)
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
             phrases.append(replace(phrase, start=line_start + phrase.start, end=line_start + phrase.end))

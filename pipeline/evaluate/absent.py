@@ -56,7 +56,7 @@ from pipeline.evaluate.metrics import is_right
 from pipeline.presence_alone import drawn, may_be, words_of
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
-from stages.regions.groups import linked, things
+from stages.regions.groups import link_phrases, things
 
 MIN_ANSWER: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
 
@@ -123,7 +123,7 @@ def choose_absent_phrases(images: Sequence[QueriedImage]) -> dict[int, QueriedIm
     shared_images: dict[str, Counter[str]] = {}
     for image in images:
         phrase_by_text = {phrase.text: phrase for phrase in reversed(image.phrases)}
-        numbers = dict(zip(image.phrases, linked(image.captions, image.phrases), strict=True))
+        numbers = dict(zip(image.phrases, link_phrases(image.captions, image.phrases), strict=True))
         for text, kind in image.types_by_text.items():
             if text in phrase_by_text:
                 phrase = phrase_by_text[text]

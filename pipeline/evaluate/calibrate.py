@@ -174,7 +174,7 @@ def _judge_regions(
         row_cut = cut
         if cut is not None and sizes is not None:
             row_cut = replace(cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
-        row_regions = RegionsStage(config, fitted=row_cut).regions_of(record)
+        row_regions = RegionsStage(config, fitted_cut=row_cut).regions_of(record)
         for query in evaluation_set.queries(row, record.phrases):
             if query.phrase_index is None or (query.target is None and not has_absent):
                 continue

@@ -29,7 +29,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, subtract_others
-from stages.regions.maker import RegionMaker, shared_presences
+from stages.regions.maker import RegionMaker, share_presences
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage
 from stages.shared.storage import write_text
@@ -145,7 +145,7 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
         text = phrase.text
         own_presence = presence[text]
         voters = (phrase, *image.voters.get(text, ())) if config.group == "things" else (phrase,)
-        group_presence = shared_presences(voters, [0] * len(voters), [presence[voter.text] for voter in voters])[0]
+        group_presence = share_presences(voters, [0] * len(voters), [presence[voter.text] for voter in voters])[0]
         answers = answers_by_text.get(text, ()) if kind == "random" else ()
         if own_presence and group_presence is not None:
             answers = tuple(replace(answer, score=answer.score * group_presence / own_presence) for answer in answers)

@@ -186,7 +186,7 @@ class TuningSession:
         cuts: Sequence[FittedCut | None] = (None,),
     ) -> Trial:
         """Cut regions from maps and judge them. Images take turns with the `cuts`."""
-        stages = [RegionsStage(config.regions, calibration, fitted=cut) for cut in cuts]
+        stages = [RegionsStage(config.regions, calibration, fitted_cut=cut) for cut in cuts]
         values: dict[str, list[list[float]]] = {name: [] for name in FIGURES}
         for number, record in enumerate(records):
             for name, numbers in self._judge_image(stages[number % len(stages)], _contrast(record, config)).items():

@@ -69,8 +69,8 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
     `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same image as the values (grid_h, grid_w).
     """
     rows, columns = (_shares(side, cells, shift_cells) for side, cells in zip(size_hw, values.shape, strict=True))
-    drawn: NDArray[np.float32] = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
-    return drawn
+    samples: NDArray[np.float32] = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
+    return samples
 
 
 @lru_cache(maxsize=16)

@@ -76,10 +76,10 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int
         if len(polygon) % 2 or not all(-_FARTHEST_PX <= value <= _FARTHEST_PX for value in polygon):
             raise ValueError(f"expected pairs of coordinates within {_FARTHEST_PX} px, got {len(polygon)} numbers")
     # pycocotools takes four numbers for a box
-    drawn = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
-    if not drawn:
+    coco_polygons = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
+    if not coco_polygons:
         return encode_edges(np.zeros(0, np.int64), size_hw)
-    return _from_coco(coco_mask.merge(coco_mask.frPyObjects(drawn, *size_hw)))
+    return _from_coco(coco_mask.merge(coco_mask.frPyObjects(coco_polygons, *size_hw)))
 
 
 def run_ends(
@@ -229,6 +229,6 @@ def _to_coco(rle: Rle) -> dict[str, Any]:
     return {"size": list(rle.size_hw), "counts": rle.counts.encode("ascii")}
 
 
-def _from_coco(coded: dict[str, Any]) -> Rle:
-    h, w = coded["size"]
-    return Rle(size_hw=(int(h), int(w)), counts=coded["counts"].decode("ascii"))
+def _from_coco(code: dict[str, Any]) -> Rle:
+    h, w = code["size"]
+    return Rle(size_hw=(int(h), int(w)), counts=code["counts"].decode("ascii"))

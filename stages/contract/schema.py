@@ -103,12 +103,12 @@ def _warnings(record: Record) -> list[str]:
     if record.error is not None:
         return []
     entries: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
-    explained = {record.phrases[entry.phrase_index].text for entry in entries}
+    texts = {record.phrases[entry.phrase_index].text for entry in entries}
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
-    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in explained]
+    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in texts]
     # Heat maps are for all phrases or, with another source of regions, for no phrase.
-    other = "" if faults else "no_map"
-    warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, other)]}" for text in missing)]
+    default = "" if faults else "no_map"
+    warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, default)]}" for text in missing)]
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
     return warnings

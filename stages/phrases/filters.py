@@ -130,7 +130,7 @@ def _is_title(text: str) -> bool:
     return len(words) >= 3 and sum(word[0].isupper() for word in words) >= 0.8 * len(words)
 
 
-def as_typed(words: str) -> str:
+def tidy_words(words: str) -> str:
     """Return words with one space between them, without control and invisible characters; "" if nothing is left."""
     return " ".join(_BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words)).split())
 
@@ -146,7 +146,7 @@ def normalise(words: str) -> str:
     >>> normalise("The  Old man 's  HAT.")
     "old man's hat"
     """
-    text = as_typed(_TAGS.sub(" ", html.unescape(words))).casefold()
+    text = tidy_words(_TAGS.sub(" ", html.unescape(words))).casefold()
     text = _DETACHED_SUFFIX.sub("", text).strip(_EDGE_MARKS)
     while (parts := text.split(" ", 1))[0] in DETERMINERS and len(parts) == 2 and parts[1]:
         text = parts[1].lstrip(_EDGE_MARKS)

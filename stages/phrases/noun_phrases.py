@@ -115,8 +115,8 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Par
     Flickr30k Entities ("the side of a dog", head "dog").
     """
     caption = ParsedCaption.of(doc)
-    joined = _join_over_of(caption, repair_noun_phrases(caption, lists), lists, keep_parts=keep_parts)
-    return [_parsed_phrase(caption, phrase, lists) for phrase in joined if _names_a_thing(caption, phrase, lists)]
+    phrases = _join_over_of(caption, repair_noun_phrases(caption, lists), lists, keep_parts=keep_parts)
+    return [_make_phrase(caption, phrase, lists) for phrase in phrases if _names_a_thing(caption, phrase, lists)]
 
 
 class _JoinedPhrase(NamedTuple):
@@ -183,7 +183,7 @@ def _names_a_thing(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLis
     return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
 
 
-def _parsed_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> ParsedPhrase:
+def _make_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> ParsedPhrase:
     last = phrase.end - 1
     word = caption.words[phrase.head]
     before = caption.words[phrase.start : phrase.head]

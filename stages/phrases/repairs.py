@@ -79,10 +79,10 @@ class ParsedCaption:
         lemma = str(self.doc[index].lemma_).lower()
         if index < 2 or self.tags[index - 1] != "HYPH":
             return lemma
-        return "".join(self.words[self.hyphenated(index)[0] : index]) + lemma
+        return "".join(self.words[self.hyphen_range(index)[0] : index]) + lemma
 
-    def hyphenated(self, index: int) -> tuple[int, int]:
-        """Return the half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
+    def hyphen_range(self, index: int) -> tuple[int, int]:
+        """Return the half-open token range of the hyphenated word of a token, or of the token alone."""
         start = index
         end = index + 1
         while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
@@ -158,8 +158,8 @@ def join_hyphenated(caption: ParsedCaption, candidates: list[Candidate], lists: 
         return candidates
     phrases: list[Candidate] = []
     for candidate in candidates:
-        first, word_end = caption.hyphenated(candidate.start)
-        end = caption.hyphenated(candidate.end - 1)[1]
+        first, word_end = caption.hyphen_range(candidate.start)
+        end = caption.hyphen_range(candidate.end - 1)[1]
         is_adverb = word_end == end and not _NOT_IN_NOUN.isdisjoint(tags[first : end - 1])
         while phrases and phrases[-1].end > first:  # the part before the hyphen was a phrase of its own
             first = min(first, phrases.pop().start)

@@ -141,15 +141,16 @@ class PhrasesStage(Stage):
         if self._nlp is None and any(isinstance(text, ReadableCaption) or text.language for text in texts):
             self._load()
         languages = (
-            self._languages.other(text.text) if isinstance(text, ReadableCaption) else text.language for text in texts
+            self._languages.foreign_language(text.text) if isinstance(text, ReadableCaption) else text.language
+            for text in texts
         )
         by_index = {index: language for index, language in enumerate(languages) if language}
-        wanted, notes = self._languages.select(captions, by_index) if by_index else (captions, [])
-        return zip(range(len(captions)), wanted, texts, strict=True), notes
+        selection, notes = self._languages.select(captions, by_index) if by_index else (captions, [])
+        return zip(range(len(captions)), selection, texts, strict=True), notes
 
     def language(self, caption: str) -> str | None:
-        """Return the language of a caption if it is plainly not the parser's, see `Languages.other`."""
-        return self._languages.other(make_readable(caption).text)
+        """Return the language of a caption if it is plainly not the parser's, see `Languages.foreign_language`."""
+        return self._languages.foreign_language(make_readable(caption).text)
 
     def _fill(self, record: Record, phrases: Iterator[list[Phrase]]) -> Record:
         """Return the record with the phrases of its captions, which come next in `phrases`."""
@@ -180,12 +181,12 @@ class PhrasesStage(Stage):
                 yield [replace(phrase, caption_index=index) for phrase in text.phrases]
 
     def _of_doc(self, index: int, caption: str, text: ReadableCaption, doc: Any) -> list[Phrase]:
-        parsed = extract(doc, self._lists, keep_parts=self.config.keep_parts)
+        parsed_phrases = extract(doc, self._lists, keep_parts=self.config.keep_parts)
         if self.config.referring_expressions:
-            parsed += referring_expressions(doc, parsed)
-            parsed.sort(key=lambda phrase: (phrase.start, phrase.end))
+            parsed_phrases += referring_expressions(doc, parsed_phrases)
+            parsed_phrases.sort(key=lambda phrase: (phrase.start, phrase.end))
         phrases = []
-        for phrase in parsed:
+        for phrase in parsed_phrases:
             start, end = text.span(phrase.start, phrase.end)
             if words := normalise(caption[start:end]):
                 is_plain = phrase.head.isascii() and phrase.head.isalpha()
@@ -219,15 +220,15 @@ class Languages:
         self._selection = selection
         self._identifier = _identifier()
 
-    def other(self, text: str) -> str | None:
+    def foreign_language(self, text: str) -> str | None:
         """Return the ISO 639 code of the language of readable text if it is plainly not the parser's, else None."""
         if self._parser_language not in LANGUAGES:
             return None
         if self._identifier.classify(text)[0] in (self._parser_language, _NO_LANGUAGE):
             return None
-        ranked: list[tuple[str, float]] = self._identifier.rank(text)
-        language, score = ranked[0]
-        return language if score - dict(ranked)[self._parser_language] > _MARGIN else None
+        ranking: list[tuple[str, float]] = self._identifier.rank(text)
+        language, score = ranking[0]
+        return language if score - dict(ranking)[self._parser_language] > _MARGIN else None
 
     def select(self, captions: Sequence[str], languages: Mapping[int, str]) -> tuple[list[str], list[str]]:
         """Return the captions, "" in the place of those outside the selection, and notes about those in `languages`.
@@ -240,9 +241,9 @@ class Languages:
 
         notes = []
         for is_used, fate in ((True, ""), (False, ", left out")):
-            listed = [f"{index} ({code})" for index, code in languages.items() if is_selected(index) == is_used]
-            if listed:
-                notes.append(f"{OTHER_LANGUAGE} than {self._parser_language}{fate}: {', '.join(listed)}")
+            entries = [f"{index} ({code})" for index, code in languages.items() if is_selected(index) == is_used]
+            if entries:
+                notes.append(f"{OTHER_LANGUAGE} than {self._parser_language}{fate}: {', '.join(entries)}")
         return [caption if is_selected(index) else "" for index, caption in enumerate(captions)], notes
 
 

@@ -129,10 +129,10 @@ class Guide:
         """Return guided heat (H, W) for heat of `size_hw`, in its unit; it may go a little beyond the heat's range."""
         mean = self._mean(heat)
         slopes = np.einsum("ijhw,jhw->ihw", self._inverse, self._covariance(heat, mean))
-        guided = self._at_full_size(mean - np.einsum("ihw,ihw->hw", slopes, self._mean_colour))
+        guided_heat = self._at_full_size(mean - np.einsum("ihw,ihw->hw", slopes, self._mean_colour))
         for slope, colour in zip(slopes, self._full, strict=True):
-            guided += self._at_full_size(slope) * colour
-        return guided
+            guided_heat += self._at_full_size(slope) * colour
+        return guided_heat
 
     def _covariance(self, plane: Plane, mean: Plane) -> Plane:
         """Return the covariance of a plane with each colour, (3, h, w), from the plane and its window means."""
@@ -181,17 +181,17 @@ def grabcut(
     label = np.where(near > 0, np.uint8(cv2.GC_PR_BGD), np.uint8(cv2.GC_BGD))
     label[inside] = cv2.GC_PR_FGD
     label[inside & sure] = cv2.GC_FGD
-    outlined = _outlined(np.ascontiguousarray(rgb[frame]), np.ascontiguousarray(label[frame]))
-    if outlined is None:
+    foreground = _run_grabcut(np.ascontiguousarray(rgb[frame]), np.ascontiguousarray(label[frame]))
+    if foreground is None:
         return None
-    refined = np.zeros_like(inside)
-    refined[frame] = outlined
+    outline = np.zeros_like(inside)
+    outline[frame] = foreground
     before = int(inside.sum())
-    after = int(refined.sum())
-    return refined if before <= MOST_CHANGE * after and after <= MOST_CHANGE * before else None
+    after = int(outline.sum())
+    return outline if before <= MOST_CHANGE * after and after <= MOST_CHANGE * before else None
 
 
-def _outlined(rgb: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+def _run_grabcut(rgb: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """Return GrabCut's foreground, bool (h, w), of uint8 (h, w, 3) from labels (h, w), on at most `FRAME_PX` pixels.
 
     None if either side has too few pixels to fit its colours.

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from stages.contract.levels import LEVELS, quantise
 from stages.regions.colours import SURE_SHARE, Canvas, grabcut
 from stages.regions.config import RegionsConfig
-from stages.regions.paint import Painted, field_of, paint
+from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, ThingMap, parts_of, refine_grid
 from stages.regions.score import Evidence
 from stages.regions.thresholds import FittedCut, Levels, threshold_of
 
-PaintedRegions = list[tuple[Painted, Evidence]]  # The regions of a map, best first
+MapRegions = list[tuple[RegionMask, Evidence]]  # The regions of a map, best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,31 +50,31 @@ class Surface(NamedTuple):
     is_guided: bool
 
 
-def regions_of_map(thing_map: ThingMap, config: RegionsConfig, fitted: FittedCut | None = None) -> PaintedRegions:
+def regions_of_map(thing_map: ThingMap, config: RegionsConfig, fitted_cut: FittedCut | None = None) -> MapRegions:
     """Return the regions of a map; for `refine: sam` their contours, which `outlines.Outliner` refines.
 
     They are best first by `config.rank`, without parts that fall behind the best (`keep_share`) or are too small, and
     do not overlap.
     """
-    refined = _refined(thing_map, config, fitted) if config.refine == "grabcut" else None
-    pieces = pieces_of(refined or cut_map(thing_map, config, fitted), thing_map, config)
+    colour_cut = _cut_by_colours(thing_map, config, fitted_cut) if config.refine == "grabcut" else None
+    pieces = pieces_of(colour_cut or cut_map(thing_map, config, fitted_cut), thing_map, config)
     if config.refine != "grabcut":
-        return [(painted, part.evidence) for part, painted in pieces]
-    by, fallback = ("grabcut", None) if refined else ("none", "colours")
-    return [(replace(painted, refined=by, fallback=fallback), part.evidence) for part, painted in pieces]
+        return [(region_mask, part.evidence) for part, region_mask in pieces]
+    by, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
+    return [(replace(region_mask, refined=by, fallback=fallback), part.evidence) for part, region_mask in pieces]
 
 
-def pieces_of(cut: CutMap | None, thing_map: ThingMap, config: RegionsConfig) -> list[tuple[HeatPart, Painted]]:
+def pieces_of(cut: CutMap | None, thing_map: ThingMap, config: RegionsConfig) -> list[tuple[HeatPart, RegionMask]]:
     """Return the parts of a cut map that become regions, with their contours, best first."""
-    pieces: list[tuple[HeatPart, Painted]] = []
+    pieces: list[tuple[HeatPart, RegionMask]] = []
     if cut is None:
         return pieces
     for part in cut.parts:
         if len(pieces) == thing_map.limit:
             break
-        painted = paint(field_of(part, cut.fine, cut.threshold), thing_map.size_hw)
-        if painted is not None and painted.area_px >= config.min_area_px:  # else the next best takes its place
-            pieces.append((part, painted))
+        region_mask = paint(field_of(part, cut.fine, cut.threshold), thing_map.size_hw)
+        if region_mask is not None and region_mask.area_px >= config.min_area_px:  # else the next best takes its place
+            pieces.append((part, region_mask))
     return pieces
 
 
@@ -94,12 +94,12 @@ def surface_of(thing_map: ThingMap, config: RegionsConfig) -> Surface | None:
     if config.upsample == "linear" or not (canvas := _canvas(thing_map)).holds(levels.shape):
         return Surface(levels, is_guided=False)
     guide = canvas.guide(levels.shape)
-    guided = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, thing_map.shift_cells)), 0))
-    return Surface(levels, is_guided=False) if guided is None else Surface(guided, is_guided=True)
+    guided_levels = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, thing_map.shift_cells)), 0))
+    return Surface(levels, is_guided=False) if guided_levels is None else Surface(guided_levels, is_guided=True)
 
 
 def cut_map(
-    thing_map: ThingMap, config: RegionsConfig, fitted: FittedCut | None = None, *, on_canvas: bool = False
+    thing_map: ThingMap, config: RegionsConfig, fitted_cut: FittedCut | None = None, *, on_canvas: bool = False
 ) -> CutMap | None:
     """Threshold, split and rank a map; None if there is nothing to cut, see `surface_of`.
 
@@ -115,29 +115,29 @@ def cut_map(
         fine_hw = thing_map.canvas.size_hw if on_canvas and thing_map.canvas else None
         fine = refine_grid(surface.levels, fine_hw, thing_map.shift_cells)
     # By the levels and not by the fine map: values between the cells would move mean, quantile and Otsu's threshold.
-    threshold = threshold_of(surface.levels, config, fitted, thing_map.usual_size)
+    threshold = threshold_of(surface.levels, config, fitted_cut, thing_map.usual_size)
     parts = parts_of(fine, fine > threshold, threshold, thing_map.similarity, config)
     return CutMap(fine=fine, threshold=threshold, parts=parts)
 
 
-def _refined(thing_map: ThingMap, config: RegionsConfig, fitted: FittedCut | None) -> CutMap | None:
+def _cut_by_colours(thing_map: ThingMap, config: RegionsConfig, fitted_cut: FittedCut | None) -> CutMap | None:
     """Return the cut map on the canvas, with the outlines of its first parts drawn by colour.
 
     None if nothing is cut, or the colours decide nothing, see `colours.grabcut`.
     """
     canvas = _canvas(thing_map)
     grid_hw = thing_map.levels.shape
-    cut = cut_map(thing_map, config, fitted, on_canvas=True) if canvas.holds(grid_hw) else None
+    cut = cut_map(thing_map, config, fitted_cut, on_canvas=True) if canvas.holds(grid_hw) else None
     if cut is None or not cut.parts:
         return None
     inside = np.zeros(cut.fine.shape, dtype=np.bool_)
     for part in cut.parts[: thing_map.limit]:
         inside[part.window] |= part.inside
     sure = cut.fine > cut.threshold + SURE_SHARE * (LEVELS - cut.threshold)
-    outlined = grabcut(canvas.rgb, inside, sure, patch_px=canvas.patch_px(grid_hw))
-    if outlined is None:
+    foreground = grabcut(canvas.rgb, inside, sure, patch_px=canvas.patch_px(grid_hw))
+    if foreground is None:
         return None
-    parts = parts_of(cut.fine, outlined, cut.threshold, thing_map.similarity, config)
+    parts = parts_of(cut.fine, foreground, cut.threshold, thing_map.similarity, config)
     # The outline of colours runs halfway between the pixels, whatever the heat.
     return CutMap(fine=np.ones_like(cut.fine), threshold=0.0, parts=parts) if parts else None
 

@@ -135,8 +135,8 @@ class Wording:
         colours: The colours among the modifiers.
         traits: The traits that it gives to a person.
         count: The number of things that it names; None if it names no number.
-        several: Whether it names several.
-        other: Whether its thing is another one than one before ("another", "the other").
+        is_plural: Whether it names several things.
+        is_another: Whether its thing is another one than one before ("another", "the other").
         before: The word before the phrase.
         order: Its number among the phrases of its caption, from 0.
         place: The same as a share of these phrases, 0 .. 1.
@@ -152,8 +152,8 @@ class Wording:
     colours: frozenset[str]
     traits: frozenset[str]
     count: int | None
-    several: bool
-    other: bool
+    is_plural: bool
+    is_another: bool
     before: str
     order: int = 0
     place: float = 0.0
@@ -161,17 +161,17 @@ class Wording:
     of_kind: int = 1
 
 
-def linked(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...]:
+def link_phrases(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...]:
     """Return the number of the thing that each phrase of an image's captions names, from 0 in the order of the phrases.
 
     A phrase within another one of the same head ("a dog" in "a dog in a field") names its thing.
     """
     cores = _cores(phrases)
-    ordered = sorted(set(cores))
-    thing_of = {index: index for index in ordered}
-    candidates = ordered[:MOST_LINKED]
+    unique_cores = sorted(set(cores))
+    thing_of = {index: index for index in unique_cores}
+    candidates = unique_cores[:MOST_LINKED]
     if len({phrases[index].caption_index for index in candidates}) > 1:
-        numbers = _linked_numbers(wordings(captions, [phrases[index] for index in candidates]))
+        numbers = _link(wordings(captions, [phrases[index] for index in candidates]))
         thing_of.update(zip(candidates, (candidates[number] for number in numbers), strict=True))
     order: dict[int, int] = {}
     return tuple(order.setdefault(thing_of[core], len(order)) for core in cores)
@@ -239,9 +239,9 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
     parts = {part for word in words for part in word.split("-")}
     numbers = _numbers()
     counts = [numbers[word] for word in words if word in numbers]
-    several = phrase.plural or any(count > 1 for count in counts) or not lists["several"].isdisjoint(words)
+    is_plural = phrase.plural or any(count > 1 for count in counts) or not lists["several"].isdisjoint(words)
     # Captions leave articles out: "shirt" may stand for shirts, while "man" is one man.
-    count = counts[0] if counts else 1 if kind in (*_LIVING, "vehicles") and not several else None
+    count = counts[0] if counts else 1 if kind in (*_LIVING, "vehicles") and not is_plural else None
     traits = set(things().traits.get(lemma, ()))
     if kind == "people":
         marks = {"young": "child", "old": "adult", "male": "man", "female": "woman"}
@@ -263,8 +263,8 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
         colours=frozenset(_SPELT_AS.get(part, part) for part in parts & lists["colour"]),
         traits=frozenset(traits),
         count=count,
-        several=several,
-        other=not lists["other"].isdisjoint(caption_words),
+        is_plural=is_plural,
+        is_another=not lists["other"].isdisjoint(caption_words),
         before=next(iter(caption[: phrase.start].casefold().split()[-1:]), ""),
     )
 
@@ -279,7 +279,7 @@ def contradict(first: Wording, second: Wording) -> bool:
     """
     if first.count and second.count and first.count != second.count:
         return True
-    if (first.count == 1 and second.several) or (second.count == 1 and first.several):
+    if (first.count == 1 and second.is_plural) or (second.count == 1 and first.is_plural):
         return True
     if first.kind != second.kind:
         return False
@@ -293,14 +293,14 @@ def contradict(first: Wording, second: Wording) -> bool:
 
 def pair_features(first: Wording, second: Wording) -> dict[str, float]:
     """Return the features of two phrases of different captions, which may name the same thing. Missing ones are 0."""
-    related = relation(first.lemma, second.lemma)
+    lemma_relation = relation(first.lemma, second.lemma)
     kind = first.kind if first.kind == second.kind else "mixed"
-    shared = first.modifiers & second.modifiers
+    common = first.modifiers & second.modifiers
     features = {
         "bias": 1.0,
-        related: 1.0,
+        lemma_relation: 1.0,
         "words": len(first.words & second.words) / len(first.words | second.words),
-        "modifiers": float(min(2, len(shared))),
+        "modifiers": float(min(2, len(common))),
         "distance": abs(first.place - second.place),
     }
 
@@ -308,14 +308,14 @@ def pair_features(first: Wording, second: Wording) -> dict[str, float]:
         if condition:
             features[name] = 1.0
 
-    add("modifiers_differ", not shared and first.modifiers and second.modifiers)
-    add("head_inside", related != "same" and (first.lemma in second.words or second.lemma in first.words))
+    add("modifiers_differ", not common and first.modifiers and second.modifiers)
+    add("head_inside", lemma_relation != "same" and (first.lemma in second.words or second.lemma in first.words))
     living = kind if kind in _LIVING else "things"
     if first.count and second.count:
         add("counts_equal", first.count == second.count > 1)
         add(f"one_{living}", first.count == second.count == 1)
-    add("number_differs", first.several != second.several)
-    add("both_several", first.several and second.several)
+    add("number_differs", first.is_plural != second.is_plural)
+    add("both_several", first.is_plural and second.is_plural)
     if kind == "people":
         ages = first.traits & _AGES, second.traits & _AGES
         add("sex_agrees", first.traits & second.traits & _SEXES)
@@ -333,8 +333,8 @@ def pair_features(first: Wording, second: Wording) -> dict[str, float]:
     add("first", first.order == second.order == 0)
     add("one_first", (first.order == 0) != (second.order == 0))
     add("same_before", first.before == second.before and first.before)
-    add("one_other", first.other != second.other)
-    add("both_other", first.other and second.other)
+    add("one_other", first.is_another != second.is_another)
+    add("both_other", first.is_another and second.is_another)
     return features
 
 
@@ -351,24 +351,24 @@ def log_odds(first: Wording, second: Wording) -> float:
     return math.fsum(weights.get(name, 0.0) * value for name, value in pair_features(first, second).items())
 
 
-def _linked_numbers(wordings: Sequence[Wording]) -> list[int]:
+def _link(wordings: Sequence[Wording]) -> list[int]:
     """Return a number for each wording, equal for those that name the same thing."""
     count = len(wordings)
-    between = np.full((count, count), _NEVER)
+    odds = np.full((count, count), _NEVER)
     for i, wording in enumerate(wordings):
         for j, earlier in enumerate(wordings[:i]):
             if wording.caption != earlier.caption and not contradict(wording, earlier):
-                between[i, j] = between[j, i] = log_odds(earlier, wording)
+                odds[i, j] = odds[j, i] = log_odds(earlier, wording)
     group = list(range(count))
     sizes = np.ones(count)
     while count:
-        i, j = divmod(int(between.argmax()), count)
-        if between[i, j] < LINK_FROM:
+        i, j = divmod(int(odds.argmax()), count)
+        if odds[i, j] < LINK_FROM:
             break
         i, j = sorted([i, j])
-        mean = (between[i] * sizes[i] + between[j] * sizes[j]) / (sizes[i] + sizes[j])
-        between[i] = between[:, i] = mean
-        between[j] = between[:, j] = between[i, i] = _NEVER
+        mean = (odds[i] * sizes[i] + odds[j] * sizes[j]) / (sizes[i] + sizes[j])
+        odds[i] = odds[:, i] = mean
+        odds[j] = odds[:, j] = odds[i, i] = _NEVER
         sizes[i] += sizes[j]
         group = [i if number == j else number for number in group]
     return group

@@ -15,8 +15,8 @@ from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import PaintedRegions, regions_of_map, surface_of
-from stages.regions.groups import linked
+from stages.regions.cut import MapRegions, regions_of_map, surface_of
+from stages.regions.groups import link_phrases
 from stages.regions.parts import ThingMap
 from stages.regions.score import Calibration, Evidence, at_share, rounded_score
 from stages.regions.thresholds import FittedCut, Levels
@@ -40,12 +40,12 @@ class RecordMaps(NamedTuple):
     phrases: list[tuple[HeatMap, int | None]]
     things: dict[int, ThingMap]
 
-    def regions_of_phrases(self, things: Mapping[int, PaintedRegions]) -> list[PaintedRegions]:
+    def regions_of_phrases(self, things: Mapping[int, MapRegions]) -> list[MapRegions]:
         """Return the regions of each phrase from those of the things: its own similarity is their evidence."""
         return [
             []
             if number is None
-            else [(painted, replace(evidence, similarity=heat_map.similarity)) for painted, evidence in things[number]]
+            else [(mask, replace(evidence, similarity=heat_map.similarity)) for mask, evidence in things[number]]
             for heat_map, number in self.phrases
         ]
 
@@ -56,21 +56,21 @@ class RegionMaker:
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
         calibration: Turns evidence into the score; without one, the score is `config.score`, times presence if any.
-        fitted: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
+        fitted_cut: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
     """
 
     def __init__(
-        self, config: RegionsConfig, calibration: Calibration | None = None, fitted: FittedCut | None = None
+        self, config: RegionsConfig, calibration: Calibration | None = None, fitted_cut: FittedCut | None = None
     ) -> None:
-        if fitted is None and calibration is not None and calibration.cut is not None:
-            fitted = FittedCut.from_plain(calibration.cut)
-        self.config = config.without_cut() if fitted is None else config
+        if fitted_cut is None and calibration is not None and calibration.cut is not None:
+            fitted_cut = FittedCut.from_plain(calibration.cut)
+        self.config = config.without_cut() if fitted_cut is None else config
         self.calibration = calibration
-        self.fitted = fitted
+        self.fitted_cut = fitted_cut
 
     def groups_of(self, record: Record) -> tuple[int, ...] | None:
-        """Return the number of the thing that each phrase names, see `groups.linked`; None without `config.group`."""
-        return None if self.config.group == "none" else linked(record.sample.captions, record.phrases)
+        """Return the number of the thing of each phrase, see `groups.link_phrases`; None without `config.group`."""
+        return None if self.config.group == "none" else link_phrases(record.sample.captions, record.phrases)
 
     def maps_of(self, record: Record, groups: Sequence[int] | None) -> RecordMaps:
         """Return the maps of the phrases of a record and of the things that they name; see `groups_of`."""
@@ -82,14 +82,14 @@ class RegionMaker:
         for number, thing in things_of(record.phrases, numbers).items():
             shared = thing.mean_levels(levels)
             if shared is not None:
-                first = next(by_text[text] for text in thing.heads if levels[text] is not None)
+                first_map = next(by_text[text] for text in thing.heads if levels[text] is not None)
                 things[number] = ThingMap(
                     levels=shared,
-                    shift_cells=first.shift_cells,
-                    similarity=first.similarity,
+                    shift_cells=first_map.shift_cells,
+                    similarity=first_map.similarity,
                     size_hw=(record.height_px, record.width_px),
                     limit=self.config.max_regions_plural if thing.is_plural else self.config.max_regions_singular,
-                    usual_size=self.fitted.usual_size(thing.heads.values()) if self.fitted is not None else 0.0,
+                    usual_size=self.fitted_cut.usual_size(thing.heads.values()) if self.fitted_cut is not None else 0.0,
                     canvas=canvas,
                 )
         phrases = [
@@ -98,9 +98,9 @@ class RegionMaker:
         ]
         return RecordMaps(phrases, things)
 
-    def regions_of_things(self, things: Mapping[int, ThingMap]) -> dict[int, PaintedRegions]:
+    def regions_of_things(self, things: Mapping[int, ThingMap]) -> dict[int, MapRegions]:
         """Return the regions of each map, without a segmenter."""
-        return {number: regions_of_map(thing_map, self.config, self.fitted) for number, thing_map in things.items()}
+        return {number: regions_of_map(thing_map, self.config, self.fitted_cut) for number, thing_map in things.items()}
 
     def surfaces_of_phrases(self, record: Record) -> list[HeatMap | None]:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
@@ -131,38 +131,38 @@ class RegionMaker:
         things = things_of(record.phrases, numbers)
         return [tuple(things[number].heads.values()) for number in numbers]
 
-    def with_regions(self, record: Record, groups: Sequence[int] | None, regions: Sequence[PaintedRegions]) -> Record:
+    def with_regions(self, record: Record, groups: Sequence[int] | None, regions: Sequence[MapRegions]) -> Record:
         """Return the record with `regions` and `absent`, from the regions of each phrase; see `groups_of`."""
         presences = self.presences_of(record, groups)
         similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
-        scored: list[Region] = []
+        scored_regions: list[Region] = []
         absent: list[Absent] = []
         for index, (phrase, presence) in enumerate(zip(record.phrases, presences, strict=True)):
             if presence is not None and self.is_absent(presence):
                 absent.append(Absent(phrase_index=index, presence=presence, similarity=similarities[phrase.text]))
                 continue
-            scored += [
+            scored_regions += [
                 Region(
                     phrase_index=index,
-                    box_xywh_px=painted.box_xywh_px,
-                    mask=painted.mask,
-                    area_px=painted.area_px,
+                    box_xywh_px=region_mask.box_xywh_px,
+                    mask=region_mask.mask,
+                    area_px=region_mask.area_px,
                     score=self._score(evidence, presence),
                     similarity=evidence.similarity,
                     presence=presence,
                     group=None if groups is None else groups[index],
-                    refined=painted.refined,
-                    fallback=painted.fallback,
+                    refined=region_mask.refined,
+                    fallback=region_mask.fallback,
                 )
-                for painted, evidence in regions[index]
+                for region_mask, evidence in regions[index]
             ]
-        return replace(record, regions=tuple(scored), absent=tuple(absent))
+        return replace(record, regions=tuple(scored_regions), absent=tuple(absent))
 
     def presences_of(self, record: Record, groups: Sequence[int] | None) -> list[float | None]:
         """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
         by_text = {heat_map.text: self._presence(heat_map) for heat_map in record.heat_maps}
         presences = [by_text[phrase.text] for phrase in record.phrases]
-        return shared_presences(record.phrases, self._thing_numbers(record.phrases, groups), presences)
+        return share_presences(record.phrases, self._thing_numbers(record.phrases, groups), presences)
 
     def is_absent(self, presence: float | None) -> bool:
         """Return whether a phrase of this presence gets no region."""
@@ -231,7 +231,7 @@ def levels_of_map(heat_map: HeatMap) -> Levels | None:
     return None if heat_map.fault or not math.isfinite(heat_map.similarity) else quantise(heat_map.values)
 
 
-def shared_presences(
+def share_presences(
     phrases: Sequence[Phrase], numbers: Sequence[int], presences: Sequence[float | None]
 ) -> list[float | None]:
     """Return the presence of the thing that each phrase names: the mean of the log odds of its different texts.

@@ -21,8 +21,8 @@ from stages.contract.masks import mask_box_xywh_px
 from stages.contract.records import Sample
 from stages.regions.colours import Plane
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import CutMap, PaintedRegions, cut_map, pieces_of
-from stages.regions.paint import Painted, field_of, paint
+from stages.regions.cut import CutMap, MapRegions, cut_map, pieces_of
+from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, Mask, ThingMap, measure
 from stages.regions.score import Evidence, rounded_score
 from stages.regions.thresholds import FittedCut, features_of
@@ -57,7 +57,7 @@ class _Contours(NamedTuple):
 
     thing_map: ThingMap
     cut: CutMap
-    pieces: list[tuple[HeatPart, Painted]]
+    pieces: list[tuple[HeatPart, RegionMask]]
 
 
 class Outliner:
@@ -66,23 +66,23 @@ class Outliner:
     The rule `fitted` also weighs masks. The segmenter is loaded here: raise as `load_segmenter`.
     """
 
-    def __init__(self, config: RegionsConfig, fitted: FittedCut | None, device: str) -> None:
+    def __init__(self, config: RegionsConfig, fitted_cut: FittedCut | None, device: str) -> None:
         self.segmenter = load_segmenter(config.sam, device)
         self.config = config
-        self.fitted = fitted
+        self.fitted_cut = fitted_cut
         self.batch_size = config.sam.batch_size or (8 if self.segmenter.device.type == "cuda" else 1)
 
     def close(self) -> None:
         """Let the segmenter go."""
         load_segmenter.cache_clear()
 
-    def regions_of(self, drawings: Sequence[Drawing]) -> Iterator[dict[int, PaintedRegions]]:
+    def regions_of(self, drawings: Sequence[Drawing]) -> Iterator[dict[int, MapRegions]]:
         """Yield the regions of the numbered maps of each image, in order.
 
         Raise ResourceError if a GPU's memory does not hold one image alone.
         """
 
-        def answers(places: Sequence[int]) -> Iterator[dict[int, PaintedRegions]]:
+        def answers(places: Sequence[int]) -> Iterator[dict[int, MapRegions]]:
             for start in range(0, len(places), size := self.batch_size):
                 yield from self._batch([drawings[place] for place in places[start : start + size]])
 
@@ -94,11 +94,11 @@ class Outliner:
         self.batch_size //= 2
         _log.warning("GPU memory is full: going on with %d images at a time in the segmenter", self.batch_size)
 
-    def _batch(self, drawings: Sequence[Drawing]) -> Iterator[dict[int, PaintedRegions]]:
+    def _batch(self, drawings: Sequence[Drawing]) -> Iterator[dict[int, MapRegions]]:
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(self._prepared, drawings))
+            images = list(pool.map(self._prepare, drawings))
         sound = [image for image in images if image is not None]
-        encoded = self.segmenter.encode(sound) if sound else {}
+        encodings = self.segmenter.encode(sound) if sound else {}
         # While the segmenter encodes.
         contours = [{number: self._contours(thing_map) for number, thing_map in maps.items()} for _, maps in drawings]
         prompts = [
@@ -106,15 +106,15 @@ class Outliner:
             for things, image in zip(contours, images, strict=True)
             if image is not None
         ]
-        masks = iter(self.segmenter.masks(encoded, sound, prompts))
+        masks = iter(self.segmenter.masks(encodings, sound, prompts))
         for things, image in zip(contours, images, strict=True):
             logits = iter([] if image is None else next(masks))
             yield {
-                number: self._outlined(thing, image, [next(logits, None) for _ in thing.pieces])
+                number: self._outline(thing, image, [next(logits, None) for _ in thing.pieces])
                 for number, thing in things.items()
             }
 
-    def _prepared(self, drawing: Drawing) -> EncoderInput | None:
+    def _prepare(self, drawing: Drawing) -> EncoderInput | None:
         """Return the image as the segmenter takes it; None if it cannot be read, or has no maps."""
         sample, maps = drawing
         try:
@@ -125,12 +125,12 @@ class Outliner:
             return None
 
     def _contours(self, thing_map: ThingMap) -> _Contours:
-        cut = cut_map(thing_map, self.config, self.fitted) or CutMap(
+        cut = cut_map(thing_map, self.config, self.fitted_cut) or CutMap(
             fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[]
         )
         return _Contours(thing_map, cut, pieces_of(cut, thing_map, self.config))
 
-    def _prompt(self, contours: _Contours, part: HeatPart, contour: Painted) -> Prompt:
+    def _prompt(self, contours: _Contours, part: HeatPart, contour: RegionMask) -> Prompt:
         fine = contours.cut.fine
         heat = np.where(part.inside, fine[part.window], -1.0)
         y, x = divmod(int(heat.argmax()), heat.shape[1])
@@ -145,13 +145,11 @@ class Outliner:
             box_xyxy_px=None if form == "point" else xywh_to_xyxy(contour.box_xywh_px),
         )
 
-    def _outlined(
-        self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]
-    ) -> PaintedRegions:
+    def _outline(self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]) -> MapRegions:
         """Return the regions of a map. They do not overlap: the better part keeps what two parts share."""
         thing_map, cut, pieces = contours
-        regions: PaintedRegions = []
-        occupied: Plane | None = None  # The union of the fields so far
+        regions: MapRegions = []
+        occupied_field: Plane | None = None  # The union of the fields so far
         for (part, _), logits in zip(pieces, masks, strict=True):
             mask = "image" if image is None or logits is None else self._best_mask(contours, part, image, logits)
             fallback: str | None = None
@@ -159,20 +157,20 @@ class Outliner:
                 fallback = mask
                 evidence = part.evidence
                 field: Plane = field_of(part, cut.fine, cut.threshold)
-                if occupied is not None:
-                    field = cv2.resize(field, occupied.shape[::-1], interpolation=cv2.INTER_LINEAR)
+                if occupied_field is not None:
+                    field = cv2.resize(field, occupied_field.shape[::-1], interpolation=cv2.INTER_LINEAR)
             else:
                 field, evidence = mask
-                if occupied is not None:
-                    occupied = cv2.resize(occupied, field.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            free = field if occupied is None else np.minimum(field, -occupied)
+                if occupied_field is not None:
+                    occupied_field = cv2.resize(occupied_field, field.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            free = field if occupied_field is None else np.minimum(field, -occupied_field)
             if np.count_nonzero(free > 0) < SAME * np.count_nonzero(field > 0):
                 continue
-            painted = paint(free, thing_map.size_hw)
-            if painted is not None and painted.area_px >= self.config.min_area_px:
-                refined = "none" if fallback else "sam"
-                regions.append((replace(painted, refined=refined, fallback=fallback), evidence))
-                occupied = field if occupied is None else np.maximum(occupied, field)
+            region_mask = paint(free, thing_map.size_hw)
+            if region_mask is not None and region_mask.area_px >= self.config.min_area_px:
+                method = "none" if fallback else "sam"
+                regions.append((replace(region_mask, refined=method, fallback=fallback), evidence))
+                occupied_field = field if occupied_field is None else np.maximum(occupied_field, field)
         return regions
 
     def _best_mask(
@@ -206,7 +204,7 @@ class Outliner:
                 reason = max(reason, checks.index(False))
                 continue
             evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity)
-            worth = _worth(evidence, inside, self.fitted, thing_map.usual_size)
+            worth = _worth(evidence, inside, self.fitted_cut, thing_map.usual_size)
             if best is None or worth > best[0]:
                 best = (worth, number, inside, evidence)
         if best is None:
@@ -218,12 +216,12 @@ class Outliner:
         return image.field(mask), evidence
 
 
-def _worth(evidence: Evidence, inside: Mask, fitted: FittedCut | None, usual_size: float) -> float:
-    if fitted is None:
+def _worth(evidence: Evidence, inside: Mask, fitted_cut: FittedCut | None, usual_size: float) -> float:
+    if fitted_cut is None:
         return rounded_score("product", evidence)
     _, _, w, h = mask_box_xywh_px(inside)
     measures = (evidence.threshold, evidence.energy, evidence.mean_inside, evidence.mean_outside, evidence.area)
-    (worth,) = fitted.worth(features_of(np.array([*measures, w * h / inside.size])[:, None], usual_size)).tolist()
+    (worth,) = fitted_cut.worth(features_of(np.array([*measures, w * h / inside.size])[:, None], usual_size)).tolist()
     return float(worth)
 
 

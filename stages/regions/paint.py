@@ -41,7 +41,7 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Painted:
+class RegionMask:
     """A mask at the size of the image with its half-open box and its number of pixels; for the rest see `Region`."""
 
     mask: Rle
@@ -51,7 +51,7 @@ class Painted:
     fallback: str | None = None
 
 
-def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | None:
+def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> RegionMask | None:
     """Return the mask of a field (fine_h, fine_w) over an image of `size_hw` pixels, or None if it holds no pixel."""
     height_px, width_px = size_hw
     full_h, full_w = field.shape
@@ -61,36 +61,36 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | Non
     # One sample more on each side: a contour lies between a positive and a negative sample.
     bottom = min(full_h, top + h + 1)
     top = max(0, top - 1)
-    first = max(0, math.floor(cell_to_px(left - 1.0, side_px=width_px, cells=full_w)))
+    first_column = max(0, math.floor(cell_to_px(left - 1.0, side_px=width_px, cells=full_w)))
     stop = min(width_px, math.ceil(cell_to_px(float(left + w), side_px=width_px, cells=full_w)))
     # Rows of `columns` hold the field down the columns of the image, with a sample outside beyond both ends.
-    down = np.full((full_w, bottom - top + 2), -1.0, np.float32)
-    down[:, 1:-1] = field[top:bottom].T
-    columns = cv2.resize(down, (down.shape[1], width_px), interpolation=cv2.INTER_LINEAR)[first:stop]
+    padded = np.full((full_w, bottom - top + 2), -1.0, np.float32)
+    padded[:, 1:-1] = field[top:bottom].T
+    columns = cv2.resize(padded, (padded.shape[1], width_px), interpolation=cv2.INTER_LINEAR)[first_column:stop]
     inside = (columns > 0).ravel()
     before = np.flatnonzero(inside[1:] != inside[:-1])
-    column, sample = np.divmod(before, down.shape[1])
+    column, sample = np.divmod(before, padded.shape[1])
     value = columns.ravel()[before].astype(np.float64)
     crossing = top - 1 + sample + value / (value - columns.ravel()[before + 1])
     position = cell_to_px(crossing, side_px=height_px, cells=full_h) - 0.5
     # What is inside at the first or last sample of the image goes on to the edge of the image.
     position[sample == 0] = -1
-    position[sample == down.shape[1] - 2] = height_px
+    position[sample == padded.shape[1] - 2] = height_px
     # The centre i + 0.5 of a pixel inside lies strictly between entering and leaving.
     start = np.maximum(np.floor(position[0::2]) + 1, 0).astype(np.int64)
     stop = np.minimum(np.ceil(position[1::2]), height_px).astype(np.int64)
-    filled = stop > start
-    column = column[0::2][filled] + first
+    is_filled = stop > start
+    column = column[0::2][is_filled] + first_column
     if not column.size:
         return None
-    start = start[filled]
-    stop = stop[filled]
+    start = start[is_filled]
+    stop = stop[is_filled]
     edges = column[:, None] * height_px + np.stack([start, stop], axis=1)
     runs = edges.ravel()
-    joined = edges[1:, 0] == edges[:-1, 1]
-    if joined.any():  # a run down to the lower edge continues at the upper edge of the next column
-        runs = np.concatenate([runs[:1], runs[1:-1][np.repeat(~joined, 2)], runs[-1:]])
-    return Painted(
+    is_joined = edges[1:, 0] == edges[:-1, 1]
+    if is_joined.any():  # a run down to the lower edge continues at the upper edge of the next column
+        runs = np.concatenate([runs[:1], runs[1:-1][np.repeat(~is_joined, 2)], runs[-1:]])
+    return RegionMask(
         mask=encode_edges(runs, size_hw),
         box_xywh_px=xyxy_to_xywh((float(column[0]), float(start.min()), float(column[-1] + 1), float(stop.max()))),
         area_px=int((stop - start).sum()),

@@ -46,7 +46,7 @@ def refine_grid(
         levels: uint8 (grid_h, grid_w).
         fine_hw: Samples, at least as many as cells. None: `samples_per_cell` in each; with others the map between the
             samples is not exactly the surface.
-        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is drawn where the values lie.
+        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is part_mask where the values lie.
     """
     h, w = levels.shape
     samples = samples_per_cell((h, w))
@@ -123,15 +123,15 @@ def parts_of(
         left, top, w, h = cv2.boundingRect(outline)
         if w * h < least:
             continue
-        drawn = np.zeros((h, w), np.uint8)
-        cv2.drawContours(drawn, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
-        samples = cv2.countNonZero(drawn)
+        part_mask = np.zeros((h, w), np.uint8)
+        cv2.drawContours(part_mask, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
+        samples = cv2.countNonZero(part_mask)
         if samples >= least:
             heat = fine[top : top + h, left : left + w]
-            evidence = measure(heat, drawn, total_heat, inside.size, threshold, similarity)
-            part = HeatPart(inside=drawn.view(np.bool_), top=top, left=left, samples=samples, evidence=evidence)
+            evidence = measure(heat, part_mask, total_heat, inside.size, threshold, similarity)
+            part = HeatPart(inside=part_mask.view(np.bool_), top=top, left=left, samples=samples, evidence=evidence)
             parts.append(part)
-    return _ranked(parts, config)
+    return _rank(parts, config)
 
 
 def measure(
@@ -157,7 +157,7 @@ def measure(
     )
 
 
-def _ranked(parts: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
+def _rank(parts: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
     """Return the parts best first; of equals the larger one comes first, then the upper one, then the left one."""
     ranks = [rounded_score(config.rank, part.evidence) for part in parts]
     least = config.keep_share * max(ranks, default=0.0)

@@ -76,14 +76,14 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 """Name -> feature of a calibration."""
 
 
-def at_share(presence: float, fitted: float, expected: float) -> float:
+def at_share(presence: float, fitted_share: float, expected_share: float) -> float:
     """Return the probability that a phrase is present if another share of such phrases is absent: Bayes' rule.
 
     The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker, Neural Computation 14,
-    2002). `fitted` and `expected` are the shares, between 0 and 1, of the fit and of these phrases; all are 0 .. 1.
+    2002). The shares of the fit and of these phrases lie between 0 and 1; presence is 0 .. 1, as the result.
     """
-    present = presence * (1.0 - expected) / (1.0 - fitted)
-    absent = (1.0 - presence) * expected / fitted
+    present = presence * (1.0 - expected_share) / (1.0 - fitted_share)
+    absent = (1.0 - presence) * expected_share / fitted_share
     return round(present / (present + absent), 6)
 
 

@@ -11,8 +11,8 @@ import cv2
 from stages.contract.records import Phrase, Record
 from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import PaintedRegions
-from stages.regions.groups import linked
+from stages.regions.cut import MapRegions
+from stages.regions.groups import link_phrases
 from stages.regions.maker import RecordMaps, RegionMaker
 from stages.regions.score import Calibration
 from stages.regions.thresholds import FittedCut
@@ -30,7 +30,7 @@ class RegionsStage(Stage):
     is listed in `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
 
     Args:
-        config, calibration, fitted: See `RegionMaker`.
+        config, calibration, fitted_cut: See `RegionMaker`.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
         device: Of the segmenter.
     """
@@ -43,10 +43,10 @@ class RegionsStage(Stage):
         calibration: Calibration | None = None,
         *,
         keep_heat_maps: bool = False,
-        fitted: FittedCut | None = None,
+        fitted_cut: FittedCut | None = None,
         device: Device | Literal["auto"] = "auto",
     ) -> None:
-        self.maker = RegionMaker(config, calibration, fitted)
+        self.maker = RegionMaker(config, calibration, fitted_cut)
         self.config = self.maker.config
         self.calibration = calibration
         self.keep_heat_maps = keep_heat_maps
@@ -73,7 +73,7 @@ class RegionsStage(Stage):
             self.config,
             self.calibration,
             keep_heat_maps=self.keep_heat_maps,
-            fitted=self.maker.fitted,
+            fitted_cut=self.maker.fitted_cut,
             device=device,
         )
 
@@ -85,7 +85,7 @@ class RegionsStage(Stage):
         answers = map(self.maker.with_regions, sound, groups, regions)
         return [record if record.error is not None else self._without_maps(next(answers)) for record in batch]
 
-    def regions_of(self, record: Record) -> list[PaintedRegions]:
+    def regions_of(self, record: Record) -> list[MapRegions]:
         """Return the regions of each phrase of a record."""
         [regions] = self._regions([record], [self.maker.groups_of(record)])
         return regions
@@ -93,9 +93,7 @@ class RegionsStage(Stage):
     def _without_maps(self, record: Record) -> Record:
         return replace(record, pixels=None, heat_maps=record.heat_maps if self.keep_heat_maps else ())
 
-    def _regions(
-        self, records: Sequence[Record], groups: Iterable[Sequence[int] | None]
-    ) -> Iterator[list[PaintedRegions]]:
+    def _regions(self, records: Sequence[Record], groups: Iterable[Sequence[int] | None]) -> Iterator[list[MapRegions]]:
         """Yield the regions of each phrase of each record."""
         maps = map(self.maker.maps_of, records, groups)
         if self.config.refine == "sam":
@@ -111,15 +109,15 @@ class RegionsStage(Stage):
             # torch and transformers take seconds to import; only a run with a segmenter pays for it.
             from stages.regions.outlines import Outliner  # noqa: PLC0415
 
-            self._outliner = Outliner(self.config, self.maker.fitted, self.device)
+            self._outliner = Outliner(self.config, self.maker.fitted_cut, self.device)
         return self._outliner
 
 
 class LinkStage(Stage):
-    """Gives the regions that another stage has made their `group`; only the setting `group` counts.
+    """Gives the regions of another stage their `group`; only the setting `group` counts.
 
-    Phrases of the captions are linked as for heat maps (`groups.linked`). A phrase that no caption says is a thing of
-    its own. Regions are not shared within a group: each phrase keeps those that the source gave it.
+    Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no caption is a thing by
+    itself. Regions are not shared within a group: each phrase keeps the regions of the source.
     """
 
     name: ClassVar[str] = "regions"
@@ -129,19 +127,19 @@ class LinkStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
-        return [self._linked(record) for record in batch]
+        return [self._link(record) for record in batch]
 
-    def _linked(self, record: Record) -> Record:
+    def _link(self, record: Record) -> Record:
         if record.error is not None or not record.regions or self.config.group == "none":
             return record
-        numbers = numbered(record.sample.captions, record.phrases)
+        numbers = number_things(record.sample.captions, record.phrases)
         regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)
         return replace(record, regions=regions)
 
 
-def numbered(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+def number_things(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
     """Return the number of the thing that each phrase names, those that no caption says behind the others."""
-    numbers = linked(captions, [phrase for phrase in phrases if phrase.is_said])
+    numbers = link_phrases(captions, [phrase for phrase in phrases if phrase.is_said])
     unsaid = dict.fromkeys(phrase.text for phrase in phrases if not phrase.is_said)
     beyond = {text: number for number, text in enumerate(unsaid, start=max(numbers, default=-1) + 1)}
     in_captions = iter(numbers)

@@ -29,14 +29,14 @@ ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 
 
 
 def threshold_of(
-    levels: Levels, config: RegionsConfig, fitted: FittedCut | None = None, usual_size: float = 0.0
+    levels: Levels, config: RegionsConfig, fitted_cut: FittedCut | None = None, usual_size: float = 0.0
 ) -> float:
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
-    The rule `fitted` needs `fitted`, see `RegionsConfig.without_cut`, and the usual size of the thing, see
+    The rule `fitted` needs `fitted_cut`, see `RegionsConfig.without_cut`, and the usual size of the thing, see
     `FittedCut.usual_size`.
     """
-    if fitted is None:
+    if fitted_cut is None:
         config = config.without_cut()
     match config.rule:
         case "otsu":
@@ -45,8 +45,8 @@ def threshold_of(
             return fixed_cut(config.threshold)
         case "quantile":
             return quantile_cut(levels, config.quantile)
-        case "fitted" if fitted is not None:
-            return fitted(levels, usual_size)
+        case "fitted" if fitted_cut is not None:
+            return fitted_cut(levels, usual_size)
         case _:
             return mean_cut(levels)
 

@@ -80,7 +80,7 @@ def fitted(images: Iterable[Image]) -> tuple[dict[str, float], int, int]:
 def told(images: Sequence[Image]) -> str:
     """The figures of the weights in the package, for people."""
     made = [
-        Grouping(image=number, links=tuple(zip(groups.linked(captions, phrases), chains, strict=True)))
+        Grouping(image=number, links=tuple(zip(groups.link_phrases(captions, phrases), chains, strict=True)))
         for number, (captions, phrases, chains) in enumerate(images)
     ]
     totals = link_counts(made).sum(axis=0)

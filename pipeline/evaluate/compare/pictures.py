@@ -18,7 +18,7 @@ from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.phrases.stage import PhrasesStage
 from stages.read import make_reader, plan_shards
-from stages.regions.groups import linked
+from stages.regions.groups import link_phrases
 from stages.shared.model.config import InputSpec
 from stages.truth import read_truth
 from stages.truth.ground_truth import TruthImage
@@ -158,7 +158,7 @@ def _draw_questions(questions: list[Question], sample_id: str, sample_size: Samp
 
 def _any_questions(record: Record) -> list[Question]:
     questions: dict[str, Question] = {}
-    for phrase, group in zip(record.phrases, linked(record.sample.captions, record.phrases), strict=True):
+    for phrase, group in zip(record.phrases, link_phrases(record.sample.captions, record.phrases), strict=True):
         questions.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))
     return list(questions.values())
 

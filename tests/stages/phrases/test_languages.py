@@ -36,12 +36,14 @@ ENGLISH = [
 
 def test_other_languages_are_found_and_english_is_none_of_them() -> None:
     languages = Languages("en", None)
-    wanted = {caption: language for language, captions in FOREIGN.items() for caption in captions}
-    assert {caption: languages.other(make_readable(caption).text) for caption in wanted} == wanted
-    assert {caption: languages.other(make_readable(caption).text) for caption in ENGLISH} == dict.fromkeys(ENGLISH)
+    expected: dict[str, str | None] = {
+        caption: language for language, captions in FOREIGN.items() for caption in captions
+    }
+    expected |= dict.fromkeys(ENGLISH)
+    assert {caption: languages.foreign_language(make_readable(caption).text) for caption in expected} == expected
 
 
 def test_of_a_parser_of_an_unknown_language_nothing_is_said() -> None:
-    assert Languages("xx", None).other("Ein Hund im Schnee") is None
+    assert Languages("xx", None).foreign_language("Ein Hund im Schnee") is None
     captions = ["Ein Hund im Schnee", "A dog is running in the snow."]
-    assert [Languages("de", None).other(caption) for caption in captions] == [None, "en"]
+    assert [Languages("de", None).foreign_language(caption) for caption in captions] == [None, "en"]

@@ -5,7 +5,7 @@ import numpy as np
 from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import PaintedRegions, regions_of_map
+from stages.regions.cut import MapRegions, regions_of_map
 from stages.regions.maker import levels_of_map
 from stages.regions.parts import ThingMap
 
@@ -28,7 +28,7 @@ def thing_map(
 
 def regions_of(
     heat_map: HeatMap, size_hw: tuple[int, int], limit: int, config: RegionsConfig, canvas: Canvas | None = None
-) -> PaintedRegions:
+) -> MapRegions:
     return regions_of_map(thing_map(heat_map, size_hw, limit, canvas), config)
 
 

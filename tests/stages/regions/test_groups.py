@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.records import Phrase
-from stages.regions.groups import MOST_LINKED, linked, pair_features, parse_things, relation, things, wordings
+from stages.regions.groups import MOST_LINKED, link_phrases, pair_features, parse_things, relation, things, wordings
 
 PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
 
@@ -47,7 +47,7 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
     ],
 )
 def test_things_of_captions(captions: list[str], expected: list[int]) -> None:
-    assert list(linked(*phrases_of(*captions))) == expected
+    assert list(link_phrases(*phrases_of(*captions))) == expected
 
 
 def test_a_phrase_inside_another_of_its_head_names_its_thing() -> None:
@@ -57,14 +57,14 @@ def test_a_phrase_inside_another_of_its_head_names_its_thing() -> None:
         Phrase(text=caption[2:], caption_index=0, start=0, end=len(caption), head="dog"),
         Phrase(text="field of flowers", caption_index=0, start=9, end=len(caption), head="field"),
     ]
-    assert linked([caption], phrases) == (0, 0, 1)
+    assert link_phrases([caption], phrases) == (0, 0, 1)
     puppy = Phrase(text="puppy", caption_index=1, start=0, end=5, head="puppy")
-    assert linked([caption, "puppy!"], [puppy, *phrases]) == (0, 0, 0, 1)
+    assert link_phrases([caption, "puppy!"], [puppy, *phrases]) == (0, 0, 0, 1)
 
 
 def test_beyond_many_phrases_each_names_a_thing_of_its_own() -> None:
     texts, phrases = phrases_of(*["[a boy] runs"] * (MOST_LINKED + 2))
-    assert linked(texts, phrases) == (*[0] * MOST_LINKED, 1, 2)
+    assert link_phrases(texts, phrases) == (*[0] * MOST_LINKED, 1, 2)
 
 
 WORDS = st.sampled_from(["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"])
@@ -73,11 +73,11 @@ WORDS = st.sampled_from(["a red dog", "two dogs", "boy", "the girl", "wall", "xy
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=4), min_size=1, max_size=5))
 def test_no_two_phrases_of_a_caption_and_numbers_in_order(captions: list[list[str]]) -> None:
     texts, phrases = phrases_of(*(" and ".join(f"[{words}]" for words in caption) for caption in captions))
-    groups = linked(texts, phrases)
+    groups = link_phrases(texts, phrases)
     named = {(phrase.caption_index, group) for phrase, group in zip(phrases, groups, strict=True)}
     assert len(named) == len(phrases)
     assert list(dict.fromkeys(groups)) == list(range(len(set(groups))))
-    assert linked(texts, phrases) == groups
+    assert link_phrases(texts, phrases) == groups
 
 
 def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:

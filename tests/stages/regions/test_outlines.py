@@ -65,7 +65,7 @@ def outlined(
     outliner = Outliner(config_of(sam, **settings), fitted, "cpu")
     contours = outliner._contours(thing_map(blurry(*squares), (SIDE, SIDE), len(squares)))
     assert len(contours.pieces) == len(squares)
-    regions = outliner._outlined(contours, IMAGE, [np.stack(mask) for mask in masks])
+    regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
     for painted, _ in regions:
         assert painted.box_xywh_px == rle_box_xywh_px(painted.mask)
     return [(painted.refined, painted.fallback, decode_mask(painted.mask), evidence) for painted, evidence in regions]

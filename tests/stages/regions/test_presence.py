@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stages.contract.records import Absent, Phrase, Record
-from stages.regions.maker import shared_presences
+from stages.regions.maker import share_presences
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.test_stage import FIXED as PLAIN
@@ -86,23 +86,23 @@ def test_a_thing_has_the_mean_of_the_log_odds_of_its_texts_each_once() -> None:
     """Odds of 16, 1 and 1/16 are even odds; odds of 64, 1 and 1 are 4 to 1."""
     phrases = [named(text, caption) for caption, text in enumerate(["boy", "child", "kid", "dog", "hound", "puppy"])]
     presences = [16 / 17, 0.5, 1 / 17, 64 / 65, 0.5, 0.5]
-    assert shared_presences(phrases, [0, 0, 0, 1, 1, 1], presences) == [0.5] * 3 + [0.8] * 3
+    assert share_presences(phrases, [0, 0, 0, 1, 1, 1], presences) == [0.5] * 3 + [0.8] * 3
     phrases = [named("boy", 0), named("boy", 1), named("boy", 2), named("child", 3), named("kid", 4)]
-    assert shared_presences(phrases, [0] * 5, [16 / 17, 16 / 17, 16 / 17, 0.5, 1 / 17]) == [0.5] * 5
+    assert share_presences(phrases, [0] * 5, [16 / 17, 16 / 17, 16 / 17, 0.5, 1 / 17]) == [0.5] * 5
 
 
 def test_two_texts_do_not_outvote_each_other_and_what_is_alone_or_not_known_stays() -> None:
     """ "A car" is there and "a green car" is not: the mean would make the second half as likely as the first."""
     phrases = [named("car", 0), named("green car", 1)]
-    assert shared_presences(phrases, [0, 0], [0.9, 0.1]) == [0.9, 0.1]
+    assert share_presences(phrases, [0, 0], [0.9, 0.1]) == [0.9, 0.1]
     phrases = [named("boy", 0), named("dog", 0), named("boy", 1), named("cat", 1)]
-    assert shared_presences(phrases, [0, 1, 0, 2], [0.123456, 0.7, 0.123456, None]) == [0.123456, 0.7, 0.123456, None]
-    assert shared_presences(phrases, [0, 1, 0, 2], [None] * 4) == [None] * 4
+    assert share_presences(phrases, [0, 1, 0, 2], [0.123456, 0.7, 0.123456, None]) == [0.123456, 0.7, 0.123456, None]
+    assert share_presences(phrases, [0, 1, 0, 2], [None] * 4) == [None] * 4
 
 
 @pytest.mark.parametrize("certain", [0.0, 1.0])
 def test_certainty_can_be_outvoted(certain: float) -> None:
     """Presences have six decimals, so that 0 stands for less than a millionth."""
     phrases = [named("boy", 0), named("child", 1), named("kid", 2)]
-    first, second, third = shared_presences(phrases, [0, 0, 0], [certain, 0.5, 0.5])
+    first, second, third = share_presences(phrases, [0, 0, 0], [certain, 0.5, 0.5])
     assert first == second == third == pytest.approx(0.990099 if certain else 0.009901, abs=1e-5)

@@ -11,7 +11,7 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.colours import CANVAS_SIDE, Canvas, grabcut
 from stages.regions.config import RegionsConfig
-from stages.regions.paint import Painted
+from stages.regions.paint import RegionMask
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of
 
@@ -40,11 +40,11 @@ def blurry(*squares: tuple[slice, slice], shift: int = 0, blur: float = 1.2, tex
     return HeatMap(text=text, values=cv2.GaussianBlur(grid, (0, 0), blur), similarity=0.3)
 
 
-def union(regions: list[tuple[Painted, float]]) -> np.ndarray:
+def union(regions: list[tuple[RegionMask, float]]) -> np.ndarray:
     return np.any([decode_mask(painted.mask) for painted, _ in regions], axis=0)
 
 
-def overlap(regions: list[tuple[Painted, float]], *squares: tuple[slice, slice], scale: int = 1) -> float:
+def overlap(regions: list[tuple[RegionMask, float]], *squares: tuple[slice, slice], scale: int = 1) -> float:
     """IoU of all regions together with the squares, on an image `scale` times the canvas."""
     truth = np.zeros((SIDE, SIDE), bool)
     for square in squares:

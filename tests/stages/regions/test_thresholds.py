@@ -113,7 +113,7 @@ def chooses(mean: float = 0.0, scale: float = 1.0, **weight: float) -> FittedCut
 def test_a_stage_knows_the_rule_that_it_cuts_by() -> None:
     assert RegionsStage(RegionsConfig()).config == RegionsConfig(rule="fixed", threshold=0.2)
     assert RegionsStage(RegionsConfig(rule="otsu")).config == RegionsConfig(rule="otsu")
-    assert RegionsStage(RegionsConfig(), fitted=chooses(share=1)).config == RegionsConfig()
+    assert RegionsStage(RegionsConfig(), fitted_cut=chooses(share=1)).config == RegionsConfig()
 
 
 def sizes_of(maps: np.ndarray) -> list[float]:

@@ -17,7 +17,7 @@ from pipeline.load import Contents, RegionDataset
 from pipeline.viewer.sample_view import COLUMNS, sample_view
 from stages.contract.masks import encode_box, rle_box_xywh_px
 from stages.contract.records import Phrase, Region
-from stages.regions.stage import numbered
+from stages.regions.stage import number_things
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 
 
@@ -101,4 +101,4 @@ def test_names_loader_and_viewer_have_it_without_a_place(dataset: Path, tmp_path
 def test_it_is_a_thing_of_its_own() -> None:
     said = [Phrase(text="dog", caption_index=index, start=2, end=5, head="dog") for index in (0, 1)]
     unsaid = [Phrase(text=text, caption_index=0, start=0, end=0, head=text) for text in ("cat", "car")]
-    assert numbered(("A dog", "A dog"), [*said, *unsaid]) == [0, 0, 1, 2]
+    assert number_things(("A dog", "A dog"), [*said, *unsaid]) == [0, 0, 1, 2]
