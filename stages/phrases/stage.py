@@ -152,13 +152,12 @@ class PhrasesStage(Stage):
         """Return the language of a caption if it is plainly not the parser's, see `Languages.foreign_language`."""
         return self._languages.foreign_language(make_readable(caption).text)
 
-    def _fill(self, record: Record, phrases: Iterator[list[Phrase]]) -> Record:
-        """Return the record with the phrases of its captions, which come next in `phrases`."""
-        captions = islice(phrases, len(record.sample.captions))
-        mentions = [phrase for caption_phrases in captions for phrase in caption_phrases]
+    def _fill(self, record: Record, caption_phrases: Iterator[list[Phrase]]) -> Record:
+        """Return the record with the phrases of its captions, which come next in `caption_phrases`."""
+        mentions = [phrase for phrases in islice(caption_phrases, len(record.sample.captions)) for phrase in phrases]
         texts = set(islice(dict.fromkeys(phrase.text for phrase in mentions), self.config.max_phrases))
-        within = tuple(phrase for phrase in mentions if phrase.text in texts)
-        return replace(record, phrases=within, dropped_phrases=len(mentions) - len(within))
+        phrases = tuple(phrase for phrase in mentions if phrase.text in texts)
+        return replace(record, phrases=phrases, dropped_phrases=len(mentions) - len(phrases))
 
     def _check(self, record: Record) -> Record:
         fault = caption_fault(record.sample.captions, self.config) if record.error is None else None

@@ -60,16 +60,14 @@ def regions_of_map(thing_map: ThingMap, config: RegionsConfig, fitted_cut: Fitte
     pieces = pieces_of(colour_cut or cut_map(thing_map, config, fitted_cut), thing_map, config)
     if config.refine != "grabcut":
         return [(region_mask, part.evidence) for part, region_mask in pieces]
-    by, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
-    return [(replace(region_mask, refined=by, fallback=fallback), part.evidence) for part, region_mask in pieces]
+    method, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
+    return [(replace(region_mask, refined=method, fallback=fallback), part.evidence) for part, region_mask in pieces]
 
 
 def pieces_of(cut: CutMap | None, thing_map: ThingMap, config: RegionsConfig) -> list[tuple[HeatPart, RegionMask]]:
     """Return the parts of a cut map that become regions, with their contours, best first."""
     pieces: list[tuple[HeatPart, RegionMask]] = []
-    if cut is None:
-        return pieces
-    for part in cut.parts:
+    for part in () if cut is None else cut.parts:
         if len(pieces) == thing_map.limit:
             break
         region_mask = paint(field_of(part, cut.fine, cut.threshold), thing_map.size_hw)
@@ -91,11 +89,12 @@ def surface_of(thing_map: ThingMap, config: RegionsConfig) -> Surface | None:
         )
     if levels is None:
         return None
-    if config.upsample == "linear" or not (canvas := _canvas(thing_map)).holds(levels.shape):
-        return Surface(levels, is_guided=False)
-    guide = canvas.guide(levels.shape)
-    guided_levels = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, thing_map.shift_cells)), 0))
-    return Surface(levels, is_guided=False) if guided_levels is None else Surface(guided_levels, is_guided=True)
+    if config.upsample == "guided" and (canvas := _canvas(thing_map)).holds(levels.shape):
+        guide = canvas.guide(levels.shape)
+        guided_levels = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, thing_map.shift_cells)), 0))
+        if guided_levels is not None:
+            return Surface(guided_levels, is_guided=True)
+    return Surface(levels, is_guided=False)
 
 
 def cut_map(

@@ -45,7 +45,7 @@ SAME: Final = 0.5
 
 _LIMITS: Final = DecodeLimits(max_pixels=MAX_PIXELS_CEILING)  # The prepare stage has applied the user's
 
-_REASONS: Final = ("not_finite", "empty", "beside", "size")  # Why no mask is taken, in the order of the checks
+_REASONS: Final = ("not_finite", "empty", "beside", "size")  # Reasons against a mask, in the order of the checks
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ class Outliner:
             for start in range(0, len(places), size := self.batch_size):
                 yield from self._batch([drawings[place] for place in places[start : start + size]])
 
-        return (answer for _, answer in retry_on_oom(range(len(drawings)), answers, self._take_less))
+        return (answer for _, answer in retry_on_oom(range(len(drawings)), answers, self._halve_batch))
 
-    def _take_less(self, _: int, why: str) -> None:
+    def _halve_batch(self, _: int, why: str) -> None:
         if self.batch_size == 1:
             raise ResourceError(f"the GPU's memory does not hold one image: use a smaller regions.sam.model ({why})")
         self.batch_size //= 2

@@ -36,10 +36,7 @@ ENGLISH = [
 
 def test_other_languages_are_found_and_english_is_none_of_them() -> None:
     languages = Languages("en", None)
-    expected: dict[str, str | None] = {
-        caption: language for language, captions in FOREIGN.items() for caption in captions
-    }
-    expected |= dict.fromkeys(ENGLISH)
+    expected = {caption: code for code, captions in FOREIGN.items() for caption in captions} | dict.fromkeys(ENGLISH)
     assert {caption: languages.foreign_language(make_readable(caption).text) for caption in expected} == expected
 
 
