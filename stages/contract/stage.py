@@ -37,9 +37,13 @@ class Forwards:
 
 
 class Stage(ABC):
-    """One step of the pipeline over batches of records. See the module for the contract."""
+    """One step of the pipeline over batches of records. See the module for the contract.
 
-    name: ClassVar[str]  # of the room under `stages/`; shown in logs, progress and `dataset.json`
+    Attributes:
+        name: That of the room under `stages/`; logs, progress and `dataset.json` show it.
+    """
+
+    name: ClassVar[str]
 
     def computing(self, **settings: str) -> Self:
         """Return the same stage, not set up, with other settings of its model: `device`, `precision`."""

@@ -36,8 +36,9 @@ def threshold_of(
     The rule `fitted` needs `fitted_cut`, see `RegionsConfig.without_cut`, and the usual size of the thing, see
     `FittedCut.usual_size`.
     """
-    if fitted_cut is None:
-        config = config.without_cut()
+    if config.rule == "fitted" and fitted_cut is not None:
+        return fitted_cut(levels, usual_size)
+    config = config.without_cut()
     match config.rule:
         case "otsu":
             return otsu_cut(levels)
@@ -45,8 +46,6 @@ def threshold_of(
             return fixed_cut(config.threshold)
         case "quantile":
             return quantile_cut(levels, config.quantile)
-        case "fitted" if fitted_cut is not None:
-            return fitted_cut(levels, usual_size)
         case _:
             return mean_cut(levels)
 
