@@ -58,7 +58,7 @@ def test_a_pass_that_the_memory_does_not_hold_is_halved(cuda: SimulatedCuda) -> 
         sources[1].process(given)
         cuda.most_bytes = cuda.largest_bytes / 2
         assert answers(sources[1].process(given)) == answers(wanted)
-        assert sources[1]._look.at_once < 8
+        assert sources[1]._embed_boxes.at_once < 8
         cuda.most_bytes = 100
         with pytest.raises(ResourceError, match="memory does not hold one image of "):
             sources[1].process(given)

@@ -153,7 +153,7 @@ class Tracing:
                     "pixels_on",
                     lambda images, device: torch.empty(len(images), SIDE, SIDE, 3, device=device).byte(),
                 ),
-                (base, "OnTheWay", WithoutNumbers),
+                (base, "PendingTransfer", WithoutNumbers),
                 (torch.nn.functional, "scaled_dot_product_attention", lambda q, *_, **__: torch.empty_like(q)),
             ):
                 aside.enter_context(mock.patch.object(place, name, instead))
