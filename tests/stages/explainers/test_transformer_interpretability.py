@@ -127,7 +127,7 @@ def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
         assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
         assert at_attention.shape == attention.shape
     for text in explainer.texts(["dog", "red car"]):
-        found = explainer._at_class_token(walked.outputs[-1][:, 0], walked.embedding, text)
+        found = explainer._start_relevance(walked.outputs[-1][:, 0], walked.embedding, text)
         assert found.sum().item() == pytest.approx(1, rel=1e-5)
 
 
