@@ -72,23 +72,23 @@ def grad_eclip(
     x = torch.cat([visual.class_embedding[None], x]) + position
     x = visual.ln_pre(x)
     resblocks = list(visual.transformer.resblocks)
-    kept = []
+    explained = []
     for i, block in enumerate(resblocks):
-        explained = i >= len(resblocks) - blocks
-        count = block.attn.num_heads if not (explained and heads == "single") else 1
+        is_explained = i >= len(resblocks) - blocks
+        count = block.attn.num_heads if not (is_explained and heads == "single") else 1
         q, k, v, o, attentions = _attention(block, x, count)
-        if explained:
-            kept.append((block, q, k, v, o, attentions))
+        if is_explained:
+            explained.append((block, q, k, v, o, attentions))
         x = _finish(block, x, o)
     e = visual.ln_post(x[0]) @ visual.proj
     cosine = (e / e.norm()) @ text
-    wanted = [entry[4] for entry in kept] + [a for entry in kept for a in entry[5]]
-    gradients = list(torch.autograd.grad(cosine, wanted))
-    per_output = gradients[: len(kept)]
-    per_attention = gradients[len(kept) :]
+    tensors = [entry[4] for entry in explained] + [a for entry in explained for a in entry[5]]
+    gradients = list(torch.autograd.grad(cosine, tensors))
+    per_output = gradients[: len(explained)]
+    per_attention = gradients[len(explained) :]
     total = torch.zeros(x.shape[0] - 1, dtype=torch.float64)
     total_attention = torch.zeros_like(total)
-    for n, (block, q, k, v, _, attentions) in enumerate(kept):
+    for n, (block, q, k, v, _, attentions) in enumerate(explained):
         w = per_output[n][0]
         q0 = q[0]
         ks = k
@@ -98,8 +98,8 @@ def grad_eclip(
         s = torch.stack([q0 @ ks[i] / (q0.norm() * ks[i].norm()) for i in range(1, len(ks))])
         weight = (s - s.min()) / (s.max() - s.min()) if spatial_weight else torch.ones_like(s)
         signed = torch.stack([weight[i - 1] * (w * v[i]).sum() for i in range(1, len(v))])
-        mine = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
-        attention_form = weight * torch.stack([g[0, 1:] for g in mine]).sum(dim=0)
+        block_gradients = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
+        attention_form = weight * torch.stack([g[0, 1:] for g in block_gradients]).sum(dim=0)
         if rectify == "block":
             signed = signed.clamp(min=0)
             attention_form = attention_form.clamp(min=0)

@@ -65,24 +65,24 @@ def test_the_formula(kind: str, tower: str) -> None:
     assert tokens is not None
     befores = plain.explain(rgb, PHRASES)
     afters = shared.explain(rgb, PHRASES)
-    for before, after, own in zip(befores, afters, tokens.double().numpy(), strict=True):
-        heat = np.stack([each.values.ravel() for each in before]).astype(np.float64)
-        wanted = by_propagation(shared, heat, own)
-        found = np.stack([each.values.ravel() for each in after])
-        assert np.abs(wanted - heat).max() > 0.01 * heat.max(), "it does something"
-        assert np.allclose(found, wanted, atol=1e-4 * wanted.max())
-        assert [each.similarity for each in before] == [each.similarity for each in after]
+    for before, after, image_tokens in zip(befores, afters, tokens.double().numpy(), strict=True):
+        heat = np.stack([heat_map.values.ravel() for heat_map in before]).astype(np.float64)
+        expected = by_propagation(shared, heat, image_tokens)
+        actual = np.stack([heat_map.values.ravel() for heat_map in after])
+        assert np.abs(expected - heat).max() > 0.01 * heat.max(), "it does something"
+        assert np.allclose(actual, expected, atol=1e-4 * expected.max())
+        assert [heat_map.similarity for heat_map in before] == [heat_map.similarity for heat_map in after]
 
 
 @everywhere
 def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> None:
     explainer = explainer_of(kind, tower, affinity="propagation")
     rgb = pixels(tower)
-    one = explainer.explain(rgb, PHRASES)
-    other = explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
-    more = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
-    for mine, theirs in ((one[0], other[0]), (one[1], other[1]), (one[0], more[0])):
-        for a, b in zip(mine, theirs, strict=True):
+    maps = explainer.explain(rgb, PHRASES)
+    reversed_maps = explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
+    padded_maps = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
+    for first, second in ((maps[0], reversed_maps[0]), (maps[1], reversed_maps[1]), (maps[0], padded_maps[0])):
+        for a, b in zip(first, second, strict=True):
             assert np.allclose(a.values, b.values, atol=1e-4 * a.values.max())
 
 
@@ -93,9 +93,9 @@ def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
     x = tower.blocks[0](tower.embed(torch.from_numpy(rgb)))  # type: ignore[attr-defined]
     for kind in ("grad_eclip", "maskclip", "rollout"):
         explainer = explainer_of(kind, "class token", affinity="propagation", affinity_depth=0.5)
-        found = explainer.maps(torch.from_numpy(rgb), texts).tokens
-        assert found is not None, kind
-        assert torch.allclose(found, x[:, 1:], atol=1e-5), kind
+        tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
+        assert tokens is not None, kind
+        assert torch.allclose(tokens, x[:, 1:], atol=1e-5), kind
 
 
 def test_a_block_that_is_explained_is_refused() -> None:

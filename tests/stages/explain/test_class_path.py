@@ -45,11 +45,11 @@ def test_the_class_token_is_one_of_the_tokens(tower: VisionTower, heads: int) ->
 def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
     keys = [numbers(B, N, D + n)[..., :D] for n in range(len(tower.blocks))]
     blocks = tower.blocks
-    held = [BlockInputs(block=b, heads=4, keys=k, values=numbers(B, N, D)) for b, k in zip(blocks, keys, strict=True)]
+    inputs = [BlockInputs(block=b, heads=4, keys=k, values=numbers(B, N, D)) for b, k in zip(blocks, keys, strict=True)]
     gradient = numbers(B, P, 48)
-    together = trace_class_token(tower, numbers(B, D), held, P)
-    alone = trace_class_token(replace(tower), numbers(B, D), held, 1)
-    for many, one in zip(together.gradients(gradient), alone.gradients(gradient[:, 1:2]), strict=True):
+    together = trace_class_token(tower, numbers(B, D), inputs, P)
+    single = trace_class_token(replace(tower), numbers(B, D), inputs, 1)
+    for many, gradient_of_single in zip(together.gradients(gradient), single.gradients(gradient[:, 1:2]), strict=True):
         assert many.shape == (B, P, N)
-        assert torch.allclose(many[:, 1:2], one, rtol=1e-12, atol=1e-13)
+        assert torch.allclose(many[:, 1:2], gradient_of_single, rtol=1e-12, atol=1e-13)
     assert torch.equal(together.gradients(gradient)[0], together.gradients(gradient)[0]), "a second time, too"

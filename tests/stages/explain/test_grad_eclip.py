@@ -54,8 +54,14 @@ SIZES = itertools.cycle([(32, 32), (24, 56), (24, 56), (32, 32)])
     [(*case, size) for case, size in zip(CASES, SIZES, strict=False)],
 )
 def test_full_path_equals_the_float64_reference(heads, similarity, spatial, blocks, rectify, size) -> None:
-    own = {"heads": heads, "similarity": similarity, "spatial_weight": spatial, "blocks": blocks, "rectify": rectify}
-    config = GradEclipConfig(path="full", affinity="none", **own)
+    settings = {
+        "heads": heads,
+        "similarity": similarity,
+        "spatial_weight": spatial,
+        "blocks": blocks,
+        "rectify": rectify,
+    }
+    config = GradEclipConfig(path="full", affinity="none", **settings)
     model, double = model_pair(ls_init_value=0.5)
     rgb = pixels(*size)
     [maps] = GradEclip(config, clip_of(model)).explain(rgb, [PHRASES])

@@ -14,10 +14,10 @@ from tests.stages.explain.models import image, made
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, (64, 96)), (0.5, (32, 48)), (0.4, (32, 32)), (0.01, (16, 16))])
 def test_sides_are_rounded_to_the_stride(scale: float, expected: tuple[int, int]) -> None:
     rgb = torch.full((2, 64, 96, 3), 77, dtype=torch.uint8)
-    found = at_scale(rgb, scale, 16)
-    assert (found.shape, found.dtype) == ((2, *expected, 3), torch.uint8)
-    assert (found == 77).all()
-    assert (found is rgb) == (scale == 1)
+    images = at_scale(rgb, scale, 16)
+    assert (images.shape, images.dtype) == ((2, *expected, 3), torch.uint8)
+    assert (images == 77).all()
+    assert (images is rgb) == (scale == 1)
 
 
 def maps_of(values: torch.Tensor, **more: torch.Tensor | None) -> Maps:
@@ -30,42 +30,42 @@ def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
     """A slope from left to right keeps its heat at every place in the image, but for the edges."""
     wide = (torch.arange(8) + 0.5 + shift) / 8
     narrow = (torch.arange(4) + 0.5 + shift) / 4
-    found = mean_of([maps_of(torch.zeros(1, 1, 3, 8)), maps_of(narrow.expand(1, 1, 3, 4))], [(3, 8), (3, 4)], shift)
+    maps = mean_of([maps_of(torch.zeros(1, 1, 3, 8)), maps_of(narrow.expand(1, 1, 3, 4))], [(3, 8), (3, 4)], shift)
     expected = wide.clamp(narrow[0], narrow[-1]) / narrow[-1] / 2
-    assert torch.allclose(found.values.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
+    assert torch.allclose(maps.values.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "mean"),
+    ("first", "second", "mean"),
     [
         ([0.0, 4.0, 2.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.5, 0.75, 0.25, 0.0]),
         ([0.0, 4.0, 2.0, 0.0], [0.0] * 4, [0, 0.5, 0.25, 0]),
         ([0.0] * 4, [0.0] * 4, [0.0] * 4),
     ],
 )
-def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(one, other, mean) -> None:
-    both = [maps_of(torch.tensor(each).reshape(1, 1, 2, 2)) for each in (one, other)]
+def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(first, second, mean) -> None:
+    both = [maps_of(torch.tensor(values).reshape(1, 1, 2, 2)) for values in (first, second)]
     assert mean_of(both, [(2, 2)] * 2, 0.0).values.flatten().tolist() == pytest.approx(mean)
 
 
 def test_cosines_and_embeddings_are_means_and_constant_is_constant_at_all_scales() -> None:
     values = torch.ones(2, 1, 4)
-    one = Maps(
+    first = Maps(
         values=values, cosines=torch.tensor([[0.1], [0.2]]), local=torch.tensor([[0.3], [0.5]]),
         embedding=torch.tensor([[2.0, 0.0], [0.0, 5.0]]), constant=torch.tensor([True, True]),
     )  # fmt: skip
-    other = Maps(
+    second = Maps(
         values=values, cosines=torch.tensor([[0.3], [0.2]]), local=torch.tensor([[0.1], [0.5]]),
         embedding=torch.tensor([[0.0, 3.0], [0.0, 1.0]]), constant=torch.tensor([True, False]),
     )  # fmt: skip
-    found = mean_of([one, other], [(2, 2)] * 2, 0.0)
-    for mine, wanted in [
-        (found.cosines, [[0.2], [0.2]]),
-        (found.local, [[0.2], [0.5]]),
-        (found.embedding, [[0.5, 0.5], [0.0, 1.0]]),
-        (found.constant, [True, False]),
+    mean = mean_of([first, second], [(2, 2)] * 2, 0.0)
+    for actual, expected in [
+        (mean.cosines, [[0.2], [0.2]]),
+        (mean.local, [[0.2], [0.5]]),
+        (mean.embedding, [[0.5, 0.5], [0.0, 1.0]]),
+        (mean.constant, [True, False]),
     ]:
-        assert torch.allclose(mine.float(), torch.tensor(wanted).float())
+        assert torch.allclose(actual.float(), torch.tensor(expected).float())
 
 
 def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:
@@ -75,8 +75,8 @@ def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:
     small = torch.from_numpy(plain.explain(at_scale(rgb, 0.5, SPEC.patch_px).numpy(), [["dog"]])[0][0].values)
     enlarged = F.interpolate(small[None, None] / small.max(), (8, 8), mode="bilinear")[0, 0]
     both = made("grad_eclip", affinity="propagation", scales=(1.0, 0.5))
-    (found,) = both.explain(rgb.numpy(), [["dog"]])[0]
-    assert torch.allclose(torch.from_numpy(found.values), (large / large.max() + enlarged) / 2, atol=1e-5)
+    (heat_map,) = both.explain(rgb.numpy(), [["dog"]])[0]
+    assert torch.allclose(torch.from_numpy(heat_map.values), (large / large.max() + enlarged) / 2, atol=1e-5)
 
 
 def test_scales_fall_and_images_are_resized_to_the_largest() -> None:

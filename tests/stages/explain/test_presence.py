@@ -33,22 +33,22 @@ def test_statistics_are_those_of_the_cosines_with_the_images(width: int) -> None
     images = unit(rng, 1, width) * 0.6 + images * 0.4
     statistics = ImageStatistics.of(images)
     cosines = texts @ images.T
-    found = statistics.features(texts, cosines[:, 0], cosines[:, 1])
-    assert found[:, 1] == pytest.approx(cosines.mean(axis=1), abs=2e-3)
-    assert found[:, 2] == pytest.approx(cosines.std(axis=1), rel=0.06)
+    features = statistics.features(texts, cosines[:, 0], cosines[:, 1])
+    assert features[:, 1] == pytest.approx(cosines.mean(axis=1), abs=2e-3)
+    assert features[:, 2] == pytest.approx(cosines.std(axis=1), rel=0.06)
 
 
 def test_the_distance_of_other_images() -> None:
     """1 for the images of the fit, 1 + directions / images for others of their kind, more for others."""
     rng = np.random.default_rng(0)
     spread = np.linspace(1.0, 0.1, 24, dtype=np.float32)
-    fitted, others = ((spread * rng.normal(size=(count, 24))).astype(np.float32) for count in (400, 4000))
-    images = ImageStatistics.of(fitted)
-    assert images.distance(fitted) == pytest.approx(1, abs=0.01)
-    assert images.distance(others) == pytest.approx(1 + 24 / 400, abs=0.03)
-    assert images.distance(others[:, ::-1]) > 5
-    few = ImageStatistics.of(fitted[:3])
-    assert np.isfinite(few.distance(others)), "directions in which three images do not differ"
+    sample, population = ((spread * rng.normal(size=(count, 24))).astype(np.float32) for count in (400, 4000))
+    images = ImageStatistics.of(sample)
+    assert images.distance(sample) == pytest.approx(1, abs=0.01)
+    assert images.distance(population) == pytest.approx(1 + 24 / 400, abs=0.03)
+    assert images.distance(population[:, ::-1]) > 5
+    few = ImageStatistics.of(sample[:3])
+    assert np.isfinite(few.distance(population)), "directions in which three images do not differ"
 
 
 def test_the_probability_by_hand() -> None:
@@ -64,8 +64,8 @@ def test_the_probability_by_hand() -> None:
     usual = text @ mean
     spread = np.linalg.norm(directions @ text)
     total = 0.5 + 3.0 * ((0.3 - usual) / spread) / 2.0 - 1.0 * 0.4 / 2.0
-    found = presence.probabilities(texts, cosines, local)
-    assert found == pytest.approx([1 / (1 + np.exp(-total)), 1, 0], abs=1e-6)
+    probabilities = presence.probabilities(texts, cosines, local)
+    assert probabilities == pytest.approx([1 / (1 + np.exp(-total)), 1, 0], abs=1e-6)
 
 
 def test_plain_values_give_the_same_presence() -> None:
@@ -108,13 +108,13 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     assert table.shape == (sum(len(each.cosines) for each in signals), len(FEATURES))
     together = explainer.explain(pixels(tower), PHRASES)
     turned = explainer.explain(pixels(tower)[::-1].copy(), PHRASES[::-1])[::-1]
-    for own, other in zip(together, turned, strict=True):
-        assert [each.presence for each in own] == pytest.approx([each.presence for each in other], abs=1e-5)
-    assert len({each.presence for own in together for each in own}) > 1
+    for maps, turned_maps in zip(together, turned, strict=True):
+        assert [each.presence for each in maps] == pytest.approx([each.presence for each in turned_maps], abs=1e-5)
+    assert len({each.presence for maps in together for each in maps}) > 1
     explainer.presence = None
     plain = explainer.explain(pixels(tower), PHRASES)
-    for mine, theirs in zip(plain, together, strict=True):
-        for a, b in zip(mine, theirs, strict=True):
+    for plain_maps, judged_maps in zip(plain, together, strict=True):
+        for a, b in zip(plain_maps, judged_maps, strict=True):
             assert a.presence is None
             np.testing.assert_array_equal(a.values, b.values)
             assert (a.text, a.similarity, a.fault, a.shift_cells) == (b.text, b.similarity, b.fault, b.shift_cells)

@@ -59,14 +59,14 @@ def make_records(most: int = 9) -> list[Record]:
     return records
 
 
-def assert_close(found: Sequence[Record], wanted: Sequence[Record]) -> None:
+def assert_close(actual: Sequence[Record], expected: Sequence[Record]) -> None:
     """The same texts and faults, and maps to 1e-4 of their largest value."""
-    for one, other in zip(found, wanted, strict=True):
-        both = [[(each.text, each.fault) for each in record.heat_maps] for record in (one, other)]
+    for actual_record, expected_record in zip(actual, expected, strict=True):
+        both = [[(each.text, each.fault) for each in record.heat_maps] for record in (actual_record, expected_record)]
         assert both[0] == both[1]
-        for mine, theirs in zip(one.heat_maps, other.heat_maps, strict=True):
-            assert np.abs(mine.values - theirs.values).max() <= 1e-4 * mine.values.max()
-            assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-5)
+        for actual_map, expected_map in zip(actual_record.heat_maps, expected_record.heat_maps, strict=True):
+            assert np.abs(actual_map.values - expected_map.values).max() <= 1e-4 * actual_map.values.max()
+            assert actual_map.similarity == pytest.approx(expected_map.similarity, abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}])
@@ -77,11 +77,14 @@ def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dic
         sizes = [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
     stage = set_up(model, **settings)
     pixels = (make_record(n, size=sizes[n % len(sizes)]).pixels for n in itertools.count())
-    records = [replace(record, pixels=own) for record, own in zip(make_records(), pixels, strict=False)]
-    alone = [answer for record in records for answer in stage.process([record])]
-    assert_close([each for i in range(0, 15, 7) for each in stage.process(records[i : i + 7])], alone)
-    assert_close(stage.process(records[::-1])[::-1], alone)
-    assert stage.take_forwards().images == 3 * sum(bool(each.heat_maps) for each in alone)
+    records = [
+        replace(record, pixels=pixels_of_record)
+        for record, pixels_of_record in zip(make_records(), pixels, strict=False)
+    ]
+    singles = [answer for record in records for answer in stage.process([record])]
+    assert_close([answer for i in range(0, 15, 7) for answer in stage.process(records[i : i + 7])], singles)
+    assert_close(stage.process(records[::-1])[::-1], singles)
+    assert stage.take_forwards().images == 3 * sum(bool(answer.heat_maps) for answer in singles)
     assert stage.take_forwards().images == 0, "reported once"
     stage.teardown()
 
@@ -102,8 +105,8 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
 def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(stage, model) -> None:
     before = [make_record(0, ["dog"]), make_record(1, [])]
     other = set_up(model.model_copy(update={"batch_size": None}))
-    for each, keeps in ((stage, True), (other, False)):
-        after = each.process(before)
+    for explain_stage, keeps in ((stage, True), (other, False)):
+        after = explain_stage.process(before)
         assert [record.pixels for record in after] == [record.pixels if keeps else None for record in before]
         assert [len(record.heat_maps) for record in after] == [1, 0]
     assert other.forward_batch_size() == other.forward_batch_size("cpu") == BATCH_SIZES["cpu"]
@@ -145,13 +148,13 @@ def test_the_heat_of_others_at_the_same_place_is_subtracted() -> None:
     assert second.values == pytest.approx(np.array([[0.0, 0.0, 0.9]]))
     assert first.values.dtype == np.float32
     assert (first.text, first.similarity) == ("dog", 0.2)
-    one = heat_map(3, 1, 2)
+    weak = heat_map(3, 1, 2)
     broken = heat_map(0, 0, 0, fault="empty")
-    for each in subtract_others([one, heat_map(6, 2, 4)], 0.25):
-        assert each.values / each.values.max() == pytest.approx(one.values / 3), "maps of one form keep it"
-    for alone in ([], [one], [one, broken]):
-        assert subtract_others(alone, 0.5) == alone
-    assert subtract_others([one, second], 0.0)[0] is one
+    for result in subtract_others([weak, heat_map(6, 2, 4)], 0.25):
+        assert result.values / result.values.max() == pytest.approx(weak.values / 3), "maps of one form keep it"
+    for maps in ([], [weak], [weak, broken]):
+        assert subtract_others(maps, 0.5) == maps
+    assert subtract_others([weak, second], 0.0)[0] is weak
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -160,13 +163,13 @@ def test_the_hottest_of_the_others_counts(count: int) -> None:
     maps = [replace(heat_map(), values=rng.lognormal(0, 2, (7, 5)).astype(np.float32)) for _ in range(count)]
     maps[1] = replace(maps[0], text="the same heat")
     maps.insert(1, heat_map(0, fault="empty"))
-    shares = [each.values / each.values.max() for each in maps if not each.fault]
-    found = subtract_others(maps, 0.4)
-    for row, each in enumerate(each for each in maps if not each.fault):
-        others = np.max([share for number, share in enumerate(shares) if number != row], axis=0)
-        alone = np.maximum(shares[row] - np.float32(0.4) * others, 0) * each.values.max()
-        assert np.array_equal(found[row + (row > 0)].values, alone)
-    assert found[1] is maps[1]
+    shares = [source.values / source.values.max() for source in maps if not source.fault]
+    results = subtract_others(maps, 0.4)
+    for row, source in enumerate(source for source in maps if not source.fault):
+        highest = np.max([share for number, share in enumerate(shares) if number != row], axis=0)
+        expected = np.maximum(shares[row] - np.float32(0.4) * highest, 0) * source.values.max()
+        assert np.array_equal(results[row + (row > 0)].values, expected)
+    assert results[1] is maps[1]
 
 
 def test_maps_are_contrasted_with_the_others_of_their_image(stage: ExplainStage, model: ModelConfig) -> None:
@@ -190,30 +193,30 @@ class TalkingDevice:
     """Takes the place of an explainer on a device whose memory holds `most` images."""
 
     def __init__(self, faults: dict[str, RuntimeError] | None = None, most: int = 999) -> None:
-        self.said: list[str] = []  # "launch 0", "wait 0" and so on, by number of the batch, in order
+        self.events: list[str] = []  # "launch 0", "wait 0" and so on, by number of the batch, in order
         self.sizes: list[int] = []  # images of each batch
         self.learnt: list[list[str]] = []  # texts of each call of `learn`
         self.faults = faults or {}
-        self.most = most  # one of `said` -> the error that it raises then
+        self.most = most  # one of `events` -> the error that it raises then
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
         self.learnt.append([text for own in phrases for text in own])
 
-    def hears(self, what: str) -> None:
-        self.said.append(what)
+    def record_event(self, what: str) -> None:
+        self.events.append(what)
         if what in self.faults:
             raise self.faults[what]
 
-    def launch(self, images: Sequence[Any], phrases: Sequence[Sequence[str]]) -> UnderWay:
+    def launch(self, images: Sequence[Any], phrases: Sequence[Sequence[str]]) -> PendingBatch:
         self.sizes.append(len(images))
-        self.hears(f"launch {len(self.sizes) - 1}")
+        self.record_event(f"launch {len(self.sizes) - 1}")
         if len(images) > self.most:
             raise CUBLAS
-        return UnderWay(self, len(self.sizes) - 1, images, phrases)
+        return PendingBatch(self, len(self.sizes) - 1, images, phrases)
 
 
 @dataclass
-class UnderWay:
+class PendingBatch:
     device: TalkingDevice
     number: int
     images: Sequence[Any]
@@ -221,7 +224,7 @@ class UnderWay:
     embedding: None = None
 
     def wait(self) -> list[list[HeatMap]]:
-        self.device.hears(f"wait {self.number}")
+        self.device.record_event(f"wait {self.number}")
         return [
             [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=float(image.sum()), fault="")]
             for image, (text,) in zip(self.images, self.phrases, strict=True)
@@ -240,13 +243,13 @@ def assert_answered(stage: ExplainStage, count: int) -> None:
     records = [make_record(number, (f"dog {number}",)) for number in range(count)]
     answers = stage.process(records)
     for number, (record, answer) in enumerate(zip(records, answers, strict=True)):
-        (found,) = answer.heat_maps
-        assert (found.text, found.similarity) == (f"dog {number}", float(record.pixels.rgb.sum()))
+        (heat_map,) = answer.heat_maps
+        assert (heat_map.text, heat_map.similarity) == (f"dog {number}", float(record.pixels.rgb.sum()))
 
 
-def most_under_way(said: Sequence[str]) -> int:
+def most_pending(events: Sequence[str]) -> int:
     """The largest number of batches that were launched and not waited for."""
-    return max(itertools.accumulate(1 if what.startswith("launch") else -1 for what in said))
+    return max(itertools.accumulate(1 if what.startswith("launch") else -1 for what in events))
 
 
 def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
@@ -265,11 +268,11 @@ def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
         "wait 3",
         "wait 4",
     )
-    assert device.said == [*order]
+    assert device.events == [*order]
     assert device.sizes == [8] * 4 + [5], "an image is computed once"
-    assert most_under_way(device.said) == AHEAD == 2
+    assert most_pending(device.events) == AHEAD == 2
     assert_answered(stage, 8)
-    assert device.said[-2:] == ["launch 5", "wait 5"], "nothing is under way between calls"
+    assert device.events[-2:] == ["launch 5", "wait 5"], "nothing is under way between calls"
 
 
 def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_once() -> None:
@@ -285,14 +288,14 @@ def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_onc
 def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str, error: RuntimeError, caplog) -> None:
     device = TalkingDevice({what: error})
     assert_answered(stage_on(device, 8), 24)
-    failed = device.said.index(what)
-    waited = [each for each in device.said[:failed] if each.startswith("wait")]
-    assert device.said.count(what) == 1
-    before = [int(each.split()[1]) for each in device.said[: failed + 1] if each.startswith("launch")]
+    failed = device.events.index(what)
+    waited = [each for each in device.events[:failed] if each.startswith("wait")]
+    assert device.events.count(what) == 1
+    before = [int(each.split()[1]) for each in device.events[: failed + 1] if each.startswith("launch")]
     assert {device.sizes[number] for number in before} == {8}
     assert set(device.sizes[len(before) :]) == {4}, "a batch that was under way is computed again in halves"
     assert sum(device.sizes[len(before) :]) == 24 - 8 * len(waited), "an answered one is not"
-    assert most_under_way(device.said[failed + 1 :]) <= AHEAD
+    assert most_pending(device.events[failed + 1 :]) <= AHEAD
     assert [record.message for record in caplog.records] == ["GPU memory is full: going on with batches of 4 images"]
 
 
@@ -301,11 +304,11 @@ def test_another_fault_is_raised_wherever_it_shows(what: str) -> None:
     device = TalkingDevice({what: BROKEN})
     with pytest.raises(DeviceFault, match="the GPU reports a fault: CUDA error: device-side assert"):
         assert_answered(stage_on(device, 8), 24)
-    assert device.said[-1] == what, "nothing is launched behind it"
+    assert device.events[-1] == what, "nothing is launched behind it"
 
 
 @pytest.mark.parametrize("what", ["launch 1", "wait 0"])
 def test_two_images_that_do_not_fit_together_are_computed_one_behind_the_other(what: str) -> None:
     device = TalkingDevice({what: OUT_OF_MEMORY})
     assert_answered(stage_on(device, 1), 3)
-    assert most_under_way(device.said[device.said.index(what) + 1 :]) == 1
+    assert most_pending(device.events[device.events.index(what) + 1 :]) == 1

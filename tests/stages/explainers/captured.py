@@ -19,7 +19,7 @@ class Captured:
     """One forward pass of one image.
 
     `attention` holds (H, queries, T) for every attention in order, `queries`, `keys`, `values` (H, ., d) likewise, and
-    `seen` the outputs of the modules that were asked for. All are in the graph of `embedding`, (E,). `visual` is the
+    `outputs` the outputs of the modules that were asked for. All are in the graph of `embedding`, (E,). `visual` is the
     model's image tower in float64.
     """
 
@@ -27,21 +27,21 @@ class Captured:
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    seen: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
     visual: Any = None
     embedding: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def cosine(self, text: Tensor) -> Tensor:
         return F.normalize(self.embedding, dim=-1) @ text.double()
 
-    def gradients(self, text: Tensor, wanted: list[Tensor]) -> list[Tensor]:
-        return list(torch.autograd.grad(self.cosine(text), wanted, retain_graph=True))
+    def gradients(self, text: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+        return list(torch.autograd.grad(self.cosine(text), tensors, retain_graph=True))
 
 
 def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
     """Normalised pixels (3, height, width) of one image; names of modules of `model.visual` to watch."""
     exact: Any = copy.deepcopy(model).double().eval().requires_grad_(True)
-    found = Captured(visual=exact.visual)
+    captured = Captured(visual=exact.visual)
 
     def attend(
         q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
@@ -49,13 +49,18 @@ def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
         assert attn_mask is None
         assert dropout_p == 0
         attention = torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, dim=-1)
-        for kept, value in ((found.attention, attention), (found.queries, q), (found.keys, k), (found.values, v)):
-            kept.append(value)
+        for tensors, value in (
+            (captured.attention, attention),
+            (captured.queries, q),
+            (captured.keys, k),
+            (captured.values, v),
+        ):
+            tensors.append(value)
         return attention @ v
 
     for name in watched:
-        exact.visual.get_submodule(name).register_forward_hook(lambda _, __, output: found.seen.append(output))
+        exact.visual.get_submodule(name).register_forward_hook(lambda _, __, output: captured.outputs.append(output))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attend)
-        found.embedding = exact.encode_image(pixels[None].double())[0]
-    return found
+        captured.embedding = exact.encode_image(pixels[None].double())[0]
+    return captured

@@ -15,17 +15,17 @@ from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 @dataclass
 class Explicit:
-    """The rules of AttnLRP or of conservative propagation; `kept` holds what biases and softmax keep."""
+    """The rules of AttnLRP or of conservative propagation; `losses` holds what biases and softmax keep."""
 
     rule: str
     activation: str
     gamma: float = 0.0
-    kept: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
     def linear(self, layer: Linear, x: Tensor, relevance: Tensor, gamma: float = 0.0) -> Tensor:
         """The epsilon rule with epsilon 0, or the gamma rule, from every output j to every input i."""
         out = torch.zeros_like(x)
-        kept = torch.zeros((), dtype=torch.float64)
+        losses = torch.zeros((), dtype=torch.float64)
         z = layer(x)
         bias = torch.zeros(z.shape[-1], dtype=torch.float64) if layer.bias is None else layer.bias
         for j, weights in enumerate(layer.weight):
@@ -34,15 +34,15 @@ class Explicit:
             parts = parts * torch.where(agreeing, 1 + gamma, 1.0)
             shares = parts / parts.sum(dim=-1, keepdim=True) * relevance[..., j : j + 1]
             out += shares[..., :-1]
-            kept += shares[..., -1].sum()
-        self.kept.append(float(kept))
+            losses += shares[..., -1].sum()
+        self.losses.append(float(losses))
         return out
 
     def norm(self, layer: LayerNorm, x: Tensor, relevance: Tensor) -> Tensor:
         """Passes the scaling, and goes through the centring as through a linear layer."""
         y = layer(x)
         bias = torch.zeros_like(y) if layer.bias is None else layer.bias.expand_as(y)
-        self.kept.append(float((relevance * bias / y).sum()))
+        self.losses.append(float((relevance * bias / y).sum()))
         width = x.shape[-1]
         centring = torch.eye(width, dtype=torch.float64) - 1 / width
         return self.linear(Linear(centring, None), x, relevance * (y - bias) / y)
@@ -53,7 +53,7 @@ class Explicit:
         given = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(block.activation(given).sum(), given)
         out = relevance * x * slope / block.activation(x)
-        self.kept.append(float((relevance - out).sum()))
+        self.losses.append(float((relevance - out).sum()))
         return out
 
     def attention(
@@ -73,7 +73,7 @@ class Explicit:
             at_weights = at_weights / 2
             at_values = at_values / 2
             at_logits = logits * (at_weights - weights * at_weights.sum(dim=-1, keepdim=True))
-            self.kept.append(float(at_weights.sum() - at_logits.sum()))
+            self.losses.append(float(at_weights.sum() - at_logits.sum()))
             per_logit = at_logits / (queries @ keys.mT)
             at_queries = queries * (per_logit @ keys) / 2
             at_keys = keys * (per_logit.mT @ queries) / 2
@@ -139,7 +139,7 @@ class Explicit:
         relevance = e * text / e.norm()
         cosine = float(relevance.sum())
         at_query, at_keys, at_values = self.attention(query, k, v, self.linear(pool.out, o, relevance), pool.heads)
-        self.kept.append(float(at_query.sum()))
+        self.losses.append(float(at_query.sum()))
         return self.linear(pool.k, x, at_keys) + self.linear(pool.v, x, at_values), cosine
 
 

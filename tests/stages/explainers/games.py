@@ -9,7 +9,7 @@ Game = Callable[[Tensor], Tensor]
 """Shares of the cells that are shown (n, N), float64 -> (n, E)."""
 
 
-class Played:
+class RecordedGame:
     """In place of `MaskedImage`: a game, and a note of every mask that was asked for."""
 
     def __init__(self, game: Game, grid_hw: tuple[int, int], cell_px: int = 1, masks_per_step: int = 8) -> None:
@@ -17,12 +17,12 @@ class Played:
         self.grid_hw = grid_hw
         self.masks_per_step = masks_per_step
         self.size_hw = (grid_hw[0] * cell_px, grid_hw[1] * cell_px)
-        self.asked = 0
+        self.mask_count = 0
         self.whole = self.embeddings(torch.ones(1, *grid_hw))[0]
-        self.asked = 0
+        self.mask_count = 0
 
     def embeddings(self, masks: Tensor) -> Tensor:
-        self.asked += len(masks)
+        self.mask_count += len(masks)
         shares = torch.nn.functional.adaptive_avg_pool2d(masks.double(), self.grid_hw).flatten(1)
         return self.game(shares)
 

@@ -17,7 +17,7 @@ from tests.stages.explainers.captured import Captured, capture
 Floats = NDArray[np.float64]
 
 
-def seen_by(tower: str, explainer: Any, *watched: str) -> tuple[NDArray[np.uint8], Captured]:
+def capture_of(tower: str, explainer: Any, *watched: str) -> tuple[NDArray[np.uint8], Captured]:
     """An image, and open_clip's forward pass of it."""
     side = TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px
     rgb = image(tower, side, side)
@@ -40,15 +40,15 @@ def test_more_blocks_than_there_are_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "EVA02", "SigLIP"])
 def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None:
     explainer = made("raw_attention", name)
-    rgb, captured = seen_by(name, explainer)
+    rgb, captured = capture_of(name, explainer)
     row = captured.attention[-1][0, :, 0].mean(dim=0).detach()
     assert len(row) - cells_of(name) in (0, 1)
-    wanted = row[-cells_of(name) :].numpy()
-    assert wanted.max() > 1.2 * wanted.min(), "far from uniform"
-    for found, text in zip(explainer.explain(rgb, [PHRASES])[0], PHRASES, strict=True):
-        assert np.allclose(found.values.ravel(), wanted, rtol=1e-6)
+    expected = row[-cells_of(name) :].numpy()
+    assert expected.max() > 1.2 * expected.min(), "far from uniform"
+    for heat_map, text in zip(explainer.explain(rgb, [PHRASES])[0], PHRASES, strict=True):
+        assert np.allclose(heat_map.values.ravel(), expected, rtol=1e-6)
         cosine = captured.cosine(explainer.texts([text])[0]).item()
-        assert found.similarity == pytest.approx(cosine, abs=1e-6)
+        assert heat_map.similarity == pytest.approx(cosine, abs=1e-6)
 
 
 @pytest.mark.usefixtures("float64")
@@ -57,16 +57,16 @@ def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None
 @pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "SigLIP"])
 def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
     explainer = made("attention_gradient", name, weight=weight, rectify=rectify)
-    rgb, captured = seen_by(name, explainer)
+    rgb, captured = capture_of(name, explainer)
     attention = captured.attention[-1]
     patches = slice(-cells_of(name), None)
-    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+    for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         (gradient,) = captured.gradients(explainer.texts([text])[0], [attention])
         g = gradient[0, :, 0, patches].numpy()
         a = attention[0, :, 0, patches].detach().numpy()
-        each = g * a if weight == "attention" else g
-        wanted = np.maximum(each, 0).mean(axis=0) if rectify == "head" else np.maximum(each.mean(axis=0), 0)
-        assert np.allclose(found.values.ravel(), wanted, rtol=0, atol=1e-6 * wanted.max())
+        product = g * a if weight == "attention" else g
+        expected = np.maximum(product, 0).mean(axis=0) if rectify == "head" else np.maximum(product.mean(axis=0), 0)
+        assert np.allclose(heat_map.values.ravel(), expected, rtol=0, atol=1e-6 * expected.max())
 
 
 @pytest.mark.usefixtures("float64")
@@ -77,9 +77,9 @@ def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(n
     heads = tower.blocks[-1].heads if name == "class token" else tower.pool.heads
     theirs = made("grad_eclip", ours.model, blocks=1, spatial_weight=False, contrast=0.0)
     rgb = image(name)
-    for found, wanted in zip(ours.explain(rgb, [PHRASES])[0], theirs.explain(rgb, [PHRASES])[0], strict=True):
-        assert wanted.values.any()
-        assert np.allclose(heads * found.values, wanted.values, rtol=0, atol=1e-6 * wanted.values.max())
+    for heat_map, expected in zip(ours.explain(rgb, [PHRASES])[0], theirs.explain(rgb, [PHRASES])[0], strict=True):
+        assert expected.values.any()
+        assert np.allclose(heads * heat_map.values, expected.values, rtol=0, atol=1e-6 * expected.values.max())
 
 
 @pytest.mark.usefixtures("float64")
@@ -89,32 +89,32 @@ def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(n
 )
 def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, Any], blocks: int, scale: float) -> None:
     explainer = made("game", **settings)
-    rgb, captured = seen_by("class token", explainer)
-    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+    rgb, captured = capture_of("class token", explainer)
+    for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         attention = captured.attention[-blocks:]
         gradients = captured.gradients(explainer.texts([text])[0], attention)
         relevance = np.eye(17)
         for weights, gradient in zip(attention, gradients, strict=True):
             product = scale * gradient[0].numpy() * weights[0].detach().numpy()
             relevance = relevance + np.maximum(product, 0).mean(axis=0) @ relevance
-        wanted = relevance[0, 1:].reshape(4, 4)
-        assert np.allclose(found.values, wanted, rtol=0, atol=1e-6 * wanted.max())
+        expected = relevance[0, 1:].reshape(4, 4)
+        assert np.allclose(heat_map.values, expected, rtol=0, atol=1e-6 * expected.max())
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("settings", "blocks"), [({}, 2), ({"blocks": "all"}, 4), ({"blocks": 1}, 1)])
 def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
     explainer = made("legrad", **settings)
-    rgb, captured = seen_by("class token", explainer, *(f"transformer.resblocks.{n}" for n in range(4)))
-    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+    rgb, captured = capture_of("class token", explainer, *(f"transformer.resblocks.{n}" for n in range(4)))
+    for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         embedding = explainer.texts([text])[0].double()
-        wanted = np.zeros(16)
-        for tokens, attention in list(zip(captured.seen, captured.attention, strict=True))[-blocks:]:
+        expected = np.zeros(16)
+        for tokens, attention in list(zip(captured.outputs, captured.attention, strict=True))[-blocks:]:
             meaning = captured.visual.ln_post(tokens[0].mean(dim=0)) @ captured.visual.proj
             (gradient,) = torch.autograd.grad(F.normalize(meaning, dim=0) @ embedding, attention, retain_graph=True)
-            wanted += np.maximum(gradient[0].numpy(), 0).mean(axis=(0, 1))[1:]
-        assert np.allclose(found.values.ravel(), wanted, rtol=0, atol=1e-6 * wanted.max())
-        assert found.similarity == pytest.approx(captured.cosine(embedding).item(), abs=1e-6)
+            expected += np.maximum(gradient[0].numpy(), 0).mean(axis=(0, 1))[1:]
+        assert np.allclose(heat_map.values.ravel(), expected, rtol=0, atol=1e-6 * expected.max())
+        assert heat_map.similarity == pytest.approx(captured.cosine(embedding).item(), abs=1e-6)
 
 
 @pytest.mark.usefixtures("float64")
@@ -122,18 +122,18 @@ def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
 @pytest.mark.parametrize("threshold", [0.8, 0.3, 1.0])
 def test_legrad_on_pools(name: str, threshold: float) -> None:
     explainer = made("legrad", name, empty_threshold=threshold)
-    rgb, captured = seen_by(name, explainer)
+    rgb, captured = capture_of(name, explainer)
 
     def heat(text: str) -> Any:
         (gradient,) = captured.gradients(explainer.texts([text])[0], captured.attention[-1:])
         return np.maximum(gradient[0, :, 0, -cells_of(name) :].numpy(), 0).mean(axis=0)
 
     empty = heat("a photo of a")
-    kept = (empty - empty.min()) / (empty.max() - empty.min()) <= threshold
-    assert kept.all() == (threshold == 1.0)
-    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
-        wanted = heat(text) * kept
-        assert np.allclose(found.values.ravel(), wanted, rtol=0, atol=1e-6 * wanted.max())
+    is_normal = (empty - empty.min()) / (empty.max() - empty.min()) <= threshold
+    assert is_normal.all() == (threshold == 1.0)
+    for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+        expected = heat(text) * is_normal
+        assert np.allclose(heat_map.values.ravel(), expected, rtol=0, atol=1e-6 * expected.max())
 
 
 # The walk
@@ -150,24 +150,24 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
     texts[:, 3:] = 0
     names = [f"transformer.resblocks.{n}" for n in range(4)]
     captured = capture(model, clip.tower.normalised(rgb)[0], *(f"{name}.ln_1" for name in names), *names)
-    walked = Walk(clip, blocks)(rgb)
+    tensors = Walk(clip, blocks)(rgb)
     for name, ours, theirs in [
-        ("attention", walked.attention, captured.attention),
-        ("normed", walked.normed, captured.seen[0::2]),
-        ("outputs", walked.outputs, captured.seen[1::2]),
+        ("attention", tensors.attention, captured.attention),
+        ("normed", tensors.normed, captured.outputs[0::2]),
+        ("outputs", tensors.outputs, captured.outputs[1::2]),
     ]:
         assert len(ours) == 4 - first
-        for own, other in zip(ours, theirs[first:], strict=True):
-            assert np.allclose(own.detach(), other.detach(), rtol=0, atol=1e-9), name
-        gradients, cosines = phrase_gradients(walked.embedding, ours, texts)
-        found = list(gradients)
-        assert len(found) == 8
+        for actual, expected in zip(ours, theirs[first:], strict=True):
+            assert np.allclose(actual.detach(), expected.detach(), rtol=0, atol=1e-9), name
+        gradients, cosines = phrase_gradients(tensors.embedding, ours, texts)
+        gradients_of_phrases = list(gradients)
+        assert len(gradients_of_phrases) == 8
         for phrase in range(3):
             # Other rows that enter the last block have no part in the embedding.
-            wanted = captured.gradients(texts[0, phrase], theirs[first:])
-            for own, other in zip(found[phrase], wanted, strict=True):
-                assert np.allclose(own, other, rtol=0, atol=1e-9 * float(other.abs().max())), name
-        assert not any(gradient.any() for gradient in found[5]), "a row of zeros only fills up"
+            expected_gradients = captured.gradients(texts[0, phrase], theirs[first:])
+            for actual, expected in zip(gradients_of_phrases[phrase], expected_gradients, strict=True):
+                assert np.allclose(actual, expected, rtol=0, atol=1e-9 * float(expected.abs().max())), name
+        assert not any(gradient.any() for gradient in gradients_of_phrases[5]), "a row of zeros only fills up"
     for phrase in range(3):
         assert float(cosines[0, phrase]) == pytest.approx(captured.cosine(texts[0, phrase]).item(), abs=1e-9)
 
@@ -176,14 +176,14 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
 def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
     clip = clip_of()
     rgb = torch.from_numpy(image(rows=3, columns=5))
-    walked = Walk(clip, "all")(rgb)
-    assert torch.equal(walked.inputs[0], clip.tower.embed(rgb))
-    assert all(one is other for one, other in zip(walked.outputs[:-1], walked.inputs[1:], strict=True))
-    for kept in (0, 2, 3):
-        wanted, _ = clip.tower.tokens_before(rgb, kept)  # type: ignore[attr-defined]
-        early = Walk(clip, 2, kept)(rgb).early
+    tensors = Walk(clip, "all")(rgb)
+    assert torch.equal(tensors.inputs[0], clip.tower.embed(rgb))
+    assert all(one is other for one, other in zip(tensors.outputs[:-1], tensors.inputs[1:], strict=True))
+    for number in (0, 2, 3):
+        expected, _ = clip.tower.tokens_before(rgb, number)  # type: ignore[attr-defined]
+        early = Walk(clip, 2, number)(rgb).early
         assert not early.requires_grad
-        assert torch.allclose(early, wanted[:, 1:], rtol=0, atol=1e-9)
+        assert torch.allclose(early, expected[:, 1:], rtol=0, atol=1e-9)
 
 
 def test_it_works_where_gradients_are_off_and_in_half_precision() -> None:

@@ -49,20 +49,20 @@ def test_the_formulas(name: str, layer: int) -> None:
     rgb = image(name, side, side, seed=1)
     pixels = clip.tower.normalised(torch.from_numpy(rgb))[0]
     captured = capture(module_of(name, seed=1), pixels, PLACES[name, layer])
-    (features,) = captured.seen
+    (features,) = captured.outputs
     for kind in KINDS:
         explainer = made(kind, clip, layer=layer)
         texts = explainer.texts(PHRASES)
         texts = torch.cat([texts, -texts, torch.zeros(4, clip.embed_dim)])  # a map of zeros is one of two
         heat = []
-        for text, found in zip(texts[:4], explainer.maps(torch.from_numpy(rgb), texts[None]).values[0], strict=False):
+        for text, values in zip(texts[:4], explainer.maps(torch.from_numpy(rgb), texts[None]).values[0], strict=False):
             (gradient,) = captured.gradients(text, [features])
             x, g = (
                 (part[0].flatten(1).T if part.dim() == 4 else part[0, -side * side :]).detach().numpy()
                 for part in (features, gradient)
             )
             heat.append(by_hand(kind, x, g))
-            assert np.allclose(found.numpy(), heat[-1], rtol=0, atol=1e-6 * heat[-1].max()), kind
+            assert np.allclose(values.numpy(), heat[-1], rtol=0, atol=1e-6 * heat[-1].max()), kind
         assert sum(each.any() for each in heat) > 1, kind
 
 
@@ -70,9 +70,9 @@ def test_the_formulas(name: str, layer: int) -> None:
 def test_grad_cam_of_averaged_tokens_is_cam_over_their_number() -> None:
     rgb = image("ConvNeXt", 3, 4)
     ours, theirs = (made(kind, "ConvNeXt", contrast=0.0).explain(rgb, [PHRASES])[0] for kind in ("grad_cam", "cam"))
-    for found, wanted in zip(ours, theirs, strict=True):
-        assert wanted.values.any()
-        assert np.allclose(12 * found.values, wanted.values, rtol=0, atol=1e-6 * wanted.values.max())
+    for heat_map, expected in zip(ours, theirs, strict=True):
+        assert expected.values.any()
+        assert np.allclose(12 * heat_map.values, expected.values, rtol=0, atol=1e-6 * expected.values.max())
 
 
 def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is_large() -> None:

@@ -18,14 +18,14 @@ Floats = NDArray[np.float64]
 RGB = image()
 
 
-def compare(explainer: Any, rgb: NDArray[np.uint8], wanted: list[Any], cosines: list[Any] | None = None) -> None:
+def compare(explainer: Any, rgb: NDArray[np.uint8], expected: list[Any], cosines: list[Any] | None = None) -> None:
     """Maps are the wanted numbers of any sign, less their least, which differ among the patches."""
-    for number, found in enumerate(explainer.explain(rgb, [PHRASES])[0]):
-        heat = np.asarray(wanted[number])
+    for number, heat_map in enumerate(explainer.explain(rgb, [PHRASES])[0]):
+        heat = np.asarray(expected[number])
         assert np.ptp(heat) > 1e-3
-        assert np.allclose(found.values.ravel(), heat - heat.min(), rtol=0, atol=1e-6)
+        assert np.allclose(heat_map.values.ravel(), heat - heat.min(), rtol=0, atol=1e-6)
         if cosines is not None:
-            assert found.similarity == pytest.approx(cosines[number].item(), abs=1e-6)
+            assert heat_map.similarity == pytest.approx(cosines[number].item(), abs=1e-6)
 
 
 def cosines_with(dense: Tensor, explainer: Any) -> list[Any]:
@@ -44,11 +44,11 @@ def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) 
         x = visual.transformer.resblocks[0](visual._embeds(pixels))
         z = last.ln_1(x)
         itself = torch.full((z.shape[1], z.shape[1]), float("-inf")).fill_diagonal_(0)
-        alone = last.ls_1(last.attn(z, z, z, need_weights=False, attn_mask=itself)[0])
+        patches = last.ls_1(last.attn(z, z, z, need_weights=False, attn_mask=itself)[0])
         if residual:
-            alone = x + alone
-            alone = alone + last.ls_2(last.mlp(last.ln_2(alone)))
-        dense = (visual.ln_post(alone) @ visual.proj)[0, 1:]
+            patches = x + patches
+            patches = patches + last.ls_2(last.mlp(last.ln_2(patches)))
+        dense = (visual.ln_post(patches) @ visual.proj)[0, 1:]
         whole = F.normalize(model.encode_image(pixels), dim=-1)[0]
         compare(explainer, RGB, cosines_with(dense, explainer), list(explainer.texts(PHRASES) @ whole))
 
@@ -63,12 +63,12 @@ def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> No
     with torch.no_grad():
         if isinstance(tower, PooledTower):
             # The first token asks in some pools, and is looked at too: there it is the patch itself.
-            others = tower.pool.prefix_tokens
-            single = [tokens[:, [others + n] * (others + 1)] for n in range(9)]
-            alone = [tower.pool.embedding(tower.pool.look(each, (1, 1)))[0] for each in single]
+            prefix = tower.pool.prefix_tokens
+            single = [tokens[:, [prefix + n] * (prefix + 1)] for n in range(9)]
+            embeddings = [tower.pool.embedding(tower.pool.look(patch, (1, 1)))[0] for patch in single]
         else:
-            alone = [tower.finish(token) for token in tokens[0]]
-    compare(explainer, rgb, cosines_with(torch.stack(alone), explainer))
+            embeddings = [tower.finish(token) for token in tokens[0]]
+    compare(explainer, rgb, cosines_with(torch.stack(embeddings), explainer))
 
 
 def test_an_image_of_one_colour_has_no_heat_and_says_why() -> None:
@@ -99,10 +99,10 @@ def mixed_by_gem(q: Floats, k: Floats, v: Floats, z: Floats, iterations: int) ->
     sharpness = float(np.mean([np.linalg.norm(token) for token in z])) / v.shape[1] ** 0.5
     answer = np.zeros_like(v)
     for p in (q, k, v):
-        own = unit(p)
+        vectors = unit(p)
         for _ in range(iterations):
-            own = unit(among(own, own, sharpness))
-        answer += among(own, v, sharpness) / 3
+            vectors = unit(among(vectors, vectors, sharpness))
+        answer += among(vectors, v, sharpness) / 3
     return answer
 
 
@@ -112,8 +112,8 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
     names = [f"transformer.resblocks.{n}" for n in range(layers)]
     pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))[0]
     captured = capture(model, pixels, "ln_pre", *names, *(f"{name}.ln_1" for name in names))
-    outputs = captured.seen[:1] + captured.seen[2::2]
-    normed = captured.seen[1::2]
+    outputs = captured.outputs[:1] + captured.outputs[2::2]
+    normed = captured.outputs[1::2]
     second = outputs[layers - blocks][0].detach()
     for n in range(layers - blocks, layers):
         q, k, v = (part[n][0].detach().numpy() for part in (captured.queries, captured.keys, captured.values))
@@ -160,12 +160,12 @@ def test_clip_surgery(layers: int, settings: dict[str, Any], blocks: int, backgr
     texts = explainer.texts(PHRASES)
     if background:
         whole = unit(captured.embedding.detach().numpy())
-        others = explainer.texts(background).double().numpy()
-        wanted = [by_elements(dense, whole, text, others) for text in texts.double().numpy()]
+        background_texts = explainer.texts(background).double().numpy()
+        expected = [by_elements(dense, whole, text, background_texts) for text in texts.double().numpy()]
     else:
         empty = dense @ explainer.texts([""])[0].double().numpy()
-        wanted = [dense @ text - empty for text in texts.double().numpy()]
-    compare(explainer, RGB, wanted, [captured.cosine(text) for text in texts])
+        expected = [dense @ text - empty for text in texts.double().numpy()]
+    compare(explainer, RGB, expected, [captured.cosine(text) for text in texts])
 
 
 def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) -> Floats:
@@ -184,7 +184,7 @@ def test_clip_surgery_on_a_resnet_s_pool() -> None:
     pixels = explainer.model.tower.normalised(torch.from_numpy(rgb))[0]
     captured = capture(module_of("ResNet"), pixels, "layer4")
     pool = captured.visual.attnpool
-    grid = captured.seen[0][0].flatten(1).T
+    grid = captured.outputs[0][0].flatten(1).T
     tokens = torch.cat([grid.mean(dim=0, keepdim=True), grid]) + pool.positional_embedding
     values = pool.v_proj(tokens).unflatten(-1, (pool.num_heads, -1)).detach().numpy()
     heads = []
@@ -204,7 +204,7 @@ def test_clip_surgery_on_a_siglip_s_pool() -> None:
     captured = capture(module_of("SigLIP"), explainer.model.tower.normalised(torch.from_numpy(rgb))[0], "trunk.norm")
     pool = captured.visual.trunk.attn_pool
     with torch.no_grad():
-        values = pool.kv(captured.seen[0][0, -100:]).unflatten(-1, (2, pool.num_heads, -1))[:, 1].numpy()
+        values = pool.kv(captured.outputs[0][0, -100:]).unflatten(-1, (2, pool.num_heads, -1))[:, 1].numpy()
         heads = [among(unit(v), v, 8 * v.shape[1] ** -0.5) for v in values.transpose(1, 0, 2)]
         projected = pool.proj(torch.from_numpy(np.concatenate(heads, axis=1)))
         dense = unit((projected + pool.mlp(pool.norm(projected))).numpy())

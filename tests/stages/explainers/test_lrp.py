@@ -49,18 +49,18 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str,
     tower = tower_of(model)
     rgb = image(model)
     text = model.encode_text(["dog"])[0]
-    found = Propagation(LrpConfig(**settings), tower, None)(rgb, F.normalize(text, dim=0)[None, None])
+    maps = Propagation(LrpConfig(**settings), tower, None)(rgb, F.normalize(text, dim=0)[None, None])
     explicit = Explicit(**{"activation": "identity", **settings})
     with torch.no_grad():
         x = tower.embed(rgb).double()
     relevance, cosine = explicit.tower(in_float64(tower), x, F.normalize(text.double(), dim=0))
     share = 1 - tower.positions((2, 2)).double()[1:] / x[:, 1:]
-    wanted = (relevance[:, 1:] * share).sum(dim=-1)
-    assert found.cosines.item() == pytest.approx(cosine, abs=1e-9)
-    assert wanted.abs().max() > 1e-3
-    assert torch.allclose(found.values[0], wanted, rtol=0, atol=1e-9 * float(wanted.abs().max()))
+    expected = (relevance[:, 1:] * share).sum(dim=-1)
+    assert maps.cosines.item() == pytest.approx(cosine, abs=1e-9)
+    assert expected.abs().max() > 1e-3
+    assert torch.allclose(maps.values[0], expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
     # Conservation: what comes out at the tokens and what layers keep is the score.
-    assert float(relevance.sum()) + sum(explicit.kept) == pytest.approx(cosine, abs=1e-9)
+    assert float(relevance.sum()) + sum(explicit.losses) == pytest.approx(cosine, abs=1e-9)
 
 
 @pytest.mark.usefixtures("float64")
@@ -72,9 +72,9 @@ def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_
     texts = F.normalize(model.encode_text(["dog", "red car"]), dim=-1)[None]
     for gamma in (0.0, 1.0):
         config = LrpConfig(rule="conservative", activation=activation, gamma=gamma)
-        found = Propagation(config, tower, None)(image(model, 3), texts)
-        assert found.cosines.abs().min() > 0.01
-        assert torch.allclose(found.values.sum(dim=-1), found.cosines, rtol=0, atol=1e-9)
+        maps = Propagation(config, tower, None)(image(model, 3), texts)
+        assert maps.cosines.abs().min() > 0.01
+        assert torch.allclose(maps.values.sum(dim=-1), maps.cosines, rtol=0, atol=1e-9)
 
 
 def without_biases(tower: VisionTower) -> VisionTower:
@@ -105,8 +105,8 @@ def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
     with torch.no_grad():
         embedding = model.tower.encode(rgb)
     for settings in RULES:
-        found = Propagation(LrpConfig(**settings), model.tower, None)(rgb, torch.zeros(1, 1, model.embed_dim))
-        assert torch.allclose(found.embedding, embedding, rtol=1e-4, atol=1e-5)
+        maps = Propagation(LrpConfig(**settings), model.tower, None)(rgb, torch.zeros(1, 1, model.embed_dim))
+        assert torch.allclose(maps.embedding, embedding, rtol=1e-4, atol=1e-5)
 
 
 COMMON: dict[str, Any] = {"placement": Placement(stride_px=1), "dtype": torch.float32}
@@ -127,11 +127,11 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
     pool = AttentionPool(heads=2, latent=latent, prefix_tokens=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
-    found = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
+    maps = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
     explicit = Explicit(rule, "identity")
     relevance, cosine = explicit.pool(pool, tokens, text)
-    assert torch.allclose(found.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
-    assert float(relevance.sum()) + sum(explicit.kept) == pytest.approx(cosine, abs=1e-9)
+    assert torch.allclose(maps.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
+    assert float(relevance.sum()) + sum(explicit.losses) == pytest.approx(cosine, abs=1e-9)
 
 
 def test_a_mean_and_a_head_in_closed_form() -> None:
@@ -141,12 +141,12 @@ def test_a_mean_and_a_head_in_closed_form() -> None:
     norm = LayerNorm(1 + torch.rand(6, generator=make), torch.randn(6, generator=make), 1e-5)
     text = F.normalize(torch.randn(5, generator=make), dim=0)
     tower = AveragedTower(trunk=lambda _: tokens, finish=Chain((norm, Linear(weight, None))), **COMMON)
-    found = Propagation(LrpConfig(), tower, None)(BLACK, text[None, None])
+    maps = Propagation(LrpConfig(), tower, None)(BLACK, text[None, None])
     mean = tokens[0].mean(dim=0)
     e = weight @ F.layer_norm(mean, (6,), norm.weight, norm.bias)
     at_mean = norm.weight / mean.std(correction=0) * (weight.T @ text) / e.norm()
-    wanted = tokens[0] @ (at_mean - at_mean.mean()) / 4
-    assert torch.allclose(found.values[0, 0], wanted, atol=1e-5)
+    expected = tokens[0] @ (at_mean - at_mean.mean()) / 4
+    assert torch.allclose(maps.values[0, 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.1, 100.0])
@@ -236,36 +236,36 @@ def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
 
 def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
     """All other classes start with the same relevance, which is the target's in total."""
-    found = made("clrp", model, totals="equal").contrast(SIGNED, COSINES)
+    contrasts = made("clrp", model, totals="equal").contrast(SIGNED, COSINES)
     for target in range(3):
         dual = torch.zeros(3, dtype=torch.float64)
         for other in range(3):
             if other != target:
                 dual += COSINES[target] / 2 * SIGNED[other] / COSINES[other]
-        assert torch.allclose(found[target], SIGNED[target] - dual)
-    assert torch.allclose(found.sum(dim=1), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+        assert torch.allclose(contrasts[target], SIGNED[target] - dual)
+    assert torch.allclose(contrasts.sum(dim=1), torch.zeros(3, dtype=torch.float64), atol=1e-12)
 
 
 def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
     """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
     scale = 7.0
-    found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrast(SIGNED, COSINES)
-    own = made("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrast(SIGNED, COSINES)
-    assert torch.equal(found, own), "by default the scale is the model's"
+    contrasts = made("sg_lrp", model, totals="equal", logit_scale=scale).contrast(SIGNED, COSINES)
+    of_model = made("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrast(SIGNED, COSINES)
+    assert torch.equal(contrasts, of_model), "by default the scale is the model's"
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
     for target in range(3):
         (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
-        paper = sum(start * own / cosine for start, own, cosine in zip(starts, SIGNED, COSINES, strict=True))
+        paper = sum(start * of_model / cosine for start, of_model, cosine in zip(starts, SIGNED, COSINES, strict=True))
         factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
-        assert torch.allclose(found[target] * factor, torch.as_tensor(paper))
+        assert torch.allclose(contrasts[target] * factor, torch.as_tensor(paper))
 
 
 def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
     signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
-    found = made("clrp", model, totals="equal").contrast(signed, signed.sum(dim=1))
-    assert found.isfinite().all()
-    assert found[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
+    contrasts = made("clrp", model, totals="equal").contrast(signed, signed.sum(dim=1))
+    assert contrasts.isfinite().all()
+    assert contrasts[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
 
 
 def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
@@ -290,11 +290,11 @@ def test_a_phrase_alone_is_contrasted_with_the_background(model: ClipModel, kind
 def test_only_the_images_own_phrases_count(model: ClipModel, kind: str) -> None:
     """A neighbour with more phrases than one step changes the padding, and not the maps of the others."""
     explainer = made(kind, model, phrases_per_step=2)
-    alone = explainer.explain(RGB, [["dog", "red car"], ["fish"]])
-    beside = explainer.explain(RGB, [["dog", "red car"], ["fish", "boat", "tree", "sea", "sky"]])
-    for one, other in zip(alone[0], beside[0], strict=True):
-        assert np.allclose(one.values, other.values, atol=1e-6)
-    assert not np.array_equal(alone[1][0].values, beside[1][0].values)
+    small = explainer.explain(RGB, [["dog", "red car"], ["fish"]])
+    large = explainer.explain(RGB, [["dog", "red car"], ["fish", "boat", "tree", "sea", "sky"]])
+    for heat_map, other in zip(small[0], large[0], strict=True):
+        assert np.allclose(heat_map.values, other.values, atol=1e-6)
+    assert not np.array_equal(small[1][0].values, large[1][0].values)
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("clrp", {}), ("sg_lrp", {"logit_scale": 20.0})])
@@ -305,6 +305,6 @@ def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str,
     rgb = torch.from_numpy(RGB[:1])
     cosines: Tensor = explainer.propagation(rgb, texts[None]).cosines[0]
     difference = texts[0] - explainer._shares(cosines[1:]) @ texts[1:]
-    wanted = explainer.propagation(rgb, difference[None, None]).values[0, 0].relu()
-    found = explainer.maps(rgb, texts[None, :2]).values[0, 0]
-    assert torch.allclose(found, wanted, atol=1e-6)
+    expected = explainer.propagation(rgb, difference[None, None]).values[0, 0].relu()
+    values = explainer.maps(rgb, texts[None, :2]).values[0, 0]
+    assert torch.allclose(values, expected, atol=1e-6)

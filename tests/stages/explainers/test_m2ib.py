@@ -44,13 +44,13 @@ def test_the_optimum_of_a_linear_score(variance: float) -> None:
     k = 2 + 6 * torch.rand(X.shape, generator=torch.Generator().manual_seed(6))
     weights = k * beta / X.numel() / X
     fitting = bottleneck(beta=beta, steps=400, learning_rate=0.1, variance=variance)
-    found = fitting.fit(X, lambda z: (z * weights).sum(dim=(1, 2))).sigmoid()
+    weight = fitting.fit(X, lambda z: (z * weights).sum(dim=(1, 2))).sigmoid()
     square = X.square() / variance
     root = ((k - square).square() + 4 * (1 + square)).sqrt()
-    wanted = 1 - (root - (k - square)) / (2 * (1 + square))
-    assert wanted.min() > 0.2
-    assert wanted.max() > 0.7
-    assert torch.allclose(found, wanted, atol=1e-3)
+    expected = 1 - (root - (k - square)) / (2 * (1 + square))
+    assert expected.min() > 0.2
+    assert expected.max() > 0.7
+    assert torch.allclose(weight, expected, atol=1e-3)
 
 
 def test_what_nothing_is_wanted_of_is_closed() -> None:
@@ -76,14 +76,14 @@ def test_the_layer_is_that_of_the_authors_on_twelve_blocks_and_never_behind_the_
     for layers, before in ((12, 10), (3, 2), (1, 0)):
         explainer = made(layers)
         rgb = torch.from_numpy(RGB[:1])
-        found = explainer._parts[0](rgb)[0]
-        assert torch.equal(found, explainer.model.tower.tokens_before(rgb, before)[0])
+        tokens = explainer._parts[0](rgb)[0]
+        assert torch.equal(tokens, explainer.model.tower.tokens_before(rgb, before)[0])
 
 
 def test_the_seed_is_that_of_the_noise() -> None:
-    one, same, other = (made(steps=2, samples=2, seed=seed).explain(RGB[:1], [["dog"]])[0][0] for seed in (1, 1, 2))
-    assert np.array_equal(one.values, same.values)
-    assert not np.array_equal(one.values, other.values)
+    first, second, third = (made(steps=2, samples=2, seed=seed).explain(RGB[:1], [["dog"]])[0][0] for seed in (1, 1, 2))
+    assert np.array_equal(first.values, second.values)
+    assert not np.array_equal(first.values, third.values)
 
 
 @pytest.mark.parametrize("depth", [0.0, 1.0])
@@ -95,7 +95,7 @@ def test_affinity_looks_at_its_own_block(depth: float) -> None:
     assert block == (2 if depth else 0)
     rgb = torch.from_numpy(RGB)
     with torch.no_grad():
-        x, kept = explainer._parts[0](rgb)
+        x, patches = explainer._parts[0](rgb)
         assert torch.equal(x, tower.tokens_before(rgb, 2)[0])
-        assert kept is not None
-        assert torch.equal(kept, tower.tokens_before(rgb, block)[0][:, 1:])
+        assert patches is not None
+        assert torch.equal(patches, tower.tokens_before(rgb, block)[0][:, 1:])

@@ -35,27 +35,27 @@ def tower_and_image(name: str = "class token") -> tuple[Tower, torch.Tensor]:
 def test_they_are_the_embeddings_of_images_that_were_masked_before(name: str) -> None:
     tower, rgb = tower_and_image(name)
     masks = torch.tensor([[[1.0, 0, 1], [0, 1, 1]], [[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]])
-    found = masked_embeddings(tower, rgb, masks, baseline_image(tower, rgb, "black"), masks_per_step=2)
+    embeddings = masked_embeddings(tower, rgb, masks, baseline_image(tower, rgb, "black"), masks_per_step=2)
     side = tower.placement.stride_px
     shown = np.kron(masks.numpy(), np.ones((1, side, side))).astype(np.uint8)
     with torch.no_grad():
-        wanted = F.normalize(tower.encode(torch.from_numpy(shown[..., None] * rgb.numpy())), dim=-1)
-    spread = float((wanted[0] - wanted[1]).abs().max())
+        expected = F.normalize(tower.encode(torch.from_numpy(shown[..., None] * rgb.numpy())), dim=-1)
+    spread = float((expected[0] - expected[1]).abs().max())
     assert spread > 1e-5
-    assert torch.allclose(found, wanted, atol=min(spread / 20, 1e-5))
+    assert torch.allclose(embeddings, expected, atol=min(spread / 20, 1e-5))
 
 
 def test_masks_in_pixels_mix_and_are_not_rounded() -> None:
     tower, rgb = tower_and_image()
     mean = baseline_image(tower, rgb, "mean")
     share = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(1))
-    found = masked_embeddings(tower, rgb, share, mean)
+    embeddings = masked_embeddings(tower, rgb, share, mean)
     # A mask on the mean colour multiplies the normalised image.
     normalised = tower.normalised(rgb[None]) * share[:, None]
     pixels = (normalised * tower.std[:, None, None] + tower.mean[:, None, None]) * 255
     with torch.no_grad():
-        wanted = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1)
-    assert torch.allclose(found, wanted, atol=1e-5)
+        expected = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1)
+    assert torch.allclose(embeddings, expected, atol=1e-5)
 
 
 def test_cells_that_do_not_cover_the_image_are_refused() -> None:
@@ -67,11 +67,11 @@ def test_cells_that_do_not_cover_the_image_are_refused() -> None:
 def test_halved_weights_have_a_head_in_float32() -> None:
     plain, rgb = tower_and_image()
     tower = clip_of("class token", precision=torch.bfloat16).tower
-    found = masked_embeddings(tower, rgb, torch.ones(2, 2, 3), baseline_image(tower, rgb, "mean"))
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.norm(dim=-1), torch.ones(2), atol=1e-6)
+    embeddings = masked_embeddings(tower, rgb, torch.ones(2, 2, 3), baseline_image(tower, rgb, "mean"))
+    assert embeddings.dtype == torch.float32
+    assert torch.allclose(embeddings.norm(dim=-1), torch.ones(2), atol=1e-6)
     whole = masked_embeddings(plain, rgb, torch.ones(1, 2, 3), baseline_image(tower, rgb, "mean"))
-    assert torch.allclose(found, whole.expand(2, -1), atol=0.03)
+    assert torch.allclose(embeddings, whole.expand(2, -1), atol=0.03)
 
 
 @pytest.mark.parametrize("name", ["class token", "ResNet", "ConvNeXt"])
@@ -81,9 +81,9 @@ def test_tokens_come_from_the_same_pass(name: str) -> None:
     with torch.no_grad():
         embedding, tokens = embeddings_and_tokens(tower, rgb, block=0)
         assert torch.allclose(embedding, tower.encode(rgb), atol=1e-5)
-        own = tower.embed(rgb)
+        tower_tokens = tower.embed(rgb)
     assert tokens is not None
-    assert torch.equal(tokens, own[:, own.shape[1] - 6 :])
+    assert torch.equal(tokens, tower_tokens[:, tower_tokens.shape[1] - 6 :])
 
 
 def test_a_blur_keeps_what_is_even_and_spreads_a_point_as_a_gaussian() -> None:
@@ -185,12 +185,14 @@ def test_the_map_is_the_sum_over_the_masks(centred: bool) -> None:
 
 
 def test_masks_are_the_same_for_a_size_and_do_not_depend_on_the_steps() -> None:
-    one, other = (torch.cat(list(rise_masks(RiseConfig(masks=50, masks_per_step=step), (24, 40)))) for step in (7, 50))
-    assert torch.equal(one, other)
-    assert one.shape == (50, 24, 40)
-    assert one.min() >= 0
-    assert one.max() <= 1
-    assert not torch.equal(one, torch.cat(list(rise_masks(RiseConfig(masks=50, seed=1), (24, 40)))))
+    masks, larger_steps = (
+        torch.cat(list(rise_masks(RiseConfig(masks=50, masks_per_step=step), (24, 40)))) for step in (7, 50)
+    )
+    assert torch.equal(masks, larger_steps)
+    assert masks.shape == (50, 24, 40)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    assert not torch.equal(masks, torch.cat(list(rise_masks(RiseConfig(masks=50, seed=1), (24, 40)))))
 
 
 @pytest.mark.parametrize("shown", [0.2, 0.5])
@@ -230,10 +232,10 @@ def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
         x = model.visual._embeds(explainer.model.tower.normalised(torch.from_numpy(rgb)))
         for block in model.visual.transformer.resblocks[:-1]:
             x = block(x)
-    wanted = written_out(explainer, rgb, x[0, 1:].T.reshape(-1, 4, 4).numpy())
-    found = np.stack([heat_map.values for heat_map in explainer.explain(rgb, [PHRASES])[0]])
-    assert wanted.max() > 1e-3
-    assert np.allclose(found, wanted, atol=1e-4 * wanted.max())
+    expected = written_out(explainer, rgb, x[0, 1:].T.reshape(-1, 4, 4).numpy())
+    actual = np.stack([heat_map.values for heat_map in explainer.explain(rgb, [PHRASES])[0]])
+    assert expected.max() > 1e-3
+    assert np.allclose(actual, expected, atol=1e-4 * expected.max())
 
 
 def test_masks_of_channels_lie_where_tokens_look() -> None:
@@ -242,26 +244,28 @@ def test_masks_of_channels_lie_where_tokens_look() -> None:
     rgb = torch.from_numpy(image("timm, SAME, rotary", 2, 3, seed=3))
     shift = tower.placement.shift_cells
     assert abs(shift) > 0.3
-    asked: list[torch.Tensor] = []
+    calls: list[torch.Tensor] = []
 
-    class Watched(MaskedImage):
+    class RecordingImage(MaskedImage):
         def embeddings(self, masks: torch.Tensor) -> torch.Tensor:
-            asked.append(masks)
+            calls.append(masks)
             return super().embeddings(masks)
 
-    watched = Watched(tower=tower, rgb=rgb[0], baseline=torch.zeros(64, 96, 3), masks_per_step=2, whole=torch.zeros(48))
-    explainer._attribution(watched)
-    masks = torch.cat([each for each in asked if each.shape[1:] == (64, 96)]).numpy()
-    channels = loudest_channels(tokens_of(watched), 3).reshape(3, 2, 3).numpy()
+    image_with_record = RecordingImage(
+        tower=tower, rgb=rgb[0], baseline=torch.zeros(64, 96, 3), masks_per_step=2, whole=torch.zeros(48)
+    )
+    explainer._attribution(image_with_record)
+    masks = torch.cat([call for call in calls if call.shape[1:] == (64, 96)]).numpy()
+    channels = loudest_channels(tokens_of(image_with_record), 3).reshape(3, 2, 3).numpy()
     low = channels.min(axis=(1, 2), keepdims=True)
     high = channels.max(axis=(1, 2), keepdims=True)
-    seen = 0
+    count = 0
     for row, column in np.ndindex(2, 3):
         y, x = (int((cell + 0.5 + shift) * 32) for cell in (row, column))
         if y < 64 and x < 96:
             assert np.allclose(masks[:, y, x], ((channels - low) / (high - low))[:, row, column], atol=0.08)
-            seen += 1
-    assert seen >= 2
+            count += 1
+    assert count >= 2
 
 
 def test_a_channel_that_is_the_same_everywhere_hides_everything_and_adds_nothing() -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from stages.explainers.perturbation.masked import masked_embeddings
 from stages.explainers.perturbation.shapley import Rectangle, owen_values
 from tests.stages.explain.models import image, made
-from tests.stages.explainers.games import Played, linear_game, tangled_game
+from tests.stages.explainers.games import RecordedGame, linear_game, tangled_game
 
 
 def test_on_a_model_the_map_sums_to_what_the_image_gains_over_the_baseline() -> None:
@@ -32,34 +32,34 @@ in the same halves. It is written down, because shap brings 250 MB."""
 
 def test_full_depth_gives_what_shap_gives() -> None:
     numbers = torch.arange(1.0, 7, dtype=torch.float64)[:, None]
-    image = Played(lambda shares: torch.sin(shares @ numbers), (2, 3))
+    image = RecordedGame(lambda shares: torch.sin(shares @ numbers), (2, 3))
     assert owen_values(image, 10_000).flatten().tolist() == pytest.approx(SHAP_SAYS, abs=1e-11)
 
 
 @pytest.mark.parametrize("most", [4, 9, 40, 200])
 def test_the_values_sum_to_the_gain_however_early_it_ends(most: int) -> None:
-    image = Played(tangled_game(20), (4, 5))
-    found = owen_values(image, most)
+    image = RecordedGame(tangled_game(20), (4, 5))
+    values = owen_values(image, most)
     whole, nothing = (image.game(torch.full((1, 20), share, dtype=torch.float64))[0] for share in (1.0, 0.0))
-    assert torch.allclose(found.sum(dim=0), whole - nothing, atol=1e-9)
-    assert image.asked <= most
-    assert len({tuple(row) for row in found.tolist()}) > 1
+    assert torch.allclose(values.sum(dim=0), whole - nothing, atol=1e-9)
+    assert image.mask_count <= most
+    assert len({tuple(row) for row in values.tolist()}) > 1
 
 
 @pytest.mark.parametrize("grid_hw", [(1, 1), (1, 3), (4, 5)])
 def test_cells_that_do_not_interact_get_what_they_add(grid_hw: tuple[int, int]) -> None:
     game, parts = linear_game(grid_hw[0] * grid_hw[1])
-    assert torch.allclose(owen_values(Played(game, grid_hw), 10_000), parts, atol=1e-9)
+    assert torch.allclose(owen_values(RecordedGame(game, grid_hw), 10_000), parts, atol=1e-9)
 
 
 def test_the_half_where_more_happens_is_cut_first() -> None:
     parts = torch.zeros(16, 1, dtype=torch.float64)
     parts[3] = 10
     parts[0] = 1
-    image = Played(lambda shares: shares @ parts, (4, 4), masks_per_step=2)
-    found = owen_values(image, 1 + 2 * 15).reshape(4, 4)
-    assert found[0, 3] == pytest.approx(10)
-    assert torch.allclose(found[:2, :2], torch.full((2, 2), 0.25, dtype=torch.float64))
+    image = RecordedGame(lambda shares: shares @ parts, (4, 4), masks_per_step=2)
+    values = owen_values(image, 1 + 2 * 15).reshape(4, 4)
+    assert values[0, 3] == pytest.approx(10)
+    assert torch.allclose(values[:2, :2], torch.full((2, 2), 0.25, dtype=torch.float64))
 
 
 def test_a_rectangle_is_cut_across_its_longer_side() -> None:

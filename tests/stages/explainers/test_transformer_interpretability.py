@@ -94,41 +94,41 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first:
     cosine = F.cosine_similarity(e, text.double()[None]).sum()
     score = cosine / 0.07  # the scale of a model of open_clip before its training
     gradients = torch.autograd.grad(score, attention)
-    adding = (e.detach() * text.double()).relu()
+    contributions = (e.detach() * text.double()).relu()
     assert tower.output is not None
     relevance = torch.zeros_like(y)
     relevance[:, 0] = linear(
-        Linear(tower.output.T, None), tower.ln_post(y[:, 0]).detach(), adding / adding.sum()
+        Linear(tower.output.T, None), tower.ln_post(y[:, 0]).detach(), contributions / contributions.sum()
     ).detach()
     joint = torch.eye(10, dtype=torch.float64)
-    passed = list(zip(tower.blocks, inputs, gradients, strict=True))[first:]
-    for block, given, gradient in reversed(passed):
-        relevance, at_attention = reference_block(block, given, relevance)
+    steps = list(zip(tower.blocks, inputs, gradients, strict=True))[first:]
+    for block, block_input, gradient in reversed(steps):
+        relevance, at_attention = reference_block(block, block_input, relevance)
         c = torch.eye(10, dtype=torch.float64) + (gradient * at_attention).relu().mean(dim=1)[0]
         joint = joint @ (c / c.sum(dim=-1, keepdim=True) if rows == "unit" else c)
-    wanted = joint[0, 1:].detach()
-    found = explainer.maps(torch.from_numpy(RGB), text[None, None])
-    assert wanted.max() > 1e-4
-    assert torch.allclose(found.values[0, 0], wanted, rtol=0, atol=1e-6 * float(wanted.max()))
-    assert found.cosines.item() == pytest.approx(cosine.item(), abs=1e-9)
+    expected = joint[0, 1:].detach()
+    maps = explainer.maps(torch.from_numpy(RGB), text[None, None])
+    assert expected.max() > 1e-4
+    assert torch.allclose(maps.values[0, 0], expected, rtol=0, atol=1e-6 * float(expected.max()))
+    assert maps.cosines.item() == pytest.approx(cosine.item(), abs=1e-9)
 
 
 def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
     explainer = made()
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
-        walked = explainer.walk(torch.from_numpy(RGB))
-    relevance = torch.zeros_like(walked.outputs[-1], dtype=torch.float64)
+        tensors = explainer.walk(torch.from_numpy(RGB))
+    relevance = torch.zeros_like(tensors.outputs[-1], dtype=torch.float64)
     relevance[:, 0] = torch.rand(16, generator=torch.Generator().manual_seed(1)).double()
     start = float(relevance.sum())
-    passed = list(zip(tower.blocks, walked.inputs, walked.attention, strict=True))
-    for block, x, attention in reversed(passed):
+    steps = list(zip(tower.blocks, tensors.inputs, tensors.attention, strict=True))
+    for block, x, attention in reversed(steps):
         relevance, at_attention = block_rule(block, x.double().detach(), attention.double().detach())(relevance)
         assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
         assert at_attention.shape == attention.shape
     for text in explainer.texts(["dog", "red car"]):
-        found = explainer._start_relevance(walked.outputs[-1][:, 0], walked.embedding, text)
-        assert found.sum().item() == pytest.approx(1, rel=1e-5)
+        start_relevance = explainer._start_relevance(tensors.outputs[-1][:, 0], tensors.embedding, text)
+        assert start_relevance.sum().item() == pytest.approx(1, rel=1e-5)
 
 
 def test_rules_in_numbers() -> None:

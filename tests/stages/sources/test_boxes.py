@@ -41,16 +41,16 @@ def record(file_name: str = "a.jpg", width: int = 40, height: int = 20) -> Recor
     return Record(sample=sample, phrases=PHRASES, width_px=width, height_px=height)
 
 
-def answer(given: Record, **settings: Any) -> Record:
+def answer(source_record: Record, **settings: Any) -> Record:
     stage = BoxSource(BoxSourceConfig(**settings), ModelConfig(name="demo"))
     stage.setup()
-    (found,) = stage.process([given])
+    (result,) = stage.process([source_record])
     stage.teardown()
-    return found
+    return result
 
 
-def regions(found: Record) -> list[tuple[str, tuple[float, ...], float]]:
-    return [(found.phrases[r.phrase_index].text, r.box_xywh_px, r.score) for r in found.regions]
+def regions(record: Record) -> list[tuple[str, tuple[float, ...], float]]:
+    return [(record.phrases[r.phrase_index].text, r.box_xywh_px, r.score) for r in record.regions]
 
 
 def test_a_category_is_named_by_text_and_head(tmp_path: Path) -> None:
@@ -78,26 +78,26 @@ def test_what_a_detector_found_has_its_score(tmp_path: Path) -> None:
     truth = instances(tmp_path, box(1, 0, 0, 40, 20))
     results = [box(1, 1, 1, 5, 5, score=0.4), box(1, 9, 9, 5, 5, score=0.9), box(1, 0, 0, 2, 2, score=0.1)]
     detections = written(tmp_path / "results.json", [{k: v for k, v in r.items() if k != "id"} for r in results])
-    found = answer(record(), truth=truth, detections=detections, min_score=0.2)
-    own = [((9, 9, 5, 5), 0.9), ((1, 1, 5, 5), 0.4)]
-    assert regions(found) == [(phrase, *each) for phrase in ("man", "tall man") for each in own]
+    result = answer(record(), truth=truth, detections=detections, min_score=0.2)
+    boxes = [((9, 9, 5, 5), 0.9), ((1, 1, 5, 5), 0.4)]
+    assert regions(result) == [(phrase, *each) for phrase in ("man", "tall man") for each in boxes]
 
 
 def test_an_image_that_was_resized(tmp_path: Path) -> None:
     truth = instances(tmp_path, box(1, 2, 4, 10, 5))
     with pytest.raises(InputError, match=r"has 80x40 pixels, .* for 40x20: set source\.resized=true"):
         answer(record(width=80, height=40), truth=truth)
-    found = answer(record(width=80, height=40), truth=truth, resized=True)
-    assert regions(found)[0] == ("man", (4, 8, 20, 10), 1.0)
+    result = answer(record(width=80, height=40), truth=truth, resized=True)
+    assert regions(result)[0] == ("man", (4, 8, 20, 10), 1.0)
 
 
 def test_names_that_resemble_the_truth_and_an_image_without_truth_that_says_so_in_its_row(tmp_path: Path) -> None:
     truth = instances(tmp_path, box(1, 2, 4, 10, 5))
     for name in ("a.jpg", "train/a.jpg", "a.png", "train/a.webp"):
         assert answer(record(name), truth=truth).regions, name
-    found = answer(record("b.jpg"), truth=truth)
-    assert found.regions == ()
-    assert found.notes == (NO_IMAGE_OF_THAT_NAME,)
+    result = answer(record("b.jpg"), truth=truth)
+    assert result.regions == ()
+    assert result.notes == (NO_IMAGE_OF_THAT_NAME,)
 
 
 def test_a_sentence_of_flickr30k_counts_in_its_own_caption(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def test_crops_follow_from_sample_and_seed() -> None:
 
     def boxes(name: str, seed: int = 0) -> list[tuple[int, ...]]:
         source = CropSource(CropSourceConfig(seed=seed), ModelConfig(name="demo"))
-        found = source.candidates(Record(sample=Sample(sample_id=name, source="")), canvas)
-        return [each.box_xyxy for each in found]
+        candidates = source.candidates(Record(sample=Sample(sample_id=name, source="")), canvas)
+        return [candidate.box_xyxy for candidate in candidates]
 
     grids = {tuple(boxes(str(number))) for number in range(40)}
     assert len(grids) > 10
@@ -52,7 +52,7 @@ def test_crops_follow_from_sample_and_seed() -> None:
     assert [boxes(str(number)) for number in range(9)] != [boxes(str(number), 1) for number in range(9)]
 
 
-class Seen:
+class RecordingTower:
     """A tower that notes what it is shown."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
     """Stripes of one pixel are grey where they are averaged, and black and white where pixels are picked."""
     rgb = np.random.default_rng(4).integers(0, 256, (500, 2100, 3)).astype(np.uint8)
     rgb[:, ::2] = 0
-    tower = Seen()
+    tower = RecordingTower()
     spec = InputSpec(size_px=224, patch_px=1, mean=(0, 0, 0), std=(1, 1, 1))
     model: Any = SimpleNamespace(tower=tower, input=spec, device=torch.device("cpu"), name="seen")
     CropEmbedder(model, 1)([(rgb, [box])])
@@ -108,8 +108,8 @@ def test_proposals_find_what_stands_apart() -> None:
     rgb[55:65, 70:80] = (250, 250, 0)  # in the blue one
     labels = segment_finely(rgb, scale=50, min_size_px=20)
     segments = [segment for segment in build_hierarchy(rgb, labels) if 20 <= segment.area_px <= 7000]
-    found = suppress_overlaps(segments, most=50, iou=0.9)
-    boxes = [each.box_xyxy for each in found]
+    proposals = suppress_overlaps(segments, most=50, iou=0.9)
+    boxes = [proposal.box_xyxy for proposal in proposals]
 
     def nearest(*box: int) -> int:
         return min(max(abs(a - b) for a, b in zip(box, other, strict=True)) for other in boxes)
@@ -117,9 +117,9 @@ def test_proposals_find_what_stands_apart() -> None:
     assert nearest(10, 10, 30, 40) <= 3
     assert nearest(60, 50, 90, 70) <= 3, "with what is in it"
     assert nearest(70, 55, 80, 65) <= 3, "and that"
-    assert all(each.area_px == np.isin(labels, sorted(each.parts)).sum() for each in found)
+    assert all(proposal.area_px == np.isin(labels, sorted(proposal.parts)).sum() for proposal in proposals)
     first = suppress_overlaps(segments, most=2, iou=0.9)
-    assert [each.parts for each in first] == [each.parts for each in found[:2]]
+    assert [proposal.parts for proposal in first] == [proposal.parts for proposal in proposals[:2]]
     plain = np.full((50, 50, 3), 90, np.uint8)
     assert build_hierarchy(plain, segment_finely(plain, scale=100, min_size_px=10)) == [], "one colour"
 

@@ -99,6 +99,6 @@ def test_names_loader_and_viewer_have_it_without_a_place(dataset: Path, tmp_path
 
 
 def test_it_is_a_thing_of_its_own() -> None:
-    said = [Phrase(text="dog", caption_index=index, start=2, end=5, head="dog") for index in (0, 1)]
-    unsaid = [Phrase(text=text, caption_index=0, start=0, end=0, head=text) for text in ("cat", "car")]
-    assert number_things(("A dog", "A dog"), [*said, *unsaid]) == [0, 0, 1, 2]
+    from_captions = [Phrase(text="dog", caption_index=index, start=2, end=5, head="dog") for index in (0, 1)]
+    from_pool = [Phrase(text=text, caption_index=0, start=0, end=0, head=text) for text in ("cat", "car")]
+    assert number_things(("A dog", "A dog"), [*from_captions, *from_pool]) == [0, 0, 1, 2]

@@ -170,16 +170,16 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     content = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
-    asked: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
 
     def target(width: int, height: int) -> tuple[int, int]:
-        asked.append((width, height))
+        sizes.append((width, height))
         return width, height
 
     for shrink_jpeg in (False, True):
         image = decode_resized(content, LIMITS, target, shrink_jpeg=shrink_jpeg)
         assert (image.width_px, image.height_px) == (40, 24)
-        assert set(asked) == {(40, 24)}
+        assert set(sizes) == {(40, 24)}
         assert image.rgb.shape == (24, 40, 3)
         assert np.abs(image.rgb.astype(int) - upright).max() <= 4
 
@@ -451,20 +451,20 @@ def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_servers_of_the_web_answer(error: Any, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """fsspec makes the same error of each answer; the libraries behind it raise some that are no OSError."""
     monkeypatch.setattr(decode.time, "sleep", lambda _: None)
-    asked: list[str] = []
+    urls: list[str] = []
 
     class AnswerError(Exception):
         status = getattr(error, "status", None)
 
-    def answering(url: str) -> Any:
-        asked.append(url)
+    def answer(url: str) -> Any:
+        urls.append(url)
         if isinstance(error, Exception):
             raise error
         raise FileNotFoundError(url) from AnswerError()
 
-    monkeypatch.setattr(decode, "open_file", answering)
+    monkeypatch.setattr(decode, "open_file", answer)
     assert load_fault(url="https://example.org/a.jpg").startswith("missing_image: 'a.jpg' ")
-    assert len(asked) == tries
+    assert len(urls) == tries
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])

@@ -88,8 +88,8 @@ def running(hub: Hub) -> Iterator[Hub]:
             assert content is not None
             sha256 = hashlib.sha256(content).hexdigest()
             if hub.small or hub.plain:
-                own = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256[:40]}"'}
-                self.head(200, len(content), **({} if hub.plain else own))
+                headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256[:40]}"'}
+                self.head(200, len(content), **({} if hub.plain else headers))
                 self.body(content)
                 return
             linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
@@ -100,12 +100,12 @@ def running(hub: Hub) -> Iterator[Hub]:
         def large(self, sha256: str) -> None:
             name, content = next(i for i in hub.files.items() if hashlib.sha256(i[1]).hexdigest() == sha256)
             content = content if hub.served is None else hub.served
-            said = {"Content-Disposition": f'inline; filename="{name.rpartition("/")[2]}";'}
+            headers = {"Content-Disposition": f'inline; filename="{name.rpartition("/")[2]}";'}
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
             part = content[start:]
             if start:
-                said["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.head(206 if start else 200, len(part), **said)
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.head(206 if start else 200, len(part), **headers)
             if hub.breaks:
                 self.body(part[: hub.breaks.pop(0)])
                 self.wfile.flush()

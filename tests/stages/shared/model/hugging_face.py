@@ -58,8 +58,8 @@ def features(model: Any, **inputs: Tensor) -> Tensor:
     """What `get_image_features` or `get_text_features` give, in every version of transformers."""
     encode = model.get_image_features if "pixel_values" in inputs else model.get_text_features
     with torch.no_grad():
-        found = encode(**inputs)
-    return getattr(found, "pooler_output", found)
+        output = encode(**inputs)
+    return getattr(output, "pooler_output", output)
 
 
 def save_images(folder: Path, **settings: Any) -> None:
@@ -103,12 +103,12 @@ def embeddings(path: Path) -> tuple[Tensor, Tensor]:
         return model.encode_image(IMAGES), model.encode_text(tokenizer(TEXTS))
 
 
-def assert_same(found: tuple[Tensor, Tensor], model: Any, tokens: Tensor) -> None:
+def assert_same(embeddings: tuple[Tensor, Tensor], model: Any, tokens: Tensor) -> None:
     """Embeddings are those of `transformers` to 1e-5, of images and of texts."""
-    wanted = features(model, pixel_values=IMAGES), features(model, input_ids=tokens)
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert theirs.std() > 0.1
-        assert torch.allclose(mine, theirs, atol=1e-5, rtol=1e-5)
+    expected = features(model, pixel_values=IMAGES), features(model, input_ids=tokens)
+    for embedding, feature in zip(embeddings, expected, strict=True):
+        assert feature.std() > 0.1
+        assert torch.allclose(embedding, feature, atol=1e-5, rtol=1e-5)
 
 
 def assert_embeds_as(path: Path, model: Any) -> None:

@@ -50,14 +50,14 @@ def measured(segmenter: Segmenter, trunk: Any) -> tuple[float, ...]:
     square = torch.rand(1, 3, 224, 224)
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     prompt = Prompt(point_xy_px=(200.0, 200.0), box_xyxy_px=(100.0, 100.0, 300.0, 300.0))
-    own = milliseconds(lambda: trunk(square))
-    resize = milliseconds(lambda: segmenter.prepare(rgb))
+    trunk_ms = milliseconds(lambda: trunk(square))
+    resize_ms = milliseconds(lambda: segmenter.prepare(rgb))
     image = segmenter.prepare(rgb)
-    encode = milliseconds(lambda: segmenter.encode([image]))
+    encode_ms = milliseconds(lambda: segmenter.encode([image]))
     encoded = segmenter.encode([image])
-    one = milliseconds(lambda: segmenter.masks(encoded, [image], [[prompt]]))
-    more = milliseconds(lambda: segmenter.masks(encoded, [image], [[prompt] * (1 + PROMPTS)]))
-    return own, resize, encode, (more - one) / PROMPTS
+    one_ms = milliseconds(lambda: segmenter.masks(encoded, [image], [[prompt]]))
+    many_ms = milliseconds(lambda: segmenter.masks(encoded, [image], [[prompt] * (1 + PROMPTS)]))
+    return trunk_ms, resize_ms, encode_ms, (many_ms - one_ms) / PROMPTS
 
 
 def main() -> None:
@@ -68,9 +68,17 @@ def main() -> None:
     for name, (make, processor) in models().items():
         if name in (sys.argv[1:] or [name]):
             segmenter = Segmenter(make().eval(), processor)
-            own, resize, encode, prompt = np.min([measured(segmenter, trunk) for _ in range(ROUNDS)], axis=0)
-            figure = {"model": name, "trunk_ms": own, "resize_ms": resize, "encode_ms": encode, "prompt_ms": prompt}
-            figure |= {"encode_trunks": encode / own, "prompt_trunks": prompt / own}
+            trunk_ms, resize_ms, encode_ms, prompt_ms = np.min(
+                [measured(segmenter, trunk) for _ in range(ROUNDS)], axis=0
+            )
+            figure = {
+                "model": name,
+                "trunk_ms": trunk_ms,
+                "resize_ms": resize_ms,
+                "encode_ms": encode_ms,
+                "prompt_ms": prompt_ms,
+            }
+            figure |= {"encode_trunks": encode_ms / trunk_ms, "prompt_trunks": prompt_ms / trunk_ms}
             print(json.dumps(figure), flush=True)
 
 

@@ -74,8 +74,8 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
         clip = load(ModelConfig(name="demo", device="cpu", threads=2))
     precision = choose_precision("auto", CPU)
     assert clip.device_name == "cpu, 2 threads"
-    said = [record.getMessage() for record in caplog.records]
-    assert said == ["demo: the weights are open_clip's", f"demo computes on cpu, 2 threads in {precision}"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["demo: the weights are open_clip's", f"demo computes on cpu, 2 threads in {precision}"]
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32

@@ -63,23 +63,23 @@ def said_of_fetch() -> str:
 
 
 def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: bytes, monkeypatch) -> None:
-    said: list[str] = []
-    path = fetch("tiny", "one", said.append)
+    lines: list[str] = []
+    path = fetch("tiny", "one", lines.append)
     assert path.read_bytes() == weights
     place = f"{REPOSITORY} from {hub.endpoint} to {constants.HF_HUB_CACHE}"
-    assert said == [f"downloading open_clip_model.safetensors (7 MB) of {place}"]
+    assert lines == [f"downloading open_clip_model.safetensors (7 MB) of {place}"]
     assert hub.downloads() == [""]
-    asked = len(hub.requests)
-    assert fetch("tiny", "one", said.append) == path
+    request_count = len(hub.requests)
+    assert fetch("tiny", "one", lines.append) == path
     clip = load(ModelConfig(name="tiny/one", device="cpu"))
     original = tiny_clip(quick_gelu=True)
     with torch.no_grad():
         expected = original.encode_text(open_clip.tokenize(["a red car"]))
     assert torch.allclose(clip.encode_text(["a red car"]), expected, atol=1e-5)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert fetch("tiny", "one", said.append) == path
-    assert len(hub.requests) == asked, "a file in the cache takes no request"
-    assert len(said) == 1
+    assert fetch("tiny", "one", lines.append) == path
+    assert len(hub.requests) == request_count, "a file in the cache takes no request"
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(("place", "file"), [("", "open_clip_pytorch_model.bin"), ("tiny-v1.pt", "tiny-v1.pt")])
@@ -89,9 +89,9 @@ def test_other_files(place: str, file: str, hub: Hub, weights: bytes, monkeypatc
     hub.files = {f"{REPOSITORY}/{file}": weights}
     hub.small = bool(place)
     assert fetch("tiny", "one").name == file
-    asked = len(hub.requests)
+    request_count = len(hub.requests)
     assert fetch("tiny", "one").name == file
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == request_count
 
 
 def test_an_interrupted_download_resumes(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,10 +188,12 @@ def test_no_hub_can_be_reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights: bytes, tmp_path: Path) -> None:
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁adegor"]
-    made = Siglip2Tokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, padding_side="right")
+    siglip_tokenizer = Siglip2Tokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, padding_side="right"
+    )
     template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
-    made.backend_tokenizer.post_processor = template
-    made.save_pretrained(tmp_path / "words")
+    siglip_tokenizer.backend_tokenizer.post_processor = template
+    siglip_tokenizer.save_pretrained(tmp_path / "words")
     for file in (tmp_path / "words").iterdir():
         hub.files[f"house/words/{file.name}"] = file.read_bytes()
     text = {"context_length": 12, "pool_type": "last", "tokenizer_kwargs": {"clean": "canonicalize"}}
@@ -200,12 +202,12 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     factory._MODEL_CONFIGS["tiny"] = architecture
     tokenizer = tokenizer_of(describe(ModelConfig(name="tiny/one")))
     texts = ["a red dog", "Dear, dear!", "", "a dog " * 9]
-    theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
-    assert torch.equal(tokenizer(texts), theirs(texts))
-    said: list[str] = []
+    expected = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
+    assert torch.equal(tokenizer(texts), expected(texts))
+    lines: list[str] = []
     for _ in range(2):
-        fetch_files("tiny", "one", said.append)
-    assert len(said) == 1
+        fetch_files("tiny", "one", lines.append)
+    assert len(lines) == 1
     architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
     with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others \("):
         tokenizer_of(describe(ModelConfig(name="tiny/one")))
@@ -218,12 +220,12 @@ def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_an
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(Path(scenes_config["input"]["path"]).read_text().splitlines()[:2]))
     source = {**scenes_config["input"], "path": str(few)}
-    own = {"input": source, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")}}
-    values = {**scenes_config, **own}
+    sections = {"input": source, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")}}
+    values = {**scenes_config, **sections}
     with pytest.raises(WeightsError, match="could not get tiny/one: the repository house/tiny is gated"):
         run(RunConfig.model_validate(values))
     assert not (tmp_path / "out" / ".phrasebox" / "run.json").exists()
     hub.refusals.clear()
-    said = io.StringIO()
-    run(RunConfig.model_validate(values), Console(file=said, width=400))
-    assert f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to " in said.getvalue()
+    stream = io.StringIO()
+    run(RunConfig.model_validate(values), Console(file=stream, width=400))
+    assert f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to " in stream.getvalue()

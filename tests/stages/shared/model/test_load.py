@@ -26,8 +26,8 @@ def embedding(model: Any, rgb: Tensor = RGB, dtype: torch.dtype = torch.float32)
     mean = torch.tensor(SPEC.mean)[:, None, None]
     std = torch.tensor(SPEC.std)[:, None, None]
     with torch.no_grad():
-        found = model.encode_image(((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(dtype))
-    return found[0] if isinstance(found, tuple) else found
+        output = model.encode_image(((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(dtype))
+    return output[0] if isinstance(output, tuple) else output
 
 
 def assert_is(clip: Any, model: nn.Module) -> None:

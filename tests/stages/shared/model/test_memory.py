@@ -20,29 +20,29 @@ from tests.stages.shared.model.saved import save_model
 
 def tensors_of(root: Any) -> dict[int, int]:
     """Address -> bytes of the memory of every tensor that can be reached from an object; one that is shared is one."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-    todo: list[Any] = [root]
-    while todo:
-        each = todo.pop()
-        if id(each) in seen or isinstance(each, (types.ModuleType, type, types.CodeType)):
+    sizes: dict[int, int] = {}
+    visited: set[int] = set()
+    queue: list[Any] = [root]
+    while queue:
+        item = queue.pop()
+        if id(item) in visited or isinstance(item, (types.ModuleType, type, types.CodeType)):
             continue
-        seen.add(id(each))
-        if isinstance(each, torch.Tensor):
-            storage = each.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(each, types.FunctionType):  # not its globals, which reach everything
-            todo += [cell.cell_contents for cell in each.__closure__ or ()]
+        visited.add(id(item))
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, types.FunctionType):  # not its globals, which reach everything
+            queue += [cell.cell_contents for cell in item.__closure__ or ()]
         else:
-            todo += gc.get_referents(each)
-    return found
+            queue += gc.get_referents(item)
+    return sizes
 
 
 def bytes_of(*roots: Any) -> int:
-    found: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for root in roots:
-        found |= tensors_of(root)
-    return sum(found.values())
+        sizes |= tensors_of(root)
+    return sum(sizes.values())
 
 
 def weights(*modules: nn.Module) -> int:

@@ -69,11 +69,11 @@ def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_p
     first = usable_model(config).fingerprint
     assert first.startswith("tiny:")
     assert usable_model(config).fingerprint == first
-    seen = {first}
+    fingerprints = {first}
 
     def is_new() -> bool:
-        mark = usable_model(config).fingerprint
-        return mark not in seen and seen.add(mark) is None
+        fingerprint = usable_model(config).fingerprint
+        return fingerprint not in fingerprints and fingerprints.add(fingerprint) is None
 
     content = bytearray((tmp_path / "tiny.safetensors").read_bytes())
     content[-1] ^= 1
@@ -96,9 +96,9 @@ def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_p
 
 def test_a_tag_decides_about_the_fingerprint_which_needs_no_file_and_the_activation() -> None:
     tags = (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
-    found = [usable_model(ModelConfig(name=name, pretrained=tag)) for name, tag in tags]
-    assert len({each.fingerprint for each in found}) == 3
-    assert [each.architecture.get("quick_gelu", False) for each in found] == [True, False, True]
+    descriptions = [usable_model(ModelConfig(name=name, pretrained=tag)) for name, tag in tags]
+    assert len({description.fingerprint for description in descriptions}) == 3
+    assert [description.architecture.get("quick_gelu", False) for description in descriptions] == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, me
 
 
 def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: asked.append((args, options)))
+    calls: list[Any] = []
+    monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: calls.append((args, options)))
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
     files: dict[str, Any] = {"folder": Path(), "weights": None, "pretrained": None}
     tokenizer_of(ModelDescription(name="tiny", architecture=architecture, input=SPEC, **files))
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
-    assert asked == [(("a/b",), options)]
+    assert calls == [(("a/b",), options)]
 
 
 @pytest.mark.parametrize(
@@ -143,5 +143,5 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
 )
 def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
     (tmp_path / "weights.pt").touch()
-    found = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
-    assert (found.mean, found.interpolation) == (mean, interpolation)
+    spec = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
+    assert (spec.mean, spec.interpolation) == (mean, interpolation)

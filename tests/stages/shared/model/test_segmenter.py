@@ -43,16 +43,18 @@ def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, 
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
     lacks: dict[str, Any] = {"box": {"point_xy_px": None}, "point": {"box_xyxy_px": None}, "both": {}}
-    prompts = [[replace(one, **lacks[form]) for one in own] for own in PROMPTS]
-    prepared = [segmenter.prepare(rgb) for rgb in images]
+    prompts = [[replace(one, **lacks[form]) for one in image_prompts] for image_prompts in PROMPTS]
+    inputs_of_images = [segmenter.prepare(rgb) for rgb in images]
     other = segmenter.prepare(images[0][::-1].copy())
-    alone = [segmenter.masks(segmenter.encode([one]), [one], prompts[:1])[0][0] for one in (prepared[0], other)]
-    assert not np.allclose(*alone, atol=0.1)
-    found = segmenter.masks(segmenter.encode(prepared), prepared, prompts)
+    single_masks = [
+        segmenter.masks(segmenter.encode([one]), [one], prompts[:1])[0][0] for one in (inputs_of_images[0], other)
+    ]
+    assert not np.allclose(*single_masks, atol=0.1)
+    batch_masks = segmenter.masks(segmenter.encode(inputs_of_images), inputs_of_images, prompts)
     load_segmenter.cache_clear()
     areas = []
-    for rgb, image, own, answers in zip(images, prepared, prompts, found, strict=True):
-        for prompt, logits in zip(own, answers, strict=True):
+    for rgb, image, image_prompts, answers in zip(images, inputs_of_images, prompts, batch_masks, strict=True):
+        for prompt, logits in zip(image_prompts, answers, strict=True):
             points = {} if prompt.point_xy_px is None else {"input_points": [[[list(prompt.point_xy_px)]]]}
             boxes = {} if prompt.box_xyxy_px is None else {"input_boxes": [[list(prompt.box_xyxy_px)]]}
             inputs = processor(images=rgb, **points, **boxes, return_tensors="pt")
@@ -74,15 +76,15 @@ def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, 
 
 def test_half_precision_is_the_encoders(sam: Path) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
-    found = []
+    masks = []
     for precision in ("fp32", "bf16"):
         segmenter = load_segmenter(SegmenterConfig(model=str(sam), precision=precision), "cpu")
         image = segmenter.prepare(rgb)
         [[logits]] = segmenter.masks(segmenter.encode([image]), [image], [PROMPTS[0][:1]])
-        found.append(logits)
+        masks.append(logits)
     load_segmenter.cache_clear()
-    assert found[0].dtype == found[1].dtype == np.float32
-    assert 0 < np.abs(found[0] - found[1]).max() < 0.3 * found[0].std()
+    assert masks[0].dtype == masks[1].dtype == np.float32
+    assert 0 < np.abs(masks[0] - masks[1]).max() < 0.3 * masks[0].std()
 
 
 def test_a_full_gpu_is_said(sam: Path, cuda: SimulatedCuda) -> None:

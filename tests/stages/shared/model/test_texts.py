@@ -50,9 +50,9 @@ def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: 
     monkeypatch.setattr(clip, "TOKENS_PER_PASS", tokens_per_pass)
     encode = TextEncoder(network, tokenizer)
     for texts in (TEXTS, TEXTS[::-1], [*TEXTS, *TEXTS[::2]], TEXTS[:1]):
-        found = encode(texts)
-        assert torch.allclose(found, wanted(network, texts), atol=1e-5)
-        assert not found.requires_grad
+        embeddings = encode(texts)
+        assert torch.allclose(embeddings, wanted(network, texts), atol=1e-5)
+        assert not embeddings.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ class Counted:
     """A model's text encoder that remembers what it was asked, and raises for a text that is `big`."""
 
     def __init__(self, model: ClipModel) -> None:
-        self.asked: list[str] = []
+        self.texts_asked: list[str] = []
         self._encode = model.encode_text
         self.model = replace(model, encode_text=self)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if "big" in texts:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        self.asked.extend(texts)
+        self.texts_asked.extend(texts)
         return self._encode(texts)
 
 
@@ -118,14 +118,14 @@ def test_each_text_is_computed_once_and_answered_in_order_as_a_unit_vector(model
     assert torch.allclose(rows, F.normalize(model.encode_text(["dog", "cat", "dog"]), dim=-1), atol=1e-6)
     cache(["cat", "bird"])
     cache(["bird", "dog", "cat"])
-    assert counted.asked == ["dog", "cat", "bird"]
+    assert counted.texts_asked == ["dog", "cat", "bird"]
 
 
 def test_templates_are_filled_and_averaged(model: ClipModel) -> None:
     counted = Counted(model)
     cache = TextCache(counted.model, ("a photo of a {}", "{} and {}"))
     rows = cache(["dog", "a {} b"])
-    assert counted.asked == ["a photo of a dog", "dog and dog", "a photo of a a {} b", "a {} b and a {} b"]
+    assert counted.texts_asked == ["a photo of a dog", "dog and dog", "a photo of a a {} b", "a {} b and a {} b"]
     for row, text in zip(rows, ["dog", "a {} b"], strict=True):
         parts = [template.replace("{}", text) for template in cache.templates]
         mean = F.normalize(model.encode_text(parts), dim=-1).mean(dim=0)
@@ -138,13 +138,13 @@ def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel
     first = cache(["a", "b", "c"])
     assert len(first) == 3, "more than fit may be asked for at once"
     cache(["b", "c"])
-    assert counted.asked == ["a", "b", "c"]
+    assert counted.texts_asked == ["a", "b", "c"]
     assert torch.allclose(cache(["a"])[0], first[0], atol=1e-6)
     cache(["c", "b"])
-    assert counted.asked == ["a", "b", "c", "a", "b"]
+    assert counted.texts_asked == ["a", "b", "c", "a", "b"]
     for number in range(20):
         cache(["dog", f"new {number}"])
-    assert counted.asked.count("dog") == 1, "it is used in every batch"
+    assert counted.texts_asked.count("dog") == 1, "it is used in every batch"
 
 
 def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipModel) -> None:
@@ -159,12 +159,12 @@ def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipMode
 
 def test_texts_of_images_are_padded_to_a_step(model: ClipModel) -> None:
     cache = TextCache(model)
-    found = cache.embed_padded([["dog", "cat"], [], ["a red car", "dog", "bird"]], step=4)
-    assert found.shape == (3, 4, model.embed_dim)
-    assert torch.equal(found[2, :3], cache(["a red car", "dog", "bird"]))
-    assert torch.equal(found[0, :2], cache(["dog", "cat"]))
-    assert not found[1].any()
-    assert not found[0, 2:].any()
+    embeddings = cache.embed_padded([["dog", "cat"], [], ["a red car", "dog", "bird"]], step=4)
+    assert embeddings.shape == (3, 4, model.embed_dim)
+    assert torch.equal(embeddings[2, :3], cache(["a red car", "dog", "bird"]))
+    assert torch.equal(embeddings[0, :2], cache(["dog", "cat"]))
+    assert not embeddings[1].any()
+    assert not embeddings[0, 2:].any()
 
 
 def test_texts_that_did_not_fit_are_embedded_again(model: ClipModel) -> None:

@@ -15,16 +15,16 @@ def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
     """Checked with open_clip's merges as transformers keeps them: no vocabulary can be downloaded here."""
     from transformers import CLIPTokenizer
 
-    own = ClipTokenizer(context_length=77)
+    tokenizer = ClipTokenizer(context_length=77)
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
-    theirs = CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks))
+    vocabulary = {names.get(piece, piece): number for piece, number in tokenizer.encoder.items()}
+    reference = CLIPTokenizer(vocab=vocabulary, merges=list(tokenizer.bpe_ranks))
     texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100, "two  plain words", " dog", "dog", "t1"]
-    tokens = theirs(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
-    end = own.encoder["<end_of_text>"]
+    tokens = reference(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
+    end = tokenizer.encoder["<end_of_text>"]
     ids = tokens.input_ids.masked_fill(tokens.attention_mask == 0, 0)
-    assert torch.equal(ids, own(texts))
-    assert torch.equal(ids, own(texts)), "words that were met before"
+    assert torch.equal(ids, tokenizer(texts))
+    assert torch.equal(ids, tokenizer(texts)), "words that were met before"
     assert torch.equal(ids, open_clip.tokenize(texts))
     assert (ids == end).sum(dim=1).tolist() == [1] * len(texts)
 
@@ -47,17 +47,17 @@ def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, s
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     vocabulary = {piece: k for k, piece in enumerate([*specials, *letters, "do", "dog", "▁r", "▁re"])}
     merges = [("d", "o"), ("do", "g"), ("▁", "r"), ("▁r", "e")]
-    made = Siglip2Tokenizer(vocab=vocabulary, merges=merges, padding_side=side)
+    siglip_tokenizer = Siglip2Tokenizer(vocab=vocabulary, merges=merges, padding_side=side)
     template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
-    made.backend_tokenizer.post_processor = template
-    made.save_pretrained(siglip_folder)
+    siglip_tokenizer.backend_tokenizer.post_processor = template
+    siglip_tokenizer.save_pretrained(siglip_folder)
     tokenizer = AutoTokenizer.from_pretrained(siglip_folder)
     texts = ["a red dog", "Two DOGS, now!", "", "a dog and " * 5]
     expected = siglip_tokens(tokenizer, texts)
-    found = tokenizer_of(describe(config_of(siglip_folder)))(texts)
-    assert torch.equal(found, expected)
-    assert found[0].tolist()[-1 if side == "left" else 0] != 0
-    assert (found == 1).sum(dim=1).tolist() == [1] * 4
+    tokens = tokenizer_of(describe(config_of(siglip_folder)))(texts)
+    assert torch.equal(tokens, expected)
+    assert tokens[0].tolist()[-1 if side == "left" else 0] != 0
+    assert (tokens == 1).sum(dim=1).tolist() == [1] * 4
     assert describe(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
 
 

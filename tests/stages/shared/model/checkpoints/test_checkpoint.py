@@ -73,15 +73,19 @@ def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], c
 
 def test_a_folder_says_what_it_is(clip: Any, clip_folder: Path) -> None:
     assert_same(embeddings(clip_folder / "model.safetensors"), clip, CLIP_TOKENS)  # and what its files are
-    found = usable_model(config_of(clip_folder))
-    assert (found.name, found.layout) == ("my-clip", "transformers CLIPModel")
-    assert found.described_by == "config.json, preprocessor_config.json"
-    assert (found.input.size_px, found.input.patch_px, found.input.interpolation) == (32, 8, "bicubic")
+    description = usable_model(config_of(clip_folder))
+    assert (description.name, description.layout) == ("my-clip", "transformers CLIPModel")
+    assert description.described_by == "config.json, preprocessor_config.json"
+    assert (description.input.size_px, description.input.patch_px, description.input.interpolation) == (
+        32,
+        8,
+        "bicubic",
+    )
     save_images(clip_folder, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.2, 0.2], resample=2)
     changed = usable_model(config_of(clip_folder))
     assert (changed.input.mean, changed.input.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     assert changed.input.interpolation == "bilinear"
-    assert changed.fingerprint != found.fingerprint
+    assert changed.fingerprint != description.fingerprint
 
 
 def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) -> None:
@@ -121,9 +125,9 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) 
         torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
     assert_embeds_as(tmp_path / "ViT.pt", model)
     assert_scales_as(load(config_of(tmp_path / "ViT.pt")), model)
-    found = describe(config_of(tmp_path / "ViT.pt"))
-    assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
-    assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
+    description = describe(config_of(tmp_path / "ViT.pt"))
+    assert (description.name, description.layout, description.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
+    assert description.input.mean == open_clip.OPENAI_DATASET_MEAN
 
 
 def test_openai_s_resnet_is_known_by_its_tensors(tmp_path: Path) -> None:
@@ -135,8 +139,8 @@ def test_openai_s_resnet_is_known_by_its_tensors(tmp_path: Path) -> None:
     model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
     extra = {"input_resolution": torch.tensor(64)}
     torch.save({**model.state_dict(), **extra}, tmp_path / "RN.pt")
-    found = describe(config_of(tmp_path / "RN.pt")).architecture
-    assert {**found["vision_cfg"], "head_width": 64} == architecture["vision_cfg"]
+    actual = describe(config_of(tmp_path / "RN.pt")).architecture
+    assert {**actual["vision_cfg"], "head_width": 64} == architecture["vision_cfg"]
     loaded = module_of(describe(config_of(tmp_path / "RN.pt")))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -159,9 +163,9 @@ def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) ->
     clip.save_pretrained(folder)  # as in many repositories, which hold the model twice
     assert_embeds_as(folder, model)
     assert_scales_as(load(config_of(folder)), model)
-    found = describe(config_of(folder))
-    assert (found.layout, found.described_by) == ("open_clip", "open_clip_config.json")
-    assert (found.input.mean, found.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
+    description = describe(config_of(folder))
+    assert (description.layout, description.described_by) == ("open_clip", "open_clip_config.json")
+    assert (description.input.mean, description.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
 
 
 def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path, Any]) -> None:
@@ -183,10 +187,10 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     torch.save({"epoch": 5, "name": "run-1", "state_dict": state, "optimizer": {}}, folder / "epoch_5.pt")
     params = "force_image_size: 64\nforce_quick_gelu: True\nimage_mean: [0.5, 0.4, 0.3]\nimage_std: None\n"
     (folder.parent / "params.txt").write_text(f"batch_size: 64\n{params}model: ViT-B-32\nname: run-1\n")
-    found = describe(config_of(folder / "epoch_5.pt"))
-    assert (found.layout, found.described_by) == ("open_clip", "params.txt, which names ViT-B-32")
-    assert found.architecture == {**architecture, "quick_gelu": True}
-    assert (found.input.size_px, found.input.mean, found.input.std) == (64, (0.5, 0.4, 0.3), SPEC.std)
+    description = describe(config_of(folder / "epoch_5.pt"))
+    assert (description.layout, description.described_by) == ("open_clip", "params.txt, which names ViT-B-32")
+    assert description.architecture == {**architecture, "quick_gelu": True}
+    assert (description.input.size_px, description.input.mean, description.input.std) == (64, (0.5, 0.4, 0.3), SPEC.std)
     assert usable_model(config_of(folder / "epoch_5.pt")).layout == "open_clip"
 
 
@@ -194,13 +198,13 @@ def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) ->
     architecture = open_clip.get_model_config("ViT-B-32")
     architecture["text_cfg"]["context_length"] = 16
     torch.save({"state_dict": on_meta("ViT-B-32", **architecture)}, tmp_path / "epoch_5.pt")
-    said = "model: ViT-B-32\npretrained: {}\nimage_mean: None\nforce_context_length: 16\n"
-    found = []
+    params = "model: ViT-B-32\npretrained: {}\nimage_mean: None\nforce_context_length: 16\n"
+    descriptions = []
     for tag in ("", "laion400m_e31"):
-        (tmp_path / "params.txt").write_text(said.format(tag))
-        found.append(describe(config_of(tmp_path / "epoch_5.pt")))
-    assert found[0].architecture["text_cfg"]["context_length"] == 16
-    assert found[0].input == found[1].input
+        (tmp_path / "params.txt").write_text(params.format(tag))
+        descriptions.append(describe(config_of(tmp_path / "epoch_5.pt")))
+    assert descriptions[0].architecture["text_cfg"]["context_length"] == 16
+    assert descriptions[0].input == descriptions[1].input
     (tmp_path / "params.txt").write_text("model: MobileCLIP-S1\npretrained: datacompdr\nimage_mean: None\n")
     prepared = describe(config_of(tmp_path / "epoch_5.pt")).input
     assert (prepared.mean, prepared.interpolation) == ((0, 0, 0), "bilinear")

@@ -95,9 +95,13 @@ def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any
     folder, model, tokenizer = siglip_source
     assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
     assert_scales_as(load(config_of(folder)), model)
-    found = usable_model(config_of(folder))
-    assert (found.tower, found.layout, found.input.mean) == ("latent_pool", "transformers SiglipModel", (0.5, 0.5, 0.5))
-    assert found.described_by == "config.json, preprocessor_config.json, spiece.model"
+    description = usable_model(config_of(folder))
+    assert (description.tower, description.layout, description.input.mean) == (
+        "latent_pool",
+        "transformers SiglipModel",
+        (0.5, 0.5, 0.5),
+    )
+    assert description.described_by == "config.json, preprocessor_config.json, spiece.model"
     for act in ("gelu", "quick_gelu"):
         other = transformers_siglip(act, layer_norm_eps=1e-5, projection_size=64)
         other.save_pretrained(siglip_folder)

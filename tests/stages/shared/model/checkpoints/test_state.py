@@ -32,9 +32,9 @@ def test_all_forms(content: Any, form: str, tmp_path: Path) -> None:
         save_file(STATE, tmp_path / "a.safetensors")
     else:
         torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=form == "zip")
-    found = read_state(next(tmp_path.iterdir()))
-    assert found.keys() == STATE.keys()
-    assert all(torch.equal(found[key], STATE[key]) for key in STATE)
+    state = read_state(next(tmp_path.iterdir()))
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[key], STATE[key]) for key in STATE)
 
 
 class _Touch:
@@ -120,15 +120,15 @@ def test_torchscript_is_read_without_running_it(how: str, tmp_path: Path, monkey
     module = _Scaled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = torch.jit.script(module) if how == "script" else torch.jit.trace(module, torch.zeros(1, 3, 4, 4))
-        torch.jit.save(made, str(tmp_path / "a.pt"))
+        archive = torch.jit.script(module) if how == "script" else torch.jit.trace(module, torch.zeros(1, 3, 4, 4))
+        torch.jit.save(archive, str(tmp_path / "a.pt"))
     monkeypatch.setattr(torch.jit, "load", None)
-    found = read_state(tmp_path / "a.pt")
-    number = found.pop("vocab_size", None)
+    state = read_state(tmp_path / "a.pt")
+    number = state.pop("vocab_size", None)
     assert (None if number is None else int(number)) == (7 if how == "script" else None)
-    assert found.keys() == module.state_dict().keys()
-    assert all(torch.equal(found[name], value) for name, value in module.state_dict().items())
-    assert found["short"].dtype == torch.float16
+    assert state.keys() == module.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
+    assert state["short"].dtype == torch.float16
     assert read_state(tmp_path / "a.pt", numbers=False)["proj"].shape == (4, 6)
 
 

@@ -18,17 +18,17 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     model = make()
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), np.uint8))
     live = build_image_tower(model.visual, spec.mean, spec.std)
-    seen = dense(live, rgb, residual=True)
-    (seen.patches.square().sum() + seen.embedding.square().sum()).backward()
-    got = {key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()}
+    features = dense(live, rgb, residual=True)
+    (features.patches.square().sum() + features.embedding.square().sum()).backward()
+    names = {key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()}
     first = next(key for key, value in model.visual.named_parameters() if value.ndim == 4)
-    assert first in got, "the first convolution learns"
-    assert len(got) > 0.8 * len([*model.visual.parameters()])
+    assert first in names, "the first convolution learns"
+    assert len(names) > 0.8 * len([*model.visual.parameters()])
 
     torch.optim.SGD(model.visual.parameters(), lr=1e-4).step()
     stepped = dense(live, rgb, residual=True)
     stepped.embedding.sum().backward()
-    assert not torch.equal(stepped.embedding, seen.embedding), "the step is seen"
+    assert not torch.equal(stepped.embedding, features.embedding), "the step is seen"
 
     frozen = from_open_clip(model, lambda texts: None, spec).tower
     same = dense(frozen, rgb, residual=True)
@@ -42,22 +42,22 @@ def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -
     unit = F.normalize(patches, dim=-1).unflatten(1, (4, 4))
     cells = Placement(stride_px=8)
     rois = torch.tensor([[1.0, 8, 0, 24, 8], [0.0, 0, 16, 8, 32]])
-    found = pool_boxes(patches, (4, 4), cells, rois)
-    wanted = torch.stack([unit[1, 0, 1:3].mean(0), unit[0, 2:4, 0].mean(0)])
+    means = pool_boxes(patches, (4, 4), cells, rois)
+    expected = torch.stack([unit[1, 0, 1:3].mean(0), unit[0, 2:4, 0].mean(0)])
     # RoIAlign takes samples between the cells' centres, which mix in neighbours.
-    assert F.cosine_similarity(found, wanted).min() > 0.75
-    assert torch.allclose(found.norm(dim=1), torch.ones(2))
+    assert F.cosine_similarity(means, expected).min() > 0.75
+    assert torch.allclose(means.norm(dim=1), torch.ones(2))
     roi = torch.tensor([[0.0, 8, 8, 16, 16]])
-    alone = pool_boxes(patches, (4, 4), cells, roi)
-    assert torch.allclose(alone[0], unit[0, 1, 1], atol=1e-6), "one sample in the middle of a cell"
+    mean = pool_boxes(patches, (4, 4), cells, roi)
+    assert torch.allclose(mean[0], unit[0, 1, 1], atol=1e-6), "one sample in the middle of a cell"
     moved = pool_boxes(patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3]))
-    assert torch.allclose(alone, moved, atol=1e-5)
+    assert torch.allclose(mean, moved, atol=1e-5)
 
 
 def test_a_mask_weighs_its_patches() -> None:
     patches = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(3))
     shares = torch.tensor([[[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    found = pool_masks(patches, shares)
+    means = pool_masks(patches, shares)
     unit = F.normalize(patches, dim=-1)
-    assert torch.allclose(found[0], F.normalize(unit[0, 0] + 0.5 * unit[0, 1], dim=0))
-    assert not found[1].any()
+    assert torch.allclose(means[0], F.normalize(unit[0, 0] + 0.5 * unit[0, 1], dim=0))
+    assert not means[1].any()

@@ -49,9 +49,9 @@ def test_the_neck_averages_over_tokens_that_look_alike() -> None:
     neck = Neck(12, 8).eval()
     a, b = torch.randn(2, 12)
     with torch.no_grad():
-        alone = neck(torch.stack([a, a + 1e-3, b])[None])[0]
-    assert torch.allclose(alone[0], alone[1], atol=1e-3)
-    assert not torch.allclose(alone[0], alone[2], atol=1e-2)
+        tokens = neck(torch.stack([a, a + 1e-3, b])[None])[0]
+    assert torch.allclose(tokens[0], tokens[1], atol=1e-3)
+    assert not torch.allclose(tokens[0], tokens[2], atol=1e-2)
 
 
 def test_channels_are_dropped_for_all_tokens_of_an_image_at_once() -> None:
@@ -69,15 +69,15 @@ def test_channels_are_dropped_for_all_tokens_of_an_image_at_once() -> None:
 @pytest.mark.slow
 def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
     picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
-    found = {}
+    results = {}
     for precision in ("fp32", "bf16", "fp16"):
         model = load(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision}))
         [maps] = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model).explain(picture[None], [["dog", "sky"]])
-        heat = np.stack([each.values / each.values.max() for each in maps])
+        heat = np.stack([heat_map.values / heat_map.values.max() for heat_map in maps])
         embedding = model.tower.encode(torch.from_numpy(picture[None])).float()
-        found[precision] = F.normalize(embedding, dim=-1)[0], heat
+        results[precision] = F.normalize(embedding, dim=-1)[0], heat
     for precision, tolerance in (("bf16", 0.02), ("fp16", 0.002)):
-        full, full_heat = found["fp32"]
-        half, half_heat = found[precision]
+        full, full_heat = results["fp32"]
+        half, half_heat = results[precision]
         assert 1 - full @ half < tolerance
         assert np.abs(full_heat - half_heat).mean() < tolerance

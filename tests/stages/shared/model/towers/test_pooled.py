@@ -45,22 +45,24 @@ def test_a_private_tower_embeds_as_open_clip_and_shares_its_weights(name: str) -
     side = TOWERS[name][1].size_px // TOWERS[name][1].patch_px
     rgb = pixels(name, side, side)
     with torch.no_grad():
-        wanted = model.encode_image(tower.normalised(rgb))
-    found = tower.encode(rgb)
-    assert wanted.abs().max() > 0.01
-    assert (found - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
+        expected = model.encode_image(tower.normalised(rgb))
+    embedding = tower.encode(rgb)
+    assert expected.abs().max() > 0.01
+    assert (embedding - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
 
     calls: list[Any] = []
     training = copy.deepcopy(model).train()
     for module in training.visual.modules():
         module.register_forward_hook(lambda *given: calls.append(given))
-    assert torch.equal(tower_of(name, training)[0].encode(rgb), found)
+    assert torch.equal(tower_of(name, training)[0].encode(rgb), embedding)
     assert not calls
 
     body = getattr(tower.trunk, "body", tower.trunk)
-    own = [*getattr(body, "__self__", body).parameters()]
-    assert {parameter.data_ptr() for parameter in own} <= {each.data_ptr() for each in model.visual.parameters()}
-    assert not any(parameter.requires_grad for parameter in own)
+    parameters = [*getattr(body, "__self__", body).parameters()]
+    assert {parameter.data_ptr() for parameter in parameters} <= {
+        parameter.data_ptr() for parameter in model.visual.parameters()
+    }
+    assert not any(parameter.requires_grad for parameter in parameters)
 
 
 @averaged
@@ -77,10 +79,10 @@ def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
     for heat_map, text in zip(maps, explainer.texts(TEXTS).double(), strict=True):
         cosine = F.cosine_similarity(embedding, text, dim=0)
         (gradient,) = torch.autograd.grad(cosine, tokens, retain_graph=True)
-        wanted = F.relu(tokens.detach() @ gradient.sum(dim=0))
-        assert wanted.max() > 0
-        found = torch.from_numpy(heat_map.values).flatten().double()
-        assert (found - wanted).abs().max() < 1e-6 * wanted.max()
+        expected = F.relu(tokens.detach() @ gradient.sum(dim=0))
+        assert expected.max() > 0
+        values = torch.from_numpy(heat_map.values).flatten().double()
+        assert (values - expected).abs().max() < 1e-6 * expected.max()
         assert heat_map.similarity == pytest.approx(float(cosine.detach()), abs=1e-6)
 
 
@@ -97,25 +99,25 @@ def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similar
     tower, _ = tower_of(name, copy.deepcopy(model).double())
     pool = tower.pool
     tokens = tower.embed(rgb)
-    seen = pool.look(tokens, (4, 4), 1 if heads == "single" else None)
-    asking = 0 if seen.residual is None else seen.residual[:, 0]
-    wanted = []
+    pooling = pool.look(tokens, (4, 4), 1 if heads == "single" else None)
+    residual = 0 if pooling.residual is None else pooling.residual[:, 0]
+    expected = []
     for text in explainer.texts(TEXTS).double():
-        o = seen.output[0].clone().requires_grad_()
-        cosine = F.cosine_similarity(pool.finish(pool.scale(pool.out(o[None])) + asking)[0], text, dim=0)
+        o = pooling.output[0].clone().requires_grad_()
+        cosine = F.cosine_similarity(pool.finish(pool.scale(pool.out(o[None])) + residual)[0], text, dim=0)
         (w,) = torch.autograd.grad(cosine, o)
-        query = seen.query[0]
-        keys = seen.keys[0]
+        query = pooling.query[0]
+        keys = pooling.keys[0]
         if similarity == "projected":
             query = pool.out(query)
             keys = pool.out(keys)
         s = torch.stack([query @ key / (query.norm() * key.norm()) for key in keys])
         weight = (s - s.min()) / (s.max() - s.min())
-        heat = (weight * torch.stack([w @ value for value in seen.values[0]])).clamp(min=0)
-        wanted.append((heat.detach(), float(cosine.detach())))
-    peak = max(float(heat.max()) for heat, _ in wanted)
+        heat = (weight * torch.stack([w @ value for value in pooling.values[0]])).clamp(min=0)
+        expected.append((heat.detach(), float(cosine.detach())))
+    peak = max(float(heat.max()) for heat, _ in expected)
     assert peak > 0
-    for heat_map, (heat, cosine) in zip(maps, wanted, strict=True):
+    for heat_map, (heat, cosine) in zip(maps, expected, strict=True):
         assert (torch.from_numpy(heat_map.values).flatten() - heat).abs().max() < 1e-6 * peak
         assert heat_map.similarity == pytest.approx(cosine, abs=1e-6)
 
@@ -139,14 +141,14 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
 @pooled
 def test_sixteen_bits_agree_roughly(name: str) -> None:
     rgb = pixels(name, count=1).numpy()
-    found = []
+    similarities = []
     for precision in (torch.bfloat16, None):
         clip = from_open_clip(module_of(name), tokenizer, TOWERS[name][1], precision=precision)
         assert clip.tower.dtype == (precision or torch.float32)
         [[heat_map]] = GradEclip(GradEclipConfig(), clip).explain(rgb, [["dog"]])
         assert heat_map.values.max() > 0
-        found.append(heat_map.similarity)
-    assert abs(found[0] - found[1]) < 0.05
+        similarities.append(heat_map.similarity)
+    assert abs(similarities[0] - similarities[1]) < 0.05
 
 
 def linear_body(name: str) -> nn.Module:
@@ -204,8 +206,8 @@ def test_maps_of_convolutions_are_drawn_where_the_light_is(name: str) -> None:
     features = linear_body(name)(image)[0].sum(dim=0).numpy()
     drawn = resize_shifted(features, (side, side), tower.placement.shift_cells)
     centres = np.arange(side) + 0.5
-    found = [float(sums @ centres / sums.sum()) for sums in (drawn.sum(axis=1), drawn.sum(axis=0))]
-    assert found == pytest.approx([290, 210], abs=1.5)
+    centroid = [float(sums @ centres / sums.sum()) for sums in (drawn.sum(axis=1), drawn.sum(axis=0))]
+    assert centroid == pytest.approx([290, 210], abs=1.5)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (3, 7)])

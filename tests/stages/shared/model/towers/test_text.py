@@ -43,10 +43,10 @@ def test_encode_equals_encode_text(name: str) -> None:
     model = MODELS[name]()
     tokens = tokenizer(TEXTS)
     with torch.no_grad():
-        wanted = model.encode_text(tokens)
-    found = build_text_tower(model).encode(tokens)
-    assert torch.allclose(found, wanted, atol=1e-5)
-    assert not torch.allclose(found[0], found[3], atol=1e-2), "texts differ"
+        expected = model.encode_text(tokens)
+    embeddings = build_text_tower(model).encode(tokens)
+    assert torch.allclose(embeddings, expected, atol=1e-5)
+    assert not torch.allclose(embeddings[0], embeddings[3], atol=1e-2), "texts differ"
 
 
 def test_what_stands_behind_the_end_changes_nothing() -> None:

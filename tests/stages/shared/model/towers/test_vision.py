@@ -39,8 +39,8 @@ def encode_image(model: Any, rgb: Tensor) -> Tensor:
     mean = torch.tensor(SPEC.mean)[:, None, None]
     std = torch.tensor(SPEC.std)[:, None, None]
     with torch.no_grad():
-        found: Tensor = model.encode_image((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std)
-    return found
+        embedding: Tensor = model.encode_image((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std)
+    return embedding
 
 
 @pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
