@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from pipeline.dataset.folder import Dataset
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
-from stages.shared.storage import held, place_of, write_text
+from stages.shared.storage import exclusive_lock, place_of, write_text
 from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
@@ -106,7 +106,7 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     try:
         _check_free(path, overwrite=overwrite)
         temporary.mkdir(parents=True, exist_ok=True)
-        with held(temporary / ".lock"):
+        with exclusive_lock(temporary / ".lock"):
             try:
                 folder = ExportFolder(temporary / "export")
                 if folder.path.exists():  # a killed export has left it

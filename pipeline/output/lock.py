@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from stages.contract.errors import ResumeError
-from stages.shared.storage import AnyPath, ObjectPath, held
+from stages.shared.storage import AnyPath, ObjectPath, exclusive_lock
 
 LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
 RENEW_SECONDS: Final = 15.0  # How often a lease is renewed
@@ -110,7 +110,7 @@ def locked(lock: AnyPath) -> Iterator[Lease | None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(lock))
+            stack.enter_context(exclusive_lock(lock))
         except BlockingIOError as error:
             message = f"another run is writing to {lock.parent.parent}; wait for it, or give another folder"
             raise ResumeError(message, key="output.path") from error

@@ -136,12 +136,12 @@ class ScaledConfig(ExplainerConfig):
         return model_scale if self.logit_scale == "model" else self.logit_scale
 
 
-_BOTH: Final = {"heads": "single", "path": "full", "image_size": "keep", "affinity": "none"}
+_NOTEBOOK: Final = {"heads": "single", "path": "full", "image_size": "keep", "affinity": "none"}
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "recommended": {},
-    "authors": {**_BOTH, "similarity": "projected", "shorter_side_px": 640},
-    "notebook": _BOTH,
+    "authors": {**_NOTEBOOK, "similarity": "projected", "shorter_side_px": 640},
+    "notebook": _NOTEBOOK,
 }
 """Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the Grad-ECLIP repository,
 with which the paper was evaluated. notebook: its `grad_eclip_image.ipynb`."""

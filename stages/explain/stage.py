@@ -128,7 +128,7 @@ class ExplainStage(Stage):
         for number, record in retry_on_oom(
             todo,
             lambda numbers: self._explain([batch[number] for number in numbers]),
-            lambda number, why: self._shrink_batches(len(batch[number].phrases), why),
+            lambda number, reason: self._shrink_batches(len(batch[number].phrases), reason),
         ):
             out[number] = replace(record, pixels=out[number].pixels)
         return out
@@ -156,7 +156,7 @@ class ExplainStage(Stage):
         del self._explainer
         self._model = self._loaded_model
 
-    def _shrink_batches(self, phrases: int, why: str) -> None:
+    def _shrink_batches(self, phrases: int, reason: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
 
         Raise ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
@@ -169,7 +169,7 @@ class ExplainStage(Stage):
         else:
             raise ResourceError(
                 f"the GPU's memory does not hold one image with {phrases} phrases: lower "
-                f"phrases.max_phrases or explain.image_size, or use a larger GPU ({why})"
+                f"phrases.max_phrases or explain.image_size, or use a larger GPU ({reason})"
             )
 
     def _explain(self, records: Sequence[Record]) -> Iterator[Record]:

@@ -138,7 +138,7 @@ def _trace_grid(tower: PooledTower, rgb: Tensor) -> Trace:
     assert isinstance(tower.trunk, GridTrunk)  # noqa: S101
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
     with torch.no_grad():
-        grid = tower.trunk.body(tower.normalised(rgb).to(tower.dtype))
+        grid = tower.trunk.body(tower.normalise(rgb).to(tower.dtype))
     leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
     pooling = tower.pool.look(tower.trunk.tokens_of(leaf, grid_hw), grid_hw)
     return Trace(leaf, tower.pool.embedding(pooling), pooling.tokens.detach())

@@ -328,8 +328,8 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / path.name
-        with (Path(folder) / path.name).open("rb") as written:
-            path.write_from(written)
+        with (Path(folder) / path.name).open("rb") as file:
+            path.write_from(file)
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -339,7 +339,7 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 @contextmanager
-def held(lock: Path) -> Iterator[None]:
+def exclusive_lock(lock: Path) -> Iterator[None]:
     """Hold the kernel's lock on a file, which is made and stays. Raise BlockingIOError if another process holds it.
 
     The lock ends with the process.
@@ -364,10 +364,10 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
 
 def cannot_write(path: AnyPath, error: OSError) -> OutputError:
     """Return the error to raise for a write below `path` that failed."""
-    why = os.strerror(error.errno) if error.errno else one_line(error)
+    reason = os.strerror(error.errno) if error.errno else one_line(error)
     place = path if _is_named(path, error) else _file_of(error) or path
     return OutputError(
-        f"cannot write to {place}: {why}. Finished rows are kept: fix that, and the same command resumes the run"
+        f"cannot write to {place}: {reason}. Finished rows are kept: fix that, and the same command resumes the run"
     )
 
 

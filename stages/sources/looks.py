@@ -49,10 +49,10 @@ class BoxEmbedder(ABC):
         )
         return [boxes for _, boxes in embeddings]
 
-    def _shrink_batches(self, _: int, why: str) -> None:
+    def _shrink_batches(self, _: int, reason: str) -> None:
         if self.at_once == 1:
             raise ResourceError(
-                f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({why})"
+                f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({reason})"
             )
         self.at_once //= 2
         _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)

@@ -126,9 +126,9 @@ class Segment:
     def likeness(self, other: Segment, total: int) -> float:
         """Return the likeness of two segments of an image of `total` pixels."""
         colour = float(np.minimum(self.colours, other.colours).sum())
-        both = self.area_px + other.area_px
+        area = self.area_px + other.area_px
         x0, y0, x1, y1 = self._union_box(other)
-        return round(colour + (1 - both / total) + (1 - ((x1 - x0) * (y1 - y0) - both) / total), 9)
+        return round(colour + (1 - area / total) + (1 - ((x1 - x0) * (y1 - y0) - area) / total), 9)
 
     def _union_box(self, other: Segment) -> tuple[int, int, int, int]:
         a0, b0, a1, b1 = self.box_xyxy

@@ -64,8 +64,8 @@ def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
         content = read(image.url, image.offset, image.size, limits)
     except FileNotFoundError as error:
         is_link = is_local(image.url) and os.path.islink(image.url)
-        what = "is a link to a file that does not exist" if is_link else "does not exist below the image root"
-        raise RowFault("missing_image", f"{name} {what}") from error
+        problem = "is a link to a file that does not exist" if is_link else "does not exist below the image root"
+        raise RowFault("missing_image", f"{name} {problem}") from error
     except OSError as error:
         raise RowFault("missing_image", f"{name} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -87,11 +87,11 @@ def suppress_warnings() -> Iterator[None]:
     filters: Any = warnings.filters  # a list, whatever typeshed says
     if filters[:1] != [_FILTER]:  # others may have put theirs in front
         filters.insert(0, _FILTER)
-    before = _QUIET.set(True)
+    token = _QUIET.set(True)
     try:
         yield
     finally:
-        _QUIET.reset(before)
+        _QUIET.reset(token)
 
 
 @contextmanager

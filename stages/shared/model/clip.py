@@ -96,14 +96,14 @@ class TextCache:
         places = to_device(present.flatten().nonzero().flatten(), flat.device)
         out = flat.new_zeros(len(texts) * longest, flat.shape[-1])
         out[places] = flat
-        stacked: Tensor = out.unflatten(0, (len(texts), longest))
-        return stacked
+        embeddings: Tensor = out.unflatten(0, (len(texts), longest))
+        return embeddings
 
     def _embed(self, texts: Sequence[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if new:
-            filled = [template.replace("{}", text) for text in new for template in self.templates]
-            e = F.normalize(self.model.encode_text(filled).float(), dim=-1)
+            prompts = [template.replace("{}", text) for text in new for template in self.templates]
+            e = F.normalize(self.model.encode_text(prompts).float(), dim=-1)
             rows = F.normalize(e.unflatten(0, (len(new), len(self.templates))).mean(dim=1), dim=-1)
             # A view would keep the embeddings of all the texts that it was computed with.
             self._rows.update((text, row.clone()) for text, row in zip(new, rows, strict=True))

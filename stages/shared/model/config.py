@@ -219,10 +219,10 @@ def _explain_missing_weights(name: str) -> str:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tags:
         return f"{name} needs weights, of which open_clip has none: set model.weights=FILE"
-    shown = ", ".join([*tags[:_TAGS_NAMED], *(["..."] if len(tags) > _TAGS_NAMED else [])])
+    examples = ", ".join([*tags[:_TAGS_NAMED], *(["..."] if len(tags) > _TAGS_NAMED else [])])
     return (
-        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: {shown}) or model.weights=FILE; or "
-        "name a file or folder that is there"
+        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: {examples}) or model.weights=FILE; "
+        "or name a file or folder that is there"
     )
 
 

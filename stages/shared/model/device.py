@@ -25,7 +25,7 @@ from stages.shared.model.config import AUTO, Precision, PrecisionChoice
 if TYPE_CHECKING:
     from stages.shared.model.towers.tower import Tower
 
-Answer = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 
 PRECISIONS: Final[dict[str, torch.dtype]] = {
     "fp32": torch.float32,
@@ -165,8 +165,8 @@ def moving_to_device(name: str) -> Iterator[None]:
 
 
 def retry_on_oom(
-    items: Sequence[int], compute: Callable[[Sequence[int]], Iterator[Answer]], shrink: Callable[[int, str], None]
-) -> Iterator[tuple[int, Answer]]:
+    items: Sequence[int], compute: Callable[[Sequence[int]], Iterator[ResultT]], shrink: Callable[[int, str], None]
+) -> Iterator[tuple[int, ResultT]]:
     """Yield each item with its result, in order. Where a GPU's memory is full, shrink batches and go on from there.
 
     Raise DeviceFault where the GPU reports another fault.
@@ -180,8 +180,8 @@ def retry_on_oom(
     remaining = list(items)
     while remaining:
         try:
-            for answer in compute(tuple(remaining)):
-                yield remaining.pop(0), answer
+            for result in compute(tuple(remaining)):
+                yield remaining.pop(0), result
         except RuntimeError as error:
             if is_broken(error):
                 raise DeviceFault(f"the GPU reports a fault: {one_line(error)}") from error
@@ -205,12 +205,12 @@ def allow_tf32(tower: Tower) -> Iterator[None]:
     if tower.device.type != "cuda" or tower.dtype == torch.float32:
         yield
         return
-    before = torch.get_float32_matmul_precision()
+    previous = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(previous)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -215,8 +215,8 @@ def _describe_checkpoint(path: Path) -> ModelDescription:
     except (WeightsError, ConfigError) as error:
         if error.key:
             raise
-        where = weights if isinstance(error, WeightsError) else folder
-        raise type(error)(f"{where}: {error}", key=_KEY) from error
+        place = weights if isinstance(error, WeightsError) else folder
+        raise type(error)(f"{place}: {error}", key=_KEY) from error
 
 
 def _weights_in(folder: Path, *, prefer_open_clip: bool) -> Path:
@@ -231,9 +231,9 @@ def _weights_in(folder: Path, *, prefer_open_clip: bool) -> Path:
     if len(files) == 1:
         return folder / files[0]
     if files:
-        shown = ", ".join(files[:4])
+        examples = ", ".join(files[:4])
         raise WeightsError(
-            f"{folder} holds {len(files)} files of weights ({shown}): give the one that is meant", key=_KEY
+            f"{folder} holds {len(files)} files of weights ({examples}): give the one that is meant", key=_KEY
         )
     content = f"found {', '.join(names[:4])}" if names else "the folder is empty"
     raise WeightsError(
@@ -274,9 +274,13 @@ def _read_params(files: _CheckpointFiles) -> _Fields:
         raise WeightsError(f"its params.txt names the model {name}, which open_clip does not have")
     architecture = open_clip.get_model_config(name)
     # The loss of a SigLIP has a bias, which the checkpoint of any architecture then holds.
-    forced = {"force_quick_gelu": {"quick_gelu": True}, "force_custom_text": {"custom_text": True}}
-    for argument, options in {**forced, "siglip": {"init_logit_bias": -10}}.items():
-        architecture |= options if params.get(argument) == "True" else {}
+    flags = {
+        "force_quick_gelu": {"quick_gelu": True},
+        "force_custom_text": {"custom_text": True},
+        "siglip": {"init_logit_bias": -10},
+    }
+    for flag, options in flags.items():
+        architecture |= options if params.get(flag) == "True" else {}
     if (context := params.get("force_context_length", "None")).isdigit():
         architecture["text_cfg"]["context_length"] = int(context)
     sizes = [int(number) for number in re.findall(r"\d+", params.get("force_image_size", ""))]

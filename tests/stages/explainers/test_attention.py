@@ -21,7 +21,7 @@ def capture_of(tower: str, explainer: Any, *watched: str) -> tuple[NDArray[np.ui
     """An image, and open_clip's forward pass of it."""
     side = TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px
     rgb = image(tower, side, side)
-    pixels = explainer.model.tower.normalised(torch.from_numpy(rgb))[0]
+    pixels = explainer.model.tower.normalise(torch.from_numpy(rgb))[0]
     return rgb, capture(module_of(tower), pixels, *watched)
 
 
@@ -149,7 +149,7 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
     texts = F.normalize(torch.randn(1, 8, clip.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
     texts[:, 3:] = 0
     names = [f"transformer.resblocks.{n}" for n in range(4)]
-    captured = capture(model, clip.tower.normalised(rgb)[0], *(f"{name}.ln_1" for name in names), *names)
+    captured = capture(model, clip.tower.normalise(rgb)[0], *(f"{name}.ln_1" for name in names), *names)
     tensors = Walk(clip, blocks)(rgb)
     for name, ours, theirs in [
         ("attention", tensors.attention, captured.attention),

@@ -47,7 +47,7 @@ def test_the_formulas(name: str, layer: int) -> None:
     side = spec.size_px // spec.patch_px
     clip = clip_of(name, seed=1)
     rgb = image(name, side, side, seed=1)
-    pixels = clip.tower.normalised(torch.from_numpy(rgb))[0]
+    pixels = clip.tower.normalise(torch.from_numpy(rgb))[0]
     captured = capture(module_of(name, seed=1), pixels, PLACES[name, layer])
     (features,) = captured.outputs
     for kind in KINDS:

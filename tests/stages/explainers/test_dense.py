@@ -40,7 +40,7 @@ def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) 
     with torch.no_grad():
         visual = model.visual
         last = model.visual.transformer.resblocks[-1]
-        pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))
+        pixels = explainer.model.tower.normalise(torch.from_numpy(RGB))
         x = visual.transformer.resblocks[0](visual._embeds(pixels))
         z = last.ln_1(x)
         itself = torch.full((z.shape[1], z.shape[1]), float("-inf")).fill_diagonal_(0)
@@ -110,7 +110,7 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
     """Unit embeddings (N, E) of the patches on the second path: the tokens, and what each attention adds to them."""
     layers = len(model.visual.transformer.resblocks)
     names = [f"transformer.resblocks.{n}" for n in range(layers)]
-    pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))[0]
+    pixels = explainer.model.tower.normalise(torch.from_numpy(RGB))[0]
     captured = capture(model, pixels, "ln_pre", *names, *(f"{name}.ln_1" for name in names))
     outputs = captured.outputs[:1] + captured.outputs[2::2]
     normed = captured.outputs[1::2]
@@ -181,7 +181,7 @@ def test_clip_surgery_on_a_resnet_s_pool() -> None:
     """The authors' `AttentionPool2d` on the grid of open_clip's own trunk, with the mean token among the others."""
     explainer = made("clip_surgery", "ResNet")
     rgb = image("ResNet")
-    pixels = explainer.model.tower.normalised(torch.from_numpy(rgb))[0]
+    pixels = explainer.model.tower.normalise(torch.from_numpy(rgb))[0]
     captured = capture(module_of("ResNet"), pixels, "layer4")
     pool = captured.visual.attnpool
     grid = captured.outputs[0][0].flatten(1).T
@@ -201,7 +201,7 @@ def test_clip_surgery_on_a_siglip_s_pool() -> None:
     """The same form where a latent asks, in float64 on timm's own modules."""
     explainer = made("clip_surgery", "SigLIP")
     rgb = image("SigLIP", 10, 10)
-    captured = capture(module_of("SigLIP"), explainer.model.tower.normalised(torch.from_numpy(rgb))[0], "trunk.norm")
+    captured = capture(module_of("SigLIP"), explainer.model.tower.normalise(torch.from_numpy(rgb))[0], "trunk.norm")
     pool = captured.visual.trunk.attn_pool
     with torch.no_grad():
         values = pool.kv(captured.outputs[0][0, -100:]).unflatten(-1, (2, pool.num_heads, -1))[:, 1].numpy()

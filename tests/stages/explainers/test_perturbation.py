@@ -51,7 +51,7 @@ def test_masks_in_pixels_mix_and_are_not_rounded() -> None:
     share = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(1))
     embeddings = masked_embeddings(tower, rgb, share, mean)
     # A mask on the mean colour multiplies the normalised image.
-    normalised = tower.normalised(rgb[None]) * share[:, None]
+    normalised = tower.normalise(rgb[None]) * share[:, None]
     pixels = (normalised * tower.std[:, None, None] + tower.mean[:, None, None]) * 255
     with torch.no_grad():
         expected = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1)
@@ -174,7 +174,7 @@ def test_the_map_is_the_sum_over_the_masks(centred: bool) -> None:
     tower = explainer.model.tower
     masks = torch.cat(list(rise_masks(explainer.config, (32, 40))))
     # The paper multiplies the input as the network takes it.
-    masked = tower.normalised(rgb) * masks[:, None]
+    masked = tower.normalise(rgb) * masks[:, None]
     pixels = (masked * tower.std[:, None, None] + tower.mean[:, None, None]) * 255
     with torch.no_grad():
         cosines = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1) @ texts[0].T
@@ -229,7 +229,7 @@ def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
     explainer = made("score_cam", model, channels=1000)
     rgb = image(seed=3)
     with torch.no_grad():
-        x = model.visual._embeds(explainer.model.tower.normalised(torch.from_numpy(rgb)))
+        x = model.visual._embeds(explainer.model.tower.normalise(torch.from_numpy(rgb)))
         for block in model.visual.transformer.resblocks[:-1]:
             x = block(x)
     expected = written_out(explainer, rgb, x[0, 1:].T.reshape(-1, 4, 4).numpy())

@@ -60,8 +60,7 @@ def layout_of(names: Collection[str], path: object, key: str = "model.weights") 
             return layout
     content = next((kind for mark, kind in _OTHER_MODELS.items() if has(mark)), None)
     if content is None:
-        shown = ", ".join(sorted(names)[:3])
-        content = f"tensors such as {shown}" if names else "no tensors"
+        content = f"tensors such as {', '.join(sorted(names)[:3])}" if names else "no tensors"
     raise WeightsError(
         f"{path} is no CLIP that is known: found {content}; expected the tensors of {', '.join(_MARKS)}", key=key
     )

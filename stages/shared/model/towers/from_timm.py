@@ -29,7 +29,7 @@ def build_tower(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
     parts = _Parts(
         trunk=shared_copy(visual.trunk),
         pool=getattr(visual.head, "pool", None),
-        behind=_read(*(part for name, part in visual.head.named_children() if name != "pool")),
+        tail=_read(*(part for name, part in visual.head.named_children() if name != "pool")),
         size_px=int(visual.image_size[0]),
         common={"dtype": next(visual.trunk.parameters()).dtype, **normalisation},
     )
@@ -45,7 +45,7 @@ class _Parts:
 
     trunk: Module  # a copy of timm's network with its weights, which may be changed
     pool: Module  # open_clip's pool of the network's features; None where the network pools itself
-    behind: tuple[layers.Layer, ...]  # the rest of open_clip's tower
+    tail: tuple[layers.Layer, ...]  # the rest of open_clip's tower
     size_px: int  # side of the images
     common: dict[str, Any]  # arguments of every kind of tower
 
@@ -99,7 +99,7 @@ def _grid(parts: _Parts) -> PooledTower:
             v=v,
             turn=_turn(pool.pos_embed, heads, pool.rotate_half) if turns else None,
             out=layers.Chain(_read(pool.proj)),
-            finish=layers.Chain(parts.behind),
+            finish=layers.Chain(parts.tail),
         ),
         **parts.common,
     )
@@ -150,7 +150,7 @@ def _latent(parts: _Parts) -> PooledTower:
             k=k,
             v=v,
             out=layers.Chain(_read(pool.proj)),
-            finish=layers.Chain((*residual, *_read(trunk.fc_norm, trunk.head), *parts.behind)),
+            finish=layers.Chain((*residual, *_read(trunk.fc_norm, trunk.head), *parts.tail)),
         ),
         **parts.common,
     )
@@ -202,7 +202,7 @@ def _class_token(parts: _Parts) -> PooledTower:
         out=layers.Chain(_read(attn.norm, attn.proj)),
         scale=layers.Chain((*(norm_1 if norms_after else ()), *_scale(block, 1))),
         residual=True,
-        finish=layers.Chain((*after, *_read(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
+        finish=layers.Chain((*after, *_read(trunk.norm, trunk.fc_norm, trunk.head), *parts.tail)),
     )
     trunk.blocks = trunk.blocks[:-1]
     trunk.norm = nn.Identity()
@@ -229,7 +229,7 @@ def _behind_mean(trunk: Module) -> list[Module] | None:
 def _averaged(parts: _Parts) -> AveragedTower:
     trunk = parts.trunk
     head = _behind_mean(trunk) or []
-    finish = layers.Chain((*_read(*head), *parts.behind))
+    finish = layers.Chain((*_read(*head), *parts.tail))
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
         placement = parts.placement_of_patches()
         prefix_tokens = int(trunk.num_prefix_tokens)

@@ -160,7 +160,7 @@ class PooledTower(Tower):
 
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`."""
-        return self.trunk(self.normalised(rgb).to(self.dtype))
+        return self.trunk(self.normalise(rgb).to(self.dtype))
 
     def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
         """Pool uint8 pixels (B, height, width, 3); `heads` overrides the pool's number of heads."""
@@ -190,7 +190,7 @@ class AveragedTower(Tower):
 
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`."""
-        return self.trunk(self.normalised(rgb).to(self.dtype))
+        return self.trunk(self.normalise(rgb).to(self.dtype))
 
     def float_head(self) -> AveragedTower:
         """Return the same tower with the head in float32."""

@@ -74,7 +74,7 @@ class Tower(ABC):
     def encode(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
 
-    def normalised(self, rgb: Tensor) -> Tensor:
+    def normalise(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
 
         Memory holds pixel after pixel: convolutions whose windows overlap take a quarter of the time then. Raises

@@ -121,7 +121,7 @@ class VisionTower(Tower):
 
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`: tokens (B, T, D), the class token first."""
-        return self.tokens_of(self.normalised(rgb).to(self.dtype))
+        return self.tokens_of(self.normalise(rgb).to(self.dtype))
 
     def tokens_of(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, height, width) in the tower's precision -> tokens (B, T, D) before the blocks."""

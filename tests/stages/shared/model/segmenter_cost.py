@@ -1,7 +1,7 @@
 """What a segmenter costs: `python -m tests.stages.shared.model.segmenter_cost`, in real sizes with random weights.
 
 Milliseconds of one CPU thread for an image and for each prompt, and the same as multiples of what the image trunk of a
-ViT-B-16 takes for an image of 224 px, measured in turns with it.
+ViT-B-16 takes for an image of 224 px, measure in turns with it.
 """
 
 import json
@@ -45,7 +45,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def measured(segmenter: Segmenter, trunk: Any) -> tuple[float, ...]:
+def measure(segmenter: Segmenter, trunk: Any) -> tuple[float, ...]:
     """Milliseconds of the trunk, of resizing an image, of encoding it, and of a prompt."""
     square = torch.rand(1, 3, 224, 224)
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
@@ -69,7 +69,7 @@ def main() -> None:
         if name in (sys.argv[1:] or [name]):
             segmenter = Segmenter(make().eval(), processor)
             trunk_ms, resize_ms, encode_ms, prompt_ms = np.min(
-                [measured(segmenter, trunk) for _ in range(ROUNDS)], axis=0
+                [measure(segmenter, trunk) for _ in range(ROUNDS)], axis=0
             )
             figure = {
                 "model": name,

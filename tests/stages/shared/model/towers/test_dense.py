@@ -34,7 +34,7 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     same = dense(frozen, rgb, residual=True)
     assert not same.patches.requires_grad
     assert torch.allclose(same.patches, stepped.patches, atol=1e-6)
-    assert torch.allclose(same.embedding, model.encode_image(frozen.normalised(rgb)), atol=1e-4)
+    assert torch.allclose(same.embedding, model.encode_image(frozen.normalise(rgb)), atol=1e-4)
 
 
 def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -> None:

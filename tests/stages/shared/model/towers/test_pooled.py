@@ -45,7 +45,7 @@ def test_a_private_tower_embeds_as_open_clip_and_shares_its_weights(name: str) -
     side = TOWERS[name][1].size_px // TOWERS[name][1].patch_px
     rgb = pixels(name, side, side)
     with torch.no_grad():
-        expected = model.encode_image(tower.normalised(rgb))
+        expected = model.encode_image(tower.normalise(rgb))
     embedding = tower.encode(rgb)
     assert expected.abs().max() > 0.01
     assert (embedding - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
@@ -134,7 +134,7 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
     other.load_state_dict(state)
     rgb = pixels("ResNet", 6, 6)
     with torch.no_grad():
-        wanted = other.encode_image(tower.normalised(rgb))
+        wanted = other.encode_image(tower.normalise(rgb))
     assert torch.allclose(tower.encode(rgb), wanted, atol=1e-5)
 
 
@@ -217,7 +217,7 @@ def test_a_transformer_of_timm_takes_other_sizes_as_its_own_option_does(rows: in
     other = timm.create_model("test_vit", global_pool="map", num_classes=0, dynamic_img_size=True)
     other.load_state_dict(model.visual.trunk.state_dict())
     with torch.no_grad():
-        wanted = other.eval()(tower.normalised(rgb))
+        wanted = other.eval()(tower.normalise(rgb))
     assert torch.allclose(tower.encode(rgb), wanted, atol=1e-5)
 
 

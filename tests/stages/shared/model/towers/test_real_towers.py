@@ -47,7 +47,7 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
             assert heat_map.values.shape == (grid, grid)
             assert np.isfinite(heat_map.values).all()
             assert heat_map.values.any() != bool(heat_map.fault)
-    pixels = clip.tower.normalised(torch.from_numpy(rgb))
+    pixels = clip.tower.normalise(torch.from_numpy(rgb))
     with torch.no_grad():
         wanted = model.eval().encode_image(pixels)
     assert (clip.tower.encode(torch.from_numpy(rgb)) - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
