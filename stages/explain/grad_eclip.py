@@ -3,8 +3,8 @@
 Source: Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024, and its
 journal version arXiv 2502.18816; the formula below is what their code evaluates.
 
-For one explained block with tokens x (class token 0, patches 1..N), z = ln_1(x), [q, k, v] = z W_in + b_in,
-a the attention weights of the class row and o = sum_j a_j v_j its output before the output projection:
+One explained block has tokens x (class token 0, patches 1..N), z = ln_1(x) and [q, k, v] = z W_in + b_in. The class row
+has attention weights a, and o = sum_j a_j v_j is its output before the output projection:
 
     c   = cos(image embedding, text embedding)
     w   = dc / do                                     one weight per channel

@@ -44,7 +44,7 @@ class Maps:
     local: Tensor | None = None
 
     def replace_faults(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return maps and cosines with zeros for what is not finite, and the number of each map's fault in FAULTS."""
+        """Return maps and cosines with zeros where they are not finite, and the numbers of the faults in FAULTS."""
         finite = self.values.isfinite().all(dim=-1) & self.cosines.isfinite()
         maps = torch.where(finite[..., None], self.values, 0.0)
         empty = maps.amax(dim=-1) <= 0

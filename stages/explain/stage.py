@@ -38,7 +38,7 @@ class ExplainStageConfig(BaseModel):
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
 """Images of one forward pass by device. On 2 CPU cores larger batches are no faster."""
 
-AHEAD: Final = 2  # batches under way at a time: one that the device computes, and one whose answers the host makes
+AHEAD: Final = 2  # pending batches: the device computes one while the host makes the maps of the other
 
 CUDA_BATCHES: Final = 4
 """Batches of a call on a GPU. The device waits while a call's first batch is prepared and the last one's answers are

@@ -4,9 +4,8 @@ Features x_1 .. x_N of width D are the last tokens of a tower that still have a 
 
 - of a transformer with a class token, the patches after `ln_1` of one of the last blocks. At the last block's output
   there is nothing to read: only the class token goes on;
-- of a tower whose tokens are pooled by one attention, the grid in which the convolutions end (before positions and a
-  mean token are added, so that the gradient also takes the way through the mean), or the tokens before the pool where
-  there is no grid;
+- of a tower with one attention as its pool, the grid at the end of its convolutions, or without a grid the tokens
+  before the pool. Positions and a mean token are added behind that grid, so the gradient also goes through the mean;
 - of a tower that averages its tokens, those tokens.
 
 c is the cosine of image and text embedding, not scaled, and g_i = dc/dx_i comes from autograd through the rest of the

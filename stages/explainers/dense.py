@@ -1,6 +1,6 @@
 """Explainers that compare each patch with the phrase, without a gradient.
 
-Their maps say where an image looks like the phrase, not why the model's cosine is what it is. Heat is the cosine less
+Their maps show where an image looks like the phrase, and do not explain the model's cosine. Heat is the cosine less
 its least value over the patches, because heat is not negative; the papers apply a min-max or compare classes.
 
 CLIP Surgery and GEM have a second path beside a transformer's last blocks, on which patches keep their own meaning. The
@@ -234,8 +234,8 @@ class GemConfig(SecondPathConfig):
 class Gem(_Dense[GemConfig]):
     """GEM, grounding everything (Bousselham, Petersen, Ferrari, Kuehne, CVPR 2024, arXiv 2312.00878).
 
-    Self-self attention: on the second path of the last blocks the values v are mixed by three attentions, each of a
-    kind of vectors among themselves, for p the queries, the keys and the values of a head:
+    Self-self attention: on the second path of the last blocks three attentions mix the values v. In each the vectors p
+    of a head attend to themselves, with p its queries, its keys or its values:
 
         p  <- p / |p|
         p  <- softmax(t p p') p, p / |p|                  `iterations` times

@@ -6,12 +6,12 @@ l = sigmoid(a) for every channel of every token, noise n from N(0, v), and z = l
     L(a) = beta · mean KL(N(l x, (1 - l)^2 v) || N(0, v)) - mean cos(image embedding of z, text embedding)
     H_i  = sum over channels of KL at token i, after `steps` steps of Adam from a = 5
 
-KL, in nats, bounds the information of z about x, so that H is the information that the image must give about itself for
-the phrase to be found in it. The bottleneck stands before a block of a transformer with a class token, which gets
-weights too and has no place in the map; where one attention pools the tokens of a trunk, or they are averaged, it
-stands before that, which is our reading.
+KL, in nats, bounds the information of z about x. So H is the information about the image that the model needs to find
+the phrase in it. The bottleneck stands before a block of a transformer with a class token, which gets weights too and
+has no place in the map. Where one attention pools the tokens of a trunk, or they are averaged, it stands before that,
+which is our reading.
 
-Deviations: noise comes in pairs n and -n, so that what is linear in it cancels; it has a seed of its own and is the
+Deviations: noise comes in pairs n and -n, so that its linear effects cancel; it has a seed of its own and is the
 same for every image and phrase; the map is taken after the last step, where the authors' code takes it before. The
 settings are those of the authors' code: its layer 9, counted from 0, is `depth: 0.83` of twelve blocks, with the
 bottleneck behind it.

@@ -7,7 +7,7 @@ name that is read from a caption file must never be able to choose a file system
 
 Inputs and images are locations, plain text that travels in rows. A dataset lies in an `AnyPath`: a local `Path`, or an
 `ObjectPath` with the same methods. An object appears whole or not at all, as a renamed file does; renaming a folder of
-objects copies what is in it, and is not atomic.
+objects copies its content, and is not atomic.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class ObjectPath(PurePosixPath):
         return filesystem_of(str(self))
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
-        """Yield objects and folders directly below this name whose own name matches."""
+        """Yield the objects and folders directly below this name that match a pattern."""
         yield from self.sizes(pattern)
 
     def sizes(self, pattern: str) -> dict[ObjectPath, int]:
@@ -228,7 +228,7 @@ AnyPath = Path | ObjectPath  # A local path, or a name behind a URL
 
 
 def place_of(path: AnyPath | str) -> AnyPath:
-    """Return the meaning of a user's path: a local path, made absolute, or a URL, whose protocol is not looked up."""
+    """Return the meaning of a user's path: an absolute local path, or a URL with any protocol."""
     if isinstance(path, ObjectPath):
         return path
     match = _URL.fullmatch(str(path).rstrip("/"))

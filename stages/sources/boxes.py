@@ -50,8 +50,8 @@ class BoxSource(RegionSource[BoxSourceConfig]):
     The mask of an object is its outline in the ground truth: where several objects share one mask, the part within each
     box. Without an outline it is the box, rounded to whole pixels. A region's box is the one around its mask, which may
     be a pixel smaller than the one in the file. An image that the ground truth does not have gets no region, and its
-    row says so in `warnings`. Images are looked up by their whole name, else by the last part of the path, else by
-    either without the extension, if only one image of the ground truth is called so.
+    row says so in `warnings`. Images are looked up by their whole name, then by the last part of the path, then by
+    either without the extension. A part counts if only one image of the ground truth has it.
     """
 
     config_type = BoxSourceConfig

@@ -1,8 +1,8 @@
 """Names for boxes of any origin: each becomes a region, called by the phrase that CLIP finds nearest to it.
 
-RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) calls proposals so by a pool of concepts, and PTP (Wang and
-others, CVPR 2023, arXiv 2212.09737) the blocks of a grid by CLIP. A softmax with a temperature runs over all names that
-a box may get, and the largest share is the score.
+RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) names proposals by a pool of concepts. PTP (Wang and others,
+CVPR 2023, arXiv 2212.09737) names the blocks of a grid by CLIP. A softmax with a temperature runs over all names that a
+box may get, and the largest share is the score.
 """
 
 from __future__ import annotations

@@ -36,13 +36,13 @@ class AttentionGradientConfig(ExplainerConfig):
 class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
     """Attention times its gradient, at the last attention: the form that arXiv 2605.12952 reduces Grad-ECLIP to.
 
-    With a^h_i the weight of patch i in head h, in the class token's row of the last block or in the pool's one row, and
-    c the cosine of image and text embedding:
+    c is the cosine of image and text embedding. a^h_i is the weight of patch i in head h, in the class token's row of
+    the last block or in the pool's one row:
 
         H_i = mean over heads of ReLU(dc/da^h_i * a^h_i)
 
-    This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as the authors' notebook for
-    CLIP has it, but for the constant factor of the logit scale; `Game` is the method over all blocks. `weight: none`
+    This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as in the authors' notebook
+    for CLIP, without the constant factor of the logit scale; `Game` is the method over all blocks. `weight: none`
     with `rectify: sum` is Grad-ECLIP (arXiv 2502.18816) on one block with the network's own heads and no spatial
     weight, divided by the number of heads; Grad-ECLIP puts the min-max normalised cosine of query and key where this
     method has the attention itself. "Debunking Grad-ECLIP" (Cui and Fan, arXiv 2605.12952) rests on this equality.
@@ -159,14 +159,14 @@ class LeGrad(AttentionExplainer[LeGradConfig]):
     The score of a block is made of its own tokens, so that its gradient passes through this block alone. Unlike GAME
     the gradient is not multiplied by the attention, and every token's row counts.
 
-    Where one attention pools the tokens, the score is the cosine of the pool's answer to a block's tokens, and the
-    gradient is that at the pool's own attention, whose one row is the query's. The authors' code has this for SigLIP,
-    with a correction: patches whose map for the words "a photo of a" is above 0.8 after a min-max get no heat, because
-    such pools look at some patches whatever the words are. `empty_threshold: 1` switches the correction off.
+    Where one attention pools the tokens, the score is the cosine of the pool's output for a block's tokens. The
+    gradient is that at the pool's own attention, which has one row, the query's. The authors' code has this for SigLIP,
+    with a correction: a patch gets no heat if its map for the words "a photo of a" is above 0.8 after a min-max. Such
+    pools look at some patches whatever the words are. `empty_threshold: 1` switches the correction off.
 
-    Deviations: no min-max at the end, because maps are not normalised here. Of a tower that one attention pools, the
-    trunk may be anything, so that only the tokens that it ends with are explained, which is the authors' form with one
-    layer; they sum two by default. Raises ConfigError for more blocks than the model has.
+    Deviations: no min-max at the end, because maps are not normalised here. A pool may stand behind any trunk, so only
+    the trunk's last tokens are explained. That is the authors' form with one layer; they sum two by default. Raises
+    ConfigError for more blocks than the model has.
     """
 
     config_type = LeGradConfig

@@ -31,9 +31,8 @@ class RawAttention(AttentionExplainer[RawAttentionConfig]):
 
         H_i = mean over heads of a^h_i
 
-    This is the baseline that papers on explaining transformers start from, such as Abnar and Zuidema (ACL 2020, arXiv
-    2005.00928), and that DINO (Caron et al., ICCV 2021, arXiv 2104.14294) showed for vision transformers. Deviations:
-    none.
+    Papers on explaining transformers start from this baseline, such as Abnar and Zuidema (ACL 2020, arXiv 2005.00928).
+    DINO (Caron et al., ICCV 2021, arXiv 2104.14294) showed it for vision transformers. Deviations: none.
     """
 
     config_type = RawAttentionConfig

@@ -89,17 +89,16 @@ class RiseConfig(PerturbationConfig):
 class Rise(Perturbation[RiseConfig]):
     """RISE (Petsiuk, Das, Saenko, BMVC 2018, arXiv 1806.07421): the mean of random masks, weighted by their cosines.
 
-    With masks M_1 .. M_N, in which a cell of a coarse grid is shown with probability p, enlarged bilinearly and moved
-    at random, and c_n the cosine of the masked image and the phrase:
+    Masks M_1 .. M_N show each cell of a coarse grid with probability p, are enlarged bilinearly and moved at random.
+    With c_n the cosine of the masked image and the phrase:
 
         H(x) = 1 / (N p) sum_n (c_n - mean of c) M_n(x)
 
     and a cell's heat is the mean of its pixels. A grid of 8 cells stands along the shorter side, and along the longer
     one the number of cells of the same size that fits best.
 
-    Deviations from the paper: the mean of c is subtracted, because cosines lie close together and far from 0, so that
-    the map would otherwise hold little but how often each pixel happened to be shown (`centred: false` restores the
-    paper); 512 masks (the paper: 4,000 for VGG-16 and 8,000 for ResNet-50; Grad-ECLIP's comparison: 2,000; set
+    Deviations from the paper: the mean of c is subtracted, because cosines lie close together and far from 0, and
+    the map would otherwise mostly count how often each pixel was shown (`centred: false` restores the paper); 512 masks (the paper: 4,000 for VGG-16 and 8,000 for ResNet-50; Grad-ECLIP's comparison: 2,000; set
     `masks`); and the cosine in place of a class's probability.
     """
 
@@ -160,8 +159,8 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
     scenes both forms find the thing as often, and with the increases more of the heat lies on it (0.48 to 0.36; 18
     phrases of 10 scenes, all channels of the drawn model).
 
-    Deviations from the paper: only the `channels` that vary most over the image, because a tower has up to some
-    thousand and each is one forward pass (a number above the width restores the paper); the cosine in place of the
+    Deviations from the paper: only the `channels` that vary most over the image (a number above the width restores the
+    paper), because a tower may have some thousand channels and each is one forward pass; the cosine in place of the
     class's score.
     """
 

@@ -35,7 +35,7 @@ class PartitionShap(Perturbation[PartitionShapConfig]):
 
     The image is cut into two halves along its longer side, each half again, down to single cells. At each cut the
     halves are two players, in a context of other parts that are shown. With m a context, L and R the halves of node n,
-    each half is worth the mean of what it adds before and after the other; for L:
+    the value of a half is the mean of its gains before and after the other; for L:
 
         value of L in context m        u(m + L) - u(m)
         value of L in context m + R    u(m + L + R) - u(m + R)
@@ -44,8 +44,8 @@ class PartitionShap(Perturbation[PartitionShapConfig]):
     squared number of cells in forward passes; `max_evaluations` ends it before. A part that is not cut by then shares
     its value equally among its cells.
 
-    The next node to be cut is the one with the greatest weight times |u(m + n) - u(m)|, which no phrase's change of the
-    cosine can exceed, so that the cuts serve any phrase. `shap` takes the greatest change of the outputs.
+    The next node to be cut is the one with the greatest weight times |u(m + n) - u(m)|. No phrase's change of the
+    cosine can exceed that, so the cuts serve any phrase. `shap` takes the greatest change of the outputs.
 
     Deviation: no `fixed_context`.
     """

@@ -190,8 +190,8 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
         H_k = ReLU(R_k - 1/K sum_n s_n R_n)
 
     which is the paper's first dual, all other classes with equal shares of the target's total: `totals: equal`. Its
-    second dual, the target with the last layer's weights negated, gives the same relevance as the target under rules
-    that are linear in the weights, so it does not exist here.
+    second dual, the target with the last layer's weights negated, does not exist here: under rules that are linear in
+    the weights it gives the target's relevance.
 
     Deviations: the other phrases of the image and `background` take the place of the other classes, because CLIP has
     none; `totals: own` instead of the paper's `equal`; the rules are those of `rules.py`, and not the z+ rule.
@@ -213,9 +213,9 @@ class SgLrp(ContrastiveExplainer[SgLrpConfig]):
     """Softmax-gradient relevance propagation (Iwana, Kuroki, Uchida, ICCV workshops 2019, arXiv 1908.04351).
 
     With probabilities y = softmax(logit_scale · c) over the texts, the paper starts relevance at the gradient of y_k:
-    y_k (1 - y_k) at the phrase k and -y_k y_n at every other text n. With p the softmax over the others alone,
-    y_n = (1 - y_k) p_n, so that the factor y_k (1 - y_k), which may be too small for a float, is that of the whole map
-    and is left out:
+    y_k (1 - y_k) at the phrase k and -y_k y_n at every other text n. With p the softmax over the other texts alone,
+    y_n = (1 - y_k) p_n. The whole map then has the factor y_k (1 - y_k), which may be too small for a float and is
+    left out:
 
         H_k = ReLU(R_k - sum_n p_n s_n R_n)
 

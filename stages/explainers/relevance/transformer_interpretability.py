@@ -46,7 +46,7 @@ from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 
 _TINY: Final = 1e-9
-"""Added to what is divided by, as in the authors' code."""
+"""Added to divisors, as in the authors' code."""
 
 
 class TransformerInterpretabilityConfig(ScaledConfig):

@@ -47,7 +47,7 @@ _OTHER_MODELS: Final = {
 def layout_of(names: Collection[str], path: object, key: str = "model.weights") -> str:
     """Return the layout of a checkpoint by the names of its tensors.
 
-    Raise WeightsError if no layout fits; the message names `key`, `path`, what was found and what is expected.
+    Raise WeightsError if no layout fits; the message names `path`, the tensors in it and the expected ones.
     """
 
     def has(mark: str) -> bool:
