@@ -97,9 +97,10 @@ class Rise(Perturbation[RiseConfig]):
     and a cell's heat is the mean of its pixels. A grid of 8 cells stands along the shorter side, and along the longer
     one the number of cells of the same size that fits best.
 
-    Deviations from the paper: the mean of c is subtracted, because cosines lie close together and far from 0, and
-    the map would otherwise mostly count how often each pixel was shown (`centred: false` restores the paper); 512 masks (the paper: 4,000 for VGG-16 and 8,000 for ResNet-50; Grad-ECLIP's comparison: 2,000; set
-    `masks`); and the cosine in place of a class's probability.
+    Deviations from the paper: the mean of c is subtracted, because cosines lie close together and far from 0, and the
+    map would otherwise mostly count how often each pixel was shown (`centred: false` restores the paper); 512 masks
+    (the paper: 4,000 for VGG-16 and 8,000 for ResNet-50; Grad-ECLIP's comparison: 2,000; set `masks`); and the cosine
+    in place of a class's probability.
     """
 
     config_type = RiseConfig
