@@ -13,7 +13,7 @@ from pipeline.graph import build_graph, calibration_basis
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.pipeline.light import assert_alike, ended, rows_of
-from tests.stages.shared.model.segmenters import saved
+from tests.stages.shared.model.segmenters import save_segmenter
 
 QUIET = Console(quiet=True)
 
@@ -21,7 +21,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sam")
-    saved("sam2", folder)
+    save_segmenter("sam2", folder)
     return folder
 
 
@@ -47,7 +47,7 @@ def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> 
 
 def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
-    saved("sam2", tmp_path, seed=1)
+    save_segmenter("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
     with pytest.raises(ResumeError, match="\n  segmenter: "):
         run(other, QUIET)

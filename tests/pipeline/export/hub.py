@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.stages.shared.model.hub_server import Quiet, served
+from tests.stages.shared.model.hub_server import Quiet, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -121,6 +121,6 @@ def running(hub: Hub) -> Iterator[Hub]:
 
         do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that http.server calls
 
-    with served(Answer) as port:
+    with serve(Answer) as port:
         hub.endpoint = f"http://127.0.0.1:{port}"
         yield hub

@@ -40,7 +40,7 @@ def clip_of(model: nn.Module | str = "class token", **options: Any) -> ClipModel
     return from_open_clip(model, tokenizer, SPEC, **options)
 
 
-def made(kind: str, model: ClipModel | nn.Module | str = "class token", **settings: Any) -> Any:
+def make_explainer(kind: str, model: ClipModel | nn.Module | str = "class token", **settings: Any) -> Any:
     """An explainer of a kind with settings, which gives the maps of its method alone if they do not say otherwise."""
     explainer = EXPLAINERS[kind]
     config = explainer.config_type(**{"affinity": "none", **settings})

@@ -12,7 +12,7 @@ from stages.contract.errors import ConfigError
 from stages.explain.affinity import ALIKE, solve_propagation, token_graph
 from stages.explain.base import Explainer
 from tests.factories import TOWERS
-from tests.stages.explain.models import clip_of, made
+from tests.stages.explain.models import clip_of, make_explainer
 
 PHRASES = [["red car", "dog", "two green fish"], ["dog"]]
 Floats = NDArray[np.float64]
@@ -28,7 +28,7 @@ everywhere = pytest.mark.parametrize(("kind", "tower"), PLACES)
 def explainer_of(kind: str, tower: str, **settings: Any) -> Explainer[Any]:
     """With blocks to spare before those that are explained."""
     of_blocks = {"blocks": 2} if (kind, tower) == ("grad_eclip", "class token") else {}
-    return made(kind, tower, **of_blocks, **settings)
+    return make_explainer(kind, tower, **of_blocks, **settings)
 
 
 def pixels(tower: str) -> NDArray[np.uint8]:
@@ -118,8 +118,8 @@ def test_all_phrases_of_an_image_are_solved_exactly() -> None:
     values = torch.rand(2, 20, 576, generator=torch.Generator().manual_seed(2))
     graph = token_graph(tokens, (24, 24))
     system = torch.eye(576, dtype=torch.float64) - 0.95 * graph.double()
-    wanted = torch.linalg.solve(system, values.double().mT).mT.float()
-    assert torch.allclose(solve_propagation(values, graph, 0.95), wanted, rtol=1e-4)
+    expected = torch.linalg.solve(system, values.double().mT).mT.float()
+    assert torch.allclose(solve_propagation(values, graph, 0.95), expected, rtol=1e-4)
 
 
 def test_tokens_that_are_not_finite_give_no_heat_that_looks_right() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from tests.factories import SPEC, tiny_clip
-from tests.stages.explain.models import clip_of, made, tokenizer
+from tests.stages.explain.models import clip_of, make_explainer, tokenizer
 from tests.stages.explain.reference import Answer, grad_eclip
 
 PHRASES = ["red car", "two green fish", "a man with a hat on the very far left side of the street"]
@@ -36,11 +36,11 @@ def expected(double: nn.Module, rgb: np.ndarray, phrase: str, config: GradEclipC
     return grad_eclip(double, (x - mean) / std, text / text.norm(), **settings)
 
 
-def assert_same(actual: list[np.ndarray], wanted: list[torch.Tensor], tolerance: float = 1e-6) -> None:
+def assert_same(actual: list[np.ndarray], reference: list[torch.Tensor], tolerance: float = 1e-6) -> None:
     """Maps agree relative to the largest value of any of them; a single map may well be empty."""
-    peak = max(float(heat.max()) for heat in wanted)
+    peak = max(float(heat.max()) for heat in reference)
     assert peak > 0
-    for a, b in zip(actual, wanted, strict=True):
+    for a, b in zip(actual, reference, strict=True):
         assert np.abs(a.reshape(-1) - b.numpy()).max() / peak < tolerance
 
 
@@ -86,8 +86,8 @@ def test_class_path_is_exact_for_the_last_block(heads, quick_gelu, bits, request
     [maps] = GradEclip(config, clip_of(model)).explain(pixels(), [PHRASES])
     answers = [expected(double, pixels()[0], phrase, config) for phrase in PHRASES]
     values = [heat_map.values for heat_map in maps]
-    wanted = [answer.heat for answer in answers]
-    assert_same(values, wanted, 1e-6 if bits == 64 else 1e-5)
+    heats = [answer.heat for answer in answers]
+    assert_same(values, heats, 1e-6 if bits == 64 else 1e-5)
 
 
 @pytest.mark.usefixtures("float64")
@@ -139,8 +139,8 @@ def test_class_path_over_blocks_is_the_gradient_with_patches_held() -> None:
 def test_sixteen_bits_agree_roughly(precision) -> None:
     model = tiny_clip()
     rgb = pixels()
-    exact = made("grad_eclip", model, blocks=4).explain(rgb, [PHRASES])[0]
-    low = made("grad_eclip", clip_of(model, precision=precision), blocks=4)
+    exact = make_explainer("grad_eclip", model, blocks=4).explain(rgb, [PHRASES])[0]
+    low = make_explainer("grad_eclip", clip_of(model, precision=precision), blocks=4)
     for a, b in zip(low.explain(rgb, [PHRASES])[0], exact, strict=True):
         assert np.corrcoef(a.values.ravel(), b.values.ravel())[0, 1] > 0.98
         assert a.similarity == pytest.approx(b.similarity, abs=0.02)
@@ -154,7 +154,7 @@ def test_what_cannot_be_explained_gives_zeros_and_says_so(fault: str) -> None:
             model.visual.transformer.resblocks[-1].attn.in_proj_weight[64:128].zero_()
         else:
             model.visual.proj[0, 0] = float("nan")
-    [[heat_map]] = made("grad_eclip", model, blocks=1).explain(pixels(), [["dog"]])
+    [[heat_map]] = make_explainer("grad_eclip", model, blocks=1).explain(pixels(), [["dog"]])
     assert heat_map.fault == fault
     assert (heat_map.similarity == 0.0) == (fault == "non_finite")
     assert not heat_map.values.any()
@@ -162,9 +162,9 @@ def test_what_cannot_be_explained_gives_zeros_and_says_so(fault: str) -> None:
 
 def test_templates_average_unit_embeddings() -> None:
     model = tiny_clip()
-    explainer = made("grad_eclip", model, templates=("a photo of a {}", "{}"))
+    explainer = make_explainer("grad_eclip", model, templates=("a photo of a {}", "{}"))
     with torch.no_grad():
         rows = nn.functional.normalize(model.encode_text(tokenizer(["a photo of a dog", "dog"])), dim=-1)
-    wanted = nn.functional.normalize(rows.mean(dim=0), dim=-1)
-    assert torch.allclose(explainer.texts(["dog"])[0], wanted, atol=1e-6)
-    assert len(made("grad_eclip", explainer.model, templates="openai_imagenet").texts.templates) == 80
+    expected = nn.functional.normalize(rows.mean(dim=0), dim=-1)
+    assert torch.allclose(explainer.texts(["dog"])[0], expected, atol=1e-6)
+    assert len(make_explainer("grad_eclip", explainer.model, templates="openai_imagenet").texts.templates) == 80

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.maps import Maps, at_scale, mean_of
 from tests.factories import SPEC
-from tests.stages.explain.models import image, made
+from tests.stages.explain.models import image, make_explainer
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, (64, 96)), (0.5, (32, 48)), (0.4, (32, 32)), (0.01, (16, 16))])
@@ -70,11 +70,11 @@ def test_cosines_and_embeddings_are_means_and_constant_is_constant_at_all_scales
 
 def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:
     rgb = torch.from_numpy(image(rows=8, columns=8))
-    plain = made("grad_eclip", affinity="propagation")
+    plain = make_explainer("grad_eclip", affinity="propagation")
     large = torch.from_numpy(plain.explain(rgb.numpy(), [["dog"]])[0][0].values)
     small = torch.from_numpy(plain.explain(at_scale(rgb, 0.5, SPEC.patch_px).numpy(), [["dog"]])[0][0].values)
     enlarged = F.interpolate(small[None, None] / small.max(), (8, 8), mode="bilinear")[0, 0]
-    both = made("grad_eclip", affinity="propagation", scales=(1.0, 0.5))
+    both = make_explainer("grad_eclip", affinity="propagation", scales=(1.0, 0.5))
     (heat_map,) = both.explain(rgb.numpy(), [["dog"]])[0]
     assert torch.allclose(torch.from_numpy(heat_map.values), (large / large.max() + enlarged) / 2, atol=1e-5)
 
@@ -85,7 +85,7 @@ def test_scales_fall_and_images_are_resized_to_the_largest() -> None:
             GradEclipConfig(scales=scales)
     with pytest.raises(ValidationError, match="max_side_px"):
         GradEclipConfig(scales=(1.5, 1.0), image_size="keep")
-    for scales, image_size, wanted in [((1.0, 0.5), "model", 1), ((2.0, 1.0), "model", 2), ((1.5, 1.0), 128, 6)]:
+    for scales, image_size, expected in [((1.0, 0.5), "model", 1), ((2.0, 1.0), "model", 2), ((1.5, 1.0), 128, 6)]:
         config = GradEclipConfig(scales=scales, image_size=image_size)  # type: ignore[arg-type]
-        assert config.canvas(SPEC)["size_px"] == wanted * SPEC.size_px
+        assert config.canvas(SPEC)["size_px"] == expected * SPEC.size_px
     assert GradEclipConfig(scales=(1.0, 0.5), image_size="keep").scales == (1.0, 0.5)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stages.explain.base import Explainer
 from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, Signals, features_of
 from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
-from tests.stages.explain.models import made
+from tests.stages.explain.models import make_explainer
 
 
 def unit(rng: Any, *shape: int) -> Any:
@@ -123,6 +123,8 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
 def test_the_closest_patch_is_maskclips() -> None:
     rgb = pixels("class token")
     texts = [each or ["x"] for each in PHRASES]
-    for mine, theirs in zip(*(signals_of(made(kind), rgb, texts) for kind in ("grad_eclip", "maskclip")), strict=True):
+    for mine, theirs in zip(
+        *(signals_of(make_explainer(kind), rgb, texts) for kind in ("grad_eclip", "maskclip")), strict=True
+    ):
         np.testing.assert_allclose(mine.local, theirs.local, atol=1e-5)
         np.testing.assert_allclose(mine.embedding, theirs.embedding, atol=1e-5)

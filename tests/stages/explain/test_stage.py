@@ -276,10 +276,10 @@ def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
 
 
 def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_once() -> None:
-    for batch_size, wanted in ((8, [32, 18]), (64, [50]), (40, [40, 10])):
+    for batch_size, expected in ((8, [32, 18]), (64, [50]), (40, [40, 10])):
         device = TalkingDevice()
         assert_answered(stage_on(device, batch_size), 50)
-        assert [len(texts) for texts in device.learnt] == wanted
+        assert [len(texts) for texts in device.learnt] == expected
         assert [text for texts in device.learnt for text in texts] == [f"dog {number}" for number in range(50)]
 
 

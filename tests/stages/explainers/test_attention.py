@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stages.contract.errors import ConfigError
 from stages.explainers.attention.walk import Walk, phrase_gradients
 from tests.factories import TOWERS, tiny_clip
-from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
+from tests.stages.explain.models import PHRASES, clip_of, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, capture
 
 Floats = NDArray[np.float64]
@@ -33,13 +33,13 @@ def cells_of(tower: str) -> int:
 def test_more_blocks_than_there_are_are_refused(kind: str) -> None:
     setting = "layer" if "cam" in kind else "blocks"
     with pytest.raises(ConfigError, match=rf"explain\.{setting}: .* has 4 blocks, not 5"):
-        made(kind, **{setting: 5})
+        make_explainer(kind, **{setting: 5})
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "EVA02", "SigLIP"])
 def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None:
-    explainer = made("raw_attention", name)
+    explainer = make_explainer("raw_attention", name)
     rgb, captured = capture_of(name, explainer)
     row = captured.attention[-1][0, :, 0].mean(dim=0).detach()
     assert len(row) - cells_of(name) in (0, 1)
@@ -56,7 +56,7 @@ def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None
 @pytest.mark.parametrize("rectify", ["head", "sum"])
 @pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "SigLIP"])
 def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
-    explainer = made("attention_gradient", name, weight=weight, rectify=rectify)
+    explainer = make_explainer("attention_gradient", name, weight=weight, rectify=rectify)
     rgb, captured = capture_of(name, explainer)
     attention = captured.attention[-1]
     patches = slice(-cells_of(name), None)
@@ -72,10 +72,10 @@ def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["class token", "ResNet", "SigLIP"])
 def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(name: str) -> None:
-    ours = made("attention_gradient", name, weight="none", rectify="sum")
+    ours = make_explainer("attention_gradient", name, weight="none", rectify="sum")
     tower: Any = ours.model.tower
     heads = tower.blocks[-1].heads if name == "class token" else tower.pool.heads
-    theirs = made("grad_eclip", ours.model, blocks=1, spatial_weight=False, contrast=0.0)
+    theirs = make_explainer("grad_eclip", ours.model, blocks=1, spatial_weight=False, contrast=0.0)
     rgb = image(name)
     for heat_map, expected in zip(ours.explain(rgb, [PHRASES])[0], theirs.explain(rgb, [PHRASES])[0], strict=True):
         assert expected.values.any()
@@ -88,7 +88,7 @@ def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(n
     [({}, 4, 1 / 0.07), ({"blocks": 1}, 1, 1 / 0.07), ({"blocks": 3, "logit_scale": 900.0}, 3, 900.0)],
 )
 def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, Any], blocks: int, scale: float) -> None:
-    explainer = made("game", **settings)
+    explainer = make_explainer("game", **settings)
     rgb, captured = capture_of("class token", explainer)
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         attention = captured.attention[-blocks:]
@@ -104,7 +104,7 @@ def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, An
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("settings", "blocks"), [({}, 2), ({"blocks": "all"}, 4), ({"blocks": 1}, 1)])
 def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
-    explainer = made("legrad", **settings)
+    explainer = make_explainer("legrad", **settings)
     rgb, captured = capture_of("class token", explainer, *(f"transformer.resblocks.{n}" for n in range(4)))
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         embedding = explainer.texts([text])[0].double()
@@ -121,7 +121,7 @@ def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
 @pytest.mark.parametrize("name", ["ResNet", "SigLIP"])
 @pytest.mark.parametrize("threshold", [0.8, 0.3, 1.0])
 def test_legrad_on_pools(name: str, threshold: float) -> None:
-    explainer = made("legrad", name, empty_threshold=threshold)
+    explainer = make_explainer("legrad", name, empty_threshold=threshold)
     rgb, captured = capture_of(name, explainer)
 
     def heat(text: str) -> Any:

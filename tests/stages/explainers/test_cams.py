@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.factories import TOWERS
-from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
+from tests.stages.explain.models import PHRASES, clip_of, image, make_explainer, module_of
 from tests.stages.explainers.captured import capture
 
 SCALE = 1 / 0.07  # of a model of open_clip before its training
@@ -51,7 +51,7 @@ def test_the_formulas(name: str, layer: int) -> None:
     captured = capture(module_of(name, seed=1), pixels, PLACES[name, layer])
     (features,) = captured.outputs
     for kind in KINDS:
-        explainer = made(kind, clip, layer=layer)
+        explainer = make_explainer(kind, clip, layer=layer)
         texts = explainer.texts(PHRASES)
         texts = torch.cat([texts, -texts, torch.zeros(4, clip.embed_dim)])  # a map of zeros is one of two
         heat = []
@@ -69,16 +69,18 @@ def test_the_formulas(name: str, layer: int) -> None:
 @pytest.mark.usefixtures("float64")
 def test_grad_cam_of_averaged_tokens_is_cam_over_their_number() -> None:
     rgb = image("ConvNeXt", 3, 4)
-    ours, theirs = (made(kind, "ConvNeXt", contrast=0.0).explain(rgb, [PHRASES])[0] for kind in ("grad_cam", "cam"))
+    ours, theirs = (
+        make_explainer(kind, "ConvNeXt", contrast=0.0).explain(rgb, [PHRASES])[0] for kind in ("grad_cam", "cam")
+    )
     for heat_map, expected in zip(ours, theirs, strict=True):
         assert expected.values.any()
         assert np.allclose(12 * heat_map.values, expected.values, rtol=0, atol=1e-6 * expected.values.max())
 
 
 def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is_large() -> None:
-    tiny, large = (made("grad_cam_plus_plus", logit_scale=scale) for scale in (1e-6, 1e3))
+    tiny, large = (make_explainer("grad_cam_plus_plus", logit_scale=scale) for scale in (1e-6, 1e3))
     features, gradient = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3)).unbind()
-    wanted = (features @ gradient.relu().sum(dim=0)).relu() / 2
-    assert wanted.any()
-    assert torch.allclose(tiny._weigh(features, gradient) / 1e-6, wanted, rtol=1e-4, atol=1e-5)
+    expected = (features @ gradient.relu().sum(dim=0)).relu() / 2
+    assert expected.any()
+    assert torch.allclose(tiny._weigh(features, gradient) / 1e-6, expected, rtol=1e-4, atol=1e-5)
     assert torch.isfinite(large._weigh(features, gradient)).all()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.shared.model.towers.pooled import PooledTower
 from tests.factories import tiny_clip
-from tests.stages.explain.models import PHRASES, image, made, module_of
+from tests.stages.explain.models import PHRASES, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, capture
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ def cosines_with(dense: Tensor, explainer: Any) -> list[Any]:
 @pytest.mark.parametrize("residual", [True, False])
 def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) -> None:
     model = tiny_clip(layers=2, ls_init_value=0.5)
-    explainer = made("maskclip", model, residual=residual)
+    explainer = make_explainer("maskclip", model, residual=residual)
     with torch.no_grad():
         visual = model.visual
         last = model.visual.transformer.resblocks[-1]
@@ -56,7 +56,7 @@ def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["ResNet", "timm, SAME, rotary", "SigLIP", "ConvNeXt"])
 def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> None:
-    explainer = made("maskclip", name)
+    explainer = make_explainer("maskclip", name)
     rgb = image(name, 3, 3)
     tower = explainer.model.tower
     tokens = tower.embed(torch.from_numpy(rgb))
@@ -74,7 +74,7 @@ def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> No
 def test_an_image_of_one_colour_has_no_heat_and_says_why() -> None:
     model = tiny_clip(layers=2)
     model.visual.positional_embedding.data.zero_()
-    maps = made("maskclip", model).explain(np.full((1, 32, 32, 3), 90, dtype=np.uint8), [PHRASES])[0]
+    maps = make_explainer("maskclip", model).explain(np.full((1, 32, 32, 3), 90, dtype=np.uint8), [PHRASES])[0]
     assert [each.fault for each in maps] == ["constant", "constant"]
 
 
@@ -139,12 +139,12 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
 )
 def test_gem(layers: int, settings: dict[str, Any], blocks: int, iterations: int) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
-    explainer = made("gem", model, **settings)
+    explainer = make_explainer("gem", model, **settings)
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: mixed_by_gem(q, k, v, z, iterations))
     texts = explainer.texts(PHRASES)
-    wanted = [dense @ text for text in texts.double().numpy()]
+    expected = [dense @ text for text in texts.double().numpy()]
     cosines = [captured.cosine(text) for text in texts]
-    compare(explainer, RGB, wanted, cosines)
+    compare(explainer, RGB, expected, cosines)
 
 
 BACKGROUND = ("sky", "grass", "a wall")
@@ -155,7 +155,7 @@ BACKGROUND = ("sky", "grass", "a wall")
 @pytest.mark.parametrize(("layers", "settings", "blocks"), [(6, {}, 3), (12, {}, 6), (4, {"depth": 1}, 4)])
 def test_clip_surgery(layers: int, settings: dict[str, Any], blocks: int, background: tuple[str, ...]) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
-    explainer = made("clip_surgery", model, background=background, **settings)
+    explainer = make_explainer("clip_surgery", model, background=background, **settings)
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: among(v, v, v.shape[1] ** -0.5))
     texts = explainer.texts(PHRASES)
     if background:
@@ -179,7 +179,7 @@ def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) 
 
 def test_clip_surgery_on_a_resnet_s_pool() -> None:
     """The authors' `AttentionPool2d` on the grid of open_clip's own trunk, with the mean token among the others."""
-    explainer = made("clip_surgery", "ResNet")
+    explainer = make_explainer("clip_surgery", "ResNet")
     rgb = image("ResNet")
     pixels = explainer.model.tower.normalise(torch.from_numpy(rgb))[0]
     captured = capture(module_of("ResNet"), pixels, "layer4")
@@ -199,7 +199,7 @@ def test_clip_surgery_on_a_resnet_s_pool() -> None:
 
 def test_clip_surgery_on_a_siglip_s_pool() -> None:
     """The same form where a latent asks, in float64 on timm's own modules."""
-    explainer = made("clip_surgery", "SigLIP")
+    explainer = make_explainer("clip_surgery", "SigLIP")
     rgb = image("SigLIP", 10, 10)
     captured = capture(module_of("SigLIP"), explainer.model.tower.normalise(torch.from_numpy(rgb))[0], "trunk.norm")
     pool = captured.visual.trunk.attn_pool

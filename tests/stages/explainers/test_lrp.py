@@ -17,7 +17,7 @@ from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, Pool
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS, tiny_clip
-from tests.stages.explain.models import clip_of, made
+from tests.stages.explain.models import clip_of, make_explainer
 from tests.stages.explainers.explicit import Explicit, in_float64
 
 RULES: list[dict[str, Any]] = [
@@ -176,7 +176,7 @@ def test_an_activation_passes_relevance_even_at_zero() -> None:
 
 def test_a_map_is_what_speaks_for_the_phrase() -> None:
     model = clip()
-    explainer = made("lrp", model)
+    explainer = make_explainer("lrp", model)
     rgb = image(model, 3)
     texts = explainer.texts(["dog", "red car"])[None]
     signed = explainer.propagation(rgb, texts).values
@@ -196,7 +196,7 @@ def test_weights_of_16_bits_give_nearly_the_same_maps(kind: str, seed: int) -> N
     for precision in (None, torch.bfloat16):
         model = clip_of(tiny_clip(seed, layers=2, width=16, head_width=8, precision=precision))
         assert model.tower.dtype == (precision or torch.float32)
-        maps.append(made(kind, model).explain(image(model, 3).numpy(), [["dog"]])[0][0].values)
+        maps.append(make_explainer(kind, model).explain(image(model, 3).numpy(), [["dog"]])[0][0].values)
     assert maps[1].dtype == np.float32
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
 
@@ -225,18 +225,18 @@ def model() -> ClipModel:
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
 def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
     """For a score of one: r_1 - r_2 and r_2 - r_1."""
-    explainer = made(kind, model, totals="equal")
+    explainer = make_explainer(kind, model, totals="equal")
     first, second = explainer.contrast(SIGNED[:2], COSINES[:2])
     assert torch.allclose(first / COSINES[0], -second / COSINES[1])
     assert torch.allclose(explainer.contrast(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
-    first, second = made(kind, model).contrast(SIGNED[:2], COSINES[:2])
+    first, second = make_explainer(kind, model).contrast(SIGNED[:2], COSINES[:2])
     assert torch.allclose(first, -second)
     assert first.tolist() == pytest.approx([0.2, -0.3, 0.13])
 
 
 def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
     """All other classes start with the same relevance, which is the target's in total."""
-    contrasts = made("clrp", model, totals="equal").contrast(SIGNED, COSINES)
+    contrasts = make_explainer("clrp", model, totals="equal").contrast(SIGNED, COSINES)
     for target in range(3):
         dual = torch.zeros(3, dtype=torch.float64)
         for other in range(3):
@@ -249,8 +249,8 @@ def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
 def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
     """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
     scale = 7.0
-    contrasts = made("sg_lrp", model, totals="equal", logit_scale=scale).contrast(SIGNED, COSINES)
-    of_model = made("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrast(SIGNED, COSINES)
+    contrasts = make_explainer("sg_lrp", model, totals="equal", logit_scale=scale).contrast(SIGNED, COSINES)
+    of_model = make_explainer("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrast(SIGNED, COSINES)
     assert torch.equal(contrasts, of_model), "by default the scale is the model's"
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
@@ -263,33 +263,33 @@ def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
 
 def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
     signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
-    contrasts = made("clrp", model, totals="equal").contrast(signed, signed.sum(dim=1))
+    contrasts = make_explainer("clrp", model, totals="equal").contrast(signed, signed.sum(dim=1))
     assert contrasts.isfinite().all()
     assert contrasts[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
 
 
 def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
-    sharp = made("sg_lrp", model, logit_scale=1000.0).contrast(SIGNED, COSINES)
+    sharp = make_explainer("sg_lrp", model, logit_scale=1000.0).contrast(SIGNED, COSINES)
     assert torch.allclose(sharp[0], SIGNED[0] - SIGNED[1], atol=1e-9)
-    flat = made("sg_lrp", model, logit_scale=1e-9).contrast(SIGNED, COSINES)
-    assert torch.allclose(flat, made("clrp", model).contrast(SIGNED, COSINES), atol=1e-9)
+    flat = make_explainer("sg_lrp", model, logit_scale=1e-9).contrast(SIGNED, COSINES)
+    assert torch.allclose(flat, make_explainer("clrp", model).contrast(SIGNED, COSINES), atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
 def test_a_phrase_alone_is_contrasted_with_the_background(model: ClipModel, kind: str) -> None:
-    lrp = made("lrp", model)
+    lrp = make_explainer("lrp", model)
     relevance = lrp.propagation(torch.from_numpy(RGB[:1]), lrp.texts(["dog", "", "a photo"])[None]).values[0]
     for background, taken in (((), 0 * relevance[1]), (("",), relevance[1])):
-        map_ = made(kind, model, background=background).explain(RGB[:1], [["dog"]])[0][0]
-        wanted = (relevance[0] - taken).relu().unflatten(0, (3, 3)).numpy()
-        assert wanted.any()
-        assert np.allclose(map_.values, wanted, atol=1e-6)
+        map_ = make_explainer(kind, model, background=background).explain(RGB[:1], [["dog"]])[0][0]
+        expected = (relevance[0] - taken).relu().unflatten(0, (3, 3)).numpy()
+        assert expected.any()
+        assert np.allclose(map_.values, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
 def test_only_the_images_own_phrases_count(model: ClipModel, kind: str) -> None:
     """A neighbour with more phrases than one step changes the padding, and not the maps of the others."""
-    explainer = made(kind, model, phrases_per_step=2)
+    explainer = make_explainer(kind, model, phrases_per_step=2)
     small = explainer.explain(RGB, [["dog", "red car"], ["fish"]])
     large = explainer.explain(RGB, [["dog", "red car"], ["fish", "boat", "tree", "sea", "sky"]])
     for heat_map, other in zip(small[0], large[0], strict=True):
@@ -300,7 +300,7 @@ def test_only_the_images_own_phrases_count(model: ClipModel, kind: str) -> None:
 @pytest.mark.parametrize(("kind", "settings"), [("clrp", {}), ("sg_lrp", {"logit_scale": 20.0})])
 def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str, settings: dict[str, Any]) -> None:
     """LRP of the text that is the difference of the phrase and the others."""
-    explainer = made(kind, model, **settings)
+    explainer = make_explainer(kind, model, **settings)
     texts = explainer.texts(["dog", "red car", ""])
     rgb = torch.from_numpy(RGB[:1])
     cosines: Tensor = explainer.propagation(rgb, texts[None]).cosines[0]

@@ -19,7 +19,7 @@ def bottleneck(**settings: Any) -> Bottleneck:
     return Bottleneck(M2ibConfig(**settings))
 
 
-def made(layers: int = 3, **settings: Any) -> Any:
+def make_explainer(layers: int = 3, **settings: Any) -> Any:
     return models.made("m2ib", tiny_clip(layers=layers), **settings)
 
 
@@ -27,11 +27,11 @@ def made(layers: int = 3, **settings: Any) -> Any:
 def test_nats_are_the_divergence_of_two_normals(variance: float) -> None:
     a = torch.linspace(-8, 8, X.numel()).view_as(X)
     through = a.sigmoid()
-    wanted = torch.distributions.kl_divergence(
+    expected = torch.distributions.kl_divergence(
         torch.distributions.Normal(through * X, (1 - through) * variance**0.5),
         torch.distributions.Normal(torch.zeros_like(X), torch.full_like(X, variance**0.5)),
     )
-    assert torch.allclose(bottleneck(variance=variance).nats(X, a), wanted, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(bottleneck(variance=variance).nats(X, a), expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("variance", [1.0, 2.0])
@@ -68,20 +68,21 @@ def test_behind_the_bottleneck_is_the_rest_of_the_tower() -> None:
         rgb = torch.from_numpy(models.image(name, 3, 3))
         tokens, embedding = explainer._parts
         with torch.no_grad():
-            wanted = explainer.model.tower.encode(rgb)
-            assert torch.allclose(embedding(tokens(rgb)[0], (3, 3)), wanted, rtol=1e-4, atol=1e-5)
+            expected = explainer.model.tower.encode(rgb)
+            assert torch.allclose(embedding(tokens(rgb)[0], (3, 3)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_layer_is_that_of_the_authors_on_twelve_blocks_and_never_behind_the_last() -> None:
     for layers, before in ((12, 10), (3, 2), (1, 0)):
-        explainer = made(layers)
+        explainer = make_explainer(layers)
         rgb = torch.from_numpy(RGB[:1])
         tokens = explainer._parts[0](rgb)[0]
         assert torch.equal(tokens, explainer.model.tower.tokens_before(rgb, before)[0])
 
 
 def test_the_seed_is_that_of_the_noise() -> None:
-    first, second, third = (made(steps=2, samples=2, seed=seed).explain(RGB[:1], [["dog"]])[0][0] for seed in (1, 1, 2))
+    explainers = [make_explainer(steps=2, samples=2, seed=seed) for seed in (1, 1, 2)]
+    first, second, third = (explainer.explain(RGB[:1], [["dog"]])[0][0] for explainer in explainers)
     assert np.array_equal(first.values, second.values)
     assert not np.array_equal(first.values, third.values)
 
@@ -89,7 +90,7 @@ def test_the_seed_is_that_of_the_noise() -> None:
 @pytest.mark.parametrize("depth", [0.0, 1.0])
 def test_affinity_looks_at_its_own_block(depth: float) -> None:
     """Before the bottleneck, or behind it."""
-    explainer = made(affinity="propagation", affinity_depth=depth)
+    explainer = make_explainer(affinity="propagation", affinity_depth=depth)
     tower = explainer.model.tower
     block = explainer.affinity.block
     assert block == (2 if depth else 0)

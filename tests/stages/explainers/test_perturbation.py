@@ -24,7 +24,7 @@ from stages.explainers.perturbation.masks import (
 )
 from stages.shared.model.towers.tower import Tower
 from tests.factories import SPEC, TOWERS, tiny_clip
-from tests.stages.explain.models import PHRASES, clip_of, image, made
+from tests.stages.explain.models import PHRASES, clip_of, image, make_explainer
 
 
 def tower_and_image(name: str = "class token") -> tuple[Tower, torch.Tensor]:
@@ -101,7 +101,7 @@ def test_a_blur_keeps_what_is_even_and_spreads_a_point_as_a_gaussian() -> None:
 
 
 def test_a_map_is_what_the_cosine_loses_in_the_mean_over_the_windows() -> None:
-    explainer = made("occlusion", window=0.5, stride=0.5)
+    explainer = make_explainer("occlusion", window=0.5, stride=0.5)
     rgb = image(columns=5, seed=3)
     (heat_map,) = explainer.explain(rgb, [["dog"]])[0]
     text = explainer.texts(["dog"])[0]
@@ -120,10 +120,10 @@ def test_a_map_is_what_the_cosine_loses_in_the_mean_over_the_windows() -> None:
             hidden[8 * top : 8 * top + 16, 8 * left : 8 * left + 16] = mean
             for row, column in np.ndindex(2, 2):
                 losses[top + row][left + column].append(whole - cosine(hidden))
-    wanted = np.array([[np.mean(cell) for cell in row] for row in losses])
-    assert (wanted > 0.001).any()
-    assert (wanted < -0.001).any()
-    assert np.allclose(heat_map.values, np.maximum(wanted, 0), atol=1e-5)
+    expected = np.array([[np.mean(cell) for cell in row] for row in losses])
+    assert (expected > 0.001).any()
+    assert (expected < -0.001).any()
+    assert np.allclose(heat_map.values, np.maximum(expected, 0), atol=1e-5)
     assert heat_map.similarity == pytest.approx(whole, abs=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_windows_cover_the_grid(grid_hw, settings, number, side) -> None:
 @pytest.mark.parametrize(("kind", "beside"), [("occlusion", False), ("score_cam", True)])
 def test_heat_of_cells_stands_on_them_where_tokens_look_beside_theirs(kind: str, beside: bool) -> None:
     settings = {"window": 1.0} if kind == "occlusion" else {"channels": 3}
-    explainer = made(kind, "timm, SAME, rotary", **settings)
+    explainer = make_explainer(kind, "timm, SAME, rotary", **settings)
     shift = explainer.model.tower.placement.shift_cells
     assert shift != 0
     assert explainer.explain(image("timm, SAME, rotary", 1, 2), [["dog"]])[0][0].shift_cells == beside * shift
@@ -167,7 +167,7 @@ def test_heat_of_cells_stands_on_them_where_tokens_look_beside_theirs(kind: str,
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_the_map_is_the_sum_over_the_masks(centred: bool) -> None:
-    explainer = made("rise", masks=7, cells=2, centred=centred, masks_per_step=3)
+    explainer = make_explainer("rise", masks=7, cells=2, centred=centred, masks_per_step=3)
     rgb = torch.from_numpy(image(columns=5, seed=0))
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
     heat = explainer.maps(rgb, texts).values
@@ -179,9 +179,9 @@ def test_the_map_is_the_sum_over_the_masks(centred: bool) -> None:
     with torch.no_grad():
         cosines = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1) @ texts[0].T
     total = torch.einsum("np,nyx->pyx", cosines - centred * cosines.mean(dim=0), masks) / (7 * 0.5)
-    wanted = total.numpy().reshape(8, 4, 8, 5, 8).mean(axis=(2, 4)).reshape(8, 20)
-    assert wanted.max() > 0.002
-    assert np.allclose(heat[0].numpy(), np.maximum(wanted, 0), atol=1e-5)
+    expected = total.numpy().reshape(8, 4, 8, 5, 8).mean(axis=(2, 4)).reshape(8, 20)
+    assert expected.max() > 0.002
+    assert np.allclose(heat[0].numpy(), np.maximum(expected, 0), atol=1e-5)
 
 
 def test_masks_are_the_same_for_a_size_and_do_not_depend_on_the_steps() -> None:
@@ -226,7 +226,7 @@ def written_out(explainer: ScoreCam, rgb: np.ndarray, tokens: np.ndarray) -> np.
 
 def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
     model = tiny_clip()
-    explainer = made("score_cam", model, channels=1000)
+    explainer = make_explainer("score_cam", model, channels=1000)
     rgb = image(seed=3)
     with torch.no_grad():
         x = model.visual._embeds(explainer.model.tower.normalise(torch.from_numpy(rgb)))
@@ -239,7 +239,7 @@ def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
 
 
 def test_masks_of_channels_lie_where_tokens_look() -> None:
-    explainer = made("score_cam", "timm, SAME, rotary", channels=3)
+    explainer = make_explainer("score_cam", "timm, SAME, rotary", channels=3)
     tower = explainer.model.tower
     rgb = torch.from_numpy(image("timm, SAME, rotary", 2, 3, seed=3))
     shift = tower.placement.shift_cells
@@ -270,4 +270,4 @@ def test_masks_of_channels_lie_where_tokens_look() -> None:
 
 def test_a_channel_that_is_the_same_everywhere_hides_everything_and_adds_nothing() -> None:
     even = np.full((1, 8, 8, 3), 90, dtype=np.uint8)
-    assert made("score_cam", channels=3).explain(even, [["dog"]])[0][0].fault == "empty"
+    assert make_explainer("score_cam", channels=3).explain(even, [["dog"]])[0][0].fault == "empty"

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 
 from stages.explainers.perturbation.masked import masked_embeddings
 from stages.explainers.perturbation.shapley import Rectangle, owen_values
-from tests.stages.explain.models import image, made
+from tests.stages.explain.models import image, make_explainer
 from tests.stages.explainers.games import RecordedGame, linear_game, tangled_game
 
 
 def test_on_a_model_the_map_sums_to_what_the_image_gains_over_the_baseline() -> None:
-    explainer = made("partition_shap", max_evaluations=16, baseline="black")
+    explainer = make_explainer("partition_shap", max_evaluations=16, baseline="black")
     rgb = torch.from_numpy(image(seed=0))
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
     heat = explainer.maps(rgb, texts).values

@@ -24,7 +24,7 @@ from tests.stages.explainers.explicit import in_float64
 RGB = models.image(rows=3, columns=3, seed=3)
 
 
-def made(**settings: Any) -> Any:
+def make_explainer(**settings: Any) -> Any:
     model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
     return models.made("transformer_interpretability", model, **settings)
 
@@ -77,7 +77,7 @@ def reference_block(block: Block, x: Tensor, relevance: Tensor) -> tuple[Tensor,
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("rows", "first"), [("unit", 0), ("plain", 1)])
 def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first: int) -> None:
-    explainer = made(rows=rows, first_block=first)
+    explainer = make_explainer(rows=rows, first_block=first)
     text = explainer.texts(["dog"])[0]
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first:
 
 
 def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
-    explainer = made()
+    explainer = make_explainer()
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
         tensors = explainer.walk(torch.from_numpy(RGB))
@@ -145,4 +145,4 @@ def test_rules_in_numbers() -> None:
 
 def test_a_first_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"explain\.first_block: .* has 3 blocks, so that the last one is 2, not 3"):
-        made(first_block=3)
+        make_explainer(first_block=3)

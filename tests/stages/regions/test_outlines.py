@@ -22,7 +22,7 @@ from stages.regions.thresholds import CUT_FEATURES, FittedCut
 from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.stages.regions.cutting import thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
-from tests.stages.shared.model.segmenters import saved
+from tests.stages.shared.model.segmenters import save_segmenter
 
 CELLS = 64  # Of a mask, a side
 
@@ -32,7 +32,7 @@ TIGHT: dict[str, Any] = {"rule": "otsu", "smooth_patches": 0.5}  # A contour tha
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("sam")
-    saved("sam2", folder)
+    save_segmenter("sam2", folder)
     return str(folder)
 
 

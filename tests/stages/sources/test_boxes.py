@@ -25,15 +25,15 @@ def box(category: int, *bbox: float, **keys: Any) -> dict[str, Any]:
     return {"id": 1, "image_id": 7, "category_id": category, "bbox": list(bbox), "iscrowd": 0} | keys
 
 
-def written(path: Path, value: Any) -> str:
+def write_json(path: Path, value: Any) -> str:
     path.write_text(json.dumps(value))
     return str(path)
 
 
 def instances(folder: Path, *things: dict[str, Any]) -> str:
-    numbered = [{**thing, "id": number} for number, thing in enumerate(things)]
-    content = {"images": IMAGES, "categories": CATEGORIES, "annotations": numbered}
-    return written(folder / "instances.json", content)
+    annotations = [{**thing, "id": number} for number, thing in enumerate(things)]
+    content = {"images": IMAGES, "categories": CATEGORIES, "annotations": annotations}
+    return write_json(folder / "instances.json", content)
 
 
 def record(file_name: str = "a.jpg", width: int = 40, height: int = 20) -> Record:
@@ -77,7 +77,7 @@ def test_each_thing_has_its_box_and_the_part_of_the_mask_in_it(tmp_path: Path) -
 def test_what_a_detector_found_has_its_score(tmp_path: Path) -> None:
     truth = instances(tmp_path, box(1, 0, 0, 40, 20))
     results = [box(1, 1, 1, 5, 5, score=0.4), box(1, 9, 9, 5, 5, score=0.9), box(1, 0, 0, 2, 2, score=0.1)]
-    detections = written(tmp_path / "results.json", [{k: v for k, v in r.items() if k != "id"} for r in results])
+    detections = write_json(tmp_path / "results.json", [{k: v for k, v in r.items() if k != "id"} for r in results])
     result = answer(record(), truth=truth, detections=detections, min_score=0.2)
     boxes = [((9, 9, 5, 5), 0.9), ((1, 1, 5, 5), 0.4)]
     assert regions(result) == [(phrase, *each) for phrase in ("man", "tall man") for each in boxes]
@@ -114,13 +114,13 @@ def test_a_sentence_of_flickr30k_counts_in_its_own_caption(tmp_path: Path) -> No
 
 
 def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
-    def checked(**settings: Any) -> None:
+    def check(**settings: Any) -> None:
         BoxSource(BoxSourceConfig(**settings), ModelConfig(name="demo")).check()
 
     with pytest.raises(InputError, match="does not exist"):
-        checked(truth=tmp_path / "none.json")
+        check(truth=tmp_path / "none.json")
     with pytest.raises(ConfigError, match=r"source\.truth: with source\.detections it is a COCO instances file"):
-        checked(truth=tmp_path, detections=tmp_path / "results.json")
-    damaged = written(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)])
+        check(truth=tmp_path, detections=tmp_path / "results.json")
+    damaged = write_json(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)])
     with pytest.raises(InputError, match=r"results\[0\]: expected 'score' of 0 to 1"):
-        checked(truth=instances(tmp_path, box(1, 2, 4, 10, 5)), detections=damaged)
+        check(truth=instances(tmp_path, box(1, 2, 4, 10, 5)), detections=damaged)

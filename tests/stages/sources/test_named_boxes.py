@@ -74,8 +74,8 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
     CropEmbedder(model, 1)([(rgb, [box])])
     ((shown,),) = tower.shown
     x0, y0, x1, y1 = box
-    wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)
-    assert np.array_equal(shown, np.asarray(wanted))
+    expected = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)
+    assert np.array_equal(shown, np.asarray(expected))
     assert np.array_equal(shown, crop_regions(rgb, [(x0 / 2100, y0 / 500, x1 / 2100, y1 / 500)], 224)[0])
 
 

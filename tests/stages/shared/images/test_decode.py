@@ -230,8 +230,8 @@ def test_resizing_is_pillows_own() -> None:
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (200, 200), (1, 3000)])
 def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpolation: Interpolation) -> None:
     content = encode(Image.fromarray(picture(*size[::-1])), "PNG")
-    given = {"interpolation": interpolation}
-    exact, quick = (decode_resized(content, LIMITS, lambda *_: (224, 224), quick=on, **given) for on in (False, True))
+    options = {"interpolation": interpolation}
+    exact, quick = (decode_resized(content, LIMITS, lambda *_: (224, 224), quick=on, **options) for on in (False, True))
     difference = np.abs(exact.rgb.astype(int) - quick.rgb)
     assert difference.max() <= 3
     assert (difference > 1).mean() < 0.01
@@ -254,8 +254,8 @@ def test_jpeg_is_decoded_smaller_where_less_is_wanted(
     stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    given = {"quality": 95, "subsampling": 0, **options}
-    content = encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), "JPEG", exif=exif, **given)
+    settings = {"quality": 95, "subsampling": 0, **options}
+    content = encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), "JPEG", exif=exif, **settings)
     exact, shrunk = (decode_resized(content, LIMITS, lambda *_: size, shrink_jpeg=on) for on in (False, True))
     assert (shrunk.width_px, shrunk.height_px) == (601, 403)
     assert shrunk.rgb.shape == (size[1], size[0], 3)
@@ -485,11 +485,11 @@ def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
     upright = upright_image(content, LIMITS)
     assert upright.is_reencoded
     assert upright.extension == ("jpg" if kind == "JPEG" else "png")
-    wanted = decode_rgb(content, LIMITS).astype(int)
-    assert (upright.height_px, upright.width_px) == wanted.shape[:2]
+    expected = decode_rgb(content, LIMITS).astype(int)
+    assert (upright.height_px, upright.width_px) == expected.shape[:2]
     with Image.open(io.BytesIO(upright.content)) as stored:
         assert stored.getexif().get(0x0112, 1) == 1
-        difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - wanted)
+        difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - expected)
     assert difference.max() <= (0 if kind != "JPEG" else 12)
 
 

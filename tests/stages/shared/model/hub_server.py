@@ -46,7 +46,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(handler: type[Quiet]) -> Iterator[int]:
+def serve(handler: type[Quiet]) -> Iterator[int]:
     """Serve on a port of this machine, which is given."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -60,7 +60,7 @@ def served(handler: type[Quiet]) -> Iterator[int]:
 
 
 @contextmanager
-def running(hub: Hub) -> Iterator[Hub]:
+def serve_hub(hub: Hub) -> Iterator[Hub]:
     """Serve it on a port of this machine."""
 
     class Answer(Quiet):
@@ -124,5 +124,5 @@ def running(hub: Hub) -> Iterator[Hub]:
             if self.command == "GET":
                 self.wfile.write(content)
 
-    with served(Answer) as hub.port:
+    with serve(Answer) as hub.port:
         yield hub

@@ -45,9 +45,9 @@ def _sam(kind: str) -> tuple[Any, Any, Any]:
     config, model = (hf.SamConfig, hf.SamModel) if kind == "sam" else (hf.SamHQConfig, hf.SamHQModel)
     decoder = _DECODER if kind == "sam" else {**_DECODER, "vit_dim": 32}
     prompts = {**_PROMPTS, "image_embedding_size": SIDE // 16}
-    made = model(config(vision_config=_VIT, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    segmenter = model(config(vision_config=_VIT, prompt_encoder_config=prompts, mask_decoder_config=decoder))
     images = hf.SamImageProcessor(size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE})
-    return made, images, (hf.SamProcessor if kind == "sam" else hf.SamHQProcessor)(images)
+    return segmenter, images, (hf.SamProcessor if kind == "sam" else hf.SamHQProcessor)(images)
 
 
 def _sam2(kind: str) -> tuple[Any, Any, Any]:
@@ -68,15 +68,15 @@ def _sam2(kind: str) -> tuple[Any, Any, Any]:
         model = hf.Sam3TrackerModel
         processor = hf.Sam3TrackerProcessor
         images = hf.Sam3ImageProcessor
-    made = model(config(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER))
+    segmenter = model(config(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER))
     resize = images(size={"height": SIDE, "width": SIDE})
-    return made, resize, processor(resize, target_size=SIDE)
+    return segmenter, resize, processor(resize, target_size=SIDE)
 
 
 KINDS: Final = {"sam": _sam, "sam_hq": _sam, "sam2": _sam2, "edgetam": _sam2, "sam3_tracker": _sam2}
 
 
-def saved(kind: str, folder: Path, seed: int = 0) -> tuple[Any, Any]:
+def save_segmenter(kind: str, folder: Path, seed: int = 0) -> tuple[Any, Any]:
     """Save a model, and return it with transformers' own processor for its prompts."""
     logging.disable_progress_bar()
     with torch.random.fork_rng():

@@ -24,7 +24,7 @@ from stages.shared.model.load import fetch_files, load
 from stages.shared.model.recognise import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
-from tests.stages.shared.model.hub_server import Hub, running
+from tests.stages.shared.model.hub_server import Hub, serve_hub
 
 REPOSITORY = "house/tiny"
 TAG: dict[str, Any] = {"hf_hub": f"{REPOSITORY}/", "mean": SPEC.mean, "std": SPEC.std, "quick_gelu": True}
@@ -42,7 +42,7 @@ def hub(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A hub with the weights of `tiny/one`, in place of the one on the internet."""
     monkeypatch.setitem(factory._MODEL_CONFIGS, "tiny", tiny_architecture())
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"one": TAG})
-    with running(Hub(files={SAFE: weights})) as hub:
+    with serve_hub(Hub(files={SAFE: weights})) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -228,7 +228,7 @@ def test_every_kind_of_tower_loads_from_its_files(tower: str, tmp_path: Path) ->
     spec = TOWERS[tower][1]
     clip = load(config)
     rgb = torch.randint(0, 256, (1, spec.size_px, spec.size_px, 3), dtype=torch.uint8)
-    wanted = embedding(model, rgb)
-    assert (clip.input, clip.embed_dim) == (spec, wanted.shape[1])
-    assert (clip.tower.encode(rgb) - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
+    expected = embedding(model, rgb)
+    assert (clip.input, clip.embed_dim) == (spec, expected.shape[1])
+    assert (clip.tower.encode(rgb) - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
     assert usable_model(config).tower == clip.tower.kind

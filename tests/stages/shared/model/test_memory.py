@@ -69,8 +69,8 @@ def test_texts_do_not_keep_the_image_tower(tower: str) -> None:
     assert (clip.encode_text.tower is None) == (tower == "SigLIP")  # type: ignore[attr-defined]
     assert not tensors_of([clip.encode_text]).keys() & tensors_of(list(model.visual.parameters())).keys()
     assert model.visual is not None, "the model itself keeps it"
-    wanted = model.encode_text(tokenizer(["a red car"]))
-    assert torch.allclose(clip.encode_text(["a red car"]), wanted, atol=1e-5)
+    expected = model.encode_text(tokenizer(["a red car"]))
+    assert torch.allclose(clip.encode_text(["a red car"]), expected, atol=1e-5)
 
 
 def test_sixteen_bits_are_all_that_is_kept_of_the_trunk() -> None:

@@ -17,7 +17,7 @@ from stages.shared.model.config import SegmenterConfig
 from stages.shared.model.segmenter import KINDS as READ
 from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
 from tests.cuda.simulated import SimulatedCuda
-from tests.stages.shared.model.segmenters import KINDS, saved
+from tests.stages.shared.model.segmenters import KINDS, save_segmenter
 
 SIZES = ((90, 150), (150, 90), (200, 200))  # height, width
 PROMPTS = [
@@ -30,7 +30,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sam")
-    saved("sam", folder)
+    save_segmenter("sam", folder)
     return folder
 
 
@@ -38,7 +38,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, tmp_path, monkeypatch) -> None:
     """Images of several sizes in one batch, more prompts than are decoded together."""
     monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
-    model, processor = saved(kind, tmp_path)
+    model, processor = save_segmenter(kind, tmp_path)
     segmenter = load_segmenter(SegmenterConfig(model=str(tmp_path)), "cpu")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
@@ -94,7 +94,7 @@ def test_a_full_gpu_is_said(sam: Path, cuda: SimulatedCuda) -> None:
 
 
 def test_weights_are_identified(sam: Path, tmp_path: Path) -> None:
-    saved("sam", tmp_path, seed=1)
+    save_segmenter("sam", tmp_path, seed=1)
     folders = (sam, shutil.copytree(sam, tmp_path / "copy"), tmp_path)
     first, copy, other = (usable_segmenter(SegmenterConfig(model=str(folder))) for folder in folders)
     assert first == copy != other

@@ -40,7 +40,7 @@ def network() -> nn.Module:
     return tiny_clip()
 
 
-def wanted(network: nn.Module, texts: list[str]) -> Tensor:
+def embed_whole(network: nn.Module, texts: list[str]) -> Tensor:
     with torch.no_grad():
         return network.encode_text(tokenizer(texts))
 
@@ -51,7 +51,7 @@ def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: 
     encode = TextEncoder(network, tokenizer)
     for texts in (TEXTS, TEXTS[::-1], [*TEXTS, *TEXTS[::2]], TEXTS[:1]):
         embeddings = encode(texts)
-        assert torch.allclose(embeddings, wanted(network, texts), atol=1e-5)
+        assert torch.allclose(embeddings, embed_whole(network, texts), atol=1e-5)
         assert not embeddings.requires_grad
 
 
@@ -69,7 +69,7 @@ def test_other_text_towers(text_options: dict[str, object]) -> None:
         other = open_clip.CLIP(**architecture).eval()
     encode = TextEncoder(other, tokenizer)
     assert (encode.tower is None) == ("pool_type" in text_options)
-    assert torch.allclose(encode(TEXTS), wanted(other, TEXTS), atol=1e-5)
+    assert torch.allclose(encode(TEXTS), embed_whole(other, TEXTS), atol=1e-5)
 
 
 def test_custom_text_towers(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_custom_text_towers(tmp_path: Path) -> None:
     encode = load(config).encode_text
     assert isinstance(encode, TextEncoder)
     assert encode.tower is not None
-    assert torch.allclose(encode(TEXTS), wanted(network, TEXTS), atol=1e-5)
+    assert torch.allclose(encode(TEXTS), embed_whole(network, TEXTS), atol=1e-5)
 
 
 def test_the_bundled_model_s_own_context_length() -> None:
@@ -95,37 +95,37 @@ def model(network: nn.Module) -> ClipModel:
     return from_open_clip(network, tokenizer, SPEC)
 
 
-class Counted:
+class RecordingEncoder:
     """A model's text encoder that remembers what it was asked, and raises for a text that is `big`."""
 
     def __init__(self, model: ClipModel) -> None:
-        self.texts_asked: list[str] = []
+        self.texts: list[str] = []
         self._encode = model.encode_text
         self.model = replace(model, encode_text=self)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if "big" in texts:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        self.texts_asked.extend(texts)
+        self.texts.extend(texts)
         return self._encode(texts)
 
 
 def test_each_text_is_computed_once_and_answered_in_order_as_a_unit_vector(model: ClipModel) -> None:
-    counted = Counted(model)
-    cache = TextCache(counted.model)
+    encoder = RecordingEncoder(model)
+    cache = TextCache(encoder.model)
     rows = cache(["dog", "cat", "dog"])
     assert rows.dtype == torch.float32
     assert torch.allclose(rows, F.normalize(model.encode_text(["dog", "cat", "dog"]), dim=-1), atol=1e-6)
     cache(["cat", "bird"])
     cache(["bird", "dog", "cat"])
-    assert counted.texts_asked == ["dog", "cat", "bird"]
+    assert encoder.texts == ["dog", "cat", "bird"]
 
 
 def test_templates_are_filled_and_averaged(model: ClipModel) -> None:
-    counted = Counted(model)
-    cache = TextCache(counted.model, ("a photo of a {}", "{} and {}"))
+    encoder = RecordingEncoder(model)
+    cache = TextCache(encoder.model, ("a photo of a {}", "{} and {}"))
     rows = cache(["dog", "a {} b"])
-    assert counted.texts_asked == ["a photo of a dog", "dog and dog", "a photo of a a {} b", "a {} b and a {} b"]
+    assert encoder.texts == ["a photo of a dog", "dog and dog", "a photo of a a {} b", "a {} b and a {} b"]
     for row, text in zip(rows, ["dog", "a {} b"], strict=True):
         parts = [template.replace("{}", text) for template in cache.templates]
         mean = F.normalize(model.encode_text(parts), dim=-1).mean(dim=0)
@@ -133,18 +133,18 @@ def test_templates_are_filled_and_averaged(model: ClipModel) -> None:
 
 
 def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel) -> None:
-    counted = Counted(model)
-    cache = TextCache(counted.model, max_texts=2)
+    encoder = RecordingEncoder(model)
+    cache = TextCache(encoder.model, max_texts=2)
     first = cache(["a", "b", "c"])
     assert len(first) == 3, "more than fit may be asked for at once"
     cache(["b", "c"])
-    assert counted.texts_asked == ["a", "b", "c"]
+    assert encoder.texts == ["a", "b", "c"]
     assert torch.allclose(cache(["a"])[0], first[0], atol=1e-6)
     cache(["c", "b"])
-    assert counted.texts_asked == ["a", "b", "c", "a", "b"]
+    assert encoder.texts == ["a", "b", "c", "a", "b"]
     for number in range(20):
         cache(["dog", f"new {number}"])
-    assert counted.texts_asked.count("dog") == 1, "it is used in every batch"
+    assert encoder.texts.count("dog") == 1, "it is used in every batch"
 
 
 def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipModel) -> None:
@@ -169,7 +169,7 @@ def test_texts_of_images_are_padded_to_a_step(model: ClipModel) -> None:
 
 def test_texts_that_did_not_fit_are_embedded_again(model: ClipModel) -> None:
     """A device whose memory is full raises; its caller asks for fewer."""
-    cache = TextCache(Counted(model).model)
+    cache = TextCache(RecordingEncoder(model).model)
     with pytest.raises(torch.OutOfMemoryError):
         cache(["dog", "big"])
     assert torch.allclose(cache(["dog"]), F.normalize(model.encode_text(["dog"]), dim=-1), atol=1e-6)

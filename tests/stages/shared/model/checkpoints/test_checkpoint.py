@@ -32,7 +32,8 @@ def as_index(folder: Path, name: str) -> None:
     """The weights of a folder in two files and an index."""
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    names, stem, end = sorted(state), *name.split(".")
+    names = sorted(state)
+    stem, end = name.split(".")
     halves = {f"{stem}-0000{k + 1}-of-00002.{end}": names[k::2] for k in (0, 1)}
     for file, part in halves.items():
         if end == "bin":
@@ -82,10 +83,10 @@ def test_a_folder_says_what_it_is(clip: Any, clip_folder: Path) -> None:
         "bicubic",
     )
     save_images(clip_folder, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.2, 0.2], resample=2)
-    changed = usable_model(config_of(clip_folder))
-    assert (changed.input.mean, changed.input.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-    assert changed.input.interpolation == "bilinear"
-    assert changed.fingerprint != description.fingerprint
+    new_description = usable_model(config_of(clip_folder))
+    assert (new_description.input.mean, new_description.input.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    assert new_description.input.interpolation == "bilinear"
+    assert new_description.fingerprint != description.fingerprint
 
 
 def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) -> None:
@@ -206,8 +207,8 @@ def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) ->
     assert descriptions[0].architecture["text_cfg"]["context_length"] == 16
     assert descriptions[0].input == descriptions[1].input
     (tmp_path / "params.txt").write_text("model: MobileCLIP-S1\npretrained: datacompdr\nimage_mean: None\n")
-    prepared = describe(config_of(tmp_path / "epoch_5.pt")).input
-    assert (prepared.mean, prepared.interpolation) == ((0, 0, 0), "bilinear")
+    new_spec = describe(config_of(tmp_path / "epoch_5.pt")).input
+    assert (new_spec.mean, new_spec.interpolation) == ((0, 0, 0), "bilinear")
 
 
 def test_the_architecture_is_not_guessed_from_tensors(tmp_path: Path) -> None:

@@ -134,8 +134,8 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
     other.load_state_dict(state)
     rgb = pixels("ResNet", 6, 6)
     with torch.no_grad():
-        wanted = other.encode_image(tower.normalise(rgb))
-    assert torch.allclose(tower.encode(rgb), wanted, atol=1e-5)
+        expected = other.encode_image(tower.normalise(rgb))
+    assert torch.allclose(tower.encode(rgb), expected, atol=1e-5)
 
 
 @pooled
@@ -217,8 +217,8 @@ def test_a_transformer_of_timm_takes_other_sizes_as_its_own_option_does(rows: in
     other = timm.create_model("test_vit", global_pool="map", num_classes=0, dynamic_img_size=True)
     other.load_state_dict(model.visual.trunk.state_dict())
     with torch.no_grad():
-        wanted = other.eval()(tower.normalise(rgb))
-    assert torch.allclose(tower.encode(rgb), wanted, atol=1e-5)
+        expected = other.eval()(tower.normalise(rgb))
+    assert torch.allclose(tower.encode(rgb), expected, atol=1e-5)
 
 
 def test_pixels_that_fill_no_patch_are_left_out_of_the_input() -> None:

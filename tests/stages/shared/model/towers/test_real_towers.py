@@ -49,5 +49,5 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
             assert heat_map.values.any() != bool(heat_map.fault)
     pixels = clip.tower.normalise(torch.from_numpy(rgb))
     with torch.no_grad():
-        wanted = model.eval().encode_image(pixels)
-    assert (clip.tower.encode(torch.from_numpy(rgb)) - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
+        expected = model.eval().encode_image(pixels)
+    assert (clip.tower.encode(torch.from_numpy(rgb)) - expected).abs().max() < 1e-5 * max(1, expected.abs().max())

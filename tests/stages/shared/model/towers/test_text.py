@@ -70,9 +70,9 @@ def test_halved_weights() -> None:
     convert_weights_to_lp(model, dtype=torch.bfloat16)
     tower = build_text_tower(model)
     with torch.no_grad():
-        wanted = model.encode_text(tokenizer(TEXTS))
+        expected = model.encode_text(tokenizer(TEXTS))
     assert tower.dtype == tower.blocks[0].qkv.weight.dtype == torch.bfloat16
-    assert torch.allclose(tower.encode(tokenizer(TEXTS)), wanted, atol=0.05, rtol=0.05)
+    assert torch.allclose(tower.encode(tokenizer(TEXTS)), expected, atol=0.05, rtol=0.05)
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {

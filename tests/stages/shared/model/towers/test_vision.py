@@ -65,8 +65,8 @@ def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_au
     state["visual.positional_embedding"] = torch.cat([table[:1], grid.flatten(2)[0].T])
     other = factories.tiny_clip(image_size=[height, width])
     other.load_state_dict(state)
-    wanted = encode_image(other, pixels(height, width))
-    assert torch.allclose(tower_of(model).encode(pixels(height, width)), wanted, atol=1e-5)
+    expected = encode_image(other, pixels(height, width))
+    assert torch.allclose(tower_of(model).encode(pixels(height, width)), expected, atol=1e-5)
 
 
 def test_sides_that_are_no_multiple_are_refused() -> None:
