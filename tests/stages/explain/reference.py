@@ -46,18 +46,8 @@ def _finish(block: Any, x: Tensor, o: Tensor) -> Tensor:
     return y + block.ls_2(block.mlp(block.ln_2(y)))
 
 
-def grad_eclip(
-    model: nn.Module,
-    pixels: Tensor,
-    text: Tensor,
-    *,
-    heads: str,
-    similarity: str,
-    spatial_weight: bool,
-    blocks: int,
-    rectify: str,
-) -> Answer:
-    """model in float64; pixels (3, H, W) normalised; text (E,) unit."""
+def grad_eclip(model: nn.Module, pixels: Tensor, text: Tensor, config: Any) -> Answer:
+    """model in float64; pixels (3, H, W) normalised; text (E,) unit; config with Grad-ECLIP's settings."""
     visual: Any = model.visual
     x = visual.conv1(pixels[None])
     grid = x.shape[2:]
@@ -74,8 +64,8 @@ def grad_eclip(
     resblocks = list(visual.transformer.resblocks)
     explained = []
     for i, block in enumerate(resblocks):
-        is_explained = i >= len(resblocks) - blocks
-        count = block.attn.num_heads if not (is_explained and heads == "single") else 1
+        is_explained = i >= len(resblocks) - config.blocks
+        count = block.attn.num_heads if not (is_explained and config.heads == "single") else 1
         q, k, v, o, attentions = _attention(block, x, count)
         if is_explained:
             explained.append((block, q, k, v, o, attentions))
@@ -92,15 +82,15 @@ def grad_eclip(
         w = per_output[n][0]
         q0 = q[0]
         ks = k
-        if similarity == "projected":
+        if config.similarity == "projected":
             q0 = q0 @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
             ks = ks @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
         s = torch.stack([q0 @ ks[i] / (q0.norm() * ks[i].norm()) for i in range(1, len(ks))])
-        weight = (s - s.min()) / (s.max() - s.min()) if spatial_weight else torch.ones_like(s)
+        weight = (s - s.min()) / (s.max() - s.min()) if config.spatial_weight else torch.ones_like(s)
         signed = torch.stack([weight[i - 1] * (w * v[i]).sum() for i in range(1, len(v))])
         block_gradients = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
         attention_form = weight * torch.stack([g[0, 1:] for g in block_gradients]).sum(dim=0)
-        if rectify == "block":
+        if config.rectify == "block":
             signed = signed.clamp(min=0)
             attention_form = attention_form.clamp(min=0)
         total = total + signed

@@ -31,9 +31,7 @@ def expected(double: nn.Module, rgb: np.ndarray, phrase: str, config: GradEclipC
     mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (SPEC.mean, SPEC.std))
     with torch.no_grad():
         text = double.encode_text(tokenizer([phrase]))[0]
-    names = ("heads", "similarity", "spatial_weight", "blocks", "rectify")
-    settings = {name: getattr(config, name) for name in names}
-    return grad_eclip(double, (x - mean) / std, text / text.norm(), **settings)
+    return grad_eclip(double, (x - mean) / std, text / text.norm(), config)
 
 
 def assert_same(actual: list[np.ndarray], reference: list[torch.Tensor], tolerance: float = 1e-6) -> None:
