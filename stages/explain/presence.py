@@ -187,7 +187,7 @@ class Presence:
 
 def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
     """Return the features of all phrases of all images: (phrases, len(FEATURES))."""
-    parts = [images.features(each.texts, each.cosines, each.local) for each in signals]
+    parts = [images.features(image.texts, image.cosines, image.local) for image in signals]
     return np.concatenate(parts) if parts else np.empty((0, len(FEATURES)))
 
 

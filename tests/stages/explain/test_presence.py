@@ -100,17 +100,19 @@ def signals_of(explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[li
 def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     """Whatever else is asked for, and whatever the place in the batch."""
     explainer = explainer_of("grad_eclip", tower)
-    signals = signals_of(explainer, pixels(tower), [each or ["x"] for each in PHRASES])
-    assert all((np.abs(each.local) <= 1.001).all() for each in signals)
-    images = np.stack([each.embedding for each in signals])
+    signals = signals_of(explainer, pixels(tower), [texts or ["x"] for texts in PHRASES])
+    assert all((np.abs(image.local) <= 1.001).all() for image in signals)
+    images = np.stack([image.embedding for image in signals])
     explainer.presence = presence_of(images, deviation=0.5, local=2.0)
     table = features_of(explainer.presence.images, signals)
-    assert table.shape == (sum(len(each.cosines) for each in signals), len(FEATURES))
+    assert table.shape == (sum(len(image.cosines) for image in signals), len(FEATURES))
     together = explainer.explain(pixels(tower), PHRASES)
     turned = explainer.explain(pixels(tower)[::-1].copy(), PHRASES[::-1])[::-1]
     for maps, turned_maps in zip(together, turned, strict=True):
-        assert [each.presence for each in maps] == pytest.approx([each.presence for each in turned_maps], abs=1e-5)
-    assert len({each.presence for maps in together for each in maps}) > 1
+        assert [heat_map.presence for heat_map in maps] == pytest.approx(
+            [heat_map.presence for heat_map in turned_maps], abs=1e-5
+        )
+    assert len({heat_map.presence for maps in together for heat_map in maps}) > 1
     explainer.presence = None
     plain = explainer.explain(pixels(tower), PHRASES)
     for plain_maps, judged_maps in zip(plain, together, strict=True):
@@ -122,7 +124,7 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
 
 def test_the_closest_patch_is_maskclips() -> None:
     rgb = pixels("class token")
-    texts = [each or ["x"] for each in PHRASES]
+    texts = [phrases or ["x"] for phrases in PHRASES]
     for mine, theirs in zip(
         *(signals_of(make_explainer(kind), rgb, texts) for kind in ("grad_eclip", "maskclip")), strict=True
     ):

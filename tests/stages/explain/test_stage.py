@@ -62,7 +62,9 @@ def make_records(most: int = 9) -> list[Record]:
 def assert_close(actual: Sequence[Record], expected: Sequence[Record]) -> None:
     """The same texts and faults, and maps to 1e-4 of their largest value."""
     for actual_record, expected_record in zip(actual, expected, strict=True):
-        both = [[(each.text, each.fault) for each in record.heat_maps] for record in (actual_record, expected_record)]
+        both = [
+            [(entry.text, entry.fault) for entry in record.heat_maps] for record in (actual_record, expected_record)
+        ]
         assert both[0] == both[1]
         for actual_map, expected_map in zip(actual_record.heat_maps, expected_record.heat_maps, strict=True):
             assert np.abs(actual_map.values - expected_map.values).max() <= 1e-4 * actual_map.values.max()
@@ -176,7 +178,9 @@ def test_maps_are_contrasted_with_the_others_of_their_image(stage: ExplainStage,
     records = [make_record(0, ["dog", "red car"]), make_record(1)]
     plain = stage.process(records)
     against = set_up(model, contrast=0.25).process(records)
-    assert_close(against, [replace(each, heat_maps=tuple(subtract_others(each.heat_maps, 0.25))) for each in plain])
+    assert_close(
+        against, [replace(record, heat_maps=tuple(subtract_others(record.heat_maps, 0.25))) for record in plain]
+    )
     assert against[0].heat_maps[0].values.sum() < plain[0].heat_maps[0].values.sum()
 
 
@@ -200,7 +204,7 @@ class TalkingDevice:
         self.most = most  # one of `events` -> the error that it raises then
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
-        self.learnt.append([text for own in phrases for text in own])
+        self.learnt.append([text for texts in phrases for text in texts])
 
     def record_event(self, what: str) -> None:
         self.events.append(what)
@@ -289,9 +293,9 @@ def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str,
     device = TalkingDevice({what: error})
     assert_answered(stage_on(device, 8), 24)
     failed = device.events.index(what)
-    waited = [each for each in device.events[:failed] if each.startswith("wait")]
+    waited = [event for event in device.events[:failed] if event.startswith("wait")]
     assert device.events.count(what) == 1
-    before = [int(each.split()[1]) for each in device.events[: failed + 1] if each.startswith("launch")]
+    before = [int(event.split()[1]) for event in device.events[: failed + 1] if event.startswith("launch")]
     assert {device.sizes[number] for number in before} == {8}
     assert set(device.sizes[len(before) :]) == {4}, "a batch that was under way is computed again in halves"
     assert sum(device.sizes[len(before) :]) == 24 - 8 * len(waited), "an answered one is not"

@@ -178,7 +178,7 @@ def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
     rgb = torch.from_numpy(image(rows=3, columns=5))
     tensors = Walk(clip, "all")(rgb)
     assert torch.equal(tensors.inputs[0], clip.tower.embed(rgb))
-    assert all(one is other for one, other in zip(tensors.outputs[:-1], tensors.inputs[1:], strict=True))
+    assert all(output is following for output, following in zip(tensors.outputs[:-1], tensors.inputs[1:], strict=True))
     for number in (0, 2, 3):
         expected, _ = clip.tower.tokens_before(rgb, number)  # type: ignore[attr-defined]
         early = Walk(clip, 2, number)(rgb).early

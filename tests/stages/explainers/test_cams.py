@@ -37,7 +37,7 @@ def by_hand(kind: str, x: Floats, g: Floats) -> Floats:
             continue
         total = max(sum(x[:, k]), 0)
         weights[k] = sum(s**2 / (2 * s**2 + total * s**3) * s for s in SCALE * g[:, k] if s > 0)
-    return np.array([max(sum(weights * own), 0) for own in x])
+    return np.array([max(sum(weights * row), 0) for row in x])
 
 
 @pytest.mark.usefixtures("float64")
@@ -63,7 +63,7 @@ def test_the_formulas(name: str, layer: int) -> None:
             )
             heat.append(by_hand(kind, x, g))
             assert np.allclose(values.numpy(), heat[-1], rtol=0, atol=1e-6 * heat[-1].max()), kind
-        assert sum(each.any() for each in heat) > 1, kind
+        assert sum(expected.any() for expected in heat) > 1, kind
 
 
 @pytest.mark.usefixtures("float64")

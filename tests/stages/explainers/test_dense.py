@@ -75,7 +75,7 @@ def test_an_image_of_one_colour_has_no_heat_and_says_why() -> None:
     model = tiny_clip(layers=2)
     model.visual.positional_embedding.data.zero_()
     maps = make_explainer("maskclip", model).explain(np.full((1, 32, 32, 3), 90, dtype=np.uint8), [PHRASES])[0]
-    assert [each.fault for each in maps] == ["constant", "constant"]
+    assert [heat_map.fault for heat_map in maps] == ["constant", "constant"]
 
 
 # The second path
@@ -92,7 +92,7 @@ def unit(x: Floats) -> Floats:
 
 def among(p: Floats, v: Floats, sharpness: float) -> Floats:
     """Each token's mean of v by the products of its p with all others."""
-    return np.stack([softmax(sharpness * (p @ own)) @ v for own in p])
+    return np.stack([softmax(sharpness * (p @ vector)) @ v for vector in p])
 
 
 def mixed_by_gem(q: Floats, k: Floats, v: Floats, z: Floats, iterations: int) -> Floats:
@@ -173,7 +173,7 @@ def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) 
     everything = np.concatenate([text[None], background])
     probability = softmax(2 * everything @ whole)
     weight = probability / probability.mean()
-    features = np.stack([w * dense * own for w, own in zip(weight, everything, strict=True)])
+    features = np.stack([w * dense * text for w, text in zip(weight, everything, strict=True)])
     return (features - features.mean(axis=0))[0].sum(axis=1)
 
 
@@ -194,7 +194,7 @@ def test_clip_surgery_on_a_resnet_s_pool() -> None:
     dense = unit(pool.c_proj(torch.from_numpy(np.concatenate(heads, axis=1))).detach().numpy())[1:]
     texts = explainer.texts(PHRASES)
     directions = (texts - explainer.texts([""])).double().numpy()
-    compare(explainer, rgb, [dense @ own for own in directions], [captured.cosine(text) for text in texts])
+    compare(explainer, rgb, [dense @ direction for direction in directions], [captured.cosine(text) for text in texts])
 
 
 def test_clip_surgery_on_a_siglip_s_pool() -> None:
@@ -209,4 +209,4 @@ def test_clip_surgery_on_a_siglip_s_pool() -> None:
         projected = pool.proj(torch.from_numpy(np.concatenate(heads, axis=1)))
         dense = unit((projected + pool.mlp(pool.norm(projected))).numpy())
     directions = (explainer.texts(PHRASES) - explainer.texts([""])).double().numpy()
-    compare(explainer, rgb, [dense @ own for own in directions])
+    compare(explainer, rgb, [dense @ direction for direction in directions])

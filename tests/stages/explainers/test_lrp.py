@@ -85,7 +85,7 @@ def without_biases(tower: VisionTower) -> VisionTower:
 
     names = ("ln_1", "qkv", "out", "ln_2", "fc", "proj")
     layers = [{name: bare(getattr(block, name)) for name in names} for block in tower.blocks]
-    blocks = [replace(block, activation=F.relu, **own) for block, own in zip(tower.blocks, layers, strict=True)]
+    blocks = [replace(block, activation=F.relu, **parts) for block, parts in zip(tower.blocks, layers, strict=True)]
     assert tower.ln_pre is not None
     return replace(
         tower,

@@ -80,7 +80,7 @@ def test_what_a_detector_found_has_its_score(tmp_path: Path) -> None:
     detections = write_json(tmp_path / "results.json", [{k: v for k, v in r.items() if k != "id"} for r in results])
     result = answer(record(), truth=truth, detections=detections, min_score=0.2)
     boxes = [((9, 9, 5, 5), 0.9), ((1, 1, 5, 5), 0.4)]
-    assert regions(result) == [(phrase, *each) for phrase in ("man", "tall man") for each in boxes]
+    assert regions(result) == [(phrase, *box_and_score) for phrase in ("man", "tall man") for box_and_score in boxes]
 
 
 def test_an_image_that_was_resized(tmp_path: Path) -> None:

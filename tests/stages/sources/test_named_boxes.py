@@ -97,7 +97,7 @@ def test_the_softmax_over_the_texts() -> None:
     cosines, shares = shares_of(boxes, texts, temperature=1.0)
     assert cosines.tolist() == [[1.0, 0.0], [0.6, 0.8]]
     of_first = [round(np.e / (np.e + 1), 6), round(1 / (1 + np.exp(0.2)), 6)]
-    assert shares.tolist() == [[own, round(1 - own, 6)] for own in of_first]
+    assert shares.tolist() == [[share, round(1 - share, 6)] for share in of_first]
     assert shares_of(boxes, texts, temperature=0.01)[1].round(3).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 

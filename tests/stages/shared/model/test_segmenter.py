@@ -43,11 +43,11 @@ def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, 
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
     lacks: dict[str, Any] = {"box": {"point_xy_px": None}, "point": {"box_xyxy_px": None}, "both": {}}
-    prompts = [[replace(one, **lacks[form]) for one in image_prompts] for image_prompts in PROMPTS]
+    prompts = [[replace(prompt, **lacks[form]) for prompt in image_prompts] for image_prompts in PROMPTS]
     inputs_of_images = [segmenter.prepare(rgb) for rgb in images]
     other = segmenter.prepare(images[0][::-1].copy())
     single_masks = [
-        segmenter.masks(segmenter.encode([one]), [one], prompts[:1])[0][0] for one in (inputs_of_images[0], other)
+        segmenter.masks(segmenter.encode([image]), [image], prompts[:1])[0][0] for image in (inputs_of_images[0], other)
     ]
     assert not np.allclose(*single_masks, atol=0.1)
     batch_masks = segmenter.masks(segmenter.encode(inputs_of_images), inputs_of_images, prompts)
