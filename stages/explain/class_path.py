@@ -22,22 +22,36 @@ from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockInputs:
-    """A block, and the keys and values that its class token attends to."""
+    """A block, and the keys and values that its class token attends to.
+
+    Attributes:
+        block: The block.
+        heads: Number of attention heads, H.
+        keys: Keys of the patches (B, N, D).
+        values: Values of the patches (B, N, D).
+    """
 
     block: Block
-    heads: int  # H, the number of attention heads used
-    keys: Tensor  # of the patches (B, N, D)
-    values: Tensor  # (B, N, D)
+    heads: int
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassTokenPath:
-    """The path of the class token. The last two are those of P copies, with the graph that their gradients need."""
+    """The path of the class token, and of P copies of it with the graph that gradients need.
 
-    embedding: Tensor  # (B, E), not normalised
-    queries: Sequence[Tensor]  # the class token's query in each block (B, D)
-    embeddings: Tensor  # (B, P, E)
-    attention: Sequence[Tensor]  # weights of the patches in each block (B, H, P, N)
+    Attributes:
+        embedding: Embedding (B, E), not normalised, without a graph.
+        queries: The class token's query in each block (B, D), without a graph.
+        embeddings: Embeddings of the copies (B, P, E).
+        attention: Weights of the patches in each block, for each copy (B, H, P, N).
+    """
+
+    embedding: Tensor
+    queries: Sequence[Tensor]
+    embeddings: Tensor
+    attention: Sequence[Tensor]
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
         """dc/da of each block's class row, summed over heads (B, P, N), given dc/de of each phrase (B, P, E).

@@ -51,14 +51,23 @@ class SingleImageExplainer(Explainer[ConfigT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTensors:
-    """The tensors of one image, float32 and in one graph, with an entry for each walked block."""
+    """The tensors of one image, float32 and in one graph, with an entry for each walked block.
 
-    early: Tensor | None  # (1, N, D), see `Maps.tokens`; without a graph, in the model's precision
-    inputs: tuple[Tensor, ...]  # (1, T, D), x
-    normed: tuple[Tensor, ...]  # (1, T, D), z
-    attention: tuple[Tensor, ...]  # (1, H, T, T), A; row i is where token i looks
-    outputs: tuple[Tensor, ...]  # (1, T, D), the tokens after the block
-    embedding: Tensor  # (1, E), of the image, not normalised
+    Attributes:
+        early: Patches (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
+        inputs: x (1, T, D).
+        normed: z (1, T, D).
+        attention: A (1, H, T, T); row i has the weights of token i.
+        outputs: Tokens after the block (1, T, D).
+        embedding: Embedding of the image (1, E), not normalised.
+    """
+
+    early: Tensor | None
+    inputs: tuple[Tensor, ...]
+    normed: tuple[Tensor, ...]
+    attention: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    embedding: Tensor
 
 
 class Walk:
@@ -160,11 +169,17 @@ class AttentionExplainer(Walker[ConfigT]):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A tower's embedding of one image as a function of a tensor in it."""
+    """A tower's embedding of one image as a function of a tensor in it.
 
-    leaf: Tensor  # (1, T, D), where gradients are taken; its last N tokens are the patches
-    embedding: Tensor  # (1, E), in the leaf's graph
-    tokens: Tensor | None  # see `Maps.tokens`
+    Attributes:
+        leaf: The tensor (1, T, D), where gradients are taken; its last N tokens are the patches.
+        embedding: The embedding (1, E), in the leaf's graph.
+        tokens: See `Maps.tokens`.
+    """
+
+    leaf: Tensor
+    embedding: Tensor
+    tokens: Tensor | None
 
 
 def trace_tower(tower: TrunkTower, rgb: Tensor, ask: Ask | None = None) -> Trace:

@@ -64,13 +64,18 @@ PerturbationT = TypeVar("PerturbationT", bound=PerturbationConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedImage:
-    """One image that can be masked; see `masked_embeddings`."""
+    """One image that can be masked.
+
+    Attributes:
+        tower, rgb, baseline, masks_per_step: See `masked_embeddings`.
+        whole: Unit embedding without a mask, float32 (E,).
+    """
 
     tower: Tower
     rgb: Tensor
     baseline: Tensor
     masks_per_step: int
-    whole: Tensor  # float32 (E,), the unit embedding with no mask
+    whole: Tensor
 
     @property
     def size_hw(self) -> tuple[int, int]:

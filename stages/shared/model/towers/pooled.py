@@ -146,15 +146,20 @@ def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tenso
 class PooledTower(Tower):
     """A trunk, and one attention that pools its tokens.
 
-    `trunk` makes tokens (B, T, D) of normalised pixels (B, 3, height, width) in its precision, as the pool takes them:
-    with positions, the query token first where it is one of them, the patches row by row.
+    Attributes:
+        kind: latent_pool where the pool's query is learned, else attention_pool.
+        placement: See `Tower`.
+        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, T, D) as the pool takes them: with
+            positions, the query token first where it is a token, the patches row by row.
+        pool: The attention.
+        dtype: Precision of the trunk.
     """
 
-    kind: TowerKind  # latent_pool where the pool's query is learned, else attention_pool
+    kind: TowerKind
     placement: Placement
     trunk: Callable[[Tensor], Tensor]
     pool: AttentionPool
-    dtype: torch.dtype  # precision of the trunk
+    dtype: torch.dtype
     mean: Tensor
     std: Tensor
 
@@ -178,12 +183,19 @@ class PooledTower(Tower):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AveragedTower(Tower):
-    """A trunk whose tokens are averaged, and a head on their mean."""
+    """A trunk, the mean of its tokens, and a head on the mean.
+
+    Attributes:
+        placement: See `Tower`.
+        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, N, D).
+        finish: Mean of the tokens (B, D) -> embedding (B, E). On single tokens it is the dense form of the head.
+        dtype: Precision of the trunk.
+    """
 
     placement: Placement
-    trunk: Callable[[Tensor], Tensor]  # normalised pixels (B, 3, height, width) in its precision -> tokens (B, N, D)
-    finish: Chain  # mean of the tokens (B, D) -> embedding (B, E); of one token, the dense form of the head
-    dtype: torch.dtype  # precision of the trunk
+    trunk: Callable[[Tensor], Tensor]
+    finish: Chain
+    dtype: torch.dtype
     mean: Tensor
     std: Tensor
     kind: TowerKind = "average_pool"

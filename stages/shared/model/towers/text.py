@@ -19,16 +19,27 @@ from stages.shared.model.towers.vision import Block
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTower:
-    """Transformer blocks over the tokens of a text. A token sees the tokens before it."""
+    """Transformer blocks over the tokens of a text. A token sees the tokens before it.
 
-    token_embedding: Tensor  # (V, D)
-    position_embedding: Tensor  # (T, D)
-    dtype: torch.dtype  # precision that the blocks compute in
+    Attributes:
+        token_embedding: (V, D).
+        position_embedding: (T, D).
+        dtype: Precision of the blocks.
+        blocks: The blocks.
+        ln_post: Norm of the row that makes the embedding.
+        output: Projection of that row (D, E); None: no projection.
+        output_bias: Bias of the projection (E,).
+        end: Number of the token that ends a text; None: the highest number of a text.
+    """
+
+    token_embedding: Tensor
+    position_embedding: Tensor
+    dtype: torch.dtype
     blocks: tuple[Block, ...]
-    ln_post: LayerNorm  # of the row that makes the embedding
-    output: Tensor | None  # (D, E)
-    output_bias: Tensor | None  # (E,)
-    end: int | None  # number of the token that ends a text; None: the highest number of a text
+    ln_post: LayerNorm
+    output: Tensor | None
+    output_bias: Tensor | None
+    end: int | None
 
     @property
     def device(self) -> torch.device:

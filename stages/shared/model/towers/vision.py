@@ -90,17 +90,29 @@ def resize_positions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionTower(Tower):
-    """Transformer blocks over patches and a class token, which becomes the embedding."""
+    """Transformer blocks over patches and a class token, which becomes the embedding.
 
-    patch_weight: Tensor  # (D, 3, p, p)
+    Attributes:
+        patch_weight: Kernel that embeds patches of p pixels a side (D, 3, p, p).
+        patch_bias: Bias of the patches (D,).
+        class_token: (D,).
+        position_embedding: (1 + grid_h · grid_w, D), class position first.
+        grid_hw: The grid of patches in training.
+        ln_pre: Norm before the blocks.
+        blocks: The blocks.
+        ln_post: Norm of the class token behind the blocks.
+        output: Projection of the class token (D, E); None: no projection.
+    """
+
+    patch_weight: Tensor
     patch_bias: Tensor | None
-    class_token: Tensor  # (D,)
-    position_embedding: Tensor  # (1 + grid_h · grid_w, D), class position first
-    grid_hw: tuple[int, int]  # the grid of patches that it was trained on
+    class_token: Tensor
+    position_embedding: Tensor
+    grid_hw: tuple[int, int]
     ln_pre: LayerNorm | None
     blocks: tuple[Block, ...]
     ln_post: LayerNorm
-    output: Tensor | None  # (D, E)
+    output: Tensor | None
     mean: Tensor
     std: Tensor
     kind: TowerKind = "class_token"
