@@ -51,7 +51,7 @@ class Affinity:
 
 
 def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """D^-1/2 W D^-1/2 of the module's formula, (B, N, N), from tokens (B, N, D); zero where no two are alike."""
+    """Tokens (B, N, D) -> D^-1/2 W D^-1/2 of the module's formula, (B, N, N); zero where no two are alike."""
     unit = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)
     rows, columns = (torch.arange(side, dtype=torch.float32, device=x.device) for side in grid_hw)
     places = torch.cartesian_prod(rows, columns)

@@ -54,7 +54,7 @@ class ClassTokenPath:
     attention: Sequence[Tensor]
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
-        """dc/da of each block's class row, summed over heads (B, P, N), given dc/de of each phrase (B, P, E).
+        """Return dc/da of each block's class row, summed over heads (B, P, N), given dc/de of each phrase (B, P, E).
 
         Since o is linear in the attention weights, sum_h dc/da^h_i = sum_d (dc/do)_d v_i,d, which is Grad-ECLIP's
         channel-weighted value of patch i before the spatial weight.

@@ -86,7 +86,7 @@ def filesystem_of(location: str) -> Any:
 
 @cache
 def _arrow_filesystem(bucket_url: str, process: int) -> Any:
-    """The file system of a bucket. pyarrow finds the bucket's region and AWS_ENDPOINT_URL when it is given the URL.
+    """Return the file system of a bucket. pyarrow finds the bucket's region and AWS_ENDPOINT_URL from the URL.
 
     A client's threads do not survive a fork, so each process, named by its id, makes its own client.
     """
@@ -378,6 +378,6 @@ def _is_named(path: AnyPath, error: OSError) -> bool:
 
 
 def _file_of(error: OSError) -> str | None:
-    """The file that an error names. Ray puts advice of its own in that place when it passes an error on."""
+    """Return the file that an error names. Ray puts advice of its own in that place when it passes an error on."""
     name = error.filename
     return name if isinstance(name, str) and os.path.isabs(name) else None

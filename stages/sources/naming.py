@@ -253,7 +253,7 @@ def shares_of(
 
 
 def _make_region(candidate: CandidateBox, record: Record, share: float, cosine: float) -> Region:
-    """The region of a candidate for the first phrase, at the size of the image. A box keeps every pixel it touches."""
+    """Make a candidate's region for the first phrase, at the size of the image; boxes keep every pixel they touch."""
     assert record.pixels is not None, "a candidate comes from pixels"  # noqa: S101
     height = record.height_px
     width = record.width_px

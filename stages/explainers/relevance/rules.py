@@ -159,7 +159,7 @@ class Rules:
         return output[:, 0], weights[:, :, 0]
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
+        """Return the outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
         queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
         scale: float = queries.shape[-1] ** -0.5
         if self.rule == "conservative":

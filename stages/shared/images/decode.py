@@ -263,7 +263,7 @@ def _open_image(content: bytes, limits: DecodeLimits) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 .. 8; 1 if it is missing or damaged, which is not a fault of the image."""
+    """Return the EXIF orientation 1 .. 8; 1 if it is missing or damaged, which is not a fault of the image."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except DECODE_ERRORS:

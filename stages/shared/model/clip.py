@@ -143,7 +143,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(len(texts), E), in the model's dtype."""
+        """Return the embeddings (len(texts), E), in the model's dtype."""
         tokens: Tensor = self.tokenizer(list(texts))
         if self.tower is None:
             encode = self.model.encode_text

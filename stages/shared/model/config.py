@@ -163,7 +163,7 @@ class SegmenterConfig(BaseModel):
     @field_validator("model")
     @classmethod
     def _absolute(cls, model: str | None) -> str | None:
-        """Workers have another current folder."""
+        """Make a path absolute: workers have another current folder."""
         return str(Path(model).expanduser().absolute()) if model and _is_path(model) else model
 
 

@@ -82,7 +82,7 @@ class PhotoTrunk(nn.Module):
         self.default_cfg = {"pool_size": (GRID, GRID), "input_size": (3, GRID * STRIDE_PX, GRID * STRIDE_PX)}
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Nothing to take away: the trunk has neither a classifier nor a pooling."""
+        """Do nothing: the trunk has neither a classifier nor a pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> (B, D, height / 16, width / 16)."""

@@ -111,24 +111,24 @@ class AttentionPool(Part):
         )
 
     def embedding(self, pooling: Pooling) -> Tensor:
-        """(B, E), not normalised."""
+        """Return the embeddings (B, E), not normalised."""
         return self._embed(pooling, pooling.output[:, None])[:, 0]
 
     def embedding_of_each(self, pooling: Pooling) -> Tensor:
-        """(B, N, E), not normalised: the embedding if the pool attended to one patch alone."""
+        """Return the embedding for each patch if the pool attended to it alone (B, N, E), not normalised."""
         return self._embed(pooling, pooling.values)
 
     def _embed(self, pooling: Pooling, outputs: Tensor) -> Tensor:
-        """Embeddings (B, n, E) if the attention's output were these (B, n, D)."""
+        """Return the embeddings (B, n, E) for other outputs of the attention (B, n, D)."""
         projected = self.scale(self.out(outputs))
         return self.finish(projected if pooling.residual is None else projected + pooling.residual)
 
     def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
-        """Gradient at the attention's output o (B, P, D), given it at the embedding: (B, P, E)."""
+        """Return the gradient at the attention's output o (B, P, D), given that at the embedding (B, P, E)."""
         return gradient_at(partial(self._embed, pooling), pooling.output, gradient)
 
     def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
-        """Gradient at the weights of the patches (B, H, P, N), given it at the embedding: (B, P, E).
+        """Return the gradient at the weights of the patches (B, H, P, N), given that at the embedding (B, P, E).
 
         The output is linear in the weights, so that the gradient at a weight is that at the output, times the value.
         """

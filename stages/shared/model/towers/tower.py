@@ -31,7 +31,7 @@ class Placement:
         return self.shift_px / self.stride_px
 
     def grid_hw(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Rows and columns of tokens of an image. Raise ValueError if a side is not a multiple of the stride."""
+        """Return an image's rows and columns of tokens. Raise ValueError if a side is not a multiple of the stride."""
         if height_px % self.stride_px or width_px % self.stride_px:
             raise ValueError(
                 f"expected sides that are multiples of the {self.stride_px} px patch, got {width_px}x{height_px}"

@@ -51,7 +51,7 @@ class GridTrunk:
     positions: Callable[[tuple[int, int]], Tensor] | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens (B, 1 + N, D)."""
+        """Return the tokens (B, 1 + N, D)."""
         grid = self.body(pixels)
         return self.tokens_of(grid.flatten(2).transpose(1, 2), (grid.shape[2], grid.shape[3]))
 
@@ -72,7 +72,7 @@ class TokenTrunk:
     tokens_of: Callable[[Any], Tensor]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens (B, T, D)."""
+        """Return the tokens (B, T, D)."""
         return self.tokens_of(self.body(pixels))
 
 
@@ -84,7 +84,7 @@ class BlockTrunk:
     norm: LayerNorm | None
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens (B, N, D), without the class token."""
+        """Return the tokens (B, N, D), without the class token."""
         x = self.tower.tokens_of(pixels)
         for block in self.tower.blocks:
             x = block(x)

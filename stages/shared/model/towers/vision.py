@@ -128,7 +128,7 @@ class VisionTower(Tower):
         return self.patch_weight.dtype
 
     def positions(self, grid_hw: tuple[int, int]) -> Tensor:
-        """Position embedding (T, D) for a grid."""
+        """Return the position embedding (T, D) for a grid."""
         return resize_positions(self.position_embedding, self.grid_hw, grid_hw)
 
     def embed(self, rgb: Tensor) -> Tensor:
