@@ -154,12 +154,10 @@ def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images:
     numbers, image_index = np.unique(images, return_inverse=True)
     bins = np.argsort(np.argsort(scores, kind="stable")) * BINS // scores.size
     cells = image_index * BINS + bins
-
-    def sums(values: Floats) -> Floats:
-        return np.bincount(cells, values, numbers.size * BINS).reshape(numbers.size, BINS).astype(np.float64)
-
-    gaps = sums(scores - right)
-    counts = sums(np.ones(bins.size))
+    gaps, counts = (
+        np.bincount(cells, values, numbers.size * BINS).reshape(numbers.size, BINS)
+        for values in (scores - right, np.ones(bins.size))
+    )
     drawn_gaps, drawn_counts = (
         np.array([weights @ part for weights in _draws(numbers.size, RESAMPLES)]) for part in (gaps, counts)
     )

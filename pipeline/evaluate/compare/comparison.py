@@ -214,6 +214,10 @@ def _measure_curves(
     masks = count_masks(len(maps[0]))
     with progress_bar(console, "insertion and deletion, masked images", masks * len(images)) as advance:
         for image, image_maps in zip(images, maps, strict=False):
+
+            def advance_from(done: int, start: int = masks * image.number) -> None:
+                advance(start + done)
+
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: heat_maps[0] for label, heat_maps in image_maps.items()}
@@ -223,7 +227,7 @@ def _measure_curves(
                 heats,
                 texts,
                 stable_id(f"{seed}:{image.number}"),
-                lambda done, start=masks * image.number: advance(start + done),  # type: ignore[misc]
+                advance_from,
             )
             rows += [{"label": label, "image": image.number, **values} for label, values in areas.items()]
     return rows
