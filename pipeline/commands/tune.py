@@ -22,7 +22,8 @@ from pipeline.commands.options import (
 from pipeline.commands.tables import format_heading, make_figure_table
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.evaluate.tune import FIGURES, Figure, tune_settings, write_settings
+from pipeline.evaluate.trials import FIGURES, Figure
+from pipeline.evaluate.tune import tune_settings, write_settings
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, errors, print_json
 from stages.contract.errors import ConfigError

@@ -10,45 +10,23 @@ share, until the last group fits a cut to one half of the images and judges it o
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final
 
-import numpy as np
 from rich.console import Console
 
-from pipeline.config import RunConfig, sets_any
 from pipeline.config_text import dump_yaml
-from pipeline.evaluate.calibrate import fit_cut_to_rows
-from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
-from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
-from pipeline.evaluate.metrics import correct, is_right, value_of
+from pipeline.evaluate.evaluation_set import EvaluationSet
+from pipeline.evaluate.trials import Changes, Figure, Trial, TuningSession, Wrong
 from pipeline.evaluate.verdicts import tuning_verdict
-from pipeline.graph import build_steps, presence_in
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError, one_line
-from stages.contract.geometry import Box
-from stages.contract.records import Record
-from stages.contract.schema import records_to_rows
-from stages.explain import kinds_for
 from stages.explain.config import ExplainerConfig
-from stages.explain.stage import ExplainStage, subtract_others
-from stages.read import Reader
-from stages.regions.score import Calibration
-from stages.regions.stage import RegionsStage
-from stages.regions.thresholds import FittedCut
 from stages.shared.storage import write_text
-
-if TYPE_CHECKING:
-    from stages.shared.model.clip import ClipModel
-
-Changes = Mapping[str, Any]  # keys of the configuration with their values
 
 CHEAP: Final = ("grad_eclip", "maskclip", "gem", "clip_surgery")  # explainers at the cost of a forward pass
 
@@ -79,184 +57,7 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
 }
 """Groups of changes that need no other maps, tried behind those of `MAPS`."""
 
-Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"]
-"""Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`, with reviews: the share of
-right regions among the phrases' best regions, as far as people know, see `TuningSession._judge_image`."""
-
-FIGURES: Final[tuple[str, ...]] = get_args(Figure)
-_COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
 FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
-
-Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """The result of a try.
-
-    Attributes:
-        figures: Figures by name; None for a figure without any value.
-        parts: Sum and count of the figure that decides, for each image, (images, 2).
-    """
-
-    figures: dict[str, Any]
-    parts: Floats
-
-    def gain_over(self, other: Trial) -> Estimate:
-        """Return the difference of the figures with its interval, over images drawn together."""
-
-        def difference(drawn: Floats) -> float:
-            total, n = drawn @ self.parts
-            other_total, m = drawn @ other.parts
-            return float(total / n - other_total / m) if n and m else math.nan
-
-        return weighted_estimate(difference, np.arange(len(self.parts)))
-
-
-@dataclass(kw_only=True)
-class TuningSession:
-    """The images with their maps, and the ground truth that judges the regions.
-
-    Attributes:
-        evaluation_set: The dataset and its ground truth.
-        wrong: Boxes that people called wrong; None without reviews.
-        by: The figure that decides.
-        console: Shows the progress.
-    """
-
-    evaluation_set: EvaluationSet
-    wrong: Wrong | None
-    by: Figure
-    console: Console
-    _maps: dict[str, list[Record]] = field(default_factory=dict)  # by the settings that they depend on
-    _dataset_records: list[Record] = field(default_factory=list)  # with the maps of the dataset's settings
-    _reader: Reader | None = None
-
-    @cached_property
-    def model(self) -> ClipModel:
-        """The model, loaded once."""
-        from stages.shared.model.load import load  # noqa: PLC0415  torch takes seconds to import, and verbs import this
-
-        return load(self.config({}).model)
-
-    def config(self, changes: Changes) -> RunConfig:
-        """Return the dataset's configuration with changes. Raise ConfigError if they make no sense."""
-        added = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *added]).config()
-
-    def start(self, most: int) -> Trial:
-        """Compute the maps of `most` images, and measure the dataset's settings with its calibration."""
-        # Grabcut keeps the pixels.
-        map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
-        evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings])
-        graph = evaluation_set.graph(pixels=True)
-        assert graph is not None, "pixels are needed"  # noqa: S101
-        steps = build_steps(self.config({}))
-        dataset = self.evaluation_set.dataset
-        dataset_calibration = dataset.manifest["calibration"]
-        has_changes = sets_any(self.evaluation_set.settings, ("explain", "regions"))
-        if dataset_calibration not in (None, steps.calibration) and not has_changes:
-            raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
-        calibration = steps.cuts.calibration if dataset_calibration or has_changes else None
-        if calibration is not None and calibration.presence is not None:
-            graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(calibration)))
-        self._reader = graph.reader
-        self._dataset_records = [
-            record for _, record in evaluation_set.rows_with_maps(graph, self.console, most) if record.error is None
-        ]
-        self._maps[self._key(self.config({}))] = self._dataset_records
-        return self.judge(self.config({}), self._dataset_records, calibration)
-
-    def measure(self, config: RunConfig) -> Trial:
-        """Measure settings without a calibration; the rule `fitted` is fitted to the other half of the images."""
-        records = self._maps_of(config)
-        if config.regions.rule != "fitted":
-            return self.judge(config, records)
-        rows = {row["sample_id"]: row for row in self.evaluation_set.rows()}
-        pairs = [(rows[record.sample.sample_id], _contrast(record, config)) for record in records]
-        halves = (pairs[1::2], pairs[::2])
-        cuts = [fit_cut_to_rows(config.regions, half, self.evaluation_set)[0] for half in halves]
-        return self.judge(config, records, cuts=cuts)
-
-    def judge(
-        self,
-        config: RunConfig,
-        records: Sequence[Record],
-        calibration: Calibration | None = None,
-        cuts: Sequence[FittedCut | None] = (None,),
-    ) -> Trial:
-        """Cut regions from maps and judge them. Images take turns with the `cuts`."""
-        stages = [RegionsStage(config.regions, calibration, fitted_cut=cut) for cut in cuts]
-        values: dict[str, list[list[float]]] = {name: [] for name in FIGURES}
-        for number, record in enumerate(records):
-            for name, numbers in self._judge_image(stages[number % len(stages)], _contrast(record, config)).items():
-                values[name].append([value for value in numbers if not math.isnan(value)])
-        all_values = {name: list(chain.from_iterable(parts)) for name, parts in values.items()}
-        means = {name: math.fsum(numbers) / len(numbers) if numbers else None for name, numbers in all_values.items()}
-        counts = {count: len(all_values[name]) for count, name in _COUNTED.items()}
-        parts = np.array([[math.fsum(numbers), len(numbers)] for numbers in values[self.by]], np.float64)
-        return Trial(figures={**means, **counts}, parts=parts.reshape(-1, 2))
-
-    def _judge_image(self, stage: RegionsStage, record: Record) -> dict[str, list[float]]:
-        """Return the values of each figure for the regions that a stage cuts from an image's maps.
-
-        Reviews judge the best region of a phrase by its box; boxes agree from an IoU of 0.5 on. The region is right if
-        its box agrees with one that people called right, and wrong if there are such boxes and it agrees with none of
-        them. It is also wrong if its box agrees with one that people called wrong, or if people called the phrase
-        absent. Any other region does not count, because nobody knows.
-        """
-        (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
-        values: dict[str, list[float]] = {name: [] for name in FIGURES}
-        best = {region["phrase"]: region for region in sorted(row["annotations"], key=lambda region: region["score"])}
-        for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
-            right = [float(is_correct) for is_correct in correct(query)]
-            values["precision"] += right
-            if self.wrong is not None:
-                values["agreement"] += right[:1] or [0.0] * (query.target is not None)
-            best.pop(query.phrase, None)
-            for name in FIGURES[:-2] if query.target is not None else ():
-                values[name].append(value_of(name, query))
-        for phrase, region in best.items():
-            if is_right(region["bbox"], (self.wrong or {}).get((row["sample_id"], phrase), ())):
-                values["agreement"].append(0.0)
-        return values
-
-    def is_applicable(self, config: RunConfig, group: str, changes: Changes) -> bool:
-        """Return whether a try changes the configuration, and suits the model's tower and the ground truth."""
-        plain = config.model_dump(mode="json")
-        explain = config.explain
-        if all(plain[key.split(".")[0]].get(key.split(".")[1]) == value for key, value in changes.items()):
-            return False
-        tower = self.model.tower.kind
-        conditions = {
-            "explainer": changes.get("explain.kind") in kinds_for(tower),
-            "sizes": explain.image_size != "keep",
-            "depth": tower == "class_token" and explain.affinity != "none",
-            "blocks": tower == "class_token" and explain.kind == "grad_eclip",
-            "fitted": self.wrong is None,
-        }
-        return conditions.get(group, True)
-
-    def keep_maps(self, *changes: Changes) -> None:
-        """Drop the maps of all other settings."""
-        self._maps = {key: self._maps[key] for key in {self._key(self.config(part)) for part in changes}}
-
-    def _maps_of(self, config: RunConfig) -> list[Record]:
-        key = self._key(config)
-        if key not in self._maps:
-            plain = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
-            steps = build_steps(plain, self.model)
-            settings = steps.explains.config.model_copy(update={"keep_pixels": True})
-            stages = [steps.before[1], ExplainStage(settings, self.model)]
-            phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}
-            assert self._reader is not None, "start comes first"  # noqa: S101
-            records = process_input(self._reader, stages, phrases, self.console, phrases)
-            records_by_name = {record.sample.sample_id: record for record in records}
-            self._maps[key] = [records_by_name[record.sample.sample_id] for record in self._dataset_records]
-        return self._maps[key]
-
-    def _key(self, config: RunConfig) -> str:
-        return json.dumps(config.explain.model_dump(mode="json", exclude={"contrast"}), sort_keys=True)
 
 
 @dataclass(kw_only=True)
@@ -387,10 +188,6 @@ def tune_settings(
         "baseline_s": round(baseline_s, 1),
     }
     return {**figures, "verdict": tuning_verdict(figures)}
-
-
-def _contrast(record: Record, config: RunConfig) -> Record:
-    return replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.explain.contrast)))
 
 
 def _shared_settings(explain: ExplainerConfig, changes: Changes) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.evaluate.tune import CUTS, FIGURES, MAPS, Trial, tune_settings, write_settings
+from pipeline.evaluate.trials import FIGURES, Trial
+from pipeline.evaluate.tune import CUTS, MAPS, tune_settings, write_settings
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
