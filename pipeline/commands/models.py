@@ -18,7 +18,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.domain import trusted
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.metrics import METRICS
-from pipeline.evaluate.model_check import FEW, ModelCheck, check_model
+from pipeline.evaluate.model_check import SAMPLE_IMAGES, ModelCheck, check_model
 from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.paths import check_writable
@@ -193,7 +193,7 @@ def _next_command(model: str, weights: Path | None, settings: Sequence[str], fig
     options = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
     options += [] if weights is None else ["--weights", str(weights)]
     options += [word for setting in settings for word in ("--set", setting)]
-    limit = f"--limit {FEW} " * bool(figures["cautions"])
+    limit = f"--limit {SAMPLE_IMAGES} " * bool(figures["cautions"])
     return f"phrasebox run captions.jsonl --images photos/ --out out/ {limit}{shlex.join(options)}"
 
 

@@ -130,9 +130,9 @@ def choose_absent_phrases(images: Sequence[QueriedImage]) -> dict[int, QueriedIm
                 placed_phrases.append((image.number, phrase))
                 by_type.setdefault(kind, []).append(placed_phrases[-1])
                 by_head.setdefault(phrase.head, []).append(placed_phrases[-1])
-                same_thing[phrase] = [other for other in phrase_by_text.values() if numbers[other] == numbers[phrase]]
-        for head, other in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
-            shared_images.setdefault(head, Counter())[other] += 1
+                same_thing[phrase] = [alias for alias in phrase_by_text.values() if numbers[alias] == numbers[phrase]]
+        for head, companion in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
+            shared_images.setdefault(head, Counter())[companion] += 1
     queried_images = {}
     for image in images:
         rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
@@ -141,8 +141,8 @@ def choose_absent_phrases(images: Sequence[QueriedImage]) -> dict[int, QueriedIm
         draw = partial(drawn, rng, own=image.number, known=image_words | heads)
         neighbours: Counter[str] = sum((shared_images.get(head, Counter()) for head in heads), Counter())
         # Each process orders the set `heads` differently.
-        ranked = sorted(neighbours, key=lambda head: (-neighbours[head], head))
-        nearest = [head for head in ranked if head in by_head and _is_evidence(head, heads)]
+        ranking = sorted(neighbours, key=lambda head: (-neighbours[head], head))
+        nearest = [head for head in ranking if head in by_head and _is_evidence(head, heads)]
         types = image.types_by_text
         pools = {
             "random": [placed_phrases for _ in types],
@@ -156,10 +156,10 @@ def choose_absent_phrases(images: Sequence[QueriedImage]) -> dict[int, QueriedIm
             drafts = [draw(pool, taken=texts) for pool in pools_of_kind]
             absent[kind] = tuple(phrase for phrase in drafts if phrase)
             for phrase in absent[kind]:
-                aliases = (other for other in same_thing[phrase] if other != phrase)
-                voters[phrase.text] = tuple(other for other in aliases if image_words.isdisjoint(words_of(other.text)))
-        recoloured = [_recolour(phrase, image_words, rng) for phrase in image.phrases if phrase.text in types]
-        absent["attribute"] = tuple({phrase.text: phrase for phrase in recoloured if phrase}.values())
+                aliases = (alias for alias in same_thing[phrase] if alias != phrase)
+                voters[phrase.text] = tuple(alias for alias in aliases if image_words.isdisjoint(words_of(alias.text)))
+        variants = [_recolour(phrase, image_words, rng) for phrase in image.phrases if phrase.text in types]
+        absent["attribute"] = tuple({phrase.text: phrase for phrase in variants if phrase}.values())
         queried_images[image.number] = replace(image, absent=absent, voters=voters)
     return queried_images
 
@@ -336,9 +336,9 @@ def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) ->
 
 def _mcc(totals: Floats) -> float:
     """Return Matthews' correlation from the numbers of phrases: present and answered, present, answered, all."""
-    both, present, answered, n = totals[:4].tolist()
-    product = answered * present * (n - present) * (n - answered)
-    return (both * n - present * answered) / math.sqrt(product) if product > 0 else 0.0
+    hits, present, answers, n = totals[:4].tolist()
+    product = answers * present * (n - present) * (n - answers)
+    return (hits * n - present * answers) / math.sqrt(product) if product > 0 else 0.0
 
 
 def _count_hits(pair: Pair, answers: Sequence[Answer]) -> list[int]:

@@ -105,12 +105,14 @@ def write_calibration(
         cut=None if cut is None else cut.plain(),
     )
     store(calibration, out)
-    before = None if previous is None else np.array([previous.probability(evidence) for _, evidence, _ in regions])
+    previous_scores = (
+        None if previous is None else np.array([previous.probability(evidence) for _, evidence, _ in regions])
+    )
     figures = {
         "matched": evaluation_set.matches.counts,
         **counts,
         **({} if presence_figures is None else {"presence": presence_figures}),
-        **_score_figures(features, labels, owners, before),
+        **_score_figures(features, labels, owners, previous_scores),
     }
     return {**figures, "verdict": calibration_verdict(figures)}
 
@@ -124,18 +126,18 @@ def _check_labels(labels: NDArray[np.bool_]) -> None:
 
 
 def _score_figures(
-    features: Floats, labels: NDArray[np.bool_], images: NDArray[np.int64], before: Floats | None
+    features: Floats, labels: NDArray[np.bool_], images: NDArray[np.int64], previous_scores: Floats | None
 ) -> dict[str, Any]:
     """Return the figures of scores from five folds; `before`: the previous calibration's scores, None without one."""
     places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
-    baseline = np.full(len(labels), labels.mean()) if before is None else before
+    baseline = np.full(len(labels), labels.mean()) if previous_scores is None else previous_scores
     scores = predict_out_of_fold(features, labels, images)[places]
     right = labels[places]
     owners = images[places]
     return {
         "risk_coverage_area": weighted_estimate(risk_coverage_area(scores, right), owners).plain(),
         "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
-        "replaces": before is not None,
+        "replaces": previous_scores is not None,
         "gain": squared_error_gain(baseline[places], scores, right, owners, np.ones(len(places))).plain(),
     }
 
@@ -173,7 +175,7 @@ def _judge_regions(
     for row, record in rows:
         row_cut = cut
         if cut is not None and sizes is not None:
-            row_cut = replace(cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
+            row_cut = replace(cut, usual=sizes.of_other_images(row["id"], (phrase.head for phrase in record.phrases)))
         row_regions = RegionsStage(config, fitted_cut=row_cut).regions_of(record)
         for query in evaluation_set.queries(row, record.phrases):
             if query.phrase_index is None or (query.target is None and not has_absent):
@@ -204,11 +206,11 @@ class UsualSizes:
         for thing in things:
             self._of_head.setdefault(thing.head, {}).setdefault(thing.image, []).append(thing.log_size - mean)
 
-    def all(self) -> dict[str, float]:
+    def by_head(self) -> dict[str, float]:
         """Return the sizes for all heads, rounded: more digits would only fill the file."""
         return {head: round(_shrunken_mean(images.values()), 3) for head, images in sorted(self._of_head.items())}
 
-    def without(self, image: int, heads: Iterable[str]) -> dict[str, float]:
+    def of_other_images(self, image: int, heads: Iterable[str]) -> dict[str, float]:
         """Return the sizes for some heads, from images other than this one."""
         return {
             head: _shrunken_mean(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
@@ -269,13 +271,13 @@ def fit_cut_to_rows(
     sizes = UsualSizes(things)
     features = []
     for thing, names, levels in maps:
-        usual_sizes = sizes.without(thing.image, names)
+        usual_sizes = sizes.of_other_images(thing.image, names)
         features.append(cut_features(levels, fmean(usual_sizes[name] for name in names)))
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
         raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
-    return FittedCut.of(fit.weight, fit.mean, fit.scale, sizes.all()), sizes
+    return FittedCut.of(fit.weight, fit.mean, fit.scale, sizes.by_head()), sizes
 
 
 def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
@@ -300,14 +302,14 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
     mean, scale = mean_and_scale(features[is_finite])
     has_cut = is_finite.any(axis=1)
     x = torch.from_numpy(np.where(is_finite[..., None], (features - mean) / scale, 0.0)[has_cut])
-    closed = torch.from_numpy(np.where(is_finite, 0.0, -np.inf)[has_cut])
+    barrier = torch.from_numpy(np.where(is_finite, 0.0, -np.inf)[has_cut])
     reward = torch.from_numpy((right & is_finite).astype(np.float64)[has_cut])
     weight = torch.zeros(features.shape[2], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        shares = torch.softmax(x @ weight + closed, dim=1)
+        shares = torch.softmax(x @ weight + barrier, dim=1)
         value = RIDGE * (weight @ weight) - (shares * reward).sum(dim=1).mean()
         value.backward()
         return value

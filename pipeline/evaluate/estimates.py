@@ -76,8 +76,8 @@ def weighted_estimate(
     if images.size == 0:
         return Estimate()
     numbers, image_index = np.unique(images, return_inverse=True)
-    resampled = np.array([statistic(weights[image_index]) for weights in _draws(numbers.size, resamples)])
-    return _estimate(statistic(np.ones(images.size)), resampled, images.size)
+    values = np.array([statistic(weights[image_index]) for weights in _draws(numbers.size, resamples)])
+    return _estimate(statistic(np.ones(images.size)), values, images.size)
 
 
 def total_figure(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
@@ -92,8 +92,8 @@ def _draws(count: int, resamples: int) -> Iterator[Floats]:
         yield np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
 
 
-def _estimate(value: float, resampled: Floats, n: int) -> Estimate:
-    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+def _estimate(value: float, draws: Floats, n: int) -> Estimate:
+    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value=value, low=low, high=high, n=n)
 
 
@@ -124,9 +124,9 @@ def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Fl
     is_wrong = ~right[order]
 
     def area(weights: Floats) -> float:
-        ordered = weights[order]
-        width = np.add.reduceat(ordered, starts)
-        errors = np.add.reduceat(ordered * is_wrong, starts)[width > 0]
+        mass = weights[order]
+        width = np.add.reduceat(mass, starts)
+        errors = np.add.reduceat(mass * is_wrong, starts)[width > 0]
         width = width[width > 0]
         coverage = np.cumsum(width)
         if not coverage.size:
@@ -161,13 +161,13 @@ def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images:
     drawn_gaps, drawn_counts = (
         np.array([weights @ part for weights in _draws(numbers.size, RESAMPLES)]) for part in (gaps, counts)
     )
-    drawn = drawn_gaps / np.maximum(drawn_counts, 1.0)
-    variance = drawn.var(axis=0)
+    resampled_distances = drawn_gaps / np.maximum(drawn_counts, 1.0)
+    variance = resampled_distances.var(axis=0)
     mass = counts.sum(axis=0)
     distance = gaps.sum(axis=0) / np.maximum(mass, 1.0)
-    squares = np.vstack([distance**2 - variance, drawn**2 - 2 * variance]) @ (mass / mass.sum())
-    value, *resampled = np.sqrt(np.maximum(0.0, squares)).tolist()
-    return _estimate(value, np.array(resampled), scores.size)
+    squares = np.vstack([distance**2 - variance, resampled_distances**2 - 2 * variance]) @ (mass / mass.sum())
+    value, *errors = np.sqrt(np.maximum(0.0, squares)).tolist()
+    return _estimate(value, np.array(errors), scores.size)
 
 
 def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
@@ -179,9 +179,9 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     if total <= 0:
         return float("nan")
     bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
-    expected = np.bincount(bins, weights * scores, BINS)
-    hits = np.bincount(bins, weights * right, BINS)
-    return float(np.abs(expected - hits).sum() / total)
+    score_sums = np.bincount(bins, weights * scores, BINS)
+    hit_sums = np.bincount(bins, weights * right, BINS)
+    return float(np.abs(score_sums - hit_sums).sum() / total)
 
 
 def presence_area(scores: Floats, is_present: NDArray[np.bool_]) -> Callable[[Floats], float]:
@@ -194,8 +194,8 @@ def presence_area(scores: Floats, is_present: NDArray[np.bool_]) -> Callable[[Fl
     is_present = is_present[order]
 
     def area(weights: Floats) -> float:
-        ordered = weights[order]
-        right, wrong = (np.add.reduceat(ordered * label, starts) for label in (is_present, ~is_present))
+        mass = weights[order]
+        right, wrong = (np.add.reduceat(mass * label, starts) for label in (is_present, ~is_present))
         pairs = right.sum() * wrong.sum()
         return float(right @ (np.cumsum(wrong) - wrong / 2) / pairs) if pairs else math.nan
 
@@ -214,19 +214,19 @@ def measure_thresholds(scores: Floats, right: NDArray[np.bool_], images: NDArray
 
 
 def squared_error_gain(
-    before: Floats, after: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], weights: Floats
+    baseline: Floats, scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], weights: Floats
 ) -> Estimate:
-    """Return how far the mean squared error of scores (Brier 1950) falls from `before` to `after`, paired by region.
+    """Return how far the mean squared error of scores (Brier 1950) falls from `baseline` to `scores`, paired by region.
 
     The error falls where scores come nearer to the precision, and where they separate right regions from wrong ones.
 
     Args:
-        before, after: Scores (n,), 0 .. 1, of the same regions.
+        baseline, scores: Scores (n,), 0 .. 1, of the same regions.
         right: Whether each region is right (n,).
         images: The number of each region's image (n,); the interval resamples images.
         weights: The number of regions that each region stands for (n,), above 0.
     """
-    gains = weights * ((before - right) ** 2 - (after - right) ** 2)
+    gains = weights * ((baseline - right) ** 2 - (scores - right) ** 2)
     return weighted_estimate(lambda drawn: float(drawn @ gains / (drawn @ weights)), images)
 
 
@@ -235,7 +235,7 @@ def predict_out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDAr
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
     probability = np.empty(len(right))
     for number in range(FOLDS):
-        here = fold == number
-        if here.any():
-            probability[here] = fit_logistic(features[~here], right[~here]).probability(features[here])
+        in_fold = fold == number
+        if in_fold.any():
+            probability[in_fold] = fit_logistic(features[~in_fold], right[~in_fold]).probability(features[in_fold])
     return probability

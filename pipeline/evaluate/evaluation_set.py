@@ -177,28 +177,28 @@ def process_input(
 
     Raise InputError if the input lacks some of the samples.
     """
-    missing = set(names)
+    missing_ids = set(names)
     samples = reader.samples(reader.shards())
 
     def select_records() -> Iterator[Record]:
-        while missing and (sample := next(samples, None)) is not None:  # nothing is read after the last one
+        while missing_ids and (sample := next(samples, None)) is not None:  # nothing is read after the last one
             record = Record.start(sample)
-            if (sample_id := record.sample.sample_id) in missing:
-                missing.remove(sample_id)
+            if (sample_id := record.sample.sample_id) in missing_ids:
+                missing_ids.remove(sample_id)
                 yield record if phrases is None else replace(record, phrases=tuple(phrases[sample_id]))
 
     records = select_records()
-    done = 0
+    count = 0
     with set_up(stages), progress_bar(console, "images", len(names)) as advance:
         while batch := list(islice(records, rows_per_batch(stages[-1]))):
             for record in run_stages(stages, batch, lambda *_: None):
                 yield record
-                done += 1
-                advance(done)
-    if missing:
+                count += 1
+                advance(count)
+    if missing_ids:
         raise InputError(
-            f"{len(missing)} of {len(names)} rows are no longer in the input of the dataset, which is needed because "
-            "the dataset holds no heat maps, or for the colours; phrasebox eval --no-maps needs no input"
+            f"{len(missing_ids)} of {len(names)} rows are no longer in the input of the dataset, which is needed "
+            "because the dataset holds no heat maps, or for the colours; phrasebox eval --no-maps needs no input"
         )
 
 
@@ -220,16 +220,16 @@ def phrases_of(entries: Iterable[Mapping[str, Any]]) -> list[Phrase]:
 
 def draw_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -> list[int]:
     """Draw a sample of (place, name) and return its places in order; it does not depend on the order of the names."""
-    ranked = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
-    return sorted(place for _, place in ranked[:most])
+    ranking = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
+    return sorted(place for _, place in ranking[:most])
 
 
 def prepare_stage(
-    config: RunConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **more: Any
+    config: RunConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **settings: Any
 ) -> PrepareStage:
     """Return the stage that resizes images as a run does, or to the model's own size without an explainer."""
     canvas = (explainer or ExplainerConfig(kind="")).canvas(spec)
-    return PrepareStage(PrepareConfig(**config.images.model_dump(), **canvas, **more))
+    return PrepareStage(PrepareConfig(**config.images.model_dump(), **canvas, **settings))
 
 
 def pixels_of(record: Record) -> NDArray[np.uint8]:

@@ -238,8 +238,8 @@ def queries_of(
     pairs: list[tuple[int | None, TruthTarget | None]] = []
     for target in image.targets:
         indices = _first_indices(phrases, mentions_of(target, row["captions"], phrases))
-        missing = [] if indices or target.match == "category" else [None]
-        pairs += [(index, target) for index in (*indices.values(), *missing)]
+        misses = [] if indices or target.match == "category" else [None]
+        pairs += [(index, target) for index in (*indices.values(), *misses)]
     answered_texts = {phrases[index].text for index, _ in pairs if index is not None}
     for text, index in _first_indices(phrases, range(len(phrases))).items():
         if text not in answered_texts and _is_absent(phrases[index], image, categories):
@@ -277,7 +277,7 @@ def _parse_answer(annotation: Mapping[str, Any]) -> Answer:
 
 def _first_indices(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:
     """Return the index of the first phrase with each text, in the order of the texts."""
-    first: dict[str, int] = {}
+    indices_by_text: dict[str, int] = {}
     for index in indices:
-        first.setdefault(phrases[index].text, index)
-    return first
+        indices_by_text.setdefault(phrases[index].text, index)
+    return indices_by_text

@@ -251,20 +251,20 @@ def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
     """
     rows = []
     for grouping in groupings:
-        both = Counter(grouping.links)
+        links = Counter(grouping.links)
         groups = Counter(group for group, _ in grouping.links)
         chains = Counter(chain for _, chain in grouping.links)
-        precision = sum(count * count / groups[group] for (group, _), count in both.items())
-        recall = sum(count * count / chains[chain] for (_, chain), count in both.items())
-        pairs = [sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (both, groups, chains)]
+        precision = sum(count * count / groups[group] for (group, _), count in links.items())
+        recall = sum(count * count / chains[chain] for (_, chain), count in links.items())
+        pairs = [sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (links, groups, chains)]
         rows.append([*pairs, precision, recall, len(grouping.links)])
     return np.array(rows, np.float64).reshape(-1, len(COUNTS))
 
 
 def pair_f1(totals: NDArray[np.float64]) -> float:
     """Return the F1 of pairs from the sums of `link_counts` over images: 0 .. 1, NaN without any link."""
-    both, linked, truly = totals[:3]
-    return float(2 * both / (linked + truly)) if linked + truly else float("nan")
+    shared_pairs, pairs, true_pairs = totals[:3]
+    return float(2 * shared_pairs / (pairs + true_pairs)) if pairs + true_pairs else float("nan")
 
 
 def b_cubed(totals: NDArray[np.float64]) -> float:

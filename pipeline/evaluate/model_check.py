@@ -46,7 +46,7 @@ MAX_CHANCE: Final = 0.01  # heat on the things counts if chance is as good with 
 GRID: Final = 48  # cells along each side of the common grid for maps and things of different images
 PAIRINGS: Final = 20_000  # random pairings, the same in every process
 
-FEW: Final = 100  # images of the user to look at if there are cautions
+SAMPLE_IMAGES: Final = 100  # images of the user to look at if there are cautions
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_REPEATS: Final = 5
@@ -120,7 +120,7 @@ class ModelCheck:
         off_centre = compare_pairings(peaks, [index for index, is_covered in enumerate(on_centre) if not is_covered])
         pointing = compare_pairings(peaks)
         recall = self._mean("box_recall")
-        centred = self._mean("centred_box")
+        centre_recall = self._mean("centred_box")
         centre_hits = round(len(self.queries) * self._mean("centre"))
         faults = self._faults(retrieval, heat, centre_auc)
         return {
@@ -141,11 +141,11 @@ class ModelCheck:
             },
             "pointing": {**pointing.plain(), "centre_hits": centre_hits},
             "off_centre": off_centre.plain(),
-            "boxes": {"recall": recall, "mean_iou": self._mean("box_iou"), "centred_box_recall": centred},
+            "boxes": {"recall": recall, "mean_iou": self._mean("box_iou"), "centred_box_recall": centre_recall},
             "empty_maps": sum(query.heat is None for query in self.queries),
             "sane": not faults,
             "faults": faults,
-            "cautions": _cautions(pointing, centre_hits, recall, centred),
+            "cautions": _cautions(pointing, centre_hits, recall, centre_recall),
         }
 
     def _mean(self, name: str) -> float:
@@ -177,7 +177,7 @@ class ModelCheck:
         return faults
 
 
-def _cautions(pointing: PairingTest, centre_hits: int, recall: float, centred: float) -> list[str]:
+def _cautions(pointing: PairingTest, centre_hits: int, recall: float, centre_recall: float) -> list[str]:
     cautions = []
     if pointing.hits <= centre_hits:
         cautions.append(
@@ -185,11 +185,11 @@ def _cautions(pointing: PairingTest, centre_hits: int, recall: float, centred: f
             f"({pointing.hits:.0f} of {pointing.of}, the centre {centre_hits}): its maps are coarse, and its regions "
             "often miss."
         )
-    if recall <= centred:
+    if recall <= centre_recall:
         cautions.append(
             f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
-            f"{recall:.3f}, the middle {centred:.3f}). Look at the boxes of {FEW} of your images (phrasebox inspect) "
-            "before you run it over all."
+            f"{recall:.3f}, the middle {centre_recall:.3f}). Look at the boxes of {SAMPLE_IMAGES} of your images "
+            "(phrasebox inspect) before you run it over all."
         )
     return cautions
 
@@ -207,14 +207,14 @@ def check_model(graph: Graph) -> ModelCheck:
         cosines = _cosines(graph.explains, prepare.process(records))
         while not times_s or (sum(times_s) < _LEAST_SECONDS and len(times_s) < _MOST_REPEATS):
             start = time.perf_counter()
-            explained = run_stages((prepare, graph.model), records, lambda *_: None)
-            answers = run_stages(graph.after, explained, lambda *_: None)
+            mapped_records = run_stages((prepare, graph.model), records, lambda *_: None)
+            answers = run_stages(graph.after, mapped_records, lambda *_: None)
             times_s.append(time.perf_counter() - start)
         forwards = graph.explains.take_forwards()
     rows = records_to_rows(answers, embed_images=False).to_pylist()
     truth = read_truth(TRUTH)
     queries: list[Query] = []
-    for number, (row, record) in enumerate(zip(rows, explained, strict=True)):
+    for number, (row, record) in enumerate(zip(rows, mapped_records, strict=True)):
         image = truth.images[row["file_name"]]
         maps = graph.cuts.maker.surfaces_of(record)
         queries += queries_of(number, row, image, truth.categories, record.phrases, maps)
@@ -243,11 +243,11 @@ def compare_pairings(agreement: NDArray[Any], questions: Sequence[int] | None = 
     return PairingTest(hits=hits, of=columns.size, by_chance=float(random.mean()), p=p)
 
 
-def _cosines(model: ExplainStage, prepared: Sequence[Record]) -> NDArray[np.float32]:
+def _cosines(model: ExplainStage, records: Sequence[Record]) -> NDArray[np.float32]:
     """Return the cosine of every photograph and caption, (n, n); captions are embedded as phrases are."""
-    captions = [record.sample.captions[0] for record in prepared]
+    captions = [record.sample.captions[0] for record in records]
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=len(text), head=text) for text in captions)
-    answers = model.process([replace(record, phrases=phrases) for record in prepared])
+    answers = model.process([replace(record, phrases=phrases) for record in records])
     similarities = [{heat_map.text: heat_map.similarity for heat_map in answer.heat_maps} for answer in answers]
     return np.array([[row[text] for text in captions] for row in similarities], np.float32)
 

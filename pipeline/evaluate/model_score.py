@@ -110,7 +110,7 @@ def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, An
         "input": config.input.model_dump(mode="json"),
         "truth": None if job.truth is None else str(job.truth),
         "matched": None if matches is None else matches.counts,
-        "probe": _plain(job.probe),
+        "probe": _dump_probe(job.probe),
         "seed": job.seed,
         **_report(sheet, reference),
         "seconds": round(time.perf_counter() - start_s, 1),
@@ -235,26 +235,26 @@ class AnswerSheet:
         return {name: part for name, part in answers.items() if part.images}
 
 
-def _answer_questions(records: Iterator[Record], count: int, sheet: AnswerSheet, console: Console) -> None:
+def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet, console: Console) -> None:
     probe = sheet.job.probe
     embedder = sheet.embedder
     prepare = prepare_stage(sheet.job.config, embedder.model.input, keep_image_bytes=probe.crops)
     prepare.setup()
-    pools = -(-count // probe.pool_images)
-    done = pool = 0
-    with progress_bar(console, "images", count) as advance:
+    pools = -(-total // probe.pool_images)
+    count = pool = 0
+    with progress_bar(console, "images", total) as advance:
         while batch := list(islice(records, embedder.batch_images)):
-            prepared = enumerate(prepare.process(batch), start=done)
-            attempts = [(place, sheet.open_picture(record)) for place, record in prepared]
+            numbered_records = enumerate(prepare.process(batch), start=count)
+            attempts = [(place, sheet.open_picture(record)) for place, record in numbered_records]
             pictures = {place: picture for place, picture in attempts if picture is not None}
             embeddings = embedder.embed_pictures(list(pictures.values())) if pictures else []
             for (place, picture), image_embeddings in zip(pictures.items(), embeddings, strict=True):
-                if place * pools // count != pool:
+                if place * pools // total != pool:
                     sheet.search_pool()
-                    pool = place * pools // count
+                    pool = place * pools // total
                 sheet.add(picture.questions, image_embeddings)
-            done += len(batch)
-            advance(done)
+            count += len(batch)
+            advance(count)
     sheet.search_pool()
     prepare.teardown()
 
@@ -291,13 +291,13 @@ def _report(sheet: AnswerSheet, reference: Mapping[str, Any] | None) -> dict[str
             raise InputError("--compare: its figures are of other regions, phrases or captions") from error
         report |= {
             "compared_with": reference["model"],
-            "asked_differently": setting_differences(reference.get("probe"), _plain(sheet.job.probe)),
+            "asked_differently": setting_differences(reference.get("probe"), _dump_probe(sheet.job.probe)),
             "differences": arrange_figures(differences),
         }
     return report | {"images": sheet.names, "answers": plain_answers}
 
 
-def _plain(probe: ProbeConfig) -> dict[str, Any]:
+def _dump_probe(probe: ProbeConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(probe)))  # type: ignore[no-any-return]
 
 

@@ -84,12 +84,12 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> dict[s
     config = graph.explains.config
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
-    plain = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
-    prepared = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
+    records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
-    for record, record_signals in signals_of(plain, prepared):
+    for record, record_signals in signals_of(plain_stage, records):
         image = images_by_name[record.sample.sample_id]
         signals.append(record_signals)
         texts += [(image.number, heat_map.text) for heat_map in record.heat_maps]
@@ -125,7 +125,7 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
     record = replace(record, heat_maps=tuple(subtract_others(maps, graph.explains.config.explainer.contrast)))
     own_record = replace(record, phrases=image.phrases)
-    shared = _likeliest(stage.maker, own_record)
+    group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)
     for text, targets in targets_by_text.items():
         boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
@@ -135,9 +135,9 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             kind="there" if boxes else "said",
             similarity=similarity[text],
             presence=presence[text],
-            presence_of_group=shared[text],
+            presence_of_group=group_presences[text],
             answers=answers_by_text.get(text, ()),
-            is_written=not graph.cuts.maker.is_absent(shared[text]),
+            is_written=not graph.cuts.maker.is_absent(group_presences[text]),
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
         )
     answers_by_text = _answers(ungrouped_stage, replace(record, phrases=image.absent["random"]))
@@ -228,8 +228,8 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     is_present: list[bool] = []
     owners: list[int] = []
     graph = model_graph(evaluation_set)
-    prepared = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    for record, record_signals in signals_of(graph.explains, prepared):
+    records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    for record, record_signals in signals_of(graph.explains, records):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]
         texts = dict.fromkeys(phrase.text for phrase in record.phrases)

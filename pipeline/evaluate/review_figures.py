@@ -140,13 +140,13 @@ def measure_reviews(reviewed: ReviewedRegions) -> dict[str, Any]:
     }
 
 
-def weighted_share(chosen: Bools, weights: Floats) -> Estimate:
+def weighted_share(is_hit: Bools, weights: Floats) -> Estimate:
     """Return the weighted share of the answers with `chosen`, and its interval."""
     if not len(weights):
         return Estimate()
-    share = float(np.average(chosen, weights=weights))
+    share = float(np.average(is_hit, weights=weights))
     n = float(weights.sum() ** 2 / (weights @ weights))
-    return replace(wilson_estimate(share, n), n=len(chosen))
+    return replace(wilson_estimate(share, n), n=len(is_hit))
 
 
 def _bins(scores: Floats) -> list[NDArray[np.int64]]:

@@ -133,7 +133,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     map_graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
     rows = evaluation_set.rows_with_maps(map_graph, console)
     evidence = _evidence_of(reviewed, rows, RegionsStage(config.regions, previous))
-    fit, after = _fit_with_folds(reviewed, evidence, previous)
+    fit, scores = _fit_with_folds(reviewed, evidence, previous)
     presence = None if previous is None else _correct_presence(previous, fit.presence, config.regions.absent_share)
     embeddings = [] if presence is None else _embeddings_of(evaluation_set, graph, console)
     if presence is not None:  # later runs are compared with these images, not with the images of the previous fit
@@ -155,16 +155,17 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         cut=None if previous is None else previous.cut,
     )
     store(calibration, out)
-    before = reviewed.field("score").astype(np.float64)
+    previous_scores = reviewed.field("score").astype(np.float64)
     right = reviewed.answers == "right"
+    gain = squared_error_gain(previous_scores, scores, right, reviewed.field("image_id"), reviewed.weights)
     figures = {
         "counts": reviewed.counts,
         "reviewers": reviewed.reviewers,
         "presence": fit.presence is not None,
-        "before": _score_figures(before, reviewed),
-        "after": _score_figures(after, reviewed),
+        "before": _score_figures(previous_scores, reviewed),
+        "after": _score_figures(scores, reviewed),
         "replaces": previous is not None and previous.of_regions,
-        "gain": squared_error_gain(before, after, right, reviewed.field("image_id"), reviewed.weights).plain(),
+        "gain": gain.plain(),
     }
     return {**figures, "verdict": review_verdict(figures)}
 
@@ -191,10 +192,10 @@ def _evidence_of(
         for painted, part in parts
     }
     keys = [(region.annotation["image_id"], key.phrase, key.bbox) for key, region in reviewed.regions.items()]
-    if missing := [key for key in keys if key not in evidence_by_region]:
+    if missing_keys := [key for key in keys if key not in evidence_by_region]:
         raise InputError(
-            f"{len(missing)} of {len(keys)} reviewed regions, such as that of {missing[0][1]!r}, are cut otherwise "
-            "with these settings, or their images cannot be read"
+            f"{len(missing_keys)} of {len(keys)} reviewed regions, such as that of {missing_keys[0][1]!r}, are cut "
+            "otherwise with these settings, or their images cannot be read"
         )
     return [evidence_by_region[key] for key in keys]
 
@@ -223,8 +224,8 @@ def _fit_with_folds(
 def _embeddings_of(evaluation_set: EvaluationSet, graph: Graph, console: Console) -> list[NDArray[np.float32]]:
     """Compute the unit embeddings of the reviewed images."""
     phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in evaluation_set.rows()}
-    prepared = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    return [signals.embedding for _, signals in signals_of(graph.explains, prepared)]
+    records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    return [signals.embedding for _, signals in signals_of(graph.explains, records)]
 
 
 def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_share: float) -> Mapping[str, Any] | None:
@@ -242,6 +243,6 @@ def _score_figures(scores: Floats, reviewed: ReviewedRegions) -> dict[str, Any]:
     right = reviewed.answers == "right"
     weights = reviewed.weights
     is_above = scores >= MIN_SCORE
-    claimed = float(np.average(scores[is_above], weights=weights[is_above])) if is_above.any() else None
+    mean_score = float(np.average(scores[is_above], weights=weights[is_above])) if is_above.any() else None
     precision = weighted_share(right[is_above], weights[is_above]).plain()
-    return {**score_errors(scores, right, weights), "claimed": claimed, "precision": precision}
+    return {**score_errors(scores, right, weights), "claimed": mean_score, "precision": precision}

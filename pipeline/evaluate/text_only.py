@@ -148,9 +148,9 @@ def _score_overlaps(true: Floats) -> Floats:
         )
         for start, end in ((0, 2), (1, 3))
     ]
-    both = sides[0] * sides[1]
+    intersections = sides[0] * sides[1]
     areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (true, _BOXES)]
-    overlap: Floats = both / (areas[0][:, None] + areas[1] - both)
+    overlap: Floats = intersections / (areas[0][:, None] + areas[1] - intersections)
     return np.asarray(overlap >= IOU) + AMONG_EQUALS * overlap
 
 

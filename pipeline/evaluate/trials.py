@@ -57,13 +57,13 @@ class Trial:
     figures: dict[str, Any]
     parts: Floats
 
-    def gain_over(self, other: Trial) -> Estimate:
+    def gain_over(self, baseline: Trial) -> Estimate:
         """Return the difference of the figures with its interval, over images drawn together."""
 
-        def difference(drawn: Floats) -> float:
-            total, n = drawn @ self.parts
-            other_total, m = drawn @ other.parts
-            return float(total / n - other_total / m) if n and m else math.nan
+        def difference(weights: Floats) -> float:
+            total, n = weights @ self.parts
+            baseline_total, m = weights @ baseline.parts
+            return float(total / n - baseline_total / m) if n and m else math.nan
 
         return weighted_estimate(difference, np.arange(len(self.parts)))
 
@@ -96,8 +96,8 @@ class TuningSession:
 
     def config(self, changes: Changes) -> RunConfig:
         """Return the dataset's configuration with changes. Raise ConfigError if they make no sense."""
-        added = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *added]).config()
+        extra_settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *extra_settings]).config()
 
     def start(self, most: int) -> Trial:
         """Compute the maps of `most` images, and measure the dataset's settings with its calibration."""
@@ -178,9 +178,9 @@ class TuningSession:
 
     def is_applicable(self, config: RunConfig, group: str, changes: Changes) -> bool:
         """Return whether a try changes the configuration, and suits the model's tower and the ground truth."""
-        plain = config.model_dump(mode="json")
+        values = config.model_dump(mode="json")
         explain = config.explain
-        if all(plain[key.split(".")[0]].get(key.split(".")[1]) == value for key, value in changes.items()):
+        if all(values[key.split(".")[0]].get(key.split(".")[1]) == value for key, value in changes.items()):
             return False
         tower = self.model.tower.kind
         conditions = {
@@ -199,8 +199,8 @@ class TuningSession:
     def _maps_of(self, config: RunConfig) -> list[Record]:
         key = self._key(config)
         if key not in self._maps:
-            plain = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
-            steps = build_steps(plain, self.model)
+            map_config = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
+            steps = build_steps(map_config, self.model)
             settings = steps.explains.config.model_copy(update={"keep_pixels": True})
             stages = [steps.before[1], ExplainStage(settings, self.model)]
             phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}

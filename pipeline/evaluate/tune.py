@@ -68,7 +68,7 @@ class _GreedySearch:
     changes: dict[str, Any]
     trial: Trial
     steps: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     left_out: int = 0
 
     def try_group(
@@ -91,7 +91,7 @@ class _GreedySearch:
             try:
                 trial = session.measure(session.config(all_changes))
             except (ConfigError, InputError) as error:  # the model is too small, or the images are too few
-                self.skipped.append(f"{group}: {one_line(error)}")
+                self.failures.append(f"{group}: {one_line(error)}")
                 continue
             gain = trial.gain_over(self.trial)
             step = {"group": group, "changes": dict(changes), "kept": False, "figures": trial.figures}
@@ -180,7 +180,7 @@ def tune_settings(
         "base": base.figures,
         "steps": search.steps,
         "left_out": search.left_out,
-        "skipped": search.skipped,
+        "skipped": search.failures,
         "best": best,
         "gain": trial.gain_over(start).plain(),
         "figures": trial.figures,
@@ -194,8 +194,8 @@ def _shared_settings(explain: ExplainerConfig, changes: Changes) -> dict[str, An
     """Return the settings that all explainers share, if the explainer changes: a new one starts from its defaults."""
     if "explain.kind" not in changes:
         return {}
-    shared = explain.model_dump(mode="json", include=set(ExplainerConfig.model_fields) - {"kind"})
-    return {f"explain.{name}": value for name, value in shared.items()}
+    settings = explain.model_dump(mode="json", include=set(ExplainerConfig.model_fields) - {"kind"})
+    return {f"explain.{name}": value for name, value in settings.items()}
 
 
 def write_settings(settings: Mapping[str, Any], out: Path) -> None:

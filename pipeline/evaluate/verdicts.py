@@ -1,6 +1,6 @@
-"""Verdicts of `eval`, `tune` and `calibrate`: one sentence each that says what to do, printed last.
+"""Verdicts of `eval`, `tune` and `calibrate`: one sentence of advice each, printed last.
 
-Advice to change something needs a difference whose 95 % interval excludes 0.
+Advice to change something needs a difference with a 95 % interval that excludes 0.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pipeline.terminal import duration
 Figures = Mapping[str, Any]
 
 GOAL: Final = 0.5
-"""Share of right regions that `eval` looks for; the lower end of its interval has to reach it."""
+"""Share of right regions that `eval` looks for; the lower end of the interval has to reach it."""
 
-FEWEST: Final = 30  # regions above a score; the interval of fewer, which may all be right, means nothing
+FEWEST: Final = 30  # regions above a score; fewer may all be right by chance
 
-MORE: Final = 100  # answers to ask for where those that were given do not decide
+MORE_ANSWERS: Final = 100  # answers to ask for if the given answers do not decide
 
 
 def _percent(figure: Figures) -> str:
@@ -44,11 +44,11 @@ def calibration_verdict(figures: Figures) -> str:
             return f"Verdict: use it instead of the dataset's calibration: {_error_change(gain)}."
         result = "is worse" if gain["high"] < 0 else "is not shown to be better"
         return f"Verdict: keep the dataset's calibration. The new one {result}: {_error_change(gain)}."
-    what = f"{_error_change(gain)} compared with the same score for every region"
+    error = f"{_error_change(gain)} compared with the same score for every region"
     if gain["low"] > 0:
-        return f"Verdict: use it. It tells right regions from wrong ones: {what}."
+        return f"Verdict: use it. It tells right regions from wrong ones: {error}."
     return (
-        f"Verdict: do not use it, it needs more images. It is not shown to tell right regions from wrong ones: {what}."
+        f"Verdict: do not use it, it needs more images. It is not shown to tell right regions from wrong ones: {error}."
     )
 
 
@@ -61,8 +61,8 @@ def review_verdict(figures: Figures) -> str:
     if gain["high"] < 0:
         return f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."
     return (
-        f"Verdict: keep the dataset's {present}, or answer {MORE} more. The new calibration is not shown to be better: "
-        f"{_error_change(gain)}."
+        f"Verdict: keep the dataset's {present}, or answer {MORE_ANSWERS} more. The new calibration is not shown to be "
+        f"better: {_error_change(gain)}."
     )
 
 
@@ -93,16 +93,16 @@ def tuning_verdict(figures: Figures) -> str:
 
 
 def evaluation_verdict(figures: Figures) -> str:
-    """Return whether the regions of `report_figures` can be used, and from which score on."""
-    everything, *filters = figures["thresholds"]
-    lines = [everything, *(line for line in filters if line["precision"]["n"] >= FEWEST)]
-    if not everything["precision"]["n"]:
+    """Return whether to use the regions of `report_figures`, and from which score on."""
+    unfiltered, *filters = figures["thresholds"]
+    lines = [unfiltered, *(line for line in filters if line["precision"]["n"] >= FEWEST)]
+    if not unfiltered["precision"]["n"]:
         return "Verdict: there is no region to use."
     best = max(lines, key=lambda line: line["precision"]["low"])
-    reached = next((line for line in lines if line["precision"]["low"] >= GOAL), None)
-    line = reached or best
-    filtered = f" with a score of {line['score']:g} or more ({line['kept']:.0%} of all)" if line["score"] else ""
-    right = f"of the regions{filtered} {_percent(line['precision'])} are right"
+    goal_line = next((line for line in lines if line["precision"]["low"] >= GOAL), None)
+    line = goal_line or best
+    suffix = f" with a score of {line['score']:g} or more ({line['kept']:.0%} of all)" if line["score"] else ""
+    right = f"of the regions{suffix} {_percent(line['precision'])} are right"
     above = figures["metrics"].get("box_recall_above_text")
     text = (
         "" if above is None else f" than that of the usual place of a noun ({above['value']:+.3f}, {_between(above)})"
@@ -111,7 +111,7 @@ def evaluation_verdict(figures: Figures) -> str:
         result = "lower" if above["high"] < 0 else "not shown to be higher"
         return f"Verdict: do not rely on the regions. Their box recall is {result}{text}; {right}."
     higher = f"; their box recall is higher{text}" if text else ""
-    if reached is None:
+    if goal_line is None:
         return (
             f"Verdict: look at the regions before you use them. No score is shown to leave half right: {right}{higher}."
         )

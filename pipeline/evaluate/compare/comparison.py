@@ -109,8 +109,8 @@ def sources_of(
         )
     model_setting = {} if model is None else {"model.name": model}
 
-    def source(name: str, truth: Path | None, assigned: Mapping[str, Any]) -> Source:
-        source_config = load_config(config, settings, options={**assigned, **model_setting})
+    def source(name: str, truth: Path | None, values: Mapping[str, Any]) -> Source:
+        source_config = load_config(config, settings, options={**values, **model_setting})
         return Source(name=name, config=source_config, truth=truth)
 
     if data is not None or config is not None:
@@ -173,7 +173,7 @@ def compare_explainers(
     curves = _measure_curves(model, curve_images, maps, rivals, seed, console)
     sanity_images = images[:SANITY_IMAGES]
     checks = check_sanity(contest, sanity_images, explainer_maps, seed) if len(sanity_images) > 1 else []
-    shared = {
+    common = {
         "pictures": source.name,
         "model": name,
         "device": model.device_name,
@@ -188,7 +188,7 @@ def compare_explainers(
         },
         "seed": seed,
     }
-    rows = _rows(shared, contenders, images, maps, curves, checks)
+    rows = _rows(common, contenders, images, maps, curves, checks)
     costs = contest.costs(images, rivals)
     for row, contender in zip(rows, contenders, strict=False):  # baselines come last
         label = contender.label
@@ -215,8 +215,8 @@ def _measure_curves(
     with progress_bar(console, "insertion and deletion, masked images", masks * len(images)) as advance:
         for image, image_maps in zip(images, maps, strict=False):
 
-            def advance_from(done: int, start: int = masks * image.number) -> None:
-                advance(start + done)
+            def advance_from(count: int, start: int = masks * image.number) -> None:
+                advance(start + count)
 
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
@@ -234,7 +234,7 @@ def _measure_curves(
 
 
 def _rows(
-    shared: Mapping[str, Any],
+    common: Mapping[str, Any],
     contenders: Sequence[Contender],
     images: Sequence[ComparedImage],
     maps: Sequence[Maps],
@@ -255,7 +255,7 @@ def _rows(
         {
             "explainer": label,
             "baseline": label not in labels,
-            **shared,
+            **common,
             "figures": figures_of(numbers),
             "differences": (
                 None if reference is None or label == REFERENCE else differences_of(numbers, reference[: len(numbers)])

@@ -50,7 +50,7 @@ code. RISE blurs less, because its kernel of 11 px cuts the Gaussian off at one 
 MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
 """Masked images in one forward pass. On CPUs more are slower, because their activations no longer fit the caches."""
 
-Hidden = Literal["mean", "blur", "random", "black"]
+Filling = Literal["mean", "blur", "random", "black"]
 """The pixels of hidden parts: mean colour of the model's normalisation, the blurred image, random colours, or black."""
 
 
@@ -59,12 +59,12 @@ class CurveProtocol:
     """How a curve is drawn.
 
     Attributes:
-        hidden: The pixels of hidden parts.
+        filling: The pixels of hidden parts.
         inserts: Whether the hottest pixels are shown first; otherwise they are hidden first.
         shares: Shares of changed pixels at each point of the curve, rising from 0.
     """
 
-    hidden: Hidden
+    filling: Filling
     inserts: bool
     shares: tuple[float, ...]
 
@@ -74,10 +74,10 @@ _TO_HALF: Final = (0.0, 0.05, 0.15, 0.3, 0.5)
 _ENDS: Final = (0.0, 1.0)
 
 PROTOCOLS: Final[dict[str, CurveProtocol]] = {
-    "deletion_rise": CurveProtocol(hidden="mean", inserts=False, shares=_TO_ALL),
-    "insertion_rise": CurveProtocol(hidden="blur", inserts=True, shares=_TO_ALL),
-    "deletion_authors": CurveProtocol(hidden="random", inserts=False, shares=_TO_HALF),
-    "insertion_authors": CurveProtocol(hidden="black", inserts=True, shares=_TO_HALF),
+    "deletion_rise": CurveProtocol(filling="mean", inserts=False, shares=_TO_ALL),
+    "insertion_rise": CurveProtocol(filling="blur", inserts=True, shares=_TO_ALL),
+    "deletion_authors": CurveProtocol(filling="random", inserts=False, shares=_TO_HALF),
+    "insertion_authors": CurveProtocol(filling="black", inserts=True, shares=_TO_HALF),
 }
 """Name of the figure -> its protocol."""
 
@@ -107,22 +107,22 @@ def measure_curves(
     """
     text_vectors = text_embeddings(model, texts)
     step = _batch_masks(model)
-    done = 0
+    count = 0
     areas: dict[str, dict[str, float]] = {label: {} for label in heats}
     ranks = {label: rank_pixels(draw_map(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
     for name, protocol in PROTOCOLS.items():
-        hidden = hidden_pixels(model, rgb, protocol.hidden, seed)
+        filling = filling_pixels(model, rgb, protocol.filling, seed)
         masks = {label: visible_masks(pixel_ranks, protocol) for label, pixel_ranks in ranks.items()}
         # Where all or nothing is visible the image is the same by every map.
         ends = [point for point, share in enumerate(protocol.shares) if share in _ENDS]
         inner = [point for point in range(len(protocol.shares)) if point not in ends]
         first_masks = next(iter(masks.values()))
-        stacked = np.concatenate([first_masks[ends], *(label_masks[inner] for label_masks in masks.values())])
+        batch = np.concatenate([first_masks[ends], *(label_masks[inner] for label_masks in masks.values())])
         parts = []
-        for start in range(0, len(stacked), step):
-            parts.append(masked_cosines(model, rgb, stacked[start : start + step], hidden, text_vectors))
-            done += len(parts[-1])
-            advance(done)
+        for start in range(0, len(batch), step):
+            parts.append(masked_cosines(model, rgb, batch[start : start + step], filling, text_vectors))
+            count += len(parts[-1])
+            advance(count)
         cosines = np.concatenate(parts)
         for label, label_cosines in zip(masks, np.split(cosines[len(ends) :], len(masks)), strict=True):
             curve = np.empty((len(protocol.shares), len(texts)))
@@ -168,7 +168,7 @@ def area_under(shares: Sequence[float], scores: Floats) -> float:
     return float(np.trapezoid(scores, shares)) / (shares[-1] - shares[0])
 
 
-def hidden_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Hidden, seed: int) -> NDArray[np.float32]:
+def filling_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Filling, seed: int) -> NDArray[np.float32]:
     """Return the pixels of the hidden parts of an image (height, width, 3), in 0-255.
 
     Random colours depend on the seed and the size alone.
@@ -192,12 +192,12 @@ def masked_cosines(
     model: ClipModel,
     rgb: NDArray[np.uint8],
     masks: NDArray[np.bool_],
-    hidden: NDArray[np.float32],
+    filling: NDArray[np.float32],
     texts: NDArray[np.float32],
 ) -> Floats:
     """Compute cosines (N, P) of an image (height, width, 3) under masks (N, height, width) and unit texts (P, E)."""
     step = _batch_masks(model)
-    pixels, visible, baseline = (torch.from_numpy(array) for array in (rgb, masks, hidden))
+    pixels, visible, baseline = (torch.from_numpy(array) for array in (rgb, masks, filling))
     embeddings = masked_embeddings(model.tower, pixels, visible, baseline, step)
     cosines: Floats = embeddings.double().cpu().numpy() @ texts.T.astype(np.float64)
     return cosines

@@ -184,11 +184,11 @@ def place_of(query: Query) -> Place:
     inside = query.area
     boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
     rows, columns = samples_hw(query.size_hw)
-    covered = cv2.resize(inside.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    coverage = cv2.resize(inside.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
     scale_y = rows / inside.shape[0]
     scale_x = columns / inside.shape[1]
     # A thin thing would vanish if every sample had to lie on it by half.
-    is_inside = covered >= min(0.5, float(covered.max())) if covered.any() else covered > 0
+    is_inside = coverage >= min(0.5, float(coverage.max())) if coverage.any() else coverage > 0
     return Place(
         inside=is_inside,
         boxes_xywh=tuple((x * scale_x, y * scale_y, w * scale_x, h * scale_y) for x, y, w, h in boxes_xywh_px),
@@ -216,9 +216,9 @@ def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: s
     rows: list[tuple[float, float]] = []
     owners: list[int] = []
     for image, image_maps in zip(images, maps, strict=True):
-        for (a, first), (b, second) in combinations(zip(image.questions, image_maps[label], strict=True), 2):
+        for (a, map_a), (b, map_b) in combinations(zip(image.questions, image_maps[label], strict=True), 2):
             if a.thing and b.thing:
-                likeness = correlation(first.values, second.values)
+                likeness = correlation(map_a.values, map_b.values)
                 rows.append((likeness, float("nan")) if a.thing == b.thing else (float("nan"), likeness))
                 owners.append(image.number)
     columns = np.array(rows, np.float64).reshape(-1, 2)
@@ -230,8 +230,8 @@ def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Return Pearson's correlation of two maps, -1 .. 1. Maps of different grids are compared on the finer grid."""
     finer = max(a.shape, b.shape, key=lambda shape: shape[0] * shape[1])
     # Bilinear.
-    first, second = (values if values.shape == finer else cv2.resize(values, finer[::-1]) for values in (a, b))
-    return pearson(first.astype(np.float64), second.astype(np.float64))
+    values_a, values_b = (values if values.shape == finer else cv2.resize(values, finer[::-1]) for values in (a, b))
+    return pearson(values_a.astype(np.float64), values_b.astype(np.float64))
 
 
 def pearson(a: Floats, b: Floats) -> float:
@@ -308,12 +308,12 @@ def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats
         `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image
         tower, over `n` phrases. The correlation is None if one of them is the same for all.
     """
-    explained = np.array([heat_map.similarity for image_maps in maps for heat_map in image_maps])
+    explained_cosines = np.array([heat_map.similarity for image_maps in maps for heat_map in image_maps])
     true = np.concatenate(cosines)
-    varies = explained.std() > 0 and true.std() > 0
+    varies = explained_cosines.std() > 0 and true.std() > 0
     return {
-        "correlation": float(np.corrcoef(explained, true)[0, 1]) if varies else None,
-        "mean_difference": float((explained - true).mean()),
-        "mean_distance": float(np.abs(explained - true).mean()),
+        "correlation": float(np.corrcoef(explained_cosines, true)[0, 1]) if varies else None,
+        "mean_difference": float((explained_cosines - true).mean()),
+        "mean_distance": float(np.abs(explained_cosines - true).mean()),
         "n": len(true),
     }

@@ -40,7 +40,7 @@ from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 
 OPTION: Final = "--explainers"
 
-PLAIN: Final = {"contrast": 0.0, "affinity": "none"}
+DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings change this."""
 
 REFERENCE: Final = "grad_eclip"  # differences are computed against it, where it takes part
@@ -76,20 +76,21 @@ class Contender:
         return self.repeats_trunk or self.config.image_size == "keep"
 
 
-def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Contender]:
+def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[Contender]:
     """Return the explainers of a comparison on an image tower of a model.
 
-    `typed`: kinds with commas between them, each with its settings behind colons; or `all`; or None for the explainers
+    `selection`: kinds with commas between them, each with its settings behind colons; or `all`; or None for the explainers
     that need no perturbed images and that no patent claims. Raise ConfigError if a kind or a setting is unknown, makes
     no sense on this tower, or is named twice.
     """
     kinds = kinds_for(tower)
-    if typed is None or typed.strip() == "all":
-        plain = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
-        return [_make_contender(kind, tower, model) for kind in (plain if typed is None else kinds)]
-    names = [name.strip() for name in re.split(r",(?![^\[]*\])", typed)]
+    if selection is None or selection.strip() == "all":
+        if selection is None:
+            kinds = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
+        return [_make_contender(kind, tower, model) for kind in kinds]
+    names = [name.strip() for name in re.split(r",(?![^\[]*\])", selection)]
     if not all(names):
-        raise ConfigError(f"{OPTION}: expected names with commas between them, got {typed!r}")
+        raise ConfigError(f"{OPTION}: expected names with commas between them, got {selection!r}")
     for name, count in Counter(names).items():
         if count > 1:
             raise ConfigError(f"{OPTION}: {name} is named twice")
@@ -98,21 +99,21 @@ def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Conte
 
 def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
     kind, *settings = label.split(":")
-    defined = ", ".join(kinds_for(tower))
+    kinds = ", ".join(kinds_for(tower))
     if kind not in EXPLAINERS:
-        raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {defined}")
+        raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {kinds}")
     if tower not in EXPLAINERS[kind].towers:
         raise ConfigError(
             f"{OPTION}: {kind} needs {EXPLAINERS[kind].needs}, which {model} does not have; on it these are "
-            f"defined: {defined}"
+            f"defined: {kinds}"
         )
     try:
         values = {"explain": {"kind": kind}, "model": {"name": model} if model in OWN_MODELS else {}}
         run = override(values, [f"explain.{setting}" for setting in settings], ExplainConfig)
         explainer: ExplainerConfig = run.explain
         keys = {setting.partition("=")[0] for setting in settings}
-        plain = explainer.model_copy(update={key: value for key, value in PLAIN.items() if key not in keys})
-        return Contender(label=label, config=fit_to_tower(plain, tower, model))
+        config = explainer.model_copy(update={key: value for key, value in DEFAULTS.items() if key not in keys})
+        return Contender(label=label, config=fit_to_tower(config, tower, model))
     except ConfigError as error:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
 
@@ -152,7 +153,7 @@ class Contest:
     """All contenders on one loaded model, with a run's settings of model and images; the console shows the progress."""
 
     def __init__(self, model: ClipModel, config: RunConfig, contenders: Sequence[Contender], console: Console) -> None:
-        self.plain = model
+        self.uncached_model = model
         self.config = config
         self.contenders = tuple(contenders)
         self.console = console
@@ -164,15 +165,15 @@ class Contest:
         step = max(stage.forward_batch_size() for stage in stages.values())
         maps: list[Maps] = []
         cosines: list[NDArray[np.float64]] = []
-        done = 0
+        count = 0
         with progress_bar(self.console, "heat maps", len(images) * len(self.contenders)) as advance:
             for start in range(0, len(images), step):
                 batch = images[start : start + step]
                 answers = {}
                 for contender in self.contenders:
                     answers[contender.label] = stages[contender.label].process(self.records(contender, batch))
-                    done += len(batch)
-                    advance(done)
+                    count += len(batch)
+                    advance(count)
                 for place, image_cosines in enumerate(self._cosines(batch)):
                     maps.append({label: records[place].heat_maps for label, records in answers.items()})
                     cosines.append(image_cosines)
@@ -185,7 +186,7 @@ class Contest:
         """
         costs: dict[str, dict[str, Any]] = {}
         with progress_bar(self.console, "cost", len(self.contenders)) as advance:
-            for done, contender in enumerate(self.contenders, start=1):
+            for count, contender in enumerate(self.contenders, start=1):
                 batch = list(images[: 1 if contender.takes_one_image else TIMED_IMAGES])
                 texts_by_image = [[question.phrase.text for question in image.questions] for image in batch]
                 phrases = [list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in texts_by_image]
@@ -195,7 +196,7 @@ class Contest:
                     "seconds": explain_s / len(batch),
                     "repeats": repeats,
                 }
-                advance(done)
+                advance(count)
         return costs
 
     def _times(
@@ -205,7 +206,7 @@ class Contest:
 
         The two take turns, so that other load of the machine falls on both. Texts are embedded before the clock starts.
         """
-        explainer = EXPLAINERS[contender.config.kind](contender.config, self.plain)
+        explainer = EXPLAINERS[contender.config.kind](contender.config, self.uncached_model)
         explainer.texts([text for texts in phrases for text in texts])
         rgb = np.stack([pixels_of(record) for record in self.records(contender, images)])
         pixels = torch.from_numpy(rgb)
@@ -220,9 +221,9 @@ class Contest:
 
         encode = torch.no_grad()(lambda: tower.encode(pixels))
         explain = partial(explainer.explain, rgb, phrases)
-        first = seconds(explain)
-        if first > LONG_S:
-            return first, seconds(encode), 1
+        first_s = seconds(explain)
+        if first_s > LONG_S:
+            return first_s, seconds(encode), 1
         pairs = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
         return median(explain_s for _, explain_s in pairs), median(encode_s for encode_s, _ in pairs), TIMES
 
@@ -234,7 +235,7 @@ class Contest:
             if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
                 settings = settings.model_copy(update={"batch_size": 1})
             # No masked image comes twice: a cache of them would take gigabytes.
-            contender_model = self.plain if contender.repeats_trunk and model is self.model else model
+            contender_model = self.uncached_model if contender.repeats_trunk and model is self.model else model
             stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), contender_model)
             stage.setup()
             stages[contender.label] = stage
@@ -242,11 +243,11 @@ class Contest:
 
     def records(self, contender: Contender, images: Sequence[ComparedImage]) -> list[Record]:
         """Return the records of the images at the size that a contender takes."""
-        plain = ExplainerConfig(kind="").canvas(self.plain.input)
-        canvas = contender.config.canvas(self.plain.input)
-        if canvas["mode"] == plain["mode"] and canvas["size_px"] == plain["size_px"]:
+        default_canvas = ExplainerConfig(kind="").canvas(self.uncached_model.input)
+        canvas = contender.config.canvas(self.uncached_model.input)
+        if canvas["mode"] == default_canvas["mode"] and canvas["size_px"] == default_canvas["size_px"]:
             return [image.record for image in images]
-        stage = prepare_stage(self.config, self.plain.input, contender.config)
+        stage = prepare_stage(self.config, self.uncached_model.input, contender.config)
         stage.setup()
         return stage.process([image.source for image in images])
 

@@ -123,27 +123,27 @@ def read_images(
         return _placed_questions(len(images), record, true_image, truth.categories)
 
     images: list[ComparedImage] = []
-    failed = done = 0
+    fault_count = count = 0
     stages = (PhrasesStage(config.phrases), prepare_stage(config, spec))
     with set_up(stages), progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, AT_ONCE)):
             sources = stages[0].process(batch)
             for source, record in zip(sources, stages[1].process(sources), strict=True):
-                failed += record.error is not None
+                fault_count += record.error is not None
                 questions = questions_of(record)
                 if questions:
-                    chosen = _draw_questions(questions, record.sample.sample_id, sample_size)
-                    image = ComparedImage(number=len(images), source=source, record=record, questions=chosen)
-                    images.append(image.with_phrases(*(question.phrase for question in chosen)))
-            done += len(batch)
-            advance(done)
+                    image_questions = _draw_questions(questions, record.sample.sample_id, sample_size)
+                    image = ComparedImage(number=len(images), source=source, record=record, questions=image_questions)
+                    images.append(image.with_phrases(*(question.phrase for question in image_questions)))
+            count += len(batch)
+            advance(count)
     if not images:
         kind = "a phrase with a known place" if truth is not None else "a phrase"
         raise InputError(f"none of the {len(places)} images can be opened and has {kind}")
     if len(images) < len(places):
         console.print(
-            f"{len(places) - len(images):,} of {len(places):,} images are left out: {failed:,} cannot be opened, the "
-            "others name nothing that can be asked for",
+            f"{len(places) - len(images):,} of {len(places):,} images are left out: {fault_count:,} cannot be opened, "
+            "the others name nothing that can be asked for",
             soft_wrap=True,
         )
     return images

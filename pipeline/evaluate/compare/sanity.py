@@ -64,7 +64,7 @@ def check_sanity(
     stages = {name: contest.stages(model) for name, model, _ in attempts}
     step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
     contenders = [contender for contender in contest.contenders if not contender.repeats_trunk]
-    done = 0
+    count = 0
     with progress_bar(contest.console, "sanity, heat maps", len(images) * len(attempts) * len(contenders)) as advance:
         for start in range(0, len(images), step):
             places = range(start, min(start + step, len(images)))
@@ -76,8 +76,8 @@ def check_sanity(
                     for image, image_maps, record in zip(changed_images, maps[start:], records, strict=False):
                         values = image_maps[label][0].values
                         rows[image.number, label][name] = rank_correlation(values, record.heat_maps[0].values)
-                    done += len(changed_images)
-                    advance(done)
+                    count += len(changed_images)
+                    advance(count)
     return list(rows.values())
 
 
@@ -93,9 +93,9 @@ def shuffle_weights(model: ClipModel, depth: Depth, seed: int) -> ClipModel:
 
 def _shuffle_tower(tower: Tower, depth: Depth, random: torch.Generator) -> Tower:
     if isinstance(tower, VisionTower):
-        first = 0 if depth == "all" else len(tower.blocks) - 1
+        start = 0 if depth == "all" else len(tower.blocks) - 1
         weights: dict[str, Any] = {name: _shuffle(getattr(tower, name), random) for name in ("ln_post", "output")}
-        weights["blocks"] = (*tower.blocks[:first], *(_shuffle(block, random) for block in tower.blocks[first:]))
+        weights["blocks"] = (*tower.blocks[:start], *(_shuffle(block, random) for block in tower.blocks[start:]))
         if depth == "all":
             weights |= {name: _shuffle(getattr(tower, name), random) for name in _WEIGHTS}
         return replace(tower, **weights)

@@ -13,10 +13,10 @@ def test_usual_sizes_are_those_of_other_images() -> None:
     """Sizes -1, -3 and -5, whose mean is -3; three things of usual size stand beside those that were seen."""
     things = [(1, "dog", -1.0), (2, "dog", -3.0), (2, "hat", -5.0)]
     sizes = UsualSizes([SizedThing(image=image, head=head, log_size=size) for image, head, size in things])
-    assert sizes.all() == {"dog": 0.4, "hat": -0.5}
-    assert sizes.without(1, ["dog"]) == {"dog": 0}
-    assert sizes.without(2, ["dog", "hat"]) == {"dog": pytest.approx(2 / 4), "hat": 0}
-    assert sizes.without(3, ["dog", "bird"]) == {"dog": pytest.approx(2 / 5), "bird": 0}
+    assert sizes.by_head() == {"dog": 0.4, "hat": -0.5}
+    assert sizes.of_other_images(1, ["dog"]) == {"dog": 0}
+    assert sizes.of_other_images(2, ["dog", "hat"]) == {"dog": pytest.approx(2 / 4), "hat": 0}
+    assert sizes.of_other_images(3, ["dog", "bird"]) == {"dog": pytest.approx(2 / 5), "bird": 0}
 
 
 def test_a_fit_learns_how_large_things_are() -> None:

@@ -9,7 +9,7 @@ from pipeline.evaluate.compare.faithfulness import (
     PROTOCOLS,
     CurveProtocol,
     area_under,
-    hidden_pixels,
+    filling_pixels,
     image_embeddings,
     masked_cosines,
     measure_curves,
@@ -67,8 +67,8 @@ def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
     rng = np.random.default_rng(1)
     weights = rng.random((4, 4))
     weights /= weights.sum()
-    insertion = CurveProtocol(hidden="black", inserts=True, shares=EVERY_PIXEL)
-    deletion = CurveProtocol(hidden="black", inserts=False, shares=EVERY_PIXEL)
+    insertion = CurveProtocol(filling="black", inserts=True, shares=EVERY_PIXEL)
+    deletion = CurveProtocol(filling="black", inserts=False, shares=EVERY_PIXEL)
 
     def area(heat: np.ndarray, protocol: CurveProtocol) -> float:
         scores = (visible_masks(rank_pixels(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
@@ -105,9 +105,9 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
     areas = measure_curves(model, rgb, {"own": heat}, texts, 5)["own"]
     places = rank_pixels(draw_map(heat, (32, 32)))
     for name, protocol in PROTOCOLS.items():
-        hidden = hidden_pixels(model, rgb, protocol.hidden, 5)
+        filling = filling_pixels(model, rgb, protocol.filling, 5)
         pasted = (
-            torch.from_numpy(np.where(visible_masks(places, protocol)[..., None], rgb, hidden)).permute(0, 3, 1, 2)
+            torch.from_numpy(np.where(visible_masks(places, protocol)[..., None], rgb, filling)).permute(0, 3, 1, 2)
             / 255
         )
         mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.mean, SPEC.std))
@@ -122,24 +122,24 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
 def test_half_an_image_means_what_the_pasted_image_means() -> None:
     model = from_open_clip(tiny_clip(), spec=SPEC)
     rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    hidden = hidden_pixels(model, rgb, "random", 5)
+    filling = filling_pixels(model, rgb, "random", 5)
     masks = RNG.random((3, 32, 32)) < 0.5
     texts = text_embeddings(model, ["a cat", "two dogs"])
-    wanted = image_embeddings(model, np.where(masks[..., None], rgb, hidden).astype(np.uint8)) @ texts.T
-    np.testing.assert_allclose(masked_cosines(model, rgb, masks, hidden, texts), wanted, atol=1e-5)
+    wanted = image_embeddings(model, np.where(masks[..., None], rgb, filling).astype(np.uint8)) @ texts.T
+    np.testing.assert_allclose(masked_cosines(model, rgb, masks, filling, texts), wanted, atol=1e-5)
 
 
 def test_what_stands_where_nothing_is_seen() -> None:
     model = from_open_clip(tiny_clip(), spec=SPEC)
     rgb = RNG.integers(0, 256, (32, 64, 3), dtype=np.uint8)
-    mean = hidden_pixels(model, rgb, "mean", 0)
+    mean = filling_pixels(model, rgb, "mean", 0)
     assert mean[0, 0].tolist() == pytest.approx([255 * value for value in SPEC.mean], rel=1e-5)
-    assert not hidden_pixels(model, rgb, "black", 0).any()
-    random = hidden_pixels(model, rgb, "random", 0)
-    assert np.array_equal(random, hidden_pixels(model, rgb, "random", 0))
-    assert not np.array_equal(random, hidden_pixels(model, rgb, "random", 1))
+    assert not filling_pixels(model, rgb, "black", 0).any()
+    random = filling_pixels(model, rgb, "random", 0)
+    assert np.array_equal(random, filling_pixels(model, rgb, "random", 0))
+    assert not np.array_equal(random, filling_pixels(model, rgb, "random", 1))
     assert random.shape == rgb.shape
     assert random.mean() == pytest.approx(127.5, abs=5)
-    blur = hidden_pixels(model, rgb, "blur", 0)
+    blur = filling_pixels(model, rgb, "blur", 0)
     assert blur.mean() == pytest.approx(rgb.mean(), abs=2)
     assert blur.std() < rgb.std() / 2
