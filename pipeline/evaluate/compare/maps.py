@@ -79,9 +79,9 @@ class Contender:
 def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[Contender]:
     """Return the explainers of a comparison on an image tower of a model.
 
-    `selection`: kinds with commas between them, each with its settings behind colons; or `all`; or None for the explainers
-    that need no perturbed images and that no patent claims. Raise ConfigError if a kind or a setting is unknown, makes
-    no sense on this tower, or is named twice.
+    `selection`: kinds with commas between them, each with its settings behind colons; or `all`; or None for all
+    explainers that need no perturbed images and that no patent claims. Raise ConfigError if a kind or a setting is
+    unknown, makes no sense on this tower, or is named twice.
     """
     kinds = kinds_for(tower)
     if selection is None or selection.strip() == "all":

@@ -42,14 +42,14 @@ def query_of(
     phrase: str | None = "car",
     **fields: Any,
 ) -> Query:
-    ordered = tuple(sorted(answers, key=lambda answer: -answer.score))
-    shown = ImageHeat(heat, size_hw) if heat is not None and not heat.fault else None
+    regions = tuple(sorted(answers, key=lambda answer: -answer.score))
+    image_heat = ImageHeat(heat, size_hw) if heat is not None and not heat.fault else None
     return Query(
         image=image,
         size_hw=size_hw,
         phrase=phrase,
         target=target,
-        answers=ordered,
-        heat=shown,
+        answers=regions,
+        heat=image_heat,
         **fields,
     )

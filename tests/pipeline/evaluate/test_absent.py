@@ -43,16 +43,16 @@ def test_absent_phrases_share_no_word_with_the_captions_and_the_truth() -> None:
         image_of(3, "boat", "red hat", "wide road", "tree"),
         image_of(4, "dove", "cart", "bench", present=frozenset({"tree"})),
     ]
-    chosen = choose_absent_phrases(images)
-    assert chosen == choose_absent_phrases(images)
-    for number, image in chosen.items():
+    images_by_number = choose_absent_phrases(images)
+    assert images_by_number == choose_absent_phrases(images)
+    for number, image in images_by_number.items():
         texts = [phrase.text for phrases in image.absent.values() for phrase in phrases]
         assert all(len(phrases) == len({phrase.text for phrase in phrases}) for phrases in image.absent.values())
         assert not set(texts) & set(image.types_by_text)
         assert {phrase.text[0] for phrase in image.absent["same_type"]} <= {name[0] for name in image.types_by_text}
         assert not {phrase.text for phrase in image.absent["random"]} & {"blue car", "boat", "red hat"} or number != 1
-    assert len(chosen[1].absent["random"]) == 2
-    assert "tree" not in {phrase.text for phrases in chosen[4].absent.values() for phrase in phrases}
+    assert len(images_by_number[1].absent["random"]) == 2
+    assert "tree" not in {phrase.text for phrases in images_by_number[4].absent.values() for phrase in phrases}
 
 
 def test_an_attribute_is_another_colour_that_no_caption_says() -> None:
@@ -81,7 +81,7 @@ print([(image.absent, image.voters) for image in choose_absent_phrases(images).v
 
 def test_every_process_chooses_the_same_phrases() -> None:
     """All nouns stand beside the lake equally often, and Python gives sets of text another order in each process."""
-    chosen = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", CHOOSE],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": str(seed)},
@@ -91,7 +91,7 @@ def test_every_process_chooses_the_same_phrases() -> None:
         ).stdout
         for seed in range(1, 5)
     }
-    assert len(chosen) == 1
+    assert len(outputs) == 1
 
 
 def boys() -> QueriedImage:
@@ -113,9 +113,9 @@ def boys() -> QueriedImage:
 
 
 def test_an_absent_phrase_has_the_other_texts_of_its_thing_as_voters() -> None:
-    chosen = choose_absent_phrases([boys(), image_of(2, "tree", caption="A tree, no young man")])[2]
-    assert [phrase.text for phrase in chosen.absent["random"]] == ["boy"]
-    assert [phrase.text for phrase in chosen.voters["boy"]] == ["kid"], "young is a word of the captions"
+    image = choose_absent_phrases([boys(), image_of(2, "tree", caption="A tree, no young man")])[2]
+    assert [phrase.text for phrase in image.absent["random"]] == ["boy"]
+    assert [phrase.text for phrase in image.voters["boy"]] == ["kid"], "young is a word of the captions"
 
 
 def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_too() -> None:

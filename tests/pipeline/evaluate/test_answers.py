@@ -23,7 +23,7 @@ from pipeline.evaluate.probe import ImageEmbeddings, Questions
 X, Y, Z = np.eye(3, dtype=np.float32)
 
 
-def embedded(*regions: np.ndarray, masks: list[bool] | None = None) -> ImageEmbeddings:
+def embeddings_of(*regions: np.ndarray, masks: list[bool] | None = None) -> ImageEmbeddings:
     rows = np.stack(regions)
     has_mask = np.array(masks or [True] * len(rows))[:, None]
     return ImageEmbeddings(image=X, roi=rows, mask=rows * has_mask, crop=None)
@@ -40,8 +40,8 @@ def questions_of(count: int, *phrases: tuple[str, tuple[int, ...]]) -> Questions
 
 def test_regions_are_named_among_all_classes() -> None:
     classification = Classification(["x", "y", "z"], np.stack([X, Y, Z]))
-    classification.add(0, ["x", "y", None], embedded(X, X, Z, masks=[True, False, True]))
-    classification.add(1, ["y"], embedded(Y))
+    classification.add(0, ["x", "y", None], embeddings_of(X, X, Z, masks=[True, False, True]))
+    classification.add(1, ["y"], embeddings_of(Y))
     roi, mask, crop = (classification.answers[way] for way in ("roi", "mask", "crop"))
     assert (roi.images, roi.classes) == ([0, 0, 1], ["x", "y", "y"])
     assert roi.values["top1"] == [1.0, 0.0, 1.0]
@@ -100,8 +100,8 @@ def test_differences_are_paired_and_survive_a_file() -> None:
     answers.add(range(60), {"top1": np.ones(60) * hits}, classes)
     reference.add(range(60), {"top1": np.ones(60) * hits}, classes)
     copy = parse_answers(json.loads(json.dumps(dump_answers(reference))))
-    same = differences_of(answers, copy)["top1"]
-    assert (same["value"], same["low"], same["high"]) == (0, 0, 0), "unpaired, chance alone would be wide"
+    gain = differences_of(answers, copy)["top1"]
+    assert (gain["value"], gain["low"], gain["high"]) == (0, 0, 0), "unpaired, chance alone would be wide"
     reference.values["top1"][0] = 1.0 - reference.values["top1"][0]
     assert abs(differences_of(answers, reference)["top1"]["value"]) == pytest.approx(1 / 60)
     with pytest.raises(ValueError, match="the same questions"):
@@ -136,8 +136,8 @@ def test_ties_are_the_mean_over_all_orders() -> None:
     right = [2, 4, 5]
     firsts = []
     for order in permutations(range(len(values))):
-        ranked = sorted(order, key=lambda index: -values[index])  # a stable sort leaves equal ones in this order
-        firsts.append(min(place for place, index in enumerate(ranked) if index in right))
+        ranking = sorted(order, key=lambda index: -values[index])  # a stable sort leaves equal ones in this order
+        firsts.append(min(place for place, index in enumerate(ranking) if index in right))
     ranks = rank_candidates(*case_of(values, right))
     for k in range(1, 7):
         assert ranks.hits(k)[0] == pytest.approx(np.mean([first < k for first in firsts]))

@@ -33,13 +33,13 @@ def test_a_fit_learns_how_large_things_are() -> None:
     features = np.array([cut_features(levels, 0.0) for levels in maps])
     box = np.exp(features[..., CUT_FEATURES.index("log_box_area")])
     right = np.abs(np.log(box / 0.2)) < np.log(1.5)
-    some = right.any(axis=1)
+    has_right = right.any(axis=1)
     fit = fit_cut(features[:80], right[:80])
     rule = FittedCut.of(fit.weight, fit.mean, fit.scale, {})
-    chosen = [[fixed_cut(share) for share in SHARES].index(rule(levels, 0.0)) for levels in maps[80:]]
-    hits = right[80:][np.arange(80), chosen]
+    cuts = [[fixed_cut(share) for share in SHARES].index(rule(levels, 0.0)) for levels in maps[80:]]
+    hits = right[80:][np.arange(80), cuts]
     best_share = right[80:].mean(axis=0).max()
-    assert hits[some[80:]].mean() > 0.9
+    assert hits[has_right[80:]].mean() > 0.9
     assert hits.mean() > best_share + 0.2
 
 

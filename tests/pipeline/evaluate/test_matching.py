@@ -20,8 +20,8 @@ def phrase_of(text: str, head: str, start: int = 0, caption: int = 0) -> Phrase:
 
 
 def annotation_of(phrase: str, score: float) -> dict[str, Any]:
-    coded = {"size": [8, 8], "counts": mask_of(BOX).counts}
-    return {"phrase": phrase, "bbox": list(BOX), "segmentation": coded, "score": score, "similarity": 0.3}
+    rle = {"size": [8, 8], "counts": mask_of(BOX).counts}
+    return {"phrase": phrase, "bbox": list(BOX), "segmentation": rle, "score": score, "similarity": 0.3}
 
 
 def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:

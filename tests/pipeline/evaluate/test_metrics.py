@@ -54,7 +54,7 @@ APART = (0.0, 4.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "answers", "wanted"),
+    ("name", "target", "answers", "expected"),
     [
         # With the best true box, and the best-scored region, which is not the best one.
         ("box_recall", TWO, [answer_of(TOP_LEFT, 0.9), answer_of(APART, 0.1)], 1.0),
@@ -79,8 +79,8 @@ APART = (0.0, 4.0, 2.0, 2.0)
         ("centred_box", LEFT, [], 0.0),
     ],
 )
-def test_boxes_masks_and_baselines_by_hand(name: str, target: Any, answers: list[Any], wanted: float | None) -> None:
-    assert value(name, target, *answers) == (wanted if wanted is None else pytest.approx(wanted))
+def test_boxes_masks_and_baselines_by_hand(name: str, target: Any, answers: list[Any], expected: float | None) -> None:
+    assert value(name, target, *answers) == (expected if expected is None else pytest.approx(expected))
 
 
 def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
@@ -89,7 +89,7 @@ def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
     assert value("pointing_off_centre", target_of(TOP_LEFT), heat=map_of(one_hot(4, 4))) == 0.0
 
 
-OURS = (
+DATASET_LINKS = (
     "pointing",
     "pointing_15px",
     "pointing_off_centre",
@@ -101,7 +101,7 @@ OURS = (
 )
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", DATASET_LINKS)
 def test_what_was_missed_is_zero(name: str) -> None:
     assert value(name, target_of(TOP_LEFT), phrase=None) == 0.0
     assert value(name, target_of(TOP_LEFT), heat=map_of(np.zeros((2, 2)), fault="empty")) == 0.0

@@ -103,11 +103,11 @@ def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
 
 
 def test_random_weights_are_not_sane(graph: Graph) -> None:
-    checked = check_model(graph)
-    assert checked.cosines.shape == (8, 8)
-    assert np.isfinite(checked.cosines).all()
-    assert any("which caption belongs to which photograph" in fault for fault in checked.figures["faults"])
-    assert checked.device.startswith("cpu")
+    check = check_model(graph)
+    assert check.cosines.shape == (8, 8)
+    assert np.isfinite(check.cosines).all()
+    assert any("which caption belongs to which photograph" in fault for fault in check.figures["faults"])
+    assert check.device.startswith("cpu")
 
 
 def test_a_model_that_cannot_tell_captions_apart_is_not_sane(graph: Graph) -> None:
@@ -152,10 +152,10 @@ def test_pairs_are_compared_with_random_pairings() -> None:
     hub = np.zeros((8, 8), np.bool_)
     hub[:, 3] = True
     assert (compare_pairings(hub).hits, compare_pairings(hub).by_chance, compare_pairings(hub).p) == (1, 1.0, 1.0)
-    some = compare_pairings(np.eye(4, dtype=np.bool_), [0, 1])
-    assert (some.hits, some.of) == (2, 2)
-    assert some.by_chance == pytest.approx(0.5, abs=0.05)
-    assert some.p == pytest.approx(1 / 12, abs=0.01)
+    half = compare_pairings(np.eye(4, dtype=np.bool_), [0, 1])
+    assert (half.hits, half.of) == (2, 2)
+    assert half.by_chance == pytest.approx(0.5, abs=0.05)
+    assert half.p == pytest.approx(1 / 12, abs=0.01)
 
 
 def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -> None:
@@ -181,7 +181,7 @@ def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path:
     weights = tmp_path / "random.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     settings = {"input": INPUT, "model": {"name": name, "weights": str(weights)}}
-    checked = check_model(build_graph(RunConfig.model_validate(settings)))
-    assert np.isfinite(checked.cosines).all()
-    assert checked.figures["retrieval"]["hits"] <= 8
-    assert any("which caption belongs to which photograph" in fault for fault in checked.figures["faults"])
+    check = check_model(build_graph(RunConfig.model_validate(settings)))
+    assert np.isfinite(check.cosines).all()
+    assert check.figures["retrieval"]["hits"] <= 8
+    assert any("which caption belongs to which photograph" in fault for fault in check.figures["faults"])

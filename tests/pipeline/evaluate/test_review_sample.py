@@ -37,11 +37,11 @@ def test_weighed_answers_estimate_the_dataset_and_unweighed_ones_do_not() -> Non
     right = (np.random.default_rng(4).random(3000) < regions.scores) & (regions.kinds != "vehicles")
     samples = [regions.draw(200, seed) for seed in range(100)]
     weights = [regions.weights(places) for places in samples]
-    weighed = [
+    estimates = [
         np.average(right[places], weights=sample_weights)
         for places, sample_weights in zip(samples, weights, strict=True)
     ]
-    assert np.mean(weighed) == pytest.approx(right.mean(), abs=0.01)
+    assert np.mean(estimates) == pytest.approx(right.mean(), abs=0.01)
     assert np.mean([right[places].mean() for places in samples]) > right.mean() + 0.015
     rare = regions.kinds == "vehicles"
     assert np.mean([rare[places].mean() for places in samples]) > 2 * rare.mean()
@@ -75,8 +75,8 @@ def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
     assert regions.rows.tolist() == [number for number, _ in distinct]
     assert regions.scores == pytest.approx([annotation["score"] for _, annotation in distinct])
     assert regions.kinds.tolist() == [kind_of(annotation["head"]) for _, annotation in distinct]
-    shown = [distinct[regions.places[annotation["id"]]] for _, annotation in annotations]
-    assert [(row, one["phrase"], one["bbox"]) for row, one in shown] == [
+    regions_of_rows = [distinct[regions.places[annotation["id"]]] for _, annotation in annotations]
+    assert [(row, one["phrase"], one["bbox"]) for row, one in regions_of_rows] == [
         (row, one["phrase"], one["bbox"]) for row, one in annotations
     ]
     for number, region in sample_for_review(dataset, 20, seed=4):

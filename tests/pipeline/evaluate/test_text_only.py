@@ -61,9 +61,9 @@ def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None
 
 def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
     usual = fit(IMAGES)
-    single, both = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
+    single, pair = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
     assert max(box_iou(single, LEFT), box_iou(single, RIGHT)) > 0.5
-    assert box_iou(both, (0.0, 20.0, 80.0, 30.0)) > 0.5
+    assert box_iou(pair, (0.0, 20.0, 80.0, 30.0)) > 0.5
 
 
 def test_a_rare_noun_has_the_place_of_all_phrases() -> None:

@@ -10,8 +10,8 @@ from stages.shared.model.config import TowerKind
 
 def test_by_default_all_that_are_quick_and_free() -> None:
     labels = [contender.label for contender in contenders_of(None, "class_token", "m")]
-    wanted = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
-    assert labels == [kind for kind in wanted if not EXPLAINERS[kind].claim]
+    expected = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
+    assert labels == [kind for kind in expected if not EXPLAINERS[kind].claim]
     assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
     assert [contender.label for contender in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
 
@@ -46,6 +46,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_says_what_fits(case: str) -> None:
-    typed, words = REFUSED[case]
+    selection, words = REFUSED[case]
     with pytest.raises(ConfigError, match=rf"--explainers: .*{words}"):
-        contenders_of(typed, "class_token", "m")
+        contenders_of(selection, "class_token", "m")

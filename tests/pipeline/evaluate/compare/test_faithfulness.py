@@ -54,8 +54,8 @@ def test_insertion_shows_what_deletion_hides() -> None:
     heat = np.random.default_rng(0).random((10, 10), np.float32)
     masks = {name: visible_masks(rank_pixels(heat), protocol) for name, protocol in PROTOCOLS.items()}
     for name, protocol in PROTOCOLS.items():
-        wanted = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
-        assert masks[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(wanted))
+        expected = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
+        assert masks[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(expected))
     assert np.array_equal(masks["insertion_rise"], ~masks["deletion_rise"])
     assert heat[masks["insertion_authors"][2]].min() > heat[~masks["insertion_authors"][2]].max()
     assert masks["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
@@ -75,13 +75,13 @@ def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
         return area_under(protocol.shares, scores)
 
     running = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1])])
-    wanted = float(((running[1:] + running[:-1]) / 2).mean())
-    assert area(weights, insertion) == pytest.approx(wanted)
-    assert area(weights, deletion) == pytest.approx(1 - wanted)
+    expected = float(((running[1:] + running[:-1]) / 2).mean())
+    assert area(weights, insertion) == pytest.approx(expected)
+    assert area(weights, deletion) == pytest.approx(1 - expected)
     for _ in range(50):
         other = rng.random((4, 4))
-        assert area(other, insertion) <= wanted
-        assert area(other, deletion) >= 1 - wanted
+        assert area(other, insertion) <= expected
+        assert area(other, deletion) >= 1 - expected
 
 
 def test_the_probability_of_a_phrase_among_several() -> None:
@@ -115,8 +115,8 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
             logits, _ = module.get_logits(((pasted - mean) / std).float(), open_clip.tokenize(texts))
         scores = logits.softmax(dim=1) if bias is None else logits.sigmoid()
         assert 0.02 < scores[:, 0].max() < 0.98
-        wanted = area_under(protocol.shares, scores[:, 0].double().numpy())
-        assert areas[name] == pytest.approx(wanted, abs=1e-5)
+        expected = area_under(protocol.shares, scores[:, 0].double().numpy())
+        assert areas[name] == pytest.approx(expected, abs=1e-5)
 
 
 def test_half_an_image_means_what_the_pasted_image_means() -> None:
@@ -125,8 +125,8 @@ def test_half_an_image_means_what_the_pasted_image_means() -> None:
     filling = filling_pixels(model, rgb, "random", 5)
     masks = RNG.random((3, 32, 32)) < 0.5
     texts = text_embeddings(model, ["a cat", "two dogs"])
-    wanted = image_embeddings(model, np.where(masks[..., None], rgb, filling).astype(np.uint8)) @ texts.T
-    np.testing.assert_allclose(masked_cosines(model, rgb, masks, filling, texts), wanted, atol=1e-5)
+    expected = image_embeddings(model, np.where(masks[..., None], rgb, filling).astype(np.uint8)) @ texts.T
+    np.testing.assert_allclose(masked_cosines(model, rgb, masks, filling, texts), expected, atol=1e-5)
 
 
 def test_what_stands_where_nothing_is_seen() -> None:

@@ -16,9 +16,9 @@ RNG = np.random.default_rng(0)
 @torch.no_grad()
 def test_explainers_share_the_trunk_and_get_the_same_maps() -> None:
     make, spec = TOWERS["ConvNeXt"]
-    plain = from_open_clip(make(), spec=spec)
-    shared = with_trunk_cache(plain)
-    trunk = shared.tower.trunk  # type: ignore[attr-defined]  # an averaged tower
+    model = from_open_clip(make(), spec=spec)
+    cached_model = with_trunk_cache(model)
+    trunk = cached_model.tower.trunk  # type: ignore[attr-defined]  # an averaged tower
     assert isinstance(trunk, CachedTrunk)
     calls: list[int] = []
     inner = trunk.trunk
@@ -27,13 +27,13 @@ def test_explainers_share_the_trunk_and_get_the_same_maps() -> None:
     phrases = [["a cat"], ["a dog"]]
     for number, rgb in enumerate((first, second), start=1):
         for make_one, config in ((Cam, CamConfig()), (MaskClip, MaskClipConfig())):
-            maps = make_one(config, shared).explain(rgb, phrases)
-            wanted = make_one(config, plain).explain(rgb, phrases)
-            for a, b in zip(maps, wanted, strict=True):
+            maps = make_one(config, cached_model).explain(rgb, phrases)
+            expected = make_one(config, model).explain(rgb, phrases)
+            for a, b in zip(maps, expected, strict=True):
                 assert a[0].values.tobytes() == b[0].values.tobytes()
-        image_embeddings(shared, rgb)
+        image_embeddings(cached_model, rgb)
         assert calls == [2] * number
     for _ in range(2):  # some explainers take the images one by one
         for rgb in second:
-            image_embeddings(shared, rgb[None])
+            image_embeddings(cached_model, rgb[None])
     assert calls == [2, 2, 1, 1]

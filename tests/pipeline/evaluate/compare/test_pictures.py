@@ -73,10 +73,10 @@ def test_without_truth_phrases_have_things_from_their_captions(scenes: Path) -> 
 
 
 def test_what_is_left_out_is_said(scenes: Path, tmp_path: Path) -> None:
-    told = StringIO()
-    sample(scenes, truth=False, console=Console(file=told, width=200))
-    told_once = "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for\n"
-    assert told.getvalue() == told_once
+    output = StringIO()
+    sample(scenes, truth=False, console=Console(file=output, width=200))
+    expected = "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for\n"
+    assert output.getvalue() == expected
     (tmp_path / "images").symlink_to(scenes / "images")
     row = {"id": "a", "image": "000000.jpg", "caption": "beautiful!"}
     (tmp_path / "captions.jsonl").write_text(json.dumps(row) + "\n")

@@ -39,8 +39,8 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
     all_ = shuffle_weights(model, "all", 0)
     assert torch.equal(head.tower.embed(rgb), tokens), "the head's tokens are the model's"
     assert not torch.allclose(all_.tower.embed(rgb), tokens)
-    for changed in (head, all_):
-        correlations = changed.tower.encode(rgb)
+    for shuffled in (head, all_):
+        correlations = shuffled.tower.encode(rgb)
         assert correlations.isfinite().all()
         assert torch.cosine_similarity(correlations, before).item() < 0.9
     assert torch.equal(model.tower.encode(rgb), before)
@@ -51,14 +51,14 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
 def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
     model = model_of("class token")
     tower = model.tower
-    changed = shuffle_weights(model, "head", 3).tower
+    shuffled = shuffle_weights(model, "head", 3).tower
     assert isinstance(tower, VisionTower)
-    assert isinstance(changed, VisionTower)
+    assert isinstance(shuffled, VisionTower)
     old = tower.blocks[-1]
-    new = changed.blocks[-1]
+    new = shuffled.blocks[-1]
     assert torch.equal(old.qkv.weight.flatten().sort().values, new.qkv.weight.flatten().sort().values)
     assert not torch.equal(old.qkv.weight, new.qkv.weight)
-    assert all(a is b for a, b in zip(changed.blocks[:-1], tower.blocks[:-1], strict=True))
+    assert all(a is b for a, b in zip(shuffled.blocks[:-1], tower.blocks[:-1], strict=True))
 
 
 def test_ranks_ignore_the_scale_and_share_ties() -> None:
@@ -88,8 +88,8 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
         images.append(ComparedImage(number=number, source=record, record=record, questions=(question,)))
     stage = contest.stages(model)["raw_attention"]
     maps = [{"raw_attention": each.heat_maps} for each in stage.process([image.record for image in images])]
-    checked = {
+    rows_by_label = {
         label: [row for row in check_sanity(contest, images, maps, 0) if row["label"] == label] for label in LABELS
     }
-    assert [row.keys() for row in checked["occlusion"]] == [{"label", "image"}] * 3
-    assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in checked["raw_attention"])
+    assert [row.keys() for row in rows_by_label["occlusion"]] == [{"label", "image"}] * 3
+    assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in rows_by_label["raw_attention"])
