@@ -165,7 +165,7 @@ def choose_absent_phrases(images: Sequence[QueriedImage]) -> dict[int, QueriedIm
 
 
 def _is_evidence(head: str, heads: Collection[str]) -> bool:
-    """Whether captions with the head nouns `heads` are evidence that no `head` is in the image.
+    """Return whether captions with the head nouns `heads` are evidence that no `head` is in the image.
 
     They are not if one of `heads` may name the same thing, or if captions usually leave out things of this kind.
     """

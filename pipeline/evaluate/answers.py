@@ -1,7 +1,7 @@
 """Embeddings -> a number for each region, phrase, caption and image -> figures, and differences between two models.
 
-Equal similarities are in random order, and every number is the expected one over these orders. A model that gives all
-candidates the same similarity then scores like chance, and no figure depends on the order of the input.
+Equal similarities are in random order, and every number is the expected value over these orders. A model that gives
+all candidates the same similarity then scores like chance, and no figure depends on the order of the input.
 
 Shapes: Q queries, C candidates, E embedding.
 """
@@ -48,7 +48,7 @@ class Ranks:
 
 
 def rank_candidates(similarities: NDArray[np.float32], right: NDArray[np.bool_]) -> Ranks:
-    """Rank candidates: finite similarities (Q, C), and the right candidates (Q, C), one or more in each row."""
+    """Rank candidates by finite similarities (Q, C); `right` (Q, C) has one or more candidates in each row."""
     best = np.where(right, similarities, -np.inf).max(axis=1, keepdims=True)
     level = similarities == best
     return Ranks(

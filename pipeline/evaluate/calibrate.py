@@ -50,7 +50,7 @@ SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
-RowRecords = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.mapped`
+RowRecords = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.rows_with_maps`
 
 
 def write_calibration(
@@ -91,7 +91,7 @@ def write_calibration(
     features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in regions])
     owners = np.array([image for image, *_ in regions], np.int64)
     fit = fit_logistic(features, labels)
-    fitted, presence_figures = fit_presence(evaluation_set, console) if presence else (None, None)
+    presence_fit, presence_figures = fit_presence(evaluation_set, console) if presence else (None, None)
     counts = {"regions": len(labels), "right": int(labels.sum())}
     precisions = [config.model.precision]
     calibration = Calibration(
@@ -101,7 +101,7 @@ def write_calibration(
             config if graph is None else graph.settings(config), evaluation_set.dataset.manifest["model_fingerprint"]
         ),
         made_from={"truth": truth_path.name, "images": len({*owners.tolist()}), **counts, "precisions": precisions},
-        presence=None if fitted is None else fitted.plain(),
+        presence=None if presence_fit is None else presence_fit.plain(),
         cut=None if cut is None else cut.plain(),
     )
     store(calibration, out)
@@ -143,7 +143,7 @@ def _score_figures(
 
 
 def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
-    """Return the calibration that made the dataset's scores if its regression is about the same phrases, else None.
+    """Return the calibration of the dataset's scores if its regression is about the same phrases, else None.
 
     presence: whether presence is fitted, so that the regression is about present phrases alone.
     """
@@ -224,7 +224,7 @@ def _shrunken_mean(images: Iterable[Sequence[float]]) -> float:
 
 
 GRABCUT_IMAGES: Final = 100
-"""The most images, evenly spaced, whose maps GrabCut cuts at all shares: a tenth of a second each for one size. Box
+"""The most images, evenly spaced, for which GrabCut cuts maps at all shares, in a tenth of a second for one size. Box
 recall on other photographs of train (200 in five folds) is +0.006 (-0.005 to 0.016) with 80 images instead of 160, and
 -0.012 (-0.026 to -0.001) with 53. A fit to contours instead has -0.009 (-0.032 to 0.015)."""
 

@@ -1,8 +1,8 @@
 """`phrasebox eval`: all figures of a finished dataset against ground truth, as plain values.
 
-Boxes, masks and scores are those of the shards, and so are heat maps where `output.heat_maps` stored them. Otherwise
-the maps are computed again from the dataset's own configuration, which gives the same ones. Either way they are brought
-into the form that the regions were cut from.
+Boxes, masks and scores come from the shards, and so do heat maps if `output.heat_maps` stored them. Otherwise the maps
+are computed again from the dataset's own configuration, which gives equal maps. Then they are brought into the form
+from which the regions were cut.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class EvaluationSet:
     def with_requested_rule(self) -> EvaluationSet:
         """Return the same set with the rule that the run's user asked for; a setting of the rule stays.
 
-        A run whose calibration has no cut stores the rule that it used instead.
+        A run with a calibration without a cut stores the rule that it used instead.
         """
         regions = self.dataset.manifest.get("run", {}).get("config", {}).get("regions", {})
         rule_settings = [f"regions.rule={regions['rule']}"] if "rule" in regions else []
@@ -173,7 +173,7 @@ def process_input(
         stages: The stages.
         names: Ids of the samples.
         console: Shows the progress.
-        phrases: Phrases of each sample; None for those of the captions.
+        phrases: Phrases of each sample; None for the phrases of its captions.
 
     Raise InputError if the input lacks some of the samples.
     """

@@ -1,20 +1,20 @@
-"""Which phrases and regions of a dataset answer which targets of the ground truth.
+"""The phrases and regions of a dataset that answer the targets of the ground truth.
 
 An image of the dataset is matched with one of the ground truth by its file name, see `match_images`.
 
 How a target finds its phrase depends on `TruthTarget.match`:
 
 phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
-category    Every phrase whose text or head noun equals the category's name is a query of its own, and any thing of the
+category    Every phrase with the category's name as its text or head noun is a query of its own, and any thing of the
             category counts as right. A category that no caption names makes no query.
 expression  The phrase that is the whole caption, else the first phrase of the caption.
 
-A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
-tokenised and other sources of the same captions do not; failing that, it is the one that only spells a word otherwise
-(`stages.truth.ground_truth`).
+A target's caption is the row's caption with the same letters and digits, because captions of Flickr30k Entities are
+tokenised and other sources of these captions are not. If there is none, it is the row's caption with another spelling
+of a word (`stages.truth.ground_truth`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
-empty or if the row has an error: what the pipeline loses on the way is part of the figures.
+empty or if the row has an error: losses of the pipeline are part of the figures.
 
 A phrase that answers no target is known to be absent in two cases: the ground truth lists it; or its head noun or text
 is a category that the ground truth annotates everywhere, and nothing of that category is in the image. Its regions are

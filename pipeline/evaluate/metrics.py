@@ -31,10 +31,10 @@ from stages.truth.ground_truth import TruthImage, bare, find_spelling
 
 TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
-"""The tolerance is 15 px in an image whose longer side has 384 px, and grows with the image."""
+"""The tolerance is 15 px in an image with a longer side of 384 px, and grows with the image."""
 
 IOU: Final = 0.5  # a box is right if its intersection over union is at least this
-CENTRED_SIDE: Final = 0.8  # the share from 0.5 to 1, in steps of 0.1, whose box hits most phrases of 1,000 photographs
+CENTRED_SIDE: Final = 0.8  # of 0.5 to 1, in steps of 0.1, the share that hits most phrases of 1,000 photographs
 
 
 @dataclass(frozen=True, slots=True)

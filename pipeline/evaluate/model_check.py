@@ -101,10 +101,10 @@ class ModelCheck:
                     together: 2n pairs
         heat        area under the ROC curve of each map's heat as a detector of its thing: 0.5 by chance, 1 at best;
                     the same for a map that falls off from the middle of the image, and for the maps of other phrases
-        pointing    phrases whose map has its peak on the thing, and whose thing covers the image's centre
-        off_centre  the same for the phrases whose things leave the image's centre free
+        pointing    phrases with the map's peak on the thing, and phrases with a thing on the image's centre
+        off_centre  the same for phrases with things beside the image's centre
         boxes       recall at IoU 0.5 and mean IoU of the best regions' boxes, and the recall of one box in the middle
-        empty_maps  phrases whose map has no heat anywhere, or the same everywhere
+        empty_maps  phrases with a map without heat, or with the same heat everywhere
         faults      why the model is not sane, a sentence each
         cautions    sentences about a model even if it is sane: that its peaks or its boxes miss
         """

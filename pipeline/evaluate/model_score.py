@@ -75,7 +75,7 @@ class ScoringJob:
 
 
 def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return all figures of a model as plain values; `reference`: those of another model on the same images.
+    """Return all figures of a model as plain values; `reference`: figures of another model on the same images.
 
     Returns:
         `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`

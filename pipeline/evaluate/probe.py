@@ -46,7 +46,7 @@ class ProbeConfig:
         prompts: Sentences for the name of a class, with `{}` for the name; the class is the mean of their embeddings.
             `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases are embedded as they are.
         crops: Whether every region is also embedded as an image, for CLIPSelf the ceiling of dense features.
-        pool_images: The most images whose regions together are searched in the harder search of phrases.
+        pool_images: The most images with regions in one pool, in the harder search of phrases.
     """
 
     residual: bool = False
@@ -87,7 +87,7 @@ def questions_of(
     """Return the questions of an image of a size, from its ground truth and its things (`GroundTruth.things`).
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
-    are cut off at the image's edges. Phrases are those of captions and the sentences of RefCOCO; names of categories
+    are cut off at the image's edges. Phrases come from captions and from the sentences of RefCOCO; names of categories
     are asked as classes.
 
     Raise InputError if the ground truth is for an image of another size, unless it was resized afterwards.

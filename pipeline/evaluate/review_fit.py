@@ -6,13 +6,14 @@ likely one a posteriori; a standardised weight has a normal prior around the pre
 right      the regression on a region's evidence, fitted to "right" and "wrong"
 presence   its log odds, constant + slope * log odds with slope >= 0, fitted to "there" (right or wrong) and "not there"
 
-Where presence is not known, "not there" counts as wrong. Where maps are cut stays as it is: an answer is about the one
-cut that was shown, and a wrong box does not say whether another cut of its map would be right.
+Where presence is not known, "not there" counts as wrong. The cut of maps does not change: an answer is about the shown
+cut, and a wrong box does not tell whether another cut of its map would be right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -61,7 +62,7 @@ PRESENCE_CERTAINTY: Final = 0.3
 
 _CERTAIN: Final = 1e-6  # presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds
 
-MIN_SCORE: Final = 0.5  # the score from which on regions are compared with what their scores claim
+MIN_SCORE: Final = 0.5  # the lowest score of regions in the comparison of scores and precision
 
 
 class ReviewFit(NamedTuple):
@@ -146,7 +147,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
             "reviews": len(reviewed.answers),
             "dataset": dataset.path.name,
             "answers": reviewed.counts,
-            "answered": latest_time(review for own in reviewed.reviews for review in own),
+            "answered": latest_time(chain.from_iterable(reviewed.reviews)),
             "reviewers": reviewed.reviewers,
             "precisions": [config.model.precision],
             "images": len(embeddings),

@@ -72,7 +72,7 @@ class Population:
         return np.lexsort((random, turn))[:count]
 
     def weights(self, places: Ints) -> Floats:
-        """Return how many regions each reviewed region stands for, (m,); those of a stratum stand for all of it."""
+        """Return the number of regions that each reviewed region stands for, (m,); their sum is the whole stratum."""
         weights = np.empty(len(places))
         for stratum in np.unique(self.strata[places]):
             in_stratum = self.strata[places] == stratum

@@ -30,7 +30,7 @@ SHRINK: Final = 20.0  # on halves of 500 photographs box recall is 0.249 with 10
 FEWEST: Final = 3
 IOU: Final = 0.5
 AMONG_EQUALS: Final = 0.01  # weight of the IoU itself beside whether it is 0.5 or more
-AT_ONCE: Final = 512  # phrases whose boxes are compared with all others at a time, which bounds the memory
+AT_ONCE: Final = 512  # phrases that are compared with all boxes at a time, which bounds the memory
 
 BEHIND_THE_HEAD: Final = frozenset(
     {"of", "in", "on", "with", "at", "from", "for", "by", "to", "near", "behind", "under", "over", "and", "or", "that"}
@@ -47,16 +47,28 @@ def head_of(phrase: str) -> str:
 
 
 class UsualPlace(NamedTuple):
-    """The box and the point of a noun, as shares of the image's sides; `merged` is the box around all its things."""
+    """The usual place of a noun's things, in shares of the image's sides.
 
-    box: Box  # x, y, width, height
+    Attributes:
+        box: Box of a thing: x, y, width, height.
+        merged: Box around all things of a phrase.
+        point: Point on a thing: x, y.
+    """
+
+    box: Box
     merged: Box
-    point: tuple[float, float]  # x, y
+    point: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOnly:
-    """Usual places by head noun, and those of all phrases; `images` is the number of images that they come from."""
+    """Usual places of things, from the text alone.
+
+    Attributes:
+        of_head: Usual place of each frequent head noun.
+        of_all: Usual place over all phrases.
+        images: Number of images that the places come from.
+    """
 
     of_head: Mapping[str, UsualPlace]
     of_all: UsualPlace
@@ -141,7 +153,7 @@ def _count_hits(phrases: Sequence[list[Box]]) -> Floats:
 
 
 def _score_overlaps(true: Floats) -> Floats:
-    """Return, for true boxes (n, 4), 1 where a box of `_BOXES` has IoU >= 0.5, plus a part of the IoU: (n, boxes)."""
+    """Score `_BOXES` against true boxes (n, 4): 1 for an IoU >= 0.5, plus a small part of the IoU, (n, boxes)."""
     sides = [
         np.clip(
             np.minimum(true[:, end, None], _BOXES[:, end]) - np.maximum(true[:, start, None], _BOXES[:, start]), 0, 1

@@ -55,7 +55,7 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
     "outline": tuple({"regions.refine": kind} for kind in ("none", "grabcut")),
     "fitted": ({"regions.rule": "fitted"},),
 }
-"""Groups of changes that need no other maps, tried behind those of `MAPS`."""
+"""Groups of changes that need no other maps, tried after the groups of `MAPS`."""
 
 FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
 

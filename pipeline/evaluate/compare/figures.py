@@ -306,7 +306,7 @@ def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats
 
     Returns:
         `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image
-        tower, over `n` phrases. The correlation is None if one of them is the same for all.
+        tower, over `n` phrases. The correlation is None if one of them is constant.
     """
     explained_cosines = np.array([heat_map.similarity for image_maps in maps for heat_map in image_maps])
     true = np.concatenate(cosines)

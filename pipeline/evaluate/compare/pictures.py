@@ -1,4 +1,4 @@
-"""The images, phrases and places that explainers are compared on: a sample, the same for all of them."""
+"""The sample of images, phrases and places, which is the same for all explainers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ComparedImage:
 
     Attributes:
         number: Number in the sample, from 0.
-        source: The record as it was read, with the phrases of the questions.
+        source: The record of the input, with the phrases of the questions.
         record: The same record with pixels at the model's own input size.
         questions: One or more questions in random order.
     """

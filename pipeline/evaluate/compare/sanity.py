@@ -40,7 +40,7 @@ DEPTHS: Final[tuple[Depth, ...]] = ("head", "all")
 
 _WEIGHTS: Final = ("patch_weight", "patch_bias", "class_token", "position_embedding", "ln_pre")
 _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
-"""The weights of a transformer before its blocks, and those of a block."""
+"""The weights of a transformer before its blocks, and the weights of a block."""
 
 
 def check_sanity(
