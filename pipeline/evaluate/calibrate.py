@@ -88,7 +88,8 @@ def write_calibration(
     regions = _judge_regions(config.regions, rows, evaluation_set, cut, sizes, has_absent=not presence)
     labels = np.array([right for *_, right in regions], np.bool_)
     _check_labels(labels)
-    features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in regions])
+    evidence = [part for _, part, _ in regions]
+    features = np.array([[measure(part) for measure in FEATURES.values()] for part in evidence])
     owners = np.array([image for image, *_ in regions], np.int64)
     fit = fit_logistic(features, labels)
     presence_fit, presence_figures = fit_presence(evaluation_set, console) if presence else (None, None)
@@ -105,9 +106,7 @@ def write_calibration(
         cut=None if cut is None else cut.plain(),
     )
     store(calibration, out)
-    previous_scores = (
-        None if previous is None else np.array([previous.probability(evidence) for _, evidence, _ in regions])
-    )
+    previous_scores = None if previous is None else np.array([previous.probability(part) for part in evidence])
     figures = {
         "matched": evaluation_set.matches.counts,
         **counts,
@@ -128,7 +127,7 @@ def _check_labels(labels: NDArray[np.bool_]) -> None:
 def _score_figures(
     features: Floats, labels: NDArray[np.bool_], images: NDArray[np.int64], previous_scores: Floats | None
 ) -> dict[str, Any]:
-    """Return the figures of scores from five folds; `before`: the previous calibration's scores, None without one."""
+    """Return the figures of scores from five folds; `previous_scores`: those of the dataset's calibration, if any."""
     places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
     baseline = np.full(len(labels), labels.mean()) if previous_scores is None else previous_scores
     scores = predict_out_of_fold(features, labels, images)[places]

@@ -126,11 +126,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     config = graph.settings(evaluation_set.config())
     previous = graph.cuts.calibration
     reviewed = _read_new_answers(dataset, previous)
-    if dataset.manifest.get("calibration") not in (None, graph.calibration):
-        raise ConfigError(
-            f"{path}: its scores were made with another calibration than is found now; name that one with "
-            "--set regions.calibration=FILE"
-        )
+    _check_calibration(path, dataset, graph)
     map_graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
     rows = evaluation_set.rows_with_maps(map_graph, console)
     evidence = _evidence_of(reviewed, rows, RegionsStage(config.regions, previous))
@@ -169,6 +165,14 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
         "gain": gain.plain(),
     }
     return {**figures, "verdict": review_verdict(figures)}
+
+
+def _check_calibration(path: Path, dataset: Dataset, graph: Graph) -> None:
+    if dataset.manifest.get("calibration") not in (None, graph.calibration):
+        raise ConfigError(
+            f"{path}: its scores were made with another calibration than is found now; name that one with "
+            "--set regions.calibration=FILE"
+        )
 
 
 def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> ReviewedRegions:

@@ -19,7 +19,7 @@ from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import correct, is_right, value_of
 from pipeline.graph import build_steps, presence_in
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
@@ -100,7 +100,10 @@ class TuningSession:
         return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *extra_settings]).config()
 
     def start(self, most: int) -> Trial:
-        """Compute the maps of `most` images, and measure the dataset's settings with its calibration."""
+        """Compute the maps of `most` images, and measure the dataset's settings with its calibration.
+
+        Raise InputError if no phrase has a known place, and ConfigError if the figure that decides has no value.
+        """
         # Grabcut keeps the pixels.
         map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
         evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings])
@@ -120,7 +123,14 @@ class TuningSession:
             record for _, record in evaluation_set.rows_with_maps(graph, self.console, most) if record.error is None
         ]
         self._maps[self._key(self.config({}))] = self._dataset_records
-        return self.judge(self.config({}), self._dataset_records, calibration)
+        trial = self.judge(self.config({}), self._dataset_records, calibration)
+        if not trial.figures["targets"] + trial.figures["reviewed"]:
+            raise InputError(f"none of the {len(trial.parts)} images has a phrase with a known place")
+        if trial.figures[self.by] is None:
+            raise ConfigError(
+                f"--by {self.by}: there is no such figure with this ground truth and the dataset's settings"
+            )
+        return trial
 
     def measure(self, config: RunConfig) -> Trial:
         """Measure settings without a calibration; the rule `fitted` is fitted to the other half of the images."""

@@ -118,13 +118,6 @@ class _GreedySearch:
         return {}, start  # the dataset's calibration may be worth more than all changes
 
 
-def _check_start(start: Trial, by: Figure) -> None:
-    if not start.figures["targets"] + start.figures["reviewed"]:
-        raise InputError(f"none of the {len(start.parts)} images has a phrase with a known place")
-    if start.figures[by] is None:
-        raise ConfigError(f"--by {by}: there is no such figure with this ground truth and the dataset's settings")
-
-
 def tune_settings(
     evaluation_set: EvaluationSet,
     console: Console,
@@ -139,8 +132,7 @@ def tune_settings(
     """Try groups of changes one after the other on `most` images; see the module.
 
     No try begins after `minutes`, and no try that needs maps after the share `FOR_MAPS` of them. `wrong` are the boxes
-    that reviews call wrong, if the ground truth comes from reviews. Then no cut is fitted: that needs boxes of all
-    things.
+    that reviews call wrong, if they are the ground truth; then no cut is fitted, which needs boxes of all things.
 
     Returns:
         `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, the figures
@@ -157,7 +149,6 @@ def tune_settings(
     start_s = time.monotonic()
     session = TuningSession(evaluation_set=evaluation_set, wrong=wrong, by=by, console=console)
     start = session.start(most)
-    _check_start(start, by)
     uncut = session.config({}).regions.without_cut()
     baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
     base = session.measure(session.config(baseline))

@@ -85,13 +85,7 @@ class SampleSize:
 
 
 def read_images(
-    config: RunConfig,
-    spec: InputSpec,
-    truth_path: Path | None,
-    sample_size: SampleSize,
-    console: Console,
-    *,
-    resized: bool,
+    config: RunConfig, spec: InputSpec, truth: Path | None, sample_size: SampleSize, console: Console, *, resized: bool
 ) -> list[ComparedImage]:
     """Read a sample of images, with phrases, places and pixels at the model's input size.
 
@@ -100,11 +94,12 @@ def read_images(
     Raise InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
     nothing to ask.
     """
-    truth = None if truth_path is None else read_truth(truth_path)
+    ground_truth = None if truth is None else read_truth(truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
     samples = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(shards)]
-    matches = None if truth is None else match_images((name for _, name, is_read in samples if is_read), truth)
+    names = (name for _, name, is_read in samples if is_read)
+    matches = None if ground_truth is None else match_images(names, ground_truth)
     candidates = (
         (place, sample_id)
         for place, (sample_id, name, is_read) in enumerate(samples)
@@ -116,11 +111,11 @@ def read_images(
     def questions_of(record: Record) -> list[Question]:
         if record.error is not None:
             return []
-        if truth is None or matches is None:
+        if ground_truth is None or matches is None:
             return _any_questions(record)
         true_image = matches.images[record.sample.image.file_name]
         true_image = true_image.resize((record.height_px, record.width_px)) if resized else true_image
-        return _placed_questions(len(images), record, true_image, truth.categories)
+        return _placed_questions(len(images), record, true_image, ground_truth.categories)
 
     images: list[ComparedImage] = []
     fault_count = count = 0
