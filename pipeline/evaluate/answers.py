@@ -186,7 +186,7 @@ def _recalls(queries: Embeddings, candidates: Embeddings, right: Sequence[set[in
         ranks = rank_candidates(queries[part] @ candidates.T, _mask_of(right[part], len(candidates)))
         for k in CUTOFFS:
             parts[f"r{k}"].append(ranks.hits(k))
-    return {name: np.concatenate(each) for name, each in parts.items()}
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def _mask_of(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:

@@ -96,7 +96,7 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> dict[s
         pairs += _pairs(image, record, graph)
     if not pairs:
         return absent_figures([])
-    features = features_of(ImageStatistics.of(np.stack([each.embedding for each in signals])), signals)
+    features = features_of(ImageStatistics.of(np.stack([part.embedding for part in signals])), signals)
     z_score = dict(zip(texts, features[:, FEATURES.index("deviation")].tolist(), strict=True))
     return absent_figures([replace(pair, z_score=z_score[pair.image, pair.text]) for pair in pairs])
 
@@ -235,7 +235,7 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
         texts = dict.fromkeys(phrase.text for phrase in record.phrases)
         is_present += [text in image.types_by_text for text in texts]
         owners += [image.number] * len(texts)
-    images = ImageStatistics.of(np.stack([each.embedding for each in signals]))
+    images = ImageStatistics.of(np.stack([part.embedding for part in signals]))
     features = features_of(images, signals)
     labels = np.array(is_present, np.bool_)
     numbers = np.array(owners, np.int64)
@@ -247,5 +247,5 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     return presence, {
         "phrases": len(labels),
         "there": int(labels.sum()),
-        **{name: weighted_estimate(presence_area(each, labels), numbers).plain() for name, each in scores.items()},
+        **{name: weighted_estimate(presence_area(values, labels), numbers).plain() for name, values in scores.items()},
     }
