@@ -170,9 +170,8 @@ def _is_evidence(head: str, heads: Collection[str]) -> bool:
     They are not if one of `heads` may name the same thing, or if captions usually leave out things of this kind.
     """
     kinds = {path[0] for path in things().paths.get(head, ())}
-    return kinds.isdisjoint(UNMENTIONED_KINDS) and not any(
-        may_be(head, other) or may_be(other, head) for other in heads
-    )
+    is_alias = any(may_be(head, other) or may_be(other, head) for other in heads)
+    return kinds.isdisjoint(UNMENTIONED_KINDS) and not is_alias
 
 
 def _recolour(phrase: Phrase, image_words: Collection[str], rng: random.Random) -> Phrase | None:
@@ -295,9 +294,8 @@ def _area(pairs: Sequence[Pair], way: str) -> dict[str, Any] | None:
     is_present = _labels(pairs)
     if values is None or is_present.all() or not is_present.any():
         return None
-    return weighted_estimate(
-        presence_area(values, is_present), np.array([pair.image for pair in pairs], np.int64)
-    ).plain()
+    images = np.array([pair.image for pair in pairs], np.int64)
+    return weighted_estimate(presence_area(values, is_present), images).plain()
 
 
 def _labels(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
