@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.evaluate.text_only import TextOnly, fit
+from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from stages.contract.masks import encode_box
 from stages.truth import read_truth
 from tests.figures.pages import as_markdown
@@ -140,7 +140,7 @@ class Proof:
             lines = Path(how["images"]).read_text("utf-8").splitlines()[-how["last"] :]
             names = {Path(json.loads(line)["image"]).stem for line in lines}  # some have other extensions there
             images = {name: image for name, image in images.items() if Path(name).stem in names}
-        return fit(images.values())
+        return fit_usual_places(images.values())
 
     def tune(self, arm: str, rate: float, seed: int, judged: str) -> None:
         """Train a model of an arm and score it on the images to choose by, or on those to judge; keep the score."""

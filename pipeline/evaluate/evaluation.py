@@ -33,8 +33,8 @@ from pipeline.evaluate.metrics import (
     WITHOUT_TEXT,
     Grouping,
     b_cubed,
-    correct,
     grouping_of,
+    judge_answers,
     link_counts,
     pair_f1,
     value_of,
@@ -176,7 +176,7 @@ def report_figures(outcomes: Outcomes) -> dict[str, Any]:
             values[f"{name}_above_text"] = values[name] - values[baseline]
     answers = [answer for query in unique_queries for answer in query.answers]
     owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
-    right = np.array([is_right for query in unique_queries for is_right in correct(query)], np.bool_)
+    right = np.array([is_right for query in unique_queries for is_right in judge_answers(query)], np.bool_)
     rankings = {name: [getattr(answer, name) for answer in answers] for name in ("score", "similarity")}
     if len(outcomes.heat) == len(answers):
         rankings["mean_heat"] = outcomes.heat

@@ -191,7 +191,7 @@ def is_right(box_xywh_px: Box, boxes_xywh_px: Iterable[Box]) -> bool:
     return any(box_iou(box_xywh_px, box) >= IOU for box in boxes_xywh_px)
 
 
-def correct(query: Query) -> list[bool]:
+def judge_answers(query: Query) -> list[bool]:
     """Return whether the box of each answer is right; all are wrong for an absent phrase."""
     boxes = [] if query.target is None else query.target.boxes_xywh_px
     return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]

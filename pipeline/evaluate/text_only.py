@@ -89,7 +89,7 @@ class TextOnly:
         return (x * width, y * height)
 
 
-def fit(images: Iterable[TruthImage]) -> TextOnly:
+def fit_usual_places(images: Iterable[TruthImage]) -> TextOnly:
     """Fit usual places to the targets of images of known size, such as `GroundTruth.images.values()`.
 
     Raise InputError if no image of known size has a target.
@@ -116,7 +116,7 @@ def fit_halves(images: Mapping[str, TruthImage]) -> dict[str, TextOnly]:
     """Return file name -> usual places in the other half of the images; nothing if one half has no phrases."""
     half = {name: stable_id(name) % 2 for name in images}
     try:
-        fits = [fit(image for name, image in images.items() if half[name] != side) for side in (0, 1)]
+        fits = [fit_usual_places(image for name, image in images.items() if half[name] != side) for side in (0, 1)]
     except InputError:
         return {}
     return {name: fits[side] for name, side in half.items()}

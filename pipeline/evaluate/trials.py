@@ -17,7 +17,7 @@ from pipeline.config import RunConfig, sets_any
 from pipeline.evaluate.calibrate import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
-from pipeline.evaluate.metrics import correct, is_right, value_of
+from pipeline.evaluate.metrics import is_right, judge_answers, value_of
 from pipeline.graph import build_steps, presence_in
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box
@@ -174,7 +174,7 @@ class TuningSession:
         values: dict[str, list[float]] = {name: [] for name in FIGURES}
         best = {region["phrase"]: region for region in sorted(row["annotations"], key=lambda region: region["score"])}
         for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
-            right = [float(is_correct) for is_correct in correct(query)]
+            right = [float(is_correct) for is_correct in judge_answers(query)]
             values["precision"] += right
             if self.wrong is not None:
                 values["agreement"] += right[:1] or [0.0] * (query.target is not None)

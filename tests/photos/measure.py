@@ -25,7 +25,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import weighted_estimate
 from pipeline.evaluate.evaluation import evaluation_of, measure_rows
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.text_only import TextOnly, fit
+from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.truth import read_truth
@@ -133,7 +133,7 @@ class Photographs:
         """Fit where things usually are to the human boxes of these images."""
         chosen = {Path(json.loads(line)["image"]).stem for line in self.captions(name).read_text("utf-8").splitlines()}
         truth = read_truth(self.truth(name))
-        return fit(image for file, image in truth.images.items() if Path(file).stem in chosen)
+        return fit_usual_places(image for file, image in truth.images.items() if Path(file).stem in chosen)
 
     def gains(self, name: str, label: str, other: str, figures: Sequence[str]) -> list[float]:
         """Gains of a dataset over another one of these images: value, low and high of each figure, images paired."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.evaluation import Outcomes, report_figures
-from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, correct, grouping_of, link_counts, pair_f1
-from pipeline.evaluate.text_only import fit
+from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, grouping_of, judge_answers, link_counts, pair_f1
+from pipeline.evaluate.text_only import fit_usual_places
 from stages.truth.ground_truth import ChainedPhrase, TruthImage
 from tests.pipeline.evaluate.query_builders import answer_of, map_of, query_of, target_of
 
@@ -122,7 +122,7 @@ def test_a_perfect_answer_has_the_best_value(name: str) -> None:
 
 def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
     other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
-    usual = fit([other_image] * 40)  # of a "car": the top left quarter
+    usual = fit_usual_places([other_image] * 40)  # of a "car": the top left quarter
     query = query_of(target_of(TOP_LEFT, TOP_RIGHT), answer_of(APART), other_boxes=(TOP_RIGHT, APART), text_only=usual)
     expected = {
         "text_box": 1.0,
@@ -138,8 +138,8 @@ def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
 
 def test_a_region_is_right_with_half_of_a_true_box_and_never_for_an_absent_phrase() -> None:
     answers = (answer_of(TOP_LEFT, 0.9), answer_of((0.0, 0.0, 4.0, 2.0), 0.5), answer_of(TOP_RIGHT, 0.1))
-    assert correct(query_of(target_of(TOP_LEFT), *answers)) == [True, True, False]
-    assert correct(query_of(None, *answers)) == [False, False, False]
+    assert judge_answers(query_of(target_of(TOP_LEFT), *answers)) == [True, True, False]
+    assert judge_answers(query_of(None, *answers)) == [False, False, False]
 
 
 def totals_of(*links: tuple[int, str]) -> Any:
@@ -230,7 +230,7 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
 def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
     """Regions find one phrase more than the text alone in each image, and another in half of them like the text."""
     other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
-    usual = fit([other_image] * 40)  # of a "car": the top left quarter
+    usual = fit_usual_places([other_image] * 40)  # of a "car": the top left quarter
     outcomes = Outcomes()
     for image in range(12):
         boxes = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]

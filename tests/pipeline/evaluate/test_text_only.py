@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.text_only import FEWEST, fit, fit_halves, head_of
+from pipeline.evaluate.text_only import FEWEST, fit_halves, fit_usual_places, head_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import stable_id
@@ -48,7 +48,7 @@ def test_the_head_of_a_phrase_stands_before_what_describes_it(phrase: str, head:
 
 
 def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None:
-    usual = fit(IMAGES)
+    usual = fit_usual_places(IMAGES)
     assert usual.images == len(IMAGES)
     for phrase, place in (("dark sky with clouds", SKY), ("green grass", GRASS)):
         twice: Any = tuple(2 * side for side in place)
@@ -60,7 +60,7 @@ def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None
 
 
 def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
-    usual = fit(IMAGES)
+    usual = fit_usual_places(IMAGES)
     single, pair = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
     assert max(box_iou(single, LEFT), box_iou(single, RIGHT)) > 0.5
     assert box_iou(pair, (0.0, 20.0, 80.0, 30.0)) > 0.5
@@ -68,9 +68,9 @@ def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
 
 def test_a_rare_noun_has_the_place_of_all_phrases() -> None:
     rare = [image_of(("cloud", ((30.0, 22.0, 20.0, 16.0),)))] * (FEWEST - 1)
-    usual = fit([*IMAGES, *IMAGES, *rare])
+    usual = fit_usual_places([*IMAGES, *IMAGES, *rare])
     assert usual.box_of("cloud", 80, 60) == usual.box_of("unheard of", 80, 60)
-    assert fit([*IMAGES, *rare * 20]).box_of("cloud", 80, 60) != usual.box_of("cloud", 80, 60)
+    assert fit_usual_places([*IMAGES, *rare * 20]).box_of("cloud", 80, 60) != usual.box_of("cloud", 80, 60)
 
 
 def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
@@ -90,4 +90,4 @@ def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
 @pytest.mark.parametrize("images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]])
 def test_nothing_is_fitted_to_no_phrases(images: list[TruthImage]) -> None:
     with pytest.raises(InputError, match="no phrase with a known place"):
-        fit(images)
+        fit_usual_places(images)
