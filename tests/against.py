@@ -198,6 +198,7 @@ def measure_cpu(process: subprocess.Popen[Any]) -> float:
                 running.discard(member)
         process.poll()
         time.sleep(POLL_SECONDS)
+    process.wait()  # the first thread of a process may end before the others
     return sum(seconds.values())
 
 

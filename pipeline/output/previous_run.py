@@ -88,6 +88,10 @@ def find_run(
     values = {key: run.get(key) for key in identity}
     values["config"] = with_absolute_paths(values["config"] or {})
     values["phrasebox_version"] = identity["phrasebox_version"]
+    if precision_in(folder) == AUTO != identity["config"].get("model", {}).get("precision", AUTO):
+        # It was stopped before a worker decided: no row depends on the precision, or on a calibration for it.
+        values["config"]["model"]["precision"] = identity["config"]["model"]["precision"]
+        values["calibration"] = identity["calibration"]
     if lines := differences(values, identity):
         listing = "\n".join(f"  {line}" for line in lines)
         raise ResumeError(

@@ -224,7 +224,7 @@ def test_a_model_takes_its_calibration_for_the_precision(model, used, name, tmp_
 def test_a_precision_that_workers_decide_decides_the_calibration(instruction, name, tmp_path, monkeypatch) -> None:
     """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
-    monkeypatch.setattr("pipeline.run.engine", lambda _: inline.run)
+    monkeypatch.setattr("pipeline.run.load_engine", lambda _: inline.run)
     cluster = {"kind": "ray", "address": "elsewhere:6379"}
 
     def rows(out: str, **engine: str) -> list[dict[str, Any]]:

@@ -121,6 +121,19 @@ def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tm
         assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0
 
 
+def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp_path: Path) -> None:
+    undecided, decided = (
+        light_config(captions, tmp_path / "out", model={"precision": precision}) for precision in ("auto", "bf16")
+    )
+    folder = DatasetFolder(tmp_path / "out")
+    with folder.locked():
+        folder.start(folder.check_resumable(undecided, "light", calibration="for fp32"))
+        assert folder.check_resumable(decided, "light", calibration="for bf16").state == "started"
+        folder.store_precision(decided, "for bf16")
+        with pytest.raises(ResumeError, match=r"model\.precision: 'bf16' there, 'fp32' now"):
+            folder.check_resumable(light_config(captions, tmp_path / "out"), "light", calibration="for bf16")
+
+
 def light_part(captions: Path, out: Path, part: str, **keys: Any) -> str:
     source = {"kind": "jsonl", "path": str(captions), "part": part, **keys}
     return run_light(light_config(captions, out, input=source))

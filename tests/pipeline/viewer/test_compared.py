@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from pipeline.evaluate.compare.comparison import Comparison, Source, compared
-from pipeline.evaluate.compare.pictures import Effort
+from pipeline.evaluate.compare.comparison import Comparison, Source, compare_explainers
+from pipeline.evaluate.compare.pictures import SampleSize
 from pipeline.scenes import write_scenes
 from pipeline.viewer.compared import picture_questions, write_page
 from tests.pipeline.commands.evaluated import QUIET, config_of
@@ -26,7 +26,8 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     _, model = save_model(folder)
     source = Source(name="</style><b>x", config=config_of(folder, model=model), truth=None)
-    return compared(source, ",".join(EXPLAINERS), Effort(most=4, phrases=3, faithful=1, seed=0), QUIET)
+    sample_size = SampleSize(images=4, phrases=3, curve_images=1, seed=0)
+    return compare_explainers(source, ",".join(EXPLAINERS), sample_size, QUIET)
 
 
 def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: Comparison, tmp_path: Path) -> None:
