@@ -2,11 +2,10 @@
 
 A worker that dies (killed for its memory, its node gone, a fault in a decoder) costs no row and stops no run: Ray gives
 its batch to another worker, again and again. That is a loss where the batch itself is to blame. One image that crashes
-the decoder keeps a run of a million from ever ending, and Ray 2.60 has no limit for it short of failing the run.
-
-So the ledger (`ray_ledger`) notes which batch is in hand. A batch that comes back is taken one sample at a time, which
-needs less memory and shows which sample it is. A single sample becomes a row with an error after `MOST_DEATHS` deaths
-of its worker.
+the decoder keeps a run of a million from ever ending, and Ray 2.60 has no limit for it short of failing the run. So the
+ledger (`ray_ledger`) notes which batch is in hand. A batch that comes back is taken one sample at a time, which needs
+less memory and shows which sample it is. A single sample becomes a row with an error after `MOST_DEATHS` deaths of its
+worker.
 """
 
 from __future__ import annotations
