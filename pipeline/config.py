@@ -69,9 +69,8 @@ class EngineConfig(BaseModel):
     cpu_workers: int | None = Field(
         None,
         ge=1,
-        description="The most workers that parse captions and decode images. Default: none where model workers on "
-        "CPUs have one thread each, which then do that themselves; otherwise the CPUs left over, beside GPUs at most "
-        "three quarters of them, and 32 for each GPU.",
+        description="The most workers that parse captions and decode images. Default: the CPUs left over; beside "
+        "GPUs at most three quarters of them, and 32 for each GPU.",
     )
     object_store_bytes: int | None = Field(
         None,

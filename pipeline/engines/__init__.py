@@ -62,11 +62,14 @@ RAY_ENVIRONMENT: Final = {
 """Environment defaults for Ray 2.60, which reads them at `import ray`. Values that the user has set stay."""
 
 AT_MOST_INLINE: Final = 100
-"""The most samples that `auto` runs in one process.
+"""The most samples that `auto` runs in one process on more than two cores.
 
 On 2 cores of an AMD EPYC 100 photographs with `photo` and configs/photos.yaml take 43 s in one process and 58 s on Ray,
 of which the start is 20 s; 100 scenes with `demo` take 13 and 36 s.
 """
+
+AT_MOST_INLINE_ON_TWO_CORES: Final = 1000
+"""The same on one core or two, which one process keeps busy: 400 scenes take 13 s, and 25 s on Ray."""
 
 CPU_MODEL_WORKERS: Final = 8
 """Default maximum of model workers on a machine without GPUs; each holds a copy of the model and shares the cores."""
@@ -88,7 +91,8 @@ def choose_engine(config: RunConfig, samples: int | None) -> RunConfig:
 
     if config.engine.kind != "auto":
         return config
-    is_small = samples is not None and samples <= AT_MOST_INLINE and config.engine == EngineConfig()
+    most = AT_MOST_INLINE if cores_here() > 2 else AT_MOST_INLINE_ON_TWO_CORES
+    is_small = samples is not None and samples <= most and config.engine == EngineConfig()
     engine = config.engine.model_copy(update={"kind": "inline" if is_small else "ray"})
     return config.model_copy(update={"engine": engine})
 

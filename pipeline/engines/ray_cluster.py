@@ -217,7 +217,7 @@ class Pools:
         max_workers: Model workers at most.
         gpus: The GPU share of a model worker; 0 keeps it on the CPU.
         threads: CPU threads of a model worker.
-        captions: The most workers that parse captions and decode images; with 0 model workers do that, too.
+        captions: The most workers that parse captions and decode images.
         resources: Ray's custom resources that a model worker holds.
         note: Advice for the user about the choice, else empty.
     """
@@ -248,10 +248,9 @@ def choose_pools(
     """Choose the sizes of the pools of workers.
 
     Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node. With one thread each they do the work of caption workers, too. On
-    this machine half of them start at once: a worker takes seconds of a core to start, and the first images would wait.
-    Ray Data starts the second half when more batches wait than the first workers have in hand, which does not happen
-    with a small input.
+    many threads, up to `CPU_MODEL_WORKERS` a node. On this machine half of them start at once: a worker takes seconds of
+    a core to start, and the first images would wait. Ray Data starts the second half when more batches wait than the
+    first workers have in hand, which does not happen with a small input.
 
     Args:
         engine: The user's settings.
@@ -283,14 +282,12 @@ def choose_pools(
     if gpus > 0:
         captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
     most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
-    threads = threads or max(1, min(most_threads, (cores or cpus) // most))
-    does_all = gpus == 0 and threads == 1 and not has_segmenter
     return Pools(
         min_workers=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         max_workers=most,
         gpus=gpus,
-        threads=threads,
-        captions=engine.cpu_workers or (0 if does_all else max(1, captions)),
+        threads=threads or max(1, min(most_threads, (cores or cpus) // most)),
+        captions=engine.cpu_workers or max(1, captions),
         resources=engine.model_resources,
         note=_advice(gpus, cluster_gpus, device, engine.address),
     )

@@ -2,8 +2,7 @@
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
-Regions that hold a segmenter are actors, too. Model workers with one thread on a CPU do all but reading and writing:
-pixels and heat maps stay in one process, and no core waits for another.
+Regions that hold a segmenter are actors, too.
 
 Batches travel as Arrow tables (`stages.contract.schema`). The tasks after the model write shards, and the driver notes
 them in the journal (`pipeline.output.journal`), which knows what is done. Actors and tasks are restarted and repeated
@@ -230,26 +229,21 @@ def _run_graph(
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
-        if pools.captions:
-            rows = rows.map_batches(
-                CaptionWorker,
-                fn_constructor_args=(ray.put(graph.before), workers.ledger, workers.code),
-                batch_size=call,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=pools.captions),
-                num_cpus=1,
-            )
+        rows = rows.map_batches(
+            CaptionWorker,
+            fn_constructor_args=(ray.put(graph.before), workers.ledger, workers.code),
+            batch_size=call,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=1, max_size=pools.captions),
+            num_cpus=1,
+        )
         # Without it blocks would be cut by their bytes, and each would leave the model a remainder to fill up.
         rows = rows.repartition(target_num_rows_per_block=call, strict=True)
-        stages: tuple[Stage, ...] = (_on_device(pools, graph.model),)
+        rows = _map_on_models(rows, _on_device(pools, graph.model), workers, call, pools.min_workers)
         after: tuple[Stage, ...] = graph.after
-        if not pools.captions:
-            stages = (*graph.before, *stages, *after)
-            after = ()
-        rows = _map_on_models(rows, stages, workers, call, pools.min_workers)
         if graph.segmenter is not None:
             after = ()
-            rows = _map_on_models(rows, (graph.cuts.on_device(pools.device),), workers, call, 1)
+            rows = _map_on_models(rows, graph.cuts.on_device(pools.device), workers, call, 1)
         size = call if call <= per_file else batch
         rows = rows.map_batches(
             functools.partial(write_shards, after, workers.ledger, batch, _shard_spec(folder, config)),
@@ -259,8 +253,8 @@ def _run_graph(
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _map_on_models(rows: Any, stages: Sequence[Stage], workers: _Workers, call: int, min_workers: int) -> Any:
-    """Rows after stages that hold a model, by workers with the model's share of GPUs and CPUs."""
+def _map_on_models(rows: Any, stage: Stage, workers: _Workers, call: int, min_workers: int) -> Any:
+    """Return rows after a stage that holds a model, by workers with the model's share of GPUs and CPUs."""
     pools = workers.pools
     environment = _environment(pools, pools.threads)
     overlap: dict[str, Any] = {}
@@ -268,7 +262,7 @@ def _map_on_models(rows: Any, stages: Sequence[Stage], workers: _Workers, call: 
         overlap = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
     return rows.map_batches(
         ModelWorker,
-        fn_constructor_args=(ray.put(stages), workers.ledger, workers.code, environment),
+        fn_constructor_args=(ray.put((stage,)), workers.ledger, workers.code, environment),
         batch_size=call,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=min_workers, max_size=pools.max_workers, **overlap),

@@ -153,7 +153,7 @@ class CaptionWorker(StageWorker):
 
 
 class ModelWorker(StageWorker):
-    """Runs the model's stage, alone or with the stages around it, or a regions stage that holds a segmenter.
+    """Runs the model's stage, or the regions stage where it holds a segmenter.
 
     After a fault of its GPU a process can compute no more, but another one on the same GPU mostly can. So it dies,
     and its batch is repeated as after any other death.

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.config import load_config
-from pipeline.engines import AT_MOST_INLINE, choose_engine
+from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
 from pipeline.summary import Display, Report, duration, pace_of
 from stages.contract.stage import Forwards
 from stages.write import Tally
@@ -60,18 +60,23 @@ def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "samples", "kind"),
+    ("settings", "cores", "samples", "kind"),
     [
-        ([], AT_MOST_INLINE, "inline"),
-        ([], AT_MOST_INLINE + 1, "ray"),
-        ([], None, "ray"),
-        (["engine.address=auto"], 1, "ray"),
-        (["engine.kind=ray"], 1, "ray"),
-        (["engine.kind=inline"], None, "inline"),
-        (["engine.num_cpus=4"], 1, "ray"),
+        ([], 4, AT_MOST_INLINE, "inline"),
+        ([], 4, AT_MOST_INLINE + 1, "ray"),
+        ([], 2, AT_MOST_INLINE_ON_TWO_CORES, "inline"),
+        ([], 2, AT_MOST_INLINE_ON_TWO_CORES + 1, "ray"),
+        ([], 2, None, "ray"),
+        (["engine.address=auto"], 2, 1, "ray"),
+        (["engine.kind=ray"], 2, 1, "ray"),
+        (["engine.kind=inline"], 4, None, "inline"),
+        (["engine.num_cpus=4"], 2, 1, "ray"),
     ],
 )
-def test_an_engine_is_chosen_by_the_number_of_samples(settings: list[str], samples: int | None, kind: str) -> None:
+def test_an_engine_is_chosen_by_the_number_of_samples(
+    settings: list[str], cores: int, samples: int | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engines.cores_here", lambda: cores)
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
     assert choose_engine(config, samples).engine.kind == kind
     for count in (samples, 10**9):

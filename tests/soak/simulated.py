@@ -159,7 +159,7 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
         captions = write_captions(Path(folder), images)
         config = {
             "input": {"kind": "jsonl", "path": str(captions), "image_root": folder},
-            "engine": {"kind": "ray", "explain_workers": workers, "cpu_workers": 2, "object_store_bytes": STORE_BYTES},
+            "engine": {"kind": "ray", "explain_workers": workers, "object_store_bytes": STORE_BYTES},
             "model": {"device": "cpu", "threads": 1},
             "output": {"path": str(Path(folder) / "out")},
         }

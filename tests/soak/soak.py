@@ -179,7 +179,6 @@ def soak(
         settings = [
             f"engine.address={cluster.address}",
             "engine.explain_workers=2",
-            "engine.cpu_workers=2",
             "engine.model_resources={model: 1}",
             "engine.kind=ray",
         ]

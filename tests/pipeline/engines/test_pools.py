@@ -78,20 +78,6 @@ def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, g
     assert (pools.min_workers, pools.max_workers) == (fit, fit)
 
 
-@pytest.mark.parametrize(
-    ("settings", "captions"),
-    [
-        ({"cores": 2}, 0),
-        ({"address": CLUSTER, "explain_workers": 8}, 0),
-        ({"cores": 2, "cpu_workers": 1}, 1),  # as the user says
-        ({"cores": 2, "explain_workers": 1}, 3),  # one thread would prepare while the other waits
-        ({"cores": 2, "threads": 2}, 2),
-    ],
-)
-def test_model_workers_of_one_thread_parse_captions_and_cut_regions_themselves(settings, captions) -> None:
-    assert pools(nodes(CPU=8.0), **settings).captions == captions
-
-
 def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
     assert pools(nodes(CPU=16.0, GPU=1.0), cores=16).threads == 2
     assert pools(nodes(CPU=16.0, GPU=8.0), cores=16, gpus_per_worker=0.5).threads == 1

@@ -81,9 +81,7 @@ def reference(inline: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings", [["engine.explain_workers=2"], ["output.rows_per_file=50", "engine.cpu_workers=1"]], ids=str
-)
+@pytest.mark.parametrize("settings", [["engine.explain_workers=2"], ["output.rows_per_file=50"]], ids=str)
 def test_ray_gives_the_rows_of_inline(source, inline, reference, tmp_path, settings) -> None:
     """In files of the same kind: rows may be in other files, since Ray writes them as they are finished."""
     out = tmp_path / "out"
