@@ -248,8 +248,8 @@ def choose_pools(
     """Choose the sizes of the pools of workers.
 
     Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node. On this machine half of them start at once: a worker takes seconds of
-    a core to start, and the first images would wait. Ray Data starts the second half when more batches wait than the
+    many threads, up to `CPU_MODEL_WORKERS` a node. On this machine half of them start at once: a worker takes seconds
+    of a core to start, and the first images would wait. Ray Data starts the second half when more batches wait than the
     first workers have in hand, which does not happen with a small input.
 
     Args:
