@@ -57,17 +57,18 @@ def regions_of_map(thing_map: ThingMap, config: RegionsConfig, fitted_cut: Fitte
     do not overlap.
     """
     colour_cut = _cut_by_colours(thing_map, config, fitted_cut) if config.refine == "grabcut" else None
-    pieces = pieces_of(colour_cut or cut_map(thing_map, config, fitted_cut), thing_map, config)
+    cut = colour_cut or cut_map(thing_map, config, fitted_cut)
+    pieces = [] if cut is None else pieces_of(cut, thing_map, config)
     if config.refine != "grabcut":
         return [(region_mask, part.evidence) for part, region_mask in pieces]
     method, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
     return [(replace(region_mask, refined=method, fallback=fallback), part.evidence) for part, region_mask in pieces]
 
 
-def pieces_of(cut: CutMap | None, thing_map: ThingMap, config: RegionsConfig) -> list[tuple[HeatPart, RegionMask]]:
+def pieces_of(cut: CutMap, thing_map: ThingMap, config: RegionsConfig) -> list[tuple[HeatPart, RegionMask]]:
     """Return the parts of a cut map that become regions, with their contours, best first."""
     pieces: list[tuple[HeatPart, RegionMask]] = []
-    for part in () if cut is None else cut.parts:
+    for part in cut.parts:
         if len(pieces) == thing_map.limit:
             break
         region_mask = paint(field_of(part, cut.fine, cut.threshold), thing_map.size_hw)
