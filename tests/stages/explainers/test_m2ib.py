@@ -20,7 +20,7 @@ def bottleneck(**settings: Any) -> Bottleneck:
 
 
 def make_explainer(layers: int = 3, **settings: Any) -> Any:
-    return models.made("m2ib", tiny_clip(layers=layers), **settings)
+    return models.make_explainer("m2ib", tiny_clip(layers=layers), **settings)
 
 
 @pytest.mark.parametrize("variance", [1.0, 0.3])
@@ -64,7 +64,7 @@ def test_what_nothing_is_wanted_of_is_closed() -> None:
 
 def test_behind_the_bottleneck_is_the_rest_of_the_tower() -> None:
     for name in ("class token", "ResNet", "SigLIP", "ConvNeXt"):
-        explainer = models.made("m2ib", name, depth=0.5)
+        explainer = models.make_explainer("m2ib", name, depth=0.5)
         rgb = torch.from_numpy(models.image(name, 3, 3))
         tokens, embedding = explainer._parts
         with torch.no_grad():

@@ -26,7 +26,7 @@ RGB = models.image(rows=3, columns=3, seed=3)
 
 def make_explainer(**settings: Any) -> Any:
     model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
-    return models.made("transformer_interpretability", model, **settings)
+    return models.make_explainer("transformer_interpretability", model, **settings)
 
 
 def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
