@@ -85,7 +85,7 @@ def find_run(
     previous = PreviousRun(state=state, identity=identity, run=run, manifest=manifest, shards=tuple(shards))
     if not is_whole:
         reject_more_rows(folder, previous)
-    values = {key: run.get(key) for key in identity}
+    values: dict[str, Any] = {key: run.get(key) for key in identity}
     values["config"] = with_absolute_paths(values["config"] or {})
     values["phrasebox_version"] = identity["phrasebox_version"]
     if precision_in(folder) == AUTO != identity["config"].get("model", {}).get("precision", AUTO):
