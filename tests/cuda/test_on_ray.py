@@ -22,10 +22,10 @@ def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     scenes_config: dict[str, Any], tmp_path: Path
 ) -> None:
     here, there, fails = tmp_path / "here", tmp_path / "there", tmp_path / "fails"
-    # Without a calibration the first worker is asked for the precision alone: it computes no images that do not fail.
-    scenes_config = {**scenes_config, "regions": {"calibration": "none"}}
-    model = {**scenes_config["model"], "precision": "bf16"}
-    run(RunConfig.model_validate({**scenes_config, "model": model, "output": {"path": str(here)}}))
+    # Without a calibration there is no first look, which would meet the fault. In bf16 a GPU also rounds to TF32.
+    model = {**scenes_config["model"], "precision": "fp32"}
+    scenes_config = {**scenes_config, "model": model, "regions": {"calibration": "none"}}
+    run(RunConfig.model_validate({**scenes_config, "output": {"path": str(here)}}))
     config = {**scenes_config, "engine": {"kind": "ray"}, "output": {"path": str(there)}}
     fails.touch()
     (tmp_path / "run.json").write_text(json.dumps({"config": config, "fails": str(fails)}))
@@ -34,7 +34,6 @@ def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     assert done.returncode == 0, done.stdout + done.stderr
     note = "a worker was started again: the GPU reports a fault: CUDA error: an illegal memory access was encountered"
     assert note in done.stdout
-    assert "the model computes in bf16\n" in done.stdout
     assert not fails.exists()
     manifest = json.loads((there / "dataset.json").read_text())
     assert manifest["stages"]["explain"]["devices"] == {"cuda:0 simulated": SCENES}
