@@ -195,7 +195,7 @@ def fit_presence_alone(graph: Graph, signals: Sequence[Signals], said: Sequence[
         scale={},
         weight={},
         made_with=presence_basis(graph.explain, graph.fingerprint),
-        made_from={**made_from, "precisions": [graph.explains.config.model.precision]},
+        made_from={**made_from, "precisions": [graph.explains.precision]},
         presence=presence.plain(),
     )
 

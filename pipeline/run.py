@@ -91,7 +91,7 @@ def run(
             config = config.in_precision(folder.precision)
         graph, config, every = _planned(config, graph, display)
         shards = config.input.take_part(every)
-        found = folder.check_resumable(
+        previous = folder.check_resumable(
             config,
             graph.fingerprint,
             calibration=graph.calibration,
@@ -99,18 +99,18 @@ def run(
             fresh=fresh,
             may_delete=may_delete,
         )
-        is_same_input = found.run.get(INPUT) == fingerprint
-        if found.state == "complete" and is_same_input:
+        is_same_input = previous.run.get(INPUT) == fingerprint
+        if previous.state == "complete" and is_same_input:
             return _complete(folder, config, console, changes)
         with display.shown():
             display.show_step("comparing the input with the rows")
             reject_other_phrases(graph, every)
-            if found.state != "new" and not is_same_input:
+            if previous.state != "new" and not is_same_input:
                 changes = _changes(folder, graph.reader, shards, console, config.input)
         # Changed samples are reported each time, as long as their rows stay as they are.
         noted: dict[str, Any] = {} if changes.changed else {**same}
-        if found.state == "complete" and not changes.new:
-            folder.update_run_info(found, noted)
+        if previous.state == "complete" and not changes.new:
+            folder.update_run_info(previous, noted)
             return _complete(folder, config, console, changes)
         samples = samples_in(shards)
         _say(console, [first_line(config, graph, samples, asked)])
@@ -122,13 +122,13 @@ def run(
         with display.shown():
             if not graph.calibrated:
                 noted |= {OUTSIDE: None}
-            with _begun(folder, found, noted, console, same_input=is_same_input):
+            with _begun(folder, previous, noted, console, same_input=is_same_input):
                 _say(console, [*folder.notes, *_in_words(changes)])
-                if found.state != "new":
+                if previous.state != "new":
                     _say(console, [_resuming(folder, samples)])
                 display.show_step("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-                computing.make_rows(shards, found)
+                computing.make_rows(shards, previous)
         graph, trust = computing.graph, computing.trust
         config = graph.as_cut(computing.config)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
@@ -184,9 +184,9 @@ class _Computing:
     outside: Outside | None = None  # see `outside_domain`
     trust: Trust = field(default_factory=Trust)  # in the scores
 
-    def make_rows(self, shards: Sequence[Shard], found: PreviousRun) -> None:
+    def make_rows(self, shards: Sequence[Shard], previous: PreviousRun) -> None:
         """Make the rows by the graph as it is then. Raise as an engine does."""
-        first = self.first_look(found)
+        first = self.first_look(previous)
         config = self.graph.as_cut(self.config)
         load_engine(config.engine.kind)(self.graph, shards, self.folder, config, self.report, self.on_progress, first)
 
@@ -195,17 +195,17 @@ class _Computing:
         self.folder.drop_backup()
         self.display.update(report)
 
-    def first_look(self, found: PreviousRun) -> WarmUp | None:
+    def first_look(self, previous: PreviousRun) -> WarmUp | None:
         """Return what the first images are to decide; None if nothing, or if it was decided before.
 
         A resumed run may look at other images, so that all is decided once. Raise as `kept_presence`.
         """
-        compares = self.graph.calibrated and OUTSIDE not in found.run
+        compares = self.graph.calibrated and OUTSIDE not in previous.run
         if not compares:
-            self.judge(Outside.of(found.run.get(OUTSIDE)))
-        if PRESENCE in found.run:
-            self.graph = kept_presence(self.graph, self.folder.presence, found.run[PRESENCE])
-            if (grown := grown_in_words(self.graph, self.every, found.run)) is not None:
+            self.judge(Outside.of(previous.run.get(OUTSIDE)))
+        if PRESENCE in previous.run:
+            self.graph = kept_presence(self.graph, self.folder.presence, previous.run[PRESENCE])
+            if (grown := grown_in_words(self.graph, self.every, previous.run)) is not None:
                 self.report.note(grown)
         elif compares or self.asks_for_precision or (is_wanted(self.graph, self.config) and not self.folder.shards):
             self.display.show_step("looking at the first images")
@@ -312,16 +312,16 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
 
 @contextmanager
 def _begun(
-    folder: DatasetFolder, found: PreviousRun, noted: dict[str, Any], console: Console, *, same_input: bool
+    folder: DatasetFolder, previous: PreviousRun, noted: dict[str, Any], console: Console, *, same_input: bool
 ) -> Iterator[None]:
-    """Begin, and run the block. If it fails before its first row, leave the folder as it was found."""
+    """Begin, and run the block. If it fails before its first row, leave the folder as it was."""
     try:
-        folder.start(found, noted, same_input=same_input)
+        folder.start(previous, noted, same_input=same_input)
         yield
     except BaseException as error:
-        if isinstance(error, PhraseboxError) and found.state == "new":
+        if isinstance(error, PhraseboxError) and previous.state == "new":
             folder.discard()
-        folder.restore_manifest(found)
+        folder.restore_manifest(previous)
         if folder.restore_backup():
             _say(console, [f"nothing was written: the former run in {folder.path} is back"])
         raise
