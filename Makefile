@@ -15,7 +15,7 @@ demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of eight 
 
 # One process more than two cores: those that start Ray mostly wait for it. Types are checked meanwhile.
 test: $(if $(ROOM),$(VENV)/.installed-dev,style browser) ## set up, check format, lint and types, run all tests but the slow ones; ROOM=regions: of one room
-	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),-n 3; code=$$?; wait $$types && exit $$code)
+	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),-n 3; code=$$?; wait $$types && exit $$code)
 
 lint: style ## check format, lint and types
 	$(BIN)/mypy
@@ -31,7 +31,7 @@ browser:
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, 6 minutes; AGAINST=COMMIT: whole runs of both commits, 40 minutes, or fewer PAIRS=, or ONLY= some
-	$(if $(AGAINST),$(BIN)/python -m tests.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench && $(BIN)/python -m tests.cuda.traced)
+	$(if $(AGAINST),$(BIN)/python -m benchmarks.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench && $(BIN)/python -m benchmarks.traced)
 
 # A part of `test`, too.
 corpus: $(VENV)/.installed-dev ## list every case of bad input and its outcome
@@ -53,10 +53,10 @@ pictures: $(VENV)/.installed-dev browser ## make the README's picture
 	PYTHONPATH=. $(BIN)/python .pictures/make.py
 
 # Every table of configs/measured that a program can make, from the repository and the photographs, which are no part of
-# it: tests/photos/measure.py says what it expects. Finished steps are not repeated; ONLY="drawings speed" makes these.
+# it: benchmarks/photos/measure.py says what it expects. Finished steps are not repeated; ONLY="drawings speed" makes these.
 PHOTOS ?= ../shared/photos
 figures: $(VENV)/.installed-dev ## make the tables of all measured pages; PHOTOS= names the photographs; hours
-	$(BIN)/python -m tests.figures --photos $(PHOTOS) --out out/figures $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m benchmarks.figures --photos $(PHOTOS) --out out/figures $(if $(ONLY),--only $(ONLY))
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.
@@ -68,15 +68,15 @@ audit: $(VENV)/.installed ## look for known weaknesses of the installed packages
 # One run over 3,000 images that is killed 24 times in 8 ways; about ten minutes on 2 cores.
 soak: $(VENV)/.installed-dev ## kill one run over 3,000 images 24 times in 8 ways; about 10 minutes
 	rm -rf out/soak
-	$(BIN)/python -m tests.soak.soak --out out/soak
+	$(BIN)/python -m benchmarks.soak.soak --out out/soak
 
 # Memory over the length of a run, start-up and resume with large inputs, and how many model workers one driver feeds;
 # about three quarters of an hour on 2 cores.
 scale: $(VENV)/.installed-dev ## measure memory, start and resume with large inputs, and workers per driver; about 45 minutes
-	$(BIN)/python -m tests.soak.scale
-	$(BIN)/python -m tests.soak.simulated
-	$(BIN)/python -m tests.soak.counting
-	$(BIN)/python -m tests.soak.resuming
+	$(BIN)/python -m benchmarks.soak.scale
+	$(BIN)/python -m benchmarks.soak.simulated
+	$(BIN)/python -m benchmarks.soak.counting
+	$(BIN)/python -m benchmarks.soak.resuming
 
 clean: ## remove what make and the demo wrote
 	rm -rf $(VENV) out build dist

@@ -33,10 +33,10 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.figures.pages import as_markdown
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from stages.contract.masks import encode_box
 from stages.truth import read_truth
-from tests.figures.pages import as_markdown
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RESAMPLES: Final = 2000

@@ -1,8 +1,8 @@
-"""The tables of `eval`, `compare` and `score-model`, and how all verbs that judge show figures and their intervals."""
+"""The tables of `eval`, and how all verbs that judge show figures and their intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
@@ -45,15 +45,6 @@ ABSENT_COLUMNS: Final = {
     "z_score": "z-score of the cosine",
     "similarity": "cosine",
 }
-
-CLASS_FIGURES: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
-PHRASE_FIGURES: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "chance_1": "chance 1"}
-"""Figures of regions and of phrases in `score-model` -> headers."""
-
-WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
-SEARCHES: Final = {"phrases": "in the image, RoI", "phrases_crop": "in the image, crop", "phrases_pool": "in many, RoI"}
-
-FEW: Final = 10  # regions of a class, which says little of it
 
 
 def format_value(figure: Figure) -> str:
@@ -219,128 +210,6 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
         for line in figures["kept"]:
             table.add_row(f"{line['presence']:g}", f"{line['there']:.1%}", f"{line['absent']:.1%}")
         console.print(table)
-
-
-def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print the tables of `compare` for people. A + or - marks a value that differs from Grad-ECLIP's beyond chance."""
-    # It imports torch.
-    from pipeline.evaluate.compare.figures import FIGURES, TABLES, sizes_of  # noqa: PLC0415
-
-    first = rows[0]
-    counts = first["counts"]
-    console.print(
-        f"{first['pictures']}: {counted(counts['images'], 'image')}, {counted(counts['phrases'], 'phrase')}, "
-        f"{counts['placed']:,} of them with a known place; model {first['model']} on {first['device']}",
-        soft_wrap=True,
-    )
-    for title, figures in TABLES.items():
-        columns = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
-        table = make_figure_table(title, [FIGURES[figure].title for figure in columns])
-        for row in rows:
-            if any(figure in row["figures"] for figure in columns):
-                label = f"({row['explainer']})" if row["baseline"] else row["explainer"]
-                table.add_row(label, *(_with_mark(row, figure) for figure in columns))
-        if columns:
-            table.add_row("n", *(f"{n} " for n in sizes_of(rows, columns)))
-            console.print(table)
-    titles = ("x encode_image", "ms an image", "cosine r", "cosine differs by", "failed maps")
-    table = make_figure_table("Cost, and what was explained", titles)
-    for row in rows:
-        if not row["baseline"]:
-            cost = row["cost"]
-            agreement = row["cosine_agreement"]
-            table.add_row(
-                row["explainer"],
-                f"{cost['encode_image']:.2f}",
-                f"{1000 * cost['seconds']:,.0f}",
-                "-" if agreement["correlation"] is None else f"{agreement['correlation']:.4f}",
-                f"{agreement['mean_distance']:.4f}",
-                f"{row['failed_maps']:,}",
-            )
-    console.print(table)
-    console.print(
-        "+ and -: higher or lower than grad_eclip by more than chance (paired, over 8 or more images; 95 % for "
-        "all marks together, Holm). Deletion, "
-        "shuffled weights and other phrases: lower is better. (centre) and (random) are baselines without a model",
-        soft_wrap=True,
-    )
-
-
-def _with_mark(row: Mapping[str, Any], name: str) -> str:
-    figure = row["figures"].get(name)
-    difference = (row["differences"] or {}).get(name)
-    return format_value(figure) + ("" if figure is None else ((difference or {}).get("mark") or " "))
-
-
-def print_scores(scores: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of `score-model` for people, with the differences from another model where there is one."""
-    counts = scores["counts"]
-    console.print(
-        f"{scores['model']} on {scores['device']}: {counted(counts['images'], 'image')}, "
-        f"{counted(counts['captions'], 'caption')}, {counted(counts['boxes'], 'region')}, "
-        f"in {scores['seconds']:,.0f} s",
-        soft_wrap=True,
-    )
-    if counts["failed"]:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in scores["faults"].items())
-        console.print(f"{counts['failed']:,} images cannot be opened and are left out: {reasons}", soft_wrap=True)
-        for example in scores["fault_examples"]:
-            console.print(f"  {example}", soft_wrap=True)
-    differences = scores.get("differences", {})
-    for key, kind in (("regions", "classes"), ("described", "colours and classes")):
-        if scores[key]:
-            title = f"Regions, named among {counts['classes'][key]:,} {kind}"
-            table = make_figure_table(title, [*CLASS_FIGURES.values(), "n"])
-            for way, figures in scores[key].items():
-                _add_scores(table, WAYS[way], CLASS_FIGURES, figures, differences.get(key, {}).get(way))
-            console.print(table)
-    _print_rare(scores, console)
-    searches = [name for name in SEARCHES if name in scores]
-    if searches:
-        table = make_figure_table("Phrases: is the first region the right one?", [*PHRASE_FIGURES.values(), "n"])
-        for name in searches:
-            _add_scores(table, SEARCHES[name], PHRASE_FIGURES, scores[name], differences.get(name))
-        console.print(table)
-    if scores["retrieval"]:
-        table = make_figure_table("Retrieval", ["r1", "r5", "r10", "n"])
-        for direction, title in (("t2i", "image of a caption"), ("i2t", "caption of an image")):
-            figures = {**scores["retrieval"], "n": scores["retrieval"].get(f"{direction}_n")}
-            names = [f"{direction}_r{k}" for k in (1, 5, 10)]
-            if figures["n"]:
-                _add_scores(table, title, names, figures, differences.get("retrieval"))
-        console.print(table)
-    if differences:
-        console.print(
-            f"below each: the difference from {scores['compared_with']}, paired over images; * is beyond chance",
-            soft_wrap=True,
-        )
-        if scores["asked_differently"]:
-            console.print(f"which was asked differently: {'; '.join(scores['asked_differently'])}", soft_wrap=True)
-
-
-def _print_rare(scores: Mapping[str, Any], console: Console) -> None:
-    """Print how many classes of the mean over classes have few regions."""
-    for classes in list(scores["classes"].values())[:1]:
-        if rare := sum(1 for figure in classes.values() if figure["n"] < FEW):
-            console.print(
-                f"{rare:,} of {len(classes):,} classes that occur have fewer than {FEW} regions", soft_wrap=True
-            )
-
-
-def _add_scores(
-    table: Table, title: str, names: Iterable[str], figures: Mapping[str, Any], differences: Mapping[str, Any] | None
-) -> None:
-    """Add a row of figures with their intervals, and with differences from another model below them."""
-    cells = []
-    for name in names:
-        figure = figures.get(name)
-        difference = (differences or {}).get(name)
-        lines = [format_value(figure), format_interval(figure)]
-        if difference is not None and difference["value"] is not None:
-            sign = "" if difference["low"] <= 0 <= difference["high"] else " *"
-            lines += [f"{difference['value']:+.3f}{sign}", f"{difference['low']:+.3f} {difference['high']:+.3f}"]
-        cells.append("\n".join(filter(None, lines)))
-    table.add_row(title, *cells, f"{figures['n']:,}")
 
 
 def print_review_counts(figures: Mapping[str, Any], console: Console) -> None:

@@ -10,13 +10,9 @@ verdicts.py        advice from the figures of `eval`, `tune` and `calibrate`
 absent.py          absent phrases: choice and figures
 presence.py        absent phrases asked of a model, and the fit of presence
 calibrate.py       `calibrate`
-tune.py            `tune`
-trials.py          the trials of `tune`
 review_sample.py   the regions that people review
 review_truth.py    people's answers as ground truth
 review_figures.py  figures from people's answers: `stats --reviews`
 review_fit.py      scores fitted to people's answers: `calibrate --reviews`
-compare/           `compare`
 model_check.py     `models check`
-model_score.py     `score-model`; probe.py embeds, answers.py counts
 """

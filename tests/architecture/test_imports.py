@@ -59,8 +59,8 @@ RUN = (
 )
 """What a run consists of under `pipeline/`."""
 
-LABORATORY = ("evaluate", "finetune", "scenes", "photographs")
-"""What only the verbs that are about it import."""
+JUDGES = ("evaluate", "scenes", "photographs")
+"""What a run does not import."""
 
 PIPELINE: dict[str, set[str]] = {
     **{room: {"dataset", *RUN} for room in RUN},
@@ -71,12 +71,12 @@ PIPELINE: dict[str, set[str]] = {
     "load": {"dataset", "config"},
     "export": {"dataset"},
     "viewer": {"dataset", "config", "graph", "pictures", "terminal", "engines.inline", "evaluate"},
-    "finetune": {"dataset", "load"},
     "scenes": set(),
     "photographs": set(),
     "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "pictures", "scenes"},
+    "research": {*RUN, "dataset", "load", "evaluate", "photographs", "pictures", "scenes", "viewer", "commands"},
 }
-"""Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all."""
+"""Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but research."""
 
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_"},  # files whose names begin so
@@ -88,19 +88,19 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/sources/",
         "pipeline/load/",
         "pipeline/evaluate/",
-        "pipeline/finetune/",
+        "pipeline/research/",
     },
-    "torchvision": {"stages/shared/model/", "pipeline/finetune/"},
+    "torchvision": {"stages/shared/model/", "pipeline/research/finetune/"},
     "huggingface_hub": {"stages/shared/model/hub.py", "pipeline/export/push.py"},
-    "safetensors": {"stages/shared/model/", "pipeline/finetune/"},
+    "safetensors": {"stages/shared/model/", "pipeline/research/finetune/"},
     "timm": {"stages/shared/model/"},
     "open_clip": {
         "stages/shared/model/",
-        "pipeline/finetune/",
+        "pipeline/research/finetune/",
         "pipeline/commands/models.py",
     },
     "spacy": {"stages/phrases/noun_phrases.py"},
-    "typer": {"pipeline/cli.py", "pipeline/commands/"},
+    "typer": {"pipeline/cli.py", "pipeline/commands/", "pipeline/research/"},
     "rich": {"pipeline/"},
     "cv2": {
         "stages/regions/",
@@ -109,6 +109,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/pictures.py",
         "stages/truth/",
         "pipeline/evaluate/",
+        "pipeline/research/",
         "pipeline/scenes/",
     },
     "pycocotools": {"stages/contract/masks.py"},
@@ -122,7 +123,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "fsspec": {"stages/shared/storage.py"},
     "skimage": {"stages/sources/proposals.py"},
-    "scipy": {"stages/explainers/", "pipeline/evaluate/"},
+    "scipy": {"stages/explainers/", "pipeline/evaluate/", "pipeline/research/"},
     "yaml": {"pipeline/config.py", "pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",
@@ -201,9 +202,9 @@ def test_rooms_know_only_what_they_need(package: str) -> None:
     assert offenders(f"{package}/", is_stranger) == {}
 
 
-def test_nothing_of_a_run_imports_the_laboratory() -> None:
+def test_nothing_of_a_run_imports_what_judges_it() -> None:
     """Nor the alternatives to its steps, which are imported by name when a setting asks for them."""
-    alternatives = {"stages.explainers", *(f"pipeline.{name}" for name in LABORATORY)}
+    alternatives = {"stages.explainers", *(f"pipeline.{name}" for name in JUDGES)}
 
     def wrong(path: str, name: str) -> bool:
         is_run = path.startswith("stages/") or parts(path)[1] in RUN if len(parts(path)) > 1 else False
@@ -212,8 +213,15 @@ def test_nothing_of_a_run_imports_the_laboratory() -> None:
     assert offenders("", wrong) == {}
 
 
-def test_only_they_themselves_import_what_is_not_in_the_wheel() -> None:
-    assert offenders("", lambda _, name: is_below(name, {"tests"})) == {}
+def test_the_product_never_imports_research() -> None:
+    def wrong(path: str, name: str) -> bool:
+        return not path.startswith("pipeline/research/") and is_below(name, {"pipeline.research"})
+
+    assert offenders("", wrong) == {}
+
+
+def test_the_packages_import_nothing_that_is_not_in_the_wheel() -> None:
+    assert offenders("", lambda _, name: is_below(name, {"tests", "benchmarks"})) == {}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

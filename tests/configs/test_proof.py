@@ -82,7 +82,7 @@ def test_rates_are_tried_from_the_middle_outwards(best: float, tried: set[float]
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_names_what_there_is(path: Path) -> None:
     from pipeline.config import load_config
-    from pipeline.finetune.config import FinetuneConfig
+    from pipeline.research.finetune.config import FinetuneConfig
 
     plan = yaml.safe_load(path.read_text("utf-8"))
     assert {"captions", "exact", "ours", "shuffled", "text only"} <= plan["arms"].keys()

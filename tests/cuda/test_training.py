@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.evaluate.probe import Embedder, ProbeConfig
-from pipeline.finetune.config import FinetuneConfig
-from pipeline.finetune.loop import finetune
+from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.research.finetune.loop import finetune
+from pipeline.research.score_model.probe import Embedder, ProbeConfig
 from tests.cuda.both import both
 from tests.cuda.simulated import SimulatedCuda
 from tests.factories import TOWERS
-from tests.pipeline.evaluate.test_probe import picture
+from tests.pipeline.research.score_model.test_probe import picture
 
 
 @pytest.mark.parametrize(

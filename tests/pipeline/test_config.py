@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from pipeline.config import EngineConfig, ExplainConfig, RunConfig, load_config, stored_config
 from pipeline.export import EXPORTERS
-from pipeline.finetune import RECIPES
-from pipeline.finetune.config import FinetuneConfig
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
+from pipeline.research.finetune import RECIPES
+from pipeline.research.finetune.config import FinetuneConfig
 from stages.contract.errors import ConfigError, InputError
 from stages.explain import EXPLAINERS
 from stages.phrases.stage import PhrasesConfig

@@ -19,7 +19,7 @@ from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from pipeline.evaluate.tune import tune_settings
+from pipeline.research.tune.session import tune_settings
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id

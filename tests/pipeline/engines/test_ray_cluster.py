@@ -21,13 +21,13 @@ import psutil
 import pytest
 from rich.console import Console
 
+from benchmarks.soak.cluster import SmallCluster, workers
 from pipeline import __version__
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
 from pipeline.scenes import write_scenes
 from pipeline.summary import Report, print_summary
 from stages.write import Tally
 from tests.pipeline.light import MB, ROOT, assert_alike, ended, light_command, rows_of, write_captions
-from tests.soak.cluster import SmallCluster, workers
 
 pytestmark = pytest.mark.ray
 

@@ -169,7 +169,7 @@ def on_processor(instruction: str, command: list[str]) -> list[str]:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
-    """kill -9 of the driver and of all that it started. tests/soak kills each of them, at other times.
+    """kill -9 of the driver and of all that it started. benchmarks/soak kills each of them, at other times.
 
     It goes on in smaller batches, as a message about full memory advises, and on a machine without instructions for the
     precision that was decided before. Without a calibration there is no first look, which would make most rows.

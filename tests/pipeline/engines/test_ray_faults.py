@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.soak.cluster import SmallCluster
 from pipeline import __version__
 from pipeline.config import EngineConfig
 from pipeline.engines.ray_cluster import connected
@@ -29,7 +30,6 @@ from tests.pipeline.light import (
     rows_of,
     write_captions,
 )
-from tests.soak.cluster import SmallCluster
 
 pytestmark = pytest.mark.ray
 

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from benchmarks.soak.resuming import measure
 from pipeline.config import load_config
 from pipeline.dataset.folder import open_dataset, read_marks, write_marks
 from pipeline.dataset.selection import Search
@@ -32,7 +33,6 @@ from stages.shared.storage import AnyPath, ObjectPath, _arrow_filesystem, found_
 from tests.pipeline.commands.evaluated import printed, run_aloud
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
-from tests.soak.resuming import measure
 
 pytestmark = pytest.mark.usefixtures("storage")
 

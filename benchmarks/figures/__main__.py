@@ -1,0 +1,34 @@
+"""Write the tables into the pages; with `--photos` and `--out`, make all figures before.
+
+python -m benchmarks.figures
+python -m benchmarks.figures --photos DIR --out out/figures --only drawings
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.figures.pages import render
+from benchmarks.figures.steps import STEPS, make
+from stages.contract.errors import PhraseboxError
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="the photographs, see benchmarks/photos/measure.py")
+    parser.add_argument("--out", type=Path, default=Path("out/figures"), help="datasets, models and finished steps")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=[], help="these steps")
+    given = parser.parse_args()
+    if given.photos is not None:
+        try:
+            make(given.photos, given.out, given.only)
+        except PhraseboxError as error:
+            sys.exit(f"error: {error}")
+    render()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The host's cost of a run beside the model: `python -m benchmarks.host_cost PHOTOGRAPHS CAPTIONS.jsonl`.
+
+Milliseconds of one CPU thread for an image, by step: photographs at 640 px as JPEG, and captions as Flickr8k has them.
+The model computes for real; of its worker only what the host of a GPU would do, too, is counted: tables to records and
+back, tokens, pinned pixels, presence and answers. The launches are not in it (`python -m benchmarks.traced`).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import torch
+from PIL import Image
+
+from pipeline.commands.phrases import write_phrases
+from pipeline.config import RunConfig
+from pipeline.engines.inline import read_records, set_up
+from pipeline.graph import build_graph
+from stages.contract.schema import records_to_rows
+from stages.contract.tables import records_to_table, table_to_records
+from stages.explain import base
+from stages.read import plan_shards
+from stages.shared.model.clip import TextEncoder
+from stages.write import ShardWriter
+
+SIDE_PX: Final = 640
+AT_ONCE: Final = 256  # images of a call on a GPU
+ROUNDS: Final = 3
+
+WORKER: Final = ("unpack", "tokens", "pinned pixels", "presence and answers", "pack")
+"""The steps of the model worker's thread, without launching."""
+
+
+class Clock:
+    """Milliseconds of this thread by step."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.thread_time()
+        yield
+        self.spent[name] += 1000 * (time.thread_time() - start)
+
+    def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            with self.step(name):
+                return call(*arguments, **options)
+
+        return counted
+
+
+def photographs(source: Path, captions: Path, folder: Path, count: int, captions_each: int) -> None:
+    """Write `count` photographs of `SIDE_PX`, captions_each with the first `captions_each` of its captions."""
+    rows = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()[:count]]
+    for number, row in enumerate(rows):
+        with Image.open(source / row["image"]) as image:
+            share = SIDE_PX / max(image.size)
+            size = (round(image.width * share), round(image.height * share))
+            image.convert("RGB").resize(size).save(folder / f"{number}.jpg", quality=90)
+        row |= {"image": f"{number}.jpg", "captions": row["captions"][:captions_each]}
+    (folder / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
+    """Return the fewest milliseconds by step that all images of a folder took in a round, and their number."""
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder), **settings}
+    values = {
+        "input": source,
+        "model": {"name": "demo"},
+        "regions": {"upsample": "linear", "refine": "none"},
+        "images": {"resize": "torch"},
+    }
+    graph = build_graph(RunConfig.model_validate(values))
+    clock = Clock()
+    encode = TextEncoder.__call__
+
+    def encoded(self: TextEncoder, texts: Any) -> Any:
+        tokenizer = self.tokenizer
+        self.tokenizer = clock.timed("tokens", self.tokenizer)
+        try:
+            return encode(self, texts)
+        finally:
+            self.tokenizer = tokenizer
+
+    with set_up(graph.stages), ExitStack() as timed:
+        for place, name, call in (
+            (TextEncoder, "__call__", encoded),
+            (base, "pixels_on", clock.timed("pinned pixels", base.pixels_on)),
+            (base.PendingMaps, "wait", clock.timed("presence and answers", base.PendingMaps.wait)),
+        ):
+            timed.enter_context(mock.patch.object(place, name, call))
+        rounds: list[dict[str, float]] = []
+        for turn in range(1 + ROUNDS):  # the first one warms up
+            clock.spent.clear()
+            graph.explains._explainer.texts._rows.clear()  # as if all texts were new
+            with clock.step("read"):
+                records = [
+                    one
+                    for shard in plan_shards(graph.reader)
+                    for one in read_records(graph.reader, shard, print_nothing)
+                ]
+                table = records_to_table(records)
+            for number, stages in enumerate((graph.before, (graph.model,), graph.after)):
+                worker = ("captions: ", "", "regions: ")[number]
+                with clock.step(f"{worker}unpack"):
+                    given = records = table_to_records(table)
+                for stage in stages:
+                    with clock.step(stage.name):
+                        records = stage.process(records)
+                if number < 2:
+                    with clock.step(f"{worker}pack"):
+                        table = records_to_table(records, (given, table))
+            with clock.step("rows and Parquet"):
+                (data := folder / f"data-{turn}").mkdir()
+                writer = ShardWriter(data, 1000)
+                writer.write(records_to_rows(records, embed_images=False))
+                writer.close()
+            clock.spent.pop("explain")  # the device's work
+            rounds.append(dict(clock.spent))
+    return {step: min(each[step] for each in rounds[1:]) for step in rounds[0]}, len(records)
+
+
+def print_nothing(*_: Any) -> None:
+    """Take the place of a report."""
+
+
+def main() -> None:
+    """Print a JSON object for one and for five captions."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("captions", type=Path)
+    parser.add_argument("--images", type=int, default=AT_ONCE)
+    parser.add_argument("--captions-each", type=int, nargs="*", default=[1, 5])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for captions_each, from_file in product(given.captions_each, (False, True)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            photographs(given.photographs, given.captions, folder, given.images, captions_each)
+            settings: dict[str, Any] = {}
+            if from_file:
+                source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder)}
+                settings = {"phrases": str(folder / "phrases.txt")}
+                write_phrases(RunConfig.model_validate({"input": source}), folder / "phrases.txt")
+            spent, count = measured(folder, **settings)
+        seconds = {step: round(value / count, 3) for step, value in spent.items()}
+        worker = sum(seconds[step] for step in WORKER)
+        figures = {**seconds, "worker": worker, "all": sum(seconds.values())}
+        print(json.dumps({"captions": captions_each, "known": from_file, "images": count, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Fit the weights that link phrases to the chains of Flickr30k Entities, and write stages/regions/groups.json.
+
+    python -m benchmarks.photos.fit_links train.entities.tar.gz            # fit, tell the F1 on images left out, write
+    python -m benchmarks.photos.fit_links dev.entities.tar.gz --measure    # only tell the F1 of the present weights
+
+Both work on the phrases that a run finds in the captions, where the truth has them, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.evaluate.metrics import Grouping, b_cubed, grouping_of, link_counts, pair_f1
+from stages.contract.records import Phrase, Record, Sample
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from stages.regions import groups
+from stages.truth import read_truth
+
+WEIGHTS = Path(groups.__file__).with_name("groups.json")
+LEFT_OUT = 10
+"""Every tenth image is not fitted to."""
+
+RIDGE = 1.0
+STEPS = 30
+
+Image = tuple[tuple[str, ...], list[Phrase], list[str]]
+"""Captions; the phrases that a run finds in them and the truth knows; the chain of each."""
+
+
+def images_of(path: Path) -> list[Image]:
+    """The captions of a truth and their known phrases."""
+    truth = read_truth(path)
+    stage = PhrasesStage(PhrasesConfig())
+    stage.setup()
+    found = []
+    for image in truth.images.values():
+        captions = tuple(dict.fromkeys(each.caption for each in image.chained_phrases))
+        (record,) = stage.process([Record.start(Sample(sample_id=image.file_name, source="", captions=captions))])
+        regions = [
+            {"caption_index": each.caption_index, "span": (each.start, each.end), "phrase": each.text, "group": index}
+            for index, each in enumerate(record.phrases)
+        ]
+        links = grouping_of(0, {"captions": captions, "annotations": regions}, image).links
+        found.append((captions, [record.phrases[index] for index, _ in links], [chain for _, chain in links]))
+    return found
+
+
+def fitted(images: Iterable[Image]) -> tuple[dict[str, float], int, int]:
+    """The weights, the number of pairs, and how many of them name one thing: logistic regression by Newton's method."""
+    features, same = [], []
+    for captions, phrases, chains in images:
+        wordings = groups.wordings(captions, phrases)
+        for i, j in itertools.combinations(range(len(phrases)), 2):
+            one, other = wordings[i], wordings[j]
+            if one.caption != other.caption and not groups.contradict(one, other):
+                features.append(groups.pair_features(one, other))
+                same.append(chains[i] == chains[j])
+    names = sorted({name for each in features for name in each})
+    place = {name: column for column, name in enumerate(names)}
+    table, truth = np.zeros((len(features), len(names))), np.array(same, np.float64)
+    for row, each in enumerate(features):
+        for name, value in each.items():
+            table[row, place[name]] = value
+    penalty = np.array([0.0 if name == "bias" else RIDGE for name in names])
+    weights = np.zeros(len(names))
+    for _ in range(STEPS):
+        likely = 1 / (1 + np.exp(-table @ weights))
+        slope = table.T @ (likely - truth) + penalty * weights
+        bend = (table * (likely * (1 - likely))[:, None]).T @ table + np.diag(penalty)
+        weights -= np.linalg.solve(bend, slope)
+    return {name: round(float(weights[place[name]]), 3) for name in names}, len(same), sum(same)
+
+
+def told(images: Sequence[Image]) -> str:
+    """The figures of the weights in the package, for people."""
+    made = [
+        Grouping(image=number, links=tuple(zip(groups.link_phrases(captions, phrases), chains, strict=True)))
+        for number, (captions, phrases, chains) in enumerate(images)
+    ]
+    totals = link_counts(made).sum(axis=0)
+    both, linked, truly = totals[:3]
+    return (
+        f"{len(images):,} images: F1 of pairs {pair_f1(totals):.4f} (precision {both / linked:.3f}, recall "
+        f"{both / truly:.3f}), B-cubed {b_cubed(totals):.4f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("entities", type=Path)
+    parser.add_argument("--measure", action="store_true")
+    arguments = parser.parse_args()
+    images = images_of(arguments.entities)
+    if arguments.measure:
+        print(told(images))
+        return
+    kept = [image for number, image in enumerate(images) if number % LEFT_OUT]
+    weights, pairs, same = fitted(kept)
+    content = {
+        "made_from": f"{arguments.entities.name}: {len(kept):,} images of Flickr30k Entities, {pairs:,} pairs of "
+        f"phrases of different captions that do not contradict each other, {same:,} of one thing",
+        "made_by": f"python -m benchmarks.photos.fit_links: logistic regression, ridge penalty {RIDGE:g}, bias free",
+        "weights": weights,
+    }
+    WEIGHTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(told([image for number, image in enumerate(images) if not number % LEFT_OUT]))
+
+
+if __name__ == "__main__":
+    main()

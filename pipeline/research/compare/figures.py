@@ -1,0 +1,319 @@
+"""Numbers from the maps of all contenders: means over phrases with intervals over images, and paired differences.
+
+FIGURES defines each figure and the direction in which it is better. Values of a failed map count as 0.
+
+Places are judged by plain heat maps at any threshold, with the same rule for every explainer. A map is drawn over its
+image with `SAMPLES` samples along the longer side, bilinear between its values. Its mask lies above a threshold, and
+its box is the box around the part of the mask with most heat; parts touch each other also by a corner. Nothing is
+blurred, and colours do not count: `phrasebox eval` measures the regions that a run makes of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import NormalDist
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate.estimates import LEVEL, Floats, mean_figures
+from pipeline.evaluate.matching import ImageHeat, Query, draw_map
+from pipeline.evaluate.metrics import IOU, value_of
+from pipeline.research.compare.maps import Maps
+from pipeline.research.compare.pictures import ComparedImage
+from stages.contract.geometry import Box, box_iou
+from stages.contract.levels import LEVELS, quantise
+from stages.contract.records import HeatMap
+from stages.regions.thresholds import otsu_cut
+
+SAMPLES: Final = 128  # samples along the longer side: several for each cell of a map. Their number costs its square
+SHARES: Final = tuple(step / 10 for step in range(1, 10))  # shares of a map's maximum that are tried as a threshold
+FEWEST_IMAGES: Final = 8  # a bootstrap over fewer images says little of chance
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of the comparison.
+
+    Attributes:
+        title: Title of the column.
+        doc: A line for people.
+        better: 1 if higher values are better, -1 if lower values are.
+    """
+
+    title: str
+    doc: str
+    better: int = 1
+
+
+WHERE: Final[dict[str, Figure]] = {
+    "pointing": Figure("pointing", "the map's peak lies on the thing, or in a true box where no mask is known"),
+    "pointing_off_centre": Figure("off centre", "the same where the image's centre is not on the thing"),
+    "energy": Figure("energy", "share of the heat on the thing"),
+    "box_recall": Figure(
+        "box recall",
+        "box IoU >= 0.5 at the share of the maximum that is best for the explainer on the other half of the images",
+    ),
+    "box_recall_otsu": Figure("by Otsu", "the same at each map's own threshold by Otsu"),
+    "mask_iou": Figure(
+        "mask IoU", "at the share of the maximum that is best for the explainer on the other half of the images"
+    ),
+    "mask_iou_otsu": Figure("by Otsu", "the same at each map's own threshold by Otsu"),
+}
+WHY: Final[dict[str, Figure]] = {
+    "deletion_rise": Figure("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
+    "insertion_rise": Figure("insertion RISE", "area while the hottest pixels appear out of a blur"),
+    "deletion_authors": Figure("deletion authors", "the first half of the pixels becomes random colours", -1),
+    "insertion_authors": Figure("insertion authors", "the first half of the pixels appears out of black"),
+}
+WHY_COSINE: Final = {
+    f"{name}_cosine": replace(shown, title=f"{shown.title}, cosine", doc=f"{shown.doc}: of the cosine")
+    for name, shown in WHY.items()
+}
+SANE: Final[dict[str, Figure]] = {
+    "weights_head": Figure("head shuffled", "rank correlation with the map after the head's weights were shuffled", -1),
+    "weights_all": Figure("all shuffled", "the same after all weights of the tower were shuffled", -1),
+    "phrase_swapped": Figure("other phrase", "rank correlation with the map of another image's phrase", -1),
+    "same_thing": Figure("same thing", "correlation of the maps of two phrases that name the same thing"),
+    "other_thing": Figure("other thing", "correlation of the maps of two phrases that name different things", -1),
+}
+FIGURES: Final = {**WHERE, **WHY, **WHY_COSINE, **SANE}
+"""Name in JSON -> figure, in the order of the tables."""
+
+TABLES: Final = {
+    "Where: does the heat lie on the thing?": WHERE,
+    "Why: areas under the curves of the phrase's probability": WHY,
+    "Why: areas under the curves of the phrase's cosine": WHY_COSINE,
+    "Sane: do maps follow weights and phrases?": SANE,
+}
+"""Title of a table -> its figures."""
+
+CURVES: Final = (*WHY, *WHY_COSINE)
+SANITY: Final = ("weights_head", "weights_all", "phrase_swapped")
+PLACE_NUMBERS: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu", "mask_iou_otsu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Values of n phrases or pairs of phrases.
+
+    Attributes:
+        values: Figure -> values (n,), NaN where the figure is not defined.
+        images: Number of the image of each value, (n,).
+    """
+
+    values: Mapping[str, Floats]
+    images: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The place of a thing on the samples of its image.
+
+    Attributes:
+        inside: Mask of the thing, or of its boxes if it has no mask, (rows, columns).
+        boxes_xywh: Boxes of the thing, in samples.
+    """
+
+    inside: NDArray[np.bool_]
+    boxes_xywh: tuple[Box, ...]
+
+
+def place_numbers(
+    images: Sequence[ComparedImage], maps: Sequence[Maps], label: str
+) -> tuple[Numbers, dict[str, float]]:
+    """Return the numbers of a label's maps about places, and the best shares of the maximum for boxes and masks."""
+    rows: list[dict[str, float]] = []
+    owners: list[int] = []
+    for image, image_maps in zip(images, maps, strict=True):
+        for question, heat_map in zip(image.questions, image_maps[label], strict=True):
+            if question.query is not None:
+                rows.append(_map_numbers(question.query, heat_map))
+                owners.append(image.number)
+    if not rows:
+        return Numbers(values={}, images=np.zeros(0, np.int64)), {}
+    values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    best_shares: dict[str, float] = {}
+    numbers = {name: values[name] for name in PLACE_NUMBERS}
+    half = np.unique(owners, return_inverse=True)[1] % 2
+    for figure in ("box_recall", "mask_iou"):
+        by_share = np.stack([values[f"{figure}@{share}"] for share in SHARES])
+        has_value = ~np.isnan(by_share[0])
+        # Each half of the images is judged at the share that is best for the other half.
+        halves = [has_value & (half != number) for number in (0, 1)]
+        shares = [int(by_share[:, other if other.any() else has_value].sum(axis=1).argmax()) for other in halves]
+        numbers[figure] = np.where(half == 0, by_share[shares[0]], by_share[shares[1]])
+        if has_value.any():
+            best_shares[figure] = SHARES[int(by_share[:, has_value].sum(axis=1).argmax())]
+    return Numbers(values=numbers, images=np.array(owners, np.int64)), best_shares
+
+
+def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
+    """Return all numbers of a map about the place of its thing: box recall and mask IoU for each share, and by Otsu."""
+    heat = None if heat_map.fault else ImageHeat(heat_map, query.size_hw)
+    row = {name: value_of(name, replace(query, heat=heat)) for name in ("pointing", "pointing_off_centre", "energy")}
+    place = place_of(query)
+    levels = None if heat is None else quantise(heat_map.values)
+    cuts = [(0.0, 0.0)] * (len(SHARES) + 1)
+    if levels is not None:
+        surface = draw_map(heat_map, samples_hw(query.size_hw))
+        top = float(surface.max())
+        low = float(heat_map.values.min())
+        high = float(heat_map.values.max())
+        thresholds = (*(share * top for share in SHARES), low + (high - low) * otsu_cut(levels) / LEVELS)
+        cuts = [overlaps(surface, threshold, place) for threshold in thresholds]
+    has_mask = query.target is not None and query.target.mask is not None
+    for name, (box, mask) in zip([*(f"@{share}" for share in SHARES), "_otsu"], cuts, strict=True):
+        row[f"box_recall{name}"] = float(box >= IOU)
+        row[f"mask_iou{name}"] = mask if has_mask else float("nan")
+    return row
+
+
+def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of samples of an image of that many pixels."""
+    scale = SAMPLES / max(size_hw)
+    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+
+
+def place_of(query: Query) -> Place:
+    """Return the place of a query's thing on the samples of its image."""
+    inside = query.area
+    boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
+    rows, columns = samples_hw(query.size_hw)
+    coverage = cv2.resize(inside.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    scale_y = rows / inside.shape[0]
+    scale_x = columns / inside.shape[1]
+    # A thin thing would vanish if every sample had to lie on it by half.
+    is_inside = coverage >= min(0.5, float(coverage.max())) if coverage.any() else coverage > 0
+    return Place(
+        inside=is_inside,
+        boxes_xywh=tuple((x * scale_x, y * scale_y, w * scale_x, h * scale_y) for x, y, w, h in boxes_xywh_px),
+    )
+
+
+def overlaps(heat: NDArray[np.float32], threshold: float, place: Place) -> tuple[float, float]:
+    """Return the IoU of the box of a cut with its best true box, and of its mask with the true mask, 0 .. 1.
+
+    heat: (rows, columns) of samples, >= 0, cut at a threshold in the map's own scale.
+    """
+    is_above = heat > threshold
+    if not is_above.any():
+        return 0.0, 0.0
+    union = np.count_nonzero(is_above | place.inside)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(is_above.astype(np.uint8), connectivity=8)
+    heat_of_parts = np.bincount(parts.ravel(), weights=heat.ravel(), minlength=count)
+    x, y, w, h = (float(value) for value in stats[1 + int(heat_of_parts[1:].argmax())][:4])
+    box_overlap = max(box_iou((x, y, w, h), box) for box in place.boxes_xywh)
+    return box_overlap, np.count_nonzero(is_above & place.inside) / union
+
+
+def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: str) -> Numbers:
+    """Return the correlations of the maps of two phrases of an image, for phrases with a known thing."""
+    rows: list[tuple[float, float]] = []
+    owners: list[int] = []
+    for image, image_maps in zip(images, maps, strict=True):
+        for (a, map_a), (b, map_b) in combinations(zip(image.questions, image_maps[label], strict=True), 2):
+            if a.thing and b.thing:
+                likeness = correlation(map_a.values, map_b.values)
+                rows.append((likeness, float("nan")) if a.thing == b.thing else (float("nan"), likeness))
+                owners.append(image.number)
+    columns = np.array(rows, np.float64).reshape(-1, 2)
+    values = {"same_thing": columns[:, 0], "other_thing": columns[:, 1]}
+    return Numbers(values=values, images=np.array(owners, np.int64))
+
+
+def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return Pearson's correlation of two maps, -1 .. 1. Maps of different grids are compared on the finer grid."""
+    finer = max(a.shape, b.shape, key=lambda shape: shape[0] * shape[1])
+    # Bilinear.
+    values_a, values_b = (values if values.shape == finer else cv2.resize(values, finer[::-1]) for values in (a, b))
+    return pearson(values_a.astype(np.float64), values_b.astype(np.float64))
+
+
+def pearson(a: Floats, b: Floats) -> float:
+    """Return the correlation of the values of two arrays, -1 .. 1; 0 for a map that is the same everywhere."""
+    a = a - a.mean()
+    b = b - b.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    if norm <= np.finfo(np.float64).tiny:
+        return 0.0
+    return float(np.clip((a * b).sum() / norm, -1.0, 1.0))
+
+
+def numbers_in(rows: Sequence[Mapping[str, Any]], label: str, names: Sequence[str]) -> Numbers:
+    """Return the numbers of a label in rows of sanity checks or curves; NaN for values that a row lacks."""
+    label_rows = [row for row in rows if row["label"] == label]
+    return Numbers(
+        values={name: np.array([row.get(name, np.nan) for row in label_rows], np.float64) for name in names},
+        images=np.array([row["image"] for row in label_rows], np.int64),
+    )
+
+
+def figures_of(parts: Sequence[Numbers]) -> dict[str, Any]:
+    """Return name -> {value, low, high, n}; figures without any value are left out."""
+    figures: dict[str, Any] = {}
+    for part in parts:
+        figures |= mean_figures(part.values, part.images)
+    return {name: figures[name] for name in FIGURES if name in figures}
+
+
+def sizes_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return the number of values of each figure, over some rows; `2, 16` where the rows differ."""
+    sizes = [sorted({row["figures"][name]["n"] for row in rows if name in row["figures"]}) for name in names]
+    return [", ".join(f"{n:,}" for n in numbers) for numbers in sizes]
+
+
+def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> dict[str, Any]:
+    """Return name -> {value, low, high, n} of the differences from another contender, phrase by phrase.
+
+    The interval is None where the values belong to fewer than `FEWEST_IMAGES` images.
+    """
+    differences: dict[str, Any] = {}
+    for part, reference_part in zip(parts, reference, strict=True):
+        values = {name: part.values[name] - reference_part.values[name] for name in part.values}
+        for name, figure in mean_figures(values, part.images).items():
+            images = np.unique(part.images[~np.isnan(values[name])])
+            differences[name] = figure if images.size >= FEWEST_IMAGES else {**figure, "low": None, "high": None}
+    return {name: differences[name] for name in FIGURES if name in differences}
+
+
+def mark_differences(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add `mark` to all differences: "+" or "-" if it is significant by Holm's correction at `LEVEL` over all rows.
+
+    The p-values come from a normal law with the width of the interval: 2,000 resamples give none below 0.0005.
+    """
+    normal = NormalDist()
+    candidates: list[tuple[float, int, dict[str, Any]]] = []
+    for row in rows:
+        for difference in (row["differences"] or {}).values():
+            difference["mark"] = ""
+            if difference["low"] is not None and difference["value"]:
+                deviation = (difference["high"] - difference["low"]) / (2 * normal.inv_cdf((1 + LEVEL) / 2))
+                p = 2 * normal.cdf(-abs(difference["value"]) / deviation) if deviation else 0.0
+                candidates.append((p, len(candidates), difference))
+    for rank, (p, _, difference) in enumerate(sorted(candidates)):
+        if p > (1 - LEVEL) / (len(candidates) - rank):
+            break
+        difference["mark"] = "+" if difference["value"] > 0 else "-"
+
+
+def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> dict[str, Any]:
+    """Compare the cosine that an explainer explains with the image tower's cosine.
+
+    Returns:
+        `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image
+        tower, over `n` phrases. The correlation is None if one of them is constant.
+    """
+    explained_cosines = np.array([heat_map.similarity for image_maps in maps for heat_map in image_maps])
+    true = np.concatenate(cosines)
+    varies = explained_cosines.std() > 0 and true.std() > 0
+    return {
+        "correlation": float(np.corrcoef(explained_cosines, true)[0, 1]) if varies else None,
+        "mean_difference": float((explained_cosines - true).mean()),
+        "mean_distance": float(np.abs(explained_cosines - true).mean()),
+        "n": len(true),
+    }

@@ -1,0 +1,286 @@
+"""The contenders of a comparison (`grad_eclip,maskclip,grad_eclip:heads=single:blocks=1`) and their heat maps and cost.
+
+Baselines without a model are here, too.
+
+The contenders process the images batch by batch. Contenders with the same pixels share the trunk's forward pass where
+the tower allows it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from pipeline.config import ExplainConfig, RunConfig, override
+from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
+from pipeline.evaluate.matching import draw_map
+from pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
+from pipeline.research.compare.pictures import ComparedImage
+from pipeline.terminal import progress_bar
+from stages.contract.errors import ConfigError
+from stages.contract.records import HeatMap, Record, stable_id
+from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
+from stages.explain.config import ExplainerConfig
+from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import OWN_MODELS, TowerKind
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower
+
+OPTION: Final = "--explainers"
+
+DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
+"""Maps are compared as the methods give them, unless a contender's own settings change this."""
+
+REFERENCE: Final = "grad_eclip"  # differences are computed against it, where it takes part
+
+TIMED_PHRASES: Final = 8
+TIMED_IMAGES: Final = 2  # images of a timed batch; 1 if each takes many forward passes
+
+TIMES: Final = 3
+LONG_S: Final = 4.0  # a batch that takes longer is timed once instead of `TIMES`
+
+RIVALS: Final = 100  # the most phrases among which a phrase's probability is computed
+CACHED_CALLS: Final = 16  # cached calls of a trunk: a batch and its images
+
+Maps = Mapping[str, Sequence[HeatMap]]
+"""Label -> the maps of one image, in the order of its questions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """An explainer with its settings for the model's tower; `label` is the text that the user typed."""
+
+    label: str
+    config: ExplainerConfig
+
+    @property
+    def repeats_trunk(self) -> bool:
+        """Whether it takes many forward passes for each image."""
+        return EXPLAINERS[self.config.kind].cost == "perturbation"
+
+    @property
+    def takes_one_image(self) -> bool:
+        """Whether its images do not share a forward pass."""
+        return self.repeats_trunk or self.config.image_size == "keep"
+
+
+def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[Contender]:
+    """Return the explainers of a comparison on an image tower of a model.
+
+    `selection`: kinds with commas between them, each with its settings behind colons; or `all`; or None for all
+    explainers that need no perturbed images and that no patent claims. Raise ConfigError if a kind or a setting is
+    unknown, makes no sense on this tower, or is named twice.
+    """
+    kinds = kinds_for(tower)
+    if selection is None or selection.strip() == "all":
+        if selection is None:
+            kinds = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
+        return [_make_contender(kind, tower, model) for kind in kinds]
+    names = [name.strip() for name in re.split(r",(?![^\[]*\])", selection)]
+    if not all(names):
+        raise ConfigError(f"{OPTION}: expected names with commas between them, got {selection!r}")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ConfigError(f"{OPTION}: {name} is named twice")
+    return [_make_contender(name, tower, model) for name in names]
+
+
+def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
+    kind, *settings = label.split(":")
+    kinds = ", ".join(kinds_for(tower))
+    if kind not in EXPLAINERS:
+        raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {kinds}")
+    if tower not in EXPLAINERS[kind].towers:
+        raise ConfigError(
+            f"{OPTION}: {kind} needs {EXPLAINERS[kind].needs}, which {model} does not have; on it these are "
+            f"defined: {kinds}"
+        )
+    try:
+        values = {"explain": {"kind": kind}, "model": {"name": model} if model in OWN_MODELS else {}}
+        run = override(values, [f"explain.{setting}" for setting in settings], ExplainConfig)
+        explainer: ExplainerConfig = run.explain
+        keys = {setting.partition("=")[0] for setting in settings}
+        config = explainer.model_copy(update={key: value for key, value in DEFAULTS.items() if key not in keys})
+        return Contender(label=label, config=fit_to_tower(config, tower, model))
+    except ConfigError as error:
+        raise ConfigError(f"{OPTION}: {label}: {error}") from error
+
+
+@dataclass(slots=True)
+class CachedTrunk:
+    """A trunk with a cache of the tokens of the last calls.
+
+    A call that asks for gradients through the trunk is always computed. A transformer with a class token has no such
+    function: each explainer stops at another of its blocks.
+    """
+
+    trunk: Callable[[Tensor], Tensor]
+    _calls: deque[tuple[Tensor, Tensor]] = field(default_factory=partial(deque, maxlen=CACHED_CALLS), init=False)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return the tokens (B, T, D) of normalised pixels (B, 3, height, width)."""
+        if torch.is_grad_enabled() and pixels.requires_grad:
+            return self.trunk(pixels)
+        for cached_pixels, tokens in self._calls:
+            if cached_pixels.shape == pixels.shape and torch.equal(cached_pixels, pixels):
+                return tokens
+        tokens = self.trunk(pixels)
+        self._calls.append((pixels, tokens))
+        return tokens
+
+
+def with_trunk_cache(model: ClipModel) -> ClipModel:
+    """Return the same model with a cached trunk, if its tower has a trunk."""
+    tower = model.tower
+    if isinstance(tower, PooledTower | AveragedTower):
+        return replace(model, tower=replace(tower, trunk=CachedTrunk(tower.trunk)))
+    return model
+
+
+class Contest:
+    """All contenders on one loaded model, with a run's settings of model and images; the console shows the progress."""
+
+    def __init__(self, model: ClipModel, config: RunConfig, contenders: Sequence[Contender], console: Console) -> None:
+        self.uncached_model = model
+        self.config = config
+        self.contenders = tuple(contenders)
+        self.console = console
+        self.model = with_trunk_cache(model)
+
+    def compute_maps(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
+        """Compute the maps of each image, and the cosines of its questions by the image tower alone."""
+        stages = self.stages(self.model)
+        step = max(stage.forward_batch_size() for stage in stages.values())
+        maps: list[Maps] = []
+        cosines: list[NDArray[np.float64]] = []
+        count = 0
+        with progress_bar(self.console, "heat maps", len(images) * len(self.contenders)) as advance:
+            for start in range(0, len(images), step):
+                batch = images[start : start + step]
+                answers = {}
+                for contender in self.contenders:
+                    answers[contender.label] = stages[contender.label].process(self.records(contender, batch))
+                    count += len(batch)
+                    advance(count)
+                for place, image_cosines in enumerate(self._cosines(batch)):
+                    maps.append({label: records[place].heat_maps for label, records in answers.items()})
+                    cosines.append(image_cosines)
+        return maps, cosines
+
+    def costs(self, images: Sequence[ComparedImage], rivals: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return label -> the cost of a batch with eight phrases an image: `encode_image`, `seconds`, `repeats`.
+
+        `encode_image` is the time relative to the image tower alone. Nothing is cached here.
+        """
+        costs: dict[str, dict[str, Any]] = {}
+        with progress_bar(self.console, "cost", len(self.contenders)) as advance:
+            for count, contender in enumerate(self.contenders, start=1):
+                batch = list(images[: 1 if contender.takes_one_image else TIMED_IMAGES])
+                texts_by_image = [[question.phrase.text for question in image.questions] for image in batch]
+                phrases = [list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in texts_by_image]
+                explain_s, encode_s, repeats = self._times(contender, batch, phrases)
+                costs[contender.label] = {
+                    "encode_image": explain_s / encode_s,
+                    "seconds": explain_s / len(batch),
+                    "repeats": repeats,
+                }
+                advance(count)
+        return costs
+
+    def _times(
+        self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]
+    ) -> tuple[float, float, int]:
+        """Return median seconds for the maps of a batch and for its embeddings alone, and the number of measurements.
+
+        The two take turns, so that other load of the machine falls on both. Texts are embedded before the clock starts.
+        """
+        explainer = EXPLAINERS[contender.config.kind](contender.config, self.uncached_model)
+        explainer.texts([text for texts in phrases for text in texts])
+        rgb = np.stack([pixels_of(record) for record in self.records(contender, images)])
+        pixels = torch.from_numpy(rgb)
+        tower = explainer.model.tower
+
+        def seconds(work: Callable[[], object]) -> float:
+            start = time.perf_counter()
+            work()
+            if tower.device.type == "cuda":
+                torch.cuda.synchronize(tower.device)
+            return time.perf_counter() - start
+
+        encode = torch.no_grad()(lambda: tower.encode(pixels))
+        explain = partial(explainer.explain, rgb, phrases)
+        first_s = seconds(explain)
+        if first_s > LONG_S:
+            return first_s, seconds(encode), 1
+        pairs = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
+        return median(explain_s for _, explain_s in pairs), median(encode_s for encode_s, _ in pairs), TIMES
+
+    def stages(self, model: ClipModel) -> dict[str, ExplainStage]:
+        """Return label -> the stage of a contender on a model, set up."""
+        stages: dict[str, ExplainStage] = {}
+        for contender in self.contenders:
+            settings = self.config.model
+            if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
+                settings = settings.model_copy(update={"batch_size": 1})
+            # No masked image comes twice: a cache of them would take gigabytes.
+            contender_model = self.uncached_model if contender.repeats_trunk and model is self.model else model
+            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), contender_model)
+            stage.setup()
+            stages[contender.label] = stage
+        return stages
+
+    def records(self, contender: Contender, images: Sequence[ComparedImage]) -> list[Record]:
+        """Return the records of the images at the size that a contender takes."""
+        default_canvas = ExplainerConfig(kind="").canvas(self.uncached_model.input)
+        canvas = contender.config.canvas(self.uncached_model.input)
+        if canvas["mode"] == default_canvas["mode"] and canvas["size_px"] == default_canvas["size_px"]:
+            return [image.record for image in images]
+        stage = prepare_stage(self.config, self.uncached_model.input, contender.config)
+        stage.setup()
+        return stage.process([image.source for image in images])
+
+    def _cosines(self, images: Sequence[ComparedImage]) -> Iterator[NDArray[np.float64]]:
+        embeddings = image_embeddings(self.model, np.stack([pixels_of(image.record) for image in images]))
+        for image, embedding in zip(images, embeddings.astype(np.float64), strict=True):
+            texts = [question.phrase.text for question in image.questions]
+            yield text_embeddings(self.model, texts).astype(np.float64) @ embedding
+
+
+def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
+    """Draw maps without a model, in the contenders' shape.
+
+    `centre` is a spot that falls off from the middle of the image, and `random` smooth noise for each phrase.
+    """
+    maps: list[Maps] = []
+    for image in images:
+        rows, columns = model.tower.placement.grid_hw(*pixels_of(image.record).shape[:2])
+        y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
+        spot = np.exp(-(y**2 + x**2)).astype(np.float32)
+        centre = []
+        noise = []
+        for question in image.questions:
+            text = question.phrase.text
+            random = np.random.default_rng(stable_id(f"{seed}:{image.number}:{text}"))
+            coarse = HeatMap(text=text, values=random.random((4, 4), np.float32), similarity=0.0)
+            centre.append(replace(coarse, values=spot))
+            noise.append(replace(coarse, values=draw_map(coarse, (rows, columns))))
+        maps.append({"centre": centre, "random": noise})
+    return maps
+
+
+def rivals_of(images: Sequence[ComparedImage], seed: int) -> list[str]:
+    """Return at most `RIVALS` different texts of the questions of all images."""
+    texts = dict.fromkeys(question.phrase.text for image in images for question in image.questions)
+    return sorted(texts, key=lambda text: stable_id(f"{seed}:{text}"))[:RIVALS]

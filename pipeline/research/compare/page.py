@@ -1,0 +1,147 @@
+"""The page of `phrasebox compare`: heat maps of one phrase by all explainers side by side, in one file.
+
+It needs neither network nor server: it includes pictures, style and script. The template escapes texts, and a content
+security policy lets no script run but the page's own.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate.evaluation_set import pixels_of
+from pipeline.evaluate.matching import ImageHeat
+from pipeline.evaluate.metrics import value_of
+from pipeline.pictures import heat_map_png, jpeg_of
+from pipeline.research.compare.comparison import Comparison
+from pipeline.research.compare.figures import FIGURES, correlation, sizes_of
+from pipeline.research.compare.pictures import ComparedImage
+from pipeline.viewer.pages import TEMPLATES
+from stages.contract.errors import ConfigError
+from stages.contract.records import HeatMap
+from stages.shared.storage import write_text
+
+MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
+PHOTO_SIDE_PX: Final = 320
+MAP_SIDE_PX: Final = 48
+
+
+def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
+    """Write the page of some comparisons. Raise ConfigError if the file cannot be written."""
+    folder = Path(__file__).parent
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    text = TEMPLATES.from_string((folder / "page.html").read_text(encoding="utf-8")).render(
+        comparisons=[
+            (comparison, picture_questions(comparison), _table(comparison.rows)) for comparison in comparisons
+        ],
+        script=script,
+        style=style,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        docs=FIGURES,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    except OSError as error:
+        raise ConfigError(f"--html: cannot write {out}: {error.strerror}") from error
+
+
+def picture_questions(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the first question of the first images, with a map by every explainer: values for the template.
+
+    `caption` is the text before, within and after the phrase; `boxes` are (x, y, w, h) in percent of the image's sides;
+    `disagreement` is 0 .. 2; `hits` counts the explainers with a peak on the object, -1 if its place is not known.
+    """
+    labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
+    curves = {(row["label"], row["image"]): row for row in comparison.curves}
+    questions = []
+    for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
+        tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
+        question = image.questions[0]
+        height, width = image.size_hw
+        phrase = question.phrase
+        caption = image.record.sample.captions[phrase.caption_index]
+        boxes = () if question.query is None or question.query.target is None else question.query.target.boxes_xywh_px
+        questions.append(
+            {
+                "name": image.record.sample.sample_id,
+                "phrase": phrase.text,
+                "caption": (caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
+                "photo": _photo(image),
+                "aspect": width / height,
+                "boxes": [
+                    (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height) for x, y, w, h in boxes
+                ],
+                "tiles": tiles,
+                "disagreement": _disagreement([maps[label][0].values for label in labels]),
+                "hits": sum(tile["verdict"] == "hit" for tile in tiles) if boxes else -1,
+            }
+        )
+    return questions
+
+
+def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A map: data URL, place of its peak in percent, "hit" or "missed" if the truth is known, and notes below it."""
+    query = image.questions[0].query
+    heat = ImageHeat(heat_map, image.size_hw)
+    verdict = ""
+    notes = []
+    if heat_map.fault:
+        notes.append(f"no map: {heat_map.fault}")
+    elif query is not None:
+        judged_query = replace(query, heat=heat)
+        verdict = "hit" if value_of("pointing", judged_query) else "missed"
+        notes.append(f"energy {value_of('energy', judged_query):.2f}")
+    if curve is not None:
+        for suffix, scale in (("", "probability"), ("_cosine", "cosine")):
+            areas = [f"{name} {curve[f'{name}_rise{suffix}']:.2f}" for name in ("deletion", "insertion")]
+            notes.append(f"{', '.join(areas)} ({scale})")
+    return {
+        "label": label,
+        "heat": _data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
+        "x": 100 * (heat.peak[1] + 0.5) / image.size_hw[1],
+        "y": 100 * (heat.peak[0] + 0.5) / image.size_hw[0],
+        "verdict": verdict,
+        "notes": notes,
+    }
+
+
+def _disagreement(maps: Sequence[NDArray[np.float32]]) -> float:
+    """How much several maps differ: 1 less their mean correlation in pairs, 0 .. 2; 0 for one map."""
+    pairs = [correlation(a, b) for a, b in combinations(maps, 2)]
+    return 1.0 - float(np.mean(pairs)) if pairs else 0.0
+
+
+def _photo(image: ComparedImage) -> str:
+    height, width = image.size_hw
+    scale = PHOTO_SIDE_PX / max(height, width)
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return _data_url("image/jpeg", jpeg_of(np.ascontiguousarray(pixels_of(image.record)), size_wh))
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns, and a line of cells for each explainer: the figure, and the sign of its gain over the reference."""
+    columns = [name for name in FIGURES if any(name in row["figures"] for row in rows)]
+    lines = []
+    for row in rows:
+        cells = []
+        for name in columns:
+            difference = (row["differences"] or {}).get(name) or {}
+            low = difference.get("low")
+            high = difference.get("high")
+            sign = 0 if low is None or high is None else (low > 0) - (high < 0)
+            cells.append((row["figures"].get(name), sign * FIGURES[name].better))
+        lines.append((row, cells))
+    return {"columns": columns, "sizes": sizes_of(rows, columns), "lines": lines}

@@ -1,0 +1,135 @@
+"""Do maps follow weights and phrases? The sanity checks of Adebayo et al. (NeurIPS 2018, arXiv 1810.03292).
+
+A map that explains a model changes when the model's weights do. The paper re-initialises layer after layer, from the
+output on. Here the numbers within each weight are shuffled, which keeps their spread and so the scale of the
+activations. There are two steps instead of one for each layer:
+
+head   the part that turns tokens into an embedding: the last block of a transformer and all behind it, the pool, or the
+       head
+all    every weight of the image tower
+
+The text tower stays as it is. Stored statistics of batch normalisation and the pixels' normalisation are no weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from pipeline.research.compare.figures import pearson
+from pipeline.research.compare.maps import Contest, Maps
+from pipeline.research.compare.pictures import ComparedImage
+from pipeline.terminal import progress_bar
+from stages.contract.records import Phrase
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower
+from stages.shared.model.towers.tower import Tower
+from stages.shared.model.towers.vision import Block, VisionTower
+
+Depth = Literal["head", "all"]
+
+DEPTHS: Final[tuple[Depth, ...]] = ("head", "all")
+
+_WEIGHTS: Final = ("patch_weight", "patch_bias", "class_token", "position_embedding", "ln_pre")
+_BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
+"""The weights of a transformer before its blocks, and the weights of a block."""
+
+
+def check_sanity(
+    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int
+) -> list[dict[str, Any]]:
+    """Compute rank correlations of the first question's map with maps that should differ; the seed shuffles weights.
+
+    Explainers that take many forward passes for each image are left out: they would need three times as many.
+
+    Returns:
+        For each image and contender `label`, `image`, and the correlation with the map of a phrase of the next
+        image (`phrase_swapped`) and with its own map by shuffled weights (`weights_head`, `weights_all`).
+    """
+    first_phrases = [image.questions[0].phrase for image in images]
+    labels = [contender.label for contender in contest.contenders]
+    rows = {(image.number, label): {"label": label, "image": image.number} for image in images for label in labels}
+    attempts: list[tuple[str, ClipModel, list[Phrase]]] = [
+        ("phrase_swapped", contest.model, [*first_phrases[1:], *first_phrases[:1]]),
+        *((f"weights_{depth}", shuffle_weights(contest.model, depth, seed), first_phrases) for depth in DEPTHS),
+    ]
+    stages = {name: contest.stages(model) for name, model, _ in attempts}
+    step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
+    contenders = [contender for contender in contest.contenders if not contender.repeats_trunk]
+    count = 0
+    with progress_bar(contest.console, "sanity, heat maps", len(images) * len(attempts) * len(contenders)) as advance:
+        for start in range(0, len(images), step):
+            places = range(start, min(start + step, len(images)))
+            for name, _, phrases in attempts:
+                changed_images = [images[place].with_phrases(phrases[place]) for place in places]
+                for contender in contenders:
+                    label = contender.label
+                    records = stages[name][label].process(contest.records(contender, changed_images))
+                    for image, image_maps, record in zip(changed_images, maps[start:], records, strict=False):
+                        values = image_maps[label][0].values
+                        rows[image.number, label][name] = rank_correlation(values, record.heat_maps[0].values)
+                    count += len(changed_images)
+                    advance(count)
+    return list(rows.values())
+
+
+def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return Spearman's correlation of two maps of one shape, -1 .. 1; equal cells share their rank."""
+    return pearson(rankdata(a), rankdata(b))
+
+
+def shuffle_weights(model: ClipModel, depth: Depth, seed: int) -> ClipModel:
+    """Return the same model with shuffled weights in its image tower; the model itself stays as it is."""
+    return replace(model, tower=_shuffle_tower(model.tower, depth, torch.Generator().manual_seed(seed)))
+
+
+def _shuffle_tower(tower: Tower, depth: Depth, random: torch.Generator) -> Tower:
+    if isinstance(tower, VisionTower):
+        start = 0 if depth == "all" else len(tower.blocks) - 1
+        weights: dict[str, Any] = {name: _shuffle(getattr(tower, name), random) for name in ("ln_post", "output")}
+        weights["blocks"] = (*tower.blocks[:start], *(_shuffle(block, random) for block in tower.blocks[start:]))
+        if depth == "all":
+            weights |= {name: _shuffle(getattr(tower, name), random) for name in _WEIGHTS}
+        return replace(tower, **weights)
+    if isinstance(tower, PooledTower | AveragedTower):
+        parts = ("trunk", "pool" if isinstance(tower, PooledTower) else "finish")
+        names = parts if depth == "all" else parts[1:]
+        return replace(tower, **{name: _shuffle(getattr(tower, name), random) for name in names})
+    raise TypeError(f"expected an image tower of this project, got a {type(tower).__name__}")
+
+
+def _shuffle(part: Any, random: torch.Generator) -> Any:
+    """Return any part of a tower with the numbers of each weight in a random order."""
+    if isinstance(part, Tensor):
+        order = torch.randperm(part.numel(), generator=random).to(part.device)
+        return part.flatten()[order].reshape(part.shape) if part.is_floating_point() else part
+    if isinstance(part, Block):
+        return replace(part, **{name: _shuffle(getattr(part, name), random) for name in _BLOCK})
+    if isinstance(part, nn.Module):
+        return _shuffle_module(part, random)
+    owner = getattr(part, "__self__", None)
+    if isinstance(owner, nn.Module):  # a method of a network
+        return getattr(_shuffle_module(owner, random), part.__name__)
+    if isinstance(part, tuple):
+        return tuple(_shuffle(element, random) for element in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        # A field that is no argument caches values of other weights.
+        names = [field.name for field in fields(part) if field.init and field.name not in ("mean", "std")]
+        return replace(part, **{name: _shuffle(getattr(part, name), random) for name in names})
+    return part
+
+
+def _shuffle_module(module: nn.Module, random: torch.Generator) -> nn.Module:
+    duplicate = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in duplicate.parameters():
+            parameter.copy_(_shuffle(parameter.detach().clone(), random))
+    return duplicate

@@ -1,0 +1,127 @@
+"""`phrasebox finetune`: teach a CLIP what the regions of a dataset show."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import ConfigFile, Json, Settings, Where, naming_options, stopping
+from pipeline.config import load_config
+from pipeline.config_text import as_yaml
+from pipeline.dataset import open_dataset
+from pipeline.research.finetune import RECIPES
+from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.terminal import console, counted, errors, print_json, progress_bar
+from stages.shared.model.config import check_model_files
+
+
+def finetune(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME[/TAG]|PATH",
+            help="Model to begin with: demo, NAME/TAG of open_clip, or a checkpoint (model.name).",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="|".join(RECIPES),
+            help="Regions against phrases (align, the default), or a baseline for them: crops, mosaics of whole "
+            "images, captions alone (recipe.kind).",
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", metavar="N", help="How often every image is seen (epochs; 1).")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Images of a step (batch_size; 32).")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="RATE", help="The highest (learning_rate; 1e-5).")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", metavar="SCORE", help="Only regions of this score (data.min_score).")
+    ] = None,
+    where: Where = "",
+    images: Annotated[
+        str | None,
+        typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they moved (data.image_root)."),
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the training in --out and begin anew.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all keys with their values as YAML and exit.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
+
+    \b
+    phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
+    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
+    torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
+    """
+    options = {
+        "data.path": dataset,
+        "data.image_root": images,
+        "data.min_score": min_score,
+        "data.where": where or None,
+        "out": str(out),
+        "model.name": model,
+        "recipe.kind": recipe,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    finetune_config = load_config(config, settings, model=FinetuneConfig, options=options)
+    if print_config:
+        sys.stdout.write(as_yaml(finetune_config.model_dump(mode="json")))
+        return
+    with naming_options():
+        open_dataset(finetune_config.data.path)
+        check_model_files(finetune_config.model)
+    _train(finetune_config, fresh=fresh, as_json=as_json)
+
+
+def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
+    """Train with progress, and report the result in the process of rank 0."""
+    # It imports torch.
+    from pipeline.research.finetune.loop import finetune as train  # noqa: PLC0415
+
+    progress = errors if as_json else console
+    is_first = os.environ.get("RANK", "0") == "0"
+    bars: list[Callable[[int], None]] = []
+    message = "stopped. The same command resumes from the last checkpoint." if is_first else ""
+    with stopping(message), naming_options(), ExitStack() as stack:
+
+        def on_step(step: int, steps: int) -> None:
+            if not bars:  # the number of steps is known when the first is taken
+                bars.append(stack.enter_context(progress_bar(progress, "steps", steps)))
+            bars[0](step)
+
+        def on_note(text: str) -> None:
+            progress.print(text, soft_wrap=True, highlight=False)
+
+        result = train(config, on_step, on_note, fresh=fresh)
+    if is_first and as_json:
+        print_json({**asdict(result), "model": str(result.model)})
+    elif is_first:
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+        effort = f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
+        console.print(f"{effort}: {losses}", highlight=False)
+        if result.bad_images:
+            console.print(f"{counted(result.bad_images, 'image')} could not be read: left out", style="yellow")
+        console.print(f"the tuned model is in {result.model}: take it as --model {result.model.parent}", soft_wrap=True)

@@ -1,0 +1,135 @@
+"""The settings of a fine-tuning. Checking those of a recipe other than the default imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+
+from pipeline.research.finetune import RECIPES
+from stages.shared.model.config import AUTO, ModelConfig
+from stages.shared.storage import absolute
+
+Learns = Literal["all", "image"]
+
+
+class RecipeConfig(BaseModel):
+    """Settings that every recipe has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str = Field(description="Name in `RECIPES`.")
+    learns: Learns = Field(
+        "all", description="`all`, or `image`: the text tower stays, as in recipes without texts of regions."
+    )
+    caption_weight: float = Field(
+        1.0, ge=0, description="Weight of the loss between images and captions, which keeps the model able to retrieve."
+    )
+
+
+class AlignConfig(RecipeConfig):
+    """Regions against phrases."""
+
+    kind: Literal["align"] = "align"
+    region_weight: float = Field(
+        0.5,
+        gt=0,
+        description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
+    )
+    weigh_by: Literal["score", "nothing"] = Field("nothing", description="`score`: scores are the regions' weights.")
+    residual: bool = Field(
+        False,
+        description="With a class token: whether features of patches contain the last block's residual and MLP, as in "
+        "CLIPSelf and CLIM, see `stages.shared.model.towers.dense`. `phrasebox score-model --residual` then looks at "
+        "the same features.",
+    )
+    same_place_iou: float = Field(
+        0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
+    )
+
+
+AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(RECIPES.config)]
+"""The `recipe` section."""
+
+
+class DataConfig(BaseModel):
+    """The dataset, and the choice of its regions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="Folder or URL of the dataset.")
+    image_root: str | None = Field(
+        None, description="Folder or URL of the images, if they have moved and the dataset does not hold them."
+    )
+    min_score: float = Field(
+        0.0, ge=0, le=1, description="Only regions with at least this score. Other images still count for captions."
+    )
+    where: str = Field("", description="Only regions for which this SQL condition holds.")
+    boxes: Literal["own", "shuffled"] = Field(
+        "own",
+        description="`shuffled` gives each region the box of another thing of its image (an only one that of another "
+        "image), drawn anew in each epoch: a control, with which nothing can be learned about places.",
+    )
+    loaders: int = Field(
+        0, ge=0, le=64, description="Processes of each rank that decode images; 0: the one that trains decodes them."
+    )
+
+
+class FinetuneConfig(BaseModel):
+    """Everything a fine-tuning depends on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    data: DataConfig = Field(description="The dataset, and the choice of its regions.")
+    model: ModelConfig = Field(
+        ModelConfig(precision="fp32"),
+        description="The model to begin with. `precision` is that of the products: bf16 is torch's autocast, weights "
+        "stay in fp32. `auto` is fp32 here.",
+    )
+    recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config, description="What the model is taught.")
+    frozen: tuple[str, ...] = Field(
+        (),
+        description="Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`. If nothing in "
+        "front of a layer learns, its backward pass ends there.",
+    )
+    epochs: float = Field(1.0, gt=0, le=10_000, description="How often every image is seen.")
+    batch_size: int = Field(32, ge=2, le=65_536, description="Images of a step, of all ranks together.")
+    learning_rate: float = Field(
+        1e-5,
+        gt=0,
+        le=1,
+        description="The highest; it rises over the warm-up and falls along half a cosine to 0. The default is the "
+        "field's for large pretrained models (CLIPSelf, CLIM, FineCLIP); small ones need ten times as much.",
+    )
+    weight_decay: float = Field(
+        0.1, ge=0, description="AdamW's, of matrices; biases, norms and temperatures have none."
+    )
+    warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
+    clip_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    interpolate: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the tuned weights in those that are written; the rest are those of the start. CLIPSelf's "
+        "code takes 0.7 for RegionCLIP. 1: the tuned ones alone.",
+    )
+    seed: int = Field(0, ge=0, description="Decides the order of images, the choice of captions, and a recipe's draws.")
+    checkpoint_every_s: float = Field(300.0, ge=0, description="Seconds between checkpoints; 0: after every step.")
+    out: Path = Field(description="Folder to write: `model/`, `log.jsonl`, and `latest.pt` to resume from.")
+
+    @field_validator("model")
+    @classmethod
+    def _resolve_precision(cls, model: ModelConfig) -> ModelConfig:
+        """Return the model with `auto` as fp32: only the user may let a training round."""
+        return model.model_copy(update={"precision": "fp32"}) if model.precision == AUTO else model
+
+    def decides(self) -> dict[str, Any]:
+        """Return the settings that determine the weights, as plain values: a resumed training must share them."""
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s"})
+        data = plain["data"]
+        data.pop("loaders")
+        data |= {key: absolute(data[key]) for key in ("path", "image_root") if data[key] is not None}
+        for key in ("device", "threads", "batch_size"):
+            plain["model"].pop(key)
+        return plain

@@ -1,0 +1,393 @@
+"""Fine-tuning from the dataset to the tuned model: `finetune`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pipeline.research.finetune import RECIPES
+from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.research.finetune.folder import CARD, VOCABULARY, WEIGHTS, WRITTEN_BY, TrainingFolder
+from pipeline.research.finetune.material import TrainingBatch, TuningData, reject_long_phrases
+from pipeline.research.finetune.ranks import RankGroup, join_group
+from pipeline.research.finetune.recipe import Student
+from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
+from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
+from stages.shared.model.load import fetch_files, module_of, usable_model
+from stages.shared.model.recognise import OPEN_CLIP_CONFIG, ModelDescription
+from stages.shared.model.tokenizer import tokenizer_of
+from stages.shared.model.towers.photo_trunk import TRUNK_NAME
+
+OnStep = Callable[[int, int], None]
+"""Called on the leading rank after each step, with the number of completed steps and of all."""
+
+LOG_EVERY: Final = 10  # steps between lines of the log; the last step writes a line, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedModel:
+    """A finished fine-tuning.
+
+    Attributes:
+        model: Folder of the tuned model, in the layout of open_clip's push_to_hf_hub.
+        steps: Number of steps, including those before the training was resumed.
+        images: Number of images in the dataset.
+        bad_images: Number of images that this process could not read and left out; repeated ones count again.
+        losses: Means of the last line of the log, by name.
+        seconds: Time of this process.
+    """
+
+    model: Path
+    steps: int
+    images: int
+    bad_images: int
+    losses: dict[str, float]
+    seconds: float
+
+
+def finetune(
+    config: FinetuneConfig,
+    on_step: OnStep | None = None,
+    say: Callable[[str], None] | None = None,
+    *,
+    fresh: bool = False,
+) -> TunedModel:
+    """Fine-tune a model on a dataset, or resume the training in `config.out`.
+
+    In a group of processes (of torchrun, or initialised by Ray Train) each call is one rank. The losses are equal to
+    those of one process with the whole batch, up to rounding.
+
+    Args:
+        config: All settings.
+        on_step: See `OnStep`.
+        say: Takes a message for people before the first step.
+        fresh: Begin anew: a training in `config.out` and its model are deleted after the first step.
+
+    Raises:
+        ConfigError, WeightsError, ResourceError: The model or a setting cannot be used.
+        InputError: The dataset cannot be read or has nothing to learn from.
+        ResumeError: The folder holds another training, a damaged checkpoint or a `model/` that no training wrote.
+        OutputError: The folder cannot be written. Older checkpoints are kept.
+    """
+    device = pick_device(config.model.device)
+    with join_group(device) as ranks:
+        with ranks.share_errors():
+            if (size := config.batch_size) < ranks.size:
+                raise ConfigError(f"batch_size: {size} images a step are fewer than the {ranks.size} ranks")
+            description = usable_model(config.model)
+            material, tokenizer = _prepare(config, description, device)
+            if description.pretrained is not None and ranks.is_leader:
+                fetch_files(description.name, description.pretrained, say or (lambda _: None))
+            checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
+        checkpoint = ranks.broadcast(checkpoint)
+        with ranks.share_errors():
+            if checkpoint is not None:
+                _check_settings(config, material, checkpoint)
+            training = FineTuning(config, description, tokenizer, device, ranks, material)
+            if checkpoint is not None:
+                training.resume(checkpoint)
+        if say is not None and ranks.is_leader:
+            say(training.describe())
+        start = time.monotonic()
+        checkpoint = None
+        try:
+            training.run(on_step, fresh=fresh)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(f"the GPU's memory is full: lower batch_size. {one_line(error)}") from error
+        if ranks.is_leader:
+            training.write_model()
+        ranks.gather_objects(None)  # wait for the leading rank's files
+        return TunedModel(
+            model=training.folder.model,
+            steps=training.step,
+            images=material.images,
+            bad_images=material.bad_images,
+            losses=training.means,
+            seconds=time.monotonic() - start,
+        )
+
+
+def _prepare(config: FinetuneConfig, description: ModelDescription, device: torch.device) -> tuple[TuningData, Any]:
+    """Check settings, model and dataset, and return the dataset and the tokenizer. Raise as `finetune`."""
+    if description.tokenizer is not None or description.siglip is not None:
+        raise ConfigError(
+            f"{description.name} is a SigLIP in transformers' layout, which cannot be written as one of open_clip's: "
+            "take it from open_clip, by name and tag"
+        )
+    if config.model.precision == "fp16":
+        raise ConfigError("model.precision: gradients are too small for fp16; take bf16, or fp32")
+    warn_of_slow_precision(config.model.precision, device)
+    if config.model.threads is not None and device.type == "cpu":
+        torch.set_num_threads(config.model.threads)
+    recipe = RECIPES[config.recipe.kind]
+    side_px = description.input.size_px
+    material = TuningData(config.data, side_px=side_px, seed=config.seed, batch_size=config.batch_size)
+    tokenizer = tokenizer_of(description)
+    if recipe.needs_regions:
+        phrases = material.phrases()
+        if not phrases:
+            conditions = [f"a score of {config.data.min_score} or more"] if config.data.min_score else []
+            conditions += [f"the condition {config.data.where}"] if config.data.where else []
+            choice = f" with {' and '.join(conditions)}" if conditions else ""
+            raise InputError(
+                f"{config.data.path} has no regions to learn from{choice}: "
+                "lower data.min_score or data.where, or take a recipe that needs none: clim, captions"
+            )
+        reject_long_phrases(phrases, tokenizer)
+    return material, tokenizer
+
+
+def _read_checkpoint(out: Path, *, fresh: bool) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from, if any. Raise ResumeError for a damaged one, or for a foreign `model/`."""
+    folder = TrainingFolder(out)
+    folder.check_model()
+    return None if fresh else folder.read_checkpoint()
+
+
+def _settings_of(config: FinetuneConfig, material: TuningData) -> dict[str, Any]:
+    """Return what a resumed training must share with its checkpoint."""
+    return {**config.decides(), "images": material.images}
+
+
+def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Mapping[str, Any]) -> None:
+    """Raise ResumeError if the checkpoint is that of another training."""
+    former = checkpoint["decides"]
+    settings = _settings_of(config, material)
+    if former != settings:
+        differences = sorted(key for key, value in settings.items() if value != former.get(key))
+        raise ResumeError(
+            f"{config.out} holds a training with other settings ({', '.join(differences)}): give another --out, or "
+            "begin anew with --fresh"
+        )
+
+
+class FineTuning:
+    """A fine-tuning on one rank. Raise ConfigError if no parameter of the model may learn."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        description: ModelDescription,
+        tokenizer: Any,
+        device: torch.device,
+        ranks: RankGroup,
+        material: TuningData,
+    ) -> None:
+        self.config = config
+        self.model = description
+        self.material = material
+        self.device = device
+        self.folder = TrainingFolder(config.out)
+        self.ranks = ranks
+        self.steps = max(1, round(config.epochs * material.steps_per_epoch))
+        self.step = 0  # number of completed steps
+        self.means: dict[str, float] = {}  # losses of the last line of the log
+        self._checkpoint_s = time.monotonic()
+        self._pending_losses: list[dict[str, Tensor]] = []
+        self._log_bytes = 0
+        self._is_half_done = False  # the weights have changed, but the step has not ended
+        module = module_of(description).float().to(device)
+        weights = module.state_dict() if config.interpolate < 1 else {}
+        self._start = {name: value.detach().clone() for name, value in weights.items()}
+        self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
+        for name, parameter in module.named_parameters():
+            of_images = name.startswith("visual.") or name == "logit_scale"
+            learns = config.recipe.learns == "all" or of_images
+            parameter.requires_grad_(learns and not name.startswith(config.frozen))
+        self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not self._trainable:
+            raise ConfigError(f"frozen: nothing is left to learn of {description.name}")
+        self.student = Student.of(module, tokenizer, description.input)
+        self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
+        for _, parameter in self.recipe.extra_parameters():
+            parameter.data = parameter.data.to(device)
+            self._trainable.append(parameter)
+        groups = [
+            {"params": [weight for weight in self._trainable if weight.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [weight for weight in self._trainable if weight.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+
+    def resume(self, checkpoint: Mapping[str, Any]) -> None:
+        """Continue after the last step of a checkpoint with the same settings."""
+        self.student.module.load_state_dict(checkpoint["model"])
+        for name, parameter in self.recipe.extra_parameters():
+            parameter.data.copy_(checkpoint["recipe"][name])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.step = checkpoint["step"]
+        self._log_bytes = checkpoint["log_bytes"]
+        self._pending_losses = checkpoint["unlogged"]
+        if self.ranks.is_leader:
+            self.folder.cut_log(self._log_bytes)
+
+    def describe(self) -> str:
+        """Return one sentence about the training before its first step."""
+        config = self.config
+        count = sum(parameter.numel() for parameter in self._trainable)
+        verb = f"resumes at step {self.step:,}" if self.step else "begins"
+        rank_text = f" on {self.ranks.size} ranks" if self.ranks.size > 1 else ""
+        return (
+            f"{self.model.name} {verb} with recipe {config.recipe.kind}: {self.material.images:,} images, "
+            f"{self.steps:,} steps of {config.batch_size}{rank_text}, {count / 1e6:.1f} million weights learn, "
+            f"products in {config.model.precision} on {self.device}"
+        )
+
+    def run(self, on_step: OnStep | None = None, *, fresh: bool = False) -> None:
+        """Take all remaining steps. A KeyboardInterrupt between two steps writes a checkpoint first.
+
+        Log and checkpoints of an older training are deleted after the first step, and with `fresh` its model, too.
+        """
+        batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
+        try:
+            while self.step < self.steps:
+                with self.ranks.share_errors():
+                    batch = next(batches)
+                self._pending_losses.append(self._take_step(batch))
+                if self.step == 0 and self.ranks.is_leader:  # no check can fail after the first step
+                    self.folder.clear(with_model=fresh)
+                self.step += 1
+                self._is_half_done = False
+                if self.step % LOG_EVERY == 0 or self.step == self.steps:
+                    self._log()
+                if on_step is not None and self.ranks.is_leader:
+                    on_step(self.step, self.steps)
+                if self.step == self.steps or time.monotonic() - self._checkpoint_s >= self.config.checkpoint_every_s:
+                    self._save()
+        except KeyboardInterrupt:
+            if self.step and not self._is_half_done:
+                self._save()
+            raise
+
+    def _take_step(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        config = self.config
+        warmth = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        precision = PRECISIONS[config.model.precision]
+        with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
+            terms = self.recipe.terms(batch, self.ranks)
+        loss = sum((weight * term for weight, term in terms.values()), torch.zeros((), device=self.device))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.ranks.sum_gradients(self._trainable)
+        nn.utils.clip_grad_norm_(self._trainable, config.clip_norm)
+        self._is_half_done = True
+        self.optimiser.step()
+        with torch.no_grad():
+            self.student.module.logit_scale.clamp_(max=self._most_scale)
+        return {"loss": loss.detach(), **{name: term.detach() for name, (_, term) in terms.items()}}
+
+    def _log(self) -> None:
+        losses = self._pending_losses
+        self._pending_losses = []
+        means = {name: torch.stack([terms[name].cpu() for terms in losses]).mean() for name in losses[0]}
+        self.means = {name: round(float(mean), 5) for name, mean in means.items()}
+        if self.ranks.is_leader:
+            line = {"step": self.step, "learning_rate": self.optimiser.param_groups[0]["lr"], **self.means}
+            self._log_bytes = self.folder.log(line)
+
+    def _save(self) -> None:
+        self._checkpoint_s = time.monotonic()
+        if self.ranks.is_leader:
+            checkpoint = {
+                "step": self.step,
+                "log_bytes": self._log_bytes,
+                "unlogged": self._pending_losses,
+                "decides": _settings_of(self.config, self.material),
+                "model": self.student.module.state_dict(),
+                "recipe": {name: value.detach() for name, value in self.recipe.extra_parameters()},
+                "optimiser": self.optimiser.state_dict(),
+            }
+            self.folder.write_checkpoint(checkpoint)
+
+    def write_model(self) -> None:
+        """Write configuration, weights, vocabulary and card of the tuned model. Raise OutputError."""
+        folder = self.folder.model
+        temporary = folder.with_name(f"{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            self._write_settings(temporary)
+            (temporary / WEIGHTS).write_bytes(save(self._final_weights(), metadata={"format": "pt"}))
+            (temporary / CARD).write_text(self._card(), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OutputError(f"cannot write {folder}: {error.strerror or one_line(error)}") from error
+
+    def _final_weights(self) -> dict[str, Tensor]:
+        """Return the weights to write: the tuned ones, interpolated with the initial ones if `interpolate` < 1."""
+        share = self.config.interpolate
+        state = self.student.module.state_dict()
+        if share < 1:
+            state = {
+                name: torch.lerp(self._start[name].float(), value, share) if value.is_floating_point() else value
+                for name, value in state.items()
+            }
+        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+    def _write_settings(self, folder: Path) -> None:
+        """Write the model's configuration in open_clip's form, and its vocabulary if that is not CLIP's."""
+        architecture = copy.deepcopy(self.model.architecture)
+        spec = self.model.input
+        options = architecture["text_cfg"].get("tokenizer_kwargs") or {}
+        if self.model.folder is not None and "bpe_path" in options:
+            shutil.copyfile(self.model.folder / options["bpe_path"], folder / VOCABULARY)
+            architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": VOCABULARY}
+        if any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.student.module.modules()):
+            architecture["quick_gelu"] = True  # nothing else in OpenAI's files says it
+        preprocess = {"size": spec.size_px, "mode": "RGB", "mean": spec.mean, "std": spec.std, "resize_mode": "squash"}
+        preprocess["interpolation"] = spec.interpolation
+        settings = {"model_cfg": architecture, "preprocess_cfg": preprocess}
+        (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _usage(self) -> str:
+        """Return how to load the tuned model, for its card."""
+        vision = self.model.architecture["vision_cfg"]
+        text = self.model.architecture["text_cfg"]
+        lacks = "vocabulary" if "bpe_path" in (text.get("tokenizer_kwargs") or {}) else ""
+        lacks = "image tower" if vision.get("timm_model_name") == TRUNK_NAME else lacks
+        phrasebox_text = '`phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it.'
+        if lacks:
+            return f"{phrasebox_text} open_clip alone does not: it cannot find the {lacks}."
+        return (
+            "open_clip loads it by `local-dir:FOLDER`, and stretches each image to a square, as the training did.\n"
+            f"`create_model_and_transforms(NAME, pretrained=FILE)` would crop the centre instead. {phrasebox_text}"
+        )
+
+    def _card(self) -> str:
+        config = self.config
+        lines = self.folder.lines()
+        names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "learning_rate")]
+        rows = [lines[0], *lines[1:-1:10], lines[-1]] if len(lines) > 1 else lines
+        table = "\n".join(" | ".join([f"| {row['step']:,}", *(f"{row[n]:.3f}" for n in names)]) + " |" for row in rows)
+        share = 1 - config.interpolate
+        mixture = f", mixed with {share:.0%} of the weights that it began with" if share else ""
+        return f"""# {self.model.name}, fine-tuned by recipe {config.recipe.kind}
+
+{WRITTEN_BY} for {self.steps:,} steps of {config.batch_size} images on {self.material.images:,} images of the
+dataset `{config.data.path}`{mixture}. Its licence follows from those of the model that it began with and of the images.
+
+{self._usage()}
+
+| step | {" | ".join(names)} |
+|{"---|" * (len(names) + 1)}
+{table}
+
+```json
+{json.dumps(config.decides(), indent=1)}
+```
+"""

@@ -1,0 +1,172 @@
+"""The parts that recipes share: the model that learns, contrastive losses, and the base class of recipes.
+
+Shapes: B images of a rank, R regions, U phrases, T texts, E embedding. Losses are those of the batches of all ranks
+together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.research.finetune.config import RecipeConfig
+from pipeline.research.finetune.material import TrainingBatch
+from pipeline.research.finetune.ranks import RankGroup
+from stages.contract.errors import ConfigError
+from stages.shared.model.config import InputSpec
+from stages.shared.model.towers.dense import DenseFeatures, dense, pool_boxes
+from stages.shared.model.towers.from_open_clip import build_image_tower, build_text_tower
+from stages.shared.model.towers.text import TextTower
+from stages.shared.model.towers.tower import Tower
+
+ConfigT = TypeVar("ConfigT", bound=RecipeConfig)
+
+Terms = dict[str, tuple[float, Tensor]]
+"""Name of a loss -> its weight and the loss, a scalar."""
+
+_EXCLUDED_LOGIT: Final = -1e9
+"""The logit of a pair that is no negative. With minus infinity, a row without negatives has a gradient of NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A CLIP model in training.
+
+    Batch normalisation keeps its statistics and dropout does nothing, as is usual in fine-tuning.
+
+    Attributes:
+        module: open_clip's model, float32.
+        tower: Its image tower, taken apart for dense features.
+        text_tower: Its text tower; None if it cannot be taken apart.
+        tokenizer: Texts -> int64 (T, context).
+    """
+
+    module: Any
+    tower: Tower
+    text_tower: TextTower | None
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
+        """Take a module apart. Raise ConfigError if its image tower has no dense features."""
+        text_tower = None
+        with suppress(ConfigError):
+            text_tower = build_text_tower(module)
+        tower = build_image_tower(module.visual, spec.mean, spec.std)
+        return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.tower.device
+
+    def encode(self, rgb: Tensor, *, residual: bool) -> DenseFeatures:
+        """Return the features of pixels, uint8 (B, height, width, 3), see `dense`."""
+        return dense(self.tower, rgb, residual=residual)
+
+    def regions(self, features: DenseFeatures, rgb: Tensor, rois: Tensor) -> Tensor:
+        """Return features of length 1 of boxes (R, 5), see `pool_boxes`: (R, E)."""
+        grid_hw = self.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        return pool_boxes(features.patches, grid_hw, self.tower.placement, rois.to(self.device))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return embeddings of length 1, (T, E). Texts are cut at the model's context, as in CLIP's training."""
+        tokens: Tensor = self.tokenizer(list(texts))
+        if self.text_tower is None:
+            embeddings = self.module.encode_text(tokens.to(self.device))
+        else:
+            longest = int(self.text_tower.ends_of(tokens).max()) + 1
+            embeddings = self.text_tower.encode(tokens[:, :longest].to(self.device))
+        return F.normalize(embeddings.float(), dim=-1)
+
+
+class Recipe(ABC, Generic[ConfigT]):
+    """The losses of a fine-tuning.
+
+    Attributes:
+        config_type: The settings of the recipe.
+        needs_regions: Whether a dataset without regions is rejected.
+    """
+
+    config_type: ClassVar[type[RecipeConfig]]
+    needs_regions: ClassVar[bool] = False
+
+    def __init__(self, config: ConfigT, student: Student) -> None:
+        self.config = config
+        self.student = student
+
+    def extra_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return (name, parameter) that the recipe learns beside the model's parameters; they are not exported."""
+        return []
+
+    @abstractmethod
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
+        """Return the losses of a batch."""
+
+
+def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
+    """Return CLIP's loss between the images (B, E) of all ranks, in any scale, and their B captions.
+
+    Models that were trained with a sigmoid loss (SigLIP) are fine-tuned with this one, too.
+    """
+    return pair_loss(student, ranks.gather_rows(F.normalize(embedding.float(), dim=-1)), captions, ranks)
+
+
+def pair_loss(student: Student, features: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
+    """Return the loss between the features of all ranks and their captions; equal captions are no negatives."""
+    texts = ranks.gather_rows(student.texts(captions))
+    logits = logits_of(ranks.with_one_gradient(student.module.logit_scale.exp()), features, texts)
+    return contrastive_loss(logits, equal_texts(ranks.gather_items(captions)).to(logits.device))
+
+
+def logits_of(scale: Tensor, features: Tensor, texts: Tensor) -> Tensor:
+    """Return scaled cosines (R, T) of features (R, E) and texts (T, E) of length 1, in float32 despite autocast.
+
+    16 bits are too few for a difference of two cosines that is multiplied by 100.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return scale.float() * (features.float() @ texts.float().T)
+
+
+def contrastive_loss(
+    logits: Tensor, positive: Tensor, ambiguous: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Return InfoNCE in both directions: each positive against all negatives of its row, and of its column.
+
+    The denominator leaves out the other positives of the row, as in supervised contrastive learning (Khosla and
+    others, NeurIPS 2020, arXiv 2004.11362, L_out without them), and ambiguous pairs.
+
+    Args:
+        logits: float (R, T), scaled similarities.
+        positive: bool (R, T), the matching pairs. Without any the loss, in nats, is 0.
+        ambiguous: bool (R, T), pairs that may match: never negatives.
+        weights: float (R,), >= 0, of the rows; None for 1 each. A column's weight is the mean of its positives'.
+    """
+    weights = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
+    is_excluded = positive if ambiguous is None else positive | ambiguous
+    columns = (positive * weights[:, None]).sum(dim=0) / positive.sum(dim=0).clamp(min=1)
+    rows = one_way(logits, positive, is_excluded, weights)
+    return (rows + one_way(logits.T, positive.T, is_excluded.T, columns)) / 2
+
+
+def one_way(logits: Tensor, positive: Tensor, is_excluded: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the weighted mean InfoNCE of rows, each the mean over its positives; see `contrastive_loss`."""
+    counts = positive.sum(dim=1)
+    weights = (counts > 0).to(logits.dtype) * (1 if weights is None else weights)
+    negatives = logits.masked_fill(is_excluded, _EXCLUDED_LOGIT).logsumexp(dim=1, keepdim=True)
+    losses = F.softplus(negatives - logits).masked_fill(~positive, 0.0).sum(dim=1) / counts.clamp(min=1)
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).eps)
+
+
+def equal_texts(texts: list[str]) -> Tensor:
+    """Return which of T texts are equal, bool (T, T)."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    codes = torch.tensor([numbers[text] for text in texts])
+    return codes[:, None] == codes[None, :]

@@ -1,0 +1,104 @@
+"""`phrasebox score-model`: how well a CLIP model names regions, finds phrases, and retrieves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from pipeline.commands.checks import check_places
+from pipeline.commands.options import InputImages, Json, OptionalTruth, Resized, Seed, Settings, naming_options
+from pipeline.config import load_config
+from pipeline.research.score_model.tables import print_scores
+from pipeline.terminal import console, errors, print_json
+from stages.contract.errors import ConfigError
+
+SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
+
+
+def score_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo or photo; "
+            "or the folder or file of a checkpoint.",
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option("--data", metavar="INPUT", help="Captioned images, as `phrasebox run` takes them.")
+    ],
+    truth: OptionalTruth = None,
+    images: InputImages = None,
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="A sentence for the name of a class, with {} for the name; repeatable, the class is their mean. "
+            '"a photo of a {}." by default; {} is the bare name, openai_imagenet stands for OpenAI\'s 80.',
+        ),
+    ] = [],  # noqa: B006  typer copies it
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual/--no-residual",
+            help="Whether the last block's residual and MLP follow the values in the dense features, as in CLIPSelf.",
+        ),
+    ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops/--no-crops", help="Whether every region is embedded as an image of its own, too.")
+    ] = True,
+    pool: Annotated[
+        int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
+    ] = 50,
+    most: Annotated[
+        int | None, typer.Option("--most", metavar="N", min=1, help="Images of the sample; all by default.")
+    ] = None,
+    seed: Seed = 0,
+    other: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="OTHER.json",
+            help="What --json gave for another model on the same images: also report the differences, paired.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    resized: Resized = False,
+    settings: Settings = [],  # noqa: B006  typer copies it
+) -> None:
+    """Measure how well a model knows regions, and whether it still retrieves; before and after it is fine-tuned.
+
+    Regions are named among all classes of the ground truth, by the dense features in their box and on their mask, and
+    by their crop. Phrases are looked for among the regions of their image. Without --truth only retrieval is measured.
+    Intervals are 95 %, over images.
+
+    \b
+    phrasebox score-model ViT-B-16/laion2b_s34b_b88k --data captions.json --images val2017/ --truth instances.json
+    phrasebox score-model photo --data captions.jsonl --images photos/ --truth Entities/ --json > before.json
+    phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
+    """
+    unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
+    if unused:
+        raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(SECTIONS)} are used here")
+    options: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
+    with naming_options():
+        config = load_config(None, settings, options=options)
+        check_places(config, truth)
+    # They import torch and OpenCV.
+    from pipeline.research.score_model.job import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
+    from pipeline.research.score_model.probe import ProbeConfig  # noqa: PLC0415
+
+    templates: dict[str, Any] = {}
+    if prompts:
+        templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
+    probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)
+    other_scores = None if other is None else read_scores(other)
+    job = ScoringJob(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
+    scores = compute_scores(job, errors if as_json else console, other_scores)
+    if as_json:
+        print_json(scores, indent=None)
+    else:
+        print_scores(scores, console)

@@ -1,0 +1,135 @@
+"""`phrasebox tune`: try settings of explain and regions on images with ground truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.commands.options import (
+    DatasetSettings,
+    FinishedDataset,
+    ImageRoot,
+    Json,
+    OptionalTruth,
+    Resized,
+    with_image_root,
+)
+from pipeline.commands.tables import format_heading, make_figure_table
+from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.review_truth import open_reviewed_dataset
+from pipeline.paths import check_writable
+from pipeline.research.tune.session import tune_settings, write_settings
+from pipeline.research.tune.trials import FIGURES, Figure
+from pipeline.terminal import console, counted, errors, print_json
+from stages.contract.errors import ConfigError
+
+
+def tune(
+    dataset: FinishedDataset,
+    truth: OptionalTruth = None,
+    reviews: Annotated[
+        bool, typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead.")
+    ] = False,
+    by: Annotated[
+        Figure | None,
+        typer.Option("--by", help="The figure that decides: box_iou by default, agreement with --reviews."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.yaml", help="Write settings that are better, for `phrasebox run --config`."
+        ),
+    ] = None,
+    most: Annotated[
+        int,
+        typer.Option("--most", metavar="N", min=1, help="Try the settings on the first N images that are known."),
+    ] = 500,
+    minutes: Annotated[
+        float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")
+    ] = math.inf,
+    as_json: Json = False,
+    images: ImageRoot = None,
+    resized: Resized = False,
+    settings: DatasetSettings = [],  # noqa: B006  typer copies it
+) -> None:
+    """Try explainers, sizes of the image, affinity and cuts one after the other, and keep what is better beyond chance.
+
+    All tries are measured without a calibration: fit one for the settings that stay. Choose on some images, and report
+    `phrasebox eval` on others.
+
+    \b
+    phrasebox tune out/ --truth instances.json --minutes 60 --out tuned.yaml
+    phrasebox tune out/ --reviews --out tuned.yaml
+    """
+    if (truth is not None) == reviews:
+        raise ConfigError("tune needs --truth FILE or --reviews, and not both")
+    if out is not None:
+        check_writable("--out", out)
+    settings = with_image_root(images, settings)
+    judged, wrong = (
+        open_reviewed_dataset(dataset, settings)
+        if truth is None
+        else (open_evaluation_set(dataset, truth, settings, resized=resized), None)
+    )
+    figure: Figure = by or ("agreement" if reviews else "box_iou")
+    progress = errors if as_json else console
+    figures = tune_settings(judged, progress, wrong=wrong, by=figure, most=most, minutes=minutes)
+    if as_json:
+        print_json(figures)
+    else:
+        print_tuning(figures, console)
+    if out is not None:
+        progress.print(_write_better(figures, out), soft_wrap=True)
+    if not as_json:
+        console.print(figures["verdict"], soft_wrap=True)
+
+
+def _write_better(figures: Mapping[str, Any], out: Path) -> str:
+    """Write the settings if they are better than the dataset's, and return what was done."""
+    if not figures["best"]:
+        return f"{out} is not written: it would change nothing"
+    write_settings(figures["settings"], out)
+    return f"the best settings are in {out}"
+
+
+def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
+    """Print the table for people: a line for each try with its gain, and the settings that stay."""
+    by = figures["by"]
+    is_wide = console.width >= 110  # a narrow terminal has room for the deciding figure alone
+    columns = [name for name in FIGURES if figures["start"][name] is not None and (is_wide or name == by)]
+    table = make_figure_table("", [*map(format_heading, columns), "gain", "from", "to"])
+
+    def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
+        cells = ["-" if values[column] is None else f"{values[column]:.3f}" for column in columns]
+        table.add_row(name, *cells, *(gain or ("",) * 3), end_section=ends)
+
+    add("the dataset", figures["start"])
+    add("without its calibration", figures["base"], ends=True)
+    steps = figures["steps"]
+    for number, step in enumerate(steps, start=1):
+        values = " ".join(str(value) for value in step["changes"].values())
+        gain = step["gain"]
+        gains = ["-" if gain[bound] is None else f"{gain[bound]:+.3f}" for bound in ("value", "low", "high")]
+        ends = number == len(steps) or steps[number]["group"] != step["group"]
+        add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *gains, ends=ends)
+    if figures["best"]:
+        add("the best", figures["figures"])
+    console.print(
+        f"{counted(figures['images'], 'image')}, {counted(figures['known'], 'phrase')} with a known answer",
+        soft_wrap=True,
+    )
+    console.print(table)
+    if steps:
+        console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)
+    for reason in figures["skipped"]:
+        console.print(f"not tried: {reason}", soft_wrap=True)
+    if figures["best"] and figures["settings"]["regions"]["rule"] == "fitted":
+        console.print(
+            "regions.rule=fitted needs a calibration: run with these settings, then fit it with phrasebox calibrate",
+            soft_wrap=True,
+        )

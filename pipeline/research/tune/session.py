@@ -1,0 +1,198 @@
+"""`phrasebox tune`: try settings of explain and regions on images with known things, one after the other.
+
+Greedy, group by group: the best try of a group stays if it is better beyond chance, which means that the 95 % interval
+of the paired difference excludes 0. The mean box IoU decides: on few images it says more than the share that reaches
+0.5. The maps of a try are computed once, and all cuts are tried on the maps that stay.
+
+No calibration fits the tries, so neither they nor their baseline have one. Instead of `fitted` the rule is a fixed
+share, until the last group fits a cut to one half of the images and judges it on the other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from pipeline.config_text import dump_yaml
+from pipeline.evaluate.evaluation_set import EvaluationSet
+from pipeline.evaluate.verdicts import tuning_verdict
+from pipeline.research.tune.trials import Changes, Figure, Trial, TuningSession, Wrong
+from pipeline.terminal import progress_bar
+from stages.contract.errors import ConfigError, InputError, one_line
+from stages.explain.config import ExplainerConfig
+from stages.shared.storage import write_text
+
+CHEAP: Final = ("grad_eclip", "maskclip", "gem", "clip_surgery")  # explainers at the cost of a forward pass
+
+MAPS: Final[dict[str, tuple[Changes, ...]]] = {
+    "explainer": tuple({"explain.kind": kind} for kind in CHEAP),
+    "sizes": tuple({"explain.scales": sizes} for sizes in ([1.27], [1.55], [1.27, 1], [1.55, 1.27, 1])),
+    "affinity": (
+        {"explain.affinity": "none"},
+        *({"explain.affinity": "propagation", "explain.affinity_reach": reach} for reach in (0.65, 0.8, 0.9)),
+    ),
+    "depth": tuple({"explain.affinity_depth": depth} for depth in (0.33, 0.5, 0.75, 0.9)),
+    "blocks": tuple({"explain.blocks": blocks} for blocks in (1, 2, 4)),
+}
+"""Groups of changes that need maps of their own. A change that makes no sense for the tower is left out."""
+
+CUTS: Final[dict[str, tuple[Changes, ...]]] = {
+    "contrast": tuple({"explain.contrast": share} for share in (0.0, 0.25)),
+    "rule": (
+        {"regions.rule": "otsu"},
+        {"regions.rule": "mean"},
+        *({"regions.rule": "fixed", "regions.threshold": share} for share in (0.2, 0.3, 0.4, 0.5)),
+        *({"regions.rule": "quantile", "regions.quantile": share} for share in (0.6, 0.8)),
+    ),
+    "blur": tuple({"regions.smooth_patches": patches} for patches in (0.0, 0.5, 1.0, 1.5, 2.0)),
+    "edges": tuple({"regions.upsample": edges} for edges in ("linear", "guided")),
+    "outline": tuple({"regions.refine": kind} for kind in ("none", "grabcut")),
+    "fitted": ({"regions.rule": "fitted"},),
+}
+"""Groups of changes that need no other maps, tried after the groups of `MAPS`."""
+
+FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
+
+
+@dataclass(kw_only=True)
+class _GreedySearch:
+    """The changes that stay so far, their trial, and the tries."""
+
+    session: TuningSession
+    changes: dict[str, Any]
+    trial: Trial
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+    def try_group(
+        self, group: str, candidates: Sequence[Changes], deadline_s: float, advance: Callable[[int], None]
+    ) -> None:
+        """Try candidates one after the other; the best one stays if it is better beyond chance."""
+        session = self.session
+        config = session.config(self.changes)
+        best_step: dict[str, Any] | None = None
+        best_changes = self.changes
+        best_trial = self.trial
+        for changes in candidates:
+            advance(len(self.steps) + self.left_out + 1)
+            if not session.is_applicable(config, group, changes):
+                continue
+            if time.monotonic() > deadline_s:
+                self.left_out += 1
+                continue
+            all_changes = {**self.changes, **_shared_settings(config.explain, changes), **changes}
+            try:
+                trial = session.measure(session.config(all_changes))
+            except (ConfigError, InputError) as error:  # the model is too small, or the images are too few
+                self.failures.append(f"{group}: {one_line(error)}")
+                continue
+            gain = trial.gain_over(self.trial)
+            step = {"group": group, "changes": dict(changes), "kept": False, "figures": trial.figures}
+            step["gain"] = gain.plain()
+            self.steps.append(step)
+            if gain.low > 0 and trial.figures[session.by] > best_trial.figures[session.by]:
+                best_step = step
+                best_changes = all_changes
+                best_trial = trial
+            session.keep_maps(self.changes, all_changes if best_step is None else best_changes)
+        if best_step is not None:
+            best_step["kept"] = True
+            self.changes = best_changes
+            self.trial = best_trial
+
+    def best_over(self, start: Trial) -> tuple[dict[str, Any], Trial]:
+        """Return the changes that stay and their trial, or none and `start` if they are not better beyond chance."""
+        keys = {key for step in self.steps if step["kept"] for key in step["changes"]}
+        if keys and self.trial.gain_over(start).low > 0:
+            changes = {
+                key: value for key, value in self.changes.items() if key in keys or not key.startswith("regions.")
+            }
+            return {**changes, "regions.calibration": "auto"}, self.trial
+        return {}, start  # the dataset's calibration may be worth more than all changes
+
+
+def tune_settings(
+    evaluation_set: EvaluationSet,
+    console: Console,
+    *,
+    wrong: Wrong | None = None,
+    by: Figure = "box_iou",
+    most: int = 500,
+    minutes: float = math.inf,
+    maps: Mapping[str, Sequence[Changes]] = MAPS,
+    cuts: Mapping[str, Sequence[Changes]] = CUTS,
+) -> dict[str, Any]:
+    """Try groups of changes one after the other on `most` images; see the module.
+
+    No try begins after `minutes`, and no try that needs maps after the share `FOR_MAPS` of them. `wrong` are the boxes
+    that reviews call wrong, if they are the ground truth; then no cut is fitted, which needs boxes of all things.
+
+    Returns:
+        `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, the figures
+        without its calibration; `steps`, a list of tries: `group`, `changes`, `kept`, `figures`, and `gain`, the
+        difference from the settings before the group; `left_out`, the number of tries that the budget left out;
+        `skipped`, the reasons why other tries failed; `best`, all changes that stay, empty if they are not better than
+        the dataset beyond chance; `gain`, their difference from the dataset; `figures`, their figures; `settings`, the
+        sections explain and regions; `baseline_s`, the seconds of `start` and `base`; `verdict`, see `tuning_verdict`.
+
+    Raises:
+        InputError: No phrase of the dataset is known to the ground truth, or images are no longer in the input.
+        ConfigError: A setting cannot be used.
+    """
+    start_s = time.monotonic()
+    session = TuningSession(evaluation_set=evaluation_set, wrong=wrong, by=by, console=console)
+    start = session.start(most)
+    uncut = session.config({}).regions.without_cut()
+    baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
+    base = session.measure(session.config(baseline))
+    baseline_s = time.monotonic() - start_s
+    search = _GreedySearch(session=session, changes=baseline, trial=base)
+    groups = {**maps, **cuts}
+    with progress_bar(console, "settings", sum(map(len, groups.values()))) as advance:
+        for group, candidates in groups.items():
+            deadline_s = start_s + 60 * minutes * (FOR_MAPS if group in maps else 1.0)
+            search.try_group(group, candidates, deadline_s, advance)
+    best, trial = search.best_over(start)
+    # Without the rule that stood in for `fitted`.
+    final = replace(session, evaluation_set=evaluation_set.with_requested_rule()).config(best)
+    figures = {
+        "dataset": str(evaluation_set.dataset.path),
+        "images": len(trial.parts),
+        "known": start.figures["reviewed"] or start.figures["targets"],
+        "by": by,
+        "start": start.figures,
+        "base": base.figures,
+        "steps": search.steps,
+        "left_out": search.left_out,
+        "skipped": search.failures,
+        "best": best,
+        "gain": trial.gain_over(start).plain(),
+        "figures": trial.figures,
+        "settings": {name: getattr(final, name).model_dump(mode="json") for name in ("explain", "regions")},
+        "baseline_s": round(baseline_s, 1),
+    }
+    return {**figures, "verdict": tuning_verdict(figures)}
+
+
+def _shared_settings(explain: ExplainerConfig, changes: Changes) -> dict[str, Any]:
+    """Return the settings that all explainers share, if the explainer changes: a new one starts from its defaults."""
+    if "explain.kind" not in changes:
+        return {}
+    settings = explain.model_dump(mode="json", include=set(ExplainerConfig.model_fields) - {"kind"})
+    return {f"explain.{name}": value for name, value in settings.items()}
+
+
+def write_settings(settings: Mapping[str, Any], out: Path) -> None:
+    """Write sections of a configuration as a file. Raise ConfigError if the file cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, dump_yaml(settings))
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error

@@ -1,0 +1,224 @@
+"""The steps of `make figures`: their settings are settings, their tables those of the pages, and they are made once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.figures import pages, speed, steps
+from benchmarks.figures.settings import GRIDS
+from benchmarks.photos.measure import FILES
+from pipeline.config import load_config
+from pipeline.evaluate.absent import WAYS
+from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
+from pipeline.research.compare.figures import FIGURES
+from pipeline.research.compare.maps import contenders_of
+from stages.explain import EXPLAINERS
+from stages.shared.model.load import load
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.page}-{grid.name}")
+def test_a_row_of_settings_is_a_configuration_of_its_own(grid: steps.Grid) -> None:
+    assert set(grid.columns) <= METRICS.keys()
+    own = ["input.path=x.jsonl", "input.kind=jsonl", f"model.name={grid.model}", *grid.common.split()]
+    made = [load_config(None, [*own, *changes.split()]) for _, changes in grid.rows]
+    assert len({each.model_dump_json() for each in made}) == len(made)
+    model = load(made[0].model)
+    for each in made:
+        EXPLAINERS[each.explain.kind](each.explain, model)  # which rejects what makes no sense for the model
+    assert grid.name in {table["id"] for table in pages.contents(grid.page)["tables"]}
+
+
+@pytest.mark.parametrize("name", steps.EXPLAINED)
+def test_a_comparison_names_explainers_and_figures(name: str) -> None:
+    model, kinds, _, _, figures = steps.EXPLAINED[name]
+    assert contenders_of(kinds, "class_token" if model == "demo" else "attention_pool", model)
+    assert set(figures) <= FIGURES.keys()
+    assert name in {table["id"] for table in pages.contents("explainers")["tables"]}
+
+
+def test_the_steps_of_photographs_take_what_eval_says() -> None:
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    metrics = dict.fromkeys((*METRICS, *(f"{name}_above_text" for name in WITHOUT_TEXT)), figure)
+    answered = dict.fromkeys(("auc", "auc_attribute", "il_mcc", "positive_f1", "cgf1"), figure)
+    found = {
+        "counts": {"images": 3, "targets": 9, "targets_not_among_phrases": 1},
+        "group_f1": figure,
+        "group_b_cubed": figure,
+        "metrics": metrics,
+        "groups": {"type": {"people": metrics}},
+        "calibration_error": figure,
+        "calibration_error_plain": figure,
+        "thresholds": [{"score": 0.5, "kept": 0.5, "precision": 0.5}],
+        "pairs": {"there": 9, "random": 9},
+        "by": dict.fromkeys(WAYS, answered),
+        "saco": dict.fromkeys(("il_mcc", "positive_f1", "cgf1"), figure),
+        "ece": figure,
+        "ece_there": figure,
+        "kept": [{"presence": 0.1, "there": 0.9, "absent": 0.5}],
+    }
+    gains = [0.1, 0.0, 0.2]
+    own = SimpleNamespace(figures=lambda *_, **__: found, gains=lambda *_: gains)
+    made = [step(own)["photographs"] for step in (steps.photographs, steps.absent)]  # type: ignore[arg-type]
+    tables = [table for each in made for table in each["tables"]]
+    assert {len(each) for each in made[0]["said"]} == {3}, "about, command, values"
+    assert [table["id"] for table in tables] == ["regions", "by-type", "absent", "min-presence"]
+    for table in tables:
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+        assert pages.as_markdown(table | {"commit": "1234567"}).count("0.500") > 3 or table["id"] == "min-presence"
+    assert None not in tables[1]["rows"][0]
+
+
+def test_tune_is_measured_on_photographs_that_it_did_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("pointing", "pointing_off_centre", "box_recall", "box_iou")
+    base, gain = dict.fromkeys(names, 0.3), {"value": 0.1, "low": 0.05, "high": 0.15}
+    tries = [{"changes": {"regions.refine": "grabcut"}, "figures": base, "kept": True, "gain": gain}]
+    found = {"base": base, "steps": tries, "images": 300, "known": 9, "settings": {"regions": {"refine": "grabcut"}}}
+    monkeypatch.setattr(steps, "open_evaluation_set", lambda made, *_, **__: made)
+    monkeypatch.setattr(
+        steps, "tune_settings", lambda made, *_, **__: found if made == "flickr8k/train photos" else None
+    )
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "called", lambda *arguments: calls.append(arguments))
+    figures = {name: {"value": 0.4, "low": 0.3, "high": 0.5} for name in names}
+    own: Any = SimpleNamespace(
+        out=tmp_path,
+        truth=lambda images: f"{images} truth",
+        dataset=lambda images, _, label, *__, **___: f"{images} {label}",
+        figures=lambda images, *_, **__: {"metrics": figures} if images == "flickr8k/dev" else {},
+        gains=lambda images, label, other, _: [0.1, 0.0, 0.2] * 2 if images == "flickr8k/dev" else [],
+    )
+    made = steps.tune(own)["photographs"]
+    assert [row[0] for row in made["tables"][0]["rows"]][1:] == ["**refine grabcut**"]
+    assert made["said"][0]["values"] == [*[0.4, 0.3, 0.5] * 2, *[0.1, 0.0, 0.2] * 4]
+    assert [call[2:4] for call in calls] == [("calibrate", "flickr8k/train tuned")]
+    assert "grabcut" in (tmp_path / "tuned.yaml").read_text("utf-8")
+
+
+def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_path: Path) -> None:
+    figure = {"value": 0.5, "low": -0.1, "high": 0.6}
+    row = {
+        "explainer": "game",
+        "baseline": False,
+        "figures": {name: figure | {"n": number} for number, name in enumerate(FIGURES, start=1)},
+        "differences": {
+            name: figure | {"mark": "-" if name == "pointing" else ""} for name in ("pointing", "box_recall")
+        },
+        "counts": {"images": 3, "phrases": 9, "curves": 3, "sanity": 3},
+        "cost": {"encode_image": 2.0},
+    }
+    centre = {**row, "explainer": "centre", "baseline": True, "figures": {"pointing": figure | {"n": 1}}}
+    agreement = {"correlation": 0.9, "mean_distance": 0.05}
+    single = {**row, "explainer": "grad_eclip:heads=single", "cosine_agreement": agreement}
+    (tmp_path / "compared").mkdir()
+    for name in steps.EXPLAINED:
+        (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, single, centre]))
+    made = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]  # type: ignore[arg-type]
+    said = {each["about"].partition(":")[0]: each["values"] for each in made["said"]}
+    assert said["photographs, grad_eclip"] == [0.9, 0.05]
+    assert said["scenes, game over grad_eclip"] == [0.5, -0.1, 0.6] * 2
+    for table, (_, _, _, curves, figures) in zip(made["tables"], steps.EXPLAINED.values(), strict=True):
+        curved = {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")}
+        assert curved & set(figures) == (curved if curves >= 200 else set()), "of few phrases they say little"
+        first, *_, n = table["rows"]
+        assert n == ["n", *(str(row["figures"][name]["n"]) for name in figures), None]  # type: ignore[index]
+        shown = pages.as_markdown(table | {"commit": "1234567"})
+        assert ("| `game` | 0.500- |" in shown) == ("pointing" in figures)
+        assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
+        assert len(first) == len(table["columns"])
+    assert "grad_eclip:blocks=1" in str(steps.EXPLAINED["scenes"][1]), "the method as its paper has it"
+
+
+def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("launches", "products_bf16", "products_fp32", "written", "h100_device", "h100_launching", "h100_rate")
+    used = {"own_mb": 461, "rss_mb": 692, "slope": {"mb_per_10k_rows": 1.94}}
+    start = {"first_shard_s": 1, "first_shard_cpu_s": 2, "resume_s": 3, "resume_cpu_s": 4, "rss_mb": {"driver": 5}}
+    lines: dict[str, list[dict[str, Any]]] = {
+        "benchmarks.bench": [
+            {"name": "ray_vs_inline", "value": 0.69, "unit": "ratio", "against": "inline"},
+            {"name": "regions_per_second", "value": 6084.04, "unit": "maps/s", "against": "one core"},
+            {"name": "run_vs_encode_1_vit_b_16", "value": 0.9, "unit": "ratio", "against": "encode_image"},
+        ],
+        "benchmarks.traced": [{"name": f"traced_{n}_{name}", "value": n} for n in (8, 16) for name in names],
+        "benchmarks.host_cost": [
+            {"captions": 1, "known": known, "images": 32, "read": 0.2, "worker": 0.1, "all": 0.2}
+            for known in (False, True)
+        ],
+        "benchmarks.segmenter_cost": [
+            {"model": "SAM", "encode_ms": 9, "encode_trunks": 2, "prompt_ms": 3, "prompt_trunks": 1}
+        ],
+        "benchmarks.soak.simulated": [
+            {"workers": 1, "batches_per_s": 1, "of_ideal": 1, "images_per_s": 32, "cores": 1}
+            | {"core_ms_a_batch": {"driver": 64.0, "raylet": 32.0}}
+        ],
+        "benchmarks.soak.scale": [
+            {"name": "memory", "images": 2000, "seconds": 9, "driver": used, "ledger": {**used, "slope": None}},
+            *({"name": name, **start} for name in ("tars", "rows")),
+        ],
+        "benchmarks.soak.counting": [
+            {"name": "finish", "phrases": 50_000_000, "seconds": {"add": 9.0}, "peak_mb": 1024}
+        ],
+        "benchmarks.soak.resuming": [
+            {"name": "resuming", "shards": 20_000, "rows": 20_000_000, "not_noted": 200}
+            | {key: {"seconds": 60.0, "requests": 1252} for key in ("take_over", "again")}
+        ],
+    }
+    monkeypatch.setattr(speed, "printed", lambda _, program, *__: lines[program])
+    own: Any = SimpleNamespace(images=str, captions=str, out=Path("out"))
+    for page, step in (("speed", steps.speed), ("scale", steps.scale)):
+        made = {table["id"]: table for table in step(own)[page]["tables"]}
+        for table in made.values():
+            assert {len(row) for row in table["rows"]} == {len(table["columns"])}, table["id"]
+            assert pages.as_markdown(table | {"commit": "1234567"})
+        if page == "speed":
+            assert [row[0] for row in made["traced"]["rows"]] == ["8", "16"]
+            assert [row[1] for row in made["bench"]["rows"]] == ["0.69x", "6,084 maps/s"]
+            assert [row[0] for row in made["whole-run"]["rows"]] == ["ViT-B-16, one caption an image"]
+        else:
+            assert made["batches"]["rows"][0][1] == pytest.approx(3), "96 ms for 32 images"
+            assert [row[0] for row in made["memory"]["rows"]] == ["driver", "ledger"]
+            assert made["ends"]["rows"][0][1:] == [9.0, 1.0, None]
+            assert "64,000" in pages.as_markdown(made["gpus"])
+
+
+def test_each_table_is_made_by_a_step() -> None:
+    """A step names its tables in one of these forms."""
+    files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("s*.py")]
+    files.append(pages.ROOT / "benchmarks/photos/reviews.py")
+    text = "".join(path.read_text("utf-8") for path in files)
+    forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', 'table(\n        "{0}"', '_of_scenes(\n        "{0}"')
+    forms += ('name="{0}"', "name: {0}\n", '"{0}": []')
+    for page in pages.pages():
+        ids = {table["id"] for table in pages.contents(page)["tables"]}
+        made = {each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)}
+        assert ids == made, page
+
+
+def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, measured, asked = tmp_path / "photos", tmp_path / "measured", []
+    for name in FILES:
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).touch()
+    shutil.copytree(pages.MEASURED, measured)
+    monkeypatch.setattr(pages, "MEASURED", measured)
+
+    def counted(own: object) -> steps.Pages:
+        asked.append(own)
+        made = steps.table("bench", "make bench", ["figure", "value", "against"], [["one", 0.5, "two"]])
+        return {"speed": {"tables": [made], "said": [{"about": "a share", "command": None, "values": [0.125]}]}}
+
+    monkeypatch.setitem(steps.STEPS, "speed", counted)
+    for _ in range(2):
+        steps.make(photos, tmp_path / "out", ["speed"])
+    assert len(asked) == 1
+    pages.render()
+    known = json.loads((measured / "speed.json").read_text("utf-8"))
+    made = next(table for table in known["tables"] if table["id"] == "bench")
+    assert (made["step"], made["commit"]) == ("speed", steps.commit())
+    assert "| one | 0.500 | two |" in (measured / "speed.md").read_text("utf-8")
+    assert known["said"][-1]["step"] == "speed"

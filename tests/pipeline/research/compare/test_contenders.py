@@ -1,0 +1,51 @@
+"""Which explainers take part, and what is refused."""
+
+import pytest
+
+from pipeline.research.compare.maps import contenders_of
+from stages.contract.errors import ConfigError
+from stages.explain import EXPLAINERS, kinds_for
+from stages.shared.model.config import TowerKind
+
+
+def test_by_default_all_that_are_quick_and_free() -> None:
+    labels = [contender.label for contender in contenders_of(None, "class_token", "m")]
+    expected = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
+    assert labels == [kind for kind in expected if not EXPLAINERS[kind].claim]
+    assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
+    assert [contender.label for contender in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
+
+
+@pytest.mark.parametrize("tower", ["class_token", "attention_pool", "latent_pool", "average_pool"])
+def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
+    for contender in contenders_of("all", tower, "m"):
+        assert (contender.config.contrast, contender.config.affinity) == (0.0, "none")
+
+
+def test_settings_stand_behind_colons() -> None:
+    named = "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors"
+    plain, single, contrasted, authors = contenders_of(named, "class_token", "m")
+    assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 1)  # type: ignore[attr-defined]
+    assert (single.config.heads, single.config.blocks) == ("single", 2)  # type: ignore[attr-defined]
+    assert contrasted.config.contrast == 0.5, "what was typed stays"
+    assert authors.config.image_size == "keep"
+    (demo,) = contenders_of("grad_eclip", "class_token", "demo")
+    assert demo.config.blocks == 4, "the model brings it"  # type: ignore[attr-defined]
+
+
+REFUSED = {
+    "unknown": ("gradeclip", r"no explainer 'gradeclip'; on m these are defined: grad_eclip, "),
+    "another tower's": ("cam", r"cam needs tokens that are averaged, which m does not have; .*: grad_eclip, "),
+    "unknown setting": ("grad_eclip:head=single", r"grad_eclip:head=single: explain.head: no such key; did you mean"),
+    "impossible value": ("maskclip:residual=perhaps", r"explain.residual: expected"),
+    "no value": ("maskclip:residual", r"expected KEY=VALUE"),
+    "twice": ("maskclip,maskclip", r"maskclip is named twice"),
+    "nothing": ("maskclip,,", r"expected names with commas between them"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_says_what_fits(case: str) -> None:
+    selection, words = REFUSED[case]
+    with pytest.raises(ConfigError, match=rf"--explainers: .*{words}"):
+        contenders_of(selection, "class_token", "m")

@@ -1,0 +1,145 @@
+"""Insertion and deletion: curves that can be computed by hand."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from pipeline.evaluate.matching import draw_map
+from pipeline.research.compare.faithfulness import (
+    PROTOCOLS,
+    CurveProtocol,
+    area_under,
+    filling_pixels,
+    image_embeddings,
+    masked_cosines,
+    measure_curves,
+    phrase_probability,
+    rank_pixels,
+    text_embeddings,
+    visible_masks,
+)
+from stages.contract.records import HeatMap
+from stages.shared.model.load import from_open_clip
+from tests.factories import SPEC, tiny_clip
+
+RNG = np.random.default_rng(0)
+
+EVERY_PIXEL = tuple(np.linspace(0, 1, 17).tolist())
+
+
+def test_the_area_of_a_line_and_of_a_parabola() -> None:
+    assert area_under((0.0, 0.2, 1.0), np.array([0.0, 0.2, 1.0])) == pytest.approx(0.5)
+    assert area_under((0.0, 0.1, 0.5), np.array([1.0, 0.8, 0.0])) == pytest.approx(0.5), "of half of the pixels"
+    shares = np.linspace(0, 1, 1001)
+    assert area_under(shares.tolist(), shares**2) == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_pixels_go_in_the_order_of_their_heat() -> None:
+    heat = np.array([[0.1, 0.9], [0.5, 0.7]], np.float32)
+    assert rank_pixels(heat).tolist() == [[3, 0], [2, 1]]
+
+
+def test_equal_pixels_go_from_the_heat_outwards() -> None:
+    heat = np.zeros((20, 20), np.float32)
+    heat[4, 15] = 1
+    places = rank_pixels(heat)
+    assert sorted(places.ravel().tolist()) == list(range(400))
+    far = np.hypot(*np.mgrid[-4:16, -15:5])
+    assert np.all(far[places < 9] < 2), "the eight neighbours of the peak come next"
+    assert far[places < 30].max() < far[places >= 60].min() + 2
+
+
+def test_insertion_shows_what_deletion_hides() -> None:
+    heat = np.random.default_rng(0).random((10, 10), np.float32)
+    masks = {name: visible_masks(rank_pixels(heat), protocol) for name, protocol in PROTOCOLS.items()}
+    for name, protocol in PROTOCOLS.items():
+        expected = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
+        assert masks[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(expected))
+    assert np.array_equal(masks["insertion_rise"], ~masks["deletion_rise"])
+    assert heat[masks["insertion_authors"][2]].min() > heat[~masks["insertion_authors"][2]].max()
+    assert masks["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
+
+
+def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
+    """Its score is the sum of the shown pixels' weights, so that the curve by those weights is their running sum; no
+    order inserts faster, and none deletes slower than the reverse."""
+    rng = np.random.default_rng(1)
+    weights = rng.random((4, 4))
+    weights /= weights.sum()
+    insertion = CurveProtocol(filling="black", inserts=True, shares=EVERY_PIXEL)
+    deletion = CurveProtocol(filling="black", inserts=False, shares=EVERY_PIXEL)
+
+    def area(heat: np.ndarray, protocol: CurveProtocol) -> float:
+        scores = (visible_masks(rank_pixels(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
+        return area_under(protocol.shares, scores)
+
+    running = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1])])
+    expected = float(((running[1:] + running[:-1]) / 2).mean())
+    assert area(weights, insertion) == pytest.approx(expected)
+    assert area(weights, deletion) == pytest.approx(1 - expected)
+    for _ in range(50):
+        other = rng.random((4, 4))
+        assert area(other, insertion) <= expected
+        assert area(other, deletion) >= 1 - expected
+
+
+def test_the_probability_of_a_phrase_among_several() -> None:
+    cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
+    assert phrase_probability(cosines, 0, 100.0, None).tolist() == pytest.approx([0.25, 0.75])
+    assert phrase_probability(cosines, 1, 100.0, None).tolist() == pytest.approx([0.25, 0.25])
+    assert phrase_probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), "a model of pairs knows no others"
+
+
+@pytest.mark.parametrize("bias", [None, -2.0])
+def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float | None) -> None:
+    """As open_clip computes it: its own logits for the pasted images, through its own scale and bias."""
+    module = tiny_clip()
+    module.logit_scale.data.fill_(3.0)
+    if bias is not None:
+        module.logit_bias = torch.nn.Parameter(torch.tensor(bias))
+    model = from_open_clip(module, spec=SPEC)
+    rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    texts = ["a cat", "two dogs", "a red car"]
+    heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
+    areas = measure_curves(model, rgb, {"own": heat}, texts, 5)["own"]
+    places = rank_pixels(draw_map(heat, (32, 32)))
+    for name, protocol in PROTOCOLS.items():
+        filling = filling_pixels(model, rgb, protocol.filling, 5)
+        pasted = (
+            torch.from_numpy(np.where(visible_masks(places, protocol)[..., None], rgb, filling)).permute(0, 3, 1, 2)
+            / 255
+        )
+        mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.mean, SPEC.std))
+        with torch.no_grad():
+            logits, _ = module.get_logits(((pasted - mean) / std).float(), open_clip.tokenize(texts))
+        scores = logits.softmax(dim=1) if bias is None else logits.sigmoid()
+        assert 0.02 < scores[:, 0].max() < 0.98
+        expected = area_under(protocol.shares, scores[:, 0].double().numpy())
+        assert areas[name] == pytest.approx(expected, abs=1e-5)
+
+
+def test_half_an_image_means_what_the_pasted_image_means() -> None:
+    model = from_open_clip(tiny_clip(), spec=SPEC)
+    rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    filling = filling_pixels(model, rgb, "random", 5)
+    masks = RNG.random((3, 32, 32)) < 0.5
+    texts = text_embeddings(model, ["a cat", "two dogs"])
+    expected = image_embeddings(model, np.where(masks[..., None], rgb, filling).astype(np.uint8)) @ texts.T
+    np.testing.assert_allclose(masked_cosines(model, rgb, masks, filling, texts), expected, atol=1e-5)
+
+
+def test_what_stands_where_nothing_is_seen() -> None:
+    model = from_open_clip(tiny_clip(), spec=SPEC)
+    rgb = RNG.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    mean = filling_pixels(model, rgb, "mean", 0)
+    assert mean[0, 0].tolist() == pytest.approx([255 * value for value in SPEC.mean], rel=1e-5)
+    assert not filling_pixels(model, rgb, "black", 0).any()
+    random = filling_pixels(model, rgb, "random", 0)
+    assert np.array_equal(random, filling_pixels(model, rgb, "random", 0))
+    assert not np.array_equal(random, filling_pixels(model, rgb, "random", 1))
+    assert random.shape == rgb.shape
+    assert random.mean() == pytest.approx(127.5, abs=5)
+    blur = filling_pixels(model, rgb, "blur", 0)
+    assert blur.mean() == pytest.approx(rgb.mean(), abs=2)
+    assert blur.std() < rgb.std() / 2

@@ -1,0 +1,187 @@
+"""Numbers from maps that are made by hand."""
+
+import numpy as np
+import pytest
+
+from pipeline.evaluate.matching import Query, draw_map
+from pipeline.research.compare.figures import (
+    FEWEST_IMAGES,
+    SAMPLES,
+    SHARES,
+    Numbers,
+    Place,
+    correlation,
+    differences_of,
+    figures_of,
+    mark_differences,
+    overlaps,
+    pair_numbers,
+    place_numbers,
+    place_of,
+    samples_hw,
+)
+from pipeline.research.compare.maps import draw_baselines
+from pipeline.research.compare.pictures import ComparedImage, Question
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.shared.model.load import from_open_clip
+from tests.factories import SPEC, tiny_clip
+from tests.pipeline.evaluate.query_builders import query_of, target_of
+
+
+def image_of(number: int, *texts: str) -> ComparedImage:
+    """128 x 128 px; the thing of every phrase fills the upper left quarter."""
+    questions = []
+    for text in texts:
+        target = target_of((0.0, 0.0, 64.0, 64.0), size_hw=(128, 128), phrase=text)
+        query = query_of(target, size_hw=(128, 128), image=number, phrase=text)
+        phrase = Phrase(text=text, caption_index=0, start=0, end=1, head=text)
+        questions.append(Question(phrase=phrase, thing=text[0], query=query))
+    pixels = Pixels(rgb=np.zeros((128, 128, 3), np.uint8))
+    record = Record(sample=Sample(sample_id=str(number), source=""), width_px=128, height_px=128, pixels=pixels)
+    return ComparedImage(number=number, source=record, record=record, questions=tuple(questions))
+
+
+def heat_map(values: np.ndarray, fault: str = "") -> HeatMap:
+    return HeatMap(text="a", values=values.astype(np.float32), similarity=0.0, fault=fault)
+
+
+def test_a_map_of_the_thing_is_right_and_a_failed_one_counts_as_missed() -> None:
+    right = np.zeros((128, 128))
+    right[:64, :64] = 1.0
+    images = [image_of(0, "a"), image_of(1, "a")]
+    maps = [{"x": [heat_map(right)]}, {"x": [heat_map(np.zeros((4, 4)), "empty")]}]
+    numbers, best = place_numbers(images, maps, "x")
+    assert numbers.images.tolist() == [0, 1]
+    for name, values in numbers.values.items():
+        assert values.tolist() == pytest.approx([1.0, 0.0], abs=0.02), name
+    assert best == {"box_recall": SHARES[0], "mask_iou": SHARES[0]}
+
+
+def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
+    values = np.full((128, 128), 0.55)
+    values[:64, :64] = 1.0
+    numbers, best = place_numbers([image_of(0, "a")], [{"x": [heat_map(values)]}], "x")
+    assert best == {"box_recall": 0.6, "mask_iou": 0.6}
+    assert numbers.values["mask_iou"].tolist() == pytest.approx([1.0])
+    low = np.full((128, 128), 0.35)
+    high = np.full((128, 128), 0.85)
+    low[:64, :64] = 0.5
+    high[:64, :64] = 1.0
+    low[127, 127] = 1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
+    maps = [{"x": [heat_map(values)]} for values in (low, high)]
+    numbers, _ = place_numbers([image_of(0, "a"), image_of(1, "a")], maps, "x")
+    assert numbers.values["box_recall"].tolist() == [0.0, 0.0], "each would be found by a share of its own"
+
+
+def test_marks_are_corrected_for_their_number() -> None:
+    """Of 40 differences with a p-value of about 0.02 none is certain; one with 0.0001 is."""
+    doubtful = {"value": 0.232, "low": 0.036, "high": 0.428}
+    rows = [{"differences": {f"f{number}": dict(doubtful) for number in range(40)}}, {"differences": None}]
+    rows += [{"differences": {"a": {"value": -0.4, "low": -0.6, "high": -0.2}, "b": {**doubtful, "low": None}}}]
+    mark_differences(rows)
+    assert {each["mark"] for each in rows[0]["differences"].values()} == {""}  # type: ignore[union-attr]
+    assert [each["mark"] for each in rows[2]["differences"].values()] == ["-", ""]  # type: ignore[union-attr]
+    single_row = [{"differences": {"a": dict(doubtful)}}]
+    mark_differences(single_row)
+    assert single_row[0]["differences"]["a"]["mark"] == "+"
+
+
+def test_pairs_of_phrases_are_told_apart_by_their_things() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random((4, 4))
+    b = rng.random((4, 4))
+    maps = [{"x": [heat_map(a), heat_map(2 * a), heat_map(b)]}]
+    figures = figures_of([pair_numbers([image_of(0, "cat", "car", "dog")], maps, "x")])
+    assert figures["same_thing"]["value"] == pytest.approx(1.0)
+    assert (figures["same_thing"]["n"], figures["other_thing"]["n"]) == (1, 2)
+    assert figures["other_thing"]["value"] == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-6)
+
+
+def test_differences_are_paired_and_need_images() -> None:
+    rng = np.random.default_rng(1)
+    images = np.arange(FEWEST_IMAGES)
+    base = rng.random(FEWEST_IMAGES)
+    places = Numbers(values={"energy": base + 0.1}, images=images)
+    reference = Numbers(values={"energy": base}, images=images)
+    difference = differences_of([places], [reference])["energy"]
+    assert (difference["low"], difference["value"], difference["high"]) == pytest.approx((0.1, 0.1, 0.1)), (
+        "each image by itself"
+    )
+    few = Numbers(values={"energy": places.values["energy"][1:]}, images=images[1:])
+    fewer = Numbers(values={"energy": base[1:]}, images=images[1:])
+    assert differences_of([few], [fewer])["energy"]["low"] is None
+
+
+def test_baselines_know_nothing() -> None:
+    images = [image_of(0, "a", "b"), image_of(1, "a")]
+    model = from_open_clip(tiny_clip(), spec=SPEC)
+    maps = draw_baselines(images, model, 0)
+    first = maps[0]["centre"][0].values
+    assert first.shape == model.tower.placement.grid_hw(128, 128)
+    assert first[0, 0] == first[-1, -1] == first.min() < first.max()
+    random = [heat.values for own in maps for heat in own["random"]]
+    assert len({values.tobytes() for values in random}) == 3
+    assert random[0].tobytes() == draw_baselines(images, model, 0)[0]["random"][0].values.tobytes()
+
+
+def place(rows: slice, columns: slice, shape: tuple[int, int] = (64, 128)) -> Place:
+    return place_of(thing(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start, shape))
+
+
+def thing(x: float, y: float, w: float, h: float, size_hw: tuple[int, int]) -> Query:
+    return query_of(target_of((x, y, w, h), size_hw=size_hw), size_hw=size_hw)
+
+
+def test_what_lies_above_the_threshold_is_compared_exactly() -> None:
+    heat = np.zeros((64, 128), np.float32)
+    heat[10:30, 20:60] = 1.0
+    heat[10:30, 60:80] = 0.4
+    truth = place(slice(10, 30), slice(20, 60))
+    assert overlaps(heat, 0.5, truth) == (1.0, 1.0)
+    assert overlaps(heat, 0.3, truth) == pytest.approx((40 / 60, 40 / 60))
+    assert overlaps(heat, 1.0, truth) == (0.0, 0.0), "nothing lies above"
+    heat = np.linspace(0, 5, 64 * 128, dtype=np.float32).reshape(64, 128)
+    truth = place(slice(32, 64), slice(0, 128))
+    ious = [overlaps(heat, share * 5, truth)[1] for share in (0.5, 0.9)]
+    assert ious == pytest.approx([1.0, 0.2], abs=0.001)
+
+
+def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() -> None:
+    heat = np.zeros((64, 128), np.float32)
+    heat[0:10, 0:10] = 0.9
+    heat[40:60, 80:120] = 0.8
+    large = overlaps(heat, 0.5, place(slice(40, 60), slice(80, 120)))
+    small = overlaps(heat, 0.5, place(slice(0, 10), slice(0, 10)))
+    assert large == pytest.approx((1.0, 800 / 900))
+    assert small == pytest.approx((0.0, 100 / 900))
+    heat = np.zeros((64, 128), np.float32)
+    heat[0:8, 0:8] = heat[8:16, 8:16] = 1.0
+    assert overlaps(heat, 0.5, place(slice(0, 16), slice(0, 16)))[0] == 1.0
+
+
+def test_the_truth_on_the_samples() -> None:
+    assert samples_hw((375, 500)) == (96, SAMPLES)
+    place = place_of(thing(200.0, 150.0, 400.0, 300.0, (750, 1000)))
+    assert place.inside.shape == (96, SAMPLES)
+    assert place.inside.mean() == pytest.approx(0.16, abs=0.005)
+    assert place.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
+    assert place_of(thing(100.0, 400.0, 800.0, 2.0, (750, 1000))).inside.any(), "a thin thing does not vanish"
+
+
+def test_a_map_is_drawn_where_its_tokens_look() -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[1, 1] = 1.0
+    at = np.unravel_index(draw_map(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40))
+    shifted = HeatMap(text="a", values=values, similarity=0.0, shift_cells=0.5)
+    moved = np.unravel_index(draw_map(shifted, (40, 40)).argmax(), (40, 40))
+    assert np.subtract(moved, at).tolist() == [5, 5]
+
+
+def test_the_correlation_is_numpys_and_of_the_finer_grid() -> None:
+    a, b = np.random.default_rng(0).random((2, 5, 7), np.float32)
+    assert correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    assert correlation(a, 3 * a + 2) == pytest.approx(1.0)
+    assert correlation(a, a * 0) == 0.0, "a map that is the same everywhere is like no other"
+    y, x = np.mgrid[:8, :8].astype(np.float32)
+    coarse = (y + 2 * x).reshape(4, 2, 4, 2).mean(axis=(1, 3))
+    assert correlation(coarse, y + 2 * x) == correlation(y + 2 * x, coarse) > 0.98

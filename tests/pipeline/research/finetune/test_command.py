@@ -1,0 +1,76 @@
+"""`phrasebox finetune` as a person types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.dataset import open_dataset
+from pipeline.research.finetune import RECIPES
+from tests.architecture.source import ROOT
+from tests.pipeline.commands.evaluated import called, printed
+
+SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]
+
+
+def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", inline_dataset, "--out", tmp_path, *SHORT, "--recipe", "captions"]
+    text = " ".join(printed(*arguments).split())
+    assert "demo begins with recipe captions: 12 images, 1 steps of 4" in text
+    assert f"the tuned model is in {tmp_path / 'model'}" in text
+    assert json.loads(printed(*arguments, "--json"))["steps"] == 1
+    assert "other settings" in called(*arguments, "--set", "seed=4")[2]
+    printed(*arguments, "--set", "seed=4", "--fresh")
+
+
+@pytest.mark.slow
+def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
+    inline_dataset, scenes_folder, tmp_path
+) -> None:
+    tuned = tmp_path / "tuned"
+    out = tmp_path / "out"
+    few = ["--batch-size", 2, "--epochs", 0.1, "--recipe", "captions"]
+    printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few)
+    card = (tuned / "model" / "README.md").read_text()
+    assert 'phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it. open_clip alone does not' in card
+    image = next((scenes_folder / "images").iterdir())
+    locate = f"import phrasebox; print(phrasebox.Locator({str(tuned)!r})({str(image)!r}, 'red car'))"
+    run = ["run", scenes_folder / "captions.jsonl", "--images", scenes_folder / "images", "--limit", 1, "--out", out]
+    for arguments in (["-c", locate], ["-m", "pipeline", *run, "--model", tuned / "model"]):
+        subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
+    (row,) = open_dataset(out).rows(["error"])
+    assert row["error"] is None
+
+
+def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", inline_dataset, "--out", tmp_path / "out", "--print-config", "--recipe", "clim"]
+    values = yaml.safe_load(printed(*arguments, "--set", "recipe.sides=[2]"))
+    assert values["recipe"]["sides"] == [2]
+    assert values["data"]["path"] == str(inline_dataset)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
+        (["--set", "recipe.kind=detector"], "align, clim, captions"),
+        (["--model", "ViT-B-32"], "needs weights"),
+        (["--batch-size", "500"], "a step takes 500 images"),
+        (["--set", "model.precision=fp16"], "take bf16, or fp32"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(options: list[str], words: str, inline_dataset: Path, tmp_path: Path) -> None:
+    code, _, err = called("finetune", inline_dataset, "--out", tmp_path, "--model", "demo", *options)
+    assert (code, words in err, "Traceback" in err) == (2, True, False)
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    assert "not a finished dataset" in called("finetune", tmp_path, "--out", tmp_path / "out", *SHORT)[2]
+
+
+def test_help_names_every_recipe() -> None:
+    assert "|".join(RECIPES) in printed("finetune", "--help")

@@ -1,0 +1,171 @@
+"""The contract of recipes: each entry of the table learns, from the data that it needs; and their losses."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.research.finetune import RECIPES
+from pipeline.research.finetune.align import Align
+from pipeline.research.finetune.clim import mosaics
+from pipeline.research.finetune.config import DataConfig
+from pipeline.research.finetune.material import TrainingBatch, TuningData
+from pipeline.research.finetune.ranks import RankGroup
+from pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of, one_way
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import module_of
+from stages.shared.model.recognise import describe
+from stages.shared.model.tokenizer import tokenizer_of
+
+DESCRIPTION = describe(ModelConfig(name="demo"))
+SINGLE_RANK = RankGroup()
+
+
+def taught(kind: str, **settings: Any) -> Recipe[Any]:
+    recipe = RECIPES[kind]
+    student = Student.of(module_of(DESCRIPTION).float(), tokenizer_of(DESCRIPTION), DESCRIPTION.input)
+    return recipe(RECIPES.config({"kind": kind, **settings}), student)
+
+
+def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBatch:
+    data = DataConfig(path=str(dataset))
+    material = TuningData(data, side_px=DESCRIPTION.input.size_px, seed=0, batch_size=images)
+    return next(material.batches(range(1), 0, 1))
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) -> None:
+    recipe = taught(kind)
+    batch = batch_for(recipe, inline_dataset)
+    optimiser = torch.optim.AdamW([*recipe.student.module.visual.parameters()], lr=3e-4)
+    losses = []
+    again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, SINGLE_RANK).items()}
+    assert all(value > 0 for value in again.values())
+    for _ in range(3):
+        terms = recipe.terms(batch, SINGLE_RANK)
+        values = {name: float(term.detach()) for name, (_, term) in terms.items()}
+        assert losses or values == again, "no draw is left to chance"
+        loss = sum((weight * term for weight, term in terms.values()), torch.zeros(()))
+        losses.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert all(math.isfinite(value) for value in losses)
+    assert losses[-1] < losses[0]
+
+
+def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_dataset: Path) -> None:
+    recipe = taught("align", residual=False)
+    batch = batch_for(recipe, inline_dataset, images=8)
+    corner = batch.rois.clone()
+    corner[:, 1:] = torch.tensor([0.0, 0.0, 20.0, 20.0])
+    terms = [recipe.terms(replace(batch, rois=rois), SINGLE_RANK) for rois in (batch.rois, corner)]
+    true_loss, other_loss = (each["regions"][1].item() for each in terms)
+    assert true_loss < other_loss - 0.3
+
+
+def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) -> None:
+    recipe = taught("align")
+    batch = batch_for(recipe, inline_dataset)
+    none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices", "scores")}
+    terms = recipe.terms(replace(batch, **none), SINGLE_RANK)
+    assert terms["regions"][1].item() == 0
+    assert terms["captions"][1].item() > 0
+
+
+def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() -> None:
+    recipe = taught("align")
+    assert isinstance(recipe, Align)
+    rois = torch.tensor([[0.0, 0, 0, 10, 10], [0.0, 1, 0, 10, 10], [0.0, 50, 50, 60, 60], [1.0, 0, 0, 10, 10]])
+    batch = TrainingBatch(
+        rgb=torch.zeros(2, 200, 200, 3, dtype=torch.uint8),
+        captions=["a car", "a dog"],
+        rois=rois,
+        phrases=["car", "red car", "dog"],
+        phrase_indices=torch.tensor([0, 1, 2, 0]),
+        scores=torch.ones(4),
+        seeds=(0, 0, 0),
+    )
+    embeddings, positive, ignored = recipe._pairs(batch, SINGLE_RANK)
+    assert embeddings.shape == (3, 192)
+    assert positive.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert ignored.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_scores_weigh_regions(inline_dataset: Path) -> None:
+    batch = batch_for(taught("align"), inline_dataset)
+    plain = taught("align")
+    weighted = taught("align", weigh_by="score")
+    wanted, equal, unweighted = (
+        recipe.terms(replace(batch, scores=scores), SINGLE_RANK)["regions"][1].item()
+        for recipe, scores in ((plain, batch.scores), (weighted, 0.5 + 0 * batch.scores), (weighted, batch.scores))
+    )
+    assert equal == pytest.approx(wanted, rel=1e-4)
+    assert unweighted != pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_mosaic_holds_its_images_in_its_cells() -> None:
+    rgb = torch.stack([torch.full((20, 20, 3), 10 * (n + 1), dtype=torch.uint8) for n in range(11)])
+    canvas, rois = mosaics(rgb, 3)
+    assert canvas.shape == (1, 20, 20, 3)
+    assert rois.shape == (9, 5)
+    for number, (mosaic, left, top, right, bottom) in enumerate(rois.int().tolist()):
+        assert mosaic == 0
+        assert (canvas[0, top:bottom, left:right] == 10 * (number + 1)).all()
+    assert rois[-1].tolist() == [0, 13, 13, 20, 20]
+    assert mosaics(rgb[:3], 2)[1].shape == (0, 5)
+
+
+def test_pairs_on_the_diagonal_give_clips_loss() -> None:
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 3
+    target = torch.arange(5)
+    wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    assert contrastive_loss(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
+    logits = torch.tensor([[2.0, 1.0, 5.0, 0.0]])
+    positive = torch.tensor([[True, True, False, False]])
+    ignored = torch.tensor([[False, False, True, False]])
+    rows = (math.log1p(math.exp(0.0 - 2.0)) + math.log1p(math.exp(0.0 - 1.0))) / 2
+    # A column of one region has no negatives at all.
+    assert float(contrastive_loss(logits, positive, ignored)) == pytest.approx(rows / 2, abs=1e-6)
+
+
+def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    first_loss = contrastive_loss(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
+    wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
+    assert float(first_loss.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
+
+
+def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
+    logits = torch.randn(2, 2, requires_grad=True)
+    everything = torch.ones(2, 2, dtype=torch.bool)
+    nothing = torch.zeros(2, 2, dtype=torch.bool)
+    for positive, ignored in ((everything, None), (nothing, None), (nothing, everything)):
+        loss = contrastive_loss(logits, positive, ignored)
+        assert float(loss.detach()) == 0
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert torch.isfinite(gradient).all()
+    assert float(contrastive_loss(torch.zeros(0, 3), nothing[:0, :1].expand(0, 3))) == 0
+
+
+def test_one_way_is_the_mean_over_rows_of_the_mean_over_their_positives() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.0], [5.0, 5.0, 5.0]])
+    positive = torch.tensor([[True, True, False], [False, False, False]])
+    first = math.log(1 + math.exp(-1))
+    second = math.log(1 + math.exp(-2))
+    assert float(one_way(logits, positive, positive)) == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_logits_keep_their_digits_under_autocast() -> None:
+    units = F.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
+    wanted = 100 * units @ units.T
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(logits_of(torch.tensor(100.0), units, units), wanted, atol=1e-4)
+        assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), "which it would not otherwise"

@@ -1,0 +1,146 @@
+"""Embeddings of regions on every kind of tower, and that a region's own place is what they show."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.research.score_model.probe import Embedder, ImageEmbeddings, Picture, ProbeConfig, Questions, questions_of
+from stages.contract.errors import InputError
+from stages.contract.masks import encode_mask
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import from_open_clip, load
+from stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
+from tests.factories import TOWERS
+
+HALF = (0.0, 0.0, 0.5, 1.0)
+
+
+def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Picture:
+    height, width = rgb.shape[:2]
+    things = []
+    for x0, y0, x1, y1 in boxes:
+        mask = np.zeros((height, width), np.bool_)
+        mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
+        things.append(TruthObject(box_xywh_px=(0, 0, 1, 1), category="x", description="x", mask=encode_mask(mask)))
+    questions = Questions(
+        boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
+        things=tuple(things),
+        candidates=np.arange(len(boxes)),
+        phrases=(),
+    )
+    return Picture(rgb=rgb, full=rgb, questions=questions)
+
+
+def embedder_of(tower: str, **settings: Any) -> Embedder:
+    make, spec = TOWERS[tower]
+    return Embedder(from_open_clip(make(), spec=spec), ProbeConfig(**settings), batch_images=4)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_every_kind_of_tower(tower: str) -> None:
+    embedder = embedder_of(tower)
+    side = embedder.model.input.size_px
+    noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    pictures = [picture(noise[0], HALF, (0, 0, 1, 1)), picture(noise[1]), picture(noise[1], (0.25, 0.5, 1, 1))]
+    first, empty, third = embedder.embed_pictures(pictures)
+    for embeddings, regions in ((first, 2), (empty, 0), (third, 1)):
+        assert embeddings.crop is not None
+        for rows in (embeddings.roi, embeddings.mask, embeddings.crop):
+            assert rows.shape == (regions, embedder.model.embed_dim)
+            assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(regions), abs=1e-5)
+    assert first.crop[1] == pytest.approx(first.image, abs=1e-4), "the crop of everything is the image"
+    single = embedder.embed_pictures([pictures[2]])[0]
+    for name in ("image", "roi", "mask", "crop"):
+        assert getattr(single, name) == pytest.approx(getattr(third, name), abs=1e-5), "whatever its neighbours are"
+
+
+def test_without_crops_nothing_is_cut_out() -> None:
+    embedder = embedder_of("class token", crops=False)
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    embeddings = embedder.embed_pictures([Picture(rgb=rgb, full=None, questions=picture(rgb, HALF).questions)])[0]
+    assert embeddings.crop is None
+    assert len(embeddings.roi) == 1
+
+
+def test_masks_and_boxes_of_the_same_place_agree() -> None:
+    """Along the edges of cells both are the mean of the same patches."""
+    rgb = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    embeddings = embedder_of("class token").embed_pictures([picture(rgb, HALF, (0.5, 0.5, 1, 1))])[0]
+    cosines: np.ndarray = (embeddings.roi * embeddings.mask).sum(axis=1)
+    assert cosines.min() > 0.9
+
+
+def test_texts_and_classes() -> None:
+    embedder = Embedder(load(ModelConfig(name="demo")), ProbeConfig(prompts=("a {}", "the {}")))
+    plain = embedder.embed_texts(["a car", "the car"])
+    (car,) = embedder.embed_classes(["car"])
+    mean = plain.mean(axis=0)
+    assert car == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    assert embedder.embed_texts([]).shape == (0, embedder.model.embed_dim)
+
+
+def test_a_model_keeps_its_state() -> None:
+    make, spec = TOWERS["class token"]
+    model = make()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    embeddings: list[ImageEmbeddings] = Embedder(from_open_clip(model, spec=spec), ProbeConfig(), 2).embed_pictures(
+        [picture(rgb, HALF)]
+    )
+    assert len(embeddings) == 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+SIZE_HW = (50, 100)
+
+
+def thing(*box: float, category: str | None = "car") -> TruthObject:
+    description = None if category is None else f"red {category}"
+    return TruthObject(
+        box_xywh_px=(box[0], box[1], box[2], box[3]), category=category, description=description, mask=None
+    )
+
+
+def image(*phrases: tuple[str, list[tuple[float, float, float, float]]], match: str = "phrase") -> TruthImage:
+    targets = tuple(TruthTarget(phrase=text, boxes_xywh_px=tuple(boxes), match=match) for text, boxes in phrases)  # type: ignore[arg-type]
+    return TruthImage(file_name="a.jpg", width_px=100, height_px=50, targets=targets)
+
+
+LEFT = (0, 0, 50, 25)
+RIGHT = (50, 0, 50, 25)
+BELOW = (0, 25, 100, 25)
+
+
+def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_them() -> None:
+    things = [thing(*LEFT), thing(*RIGHT, category="bus")]
+    questions = questions_of(image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False)
+    assert [each.category for each in questions.things] == ["car", "bus", None]
+    assert [each.description for each in questions.things] == ["red car", "red bus", None]
+    assert questions.boxes_rel.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 1, 1]]
+    assert questions.candidates.tolist() == [0, 1, 2]
+    assert questions.phrases == (("a car", (0,)), ("the road", (2,)))
+    truth = image(("car", [LEFT]), match="category")
+    questions = questions_of(truth, [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False)
+    assert questions.phrases == ()
+    assert len(questions.boxes_rel) == 2
+
+
+def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
+    things = [thing(*LEFT), thing(*LEFT, category="bus"), thing(*RIGHT)]
+    questions = questions_of(image(("cars", [LEFT, RIGHT]), ("right car", [RIGHT])), things, SIZE_HW, resized=False)
+    assert [each.category for each in questions.things] == ["car", "bus", "car"]
+    assert questions.candidates.tolist() == [0, 2]
+    assert questions.phrases == (("right car", (1,)),), "a phrase that means every box asks nothing"
+
+
+def test_boxes_end_with_the_image_whose_size_must_be_the_truths_unless_it_was_resized() -> None:
+    things = [thing(-10, -10, 20, 20), thing(100, 0, 10, 10), thing(90, 40, 30, 30)]
+    questions = questions_of(image(("gone", [(100, 0, 10, 10)])), things, SIZE_HW, resized=False)
+    assert questions.boxes_rel.tolist() == [[0, 0, 0.1, 0.2], [0.9, 0.8, 1, 1]]
+    assert questions.phrases == ()
+    with pytest.raises(InputError, match=r"a\.jpg has 50x25 pixels, but the ground truth is for 100x50: .*--resized"):
+        questions_of(image(), [thing(*LEFT)], (25, 50), resized=False)
+    questions = questions_of(image(), [thing(*LEFT)], (25, 50), resized=True)
+    assert questions.boxes_rel.tolist() == [[0, 0, 0.5, 0.5]]

@@ -1,0 +1,246 @@
+"""`phrasebox tune`: its figures are those of `eval`, and what is better beyond chance stays."""
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from pipeline.config import RunConfig, load_config, override
+from pipeline.dataset import open_dataset
+from pipeline.dataset.reviews import RegionKey, Review, append_review
+from pipeline.evaluate import calibrate, presence
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.review_truth import open_reviewed_dataset
+from pipeline.research.tune.command import print_tuning
+from pipeline.research.tune.session import CUTS, MAPS, tune_settings, write_settings
+from pipeline.research.tune.trials import FIGURES, Trial
+from pipeline.run import run
+from stages.contract.errors import ConfigError, InputError
+from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
+
+METRICS = FIGURES[:-2]
+
+
+drawn = drawing(16, 47)
+
+
+@pytest.fixture(scope="module")
+def dataset(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With an explainer whose map is the same for all phrases, and a bad cut."""
+    regions = {"calibration": "none", "rule": "quantile", "quantile": 0.95, "upsample": "linear"}
+    out = tmp_path_factory.mktemp("made")
+    return Path(run(config_of(drawn, out, explain={"kind": "raw_attention", "affinity": "none"}, regions=regions)))
+
+
+SOME_MAPS = {
+    "explainer": ({"explain.kind": "raw_attention"}, {"explain.kind": "grad_eclip"}),
+    "affinity": MAPS["affinity"][:2],
+    "blocks": ({"explain.blocks": 2},),
+}
+SOME_CUTS = {
+    "contrast": CUTS["contrast"],
+    "rule": ({"regions.rule": "quantile", "regions.quantile": 0.98}, {"regions.rule": "otsu"}),
+    "edges": CUTS["edges"],
+}
+
+
+@pytest.fixture(scope="module")
+def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
+    return tune_settings(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
+
+
+def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, tmp_path) -> None:
+    write_settings(figures["settings"], tmp_path / "best.yaml")
+    made = json.loads((dataset / "dataset.json").read_text())["config"]
+    again = load_config(tmp_path / "best.yaml", [
+        f"input={json.dumps(made['input'])}", f"output.path={tmp_path / 'again'}", "engine.kind=inline",
+        "model.name=demo", "regions.calibration=none",
+    ])  # fmt: skip
+    assert again.explain.kind == figures["best"]["explain.kind"] == "grad_eclip"
+    for measured, path in ((figures["start"], dataset), (figures["figures"], Path(run(again)))):
+        wanted = evaluation_of(path, drawn / "truth.json", QUIET)["metrics"]
+        for name in METRICS:
+            assert measured[name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+
+
+def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(figures: dict[str, Any]) -> None:
+    now = figures["base"]["box_iou"]
+    assert figures["base"] == figures["start"], "there was no calibration"
+    groups = list(dict.fromkeys(step["group"] for step in figures["steps"]))
+    wanted = ["explainer", "blocks", "contrast", "rule", "edges"]
+    assert groups == wanted, "four blocks and an affinity behind them do not go together"
+    for group in groups:
+        steps = [step for step in figures["steps"] if step["group"] == group]
+        for step in steps:
+            gain = step["gain"]
+            assert gain["value"] == pytest.approx(step["figures"]["box_iou"] - now)
+            assert gain["low"] <= gain["value"] <= gain["high"]
+            assert not step["kept"] or gain["low"] > 0
+        beyond = [step for step in steps if step["gain"]["low"] > 0]
+        best = max(beyond, key=lambda step: step["figures"]["box_iou"], default=None)
+        assert [step for step in steps if step["kept"]] == ([] if best is None else [best])
+        now = now if best is None else best["figures"]["box_iou"]
+    assert figures["figures"]["box_iou"] == now
+    assert figures["gain"]["value"] == pytest.approx(now - figures["start"]["box_iou"])
+    assert figures["verdict"].startswith("Verdict: use the new settings: ")
+    changes = [step["changes"] for step in figures["steps"]]
+    assert {"explain.kind": "raw_attention"} not in changes, "it is the dataset's"
+    assert figures["settings"]["explain"]["contrast"] == figures["best"].get("explain.contrast", 0.0)
+
+
+def test_the_interval_is_over_images_of_both() -> None:
+    """The gain in every image is the same, so that its interval is narrow, however much the images differ."""
+    hits = np.arange(20.0)
+    before, after = (Trial(figures={}, parts=np.stack([hits + more, np.full(20, 40.0)], 1)) for more in (0, 2))
+    gain = after.gain_over(before)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
+
+
+@pytest.mark.slow
+def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dataset's figures are with it, the others without; its settings stay if nothing is better than it."""
+    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
+    truth = drawn / "truth.json"
+    file = tmp_path / "c.json"
+    regions = {"rule": "fitted", "upsample": "linear"}
+    plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
+    uncut = tune_settings(open_evaluation_set(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
+    assert (uncut["settings"]["regions"]["rule"], len(uncut["steps"])) == ("fitted", 1), "a calibration may follow"
+    calibrate.write_calibration(Path(plain), truth, file, QUIET)
+    fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
+    nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
+    figures = tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
+    wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
+    for name in METRICS:
+        assert figures["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+    quantile, halves = (step["figures"] for step in figures["steps"])
+    assert (quantile["box_recall"], quantile["precision"]) == (0, None)
+    assert figures["base"]["box_recall"] < halves["box_recall"] < figures["start"]["box_recall"]
+    assert (figures["best"], figures["settings"]["regions"]["calibration"]) == ({}, str(file))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
+    with pytest.raises(ConfigError, match="made with another"):
+        tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts={})
+
+
+def test_the_budget(dataset: Path, drawn: Path) -> None:
+    judged = open_evaluation_set(dataset, drawn / "truth.json")
+    figures = tune_settings(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
+    assert (figures["steps"], figures["best"], figures["images"]) == ([], {}, 4)
+    assert figures["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
+    assert figures["settings"]["explain"]["kind"] == "raw_attention"
+    assert figures["verdict"].startswith("Verdict: no try was begun: the two baselines took ")
+
+
+def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    options = ("--truth", drawn / "truth.json", "--minutes", 0, "--most", 2)
+    out = printed("tune", dataset, *options, "--out", file)
+    assert not file.exists()
+    assert f"{file} is not written" in out
+    assert out.splitlines()[-1].startswith("Verdict: no try was begun: ")
+    assert "best" not in out
+
+
+def test_settings_that_are_better_are_written(figures, dataset, drawn, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.research.tune.command.tune_settings", lambda *_, **__: figures)
+    out = printed("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path / "t.yaml")
+    assert yaml.safe_load((tmp_path / "t.yaml").read_text()) == figures["settings"]
+    assert out.splitlines()[-1] == figures["verdict"]
+
+
+def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+    """The same answers as the truth's where there are any; regions elsewhere than a wrong one are not counted."""
+    made = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    with pytest.raises(InputError, match="no reviewed regions"):
+        open_reviewed_dataset(made)
+    truth_set = open_evaluation_set(made, drawn / "truth.json")
+    right = 0
+    count = 0
+    absent = ""
+    for row in open_dataset(made).rows():
+        targets = {target.phrase: target.boxes_xywh_px for target in truth_set.image_of(row).targets}
+        for region in row["annotations"]:
+            is_true = is_right(region["bbox"], targets.get(region["phrase"], ()))
+            answer = "right" if is_true else "wrong"
+            if not is_true and not absent:
+                answer = absent = "absent"
+            append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer=answer))
+            right += is_true
+            count += 1
+            break
+    judged, wrong = open_reviewed_dataset(made)
+    cuts = {"rule": SOME_CUTS["rule"], **CUTS}
+    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts=cuts)
+    assert figures["start"]["reviewed"] == count
+    assert figures["start"]["agreement"] == pytest.approx(right / count)
+    assert figures["start"]["targets"] == right
+    assert figures["steps"][0]["figures"]["agreement"] is not None
+    assert "fitted" not in {step["group"] for step in figures["steps"]}
+    moved = [step["figures"]["reviewed"] for step in figures["steps"]]
+    assert min(moved) < count, "some regions left the wrong places"
+    assert "agreement" in printed("tune", made, "--reviews", "--minutes", 0)
+
+
+def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text().splitlines()[:4]]
+    captions = [{"image": row["image"], "caption": text} for row in rows for text in ("A red ball.", "A blue box.")]
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in captions))
+    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(drawn / "images")}
+    made = Path(run(config_of(drawn, tmp_path / "made", input=source, regions={"calibration": "none"}), QUIET))
+    regions = [region for row in open_dataset(made).rows() for region in row["annotations"]]
+    for region in regions:
+        append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
+    judged, wrong = open_reviewed_dataset(made)
+    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
+    assert figures["start"]["agreement"] == 1.0
+    assert figures["start"]["reviewed"] == len(regions)
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+    code, out, err = called("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path)
+    assert (code, "it is a folder" in err, "box recall" in out) == (2, True, False)
+
+
+def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
+    printed = StringIO()
+    print_tuning(figures, Console(file=printed, width=120))
+    text = printed.getvalue()
+    tried = ("explainer: grad_eclip *", "rule: quantile 0.98", "blocks: 2", "contrast: 0.25")
+    for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
+        assert words in text
+    assert f"{figures['start']['box_iou']:.3f}" in text
+    assert "agreement" not in text
+    narrow = StringIO()
+    print_tuning(figures, Console(file=narrow, width=80))
+    assert "…" not in narrow.getvalue()
+    assert f"{figures['start']['box_iou']:.3f}" in narrow.getvalue()
+
+
+def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+    truth = json.loads((drawn / "truth.json").read_text())
+    for thing in truth["annotations"]:
+        thing.pop("segmentation", None)
+    (tmp_path / "boxes.json").write_text(json.dumps(truth))
+    with pytest.raises(ConfigError, match="--by mask_iou"):
+        tune_settings(open_evaluation_set(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
+    for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
+        code, _, err = called("tune", dataset, *options)
+        assert (code, "--truth FILE or --reviews" in err) == (2, True)
+
+
+def test_every_value_that_is_tried_is_one_of_the_configuration(drawn: Path, tmp_path: Path) -> None:
+    values = config_of(drawn, tmp_path).model_dump(mode="json")
+    for changes in [each for group in (*MAPS.values(), *CUTS.values()) for each in group]:
+        section = {} if "explain.kind" in changes else values["explain"]
+        plain = {**json.loads(json.dumps(values)), "explain": json.loads(json.dumps(section))}
+        changed = override(plain, [f"{key}={value}" for key, value in changes.items()])
+        assert isinstance(changed, RunConfig)
