@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +18,7 @@ from stages.contract.records import HeatMap
 from stages.explain import fit_to_tower
 from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import FAULTS, Maps, at_scale, mean_of
+from stages.explain.maps import FAULTS, Maps, at_scale, local_cosines, mean_of
 from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.config import TowerKind
@@ -39,51 +40,48 @@ class PendingMaps:
 
     Attributes:
         phrases: Texts of each image's phrases.
-        results: What `Maps.replace_faults` returns, then the parts of `Signals` if the explainer computes local
-            cosines. None where no image has a phrase.
+        results: What `Maps.replace_faults` returns, and the parts of `Signals` if they were wanted. None where no
+            image has a phrase.
         grid_hw: Rows and columns of the maps.
         shift_cells: See `HeatMap`.
-        presence: See `Explainer`.
     """
 
     phrases: Sequence[Sequence[str]]
     results: PendingTransfer | None = None
     grid_hw: tuple[int, int] = (0, 0)
     shift_cells: float = 0.0
-    presence: Presence | None = None
 
-    def wait(self) -> list[list[HeatMap]]:
+    def wait(self, presence: Presence | None = None) -> list[list[HeatMap]]:
         """Wait for this batch, and for no later one, and return the heat maps of each image.
 
-        Raise RuntimeError for a fault of the device, which may report it only now.
+        `presence` judges whether phrases are in their images, by the signals; without it nothing does. Raise
+        RuntimeError for a fault of the device, which may report it only now.
         """
         if self.results is None:
             return [[] for _ in self.phrases]
         maps, cosines, faults, *signals = self.results.wait()
         maps = maps.reshape(*maps.shape[:2], *self.grid_hw)
         places = [(b, p) for b, texts in enumerate(self.phrases) for p in range(len(texts))]
-        probabilities: Iterator[float | None] = repeat(None)
-        if self.presence is not None:
+        probabilities: Iterable[float | None] = repeat(None)
+        if presence is not None:
             # All phrases in one product: one for each image takes five times as long.
             images, numbers = np.array(places).T
-            probabilities = iter(self.presence.probabilities(*(signal[images, numbers] for signal in signals[1:])))
-        return [
-            [
-                HeatMap(
-                    text=text,
-                    values=maps[b, p].copy(),  # a view would keep the maps of all images, and on a GPU pinned memory
-                    similarity=float(cosines[b, p]),
-                    fault=FAULTS[int(faults[b, p])],
-                    shift_cells=self.shift_cells,
-                    presence=next(probabilities),
-                )
-                for p, text in enumerate(texts)
-            ]
-            for b, texts in enumerate(self.phrases)
-        ]
+            probabilities = presence.probabilities(*(signal[images, numbers] for signal in signals[1:]))
+        heat_maps: list[list[HeatMap]] = [[] for _ in self.phrases]
+        for (b, p), probability in zip(places, probabilities, strict=False):
+            heat_map = HeatMap(
+                text=self.phrases[b][p],
+                values=maps[b, p].copy(),  # a view would keep the maps of all images, and on a GPU pinned memory
+                similarity=float(cosines[b, p]),
+                fault=FAULTS[int(faults[b, p])],
+                shift_cells=self.shift_cells,
+                presence=probability,
+            )
+            heat_maps[b].append(heat_map)
+        return heat_maps
 
     def signals(self) -> list[Signals]:
-        """Return the signals of each image's phrases for presence. The explainer must compute local cosines."""
+        """Return the signals of each image's phrases for presence, if they were wanted."""
         if self.results is None:
             return []
         embeddings, *parts = self.results.wait()[3:]
@@ -108,8 +106,6 @@ class Explainer(ABC, Generic[ConfigT]):
         at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a token, which in some
             towers looks beside its cell (`Placement.shift_px`).
         claim: A known claim of a patent on the method, for people; it is in no default.
-        presence: Judges whether phrases are in their images; None: nothing does.
-        computes_local: Whether `maps` also returns `Maps.local`, which `PendingMaps.signals` needs.
     """
 
     config_type: ClassVar[type[ExplainerConfig]]
@@ -125,8 +121,6 @@ class Explainer(ABC, Generic[ConfigT]):
         self.model = model
         self.affinity = Affinity(self.config, model.tower)
         self.texts = TextCache(model, templates_of(config.templates))
-        self.presence: Presence | None = None
-        self.computes_local = False
 
     @abstractmethod
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -151,49 +145,51 @@ class Explainer(ABC, Generic[ConfigT]):
         """
         return self.launch(list(rgb), phrases).wait()
 
-    def launch(self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]) -> PendingMaps:
+    def launch(
+        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]], *, with_signals: bool = False
+    ) -> PendingMaps:
         """Start to compute the results of `explain` for images of one size, without waiting for the device.
 
-        A CPU computes them here. Raise ValueError as `explain` does.
+        A CPU computes them here. `with_signals`: whether presence will be judged or fitted. Raise ValueError as
+        `explain` does.
         """
         if len(images) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")
         if not any(phrases):
             return PendingMaps(phrases=phrases)
         placement = self.model.tower.placement
-        grid_hw = placement.grid_hw(*images[0].shape[:2])
+        first_grid_hw = placement.grid_hw(*images[0].shape[:2])
         padded_texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
-        rgb = pixels_on(images, self.model.device)
-        self.computes_local = self.computes_local or self.presence is not None
-        maps = self._maps_of_scales(rgb, padded_texts)
+        shift_cells = 0.0 if self.at_cells else placement.shift_cells
+        scales = []
+        grids = []
+        local = []
+        for maps, grid_hw in self._maps_of_scales(pixels_on(images, self.model.device), padded_texts):
+            if with_signals:
+                local.append(local_cosines(maps, padded_texts, self.config.phrases_per_step))
+            # What a scale computes beside its maps would fill the memory of the next one.
+            scales.append(replace(maps, tokens=None, embed_patches=None))
+            grids.append(grid_hw)
+        maps = scales[0] if len(scales) == 1 else mean_of(scales, grids, shift_cells)
         results = [*maps.replace_faults()]
-        if self.computes_local:
+        if with_signals:
             if maps.embedding is None:
                 raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not return")
             embedding = F.normalize(maps.embedding.float(), dim=-1)
-            results += [embedding, padded_texts, maps.cosines, maps.cosines if maps.local is None else maps.local]
+            results += [embedding, padded_texts, maps.cosines, torch.stack(local).mean(dim=0)]
         return PendingMaps(
-            phrases=phrases,
-            results=PendingTransfer(results),
-            grid_hw=grid_hw,
-            shift_cells=0.0 if self.at_cells else placement.shift_cells,
-            presence=self.presence,
+            phrases=phrases, results=PendingTransfer(results), grid_hw=first_grid_hw, shift_cells=shift_cells
         )
 
-    def _maps_of_scales(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """Return the mean of the maps at all scales after affinity, on the first scale's grid; arguments as `maps`."""
+    def _maps_of_scales(self, rgb: Tensor, texts: Tensor) -> Iterator[tuple[Maps, tuple[int, int]]]:
+        """Yield the maps at each scale, after affinity, and their grid; arguments as `maps`."""
         placement = self.model.tower.placement
-        maps_at_scales = []
-        grids = []
         for scale in self.config.scales:
             images = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
             grid_hw = placement.grid_hw(*images.shape[1:3])
             maps = self.maps(images, texts)
             if self.config.affinity != "none":
-                assert maps.tokens is not None, f"{self.config.kind} returns its tokens"  # noqa: S101
+                if maps.tokens is None:
+                    raise ValueError(f"expected the patches' tokens, which {self.config.kind} does not return")
                 maps = replace(maps, values=self.affinity(maps.values, maps.tokens, grid_hw))
-            maps_at_scales.append(maps)
-            grids.append(grid_hw)
-        if len(maps_at_scales) == 1:
-            return maps_at_scales[0]
-        return mean_of(maps_at_scales, grids, 0.0 if self.at_cells else placement.shift_cells)
+            yield maps, grid_hw

@@ -13,9 +13,7 @@ from stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Factor = Annotated[float, Field(gt=0.0, le=1000.0)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
 
 
 class ExplainerConfig(BaseModel):
@@ -123,35 +121,26 @@ class ExplainerConfig(BaseModel):
         return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without)
 
 
-class ScaledConfig(ExplainerConfig):
-    """The setting of explainers that differentiate the model's logits, or weigh texts by them."""
-
-    logit_scale: Literal["model"] | Factor = Field(
-        default="model",
-        description="Factor of the cosine in a logit. `model`: the model's own. The CLIPs of the papers have 100.",
-    )
-
-    def scale_of(self, model_scale: float) -> float:
-        """Return the factor of the cosine in a logit, given the model's."""
-        return model_scale if self.logit_scale == "model" else self.logit_scale
-
-
-_NOTEBOOK: Final = {"heads": "single", "path": "full", "image_size": "keep", "affinity": "none"}
-
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "recommended": {},
-    "authors": {**_NOTEBOOK, "similarity": "projected", "shorter_side_px": 640},
-    "notebook": _NOTEBOOK,
+    "authors": {
+        "heads": "single",
+        "similarity": "projected",
+        "path": "full",
+        "image_size": "keep",
+        "shorter_side_px": 640,
+        "affinity": "none",
+    },
 }
 """Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the Grad-ECLIP repository,
-with which the paper was evaluated. notebook: its `grad_eclip_image.ipynb`."""
+with which the paper was evaluated."""
 
 
 class GradEclipConfig(ExplainerConfig):
     """Grad-ECLIP (arXiv 2502.18816). `variant` is a preset; every other key overrides one of its settings."""
 
     kind: Literal["grad_eclip"] = "grad_eclip"
-    variant: Literal["recommended", "authors", "notebook"] = Field(
+    variant: Literal["recommended", "authors"] = Field(
         default="recommended",
         description="Preset, see VARIANTS; a stored configuration holds every setting by its value.",
     )
@@ -160,10 +149,7 @@ class GradEclipConfig(ExplainerConfig):
     )
     similarity: Literal["projected", "raw"] = Field(
         default="raw",
-        description="q', k': after the output projection (the authors' code) or before it (their notebook).",
-    )
-    spatial_weight: bool = Field(
-        default=True, description="Multiply by l, the min-max normalised cosine of query and keys."
+        description="q', k': after the output projection (the authors' code) or before it.",
     )
     blocks: Count = Field(
         default=1,
@@ -173,11 +159,6 @@ class GradEclipConfig(ExplainerConfig):
     )
     path: Literal["full", "class"] = Field(
         default="class", description="Gradients go through all tokens (`full`, the authors) or the class token."
-    )
-    rectify: Literal["sum", "block"] = Field(
-        default="block",
-        description="ReLU on the sum of the blocks, or on each block (`block`, the authors), whose boxes are "
-        "better on drawn scenes (0.621 against 0.595; configs/measured/settings.md).",
     )
 
     def for_tower(self, kind: TowerKind) -> Self:

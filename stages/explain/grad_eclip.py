@@ -22,7 +22,7 @@ The paper announces the method for CNN backbones, too, without saying how; this 
 
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
 - the network's own heads instead of one head over the full width (`heads: single`);
-- with `blocks`, several blocks, summed after a ReLU on each (`rectify: sum` takes the ReLU after the sum);
+- with `blocks`, several blocks, summed after a ReLU on each;
 - gradients through the class token only (`path: full`). The patch tokens' keys and values are held at the
   values of the one forward pass; exact for the last block (`trace_class_token`);
 - the model's square input instead of keeping the aspect ratio (`image_size: keep`);
@@ -34,7 +34,7 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -45,15 +45,30 @@ from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
 from stages.explain.class_path import BlockInputs, trace_class_token
 from stages.explain.config import GradEclipConfig
-from stages.explain.maps import Maps, closest_patch, compute_by_step, cosine_gradients, min_max
+from stages.explain.maps import Maps, compute_by_step, cosine_gradients, min_max
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import allow_tf32
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
 
-WeightedMaps = tuple[Maps, Sequence[Tensor | None], Callable[[], Tensor]]
-"""Maps, the spatial weights (B, N) of each block, and a function -> embeddings of single patches (B, N, E)."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedBlocks:
+    """The tensors of the explained blocks in one forward pass, float32, with an entry for each block.
+
+    Attributes:
+        embedding: Embeddings of the images (B, E), not normalised.
+        queries: The class token's queries (B, D).
+        keys, values: Those of the patches (B, N, D).
+        weigh_values: Gradients at the embedding (B, P, E) -> sum_d w_d v_i,d of each block (B, P, N).
+    """
+
+    embedding: Tensor
+    queries: Sequence[Tensor]
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    weigh_values: Callable[[Tensor], Sequence[Tensor]]
 
 
 class GradEclip(Explainer[GradEclipConfig]):
@@ -68,24 +83,21 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._compute = by_tower(model.tower, blocks=self._for_blocks, pooled=self._for_pool)
+        self._compute: Callable[[Tensor, Tensor], Maps] = by_tower(
+            model.tower,
+            blocks=self._for_blocks,
+            pooled=self._for_pool,
+        )
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        maps, weights, patch_embeddings = self._compute(rgb, texts)
-        flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
-        constant = torch.stack(flat).all(dim=0) if flat else None
-        local = None
-        if self.computes_local:
-            with torch.no_grad():
-                local = closest_patch(patch_embeddings(), texts, self.config.phrases_per_step)
-        return replace(maps, constant=constant, local=local)
+        return self._compute(rgb, texts)
 
-    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], WeightedMaps]:
+    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], Maps]:
         return partial(self._explain_pool, tower)
 
     @torch.no_grad()
-    def _explain_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> WeightedMaps:
+    def _explain_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
         pool = tower.pool
         look = tower.look(rgb, 1 if self.config.heads == "single" else None)
         weight = self._spatial_weight(pool.out, look.query, look.keys)
@@ -93,13 +105,19 @@ class GradEclip(Explainer[GradEclipConfig]):
 
         def compute_values(part: Tensor) -> tuple[Tensor, Tensor]:
             gradients, cosines = cosine_gradients(embedding, part)
-            return self._combine([pool.back(look, gradients) @ look.values.mT], [weight]), cosines
+            return _sum_blocks([pool.back(look, gradients) @ look.values.mT], [weight]), cosines
 
         values, cosines = compute_by_step(texts, self.config.phrases_per_step, compute_values)
-        maps = Maps(values=values, cosines=cosines, tokens=look.tokens, embedding=embedding)
-        return maps, [weight], lambda: pool.embedding_of_each(look)
+        return Maps(
+            values=values,
+            cosines=cosines,
+            constant=weight.amax(dim=1) == 0,
+            tokens=look.tokens,
+            embedding=embedding,
+            embed_patches=lambda: pool.embedding_of_each(look),
+        )
 
-    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], WeightedMaps]:
+    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], Maps]:
         config = self.config
         layers = len(tower.blocks)
         affinity_block = self.affinity.block
@@ -114,92 +132,104 @@ class GradEclip(Explainer[GradEclipConfig]):
         # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in float32. "Exact" is the
         # arithmetic: where the trunk has 16 bits, their weights are the trunk's rounded ones.
         exact = tuple(block.float() for block in tower.blocks[-config.blocks :])
-        return partial(self._follow_all_tokens if config.path == "full" else self._follow_class_token, tower, exact)
+        return partial(self._explain_blocks, tower, exact)
 
-    def _follow_class_token(
-        self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor
-    ) -> WeightedMaps:
-        """Explain the last blocks with gradients through the class token only."""
-        blocks = tower.blocks[-self.config.blocks :]
-        inputs = []
+    def _explain_blocks(self, tower: VisionTower, exact: Sequence[Block], rgb: Tensor, texts: Tensor) -> Maps:
         with torch.no_grad():
-            x, early = tower.tokens_before(rgb, len(tower.blocks) - len(blocks), self.affinity.block)
-            token = x[:, 0].float()
-            for block, exact in zip(blocks, exact_blocks, strict=True):
-                q, k, v = block.project(x)
-                keys = k[:, 1:].float()
-                values = v[:, 1:].float()
-                inputs.append(BlockInputs(block=exact, heads=self._heads(block), keys=keys, values=values))
-                if block is not blocks[-1]:
-                    x = block.finish(x, attend(q, k, v, self._heads(block)))
-        with allow_tf32(tower):
-            path = trace_class_token(tower, token, inputs, self.config.phrases_per_step)
+            x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact), self.affinity.block)
+        follow = self._follow_all_tokens if self.config.path == "full" else self._follow_class_token
+        explained = follow(tower, exact, x)
         weights = [
-            self._spatial_weight(block_inputs.block.out, query, block_inputs.keys)
-            for block_inputs, query in zip(inputs, path.queries, strict=True)
+            self._spatial_weight(block.out, query, keys)
+            for block, query, keys in zip(exact, explained.queries, explained.keys, strict=True)
         ]
 
         def compute_values(part: Tensor) -> tuple[Tensor, Tensor]:
-            gradients, cosines = cosine_gradients(path.embedding, part)
-            with allow_tf32(tower):
-                signed = path.gradients(gradients)
-            return self._combine(signed, weights), cosines
+            gradients, cosines = cosine_gradients(explained.embedding, part)
+            return _sum_blocks(explained.weigh_values(gradients), weights), cosines
 
         values, cosines = compute_by_step(texts, self.config.phrases_per_step, compute_values)
-        tokens = None if early is None else early[:, 1:]
-        maps = Maps(values=values, cosines=cosines, tokens=tokens, embedding=path.embedding)
-        return maps, weights, partial(_embed_patches, tower, exact_blocks[-1], inputs[-1].values)
+        return Maps(
+            values=values,
+            cosines=cosines,
+            constant=torch.stack([weight.amax(dim=1) == 0 for weight in weights]).all(dim=0),
+            tokens=None if early is None else early[:, 1:],
+            embedding=explained.embedding,
+            embed_patches=partial(_embed_patches, tower, exact[-1], explained.values[-1]),
+        )
 
-    def _follow_all_tokens(
-        self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor
-    ) -> WeightedMaps:
+    def _follow_class_token(self, tower: VisionTower, exact: Sequence[Block], x: Tensor) -> ExplainedBlocks:
+        """Explain the last blocks with gradients through the class token only; x (B, T, D) are the tokens before."""
+        inputs = []
+        token = x[:, 0].float()
+        with torch.no_grad():
+            for block, exact_block in zip(tower.blocks[-len(exact) :], exact, strict=True):
+                q, k, v = block.project(x)
+                keys = k[:, 1:].float()
+                values = v[:, 1:].float()
+                inputs.append(BlockInputs(block=exact_block, heads=self._heads(block), keys=keys, values=values))
+                if exact_block is not exact[-1]:
+                    x = block.finish(x, attend(q, k, v, self._heads(block)))
+        with allow_tf32(tower):
+            path = trace_class_token(tower, token, inputs, self.config.phrases_per_step)
+
+        def weigh_values(gradients: Tensor) -> Sequence[Tensor]:
+            with allow_tf32(tower):
+                return path.gradients(gradients)
+
+        return ExplainedBlocks(
+            embedding=path.embedding,
+            queries=path.queries,
+            keys=[block_inputs.keys for block_inputs in inputs],
+            values=[block_inputs.values for block_inputs in inputs],
+            weigh_values=weigh_values,
+        )
+
+    def _follow_all_tokens(self, tower: VisionTower, exact: Sequence[Block], x: Tensor) -> ExplainedBlocks:
         """Explain the last blocks by autograd through all tokens; the last one computes only its class row."""
         outputs = []
+        queries = []
+        keys = []
         values = []
-        weights = []
-        with torch.no_grad():
-            x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact_blocks), self.affinity.block)
         x = x.float().requires_grad_()
-        for block in exact_blocks:
+        for block in exact:
             q, k, v = block.project(x)
-            if block is exact_blocks[-1]:
+            if block is exact[-1]:
                 q = q[:, :1]
                 x = x[:, :1]
-            output = attend(q, k, v, self._heads(block))
-            x = block.finish(x, output)
-            outputs.append(output)
+            outputs.append(attend(q, k, v, self._heads(block)))
+            x = block.finish(x, outputs[-1])
+            queries.append(q[:, 0].detach())
+            keys.append(k[:, 1:].detach())
             values.append(v[:, 1:].detach())
-            weights.append(self._spatial_weight(block.out, q[:, 0].detach(), k[:, 1:].detach()))
         embedding = tower.head(x[:, 0])
-        gradients, cosines = cosine_gradients(embedding.detach(), texts)
-        heat = []
-        for gradient in gradients.unbind(dim=1):
-            rows = torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
-            signed = [torch.einsum("bd,bnd->bn", w[:, 0], v)[:, None] for w, v in zip(rows, values, strict=True)]
-            heat.append(self._combine(signed, weights))
-        tokens = None if early is None else early[:, 1:]
-        maps = Maps(values=torch.cat(heat, dim=1), cosines=cosines, tokens=tokens, embedding=embedding.detach())
-        return maps, weights, partial(_embed_patches, tower, exact_blocks[-1], values[-1])
+
+        def weigh_values(gradients: Tensor) -> Sequence[Tensor]:
+            phrases = [
+                torch.autograd.grad(embedding, outputs, gradient, retain_graph=True) for gradient in gradients.unbind(1)
+            ]
+            rows = (torch.stack([gradient[:, 0] for gradient in block], dim=1) for block in zip(*phrases, strict=True))
+            return [row @ v.mT for row, v in zip(rows, values, strict=True)]
+
+        return ExplainedBlocks(
+            embedding=embedding.detach(), queries=queries, keys=keys, values=values, weigh_values=weigh_values
+        )
 
     def _heads(self, block: Block) -> int:
         return 1 if self.config.heads == "single" else block.heads
 
-    def _combine(self, signed: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
-        """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
-        weighted = [s if weight is None else s * weight[:, None] for s, weight in zip(signed, weights, strict=True)]
-        if self.config.rectify == "block":
-            weighted = [s.relu() for s in weighted]
-        return torch.stack(weighted).sum(dim=0).relu()
-
     @torch.no_grad()
-    def _spatial_weight(self, out: Layer, query: Tensor, keys: Tensor) -> Tensor | None:
-        """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1; None if switched off."""
-        if not self.config.spatial_weight:
-            return None
+    def _spatial_weight(self, out: Layer, query: Tensor, keys: Tensor) -> Tensor:
+        """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1."""
         if self.config.similarity == "projected":
             query = out(query)
             keys = out(keys)
         return min_max(F.cosine_similarity(query[:, None], keys, dim=-1))
+
+
+def _sum_blocks(signed: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
+    return torch.stack([(s * weight[:, None]).relu() for s, weight in zip(signed, weights, strict=True)]).sum(dim=0)
 
 
 def _embed_patches(tower: VisionTower, last: Block, values: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class Maps:
         constant: Bool (B,), True where the method cannot distinguish the patches of an image.
         tokens: Tokens of the patches (B, N, D), for `Explainer.affinity`.
         embedding: Embeddings of the images (B, E), in any scale; `PendingMaps.signals` requires them.
-        local: Highest cosine of a phrase and the embedding of one patch alone (B, P). None where
-            `Explainer.computes_local` is off, or where the method does not know it.
+        embed_patches: Computes the embedding of each patch alone (B, N, E), in any scale. None where the method does
+            not know it.
     """
 
     values: Tensor
@@ -41,7 +41,7 @@ class Maps:
     constant: Tensor | None = None
     tokens: Tensor | None = None
     embedding: Tensor | None = None
-    local: Tensor | None = None
+    embed_patches: Callable[[], Tensor] | None = None
 
     def replace_faults(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return maps and cosines with zeros where they are not finite, and the numbers of the faults in FAULTS."""
@@ -57,14 +57,15 @@ class Maps:
 def concatenate_maps(images: Sequence[Maps]) -> Maps:
     """Return the maps of a batch, given those of its images."""
 
-    def concatenate(name: str) -> Tensor | None:
-        parts = [part for maps in images if (part := getattr(maps, name)) is not None]
-        return torch.cat(parts) if parts else None
+    def concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
+        tensors = [part for part in parts if part is not None]
+        return torch.cat(tensors) if tensors else None
 
     return Maps(
         values=torch.cat([maps.values for maps in images]),
         cosines=torch.cat([maps.cosines for maps in images]),
-        **{name: concatenate(name) for name in ("constant", "tokens", "embedding", "local")},
+        tokens=concatenate([maps.tokens for maps in images]),
+        embedding=concatenate([maps.embedding for maps in images]),
     )
 
 
@@ -101,9 +102,15 @@ def min_max(s: Tensor, among: Tensor | None = None, equal: float = 0.0) -> Tenso
     return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), equal)
 
 
-def closest_patch(patches: Tensor, texts: Tensor, step: int) -> Tensor:
-    """Embeddings of single patches (B, N, E) in any scale, unit texts (B, P, E) -> highest cosine (B, P)."""
-    unit = F.normalize(patches.float(), dim=-1).mT
+@torch.no_grad()
+def local_cosines(maps: Maps, texts: Tensor, step: int) -> Tensor:
+    """Return the highest cosine (B, P) of a phrase and one patch alone; the image's where patches are not known.
+
+    The unit text embeddings are (B, P, E); `step` phrases of an image are computed together.
+    """
+    if maps.embed_patches is None:
+        return maps.cosines
+    unit = F.normalize(maps.embed_patches().float(), dim=-1).mT
     return torch.cat([(part @ unit).amax(dim=-1) for part in texts.split(step, dim=1)], dim=1)
 
 
@@ -119,8 +126,8 @@ def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
 def mean_of(scales: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
     """Return the mean of the maps at several scales, on the first scale's grid.
 
-    Every map counts with its heat as shares of its highest. Cosines and the local ones are averaged, and embeddings as
-    unit vectors. The values lie `shift_cells` right of and below the centres of their cells, see `HeatMap`.
+    Every map counts with its heat as shares of its highest. Cosines are averaged, and embeddings as unit vectors. The
+    values lie `shift_cells` right of and below the centres of their cells, see `HeatMap`.
     """
     values = [
         _on_grid(_shares(maps.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
@@ -128,14 +135,11 @@ def mean_of(scales: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_c
     ]
     constant = [maps.constant for maps in scales if maps.constant is not None]
     embeddings = [F.normalize(maps.embedding.float(), dim=-1) for maps in scales if maps.embedding is not None]
-    local = [maps.local for maps in scales if maps.local is not None]
     return Maps(
         values=torch.stack(values).mean(dim=0),
         cosines=torch.stack([maps.cosines for maps in scales]).mean(dim=0),
         constant=torch.stack(constant).all(dim=0) if constant else None,
-        tokens=scales[0].tokens,
         embedding=torch.stack(embeddings).mean(dim=0) if embeddings else None,
-        local=torch.stack(local).mean(dim=0) if local else None,
     )
 
 

@@ -17,16 +17,15 @@ it depends on the other phrases or images of a run. `phrasebox calibrate` fits i
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationInfo, field_validator
 
-Floats = NDArray[np.float64]
+from stages.shared.fits import Fit, Floats, HalfFloats, Number, Regression
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
 RANK: Final = 64  # directions of the covariance that are kept
@@ -49,8 +48,7 @@ class Signals:
     local: NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageStatistics:
+class ImageStatistics(Fit):
     """Mean and covariance of image embeddings.
 
     Attributes:
@@ -59,9 +57,20 @@ class ImageStatistics:
         rest: Variance in every other direction.
     """
 
-    mean: Floats
-    directions: Floats
-    rest: float
+    mean: HalfFloats
+    directions: HalfFloats
+    rest: Annotated[Number, Field(ge=0)]
+
+    @field_validator("directions")
+    @classmethod
+    def _split_rows(cls, values: Floats, info: ValidationInfo) -> Floats:
+        return values.reshape(-1, info.data["mean"].size) if "mean" in info.data else values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageStatistics) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash(self.rest)
 
     @classmethod
     def of(cls, embeddings: NDArray[np.float32]) -> Self:
@@ -100,41 +109,22 @@ class ImageStatistics:
         directions = (self.directions / np.where(variances > 0, variances, 1))[variances[:, 0] > 0]
         return float(np.square((embeddings - self.mean) @ directions.T).mean())
 
-    def plain(self) -> dict[str, Any]:
-        """Return plain values, with arrays as base64 of 16-bit floats."""
-        return {"mean": _encode(self.mean), "directions": _encode(self.directions), "rest": self.rest}
 
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `plain`. Raise ValueError, KeyError or TypeError for other values."""
-        mean = _decode(values["mean"])
-        directions = _decode(values["directions"]).reshape(-1, mean.size)
-        rest = float(values["rest"])
-        if not (np.isfinite(mean).all() and np.isfinite(directions).all() and math.isfinite(rest) and rest >= 0):
-            raise ValueError("expected finite image statistics")
-        return cls(mean=mean, directions=directions, rest=rest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Presence:
+class Presence(Regression):
     """The probability that a phrase is in an image, a logistic regression on `FEATURES`.
 
     Attributes:
-        images: Statistics of the images of the fit, which the features need.
         bias: Bias of the regression.
-        weight: Feature -> weight of (feature - mean) / scale.
-        mean: Feature -> mean.
-        scale: Feature -> scale, never 0.
         absent_share: Share of absent phrases in the fit, which the probability takes for usual.
+        images: Statistics of the images of the fit, which the features need.
         corrected_on: Statistics of other images, on which answers of people have corrected the fit.
     """
 
+    names: ClassVar[tuple[str, ...]] = FEATURES
+
+    bias: Number
+    absent_share: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     images: ImageStatistics
-    bias: float
-    weight: Mapping[str, float]
-    mean: Mapping[str, float]
-    scale: Mapping[str, float]
-    absent_share: float = 0.5
     corrected_on: ImageStatistics | None = None
 
     def probabilities(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> list[float]:
@@ -143,46 +133,11 @@ class Presence:
         0 where a cosine is not finite.
         """
         columns = dict(zip(FEATURES, self.images.features(texts, cosines, local).T, strict=True))
-        total = np.full(len(texts), self.bias)
-        for name, weight in self.weight.items():
-            total += weight * (columns[name] - self.mean[name]) / self.scale[name]
+        total = np.zeros(len(texts)) + self.weigh(columns, self.bias)
         probabilities = 1.0 / (1.0 + np.exp(-total.clip(-60.0, 60.0)))
         finite = np.isfinite(cosines) & np.isfinite(local)
         rounded: list[float] = np.where(finite, probabilities, 0.0).round(6).tolist()
         return rounded
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values for a calibration's file."""
-        names = ("bias", "weight", "mean", "scale", "absent_share")
-        corrected = {} if self.corrected_on is None else {"corrected_on": self.corrected_on.plain()}
-        return {**{name: getattr(self, name) for name in names}, "images": self.images.plain(), **corrected}
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `plain`. Raise ValueError, KeyError or TypeError for other values."""
-        unknown = set(values["weight"]) - set(FEATURES)
-        if unknown:
-            raise ValueError(f"unknown features of presence {', '.join(sorted(unknown))}")
-        weight, mean, scale = (
-            {name: float(values[part][name]) for name in values["weight"]} for part in ("weight", "mean", "scale")
-        )
-        bias = float(values["bias"])
-        share = float(values["absent_share"])
-        if not 0.0 < share < 1.0:
-            raise ValueError(f"expected a share of absent phrases between 0 and 1, got {share}")
-        numbers = [bias, *weight.values(), *mean.values(), *scale.values()]
-        if not all(map(math.isfinite, numbers)) or not all(scale.values()):
-            raise ValueError("expected finite numbers and scales that are not 0")
-        corrected = values.get("corrected_on")
-        return cls(
-            images=ImageStatistics.from_plain(values["images"]),
-            bias=bias,
-            weight=weight,
-            mean=mean,
-            scale=scale,
-            absent_share=share,
-            corrected_on=None if corrected is None else ImageStatistics.from_plain(corrected),
-        )
 
 
 def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
@@ -193,11 +148,3 @@ def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
 
 def _round_to_16_bits(values: Floats) -> Floats:
     return values.astype(np.float16).astype(np.float64)
-
-
-def _encode(values: Floats) -> str:
-    return base64.b64encode(values.astype("<f2").tobytes()).decode("ascii")
-
-
-def _decode(text: str) -> Floats:
-    return np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)

@@ -115,7 +115,6 @@ class ExplainStage(Stage):
         self._batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
-        self._explainer.presence = self.presence
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -124,7 +123,6 @@ class ExplainStage(Stage):
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
         todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
-        self._explainer.computes_local = self.signals is not None
         for number, record in retry_on_oom(
             todo,
             lambda numbers: self._explain([batch[number] for number in numbers]),
@@ -177,12 +175,13 @@ class ExplainStage(Stage):
         pending: deque[tuple[Sequence[Record], PendingMaps]] = deque()
         size = self._batch_size
         learning_size = max(1, LEARNING_SIZE // size) * size
+        with_signals = self.presence is not None or self.signals is not None
         for start in range(0, len(records), size):
             if start % learning_size == 0:
                 self._explainer.learn(self._texts_of(records[start : start + learning_size]))
             part = records[start : start + size]
             images = [record.pixels.rgb for record in part if record.pixels is not None]
-            pending.append((part, self._explainer.launch(images, self._texts_of(part))))
+            pending.append((part, self._explainer.launch(images, self._texts_of(part), with_signals=with_signals)))
             if len(pending) == self._ahead:
                 yield from self._collect(*pending.popleft())
         while pending:
@@ -190,7 +189,7 @@ class ExplainStage(Stage):
 
     def _collect(self, records: Sequence[Record], pending: PendingMaps) -> Iterator[Record]:
         """Wait for the device, and yield the records with their heat maps."""
-        batch_maps = pending.wait()
+        batch_maps = pending.wait(self.presence)
         self._images += len(records)
         if self.signals is not None:
             self.signals += pending.signals()

@@ -2,8 +2,8 @@
 
 Features x_1 .. x_N of width D are the last tokens of a tower that still have a place in the image:
 
-- of a transformer with a class token, the patches after `ln_1` of one of the last blocks. At the last block's output
-  there is nothing to read: only the class token goes on;
+- of a transformer with a class token, the patches after `ln_1` of the last block. At that block's output there is
+  nothing to read: only the class token goes on;
 - of a tower with one attention as its pool, the grid at the end of its convolutions, or without a grid the tokens
   before the pool. Positions and a mean token are added behind that grid, so the gradient also goes through the mean;
 - of a tower that averages its tokens, those tokens.
@@ -19,16 +19,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from stages.explain.base import Explainer
-from stages.explain.config import Count, ExplainerConfig, ScaledConfig
-from stages.explain.maps import Maps, closest_patch, cosine_gradients
+from stages.explain.base import ConfigT, Explainer
+from stages.explain.config import ExplainerConfig
+from stages.explain.maps import Maps, cosine_gradients
 from stages.explainers.attention.walk import (
     SingleImageExplainer,
     Trace,
@@ -79,32 +78,28 @@ class Cam(Explainer[CamConfig]):
         embedding = self.tower.finish(mean)
         gradients, cosines = cosine_gradients(embedding, texts)
         values = F.relu(gradient_at(self.tower.finish, mean, gradients) @ tokens.mT)
-        local = None
-        if self.computes_local:
-            local = closest_patch(self.tower.finish(tokens), texts, self.config.phrases_per_step)
-        return Maps(values=values, cosines=cosines, tokens=tokens, embedding=embedding, local=local)
+        return Maps(
+            values=values,
+            cosines=cosines,
+            tokens=tokens,
+            embedding=embedding,
+            embed_patches=lambda: self.tower.finish(tokens),
+        )
 
 
-class FeaturesConfig(ExplainerConfig):
-    """Settings of class activation maps by gradients."""
+class FeatureCam(SingleImageExplainer[ConfigT]):
+    """Maps from the features and the gradient at them."""
 
-    layer: Count = Field(
-        1, description="With a class token: the block whose features are taken, counted from the last, which is 1."
-    )
-
-
-FeaturesT = TypeVar("FeaturesT", bound=FeaturesConfig)
-
-
-class FeatureCam(SingleImageExplainer[FeaturesT]):
-    """Maps from the features and the gradient at them. Raises ConfigError for a layer that the model does not have."""
-
-    def __init__(self, config: FeaturesT, model: ClipModel) -> None:
+    def __init__(self, config: ConfigT, model: ClipModel) -> None:
         super().__init__(config, model)
         self._trace: Callable[[Tensor], Trace] = by_tower(
             model.tower,
-            blocks=lambda _: partial(_trace_block, Walk(model, config.layer, self.affinity.block, setting="layer")),
-            pooled=lambda tower: partial(_trace_grid if isinstance(tower.trunk, GridTrunk) else trace_tower, tower),
+            blocks=lambda _: partial(_trace_block, Walk(model, 1, self.affinity.block)),
+            pooled=lambda tower: (
+                partial(_trace_grid, tower, tower.trunk)
+                if isinstance(tower.trunk, GridTrunk)
+                else partial(trace_tower, tower)
+            ),
             averaged=lambda tower: partial(trace_tower, tower),
         )
 
@@ -132,18 +127,17 @@ def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
     return Trace(tensors.normed[0], tensors.embedding, tensors.early)
 
 
-def _trace_grid(tower: PooledTower, rgb: Tensor) -> Trace:
-    """Trace an image from the grid in which the convolutions of a `GridTrunk` end."""
-    assert isinstance(tower.trunk, GridTrunk)  # noqa: S101
+def _trace_grid(tower: PooledTower, trunk: GridTrunk, rgb: Tensor) -> Trace:
+    """Trace an image from the grid in which the convolutions of a tower's trunk end."""
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
     with torch.no_grad():
-        grid = tower.trunk.body(tower.normalise(rgb).to(tower.dtype))
+        grid = trunk.body(tower.normalise(rgb).to(tower.dtype))
     leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
-    pooling = tower.pool.look(tower.trunk.tokens_of(leaf, grid_hw), grid_hw)
+    pooling = tower.pool.look(trunk.tokens_of(leaf, grid_hw), grid_hw)
     return Trace(leaf, tower.pool.embedding(pooling), pooling.tokens.detach())
 
 
-class GradCamConfig(FeaturesConfig):
+class GradCamConfig(ExplainerConfig):
     """Grad-CAM."""
 
     kind: Literal["grad_cam"] = "grad_cam"
@@ -169,7 +163,7 @@ class GradCam(FeatureCam[GradCamConfig]):
         return (features @ gradient.mean(dim=0)).relu()
 
 
-class GradCamPlusPlusConfig(FeaturesConfig, ScaledConfig):
+class GradCamPlusPlusConfig(ExplainerConfig):
     """Grad-CAM++."""
 
     kind: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
@@ -186,7 +180,7 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
 
     The paper's score is the exponential of the network's output, whose second and third derivatives are then powers of
     the first; its own factor is the same for all patches and is left out. The network's output is taken to be CLIP's
-    logit: the cosine times s, the `logit_scale`, which decides how much S counts. Without it a_i is one half almost
+    logit: the cosine times s, the model's scale, which decides how much S counts. Without it a_i is one half almost
     everywhere.
 
     Deviation: S is at least 0. The paper's features come out of a ReLU, so that it cannot be less; with features that
@@ -197,28 +191,6 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
     config_type = GradCamPlusPlusConfig
 
     def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
-        positive = (self.config.scale_of(self.model.logit_scale) * gradient).relu()
+        positive = (self.model.logit_scale * gradient).relu()
         total = features.sum(dim=0).relu()
         return (features @ (positive / (2 + total * positive)).sum(dim=0)).relu()
-
-
-class LayerCamConfig(FeaturesConfig):
-    """LayerCAM."""
-
-    kind: Literal["layer_cam"] = "layer_cam"
-
-
-class LayerCam(FeatureCam[LayerCamConfig]):
-    """LayerCAM (Jiang et al., IEEE Transactions on Image Processing 2021): each place's features by its own gradient.
-
-        H_i = ReLU(sum over channels of ReLU(g_i) * x_i)
-
-    There is one weight for each channel and place, where Grad-CAM has one for each channel; the paper therefore also
-    reads early layers, which `layer` does on transformers. Deviation: one layer's map, where the paper also adds up
-    those of several.
-    """
-
-    config_type = LayerCamConfig
-
-    def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
-        return (gradient.relu() * features).sum(dim=1).relu()

@@ -13,7 +13,7 @@ attention would give if it mixed the values otherwise; the MLPs have no part in 
 
 with A' of the method.
 
-Shapes: B images, P phrases, C background texts, H heads, N patches, T = N + 1 tokens (the class token first), D width,
+Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens (the class token first), D width,
 d = D / H, E embedding.
 """
 
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.config import ExplainerConfig, Share
-from stages.explain.maps import Maps, closest_patch, cosines_of
+from stages.explain.maps import Maps, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -86,10 +86,7 @@ class MaskClip(_Dense[MaskClipConfig]):
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
         features = dense(self.model.tower, rgb, residual=self.config.residual, block=self.affinity.block)
-        maps = self._compare(features, texts)
-        if not self.computes_local:
-            return maps
-        return replace(maps, local=closest_patch(features.patches, texts, self.config.phrases_per_step))
+        return replace(self._compare(features, texts), embed_patches=lambda: features.patches)
 
 
 Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -132,19 +129,13 @@ def second_path(
     return features
 
 
-SHARPNESS: Final = 2.0  # Factor of the cosines before CLIP Surgery's softmax over texts; the authors' value
 POOL_SHARPNESS: Final = 8.0  # Factor of the products of unit values in a pool; the authors' value
 
 
 class ClipSurgeryConfig(SecondPathConfig):
-    """CLIP Surgery: values attend to values, and the part that all texts share is subtracted."""
+    """CLIP Surgery: values attend to values, and what an empty phrase has is subtracted."""
 
     kind: Literal["clip_surgery"] = "clip_surgery"
-    background: tuple[str, ...] = Field(
-        (),
-        description="Texts whose common part with each phrase is subtracted from it. If there are none: the empty "
-        "phrase.",
-    )
 
 
 class ClipSurgery(_Dense[ClipSurgeryConfig]):
@@ -159,19 +150,14 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
 
         A' = softmax(8 u u' / sqrt(d)), u = v / |v|
 
-    Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path, e_0 of the image by the
-    path as ever. With no `background`, as the authors do it for one text:
+    Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path, as the authors do it
+    for one text:
 
         H_i = e_i . (t - t_empty)                         t_empty: the embedding of an empty phrase
 
-    With `background`, their form for a set of texts C, which is here the phrase and these texts:
-
-        w_c = p_c / mean p, p = softmax over C of 2 e_0 . t_c
-        H_i = w_t e_i . t - mean over c in C of w_c e_i . t_c
-
-    Deviations: the authors' set of texts holds all phrases of an image, so that a phrase's map depends on the other
-    phrases; here the set is fixed. The empty phrase goes through `templates`, as theirs does. The authors have the form
-    for pools for CLIP's ResNets alone.
+    Deviations: the authors' form for a set of texts, in which a phrase's map depends on the other phrases, is left out.
+    The empty phrase goes through `templates`, as theirs does. The authors have the form for pools for CLIP's ResNets
+    alone.
     """
 
     config_type = ClipSurgeryConfig
@@ -189,21 +175,7 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        features = self._dense(rgb)
-        background = self.config.background
-        if not background:
-            return self._compare(features, texts, texts - self.texts([""]))
-        images = F.normalize(features.embedding, dim=-1)
-        return self._compare(features, texts, subtract_shared(images, texts, self.texts(background)))
-
-
-def subtract_shared(images: Tensor, texts: Tensor, background: Tensor) -> Tensor:
-    """Return w_t t - mean of w_c t_c for unit texts (B, P, E), unit images (B, E) and background texts (C, E)."""
-    background_cosines = (images @ background.T)[:, None].expand(-1, texts.shape[1], -1)
-    cosines = torch.cat([texts @ images[..., None], background_cosines], dim=-1)
-    weights = (SHARPNESS * cosines).softmax(dim=-1) * cosines.shape[-1]
-    phrase = weights[..., :1] * texts
-    return phrase - (phrase + weights[..., 1:] @ background) / cosines.shape[-1]
+        return self._compare(self._dense(rgb), texts, texts - self.texts([""]))
 
 
 def _attend_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -226,9 +198,6 @@ class GemConfig(SecondPathConfig):
     """GEM: cosine of the phrase and each patch after self-self attention."""
 
     kind: Literal["gem"] = "gem"
-    iterations: int = Field(
-        1, ge=0, le=8, description="How often q, k and v are mixed among themselves first; 1 in the authors' code."
-    )
 
 
 class Gem(_Dense[GemConfig]):
@@ -238,7 +207,7 @@ class Gem(_Dense[GemConfig]):
     of a head attend to themselves, with p its queries, its keys or its values:
 
         p  <- p / |p|
-        p  <- softmax(t p p') p, p / |p|                  `iterations` times
+        p  <- softmax(t p p') p, p / |p|
         A' = mean over the three of softmax(t p p')       t = (mean of |z| over the tokens) / sqrt(d)
         H_i = cos(y_i, text embedding) - min over the patches
 
@@ -256,7 +225,7 @@ class Gem(_Dense[GemConfig]):
     def __init__(self, config: GemConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.path = by_tower(
-            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, self._mix)
+            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, _attend_to_alike)
         )
 
     @torch.no_grad()
@@ -264,12 +233,12 @@ class Gem(_Dense[GemConfig]):
         """See `Explainer.maps`."""
         return self._compare(self.path(rgb), texts)
 
-    def _mix(self, z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        sharpness = z.norm(dim=-1).mean(dim=-1)[:, None, None, None] * v.shape[-1] ** -0.5
-        mixed_values = []
-        for vectors in (v, k, q):
-            unit = F.normalize(vectors, dim=-1)
-            for _ in range(self.config.iterations):
-                unit = F.normalize(F.scaled_dot_product_attention(sharpness * unit, unit, unit, scale=1.0), dim=-1)
-            mixed_values.append(F.scaled_dot_product_attention(sharpness * unit, unit, v, scale=1.0))
-        return torch.stack(mixed_values).mean(dim=0)
+
+def _attend_to_alike(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    sharpness = z.norm(dim=-1).mean(dim=-1)[:, None, None, None] * v.shape[-1] ** -0.5
+
+    def mix(vectors: Tensor, values: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(sharpness * vectors, vectors, values, scale=1.0)
+
+    units = [F.normalize(vectors, dim=-1) for vectors in (v, k, q)]
+    return torch.stack([mix(F.normalize(mix(unit, unit), dim=-1), v) for unit in units]).mean(dim=0)

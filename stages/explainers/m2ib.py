@@ -22,6 +22,7 @@ Shapes: B images (1 here), P phrases, S samples, N patches, T tokens, D width, E
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
 from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, patches_of
+from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.vision import VisionTower
@@ -59,12 +60,6 @@ class M2ibConfig(ExplainerConfig):
         0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
     )
     steps: Count = Field(10, description="Steps of Adam.")
-    learning_rate: Positive = Field(1.0, description="Adam's learning rate.")
-    samples: int = Field(
-        10, ge=2, multiple_of=2, description="Samples of the noise in each step, half of them the others' negatives."
-    )
-    variance: Positive = Field(1.0, description="v, the variance of the noise, in the scale of the tokens.")
-    seed: int = Field(0, description="Random seed of the noise.")
 
 
 class M2ib(SingleImageExplainer[M2ibConfig]):
@@ -75,9 +70,10 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
 
     def __init__(self, config: M2ibConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self.bottleneck = Bottleneck(config)
-        trunk = _parts_of_trunk
-        self._parts: Parts = by_tower(model.tower, blocks=self._parts_of_blocks, pooled=trunk, averaged=trunk)
+        self.bottleneck = Bottleneck(beta=config.beta, steps=config.steps)
+        self._parts: Parts = by_tower(
+            model.tower, blocks=self._parts_of_blocks, pooled=_parts_of_trunk, averaged=_parts_of_trunk
+        )
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
@@ -102,12 +98,9 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
         blocks = tuple(block.float() for block in tower.blocks[first:])
 
         def tokens(rgb: Tensor) -> tuple[Tensor, Tensor | None]:
-            if affinity_block is None:
-                return tower.tokens_before(rgb, first)[0].float(), None
-            late, early = tower.tokens_before(rgb, max(first, affinity_block), min(first, affinity_block))
-            assert early is not None  # noqa: S101
-            x, patches = (late, early) if first >= affinity_block else (early, late)
-            return x.float(), patches[:, 1:]
+            x, _ = tower.tokens_before(rgb, first)
+            early = None if affinity_block is None else tower.tokens_before(rgb, affinity_block)[0][:, 1:]
+            return x.float(), early
 
         def embedding(z: Tensor, _: tuple[int, int]) -> Tensor:
             for block in blocks:
@@ -118,40 +111,48 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
 
 
 def _parts_of_trunk(tower: TrunkTower) -> Parts:
-    def tokens(rgb: Tensor) -> tuple[Tensor, Tensor]:
-        x = tower.embed(rgb).float()
-        return x, patches_of(x, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
-
-    return tokens, partial(embedding_of, tower)
+    return partial(run_trunk, tower), partial(embedding_of, tower)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bottleneck:
-    """Fits the weights of noise to a score of the tokens."""
+    """Fits the weights of noise to a score of the tokens.
 
-    def __init__(self, config: M2ibConfig) -> None:
-        self.config = config
+    Attributes:
+        beta: Price of a nat.
+        steps: Steps of Adam.
+        learning_rate: Adam's.
+        samples: Samples of the noise in each step, half of them the negatives of the others.
+        variance: v, the variance of the noise, in the scale of the tokens.
+    """
+
+    beta: float
+    steps: int
+    learning_rate: float = 1.0
+    samples: int = 10
+    variance: float = 1.0
 
     def fit(self, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a of the module's formula (T, D), for tokens (T, D) and their score, (S, T, D) -> (S,)."""
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(0)
         with torch.enable_grad():
             a = torch.full_like(x, _OPEN, requires_grad=True)
-            adam = torch.optim.Adam([a], lr=self.config.learning_rate)
-            for _ in range(self.config.steps):
+            adam = torch.optim.Adam([a], lr=self.learning_rate)
+            for _ in range(self.steps):
                 (a.grad,) = torch.autograd.grad(self.objective(x, a, score, generator), a)
                 adam.step()
         return a.detach()
 
     def objective(self, x: Tensor, a: Tensor, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
         """Return L of the module's formula, with fresh noise."""
-        noise = torch.randn(self.config.samples // 2, *x.shape, generator=generator).to(x.device)
-        half = noise * self.config.variance**0.5
+        noise = torch.randn(self.samples // 2, *x.shape, generator=generator).to(x.device)
+        half = noise * self.variance**0.5
         through = a.sigmoid()
         z = through * x + (1 - through) * torch.cat([half, -half])
-        return self.config.beta * self.nats(x, a).mean() - score(z).mean()
+        return self.beta * self.nats(x, a).mean() - score(z).mean()
 
     def nats(self, x: Tensor, a: Tensor) -> Tensor:
         """Return KL of the module's formula, for every channel of every token (T, D)."""
         closed = F.logsigmoid(-a)
         mean = a.sigmoid() * x
-        return (mean.square() / self.config.variance + (2 * closed).exp() - 1) / 2 - closed
+        return (mean.square() / self.variance + (2 * closed).exp() - 1) / 2 - closed

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.shared.model.config import SegmenterConfig
 
-Rule = Literal["mean", "otsu", "fixed", "quantile", "fitted"]
-Score = Literal["contrast", "energy", "mean_heat", "peak", "product", "similarity"]
+Rule = Literal["mean", "otsu", "fixed", "fitted"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -28,12 +27,11 @@ class RegionsConfig(BaseModel):
     rule: Rule = Field(
         "fitted",
         description="Rule that says where a map is cut. mean: above its mean (Chefer et al., ICCV 2021). otsu: between "
-        "its two classes of values. fixed: above `threshold`. quantile: above its `quantile`. fitted: at the one of "
-        "nine shares whose part is most likely the thing, as a calibration has learned. Where no calibration says so, "
-        "maps are cut at 0.2 of their highest heat: the run says this, and the dataset stores it as `fixed`.",
+        "its two classes of values. fixed: above `threshold`. fitted: at the one of nine shares whose part is most "
+        "likely the thing, as a calibration has learned. Where no calibration says so, maps are cut at 0.2 of their "
+        "highest heat: the run says this, and the dataset stores it as `fixed`.",
     )
     threshold: Share = Field(0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs.")
-    quantile: Share = Field(0.85, description="For the rule `quantile`: 0.85 keeps 15 % of the image.")
     # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things begin to vanish.
     smooth_patches: float = Field(
         1.0, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
@@ -58,21 +56,16 @@ class RegionsConfig(BaseModel):
     min_area_share: Share = Field(0.001, description="Smallest share of the image that a region may cover.")
     # Below 4 x 4 pixels nobody can see whether a region is right.
     min_area_px: int = Field(16, ge=1, description="Smallest number of pixels of a region.")
-    # The peak may be a single outlier cell.
-    rank: Score = Field("energy", description="Score by which the parts of one map are compared.")
     # 0.3 leaves room for the smaller one of "two dogs" and drops most weakly lit neighbours of another kind.
-    keep_share: Share = Field(0.3, description="Parts whose rank is below this share of the best part's are dropped.")
+    keep_share: Share = Field(
+        0.3, description="Parts with less heat than this share of the hottest part's are dropped."
+    )
     max_regions_singular: int = Field(1, ge=1, le=100, description="Most regions of a phrase that names one thing.")
     max_regions_plural: int = Field(6, ge=1, le=100, description="Most regions of a phrase that names several things.")
     group: Literal["none", "phrases", "things"] = Field(
         "things",
         description="Whether phrases that name the same thing are linked. phrases: they have the same `group` and each "
         "its own regions. things: they also share their regions, cut from the mean of their maps.",
-    )
-    score: Score = Field(
-        "product",
-        description="Score of a region without a calibration; it is no probability. If presence is known alone, the "
-        "score is multiplied by it.",
     )
     calibration: Path | Literal["auto", "none"] = Field(
         "auto",
@@ -104,7 +97,7 @@ class RegionsConfig(BaseModel):
     def without_cut(self) -> Self:
         """Return the settings for maps that no calibration cuts: `fitted` is a fixed share of 0.2 there.
 
-        That is the share of Zhou et al. (CVPR 2016), and of ten rules that know the map alone the one with the most
+        That is the share of Zhou et al. (CVPR 2016), and of the rules that know the map alone the one with the most
         right boxes on the 200 photographs that it was chosen on (configs/measured/photographs.md).
         """
         return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self

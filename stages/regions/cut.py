@@ -30,7 +30,7 @@ class CutMap:
     Attributes:
         fine: float32 (fine_h, fine_w), heat in levels, see `parts.refine_grid`.
         threshold: In levels.
-        parts: Best first by `config.rank`, without those that fall behind the best (`keep_share`).
+        parts: Those with most heat first, without those that fall behind (`keep_share`).
     """
 
     fine: NDArray[np.float32]
@@ -53,8 +53,8 @@ class Surface(NamedTuple):
 def regions_of_map(thing_map: ThingMap, config: RegionsConfig, fitted_cut: FittedCut | None = None) -> MapRegions:
     """Return the regions of a map; for `refine: sam` their contours, which `outlines.Outliner` refines.
 
-    They are best first by `config.rank`, without parts that fall behind the best (`keep_share`) or are too small, and
-    do not overlap.
+    Those with most heat come first, without parts that fall behind (`keep_share`) or are too small. They do not
+    overlap.
     """
     colour_cut = _cut_by_colours(thing_map, config, fitted_cut) if config.refine == "grabcut" else None
     cut = colour_cut or cut_map(thing_map, config, fitted_cut)
@@ -114,7 +114,7 @@ def cut_map(
     else:
         fine_hw = thing_map.canvas.size_hw if on_canvas and thing_map.canvas else None
         fine = refine_grid(surface.levels, fine_hw, thing_map.shift_cells)
-    # By the levels and not by the fine map: values between the cells would move mean, quantile and Otsu's threshold.
+    # By the levels and not by the fine map: values between the cells would move the mean and Otsu's threshold.
     threshold = threshold_of(surface.levels, config, fitted_cut, thing_map.usual_size)
     parts = parts_of(fine, fine > threshold, threshold, thing_map.similarity, config)
     return CutMap(fine=fine, threshold=threshold, parts=parts)

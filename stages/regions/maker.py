@@ -18,7 +18,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapRegions, regions_of_map, surface_of
 from stages.regions.groups import link_phrases
 from stages.regions.parts import ThingMap
-from stages.regions.score import Calibration, Evidence, at_share, rounded_score
+from stages.regions.score import Calibration, Evidence, at_share
 from stages.regions.thresholds import FittedCut, Levels
 
 VOTES: Final = 3
@@ -55,15 +55,15 @@ class RegionMaker:
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
-        calibration: Turns evidence into the score; without one, the score is `config.score`, times presence if any.
+        calibration: Turns evidence into a probability. Without one the score is `Evidence.score`, times presence.
         fitted_cut: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
     """
 
     def __init__(
         self, config: RegionsConfig, calibration: Calibration | None = None, fitted_cut: FittedCut | None = None
     ) -> None:
-        if fitted_cut is None and calibration is not None and calibration.cut is not None:
-            fitted_cut = FittedCut.from_plain(calibration.cut)
+        if fitted_cut is None and calibration is not None:
+            fitted_cut = calibration.cut
         self.config = config.without_cut() if fitted_cut is None else config
         self.calibration = calibration
         self.fitted_cut = fitted_cut
@@ -183,10 +183,10 @@ class RegionMaker:
 
     def _score(self, evidence: Evidence, presence: float | None) -> float:
         """Return the score of a region. `presence` is its phrase's, None if that is unknown."""
-        if self.calibration is None or not self.calibration.of_regions:
-            score = rounded_score(self.config.score, evidence)
-        else:
+        if self.calibration is not None and self.calibration.of_regions:
             score = self.calibration.probability(evidence)
+        else:
+            score = evidence.score
         return score if presence is None else round(score * presence, 6)
 
 

@@ -24,7 +24,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, MapRegions, cut_map, pieces_of
 from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, Mask, ThingMap, measure
-from stages.regions.score import Evidence, rounded_score
+from stages.regions.score import Evidence
 from stages.regions.thresholds import FittedCut, features_of
 from stages.shared.images.decode import decode_rgb, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
@@ -218,7 +218,7 @@ class Outliner:
 
 def _worth(evidence: Evidence, inside: Mask, fitted_cut: FittedCut | None, usual_size: float) -> float:
     if fitted_cut is None:
-        return rounded_score("product", evidence)
+        return evidence.score
     _, _, w, h = mask_box_xywh_px(inside)
     measures = (evidence.threshold, evidence.energy, evidence.mean_inside, evidence.mean_outside, evidence.area)
     (worth,) = fitted_cut.worth(features_of(np.array([*measures, w * h / inside.size])[:, None], usual_size)).tolist()

@@ -19,7 +19,7 @@ from stages.contract.geometry import resize_shifted
 from stages.contract.levels import LEVELS
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.score import Evidence, rounded_score
+from stages.regions.score import Evidence
 from stages.regions.thresholds import Levels
 
 Mask = NDArray[np.bool_]
@@ -107,7 +107,7 @@ class HeatPart:
 def parts_of(
     fine: NDArray[np.float32], inside: Mask, threshold: float, similarity: float, config: RegionsConfig
 ) -> list[HeatPart]:
-    """Return the 8-connected parts of a cut map, best first, without those that fall behind (`keep_share`).
+    """Return the 8-connected parts of a cut map, hottest first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
     have holes.
@@ -158,12 +158,11 @@ def measure(
 
 
 def _rank(parts: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
-    """Return the parts best first; of equals the larger one comes first, then the upper one, then the left one."""
-    ranks = [rounded_score(config.rank, part.evidence) for part in parts]
-    least = config.keep_share * max(ranks, default=0.0)
-    order = sorted(
-        (-rank, -part.samples, part.top, part.left, number)
-        for number, (part, rank) in enumerate(zip(parts, ranks, strict=True))
-        if rank >= least
-    )
-    return [parts[number] for *_, number in order]
+    """Return the parts with most heat first; of equals the larger one, then the upper one, then the left one."""
+
+    def energy(part: HeatPart) -> float:
+        return round(part.evidence.energy, 6)  # rounding hides the order of a sum over pixels
+
+    least = config.keep_share * max(map(energy, parts), default=0.0)
+    order = sorted(parts, key=lambda part: (-energy(part), -part.samples, part.top, part.left))
+    return [part for part in order if energy(part) >= least]

@@ -1,26 +1,29 @@
-"""The evidence of a region, the scores made from it, and the calibration that makes a probability of it.
+"""The evidence of a region, the score made from it, and the calibration that makes a probability of it.
 
-A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
-right. No score is a probability: it ranks. A calibration is a logistic regression on the evidence, for one model and
-one set of settings (`pipeline/evaluate/calibrate.py` fits it). One that knows presence alone has no weights
-(`pipeline/presence_alone.py`): scores then still rank, as the product of a score and presence.
+The score is larger for regions more likely to be right. It is no probability: it ranks. A calibration is a logistic
+regression on the evidence, for one model and one set of settings (`pipeline/evaluate/calibrate.py` fits it). One that
+knows presence alone has no weights (`pipeline/presence_alone.py`): scores then still rank, as the product of the score
+and presence.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+from pydantic import ValidationError
 
 from stages.contract.errors import ConfigError
-from stages.regions.config import Score
+from stages.explain.presence import Presence
 from stages.regions.thresholds import FittedCut
+from stages.shared.fits import Number, Regression
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +53,13 @@ class Evidence:
         """How much hotter the region is than everything else, 0 .. 1."""
         return max(0.0, self.mean_inside - self.mean_outside)
 
+    @property
+    def score(self) -> float:
+        """Energy times contrast, 0 .. 1: high for a region that is hot, and the only hot one.
 
-SCORES: Final[dict[Score, Callable[[Evidence], float]]] = {
-    "contrast": lambda evidence: evidence.contrast,
-    "energy": lambda evidence: evidence.energy,  # high for one compact spot, and for a region of the whole image
-    "mean_heat": lambda evidence: evidence.mean_inside,  # the usual baseline
-    "peak": lambda evidence: evidence.peak,  # ranks the parts of one map; says nothing across phrases
-    "product": lambda evidence: evidence.energy * evidence.contrast,  # hot, and the only hot place
-    "similarity": lambda evidence: (1.0 + evidence.similarity) / 2.0,  # the same for all regions of a phrase
-}
-"""Name in the configuration -> score."""
-
-
-def rounded_score(name: Score, evidence: Evidence) -> float:
-    """Return a region's score within 0 .. 1, with six decimals: rounding hides the order of a sum over pixels."""
-    return round(min(1.0, max(0.0, SCORES[name](evidence))), 6)
+        It has six decimals, because rounding hides the order of a sum over pixels.
+        """
+        return round(min(1.0, self.energy * self.contrast), 6)
 
 
 FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
@@ -90,33 +85,30 @@ def at_share(presence: float, fitted_share: float, expected_share: float) -> flo
 _FORMAT: Final = "phrasebox calibration 3"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class Calibration(Regression):
     """The probability that a region is right: 1 / (1 + exp(-(bias + sum of weight * (feature - mean) / scale))).
 
     Attributes:
         bias: The constant term.
-        mean, scale, weight: By name of `FEATURES`. No scale is 0.
         made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
         made_from: Where it was fitted, for people, and `precisions`, see there.
-        presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
-            calibration does not know. The regression above is then about phrases that are there.
-        cut: Where the rule `fitted` cuts, as plain values of `thresholds.FittedCut`; None if another rule does.
+        presence: How likely a phrase is in the image at all; None if the calibration does not know. The regression is
+            then about phrases that are there.
+        cut: Where the rule `fitted` cuts; None if another rule does.
     """
 
-    bias: float
-    mean: Mapping[str, float]
-    scale: Mapping[str, float]
-    weight: Mapping[str, float]
-    made_with: Mapping[str, Any]
-    made_from: Mapping[str, Any]
-    presence: Mapping[str, Any] | None = None
-    cut: Mapping[str, Any] | None = None
+    names: ClassVar[tuple[str, ...]] = tuple(FEATURES)
+
+    bias: Number
+    made_with: dict[str, Any]
+    made_from: dict[str, Any]
+    presence: Presence | None = None
+    cut: FittedCut | None = None
 
     @property
     def absent_share(self) -> float:
         """The share of absent phrases in what presence was fitted to."""
-        return float((self.presence or {}).get("absent_share", 0.5))
+        return 0.5 if self.presence is None else self.presence.absent_share
 
     @property
     def precisions(self) -> Sequence[str]:
@@ -148,9 +140,7 @@ class Calibration:
 
     def probability(self, evidence: Evidence) -> float:
         """Return the probability that a region is right, 0 .. 1, with six decimals."""
-        total = self.bias
-        for name, weight in self.weight.items():
-            total += weight * (FEATURES[name](evidence) - self.mean[name]) / self.scale[name]
+        total = self.weigh({name: FEATURES[name](evidence) for name in self.weight}, self.bias)
         return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
 
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
@@ -163,7 +153,7 @@ class Calibration:
 
     def to_json(self) -> str:
         """Return the content of a file that `read_calibration` reads."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n"
+        return json.dumps({"format": _FORMAT, **self.model_dump(mode="json", exclude_none=True)}, indent=1) + "\n"
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -171,9 +161,9 @@ def read_calibration(path: Path) -> Calibration:
     try:
         return calibration_of(path.read_text(encoding="utf-8"), path)
     except OSError as error:
-        raise ConfigError(f"regions.calibration: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}", key="regions.calibration") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}", key="regions.calibration") from error
 
 
 def calibration_of(text: str, path: object) -> Calibration:
@@ -181,25 +171,15 @@ def calibration_of(text: str, path: object) -> Calibration:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
-    try:
-        if values.pop("format") != _FORMAT:
-            raise ValueError(f"expected the format {_FORMAT!r}; phrasebox calibrate makes one")
-        unknown = set(values["weight"]) - set(FEATURES)
-        if unknown:
-            raise ValueError(f"unknown features {', '.join(sorted(unknown))}")
-        calibration = Calibration(**values)
-        columns = (calibration.weight, calibration.mean, calibration.scale)
-        numbers = [column[name] for column in columns for name in calibration.weight]
-        if not all(map(math.isfinite, [calibration.bias, *numbers])) or not all(calibration.scale.values()):
-            raise ValueError("expected finite numbers and scales that are not 0")
-        if calibration.cut is not None:
-            FittedCut.from_plain(calibration.cut)
-    except KeyError as error:
+        raise ConfigError(f"{path} is not JSON: {error}", key="regions.calibration") from error
+    if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
         raise ConfigError(
-            f"regions.calibration: {path} lacks {error}, so it is no calibration of this version; phrasebox calibrate "
-            "makes one"
-        ) from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"regions.calibration: {path} is not a calibration: {error}") from error
-    return calibration
+            f"{path} is no calibration of this version: expected the format {_FORMAT!r}; phrasebox calibrate makes one",
+            key="regions.calibration",
+        )
+    try:
+        return Calibration(**values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ": ".join([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")])
+        raise ConfigError(f"{path} is not a calibration: {place}", key="regions.calibration") from error

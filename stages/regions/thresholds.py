@@ -1,4 +1,4 @@
-"""The threshold of a heat map: the five rules of `regions.rule`, one of them learned.
+"""The threshold of a heat map: the four rules of `regions.rule`, one of them learned.
 
 Rules work on whole levels 0 .. 255 and answer k + 0.5 with k whole: a value is inside if its level is greater than k.
 Between two levels, no flat part of the map can lie exactly on the threshold, where the rounding noise of the
@@ -8,22 +8,20 @@ interpolation would draw its pattern.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Collection
 from statistics import fmean
-from typing import Any, Final, Self
+from typing import ClassVar, Final, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from stages.contract.levels import LEVELS
 from stages.regions.config import RegionsConfig
+from stages.shared.fits import Floats, Number, Regression
 
 Levels = NDArray[np.uint8]  # A map in levels, (h, w)
-
-Floats = NDArray[np.float64]
 
 ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 and not 152
 
@@ -44,8 +42,6 @@ def threshold_of(
             return otsu_cut(levels)
         case "fixed":
             return fixed_cut(config.threshold)
-        case "quantile":
-            return quantile_cut(levels, config.quantile)
         case _:
             return mean_cut(levels)
 
@@ -58,16 +54,6 @@ def mean_cut(levels: Levels) -> float:
 def fixed_cut(share: float) -> float:
     """Return a share (0 .. 1) of the highest value as threshold, once the lowest is 0."""
     return math.floor(share * LEVELS + ROUNDING) + 0.5
-
-
-def quantile_cut(levels: Levels, quantile: float) -> float:
-    """Return the value at a quantile (0 .. 1) of the map's values as threshold.
-
-    The quantile is a value of the map (the lower of two neighbours). On maps with ties fewer than `1 - quantile` of the
-    values may lie above it, and no value does if it is the highest.
-    """
-    ordered = np.sort(levels, axis=None)
-    return int(ordered[math.floor(quantile * (ordered.size - 1) + ROUNDING)]) + 0.5
 
 
 def otsu_cut(levels: Levels) -> float:
@@ -120,8 +106,7 @@ in that part and outside, the areas of the part and of its box (shares of the im
 is that of the box and the usual size of the thing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedCut:
+class FittedCut(Regression):
     """A learned rule: it takes the cut of a map with the main part that is most likely the thing.
 
     The map is cut at each of `SHARES`. The main part of a cut is the part with most heat; it has a worth:
@@ -132,15 +117,19 @@ class FittedCut:
     settings of the fit (stages/README.md).
 
     Attributes:
-        weight, mean, scale: By name of `CUT_FEATURES`. No scale is 0.
         usual: Head noun -> the usual size of such things: the logarithm of how many times as much of their image their
             boxes cover as those of all things. Nouns that are not in it have size 0.
     """
 
-    weight: Mapping[str, float]
-    mean: Mapping[str, float]
-    scale: Mapping[str, float]
-    usual: Mapping[str, float]
+    names: ClassVar[tuple[str, ...]] = CUT_FEATURES
+
+    usual: dict[str, Number]
+
+    @model_validator(mode="after")
+    def _check_complete(self) -> Self:
+        if len(self.weight) < len(self.names):
+            raise ValueError("expected a weight of each feature")
+        return self
 
     def __call__(self, levels: Levels, usual_size: float) -> float:
         """Return the threshold of a map in levels (k + 0.5); the highest level of the map is `LEVELS`.
@@ -152,44 +141,15 @@ class FittedCut:
 
     def worth(self, features: Floats) -> Floats:
         """Return the worth of parts (parts,) from their `features_of` (parts, len(CUT_FEATURES))."""
-        weight, mean, scale = self._arrays
+        parts = (self.weight, self.mean, self.scale)
+        weight, mean, scale = (np.array([part[name] for name in CUT_FEATURES]) for part in parts)
         # Rounded, so that the last bits of a product decide nothing.
         worth: Floats = np.round((features - mean) / scale @ weight, 9)
         return worth
 
-    @cached_property
-    def _arrays(self) -> tuple[Floats, ...]:
-        parts = (self.weight, self.mean, self.scale)
-        return tuple(np.array([part[name] for name in CUT_FEATURES]) for part in parts)
-
     def usual_size(self, heads: Collection[str]) -> float:
         """Return the usual size of the thing of a map: the mean over the head nouns of its phrases."""
         return fmean(self.usual.get(head, 0.0) for head in heads) if heads else 0.0
-
-    @classmethod
-    def of(cls, weight: Floats, mean: Floats, scale: Floats, usual: Mapping[str, float]) -> Self:
-        """Make the rule from arrays (len(CUT_FEATURES),) in the order of `CUT_FEATURES`."""
-        weights, means, scales = (dict(zip(CUT_FEATURES, part.tolist(), strict=True)) for part in (weight, mean, scale))
-        return cls(weight=weights, mean=means, scale=scales, usual=usual)
-
-    def plain(self) -> dict[str, dict[str, float]]:
-        """Return plain values for a calibration's file."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Invert `plain`. Raise ValueError, KeyError, TypeError or AttributeError for other values."""
-        weight, mean, scale = (
-            {name: float(values[part][name]) for name in CUT_FEATURES} for part in ("weight", "mean", "scale")
-        )
-        unknown = set(values["weight"]) - set(CUT_FEATURES)
-        if unknown:
-            raise ValueError(f"unknown features of the cut {', '.join(sorted(unknown))}")
-        usual = {str(head): float(size) for head, size in values["usual"].items()}
-        numbers = [*weight.values(), *mean.values(), *scale.values(), *usual.values()]
-        if not all(map(math.isfinite, numbers)) or not all(scale.values()):
-            raise ValueError("expected finite numbers and scales that are not 0")
-        return cls(weight=weight, mean=mean, scale=scale, usual=usual)
 
 
 def cut_features(levels: Levels, usual_size: float) -> Floats:

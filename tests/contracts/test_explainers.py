@@ -36,7 +36,7 @@ TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
 PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
 FEW_MASKS: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 6, "cells": 4},
+    "rise": {"masks": 6},
     "occlusion": {"window": 0.5, "stride": 1.0},
     "partition_shap": {"max_evaluations": 7},
     "score_cam": {"channels": 6},

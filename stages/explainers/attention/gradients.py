@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import Count, ExplainerConfig, ScaledConfig
+from stages.explain.config import Count, ExplainerConfig
 from stages.explain.maps import cosine_gradients, cosines_of
 from stages.explainers.attention.walk import AttentionExplainer, BlockTensors, Walker, phrase_gradients
 from stages.shared.model.clip import ClipModel, TextCache
@@ -20,17 +20,14 @@ from stages.shared.model.towers.pooled import AttentionPool, Pooling
 EMPTY: Final = "a photo of a"
 """Words that name nothing: their map shows where a pool looks whatever the phrase is."""
 
+EMPTY_THRESHOLD: Final = 0.8
+"""Share of the highest heat of `EMPTY` above which a patch gets no heat; the authors' value."""
+
 
 class AttentionGradientConfig(ExplainerConfig):
     """Attention times its gradient, at the last attention."""
 
     kind: Literal["attention_gradient"] = "attention_gradient"
-    weight: Literal["attention", "none"] = Field(
-        "attention", description="Factor of the gradient: the `attention` itself, or nothing."
-    )
-    rectify: Literal["head", "sum"] = Field(
-        "head", description="ReLU in each head, before they are averaged (GAME), or on their mean (Grad-ECLIP)."
-    )
 
 
 class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
@@ -42,10 +39,10 @@ class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
         H_i = mean over heads of ReLU(dc/da^h_i * a^h_i)
 
     This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as in the authors' notebook
-    for CLIP, without the constant factor of the logit scale; `Game` is the method over all blocks. `weight: none`
-    with `rectify: sum` is Grad-ECLIP (arXiv 2502.18816) on one block with the network's own heads and no spatial
-    weight, divided by the number of heads; Grad-ECLIP puts the min-max normalised cosine of query and key where this
-    method has the attention itself. "Debunking Grad-ECLIP" (Cui and Fan, arXiv 2605.12952) rests on this equality.
+    for CLIP, without the constant factor of the logit scale; `Game` is the method over all blocks. Grad-ECLIP (arXiv
+    2502.18816) on one block with the network's own heads puts the min-max normalised cosine of query and key where this
+    method has the attention itself, and the ReLU on the sum of the heads. "Debunking Grad-ECLIP" (Cui and Fan, arXiv
+    2605.12952) rests on this likeness.
 
     Deviations: none from GAME's form. Where one attention pools the tokens, gradients have a closed form.
     """
@@ -59,16 +56,16 @@ class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
         (attention,) = tensors.attention
         attention_gradients, cosines = phrase_gradients(tensors.embedding, [attention], texts)
         gradients = torch.stack([gradient[:, :, 0, 1:] for (gradient,) in attention_gradients], dim=2)
-        return self._heat(gradients, attention[:, :, :1, 1:].detach()), cosines
+        return _heat(gradients, attention[:, :, :1, 1:].detach()), cosines
 
     def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
         gradients, cosines = _pool_gradients(pool, pooling, texts)
-        return self._heat(gradients, pooling.attention[:, :, None]), cosines
+        return _heat(gradients, pooling.attention[:, :, None]), cosines
 
-    def _heat(self, gradients: Tensor, attention: Tensor) -> Tensor:
-        """Gradients (B, H, P, N) and attention (B, H, 1, N) -> maps (B, P, N)."""
-        heads = gradients * attention if self.config.weight == "attention" else gradients
-        return heads.relu().mean(dim=1) if self.config.rectify == "head" else heads.mean(dim=1).relu()
+
+def _heat(gradients: Tensor, attention: Tensor) -> Tensor:
+    """Gradients (B, H, P, N) and attention (B, H, 1, N) -> maps (B, P, N)."""
+    return (gradients * attention).relu().mean(dim=1)
 
 
 def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +74,7 @@ def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tup
     return pool.back_to_attention(pooling, starts), cosines
 
 
-class GameConfig(ScaledConfig):
+class GameConfig(ExplainerConfig):
     """GAME: attention times its gradient, rolled out over the blocks."""
 
     kind: Literal["game"] = "game"
@@ -90,7 +87,7 @@ class Game(Walker[GameConfig]):
     """GAME, the generic attention explainer (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679).
 
     For each block with attention A (T x T for each head) and the score f, the cosine of image and text times the
-    `logit_scale` s:
+    model's logit scale s:
 
         A' = mean over heads of ReLU(df/dA * A)           number by number
         R <- R + A' R                                     from R = I, first block to last
@@ -114,8 +111,7 @@ class Game(Walker[GameConfig]):
         super().__init__(config, model, config.blocks)
 
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
-        scale = self.config.scale_of(self.model.logit_scale)
-        gradients, cosines = phrase_gradients(tensors.embedding, tensors.attention, texts, scale)
+        gradients, cosines = phrase_gradients(tensors.embedding, tensors.attention, texts, self.model.logit_scale)
         rows = [_class_row(tensors.attention, phrase_gradient) for phrase_gradient in gradients]
         return torch.stack(rows, dim=1), cosines
 
@@ -139,13 +135,6 @@ class LeGradConfig(ExplainerConfig):
         description="How many of the last blocks are explained; 2 in the authors' code. Without effect where one "
         "attention pools the tokens.",
     )
-    empty_threshold: float = Field(
-        0.8,
-        ge=0.0,
-        le=1.0,
-        description="Where one attention pools the tokens: share of the highest heat of words that name nothing "
-        "above which a patch gets no heat. 0.8 in the authors' code; at 1 no patch is above it.",
-    )
 
 
 class LeGrad(AttentionExplainer[LeGradConfig]):
@@ -162,7 +151,7 @@ class LeGrad(AttentionExplainer[LeGradConfig]):
     Where one attention pools the tokens, the score is the cosine of the pool's output for a block's tokens. The
     gradient is that at the pool's own attention, which has one row, the query's. The authors' code has this for SigLIP,
     with a correction: a patch gets no heat if its map for the words "a photo of a" is above 0.8 after a min-max. Such
-    pools look at some patches whatever the words are. `empty_threshold: 1` switches the correction off.
+    pools look at some patches whatever the words are.
 
     Deviations: no min-max at the end, because maps are not normalised here. A pool may stand behind any trunk, so only
     the trunk's last tokens are explained. That is the authors' form with one layer; they sum two by default. Raises
@@ -192,5 +181,5 @@ class LeGrad(AttentionExplainer[LeGradConfig]):
         empty_heat = heat[:, :1]
         low = empty_heat.amin(dim=-1, keepdim=True)
         high = empty_heat.amax(dim=-1, keepdim=True)
-        is_normal = empty_heat - low <= self.config.empty_threshold * (high - low)
+        is_normal = empty_heat - low <= EMPTY_THRESHOLD * (high - low)
         return heat[:, 1:] * is_normal, cosines[:, 1:]

@@ -29,7 +29,7 @@ from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling
+from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
 from stages.shared.model.towers.vision import VisionTower, split_heads
 
 TrunkTower = PooledTower | AveragedTower
@@ -74,20 +74,16 @@ class Walk:
     """Walks the last `blocks` of a transformer with a class token, which is only read.
 
     `BlockTensors.early` are the patches before the block `early_block`, from 0; None without that number. Raises
-    ConfigError, which names `setting`, for more blocks than the model has.
+    ConfigError for more blocks than the model has.
     """
 
-    def __init__(
-        self, model: ClipModel, blocks: int | Literal["all"], early_block: int | None = None, setting: str = "blocks"
-    ) -> None:
-        tower = model.tower
-        assert isinstance(tower, VisionTower)  # noqa: S101
-        layers = len(tower.blocks)
+    def __init__(self, model: ClipModel, blocks: int | Literal["all"], early_block: int | None = None) -> None:
+        self.tower = by_tower(model.tower, blocks=lambda tower: tower)
+        layers = len(self.tower.blocks)
         if blocks != "all" and blocks > layers:
-            raise ConfigError(f"explain.{setting}: {model.name} has {layers} blocks, not {blocks}")
-        self.tower = tower.float_head()
+            raise ConfigError(f"explain.blocks: {model.name} has {layers} blocks, not {blocks}")
         self.first = 0 if blocks == "all" else layers - blocks
-        self.blocks = tuple(block.float() for block in tower.blocks[self.first :])
+        self.blocks = tuple(block.float() for block in self.tower.blocks[self.first :])
         self.early_block = early_block
 
     @torch.enable_grad()
@@ -182,11 +178,17 @@ class Trace:
     tokens: Tensor | None
 
 
+def run_trunk(tower: TrunkTower, rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens (B, T, D) that leave the trunk, float32, and those of the patches, which are the last."""
+    tokens = tower.embed(rgb).float()
+    return tokens, patches_of(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
+
+
 def trace_tower(tower: TrunkTower, rgb: Tensor, ask: Ask | None = None) -> Trace:
     """Trace one image from the tokens that leave the trunk; `ask` as in `AttentionPool.look`."""
-    leaf = tower.embed(rgb).float().requires_grad_()
+    leaf, patches = run_trunk(tower, rgb)
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-    return Trace(leaf, embedding_of(tower, leaf, grid_hw, ask), patches_of(leaf.detach(), grid_hw))
+    return Trace(leaf.requires_grad_(), embedding_of(tower, leaf, grid_hw, ask), patches.detach())
 
 
 def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: tuple[int, int], ask: Ask | None = None) -> Tensor:

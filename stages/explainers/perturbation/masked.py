@@ -30,9 +30,9 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from stages.explain.config import ExplainerConfig, Share
+from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, patches_of
+from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower, attend
@@ -40,22 +40,10 @@ from stages.shared.model.towers.vision import VisionTower, attend
 MASKS_PER_STEP: Final = 32
 """Masked images in one forward pass, unless a setting says otherwise."""
 
-BaselineName = Literal["mean", "blur", "black"]
-"""The pixels of a hidden place. No baseline is neutral: a grey area is a thing that the model may know, and its effect
-on the embedding counts as the hidden cells' doing.
-
-mean: the mean colour of the model's normalisation. It is 0 behind that, so that a mask multiplies the input as in the
-papers of RISE and Score-CAM. blur: the image, blurred, which keeps its colours and loses its things. black: zeros.
-"""
-
 
 class PerturbationConfig(ExplainerConfig):
     """Settings of explainers that mask the image."""
 
-    baseline: BaselineName = Field("mean", description="The pixels of a hidden place, see BaselineName.")
-    blur: Share = Field(
-        0.05, description="With `baseline: blur`: its standard deviation as a share of the shorter side."
-    )
     masks_per_step: int = Field(MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
 
 
@@ -104,7 +92,6 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
 
     @torch.no_grad()
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        config = self.config
         tower = self.model.tower
         embedding, tokens = embeddings_and_tokens(tower, rgb, self.affinity.block)
         rows, columns = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
@@ -113,25 +100,23 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
             image = MaskedImage(
                 tower=tower,
                 rgb=rgb[0],
-                baseline=baseline_image(tower, rgb[0], config.baseline, config.blur),
-                masks_per_step=config.masks_per_step,
+                baseline=baseline_image(tower, rgb[0], "mean"),
+                masks_per_step=self.config.masks_per_step,
                 whole=F.normalize(embedding[0], dim=-1),
             )
             values = (texts @ self._attribution(image).to(texts).mT).relu()
         return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=tokens, embedding=embedding)
 
 
-def baseline_image(tower: Tower, rgb: Tensor, name: BaselineName, blur: float = 0.05) -> Tensor:
+def baseline_image(tower: Tower, rgb: Tensor, name: Literal["mean", "black"]) -> Tensor:
     """Return the pixels of the hidden places of an image uint8 (height, width, 3), float32 in 0-255, on the device.
 
-    `blur` is its standard deviation as a share of the shorter side, see `BaselineName`.
+    mean: the mean colour of the model's normalisation. It is 0 behind that, so that a mask multiplies the input as in
+    the papers of RISE and Score-CAM. black: zeros. Neither is neutral: a grey area is a thing that the model may know,
+    and its effect on the embedding counts as the hidden cells' doing.
     """
     rgb = rgb.to(tower.device, torch.float32)
-    if name == "blur":
-        return blur_image(rgb, blur * min(rgb.shape[:2]))
-    if name == "black":
-        return torch.zeros_like(rgb)
-    return (tower.mean.float() * 255).expand_as(rgb)
+    return torch.zeros_like(rgb) if name == "black" else (tower.mean.float() * 255).expand_as(rgb)
 
 
 def blur_image(rgb: Tensor, sigma_px: float) -> Tensor:
@@ -193,8 +178,7 @@ def embeddings_and_tokens(tower: Tower, rgb: Tensor, block: int | None = None) -
         return tower.head(token.float()), None if early is None else early[:, 1:]
 
     def of_trunk(tower: TrunkTower) -> tuple[Tensor, Tensor | None]:
-        tokens = tower.embed(rgb).float()
-        grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        return embedding_of(tower, tokens, grid_hw), patches_of(tokens, grid_hw)
+        tokens, patches = run_trunk(tower, rgb)
+        return embedding_of(tower, tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])), patches
 
     return by_tower(tower, blocks=of_blocks, pooled=of_trunk, averaged=of_trunk)

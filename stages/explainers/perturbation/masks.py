@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -12,14 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.contract.geometry import resize_shifted
-from stages.explain.config import Seed, Share
-from stages.explainers.perturbation.masked import (
-    MaskedImage,
-    Perturbation,
-    PerturbationConfig,
-    embeddings_and_tokens,
-)
-from stages.shared.model.towers.vision import VisionTower
+from stages.explain.config import Share
+from stages.explainers.attention.walk import run_trunk
+from stages.explainers.perturbation.masked import MaskedImage, Perturbation, PerturbationConfig
+from stages.shared.model.towers.pooled import by_tower
 
 
 class OcclusionConfig(PerturbationConfig):
@@ -71,19 +67,19 @@ def windows(grid_hw: tuple[int, int], window: float, stride: float) -> Tensor:
     return hidden
 
 
+CELLS: Final = 8  # of RISE's coarse grid along the shorter side, as in the authors' code
+
+SHOWN: Final = 0.5  # probability that a cell is shown, the paper's
+
+
 class RiseConfig(PerturbationConfig):
     """RISE."""
 
     kind: Literal["rise"] = "rise"
     masks: int = Field(512, ge=2, le=100_000, description="Random masks, each one forward pass.")
-    cells: int = Field(
-        8, ge=1, le=64, description="Cells of the coarse grid along the shorter side; 8 as in the authors' code."
-    )
-    shown: float = Field(0.5, gt=0.0, lt=1.0, description="Probability that a cell is shown; 0.5 in the paper.")
     centred: bool = Field(
         True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
     )
-    seed: Seed = Field(0, description="Random seed of the masks, which are the same for all images of one size.")
 
 
 class Rise(Perturbation[RiseConfig]):
@@ -115,17 +111,17 @@ class Rise(Perturbation[RiseConfig]):
         share = torch.cat(shares).to(embeddings[0].device).double()
         if self.config.centred:
             units = units - units.mean(dim=0)
-        return share.mT @ units / (len(units) * self.config.shown)
+        return share.mT @ units / (len(units) * SHOWN)
 
 
 def rise_masks(config: RiseConfig, size_hw: tuple[int, int]) -> Iterator[Tensor]:
     """Yield masks float32 (up to `masks_per_step`, height, width) for images of a size, `config.masks` in all."""
-    generator = torch.Generator().manual_seed(config.seed)
-    side = min(size_hw) / config.cells
+    generator = torch.Generator().manual_seed(0)
+    side = min(size_hw) / CELLS
     rows, columns = (max(1, round(length / side)) for length in size_hw)
     down = -(-size_hw[0] // rows)
     right = -(-size_hw[1] // columns)
-    grids = (torch.rand(config.masks, rows, columns, generator=generator) < config.shown).float()
+    grids = (torch.rand(config.masks, rows, columns, generator=generator) < SHOWN).float()
     tops = torch.randint(down, (config.masks,), generator=generator).tolist()
     lefts = torch.randint(right, (config.masks,), generator=generator).tolist()
     for first in range(0, config.masks, config.masks_per_step):
@@ -182,10 +178,13 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
 
 def tokens_of(image: MaskedImage) -> Tensor:
     """Return the last tokens that stand for places, float32 (N, D)."""
-    tower = image.tower
-    number = len(tower.blocks) - 1 if isinstance(tower, VisionTower) else None
-    tokens = embeddings_and_tokens(tower, image.rgb[None], number)[1]
-    assert tokens is not None, "every tower that a method is defined on has tokens"  # noqa: S101
+    rgb = image.rgb[None]
+    tokens = by_tower(
+        image.tower,
+        blocks=lambda tower: tower.tokens_before(rgb, len(tower.blocks) - 1)[0][:, 1:],
+        pooled=lambda tower: run_trunk(tower, rgb)[1],
+        averaged=lambda tower: run_trunk(tower, rgb)[1],
+    )
     return tokens[0].float()
 
 

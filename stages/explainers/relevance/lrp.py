@@ -14,11 +14,11 @@ R is linear in the text embedding t: the relevance of a difference of texts is t
 contrastive explainers subtract from the relevance of a phrase that of other texts. Among the
 phrases k of an image and the texts of `background`, with the relevance R_k of each:
 
-    D_k = R_k - sum over n != k of p_n s_n R_n          H_k = ReLU(D_k)
+    D_k = R_k - sum over n != k of p_n R_n          H_k = ReLU(D_k)
 
-They differ in the shares p, which sum to one. s_n = c_k / c_n gives the relevance of every text the total of the
-phrase's own (`totals: equal`), or is 1 (`totals: own`). A map then depends on the other phrases of its image, and on no
-other image.
+They differ in the shares p, which sum to one. A map then depends on the other phrases of its image, and on no other
+image. In the papers the relevance of every other text is scaled to the total of the phrase's first; here it is not, so
+that the difference of the cosines is explained.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
@@ -31,38 +31,34 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Final, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import ScaledConfig
+from stages.explain.base import ConfigT
+from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, Trace, gradients_at, patches_of, trace_tower
-from stages.explainers.relevance.rules import CLAIM, RelevanceConfig, Rules
+from stages.explainers.relevance.rules import CLAIM, ask, attend, chain_by_rules, pool_by_rules, tower_by_rules
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower
 
-_LEAST_COSINE: Final = 1e-3  # The epsilon of the last layer's rule: a smaller cosine is divided by this
-
-RelevanceT = TypeVar("RelevanceT", bound=RelevanceConfig)
-
 
 class Propagation:
     """Computes the relevance of places for phrases on any tower; `early_block` is `Affinity.block`."""
 
-    def __init__(self, config: RelevanceConfig, tower: Tower, early_block: int | None) -> None:
+    def __init__(self, tower: Tower, early_block: int | None) -> None:
         self.early_block = early_block
         self._grid_hw = tower.placement.grid_hw
-        self.rules = rules = Rules(config.rule, config.activation, config.gamma)
         self._forward: Callable[[Tensor], Trace] = by_tower(
             tower,
-            blocks=lambda tower: partial(self._through_blocks, rules.tower(tower)),
-            pooled=lambda tower: partial(trace_tower, replace(tower, pool=rules.pool(tower.pool)), ask=rules.ask),
-            averaged=lambda tower: partial(trace_tower, replace(tower, finish=rules.chain(tower.finish))),
+            blocks=lambda tower: partial(self._through_blocks, tower_by_rules(tower)),
+            pooled=lambda tower: partial(trace_tower, replace(tower, pool=pool_by_rules(tower.pool)), ask=ask),
+            averaged=lambda tower: partial(trace_tower, replace(tower, finish=chain_by_rules(tower.finish))),
         )
 
     def __call__(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -92,55 +88,42 @@ class Propagation:
         for number, block in enumerate(tower.blocks):
             tokens = x[:, 1:].detach() if number == self.early_block else tokens
             q, k, v = block.project(x)
-            x = block.finish(x, self.rules.attend(q, k, v, block.heads))
+            x = block.finish(x, attend(q, k, v, block.heads))
         return Trace(places, tower.head(x[:, 0]), tokens)
 
 
-class LrpConfig(RelevanceConfig):
+class LrpConfig(ExplainerConfig):
     """Layer-wise relevance propagation."""
 
     kind: Literal["lrp"] = "lrp"
 
 
-class Lrp(SingleImageExplainer[RelevanceT]):
+class Lrp(SingleImageExplainer[ConfigT]):
     """Relevance of each patch for the cosine: H_i = ReLU(R_i), the part that speaks for the phrase.
 
-    Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602), the default; with `rule: conservative` and
-    `activation: gradient` the propagation of Ali et al. (ICML 2022, arXiv 2202.07304).
-
-    Deviations from AttnLRP: relevance starts at the cosine, with the norm of the embedding held, instead of a class's
-    logit; the map has the relevance of whole patches, for which the rule of the first convolution makes no difference;
-    gamma is 0 for all layers, where the paper searches for one on vision transformers (`gamma`). LXT's example for CLIP
-    is `rule: conservative` with a gamma. Deviation from Ali et al.: none at the settings named above.
-
-    On 60 drawn scenes (131 phrases, the bundled model) pointing is 0.82 with `attnlrp`, 0.81 with `conservative`, 0.79
-    as Ali et al. have it, and 0.83 with Grad-ECLIP, each give or take 0.07; a gamma of 0.25 raises box recall from 0.64
-    to 0.71.
+    Source: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602). Deviations: relevance starts at the cosine, with
+    the norm of the embedding held, instead of a class's logit; the map has the relevance of whole patches, for which
+    the rule of the first convolution makes no difference; linear layers have the epsilon rule, where the paper searches
+    for a gamma on vision transformers.
     """
 
-    config_type: ClassVar[type[RelevanceConfig]] = LrpConfig
+    config_type: ClassVar[type[ExplainerConfig]] = LrpConfig
     claim = CLAIM
 
-    def __init__(self, config: RelevanceT, model: ClipModel) -> None:
+    def __init__(self, config: ConfigT, model: ClipModel) -> None:
         super().__init__(config, model)
-        self.propagation = Propagation(self.config, model.tower, self.affinity.block)
+        self.propagation = Propagation(model.tower, self.affinity.block)
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         relevance = self.propagation(rgb, texts)
         return replace(relevance, values=relevance.values.relu())
 
 
-class ContrastiveConfig(RelevanceConfig):
+class ContrastiveConfig(ExplainerConfig):
     """Settings of explainers that subtract the relevance of other texts."""
 
     background: tuple[str, ...] = Field(
         ("",), description="Texts that are contrasted with beside the other phrases of the image; may be none."
-    )
-    totals: Literal["equal", "own"] = Field(
-        "own",
-        description="`equal`: the relevance of every text is scaled to the total of the phrase's own first (the "
-        "papers); maps of texts with cosines near zero get large. `own`: each has its own cosine as its total, so that "
-        "the difference of the cosines is explained. Both are as good on 60 drawn scenes (within 0.03).",
     )
 
 
@@ -170,9 +153,6 @@ class ContrastiveExplainer(Lrp[ContrastiveT]):
         for number in range(len(signed)) if len(signed) > 1 else ():
             is_other = torch.arange(len(signed), device=signed.device) != number
             shares[number, is_other] = self._shares(cosines[is_other])
-        if self.config.totals == "equal":
-            divisors = torch.where(cosines < 0, -1.0, 1.0) * cosines.abs().clamp(min=_LEAST_COSINE)
-            shares = shares * (cosines[:, None] / divisors)
         return signed - shares @ signed
 
 
@@ -187,14 +167,14 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
 
     With K other texts:
 
-        H_k = ReLU(R_k - 1/K sum_n s_n R_n)
+        H_k = ReLU(R_k - 1/K sum_n R_n)
 
-    which is the paper's first dual, all other classes with equal shares of the target's total: `totals: equal`. Its
-    second dual, the target with the last layer's weights negated, does not exist here: under rules that are linear in
-    the weights it gives the target's relevance.
+    which is the paper's first dual, all other classes with equal shares, but for their totals. Its second dual, the
+    target with the last layer's weights negated, does not exist here: under rules that are linear in the weights it
+    gives the target's relevance.
 
     Deviations: the other phrases of the image and `background` take the place of the other classes, because CLIP has
-    none; `totals: own` instead of the paper's `equal`; the rules are those of `rules.py`, and not the z+ rule.
+    none; every text has its own total; the rules are those of `rules.py`, and not the z+ rule.
     """
 
     config_type = ClrpConfig
@@ -203,7 +183,7 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
         return torch.full_like(cosines, 1 / len(cosines))
 
 
-class SgLrpConfig(ContrastiveConfig, ScaledConfig):
+class SgLrpConfig(ContrastiveConfig):
     """Softmax-gradient relevance propagation."""
 
     kind: Literal["sg_lrp"] = "sg_lrp"
@@ -217,7 +197,7 @@ class SgLrp(ContrastiveExplainer[SgLrpConfig]):
     y_n = (1 - y_k) p_n. The whole map then has the factor y_k (1 - y_k), which may be too small for a float and is
     left out:
 
-        H_k = ReLU(R_k - sum_n p_n s_n R_n)
+        H_k = ReLU(R_k - sum_n p_n R_n)
 
     Deviations: as those of `Clrp`, and that factor, which no region depends on.
     """
@@ -225,4 +205,4 @@ class SgLrp(ContrastiveExplainer[SgLrpConfig]):
     config_type = SgLrpConfig
 
     def _shares(self, cosines: Tensor) -> Tensor:
-        return (self.config.scale_of(self.model.logit_scale) * cosines).softmax(dim=0)
+        return (self.model.logit_scale * cosines).softmax(dim=0)

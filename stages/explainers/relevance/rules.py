@@ -9,15 +9,13 @@ so that relevance needs no pass of its own: a tower made of such layers is diffe
 held have no gradient, and a factor that is halved has half of it.
 
     linear         z = x Wᵀ + b           R_i = sum_j x_i W_ji / z_j R_j          epsilon rule, epsilon 0
-    gamma          z = x Wᵀ + b           W and b + gamma · (their part of z_j's sign) in place of W and b
     layer norm     (x - mean) / sd        sd is held                              Ali et al. 2022, AttnLRP
     activation     x · (f(x) / x)         the gate f(x) / x is held               AttnLRP: relevance passes
     product        u · v                  both are halved                         AttnLRP: the uniform rule
     softmax        s of logits x          nothing: R_i' = x_i (R_i - s_i sum R)   AttnLRP: Taylor at the logits
-    attention      A v                    `conservative`: A is held instead, all relevance goes to v
 
-Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602); conservative propagation (Ali et al., ICML 2022, arXiv
-2202.07304); the gamma rule for inputs of both signs as Zennit has it (Anders et al., arXiv 2106.13200).
+Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602), and for the norm Ali et al. (ICML 2022, arXiv
+2202.07304).
 
 Biases and softmax keep relevance: the sum over all inputs is the score less their parts.
 """
@@ -26,15 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import ExplainerConfig
-from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Linear, Residual
+from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Residual
 from stages.shared.model.towers.pooled import AttentionPool
 from stages.shared.model.towers.vision import Block, Heads, VisionTower, split_heads
 
@@ -46,27 +41,6 @@ CLAIM: Final = (
 
 _NEAR_ZERO: Final = 1e-6
 """Inputs of an activation that are nearer to zero have the gate of this one."""
-
-
-class RelevanceConfig(ExplainerConfig):
-    """Settings of all explainers that propagate relevance by these rules."""
-
-    rule: Literal["attnlrp", "conservative"] = Field(
-        "attnlrp",
-        description="Relevance in an attention. `attnlrp`: one half goes to the attention weights and on to queries "
-        "and keys, the other to the values. `conservative`: all of it goes to the values, the weights are constants.",
-    )
-    activation: Literal["identity", "gradient"] = Field(
-        "identity",
-        description="`identity`: all relevance passes an activation (AttnLRP). `gradient`: it is multiplied by the "
-        "slope (Ali et al.).",
-    )
-    gamma: float = Field(
-        0.0,
-        ge=0.0,
-        le=100.0,
-        description="How much linear layers of MLPs favour inputs that agree with their output; 0: the epsilon rule.",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,46 +55,12 @@ class DetachedNorm(LayerNorm):
 
 
 @dataclass(frozen=True, slots=True)
-class GammaLinear(Linear):
-    """A `Linear` whose gradients follow the gamma rule."""
-
-    gamma: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
-        with torch.no_grad():
-            z = F.linear(x, self.weight, self.bias)
-        positive = self._favour(0.0, None)
-        negative = self._favour(None, 0.0)
-        above = x.clamp(min=0)
-        below = x.clamp(max=0)
-        weighted = torch.where(
-            z > 0,
-            positive(above) + _apply_weight(negative, below),
-            negative(above) + _apply_weight(positive, below),
-        )
-        return weighted * torch.where(weighted == 0, 0.0, z / weighted).detach()
-
-    def _favour(self, low: float | None, high: float | None) -> Linear:
-        """Return the layer with gamma times its weights and biases between `low` and `high` added."""
-        bias = self.bias
-        return Linear(
-            self.weight + self.gamma * self.weight.clamp(low, high),
-            None if bias is None else bias + self.gamma * bias.clamp(low, high),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class HalvedGatedUnit(GatedUnit):
     """A `GatedUnit` whose two factors share relevance by halves."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to the last dimension."""
         return halve_gradient(self.activation(self.gate(x))) * halve_gradient(self.up(x))
-
-
-def _apply_weight(linear: Linear, x: Tensor) -> Tensor:
-    return F.linear(x, linear.weight)
 
 
 def halve_gradient(x: Tensor) -> Tensor:
@@ -141,97 +81,77 @@ def detach_gate(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
     return activation
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The rules of settings (`RelevanceConfig`), applied to parts of a tower, which have float32 weights."""
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """Attention as `towers.vision.attend` has it: (B, Tq, D) and (B, T, D) twice -> (B, Tq, D)."""
+    return _attention(q, k, v, heads)[0]
 
-    rule: Literal["attnlrp", "conservative"]
-    activation: Literal["identity", "gradient"]
-    gamma: float
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
-        """Attention as `towers.vision.attend` has it: (B, Tq, D) and (B, T, D) twice -> (B, Tq, D)."""
-        return self._attention(q, k, v, heads)[0]
+def ask(query: Tensor, keys: Tensor, values: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+    """Attend with one query, see `Ask`."""
+    output, weights = _attention(query[:, None], keys, values, heads)
+    return output[:, 0], weights[:, :, 0]
 
-    def ask(self, query: Tensor, keys: Tensor, values: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Attend with one query, see `Ask`."""
-        output, weights = self._attention(query[:, None], keys, values, heads)
-        return output[:, 0], weights[:, :, 0]
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-        """Return the outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
-        queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
-        scale: float = queries.shape[-1] ** -0.5
-        if self.rule == "conservative":
-            with torch.no_grad():
-                weights = (queries @ keys.mT * scale).softmax(dim=-1)
-        else:
-            weights = halve_gradient((halve_gradient(queries) @ halve_gradient(keys).mT * scale).softmax(dim=-1))
-            values = halve_gradient(values)
-        return (weights @ values).transpose(-3, -2).flatten(-2), weights
+def _attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+    """Return the outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
+    queries, keys, values = (halve_gradient(split_heads(x, heads)) for x in (q, k, v))
+    weights = halve_gradient((queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1))
+    return (weights @ values).transpose(-3, -2).flatten(-2), weights
 
-    def _norm(self, norm: LayerNorm) -> LayerNorm:
-        return DetachedNorm(norm.weight, norm.bias, norm.eps)
 
-    def _linear(self, linear: Linear) -> Linear:
-        return GammaLinear(linear.weight, linear.bias, self.gamma) if self.gamma else linear
+def detach_norm(norm: LayerNorm) -> LayerNorm:
+    """Return the norm of the same weights whose standard deviation has no gradient."""
+    return DetachedNorm(norm.weight, norm.bias, norm.eps)
 
-    def _function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return detach_gate(function) if self.activation == "identity" else function
 
-    def _layer(self, layer: Layer) -> Layer:
-        """Replace any layer of a head by that of its rule. Layers without a rule are linear."""
-        match layer:
-            case Chain():
-                return self.chain(layer)
-            case Residual():
-                return Residual(self.chain(layer.inner))
-            case LayerNorm():
-                return self._norm(layer)
-            case Linear():
-                return self._linear(layer)
-            case Activation():
-                return Activation(self._function(layer.function))
-            case GatedUnit():
-                activation = Activation(self._function(layer.activation.function))
-                return HalvedGatedUnit(self._linear(layer.gate), self._linear(layer.up), activation)
-        return layer
+def chain_by_rules(chain: Chain) -> Chain:
+    """Replace layers one after the other by those of their rules."""
+    return Chain(tuple(map(layer_by_rules, chain.layers)))
 
-    def chain(self, chain: Chain) -> Chain:
-        """Replace layers one after the other by those of their rules."""
-        return Chain(tuple(self._layer(layer) for layer in chain.layers))
 
-    def _block(self, block: Block) -> Block:
-        return replace(
-            block,
-            ln_1=self._norm(block.ln_1),
-            ln_2=self._norm(block.ln_2),
-            fc=self._linear(block.fc),
-            activation=self._function(block.activation),
-            proj=self._linear(block.proj),
-        )
+def layer_by_rules(layer: Layer) -> Layer:
+    """Replace any layer of a head by that of its rule. Layers without a rule are linear."""
+    match layer:
+        case Chain():
+            return chain_by_rules(layer)
+        case Residual():
+            return Residual(chain_by_rules(layer.inner))
+        case LayerNorm():
+            return detach_norm(layer)
+        case Activation():
+            return Activation(detach_gate(layer.function))
+        case GatedUnit():
+            return HalvedGatedUnit(layer.gate, layer.up, Activation(detach_gate(layer.activation.function)))
+    return layer
 
-    def tower(self, tower: VisionTower) -> VisionTower:
-        """Return a transformer by its rules, in float32 behind the patches; the attention of its blocks is `attend`."""
-        exact = tower.float_head()
-        return replace(
-            exact,
-            ln_pre=None if tower.ln_pre is None else self._norm(tower.ln_pre.float()),
-            blocks=tuple(self._block(block.float()) for block in tower.blocks),
-            ln_post=self._norm(exact.ln_post),
-        )
 
-    def pool(self, pool: AttentionPool) -> AttentionPool:
-        """Return a pool by its rules, in float32; its attention is `ask`."""
-        exact = pool.float()
-        return replace(
-            exact,
-            norm=None if exact.norm is None else self._layer(exact.norm),
-            scale=self.chain(exact.scale),
-            out=self._layer_without_gamma(exact.out),
-            finish=self.chain(exact.finish),
-        )
+def tower_by_rules(tower: VisionTower) -> VisionTower:
+    """Return a transformer by the rules, in float32 behind the patches; the attention of its blocks is `attend`."""
+    exact = tower.float_head()
+    return replace(
+        exact,
+        ln_pre=None if tower.ln_pre is None else detach_norm(tower.ln_pre.float()),
+        blocks=tuple(_block_by_rules(block.float()) for block in tower.blocks),
+        ln_post=detach_norm(exact.ln_post),
+    )
 
-    def _layer_without_gamma(self, layer: Layer) -> Layer:
-        """Replace the projection of an attention: gamma is for the linear layers of MLPs alone."""
-        return replace(self, gamma=0.0)._layer(layer)
+
+def _block_by_rules(block: Block) -> Block:
+    return replace(
+        block,
+        ln_1=detach_norm(block.ln_1),
+        ln_2=detach_norm(block.ln_2),
+        activation=detach_gate(block.activation),
+    )
+
+
+def pool_by_rules(pool: AttentionPool) -> AttentionPool:
+    """Return a pool by the rules, in float32; its attention is `ask`."""
+    exact = pool.float()
+    return replace(
+        exact,
+        norm=None if exact.norm is None else layer_by_rules(exact.norm),
+        scale=chain_by_rules(exact.scale),
+        out=layer_by_rules(exact.out),
+        finish=chain_by_rules(exact.finish),
+    )

@@ -5,9 +5,9 @@ For every block b with attention A_b, the gradient of the score s at it, and its
     C_b = I + mean over heads of ReLU(ds/dA_b · R_b)
     H   = row of the class token in C_B ... C_2 C_1, over the patches
 
-s is the cosine times `logit_scale`, which decides how much products of blocks count beside their sum. Relevance starts
-with 1 for the phrase, which is shared out among the channels of the image's embedding e by what adds to the cosine,
-(e_d t_d)+. From the end of a block to its beginning, R the relevance of the output of each part:
+s is the cosine times the logit scale, which decides how much products of blocks count beside their sum. Relevance
+starts with 1 for the phrase, which is shared out among the channels of the image's embedding e by what adds to the
+cosine, (e_d t_d)+. From the end of a block to its beginning, R the relevance of the output of each part:
 
     linear      R_i = sum_j (x_i W_ji)+ / sum_i' (x_i' W_ji')+ R_j         only what adds: alpha 1, beta 0; no bias
     product     z = A v:  R_A = A · (R / z) v' / 2,  R_v = v · A' (R / z) / 2;   the same for q k'
@@ -19,9 +19,9 @@ of products and sums divide by values near zero, the method is ill-conditioned: 
 relevance of a row of attention changes its sign when weights change by a ten-thousandth.
 
 Deviations from the paper: rows of C_b are divided by their sum, as the authors' evaluation code does it and the paper
-does not (`rows: plain`); all blocks are multiplied, where that evaluation leaves the first one out (`first_block: 1`);
-the paper has no CLIP, so that the cosine takes the place of a class's logit; the sums in the rule of sums are over the
-tokens of one image, where the authors' code takes them over the batch.
+does not; all blocks are multiplied, where that evaluation leaves the first one out; the paper has no CLIP, so that the
+cosine takes the place of a class's logit; the sums in the rule of sums are over the tokens of one image, where the
+authors' code takes them over the batch.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
@@ -34,14 +34,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from stages.contract.errors import ConfigError
-from stages.explain.config import ScaledConfig
+from stages.explain.config import ExplainerConfig
 from stages.explainers.attention.walk import BlockTensors, Walker, phrase_gradients
 from stages.explainers.relevance.rules import CLAIM
-from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
 
@@ -49,61 +46,32 @@ _TINY: Final = 1e-9
 """Added to divisors, as in the authors' code."""
 
 
-class TransformerInterpretabilityConfig(ScaledConfig):
+class TransformerInterpretabilityConfig(ExplainerConfig):
     """Relevance of attention times its gradient, multiplied through the blocks."""
 
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
-    rows: Literal["unit", "plain"] = Field(
-        "unit", description="Whether rows of each C are divided by their sum (the authors' code) or not (the paper)."
-    )
-    first_block: int = Field(
-        0, ge=0, description="First block that is multiplied, from 0. The authors' evaluation begins with 1."
-    )
 
 
 class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
-    """Relevance of each attention times its gradient, rolled out. Raises ConfigError for a `first_block` it lacks."""
+    """Relevance of each attention times its gradient, rolled out."""
 
     config_type = TransformerInterpretabilityConfig
     claim = CLAIM
-
-    def __init__(self, config: TransformerInterpretabilityConfig, model: ClipModel) -> None:
-        super().__init__(config, model)
-        if config.first_block >= len(self.walk.blocks):
-            raise ConfigError(
-                f"explain.first_block: {model.name} has {len(self.walk.blocks)} blocks, so that the last one is "
-                f"{len(self.walk.blocks) - 1}, not {config.first_block}"
-            )
 
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
         last = tensors.outputs[-1].detach()
         parts = zip(self.walk.blocks, tensors.inputs, tensors.attention, strict=True)
         blocks = [block_rule(block, x.detach(), a.detach()) for block, x, a in parts]
-        first = self.config.first_block
-        scale = self.config.scale_of(self.model.logit_scale)
-        gradients_of_phrases, cosines = phrase_gradients(tensors.embedding, tensors.attention[first:], texts, scale)
+        gradients_of_phrases, cosines = phrase_gradients(
+            tensors.embedding, tensors.attention, texts, self.model.logit_scale
+        )
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)
         for number, (text, gradients) in enumerate(zip(texts[0], gradients_of_phrases, strict=True)):
             if text.any():
                 relevance = torch.zeros_like(last)
                 relevance[:, 0] = self._start_relevance(last[:, 0], tensors.embedding.detach(), text)
-                values[:, number] = self._roll_out(blocks[first:], gradients, relevance)
+                values[:, number] = _roll_out(blocks, gradients, relevance)
         return values, cosines
-
-    def _roll_out(
-        self,
-        blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]],
-        gradients: Sequence[Tensor],
-        relevance: Tensor,
-    ) -> Tensor:
-        """Relevance (1, T, D) behind the last block -> H (1, N)."""
-        identity = torch.eye(relevance.shape[1], device=relevance.device)
-        row = identity[None, :1]
-        for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
-            relevance, at_attention = block(relevance)
-            step = (gradient * at_attention).relu().mean(dim=1) + identity
-            row = row @ (step / step.sum(dim=-1, keepdim=True) if self.config.rows == "unit" else step)
-        return row[:, 0, 1:]
 
     def _start_relevance(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         """Class token behind the last block (1, D), embedding (1, E), text (E,) -> relevance (1, D), in total 1."""
@@ -113,6 +81,19 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
         if tower.output is None:
             return relevance
         return linear_rule(Linear(tower.output.T, None), tower.ln_post(token))(relevance)
+
+
+def _roll_out(
+    blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]], gradients: Sequence[Tensor], relevance: Tensor
+) -> Tensor:
+    """Relevance (1, T, D) behind the last block -> H (1, N)."""
+    identity = torch.eye(relevance.shape[1], device=relevance.device)
+    row = identity[None, :1]
+    for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
+        relevance, at_attention = block(relevance)
+        step = (gradient * at_attention).relu().mean(dim=1) + identity
+        row = row @ (step / step.sum(dim=-1, keepdim=True))
+    return row[:, 0, 1:]
 
 
 def divide_by_total(relevance: Tensor, total: Tensor) -> Tensor:

@@ -86,13 +86,10 @@ def grad_eclip(model: nn.Module, pixels: Tensor, text: Tensor, config: Any) -> A
             q0 = q0 @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
             ks = ks @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
         s = torch.stack([q0 @ ks[i] / (q0.norm() * ks[i].norm()) for i in range(1, len(ks))])
-        weight = (s - s.min()) / (s.max() - s.min()) if config.spatial_weight else torch.ones_like(s)
+        weight = (s - s.min()) / (s.max() - s.min())
         signed = torch.stack([weight[i - 1] * (w * v[i]).sum() for i in range(1, len(v))])
         block_gradients = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
         attention_form = weight * torch.stack([g[0, 1:] for g in block_gradients]).sum(dim=0)
-        if config.rectify == "block":
-            signed = signed.clamp(min=0)
-            attention_form = attention_form.clamp(min=0)
-        total = total + signed
-        total_attention = total_attention + attention_form
-    return Answer(total.clamp(min=0).detach(), float(cosine.detach()), total_attention.clamp(min=0).detach())
+        total = total + signed.clamp(min=0)
+        total_attention = total_attention + attention_form.clamp(min=0)
+    return Answer(total.detach(), float(cosine.detach()), total_attention.detach())

@@ -51,17 +51,16 @@ def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(first, second, 
 def test_cosines_and_embeddings_are_means_and_constant_is_constant_at_all_scales() -> None:
     values = torch.ones(2, 1, 4)
     first = Maps(
-        values=values, cosines=torch.tensor([[0.1], [0.2]]), local=torch.tensor([[0.3], [0.5]]),
+        values=values, cosines=torch.tensor([[0.1], [0.2]]),
         embedding=torch.tensor([[2.0, 0.0], [0.0, 5.0]]), constant=torch.tensor([True, True]),
     )  # fmt: skip
     second = Maps(
-        values=values, cosines=torch.tensor([[0.3], [0.2]]), local=torch.tensor([[0.1], [0.5]]),
+        values=values, cosines=torch.tensor([[0.3], [0.2]]),
         embedding=torch.tensor([[0.0, 3.0], [0.0, 1.0]]), constant=torch.tensor([True, False]),
     )  # fmt: skip
     mean = mean_of([first, second], [(2, 2)] * 2, 0.0)
     for actual, expected in [
         (mean.cosines, [[0.2], [0.2]]),
-        (mean.local, [[0.2], [0.5]]),
         (mean.embedding, [[0.5, 0.5], [0.0, 1.0]]),
         (mean.constant, [True, False]),
     ]:

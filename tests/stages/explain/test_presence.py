@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from stages.explain.base import Explainer
 from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, Signals, features_of
@@ -71,10 +72,10 @@ def test_the_probability_by_hand() -> None:
 def test_plain_values_give_the_same_presence() -> None:
     rng = np.random.default_rng(2)
     presence = presence_of(unit(rng, 300, RANK + 6), bias=-0.2, **dict.fromkeys(FEATURES, 0.3))
-    again = Presence.from_plain(json.loads(json.dumps(presence.plain())))
+    again = Presence(**json.loads(presence.model_dump_json(exclude_none=True)))
     given = unit(rng, 1, RANK + 6), np.array([0.2]), np.array([0.3])
     assert again.probabilities(*given) == presence.probabilities(*given)
-    assert again.plain() == presence.plain()
+    assert again == presence
 
 
 def test_damaged_values_are_refused() -> None:
@@ -87,13 +88,12 @@ def test_damaged_values_are_refused() -> None:
         {"images": {"mean": "AA==", "directions": "", "rest": 0.0}},
         {"images": {"mean": "", "directions": "", "rest": -1.0}},
     ):
-        with pytest.raises((KeyError, TypeError, ValueError)):
-            Presence.from_plain({**presence.plain(), **change})
+        with pytest.raises(ValidationError):
+            Presence(**{**presence.model_dump(), **change})
 
 
 def signals_of(explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]]) -> list[Signals]:
-    explainer.computes_local = True
-    return explainer.launch(list(rgb), texts).signals()
+    return explainer.launch(list(rgb), texts, with_signals=True).signals()
 
 
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])
@@ -103,17 +103,16 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     signals = signals_of(explainer, pixels(tower), [texts or ["x"] for texts in PHRASES])
     assert all((np.abs(image.local) <= 1.001).all() for image in signals)
     images = np.stack([image.embedding for image in signals])
-    explainer.presence = presence_of(images, deviation=0.5, local=2.0)
-    table = features_of(explainer.presence.images, signals)
+    presence = presence_of(images, deviation=0.5, local=2.0)
+    table = features_of(presence.images, signals)
     assert table.shape == (sum(len(image.cosines) for image in signals), len(FEATURES))
-    together = explainer.explain(pixels(tower), PHRASES)
-    turned = explainer.explain(pixels(tower)[::-1].copy(), PHRASES[::-1])[::-1]
+    together = explainer.launch([*pixels(tower)], PHRASES, with_signals=True).wait(presence)
+    turned = explainer.launch([*pixels(tower)[::-1]], PHRASES[::-1], with_signals=True).wait(presence)[::-1]
     for maps, turned_maps in zip(together, turned, strict=True):
         assert [heat_map.presence for heat_map in maps] == pytest.approx(
             [heat_map.presence for heat_map in turned_maps], abs=1e-5
         )
     assert len({heat_map.presence for maps in together for heat_map in maps}) > 1
-    explainer.presence = None
     plain = explainer.explain(pixels(tower), PHRASES)
     for plain_maps, judged_maps in zip(plain, together, strict=True):
         for a, b in zip(plain_maps, judged_maps, strict=True):

@@ -211,7 +211,7 @@ class TalkingDevice:
         if what in self.faults:
             raise self.faults[what]
 
-    def launch(self, images: Sequence[Any], phrases: Sequence[Sequence[str]]) -> PendingBatch:
+    def launch(self, images: Sequence[Any], phrases: Sequence[Sequence[str]], *, with_signals: bool) -> PendingBatch:
         self.sizes.append(len(images))
         self.record_event(f"launch {len(self.sizes) - 1}")
         if len(images) > self.most:
@@ -227,7 +227,7 @@ class PendingBatch:
     phrases: Sequence[Sequence[str]]
     embedding: None = None
 
-    def wait(self) -> list[list[HeatMap]]:
+    def wait(self, presence: None) -> list[list[HeatMap]]:
         self.device.record_event(f"wait {self.number}")
         return [
             [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=float(image.sum()), fault="")]

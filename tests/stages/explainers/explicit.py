@@ -1,6 +1,6 @@
 """Relevance propagation written out layer by layer in float64: relevance in, relevance out, and what each layer keeps.
 
-Nothing here is differentiated by autograd but an activation's slope.
+Nothing here is differentiated by autograd.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,23 +15,17 @@ from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 @dataclass
 class Explicit:
-    """The rules of AttnLRP or of conservative propagation; `losses` holds what biases and softmax keep."""
+    """The rules of AttnLRP; `losses` holds what biases and softmax keep."""
 
-    rule: str
-    activation: str
-    gamma: float = 0.0
     losses: list[float] = field(default_factory=list)
 
-    def linear(self, layer: Linear, x: Tensor, relevance: Tensor, gamma: float = 0.0) -> Tensor:
-        """The epsilon rule with epsilon 0, or the gamma rule, from every output j to every input i."""
+    def linear(self, layer: Linear, x: Tensor, relevance: Tensor) -> Tensor:
+        """The epsilon rule with epsilon 0, from every output j to every input i."""
         out = torch.zeros_like(x)
         losses = torch.zeros((), dtype=torch.float64)
-        z = layer(x)
-        bias = torch.zeros(z.shape[-1], dtype=torch.float64) if layer.bias is None else layer.bias
+        bias = torch.zeros(len(layer.weight), dtype=torch.float64) if layer.bias is None else layer.bias
         for j, weights in enumerate(layer.weight):
             parts = torch.cat([x * weights, bias[j].expand(*x.shape[:-1], 1)], dim=-1)
-            agreeing = torch.sign(parts) == torch.sign(z[..., j : j + 1])
-            parts = parts * torch.where(agreeing, 1 + gamma, 1.0)
             shares = parts / parts.sum(dim=-1, keepdim=True) * relevance[..., j : j + 1]
             out += shares[..., :-1]
             losses += shares[..., -1].sum()
@@ -47,15 +41,6 @@ class Explicit:
         centring = torch.eye(width, dtype=torch.float64) - 1 / width
         return self.linear(Linear(centring, None), x, relevance * (y - bias) / y)
 
-    def through_activation(self, block: Block, x: Tensor, relevance: Tensor) -> Tensor:
-        if self.activation == "identity":
-            return relevance
-        given = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(block.activation(given).sum(), given)
-        out = relevance * x * slope / block.activation(x)
-        self.losses.append(float((relevance - out).sum()))
-        return out
-
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, relevance: Tensor, heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,17 +51,13 @@ class Explicit:
         per_output = given / (weights @ values)
         at_weights = weights * (per_output @ values.mT)
         at_values = values * (weights.mT @ per_output)
-        if self.rule == "conservative":
-            at_queries = torch.zeros_like(queries)
-            at_keys = torch.zeros_like(keys)
-        else:
-            at_weights = at_weights / 2
-            at_values = at_values / 2
-            at_logits = logits * (at_weights - weights * at_weights.sum(dim=-1, keepdim=True))
-            self.losses.append(float(at_weights.sum() - at_logits.sum()))
-            per_logit = at_logits / (queries @ keys.mT)
-            at_queries = queries * (per_logit @ keys) / 2
-            at_keys = keys * (per_logit.mT @ queries) / 2
+        at_weights = at_weights / 2
+        at_values = at_values / 2
+        at_logits = logits * (at_weights - weights * at_weights.sum(dim=-1, keepdim=True))
+        self.losses.append(float(at_weights.sum() - at_logits.sum()))
+        per_logit = at_logits / (queries @ keys.mT)
+        at_queries = queries * (per_logit @ keys) / 2
+        at_keys = keys * (per_logit.mT @ queries) / 2
         parts = [x.transpose(-3, -2).flatten(-2) for x in (at_queries, at_keys, at_values)]
         return parts[0], parts[1], parts[2]
 
@@ -91,14 +72,12 @@ class Explicit:
         a_scaled = a if block.ls_1 is None else a * block.ls_1
         y = x + a_scaled
         z_2 = block.ln_2(y)
-        hidden = block.fc(z_2)
-        active = block.activation(hidden)
+        active = block.activation(block.fc(z_2))
         m = block.proj(active)
         m_scaled = m if block.ls_2 is None else m * block.ls_2
         end = y + m_scaled
-        at_active = self.linear(block.proj, active, relevance * m_scaled / end, self.gamma)
-        at_hidden = self.through_activation(block, hidden, at_active)
-        at_y = relevance * y / end + self.norm(block.ln_2, y, self.linear(block.fc, z_2, at_hidden, self.gamma))
+        at_hidden = self.linear(block.proj, active, relevance * m_scaled / end)
+        at_y = relevance * y / end + self.norm(block.ln_2, y, self.linear(block.fc, z_2, at_hidden))
         at_o = self.linear(block.out, o, at_y * a_scaled / y)
         at_qkv = torch.cat(self.attention(q, k, v, at_o, block.heads), dim=-1)
         return at_y * x / y + self.norm(block.ln_1, x, self.linear(block.qkv, z, at_qkv))

@@ -1,5 +1,6 @@
 """Explainers that read attention, against open_clip's own forward pass and autograd in float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
+from stages.explainers.attention.rollout import last_attention
 from stages.explainers.attention.walk import Walk, phrase_gradients
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import PHRASES, clip_of, image, make_explainer, module_of
@@ -29,34 +31,28 @@ def cells_of(tower: str) -> int:
     return (TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px) ** 2
 
 
-@pytest.mark.parametrize("kind", ["game", "legrad", "grad_cam", "grad_cam_plus_plus", "layer_cam"])
+@pytest.mark.parametrize("kind", ["game", "legrad"])
 def test_more_blocks_than_there_are_are_refused(kind: str) -> None:
-    setting = "layer" if "cam" in kind else "blocks"
-    with pytest.raises(ConfigError, match=rf"explain\.{setting}: .* has 4 blocks, not 5"):
-        make_explainer(kind, **{setting: 5})
+    with pytest.raises(ConfigError, match=r"explain\.blocks: .* has 4 blocks, not 5"):
+        make_explainer(kind, blocks=5)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "EVA02", "SigLIP"])
 def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None:
-    explainer = make_explainer("raw_attention", name)
+    explainer = make_explainer("maskclip", name)
     rgb, captured = capture_of(name, explainer)
     row = captured.attention[-1][0, :, 0].mean(dim=0).detach()
     assert len(row) - cells_of(name) in (0, 1)
     expected = row[-cells_of(name) :].numpy()
     assert expected.max() > 1.2 * expected.min(), "far from uniform"
-    for heat_map, text in zip(explainer.explain(rgb, [PHRASES])[0], PHRASES, strict=True):
-        assert np.allclose(heat_map.values.ravel(), expected, rtol=1e-6)
-        cosine = captured.cosine(explainer.texts([text])[0]).item()
-        assert heat_map.similarity == pytest.approx(cosine, abs=1e-6)
+    assert np.allclose(last_attention(explainer.model, torch.from_numpy(rgb)), expected[None], rtol=1e-6)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("weight", ["attention", "none"])
-@pytest.mark.parametrize("rectify", ["head", "sum"])
 @pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "SigLIP"])
-def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
-    explainer = make_explainer("attention_gradient", name, weight=weight, rectify=rectify)
+def test_attention_gradient(name: str) -> None:
+    explainer = make_explainer("attention_gradient", name)
     rgb, captured = capture_of(name, explainer)
     attention = captured.attention[-1]
     patches = slice(-cells_of(name), None)
@@ -64,31 +60,17 @@ def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
         (gradient,) = captured.gradients(explainer.texts([text])[0], [attention])
         g = gradient[0, :, 0, patches].numpy()
         a = attention[0, :, 0, patches].detach().numpy()
-        product = g * a if weight == "attention" else g
-        expected = np.maximum(product, 0).mean(axis=0) if rectify == "head" else np.maximum(product.mean(axis=0), 0)
+        expected = np.maximum(g * a, 0).mean(axis=0)
         assert np.allclose(heat_map.values.ravel(), expected, rtol=0, atol=1e-6 * expected.max())
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["class token", "ResNet", "SigLIP"])
-def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(name: str) -> None:
-    ours = make_explainer("attention_gradient", name, weight="none", rectify="sum")
-    tower: Any = ours.model.tower
-    heads = tower.blocks[-1].heads if name == "class token" else tower.pool.heads
-    theirs = make_explainer("grad_eclip", ours.model, blocks=1, spatial_weight=False, contrast=0.0)
-    rgb = image(name)
-    for heat_map, expected in zip(ours.explain(rgb, [PHRASES])[0], theirs.explain(rgb, [PHRASES])[0], strict=True):
-        assert expected.values.any()
-        assert np.allclose(heads * heat_map.values, expected.values, rtol=0, atol=1e-6 * expected.values.max())
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("settings", "blocks", "scale"),
-    [({}, 4, 1 / 0.07), ({"blocks": 1}, 1, 1 / 0.07), ({"blocks": 3, "logit_scale": 900.0}, 3, 900.0)],
+    [({}, 4, 1 / 0.07), ({"blocks": 1}, 1, 1 / 0.07), ({"blocks": 3}, 3, 900.0)],
 )
 def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, Any], blocks: int, scale: float) -> None:
-    explainer = make_explainer("game", **settings)
+    explainer = make_explainer("game", replace(clip_of(), logit_scale=scale), **settings)
     rgb, captured = capture_of("class token", explainer)
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         attention = captured.attention[-blocks:]
@@ -119,9 +101,8 @@ def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["ResNet", "SigLIP"])
-@pytest.mark.parametrize("threshold", [0.8, 0.3, 1.0])
-def test_legrad_on_pools(name: str, threshold: float) -> None:
-    explainer = make_explainer("legrad", name, empty_threshold=threshold)
+def test_legrad_on_pools(name: str) -> None:
+    explainer = make_explainer("legrad", name)
     rgb, captured = capture_of(name, explainer)
 
     def heat(text: str) -> Any:
@@ -129,8 +110,8 @@ def test_legrad_on_pools(name: str, threshold: float) -> None:
         return np.maximum(gradient[0, :, 0, -cells_of(name) :].numpy(), 0).mean(axis=0)
 
     empty = heat("a photo of a")
-    is_normal = (empty - empty.min()) / (empty.max() - empty.min()) <= threshold
-    assert is_normal.all() == (threshold == 1.0)
+    is_normal = (empty - empty.min()) / (empty.max() - empty.min()) <= 0.8
+    assert not is_normal.all()
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
         expected = heat(text) * is_normal
         assert np.allclose(heat_map.values.ravel(), expected, rtol=0, atol=1e-6 * expected.max())

@@ -1,7 +1,7 @@
 """Relevance by gradients against relevance layer by layer, what becomes of the score, and contrasts by the papers."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explainers.relevance.lrp import LrpConfig, Propagation
-from stages.explainers.relevance.rules import GammaLinear, Rules, detach_gate
+from stages.explainers.relevance.lrp import Propagation
+from stages.explainers.relevance.rules import detach_gate
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
@@ -19,13 +19,6 @@ from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import clip_of, make_explainer
 from tests.stages.explainers.explicit import Explicit, in_float64
-
-RULES: list[dict[str, Any]] = [
-    {"rule": "attnlrp"},
-    {"rule": "conservative", "activation": "gradient"},
-    {"rule": "attnlrp", "gamma": 0.25},
-]
-each_rule = pytest.mark.parametrize("settings", RULES, ids=["AttnLRP", "Ali et al.", "gamma"])
 
 
 def clip(**vision: Any) -> ClipModel:
@@ -43,14 +36,13 @@ def image(model: ClipModel, cells: int = 2) -> Tensor:
 
 
 @pytest.mark.usefixtures("float64")
-@each_rule
-def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str, Any]) -> None:
+def test_gradients_of_the_rules_are_relevance_layer_by_layer() -> None:
     model = clip(ls_init_value=0.5, no_ln_pre=True)
     tower = tower_of(model)
     rgb = image(model)
     text = model.encode_text(["dog"])[0]
-    maps = Propagation(LrpConfig(**settings), tower, None)(rgb, F.normalize(text, dim=0)[None, None])
-    explicit = Explicit(**{"activation": "identity", **settings})
+    maps = Propagation(tower, None)(rgb, F.normalize(text, dim=0)[None, None])
+    explicit = Explicit()
     with torch.no_grad():
         x = tower.embed(rgb).double()
     relevance, cosine = explicit.tower(in_float64(tower), x, F.normalize(text.double(), dim=0))
@@ -63,50 +55,14 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str,
     assert float(relevance.sum()) + sum(explicit.losses) == pytest.approx(cosine, abs=1e-9)
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("activation", ["identity", "gradient"])
-def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(activation) -> None:
-    """With ReLU a slope times its input is its output, so that gradients, too, lose nothing."""
-    model = clip()
-    tower = without_biases(tower_of(model))
-    texts = F.normalize(model.encode_text(["dog", "red car"]), dim=-1)[None]
-    for gamma in (0.0, 1.0):
-        config = LrpConfig(rule="conservative", activation=activation, gamma=gamma)
-        maps = Propagation(config, tower, None)(image(model, 3), texts)
-        assert maps.cosines.abs().min() > 0.01
-        assert torch.allclose(maps.values.sum(dim=-1), maps.cosines, rtol=0, atol=1e-9)
-
-
-def without_biases(tower: VisionTower) -> VisionTower:
-    """The tower with ReLU, without biases and positions, and with a class token of zeros."""
-
-    def bare(layer: Linear | LayerNorm) -> Linear | LayerNorm:
-        return replace(layer, bias=None)
-
-    names = ("ln_1", "qkv", "out", "ln_2", "fc", "proj")
-    layers = [{name: bare(getattr(block, name)) for name in names} for block in tower.blocks]
-    blocks = [replace(block, activation=F.relu, **parts) for block, parts in zip(tower.blocks, layers, strict=True)]
-    assert tower.ln_pre is not None
-    return replace(
-        tower,
-        patch_bias=None,
-        class_token=torch.zeros_like(tower.class_token),
-        position_embedding=torch.zeros_like(tower.position_embedding),
-        ln_pre=replace(tower.ln_pre, bias=None),
-        blocks=tuple(blocks),
-        ln_post=replace(tower.ln_post, bias=None),
-    )
-
-
 @pytest.mark.parametrize("name", TOWERS)
 def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
     model = clip_of(name)
     rgb = image(model, 3)
     with torch.no_grad():
         embedding = model.tower.encode(rgb)
-    for settings in RULES:
-        maps = Propagation(LrpConfig(**settings), model.tower, None)(rgb, torch.zeros(1, 1, model.embed_dim))
-        assert torch.allclose(maps.embedding, embedding, rtol=1e-4, atol=1e-5)
+    maps = Propagation(model.tower, None)(rgb, torch.zeros(1, 1, model.embed_dim))
+    assert torch.allclose(maps.embedding, embedding, rtol=1e-4, atol=1e-5)
 
 
 COMMON: dict[str, Any] = {"placement": Placement(stride_px=1), "dtype": torch.float32}
@@ -114,8 +70,7 @@ COMMON |= {"mean": torch.zeros(3), "std": torch.ones(3)}
 BLACK = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("rule", ["attnlrp", "conservative"])
-def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conservative"]) -> None:
+def test_a_pool_is_gone_through_layer_by_layer() -> None:
     make = torch.Generator().manual_seed(7)
 
     def linear(*, bias: bool = True) -> Linear:
@@ -127,8 +82,8 @@ def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conserv
     pool = AttentionPool(heads=2, latent=latent, prefix_tokens=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
-    maps = Propagation(LrpConfig(rule=rule), tower, None)(BLACK, text.float()[None, None])
-    explicit = Explicit(rule, "identity")
+    maps = Propagation(tower, None)(BLACK, text.float()[None, None])
+    explicit = Explicit()
     relevance, cosine = explicit.pool(pool, tokens, text)
     assert torch.allclose(maps.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
     assert float(relevance.sum()) + sum(explicit.losses) == pytest.approx(cosine, abs=1e-9)
@@ -141,27 +96,12 @@ def test_a_mean_and_a_head_in_closed_form() -> None:
     norm = LayerNorm(1 + torch.rand(6, generator=make), torch.randn(6, generator=make), 1e-5)
     text = F.normalize(torch.randn(5, generator=make), dim=0)
     tower = AveragedTower(trunk=lambda _: tokens, finish=Chain((norm, Linear(weight, None))), **COMMON)
-    maps = Propagation(LrpConfig(), tower, None)(BLACK, text[None, None])
+    maps = Propagation(tower, None)(BLACK, text[None, None])
     mean = tokens[0].mean(dim=0)
     e = weight @ F.layer_norm(mean, (6,), norm.weight, norm.bias)
     at_mean = norm.weight / mean.std(correction=0) * (weight.T @ text) / e.norm()
     expected = tokens[0] @ (at_mean - at_mean.mean()) / 4
     assert torch.allclose(maps.values[0, 0], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("gamma", [0.1, 100.0])
-def test_gamma_in_a_layer_of_two_inputs(gamma: float) -> None:
-    """z = 3·2 - 1·4 + 1 = 3: 6 and 1 agree with it, -4 does not. Its negative has what disagreed."""
-    x = torch.tensor([2.0, 4.0], dtype=torch.float64, requires_grad=True)
-    weight = torch.tensor([[3.0, -1.0], [-3.0, 1.0]], dtype=torch.float64)
-    layer = GammaLinear(weight, torch.tensor([1.0, -1.0], dtype=torch.float64), gamma)
-    z = layer(x)
-    assert z.tolist() == pytest.approx([3, -3])
-    (gradient,) = torch.autograd.grad(z[0], x, retain_graph=True)
-    more = 1 + gamma
-    assert (x * gradient).tolist() == pytest.approx([3 * part / (7 * more - 4) for part in (6 * more, -4)])
-    (gradient,) = torch.autograd.grad(z[1], x)
-    assert (x * gradient).tolist() == pytest.approx([-3 * part / (7 * more - 4) for part in (6 * more, -4)])
 
 
 def test_an_activation_passes_relevance_even_at_zero() -> None:
@@ -201,14 +141,6 @@ def test_weights_of_16_bits_give_nearly_the_same_maps(kind: str, seed: int) -> N
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
 
 
-def test_rules_do_not_touch_the_projections_of_attention() -> None:
-    tower = Rules("attnlrp", "identity", 0.5).tower(tower_of(clip()))
-    for block in tower.blocks:
-        assert isinstance(block.fc, GammaLinear)
-        assert not isinstance(block.qkv, GammaLinear)
-        assert not isinstance(block.out, GammaLinear)
-
-
 # Contrasts
 
 
@@ -225,53 +157,35 @@ def model() -> ClipModel:
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
 def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
     """For a score of one: r_1 - r_2 and r_2 - r_1."""
-    explainer = make_explainer(kind, model, totals="equal")
+    explainer = make_explainer(kind, model)
     first, second = explainer.contrast(SIGNED[:2], COSINES[:2])
-    assert torch.allclose(first / COSINES[0], -second / COSINES[1])
-    assert torch.allclose(explainer.contrast(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
-    first, second = make_explainer(kind, model).contrast(SIGNED[:2], COSINES[:2])
     assert torch.allclose(first, -second)
+    assert torch.allclose(explainer.contrast(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
     assert first.tolist() == pytest.approx([0.2, -0.3, 0.13])
 
 
-def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
-    """All other classes start with the same relevance, which is the target's in total."""
-    contrasts = make_explainer("clrp", model, totals="equal").contrast(SIGNED, COSINES)
+def test_clrp_subtracts_the_mean_of_the_others(model: ClipModel) -> None:
+    contrasts = make_explainer("clrp", model).contrast(SIGNED, COSINES)
     for target in range(3):
-        dual = torch.zeros(3, dtype=torch.float64)
-        for other in range(3):
-            if other != target:
-                dual += COSINES[target] / 2 * SIGNED[other] / COSINES[other]
-        assert torch.allclose(contrasts[target], SIGNED[target] - dual)
-    assert torch.allclose(contrasts.sum(dim=1), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+        first, second = (other for other in range(3) if other != target)
+        assert torch.allclose(contrasts[target], SIGNED[target] - (SIGNED[first] + SIGNED[second]) / 2)
 
 
 def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
-    """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
+    """R_k counts by dy_k / dz_k = y_k (1 - y_k) and R_n by dy_k / dz_n = -y_k y_n."""
     scale = 7.0
-    contrasts = make_explainer("sg_lrp", model, totals="equal", logit_scale=scale).contrast(SIGNED, COSINES)
-    of_model = make_explainer("sg_lrp", replace(model, logit_scale=scale), totals="equal").contrast(SIGNED, COSINES)
-    assert torch.equal(contrasts, of_model), "by default the scale is the model's"
+    contrasts = make_explainer("sg_lrp", replace(model, logit_scale=scale)).contrast(SIGNED, COSINES)
     z = (scale * COSINES).requires_grad_()
     y = z.softmax(dim=0)
     for target in range(3):
         (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
-        paper = sum(start * of_model / cosine for start, of_model, cosine in zip(starts, SIGNED, COSINES, strict=True))
-        factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
-        assert torch.allclose(contrasts[target] * factor, torch.as_tensor(paper))
-
-
-def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
-    signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
-    contrasts = make_explainer("clrp", model, totals="equal").contrast(signed, signed.sum(dim=1))
-    assert contrasts.isfinite().all()
-    assert contrasts[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
+        assert torch.allclose(contrasts[target] * starts[target], starts @ SIGNED)
 
 
 def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
-    sharp = make_explainer("sg_lrp", model, logit_scale=1000.0).contrast(SIGNED, COSINES)
+    sharp = make_explainer("sg_lrp", replace(model, logit_scale=1000.0)).contrast(SIGNED, COSINES)
     assert torch.allclose(sharp[0], SIGNED[0] - SIGNED[1], atol=1e-9)
-    flat = make_explainer("sg_lrp", model, logit_scale=1e-9).contrast(SIGNED, COSINES)
+    flat = make_explainer("sg_lrp", replace(model, logit_scale=1e-9)).contrast(SIGNED, COSINES)
     assert torch.allclose(flat, make_explainer("clrp", model).contrast(SIGNED, COSINES), atol=1e-9)
 
 
@@ -297,10 +211,10 @@ def test_only_the_images_own_phrases_count(model: ClipModel, kind: str) -> None:
     assert not np.array_equal(small[1][0].values, large[1][0].values)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("clrp", {}), ("sg_lrp", {"logit_scale": 20.0})])
-def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
+def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str) -> None:
     """LRP of the text that is the difference of the phrase and the others."""
-    explainer = make_explainer(kind, model, **settings)
+    explainer = make_explainer(kind, model)
     texts = explainer.texts(["dog", "red car", ""])
     rgb = torch.from_numpy(RGB[:1])
     cosines: Tensor = explainer.propagation(rgb, texts[None]).cosines[0]

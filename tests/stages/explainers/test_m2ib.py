@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from stages.explainers.m2ib import Bottleneck, M2ibConfig
+from stages.explainers.m2ib import Bottleneck
 from tests.factories import tiny_clip
 from tests.stages.explain import models
 
@@ -16,7 +15,7 @@ X = torch.randn(4, 6, generator=MAKE)
 
 
 def bottleneck(**settings: Any) -> Bottleneck:
-    return Bottleneck(M2ibConfig(**settings))
+    return Bottleneck(**{"beta": 0.1, "steps": 10, **settings})
 
 
 def make_explainer(layers: int = 3, **settings: Any) -> Any:
@@ -78,13 +77,6 @@ def test_the_layer_is_that_of_the_authors_on_twelve_blocks_and_never_behind_the_
         rgb = torch.from_numpy(RGB[:1])
         tokens = explainer._parts[0](rgb)[0]
         assert torch.equal(tokens, explainer.model.tower.tokens_before(rgb, before)[0])
-
-
-def test_the_seed_is_that_of_the_noise() -> None:
-    explainers = [make_explainer(steps=2, samples=2, seed=seed) for seed in (1, 1, 2)]
-    first, second, third = (explainer.explain(RGB[:1], [["dog"]])[0][0] for explainer in explainers)
-    assert np.array_equal(first.values, second.values)
-    assert not np.array_equal(first.values, third.values)
 
 
 @pytest.mark.parametrize("depth", [0.0, 1.0])

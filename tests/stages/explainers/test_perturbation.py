@@ -167,7 +167,7 @@ def test_heat_of_cells_stands_on_them_where_tokens_look_beside_theirs(kind: str,
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_the_map_is_the_sum_over_the_masks(centred: bool) -> None:
-    explainer = make_explainer("rise", masks=7, cells=2, centred=centred, masks_per_step=3)
+    explainer = make_explainer("rise", masks=7, centred=centred, masks_per_step=3)
     rgb = torch.from_numpy(image(columns=5, seed=0))
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
     heat = explainer.maps(rgb, texts).values
@@ -192,13 +192,11 @@ def test_masks_are_the_same_for_a_size_and_do_not_depend_on_the_steps() -> None:
     assert masks.shape == (50, 24, 40)
     assert masks.min() >= 0
     assert masks.max() <= 1
-    assert not torch.equal(masks, torch.cat(list(rise_masks(RiseConfig(masks=50, seed=1), (24, 40)))))
 
 
-@pytest.mark.parametrize("shown", [0.2, 0.5])
-def test_every_pixel_is_shown_as_often_as_the_others(shown: float) -> None:
-    masks = torch.cat(list(rise_masks(RiseConfig(masks=6000, cells=3, shown=shown, masks_per_step=4096), (12, 18))))
-    assert torch.allclose(masks.mean(dim=0), torch.tensor(shown), atol=0.03)
+def test_every_pixel_is_shown_as_often_as_the_others() -> None:
+    masks = torch.cat(list(rise_masks(RiseConfig(masks=6000, masks_per_step=4096), (12, 18))))
+    assert torch.allclose(masks.mean(dim=0), torch.tensor(0.5), atol=0.03)
 
 
 # Score-CAM

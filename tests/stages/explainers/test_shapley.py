@@ -4,21 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.explainers.perturbation.masked import masked_embeddings
+from stages.explainers.perturbation.masked import baseline_image, masked_embeddings
 from stages.explainers.perturbation.shapley import Rectangle, owen_values
 from tests.stages.explain.models import image, make_explainer
 from tests.stages.explainers.games import RecordedGame, linear_game, tangled_game
 
 
 def test_on_a_model_the_map_sums_to_what_the_image_gains_over_the_baseline() -> None:
-    explainer = make_explainer("partition_shap", max_evaluations=16, baseline="black")
+    explainer = make_explainer("partition_shap", max_evaluations=16)
     rgb = torch.from_numpy(image(seed=0))
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
     heat = explainer.maps(rgb, texts).values
     against = explainer.maps(rgb, -texts).values
     masks = torch.tensor([1.0, 0])[:, None, None]
-    black = torch.zeros(32, 32, 3)
-    ends = masked_embeddings(explainer.model.tower, rgb[0], masks, black)
+    mean = baseline_image(explainer.model.tower, rgb[0], "mean")
+    ends = masked_embeddings(explainer.model.tower, rgb[0], masks, mean)
     # What is cut off a map is what the opposite phrase keeps.
     gain = texts[0] @ (ends[0] - ends[1])
     assert torch.allclose((heat - against).sum(dim=-1)[0], gain, atol=1e-5)

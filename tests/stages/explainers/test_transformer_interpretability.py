@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.errors import ConfigError
 from stages.explainers.relevance.transformer_interpretability import (
     block_rule,
     linear_rule,
@@ -24,9 +23,9 @@ from tests.stages.explainers.explicit import in_float64
 RGB = models.image(rows=3, columns=3, seed=3)
 
 
-def make_explainer(**settings: Any) -> Any:
+def make_explainer() -> Any:
     model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
-    return models.make_explainer("transformer_interpretability", model, **settings)
+    return models.make_explainer("transformer_interpretability", model)
 
 
 def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
@@ -75,9 +74,8 @@ def reference_block(block: Block, x: Tensor, relevance: Tensor) -> tuple[Tensor,
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("rows", "first"), [("unit", 0), ("plain", 1)])
-def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first: int) -> None:
-    explainer = make_explainer(rows=rows, first_block=first)
+def test_maps_are_the_papers_with_rules_by_autograd_in_float64() -> None:
+    explainer = make_explainer()
     text = explainer.texts(["dog"])[0]
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
@@ -101,11 +99,11 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first:
         Linear(tower.output.T, None), tower.ln_post(y[:, 0]).detach(), contributions / contributions.sum()
     ).detach()
     joint = torch.eye(10, dtype=torch.float64)
-    steps = list(zip(tower.blocks, inputs, gradients, strict=True))[first:]
+    steps = list(zip(tower.blocks, inputs, gradients, strict=True))
     for block, block_input, gradient in reversed(steps):
         relevance, at_attention = reference_block(block, block_input, relevance)
         c = torch.eye(10, dtype=torch.float64) + (gradient * at_attention).relu().mean(dim=1)[0]
-        joint = joint @ (c / c.sum(dim=-1, keepdim=True) if rows == "unit" else c)
+        joint = joint @ (c / c.sum(dim=-1, keepdim=True))
     expected = joint[0, 1:].detach()
     maps = explainer.maps(torch.from_numpy(RGB), text[None, None])
     assert expected.max() > 1e-4
@@ -141,8 +139,3 @@ def test_rules_in_numbers() -> None:
     # 3 = 4 - 1: the shares 4/3 and -1/3 are scaled to 4/5 and 1/5 of the relevance.
     a, b = propagate_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
     assert (a.item(), b.item()) == (pytest.approx(0.8), pytest.approx(0.2))
-
-
-def test_a_first_block_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"explain\.first_block: .* has 3 blocks, so that the last one is 2, not 3"):
-        make_explainer(first_block=3)

@@ -89,15 +89,15 @@ def test_small_parts_are_dropped(least, samples):
         pytest.param(["#..#", "....", "....", "...."], [(0, 0), (0, 3)], id="then the left one"),
     ],
 )
-def test_rank_of_equals(rows, order):
-    parts = parts_in(np.full((4, 4), 100.0), mask_of(*rows), rank="peak", keep_share=1.0)
+def test_parts_of_equal_heat(rows, order):
+    parts = parts_in(np.full((4, 4), 100.0), mask_of(*rows))
     assert [(part.top, part.left) for part in parts] == order
 
 
-def test_rank_comes_before_size():
+def test_heat_comes_before_size():
     fine = np.full((1, 5), 100.0)
-    fine[0, 4] = 200.0
-    assert [part.left for part in parts_in(fine, mask_of("##..#"), rank="peak", keep_share=0.5)] == [4, 0]
+    fine[0, 4] = 250.0
+    assert [part.left for part in parts_in(fine, mask_of("##..#"), keep_share=0.5)] == [4, 0]
 
 
 @pytest.mark.parametrize(("keep_share", "lefts"), [(0.5, [0, 5]), (0.51, [0])])

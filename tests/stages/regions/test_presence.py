@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from stages.contract.records import Absent, Phrase, Record
+from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.maker import share_presences
 from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage
@@ -13,8 +15,11 @@ from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 
 FIXED = PLAIN.model_copy(update={"absent_share": 0.5})
 
+NOTHING: dict[str, float] = {}
+IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0)
+PRESENCE = Presence(bias=0.0, weight=NOTHING, mean=NOTHING, scale=NOTHING, images=IMAGES)
 EVEN = Calibration(
-    bias=0.0, mean={"peak": 0}, scale={"peak": 1}, weight={"peak": 0}, made_with={}, made_from={}, presence={"any": 1}
+    bias=0.0, mean={"peak": 0}, scale={"peak": 1}, weight={"peak": 0}, made_with={}, made_from={}, presence=PRESENCE
 )
 """Every region is right with a probability of one half."""
 
@@ -56,7 +61,7 @@ def test_presence_counts_on_the_share_that_is_expected(expected: float, dog: flo
 
 def test_the_share_of_the_fit_is_taken_out() -> None:
     """A calibration that was fitted to four absent phrases in five, asked where as many are."""
-    fitted = replace(EVEN, presence={"absent_share": 0.8})
+    fitted = EVEN.model_copy(update={"presence": PRESENCE.model_copy(update={"absent_share": 0.8})})
     config = FIXED.model_copy(update={"absent_share": 0.8, "min_presence": None})
     (answer,) = RegionsStage(config, fitted).process([dog_and_cat()])
     assert [each.presence for each in answer.regions] == [0.8, 0.04, 0.04]
@@ -69,7 +74,7 @@ def test_certainty_stays_certain(certain: float) -> None:
     assert at_share(certain, 0.5, 0.01) == certain
 
 
-@pytest.mark.parametrize("calibration", [None, replace(EVEN, presence=None)])
+@pytest.mark.parametrize("calibration", [None, EVEN.model_copy(update={"presence": None})])
 def test_nothing_is_absent_where_nothing_tells_presence(calibration: Calibration | None) -> None:
     config = FIXED.model_copy(update={"min_presence": 1.0})
     (answer,) = RegionsStage(config, calibration).process([dog_and_cat()])
