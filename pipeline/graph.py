@@ -300,16 +300,13 @@ def _absolute(model: ModelConfig) -> ModelConfig:
     )
 
 
-_AFTER_THE_FIT: Final = {"score", "calibration", "absent_share", "min_presence"}
+_AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}
 """Settings of regions that a calibration does not depend on."""
-
-_RULE_OF: Final = {"threshold": "fixed", "quantile": "quantile"}
-"""Setting -> the rule without which it has no effect."""
 
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """Return the settings and the model that a calibration is made with, and holds for; plain values."""
-    unused = _AFTER_THE_FIT | {name for name, rule in _RULE_OF.items() if config.regions.rule != rule}
+    unused = _AFTER_THE_FIT | ({"threshold"} if config.regions.rule != "fixed" else set())
     basis = presence_basis(config.explain, model_fingerprint)
     basis["regions"] = {key: value for key, value in config.regions.decides().items() if key not in unused}
     return basis | ({"segmenter": _segmenter(config)} if config.regions.refine == "sam" else {})
@@ -322,13 +319,8 @@ def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str
 
 
 def presence_in(calibration: Calibration) -> Presence | None:
-    """Return the part of a calibration on presence, if it has one. Raise ConfigError if it is damaged."""
-    if calibration.presence is None:
-        return None
-    try:
-        return Presence.from_plain(calibration.presence)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"regions.calibration: its part on presence cannot be read: {error}") from error
+    """Return the part of a calibration on presence, if it has one."""
+    return calibration.presence
 
 
 def calibration_for(config: RunConfig, described: ModelDescription | None) -> Calibration | None:

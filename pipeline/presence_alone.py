@@ -196,7 +196,7 @@ def fit_presence_alone(graph: Graph, signals: Sequence[Signals], said: Sequence[
         weight={},
         made_with=presence_basis(graph.explain, graph.fingerprint),
         made_from={**made_from, "precisions": [graph.explains.precision]},
-        presence=presence.plain(),
+        presence=presence,
     )
 
 

@@ -11,12 +11,11 @@ UNGUIDED: Final = "regions.upsample=linear regions.rule=otsu"
 GUIDED: Final = "regions.upsample=guided regions.rule=fixed regions.threshold="
 GRABCUT: Final = "regions.refine=grabcut"
 SPREAD: Final = "explain.affinity=propagation explain.affinity_depth=0.33 explain.affinity_reach="
-SUM: Final = "explain.rectify=sum explain.blocks="
+BLOCKS: Final = "explain.blocks="
 BLUR: Final = "regions.smooth_patches="
 THINGS: Final = "regions.group=things regions.rule=fixed regions.threshold=0.5"
 DENSE: Final = "explain.kind=maskclip explain.contrast=0"
 SHARES: Final = (0.15, 0.2, 0.25, 0.3, 0.4)
-HIDDEN: Final = (50, 60, 70)  # percent below a quantile
 OF_DRAWINGS: Final = "explain.contrast=0.25 regions.smooth_patches=0.5"
 
 
@@ -38,11 +37,6 @@ class Grid:
 SCENES: Final = {"images": "scenes", "split": "drawn scenes, series 777"}
 OF_SCENES: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
 BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
-SCORED: Final = {
-    "interpolated, contour, Otsu": f"{BASE} {OF_DRAWINGS}",
-    "guided, fixed share 0.45": f"{BASE} {OF_DRAWINGS} {GUIDED}0.45",
-}
-"""Row of the table of scores -> settings."""
 
 
 def _of_scenes(name: str, title: str, common: str, *rows: Row) -> Grid:
@@ -56,22 +50,13 @@ GRIDS: Final = (
         "heat-maps",
         "heat map",
         f"explain.contrast=0 {BLUR}0",
-        ("1 block", f"{SUM}1"),
-        ("3 blocks, ReLU after the sum", f"{SUM}3"),
-        ("4 blocks, ReLU after the sum", f"{SUM}4"),
-        ("the same, full path", f"{SUM}4 explain.path=full"),
-        ("the same, projected similarity", f"{SUM}4 explain.similarity=projected"),
-        ("the same, single head", f"{SUM}4 explain.heads=single"),
-        ("the same, without spatial weight", f"{SUM}4 explain.spatial_weight=false"),
-        ("the same at 140 px", f"{SUM}4 explain.image_size=140"),
-        ("the same at 260 px", f"{SUM}4 explain.image_size=260"),
-        ("6 blocks, ReLU after the sum", f"{SUM}6"),
-        ("**4 blocks, ReLU on each**", "explain.blocks=4"),
-        ("5 blocks, ReLU on each", "explain.blocks=5"),
+        ("1 block", f"{BLOCKS}1"),
+        ("**4 blocks**", f"{BLOCKS}4"),
+        ("5 blocks", f"{BLOCKS}5"),
     ),
     _of_scenes(
         "regions",
-        "regions (4 blocks, ReLU on each, no contrast)",
+        "regions (4 blocks, no contrast)",
         f"explain.contrast=0 {BLUR}0.5",
         ("no blur", f"{BLUR}0"),
         ("**blur 0.5 patch**", f"{BLUR}0.5"),
@@ -138,7 +123,6 @@ GRIDS: Final = (
         rows=(
             *((rule, f"regions.rule={rule}") for rule in ("mean", "otsu")),
             *((f"fixed {share}", f"regions.rule=fixed regions.threshold={share}") for share in SHARES),
-            *((f"the hottest {100 - kept} %", f"regions.rule=quantile regions.quantile=0.{kept}") for kept in HIDDEN),
         ),
         known={"images": "photographs", "split": "Flickr8k train, the first 200 of the last 500"},
     ),

@@ -7,11 +7,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 from unittest.mock import patch
 
 from benchmarks.figures.pages import ROOT, Pages, put, table
-from benchmarks.figures.settings import GRIDS, SCORED
+from benchmarks.figures.settings import GRIDS
 from benchmarks.figures.speed import called, scale, speed
 from benchmarks.photos.measure import Photographs, console
 from benchmarks.photos.reviews import UNANNOTATED, reviewed
@@ -25,12 +25,10 @@ from pipeline.research.compare.figures import FIGURES, SANITY, sizes_of
 from pipeline.research.compare.maps import contenders_of
 from pipeline.research.compare.pictures import SampleSize
 from pipeline.research.tune.session import tune_settings, write_settings
-from stages.regions.config import Score
 
 DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
 SCENES: Final = {"split": "drawn scenes, series 4242", "model": "demo"}
 DRAWN: Final = "scenes/4242/500"
-SERIES_777: Final = "scenes/777/250"
 PHOTO: Final = Path("configs/photos.yaml")
 FINE: Final = Path("configs/photos-fine.yaml")
 WITHOUT: Final = "regions.calibration=none"
@@ -363,22 +361,7 @@ def settings(own: Photographs) -> Pages:
             model=grid.model,
         )
         pages[grid.page]["tables"].append(made)
-    pages["settings"]["tables"].append(table_of_scores(own))
     return pages
-
-
-def table_of_scores(own: Photographs) -> dict[str, Any]:
-    """How well each score ranks the regions of scenes without a calibration, by the area under risk and coverage."""
-    kinds, rows = get_args(Score), []
-    for number, (label, settings) in enumerate(SCORED.items()):
-        areas = []
-        for kind in kinds:
-            changes = (*settings.split(), f"regions.score={kind}")
-            areas.append(own.figures(SERIES_777, "demo", f"scores-{number}-{kind}", *changes)["scores"]["score"])
-        rows.append([label, *({key: each[key] for key in ("value", "low", "high")} for each in areas)])
-    columns = ["`regions.score`", *kinds]
-    command = "python -m benchmarks.figures --only settings: phrasebox run --set regions.score=energy"
-    return table("scores", command, columns, rows, n="250 scenes", split="drawn scenes, series 777", model="demo")
 
 
 RISE: Final = ("deletion_rise", "insertion_rise")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, NamedTuple
@@ -39,7 +38,7 @@ from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
-from stages.regions.thresholds import SHARES, FittedCut, cut_features
+from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 
@@ -102,8 +101,8 @@ def write_calibration(
             config if graph is None else graph.settings(config), evaluation_set.dataset.manifest["model_fingerprint"]
         ),
         made_from={"truth": truth_path.name, "images": len({*owners.tolist()}), **counts, "precisions": precisions},
-        presence=None if presence_fit is None else presence_fit.plain(),
-        cut=None if cut is None else cut.plain(),
+        presence=presence_fit,
+        cut=cut,
     )
     store(calibration, out)
     previous_scores = None if previous is None else np.array([previous.probability(part) for part in evidence])
@@ -174,7 +173,8 @@ def _judge_regions(
     for row, record in rows:
         row_cut = cut
         if cut is not None and sizes is not None:
-            row_cut = replace(cut, usual=sizes.of_other_images(row["id"], (phrase.head for phrase in record.phrases)))
+            usual = sizes.of_other_images(row["id"], (phrase.head for phrase in record.phrases))
+            row_cut = cut.model_copy(update={"usual": usual})
         row_regions = RegionsStage(config, fitted_cut=row_cut).regions_of(record)
         for query in evaluation_set.queries(row, record.phrases):
             if query.phrase_index is None or (query.target is None and not has_absent):
@@ -276,7 +276,7 @@ def fit_cut_to_rows(
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
         raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
-    return FittedCut.of(fit.weight, fit.mean, fit.scale, sizes.by_head()), sizes
+    return FittedCut(**fit.by_name(CUT_FEATURES), usual=sizes.by_head()), sizes
 
 
 def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:

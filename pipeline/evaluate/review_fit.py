@@ -41,7 +41,7 @@ from pipeline.paths import check_writable
 from pipeline.presence_alone import signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
-from stages.explain.presence import ImageStatistics
+from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
 
@@ -134,7 +134,7 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     presence = None if previous is None else _correct_presence(previous, fit.presence, config.regions.absent_share)
     embeddings = [] if presence is None else _embeddings_of(evaluation_set, graph, console)
     if presence is not None:  # later runs are compared with these images, not with the images of the previous fit
-        presence = {**presence, "corrected_on": ImageStatistics.of(np.stack(embeddings)).plain()}
+        presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})
     calibration = Calibration(
         bias=fit.right.bias,
         **fit.right.by_name(list(FEATURES)),
@@ -233,15 +233,15 @@ def _embeddings_of(evaluation_set: EvaluationSet, graph: Graph, console: Console
     return [signals.embedding for _, signals in signals_of(graph.explains, records)]
 
 
-def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_share: float) -> Mapping[str, Any] | None:
+def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_share: float) -> Presence | None:
     """Return the corrected presence for the share of absent phrases that the dataset's run expected, None without."""
     if previous.presence is None or fit is None:
         return None
     slope = float(fit.weight[0])
     shift = float(logit(previous.absent_share) - logit(absent_share))  # `at_share` in log odds
-    weight = {name: slope * value for name, value in previous.presence["weight"].items()}
-    bias = fit.bias + slope * (previous.presence["bias"] + shift)
-    return {**previous.presence, "bias": bias, "weight": weight, "absent_share": absent_share}
+    weight = {name: slope * value for name, value in previous.presence.weight.items()}
+    bias = fit.bias + slope * (previous.presence.bias + shift)
+    return previous.presence.model_copy(update={"bias": bias, "weight": weight, "absent_share": absent_share})
 
 
 def _score_figures(scores: Floats, reviewed: ReviewedRegions) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class Region:
         box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated image.
         mask: Its pixels.
         area_px: Their number.
-        score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
+        score: 0 .. 1, of a calibration, else one that ranks, see `stages.regions.score`.
         similarity, presence: Those of the heat map.
         group: Number of the thing within the image, the same for phrases that name one thing.
         refined: The method of the outline: "none" for the contour of the heat, "grabcut" or "sam".

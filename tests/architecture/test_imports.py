@@ -19,8 +19,9 @@ ROOMS: dict[str, set[str]] = {
     "read": {"contract", "shared.storage"},
     "phrases": {"contract"},
     "prepare": {"contract", "shared.storage", "shared.images"},
-    "explain": {"contract", "shared.model"},
-    "regions": {"contract", "shared.images", "shared.model"},
+    "shared.fits": set(),
+    "explain": {"contract", "shared.model", "shared.fits"},
+    "regions": {"contract", "shared.images", "shared.model", "shared.fits", "explain.presence"},
     "write": {"contract", "shared.storage"},
     "explainers": {"contract", "shared.model", "explain"},
     "truth": {"contract", "shared.storage", "phrases.filters"},  # its names are compared with phrases

@@ -187,7 +187,7 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(
     made_from = {key: value for key, value in own.made_from.items() if key != "precisions"}
     if precisions:  # a calibration that does not say it was fitted in fp32
         made_from["precisions"] = precisions
-    own = replace(own, made_from=made_from)
+    own = own.model_copy(update={"made_from": made_from})
     cuts = RegionsStage(graph.cuts.config, own, keep_heat_maps=True)
     graph, trust = trusted(replace(graph, after=(cuts,)), None, config, report)
     fitted, *holds = precisions or ["fp32"]

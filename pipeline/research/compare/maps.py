@@ -1,6 +1,6 @@
 """The contenders of a comparison (`grad_eclip,maskclip,grad_eclip:heads=single:blocks=1`) and their heat maps and cost.
 
-Baselines without a model are here, too.
+Baselines that know no phrase are here, too.
 
 The contenders process the images batch by batch. Contenders with the same pixels share the trunk's forward pass where
 the tower allows it.
@@ -34,6 +34,7 @@ from stages.contract.records import HeatMap, Record, stable_id
 from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.explainers.attention.rollout import last_attention
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import OWN_MODELS, TowerKind
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower
@@ -259,9 +260,10 @@ class Contest:
 
 
 def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
-    """Draw maps without a model, in the contenders' shape.
+    """Draw maps that do not depend on the phrase, in the contenders' shape.
 
     `centre` is a spot that falls off from the middle of the image, and `random` smooth noise for each phrase.
+    `raw_attention` is where the model looks whatever the phrase is, if an attention makes its embedding.
     """
     maps: list[Maps] = []
     for image in images:
@@ -276,7 +278,13 @@ def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int)
             coarse = HeatMap(text=text, values=random.random((4, 4), np.float32), similarity=0.0)
             centre.append(replace(coarse, values=spot))
             noise.append(replace(coarse, values=draw_map(coarse, (rows, columns))))
-        maps.append({"centre": centre, "random": noise})
+        baselines = {"centre": centre, "random": noise}
+        attention = last_attention(model, torch.from_numpy(pixels_of(image.record))[None])
+        if attention is not None:
+            values = attention.reshape(rows, columns).float().cpu().numpy()
+            shift = model.tower.placement.shift_cells
+            baselines["raw_attention"] = [replace(heat_map, values=values, shift_cells=shift) for heat_map in centre]
+        maps.append(baselines)
     return maps
 
 

@@ -49,7 +49,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
     console.print(
         "+ and -: higher or lower than grad_eclip by more than chance (paired, over 8 or more images; 95 % for "
         "all marks together, Holm). Deletion, "
-        "shuffled weights and other phrases: lower is better. (centre) and (random) are baselines without a model",
+        "shuffled weights and other phrases: lower is better. (centre), (random) and (raw_attention) know no phrase",
         soft_wrap=True,
     )
 

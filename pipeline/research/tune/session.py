@@ -48,7 +48,6 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
         {"regions.rule": "otsu"},
         {"regions.rule": "mean"},
         *({"regions.rule": "fixed", "regions.threshold": share} for share in (0.2, 0.3, 0.4, 0.5)),
-        *({"regions.rule": "quantile", "regions.quantile": share} for share in (0.6, 0.8)),
     ),
     "blur": tuple({"regions.smooth_patches": patches} for patches in (0.0, 0.5, 1.0, 1.5, 2.0)),
     "edges": tuple({"regions.upsample": edges} for edges in ("linear", "guided")),

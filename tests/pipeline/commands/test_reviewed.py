@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from stages.explain.presence import Presence
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 
@@ -68,9 +66,10 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     monkeypatch.setattr("pipeline.domain.FEWEST_FITTED", 10)
     shipped = build_graph(config_of(drawn, tmp_path)).cuts.calibration
     assert shipped is not None
-    images = Presence.from_plain(shipped.presence).images
-    elsewhere = replace(images, directions=0.5 * images.directions).plain()
-    (tmp_path / "other.json").write_text(replace(shipped, presence={**shipped.presence, "images": elsewhere}).to_json())
+    images = shipped.presence.images
+    elsewhere = images.model_copy(update={"directions": 0.5 * images.directions})
+    other = shipped.presence.model_copy(update={"images": elsewhere})
+    (tmp_path / "other.json").write_text(shipped.model_copy(update={"presence": other}).to_json())
     doubt = "show other things than those that the calibration was fitted to"
     config = config_of(drawn, tmp_path / "before", regions={"calibration": str(tmp_path / "other.json")})
     dataset, text = run_aloud(config)

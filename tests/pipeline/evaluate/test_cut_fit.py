@@ -35,7 +35,7 @@ def test_a_fit_learns_how_large_things_are() -> None:
     right = np.abs(np.log(box / 0.2)) < np.log(1.5)
     has_right = right.any(axis=1)
     fit = fit_cut(features[:80], right[:80])
-    rule = FittedCut.of(fit.weight, fit.mean, fit.scale, {})
+    rule = FittedCut(**fit.by_name(CUT_FEATURES), usual={})
     cuts = [[fixed_cut(share) for share in SHARES].index(rule(levels, 0.0)) for levels in maps[80:]]
     hits = right[80:][np.arange(80), cuts]
     best_share = right[80:].mean(axis=0).max()

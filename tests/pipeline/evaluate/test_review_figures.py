@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from pipeline.evaluate.review_figures import measure_agreement, score_errors, weighted_share
 from pipeline.evaluate.review_fit import _correct_presence, fit_answers
+from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.score import FEATURES, Calibration, at_share
 
 COUNT = 20_000
@@ -62,7 +63,10 @@ def calibration_of(**more: Any) -> Calibration:
     return Calibration(bias=0.3, weight=weight, **same, made_with={}, made_from={}, **more)
 
 
-PRESENCE: dict[str, Any] = {"bias": 0.5, "weight": {"similarity": 2.0}, "absent_share": 0.5}
+IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0)
+PRESENCE = Presence(
+    bias=0.5, weight={"similarity": 2.0}, mean={"similarity": 0.0}, scale={"similarity": 1.0}, images=IMAGES
+)
 
 
 def simulate_answers(calibration: Calibration, shift: float, count: int) -> tuple[Any, Any, Any]:
@@ -117,9 +121,9 @@ def test_the_file_gives_the_presence_that_was_fitted(expected: float) -> None:
     presence_fields = _correct_presence(calibration_of(presence=PRESENCE), fit.presence, expected)
     assert presence_fields is not None
 
-    def presence(values: Any, similarity: float) -> float:
-        total = values["bias"] + values["weight"]["similarity"] * similarity
-        return at_share(1 / (1 + np.exp(-total)), values["absent_share"], expected)
+    def presence(values: Presence, similarity: float) -> float:
+        total = values.bias + values.weight["similarity"] * similarity
+        return at_share(1 / (1 + np.exp(-total)), values.absent_share, expected)
 
     for similarity in (-1.0, 0.1, 1.0):
         before = presence(PRESENCE, similarity)

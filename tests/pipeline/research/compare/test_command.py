@@ -63,8 +63,8 @@ def test_each_part_says_how_far_it_is_before_its_first_image_is_done(
         Source(name="s", config=config_of(drawn), truth=None), "grad_eclip,maskclip", sample_size, Console(file=text)
     )
     lines = text.getvalue().splitlines()
-    # Four maps of each image: of both explainers and of both baselines.
-    shares = {"heat maps": (2, 4), "insertion and deletion, masked images": (8, 140), "sanity, heat maps": (2, 12)}
+    # Five maps of each image: of both explainers and of the three baselines.
+    shares = {"heat maps": (2, 4), "insertion and deletion, masked images": (8, 174), "sanity, heat maps": (2, 12)}
     for what, (first, total) in shares.items():
         parts = [line for line in lines if line.startswith(f"{what}: ")]
         assert re.fullmatch(rf"{what}: {first} of {total}, \d+ s left", parts[0])
@@ -72,7 +72,7 @@ def test_each_part_says_how_far_it_is_before_its_first_image_is_done(
 
 
 def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> None:
-    assert list(rows) == [*NAMED.split(","), "centre", "random"]
+    assert list(rows) == [*NAMED.split(","), "centre", "random", "raw_attention"]
     phrases = rows["rollout"]["counts"]["placed"]
     for label, row in rows.items():
         expected = set(FIGURES) - {"same_thing"}  # a drawn scene has one caption
@@ -139,7 +139,7 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     names = ["maskclip", "rollout:image_size=keep:shorter_side_px=64", "occlusion"]
     tail = ("--explainers", ",".join(names), "--json", "--seed", 3)
     rows = json.loads(printed("compare", *given, *tail))
-    assert [row["explainer"] for row in rows] == [*names, "centre", "random"]
+    assert [row["explainer"] for row in rows] == [*names, "centre", "random", "raw_attention"]
     assert rows[0]["counts"]["placed"] == 0
     assert rows[0]["counts"]["phrases"] > 0
     assert "pointing" not in rows[0]["figures"]

@@ -15,7 +15,7 @@ from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS
 
-LABELS = ("raw_attention", "occlusion")
+LABELS = ("rollout", "occlusion")
 
 
 def model_of(tower: str) -> ClipModel:
@@ -74,7 +74,7 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
 
 def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
     model = model_of("class token")
-    contenders = contenders_of("raw_attention,occlusion", "class_token", "other")
+    contenders = contenders_of("rollout,occlusion", "class_token", "other")
     contest = Contest(
         model, load_config(None, ["input.path=x.jsonl", "input.kind=jsonl"]), contenders, Console(quiet=True)
     )
@@ -86,10 +86,10 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
         record = Record(sample=sample, width_px=32, height_px=32, pixels=Pixels(rgb=rgb), phrases=(phrase,))
         question = Question(phrase=phrase, thing="", query=None)
         images.append(ComparedImage(number=number, source=record, record=record, questions=(question,)))
-    stage = contest.stages(model)["raw_attention"]
-    maps = [{"raw_attention": each.heat_maps} for each in stage.process([image.record for image in images])]
+    stage = contest.stages(model)["rollout"]
+    maps = [{"rollout": each.heat_maps} for each in stage.process([image.record for image in images])]
     rows_by_label = {
         label: [row for row in check_sanity(contest, images, maps, 0) if row["label"] == label] for label in LABELS
     }
     assert [row.keys() for row in rows_by_label["occlusion"]] == [{"label", "image"}] * 3
-    assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in rows_by_label["raw_attention"])
+    assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in rows_by_label["rollout"])

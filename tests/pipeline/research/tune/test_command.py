@@ -35,19 +35,19 @@ drawn = drawing(16, 47)
 @pytest.fixture(scope="module")
 def dataset(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With an explainer whose map is the same for all phrases, and a bad cut."""
-    regions = {"calibration": "none", "rule": "quantile", "quantile": 0.95, "upsample": "linear"}
+    regions = {"calibration": "none", "rule": "fixed", "threshold": 0.95, "upsample": "linear"}
     out = tmp_path_factory.mktemp("made")
-    return Path(run(config_of(drawn, out, explain={"kind": "raw_attention", "affinity": "none"}, regions=regions)))
+    return Path(run(config_of(drawn, out, explain={"kind": "rollout", "affinity": "none"}, regions=regions)))
 
 
 SOME_MAPS = {
-    "explainer": ({"explain.kind": "raw_attention"}, {"explain.kind": "grad_eclip"}),
+    "explainer": ({"explain.kind": "rollout"}, {"explain.kind": "grad_eclip"}),
     "affinity": MAPS["affinity"][:2],
     "blocks": ({"explain.blocks": 2},),
 }
 SOME_CUTS = {
     "contrast": CUTS["contrast"],
-    "rule": ({"regions.rule": "quantile", "regions.quantile": 0.98}, {"regions.rule": "otsu"}),
+    "rule": ({"regions.rule": "fixed", "regions.threshold": 0.9}, {"regions.rule": "otsu"}),
     "edges": CUTS["edges"],
 }
 
@@ -92,7 +92,7 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(fi
     assert figures["gain"]["value"] == pytest.approx(now - figures["start"]["box_iou"])
     assert figures["verdict"].startswith("Verdict: use the new settings: ")
     changes = [step["changes"] for step in figures["steps"]]
-    assert {"explain.kind": "raw_attention"} not in changes, "it is the dataset's"
+    assert {"explain.kind": "rollout"} not in changes, "it is the dataset's"
     assert figures["settings"]["explain"]["contrast"] == figures["best"].get("explain.contrast", 0.0)
 
 
@@ -117,13 +117,13 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     assert (uncut["settings"]["regions"]["rule"], len(uncut["steps"])) == ("fitted", 1), "a calibration may follow"
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
-    nothing = {"rule": ({"regions.rule": "quantile", "regions.quantile": 1.0},), "fitted": CUTS["fitted"]}
+    nothing = {"rule": ({"regions.rule": "fixed", "regions.threshold": 1.0},), "fitted": CUTS["fitted"]}
     figures = tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
     wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
     for name in METRICS:
         assert figures["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
-    quantile, halves = (step["figures"] for step in figures["steps"])
-    assert (quantile["box_recall"], quantile["precision"]) == (0, None)
+    highest, halves = (step["figures"] for step in figures["steps"])
+    assert (highest["box_recall"], highest["precision"]) == (0, None)
     assert figures["base"]["box_recall"] < halves["box_recall"] < figures["start"]["box_recall"]
     assert (figures["best"], figures["settings"]["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
@@ -135,8 +135,8 @@ def test_the_budget(dataset: Path, drawn: Path) -> None:
     judged = open_evaluation_set(dataset, drawn / "truth.json")
     figures = tune_settings(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
     assert (figures["steps"], figures["best"], figures["images"]) == ([], {}, 4)
-    assert figures["left_out"] == 1 + 1 + 1 + 2 + 1, "raw attention has no blocks"
-    assert figures["settings"]["explain"]["kind"] == "raw_attention"
+    assert figures["left_out"] == 1 + 1 + 1 + 2 + 1, "rollout has no setting blocks"
+    assert figures["settings"]["explain"]["kind"] == "rollout"
     assert figures["verdict"].startswith("Verdict: no try was begun: the two baselines took ")
 
 
@@ -214,7 +214,7 @@ def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
     printed = StringIO()
     print_tuning(figures, Console(file=printed, width=120))
     text = printed.getvalue()
-    tried = ("explainer: grad_eclip *", "rule: quantile 0.98", "blocks: 2", "contrast: 0.25")
+    tried = ("explainer: grad_eclip *", "rule: fixed, threshold 0.9", "blocks: 2", "contrast: 0.25")
     for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
         assert words in text
     assert f"{figures['start']['box_iou']:.3f}" in text
