@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,16 +70,21 @@ def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:
     return mean, np.where(scale > 1e-9 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
 
 
-def roc_area(scores: Floats, positive: Floats, negative: Floats) -> float:
-    """Return the area under the ROC curve of scores (n,) with weights (n,) >= 0 as positive and as negative examples.
+def roc_area(scores: Floats) -> Callable[[Floats, Floats], float]:
+    """Return a function to the area under the ROC curve of scores (n,).
 
-    Equal scores count half. NaN where all weights of one kind are 0.
+    Its arguments are weights (n,), >= 0, of the scores as positive and as negative examples. Equal scores count half;
+    the area is NaN where all weights of one kind are 0.
     """
-    _, rank = np.unique(scores, return_inverse=True)
-    above = np.bincount(rank, positive)
-    below = np.bincount(rank, negative)
-    total = above.sum() * below.sum()
-    return float(above @ (np.cumsum(below) - below / 2) / total) if total > 0 else float("nan")
+    _, ranks = np.unique(scores, return_inverse=True)
+
+    def area(positive: Floats, negative: Floats) -> float:
+        above = np.bincount(ranks, positive)
+        below = np.bincount(ranks, negative)
+        pairs = above.sum() * below.sum()
+        return float(above @ (np.cumsum(below) - below / 2) / pairs) if pairs > 0 else float("nan")
+
+    return area
 
 
 def _logistic(values: Floats) -> Floats:

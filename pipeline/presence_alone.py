@@ -181,7 +181,7 @@ def fit_presence_alone(graph: Graph, signals: Sequence[Signals], said: Sequence[
     signals, said = zip(*usable, strict=True)
     labels, images = np.concatenate(said), ImageStatistics.of(np.stack([each.embedding for each in signals]))
     features = features_of(images, signals)
-    area = roc_area(features[:, FEATURES.index("deviation")], labels.astype(float), (~labels).astype(float))
+    area = roc_area(features[:, FEATURES.index("deviation")])(labels.astype(float), (~labels).astype(float))
     if not area >= LEAST_AREA:
         return f"captions fit their images hardly better than those of others (ROC area {area:.2f})"
     fit, there = fit_noisy(features, labels)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from unittest.mock import patch
+
 
 from benchmarks.figures.pages import ROOT, Pages, put, table
 from benchmarks.figures.settings import GRIDS
@@ -19,12 +19,12 @@ from pipeline.commands.tables import ABSENT_ROWS
 from pipeline.config import load_config
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.research.compare.comparison import Source, compare_explainers
-from pipeline.research.compare.faithfulness import PROTOCOLS
-from pipeline.research.compare.figures import FIGURES, SANITY, sizes_of
+from pipeline.research.compare.comparison import compare_explainers
+from pipeline.research.compare.figures import FIGURES, SANITY
 from pipeline.research.compare.maps import contenders_of
-from pipeline.research.compare.pictures import SampleSize
+from pipeline.research.compare.pictures import SampleSize, Source
 from pipeline.research.tune.session import tune_settings, write_settings
+from pipeline.research.tune.trials import TuningSession
 
 DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
 SCENES: Final = {"split": "drawn scenes, series 4242", "model": "demo"}
@@ -308,7 +308,8 @@ def tune(own: Photographs) -> Pages:
     """Settings that `phrasebox tune` finds on photographs of train, measured on dev, which it did not see."""
     train, dev, file = "flickr8k/train", "flickr8k/dev", own.out / "tuned.yaml"
     made = own.dataset(train, "photo", "photos", WITHOUT, file=PHOTO)
-    found = tune_settings(open_evaluation_set(made, own.truth(train), resized=True), console, most=TUNED_ON)
+    judged = open_evaluation_set(made, own.truth(train), resized=True)
+    found = tune_settings(TuningSession(evaluation_set=judged, console=console), most=TUNED_ON).to_json()
     names = ("pointing", "pointing_off_centre", "box_recall", "box_iou")
     rows = [["the defaults without a calibration", *(found["base"][name] for name in names), None]]
     for step in found["steps"]:
@@ -393,8 +394,7 @@ CLOSE: Final = {
     "all-photographs": ("attention_gradient", "maskclip", ONE_HEAD),
     "patented-scenes": ("clrp",),
 }
-UNMOVED: Final = {"scenes": ("rollout", "game")}
-"""Table -> explainers whose differences, and whose rank correlations, stand in sentences."""
+"""Table -> explainers whose differences stand in sentences."""
 
 
 def explainers(own: Photographs) -> Pages:
@@ -407,10 +407,9 @@ def explainers(own: Photographs) -> Pages:
             config = load_config(None, own.settings(pictures, model))
             source = Source(name=pictures, config=config, truth=own.truth(pictures))
             sample_size = SampleSize(images=images, phrases=8, curve_images=curves, seed=0)
-            with patch.dict(PROTOCOLS, {each: PROTOCOLS[each] for each in RISE}, clear=True):  # half of the time
-                found = compare_explainers(source, kinds, sample_size, console)
+            found = compare_explainers(source, kinds, sample_size, console)
             known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(found.rows), encoding="utf-8")
+            known.write_text(json.dumps(found.to_json()), encoding="utf-8")
         rows = json.loads(known.read_text("utf-8"))
         counts = rows[0]["counts"]
         lines = [
@@ -421,7 +420,8 @@ def explainers(own: Photographs) -> Pages:
             ]
             for row in rows
         ]
-        lines.append(["n", *sizes_of(rows, figures), None])
+        sizes = [sorted({row["figures"][name]["n"] for row in rows if name in row["figures"]}) for name in figures]
+        lines.append(["n", *(", ".join(f"{n:,}" for n in numbers) for numbers in sizes), None])
         titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
         n = f"{counts['images']:,} images, {counts['phrases']:,} phrases"
         split = "Flickr8k dev" if model == "photo" else "drawn scenes, series 0"
@@ -438,10 +438,6 @@ def explainers(own: Photographs) -> Pages:
             if beside in CLOSE.get(name, ()):
                 values = [number for each in BOXES for number in numbers_of(row["differences"][each])]
                 about = f"{name}, {beside} over grad_eclip: {', '.join(BOXES)}"
-                said.append({"about": about, "command": command, "values": values})
-            if beside in UNMOVED.get(name, ()):
-                about = f"{name}, {beside}: rank correlation after the head alone was shuffled"
-                values = [row["figures"]["weights_head"]["value"]]
                 said.append({"about": about, "command": command, "values": values})
     return {"explainers": {"tables": tables, "said": said}}
 
@@ -508,7 +504,7 @@ def sources(own: Photographs) -> Pages:
                 known.write_text(json.dumps([seconds / count, bytes_of_all / count]), encoding="utf-8")
             made = own.out / "datasets" / images / name
             regions = json.loads((made / "dataset.json").read_text("utf-8"))["counts"]["regions"]
-            found = evaluation_of(made, own.truth(images), console, maps=False)["metrics"]
+            found = evaluation_of(made, own.truth(images), console, maps=False).to_json()["metrics"]
             row += [count, *json.loads(known.read_text("utf-8")), regions / count, *cells(found, ["box_recall"])]
         rows.append(row)
     titles = (["images", "{:,.0f}"], ["s of a core", "{:.2f}"], ["bytes", "{:,.0f}"], ["regions", "{:.1f}"])

@@ -126,7 +126,7 @@ class Photographs:
             resized = name.endswith("train")
             found = evaluation_of(made, self.truth(name), console, resized=resized, absent=absent, text_only=places)
             known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(found), encoding="utf-8")
+            known.write_text(json.dumps(found.to_json()), encoding="utf-8")
         return dict(json.loads(known.read_text("utf-8")))
 
     def usual_places(self, name: str) -> TextOnly:

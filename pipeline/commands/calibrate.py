@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,9 +18,11 @@ from pipeline.commands.options import (
     with_image_root,
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
-from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
+from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.presence import write_presence
-from pipeline.evaluate.review_fit import MIN_SCORE, write_reviewed_calibration
+from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
+from pipeline.evaluate.verdicts import calibration_verdict, review_verdict
 from pipeline.presence_alone import in_words
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
@@ -79,43 +80,38 @@ def calibrate(
     print_calibration(figures, out, console)
 
 
-def print_reviewed(figures: Mapping[str, Any], out: Path, console: Console) -> None:
+def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> None:
     """Print how well scores agree with the answers, before and after."""
     table = Table("scores against answers", "before", "after, on images not fitted to")
-    errors = figures["before"], figures["after"]
-    table.add_row("calibration error", *(f"{error['value']:.3f}" for error in errors))
-    table.add_row("  of exact scores, by chance", *(f"{error['by_chance']:.3f}" for error in errors))
-    claims = ["-" if error["claimed"] is None else f"{error['claimed']:.3f}" for error in errors]
-    table.add_row(f"mean score of those of {MIN_SCORE} or more", *claims)
-    precisions = (error["precision"] for error in errors)
-    table.add_row(
-        "  right of them", *(f"{format_value(precision)} {format_interval(precision)}" for precision in precisions)
-    )
-    print_review_counts(figures, console)
+    errors = (figures.before, figures.after)
+    table.add_row("calibration error", *(f"{error.value:.3f}" for error in errors))
+    table.add_row("  of exact scores, by chance", *(f"{error.by_chance:.3f}" for error in errors))
+    print_review_counts(figures.counts, figures.reviewers, console)
     console.print(table)
-    if figures["presence"]:
+    if figures.presence:
         console.print("presence is fitted for the dataset's regions.absent_share: leave it as it is", soft_wrap=True)
-    _print_verdict(figures, out, console)
+    _print_verdict(figures.gain, review_verdict(figures.gain, replaces=figures.replaces), out, console)
 
 
-def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:
+def print_calibration(figures: CalibrationFigures, out: Path, console: Console) -> None:
     """Print the table for people."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
-    for name in ("risk_coverage_area", "calibration_error", "presence_auc", "similarity_auc"):
-        figure = {**figures, **figures.get("presence", {})}.get(name)
-        if figure is not None:
-            table.add_row(name, format_value(figure), format_interval(figure))
-    print_matched(figures["matched"], console)
-    console.print(f"{counted(figures['regions'], 'region')}, {figures['right']:,} of them right", soft_wrap=True)
+    rows = {"calibration_error": figures.calibration_error}
+    if figures.presence is not None:
+        rows["presence_auc"] = figures.presence.presence_auc
+        rows["similarity_auc"] = figures.presence.similarity_auc
+    for name, figure in rows.items():
+        table.add_row(name, format_value(figure), format_interval(figure))
+    print_matched(figures.matched, console)
+    console.print(f"{counted(figures.regions, 'region')}, {figures.right:,} of them right", soft_wrap=True)
     console.print(table)
-    _print_verdict(figures, out, console)
+    _print_verdict(figures.gain, calibration_verdict(figures.gain, replaces=figures.replaces), out, console)
 
 
-def _print_verdict(figures: Mapping[str, Any], out: Path, console: Console) -> None:
-    """Say where the calibration is, how to use it if that is better, and the verdict."""
-    is_better = figures["gain"]["low"] > 0
-    console.print(_use(out) if is_better else f"calibration in {out}", soft_wrap=True)
-    console.print(figures["verdict"], soft_wrap=True)
+def _print_verdict(gain: Estimate, verdict: str, out: Path, console: Console) -> None:
+    """Print where the calibration is, how to use it if that is better, and the verdict."""
+    console.print(_use(out) if gain.low > 0 else f"calibration in {out}", soft_wrap=True)
+    console.print(verdict, soft_wrap=True)
 
 
 def _use(out: Path) -> str:

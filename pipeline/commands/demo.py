@@ -19,7 +19,7 @@ from pipeline.commands.options import Scenes, Seed
 from pipeline.commands.tables import print_evaluation
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import Evaluation, evaluation_of
 from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
 from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
@@ -51,10 +51,10 @@ def demo(
     run_photographs(out / "photographs", console)
 
 
-def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> dict[str, Any]:
+def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> Evaluation:
     """Draw scenes, run the pipeline on them with the embedded model, evaluate against their truth, draw overlays.
 
-    Return the figures, which are also in `out/evaluation.json`.
+    Return the evaluation, which is also in `out/evaluation.json`.
     """
     folder = out / "scenes"
     console.print(f"drawing {counted(scenes, 'scene')} into {folder}", soft_wrap=True)
@@ -64,7 +64,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     return _run_and_measure(out, config, folder / "truth.json", "scenes", console, LIKELY)
 
 
-def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str, Any] | None:
+def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluation | None:
     """Do the same with the bundled photographs; return None if the model is missing, and print that."""
     missing = why_left_out(model)
     if missing is not None:
@@ -76,16 +76,16 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> dict[str
 
 def _run_and_measure(
     out: Path, settings: Mapping[str, Any], truth: Path, subject: str, console: Console, min_score: float
-) -> dict[str, Any]:
+) -> Evaluation:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
     run(config, console, fresh=True)
     console.print(f"evaluating the {subject} against their ground truth", soft_wrap=True)
-    figures = evaluation_of(dataset, truth, console)
-    (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    evaluation = evaluation_of(dataset, truth, console)
+    (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
     console.print(f"the {subject}, model {config.model.name}:", soft_wrap=True)
-    print_evaluation(figures, console)
+    print_evaluation(evaluation, console)
     calibrated = open_dataset(dataset).manifest["calibration"] is not None
     count = _write_overlays(out, Path(settings["input"]["image_root"]), min_score if calibrated else 0.0)
     if calibrated:
@@ -94,7 +94,7 @@ def _run_and_measure(
         f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
     )
     console.print(f"shards in {dataset / 'data'}/; look at them with: phrasebox inspect {dataset}", soft_wrap=True)
-    return figures
+    return evaluation
 
 
 def _write_overlays(out: Path, images: Path, min_score: float) -> int:

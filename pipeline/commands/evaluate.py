@@ -38,7 +38,7 @@ def evaluate(
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure a dataset against ground truth: pointing, boxes, masks, scores; with 95 % intervals and a verdict."""
-    figures = evaluation_of(
+    evaluation = evaluation_of(
         dataset,
         truth,
         errors if as_json else console,
@@ -48,6 +48,6 @@ def evaluate(
         absent=absent,
     )
     if as_json:
-        print_json(figures)
+        print_json(evaluation.to_json())
     else:
-        print_evaluation(figures, console)
+        print_evaluation(evaluation, console)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
@@ -17,13 +17,22 @@ from pipeline.commands.options import Json, Settings
 from pipeline.config import RunConfig, load_config
 from pipeline.domain import trusted
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.metrics import METRICS
-from pipeline.evaluate.model_check import SAMPLE_IMAGES, ModelCheck, check_model
+from pipeline.evaluate.estimates import plain_values
+from pipeline.evaluate.metrics import value_of
+from pipeline.evaluate.model_check import SAMPLE_IMAGES, CheckFigures, ModelCheck, check_model
 from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.paths import check_writable
 from pipeline.photographs import FOLDER, INPUT
-from pipeline.pictures import decode_scaled, heat_map_overlay, join_pictures, make_sheet, outline_boxes, regions_overlay
+from pipeline.pictures import (
+    Rgb,
+    decode_scaled,
+    heat_map_overlay,
+    join_pictures,
+    make_sheet,
+    outline_boxes,
+    regions_overlay,
+)
 from pipeline.summary import Report
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
@@ -31,7 +40,7 @@ from stages.explain import kinds_for
 from stages.read import plan_shards
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, TowerKind
 
 COLUMNS: Final = 5  # pictures side by side on the sheet of maps and regions
 
@@ -61,51 +70,80 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         return
     rows = model_rows()
     if as_json:
-        print_json(rows)
+        print_json(plain_values(rows))
         return
     for name, entry in CATALOG.items():
         _say(f"{name} {entry.about}")
     _say("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
     table = Table("model", "image tower", "input", "tokens")
-    for model in (model for model in rows if model["refused"] is None):
-        size = (f"{model['input_px']} px", f"{model['grid']} x {model['grid']}")
-        table.add_row(model["model"], model["tower"].replace("_", " "), *size)
     refused = Table("model", "why it cannot be explained")
-    for model in (model for model in rows if model["refused"] is not None):
-        refused.add_row(model["model"], model["refused"])
     fitting = Table("image tower", "explain.kind")
-    for tower, kinds in {model["tower"]: model["explainers"] for model in rows if model["refused"] is None}.items():
-        fitting.add_row(tower.replace("_", " "), ", ".join(kinds))
+    kinds_by_tower: dict[str, list[str]] = {}
+    for row in rows:
+        if row.tower is None or row.explainers is None:
+            refused.add_row(row.model, row.refused)
+        else:
+            tower = row.tower.replace("_", " ")
+            table.add_row(row.model, tower, f"{row.input_px} px", f"{row.grid} x {row.grid}")
+            kinds_by_tower[tower] = row.explainers
+    for tower, kinds in kinds_by_tower.items():
+        fitting.add_row(tower, ", ".join(kinds))
     for part in (table, fitting, refused):
         for column in part.columns:
             column.overflow = "fold"
         console.print(part)
 
 
-def model_rows() -> list[dict[str, Any]]:
-    """List the bundled models, then every name of open_clip in its order, as plain values.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A model and what can explain it; for a model that nothing explains, all but the reason is None.
 
-    `model`; `tower`, see `TowerKind`; `input_px`, side of images; `stride_px`, pixels between tokens; `grid`, tokens
-    a side; `explainers`, the kinds that are defined; `refused`, the reason if none is: the others are then null.
+    Attributes:
+        model: Name of the model.
+        tower: Kind of its image tower.
+        input_px: Side of its images.
+        stride_px: Pixels between tokens.
+        grid: Tokens a side.
+        explainers: Kinds of explainers that are defined on it.
+        refused: Why none is.
     """
+
+    model: str
+    tower: TowerKind | None = None
+    input_px: int | None = None
+    stride_px: int | None = None
+    grid: int | None = None
+    explainers: list[str] | None = None
+    refused: str | None = None
+
+
+def model_rows() -> list[ModelRow]:
+    """List the bundled models, then every name of open_clip in its order."""
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415
 
     from stages.shared.model.recognise import describe  # noqa: PLC0415
     from stages.shared.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
 
-    rows: list[dict[str, Any]] = []
+    rows: list[ModelRow] = []
     for name in (*CATALOG, *open_clip.list_models()):
-        row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
         try:
             is_bundled = name in CATALOG
             model = describe(ModelConfig(name=name)).architecture if is_bundled else open_clip.get_model_config(name)
             plan = plan_of(model)
-            row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
-            row["explainers"] = kinds_for(plan.kind)
         except (ConfigError, WeightsError) as error:
-            row["refused"] = str(error).removesuffix(f". {SUPPORTED}")
-        rows.append({"model": name, **row})
+            rows.append(ModelRow(model=name, refused=str(error).removesuffix(f". {SUPPORTED}")))
+        else:
+            rows.append(
+                ModelRow(
+                    model=name,
+                    tower=plan.kind,
+                    input_px=plan.size_px,
+                    stride_px=plan.stride_px,
+                    grid=plan.grid,
+                    explainers=kinds_for(plan.kind),
+                )
+            )
     return rows
 
 
@@ -153,24 +191,40 @@ def check(
 
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
-    check_result = check_model(_as_run(graph, config))
+    model_check = check_model(_as_run(graph, config))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(_picture(check_result, config)).save(out)
-    figures = {
-        "model": model,
-        "weights": None if weights is None else str(weights),
-        **check_result.figures,
-        "peak_memory_bytes": peak_memory_bytes(check_result.device),
-        "note": f"{config.model.name} {CATALOG[config.model.name].about}" if config.model.name in CATALOG else None,
-        "picture": None if out is None else str(out),
-        "next": _next_command(model, weights, settings, check_result.figures),
-    }
+        Image.fromarray(_picture(model_check, config)).save(out)
+    figures = model_check.measure()
+    next_command = _next_command(model, weights, settings, figures)
     if as_json:
-        print_json(figures)
+        print_json(
+            {
+                "model": model,
+                "weights": None if weights is None else str(weights),
+                "device": model_check.device,
+                "images_per_s": model_check.images_per_s,
+                "peak_memory_bytes": peak_memory_bytes(model_check.device),
+                **plain_values(figures),
+                "sane": not figures.faults,
+                "faults": figures.faults,
+                "cautions": figures.cautions,
+                "picture": None if out is None else str(out),
+                "next": next_command,
+            }
+        )
     else:
-        _print(figures)
-    if not figures["sane"]:
+        _print_figures(figures)
+        memory = "of the GPU" if model_check.device.startswith("cuda") else "of the whole process"
+        _say(
+            f"speed: {model_check.images_per_s:.1f} images/s, with {figures.phrases / figures.photographs:.1f} phrases "
+            f"each, on {model_check.device}; peak memory: {peak_memory_bytes(model_check.device) / 1e9:.2f} GB {memory}"
+        )
+        if out is not None:
+            _say(f"picture in {out}")
+        _print_answer(model, figures)
+        _say(f"next: {next_command}")
+    if figures.faults:
         raise typer.Exit(1)
 
 
@@ -183,17 +237,14 @@ def _as_run(graph: Graph, config: RunConfig) -> Graph:
     return trusted(graph, outside, config, Report())[0]
 
 
-def _next_command(model: str, weights: Path | None, settings: Sequence[str], figures: Mapping[str, Any]) -> str:
-    """The command to type next: a run, of few images where there are cautions, or else a check of a model that works.
-
-    figures: `ModelCheck.figures`.
-    """
-    if not figures["sane"]:
+def _next_command(model: str, weights: Path | None, settings: Sequence[str], figures: CheckFigures) -> str:
+    """Return the command to type next: a run, of few images if there are cautions, or a check of a model that works."""
+    if figures.faults:
         return f"phrasebox {'demo' if model == 'demo' else 'models check ViT-B-16/laion2b_s34b_b88k'}"
     options = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
     options += [] if weights is None else ["--weights", str(weights)]
     options += [word for setting in settings for word in ("--set", setting)]
-    limit = f"--limit {SAMPLE_IMAGES} " * bool(figures["cautions"])
+    limit = f"--limit {SAMPLE_IMAGES} " if figures.cautions else ""
     return f"phrasebox run captions.jsonl --images photos/ --out out/ {limit}{shlex.join(options)}"
 
 
@@ -201,91 +252,49 @@ def _say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
-def _print(figures: dict[str, Any]) -> None:
-    retrieval = figures["retrieval"]
-    pointing = figures["pointing"]
-    count = len(figures["photographs"])
-    console.print(_cosine_table(figures["photographs"], np.array(figures["cosines"])))
+def _print_figures(figures: CheckFigures) -> None:
+    count = figures.photographs
     _say(
-        f"{retrieval['image_to_caption']} of {count} photographs are nearest to their own caption, "
-        f"{retrieval['caption_to_image']} of {count} captions to their own photograph; by chance "
-        f"{retrieval['by_chance'] / 2:.1f} ({_p_value(retrieval)})"
+        f"{figures.image_to_caption} of {count} photographs are nearest to their own caption, "
+        f"{figures.caption_to_image} of {count} captions to their own photograph; by chance 1 of each"
     )
-    console.print(_figure_table(figures))
-    if figures["empty_maps"]:
-        _say(f"{figures['empty_maps']} of {pointing['of']} heat maps are empty")
-    memory = "of the GPU" if figures["device"].startswith("cuda") else "of the whole process"
-    _say(
-        f"speed: {figures['images_per_s']:.1f} images/s, with {pointing['of'] / count:.1f} phrases each, on "
-        f"{figures['device']}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {memory}"
-    )
-    if figures["picture"] is not None:
-        _say(f"picture in {figures['picture']}")
-    if figures["sane"]:
+    table = Table("", "model", "middle of the image", "maps of other phrases", title=f"{figures.phrases} phrases")
+    others_auc = f"{figures.heat_auc - figures.others_gain.value:.3f}"
+    table.add_row("heat on the thing, AUC", f"{figures.heat_auc:.3f}", f"{figures.centre_auc:.3f}", others_auc)
+    table.add_row("peak on the thing", f"{figures.peaks} of {figures.phrases}", str(figures.centre_hits), "")
+    table.add_row("box recall at IoU 0.5", f"{figures.box_recall:.3f}", f"{figures.centred_box_recall:.3f}", "")
+    console.print(table)
+
+
+def _print_answer(model: str, figures: CheckFigures) -> None:
+    """Print whether the model passes, and why not or what to look at."""
+    if figures.faults:
+        _say(f"{model} fails the sanity check on photographs:", "red")
+        suspects = f"{model} {CATALOG[model].about}" if model in CATALOG else SUSPECTS
+        lines = [*figures.faults, suspects]
+    else:
         _say(
-            f"{figures['model']} passes the check: it knows which caption belongs to which photograph, and its heat "
-            "maps lie on what the phrases name better than a spot in the middle and than the maps of other phrases.",
+            f"{model} passes the check: it knows which caption belongs to which photograph, and its heat maps lie on "
+            "what the phrases name better than a spot in the middle and than the maps of other phrases.",
             "green",
         )
-        lines = figures["cautions"]
-    else:
-        _say(f"{figures['model']} fails the sanity check on photographs:", "red")
-        lines = (*figures["faults"], figures["note"] or SUSPECTS)
+        lines = figures.cautions
     for line in lines:
         _say(f"- {line}")
-    _say(f"next: {figures['next']}")
 
 
-def _cosine_table(names: Sequence[str], cosines: NDArray[np.float64]) -> Table:
-    """Cosines of photographs and captions; < marks the highest of a row, ^ the highest of a column."""
-    title = "cosine of photograph and caption; < is the best of its row, ^ of its column"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    table.add_column("photograph", overflow="fold")
-    for number in range(1, len(names) + 1):
-        table.add_column(f"{number}  ", overflow="fold", justify="right")
-    best_captions = cosines.argmax(axis=1)
-    best_images = cosines.argmax(axis=0)
-    for i, name in enumerate(names):
-        marks = [
-            f"{'<' if best_captions[i] == j else ' '}{'^' if best_images[j] == i else ' '}" for j in range(len(names))
-        ]
-        table.add_row(f"{i + 1} {name}", *(f"{value:.2f}{mark}" for value, mark in zip(cosines[i], marks, strict=True)))
-    return table
-
-
-def _figure_table(figures: dict[str, Any]) -> Table:
-    points, off, heat, boxes = (figures[name] for name in ("pointing", "off_centre", "heat", "boxes"))
-    table = Table("", "model", "centre", "maps of other phrases", title=f"{points['of']} phrases", box=None)
-    table.title_justify = "left"
-    chance = f"{heat['by_chance']:.3f} ({_p_value(heat)})"
-    table.add_row("heat on the thing, AUC", f"{heat['mean_auc']:.3f}", f"{heat['centre_mean_auc']:.3f}", chance)
-    for name, figure, centre in (
-        ("peak on the thing", points, points["centre_hits"]),
-        ("the same, off the centre", off, 0),
-    ):
-        chance = f"{figure['by_chance']:.1f} ({_p_value(figure)})"
-        table.add_row(name, f"{figure['hits']} of {figure['of']}", str(centre), chance)
-    table.add_row("box recall at IoU 0.5", f"{boxes['recall']:.3f}", f"{boxes['centred_box_recall']:.3f}", "")
-    table.add_row("mean box IoU", f"{boxes['mean_iou']:.3f}", "", "")
-    return table
-
-
-def _p_value(figure: dict[str, Any]) -> str:
-    return "p < 0.0001" if figure["p"] < 1e-4 else f"p = {figure['p']:.2g}"
-
-
-def _picture(check_result: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
+def _picture(model_check: ModelCheck, config: RunConfig) -> Rgb:
     """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
     limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
     tiles = []
-    for number, entry in enumerate(check_result.rows):
-        content = (FOLDER / str(entry["file_name"])).read_bytes()
-        rgb = decode_scaled(content, max(entry["width"], entry["height"]), limits)
-        tiles.append(regions_overlay(rgb, entry["annotations"], entry["captions"]))
-        for query in check_result.queries:
-            if query.image == number and query.target is not None:
+    for number, row in enumerate(model_check.rows):
+        content = (FOLDER / str(row["file_name"])).read_bytes()
+        rgb = decode_scaled(content, max(row["width"], row["height"]), limits)
+        tiles.append(regions_overlay(rgb, row["annotations"], row["captions"]))
+        for query in model_check.queries:
+            if query.image == number:
                 values = np.zeros((1, 1), np.float32) if query.heat is None else query.heat.heat_map.values
-                overlay = outline_boxes(heat_map_overlay(rgb, values), query.target.boxes_xywh_px)
-                verdict = "hit" if METRICS["pointing"].value(query) else "miss"
+                overlay = outline_boxes(heat_map_overlay(rgb, values), query.true_target.boxes_xywh_px)
+                verdict = "hit" if value_of("pointing", query) else "miss"
                 tiles.append(join_pictures([overlay], [f"{query.phrase}: {verdict}"]))
     return make_sheet(tiles, COLUMNS)

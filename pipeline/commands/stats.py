@@ -15,6 +15,7 @@ from pipeline.commands.tables import print_reviews
 from pipeline.dataset.folder import open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.selection import Search
+from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
 from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
@@ -50,8 +51,11 @@ def stats(
     if reviews:
         if where or min_score:
             raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
-        figures = {"dataset": str(source.path), **measure_reviews(read_reviewed_regions(source))}
-        print_json(figures, ensure_ascii=False) if as_json else print_reviews(figures, console)
+        review_figures = measure_reviews(read_reviewed_regions(source))
+        if as_json:
+            print_json({"dataset": str(source.path), **plain_values(review_figures)}, ensure_ascii=False)
+        else:
+            print_reviews(review_figures, console)
         return
     search = Search(where=where, score_min=min_score or None)
     with closing(Index(source, read_marks(source.path))) as index, naming_options():

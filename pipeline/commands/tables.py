@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from math import isnan
+from typing import TYPE_CHECKING, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluate.estimates import BINS
+from pipeline.evaluate.estimates import BINS, Estimate
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.terminal import counted
 
-Figure = Mapping[str, Any] | None
-"""{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
+if TYPE_CHECKING:
+    from pipeline.evaluate.absent import AbsentFigures
+    from pipeline.evaluate.evaluation import Evaluation, Figures
+    from pipeline.evaluate.review_figures import ReviewFigures
 
 GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask_iou")
 """The metrics of the table by group: as many as fit into 80 columns. The JSON has all metrics."""
@@ -47,14 +50,14 @@ ABSENT_COLUMNS: Final = {
 }
 
 
-def format_value(figure: Figure) -> str:
+def format_value(figure: Estimate | None) -> str:
     """Return the value of a figure."""
-    return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
+    return "-" if figure is None or isnan(figure.value) else f"{figure.value:.3f}"
 
 
-def format_interval(figure: Figure) -> str:
+def format_interval(figure: Estimate | None) -> str:
     """Return the interval of a figure."""
-    return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"
+    return "" if figure is None or isnan(figure.low) else f"{figure.low:.3f}-{figure.high:.3f}"
 
 
 def format_heading(name: str) -> str:
@@ -75,7 +78,7 @@ def _titled_table(title: str, *columns: str) -> Table:
     return Table(*columns, title=title, title_justify="left")
 
 
-def _add_row(table: Table, name: str, figure: Figure, *more: str) -> None:
+def _add_row(table: Table, name: str, figure: Estimate, *more: str) -> None:
     table.add_row(name, format_value(figure), format_interval(figure), *more)
 
 
@@ -94,35 +97,37 @@ def print_matched(matched: Mapping[str, int], console: Console) -> None:
         )
 
 
-def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the tables of `eval` for people."""
-    counts = figures["counts"]
+    figures = evaluation.figures
+    counts = figures.counts
     console.print(
-        f"{counted(counts['targets'], 'phrase')} of {counted(counts['images'], 'image')} with a known place; "
-        f"{counts['targets_not_among_phrases']:,} of them were not found in the captions and count as missed; "
-        f"{counts['absent_phrases']:,} phrases name something absent",
+        f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')} with a known place; "
+        f"{counts.targets_not_among_phrases:,} of them were not found in the captions and count as missed; "
+        f"{counts.absent_phrases:,} phrases name something absent",
         soft_wrap=True,
     )
-    print_matched(figures["matched"], console)
-    _print_above_text(figures["metrics"], console)
+    print_matched(evaluation.matched, console)
+    _print_above_text(figures.metrics, console)
     table = _titled_table("all phrases", "metric", "value", "95 % interval", "definition")
     baselines = {name for row in BASELINE_ROWS.values() for name in row}
-    for name, figure in figures["metrics"].items():
+    for name, figure in figures.metrics.items():
         if name not in baselines and not name.endswith("_above_text"):
             _add_row(table, name, figure, METRICS[name].doc)
     console.print(table)
-    if figures["maps"] is not None:
+    if evaluation.maps is not None:
         origins = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
-        console.print(f"heat maps: {origins[figures['maps']]}", soft_wrap=True)
-    console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
+        console.print(f"heat maps: {origins[evaluation.maps]}", soft_wrap=True)
+    console.print(f"masks and boxes: regions as in the dataset, cut by rule {evaluation.rule!r}", soft_wrap=True)
     _print_groups(figures, console)
-    _print_scores(figures, console)
-    if "by" in figures:
-        _print_absent(figures, console)
-    console.print(figures["verdict"], soft_wrap=True)
+    if counts.regions:
+        _print_scores(figures, console)
+    if evaluation.absent is not None:
+        _print_absent(evaluation.absent, console)
+    console.print(evaluation.verdict, soft_wrap=True)
 
 
-def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
+def _print_above_text(metrics: Mapping[str, Estimate], console: Console) -> None:
     """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
     gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
     words = [
@@ -141,41 +146,38 @@ def _print_above_text(metrics: Mapping[str, Figure], console: Console) -> None:
     console.print(table)
 
 
-def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
-    columns = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
+def _print_groups(figures: Figures, console: Console) -> None:
+    columns = [name for name in GROUP_COLUMNS if name in figures.metrics]
     table = _titled_table("by group", "group", "", "phrases", *map(format_heading, columns))
-    for group, members in figures["groups"].items():
+    for group, members in figures.groups.items():
         for index, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in columns]
-            table.add_row(group if index == 0 else "", member, f"{metrics['box_recall']['n']:,}", *cells)
-    if figures["groups"]:
+            table.add_row(group if index == 0 else "", member, f"{metrics['box_recall'].n:,}", *cells)
+    if figures.groups:
         console.print(table)
-    for name, doc in (("group_f1", "F1 of pairs of phrases"), ("group_b_cubed", "B-cubed F1 of phrases")):
-        if name in figures:
-            figure = figures[name]
-            console.print(
-                f"phrases that name the same thing: {doc} {format_value(figure)} ({format_interval(figure)}; "
-                f"{figure['n']:,})",
-                soft_wrap=True,
-            )
+    titles = {"group_f1": "F1 of pairs of phrases", "group_b_cubed": "B-cubed F1 of phrases"}
+    for name, figure in figures.links.items():
+        console.print(
+            f"phrases that name the same thing: {titles[name]} {format_value(figure)} ({format_interval(figure)}; "
+            f"{figure.n:,})",
+            soft_wrap=True,
+        )
 
 
-def _with_margin(figure: Figure) -> str:
-    if figure is None or figure["value"] is None:
+def _with_margin(figure: Estimate | None) -> str:
+    if figure is None or isnan(figure.value):
         return "-"
-    margin = max(figure["value"] - figure["low"], figure["high"] - figure["value"])
-    return f"{figure['value']:.3f}\n±{margin:.3f}"
+    margin = max(figure.value - figure.low, figure.high - figure.value)
+    return f"{figure.value:.3f}\n±{margin:.3f}"
 
 
-def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
-    if not figures["counts"]["regions"]:
-        return
+def _print_scores(figures: Figures, console: Console) -> None:
     table = _titled_table("area under risk-coverage, lower is better", "regions ranked by", "value", "95 % interval")
-    for name, figure in figures["scores"].items():
+    for name, figure in figures.scores.items():
         _add_row(table, name, figure)
     console.print(table)
-    error = figures["calibration_error"]
-    plain = figures["calibration_error_plain"]
+    error = figures.calibration_error
+    plain = figures.calibration_error_plain
     console.print(
         f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)} (Kumar et al. "
         "2019, root mean square); expected calibration error, which chance raises, and its interval more: "
@@ -183,83 +185,82 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     table = _titled_table("filtering by score", "score at least", "regions kept", "precision", "95 % interval")
-    for line in figures["thresholds"]:
-        precision = line["precision"]
-        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", format_value(precision), format_interval(precision))
+    for line in figures.thresholds:
+        table.add_row(
+            f"{line.score:g}", f"{line.kept:.1%}", format_value(line.precision), format_interval(line.precision)
+        )
     console.print(table)
 
 
-def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
-    signals = {**figures["by"], "saco": figures["saco"]}
-    counts = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in figures["pairs"].items() if n)
+def _print_absent(figures: AbsentFigures, console: Console) -> None:
+    signals = {**figures.by, "saco": figures.saco}
+    counts = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in figures.pairs.items() if n)
     columns = {**ABSENT_COLUMNS, "saco": "SA-Co: score of 0.5 or more"}
     table = make_figure_table(f"absent phrases ({counts})", list(columns.values()))
     for name, title in ABSENT_ROWS.items():
         cells = [(signals[signal] or {}).get(name) for signal in columns]
         if any(cells):
-            table.add_row(title, *(_with_margin(figure) for figure in cells))
+            table.add_row(title, *map(_with_margin, cells))
     console.print(table)
-    for name, doc in (
-        ("ece", "calibration error of the score, present and absent phrases"),
-        ("ece_there", "  of the phrases that are there"),
-        ("lost", "there, but without a region"),
+    for doc, error in (
+        ("calibration error of the score, present and absent phrases", figures.ece),
+        ("  of the phrases that are there", figures.ece_there),
     ):
-        console.print(f"{doc}: {format_value(figures[name])} {format_interval(figures[name])}", soft_wrap=True)
-    if figures["kept"] is not None:
+        console.print(f"{doc}: {format_value(error)} {format_interval(error)}", soft_wrap=True)
+    if figures.kept is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
-        for line in figures["kept"]:
-            table.add_row(f"{line['presence']:g}", f"{line['there']:.1%}", f"{line['absent']:.1%}")
+        for line in figures.kept:
+            table.add_row(f"{line.presence:g}", f"{line.there:.1%}", f"{line.absent:.1%}")
         console.print(table)
 
 
-def print_review_counts(figures: Mapping[str, Any], console: Console) -> None:
+def print_review_counts(counts: Mapping[str, int], reviewers: Mapping[str, int], console: Console) -> None:
     """Print the numbers of answers by kind and by reviewer."""
-    counts = figures["counts"]
     names = {"absent": "not there", "unsure": "cannot say", "elsewhere": "about regions that are not in the dataset"}
     answers = (f"{count:,} {names.get(name, name)}" for name, count in counts.items() if count and name != "damaged")
-    reviewers = ", ".join(f"{name} {count:,}" for name, count in figures["reviewers"].items())
-    console.print(f"answers: {', '.join(answers)}; by {reviewers}", soft_wrap=True, markup=False)
+    people = ", ".join(f"{name} {count:,}" for name, count in reviewers.items())
+    console.print(f"answers: {', '.join(answers)}; by {people}", soft_wrap=True, markup=False)
     if counts["damaged"]:
         console.print(f"{counts['damaged']:,} lines of the reviews cannot be read and are left out", soft_wrap=True)
 
 
-def print_reviews(figures: Mapping[str, Any], console: Console) -> None:
+def print_reviews(figures: ReviewFigures, console: Console) -> None:
     """Print the tables of `stats --reviews` for people."""
-    print_review_counts(figures, console)
-    agreement = figures["agreement"]
-    error = figures["calibration_error"]
-    if agreement["share"] is not None:
-        alpha = "" if agreement["alpha"] is None else f", Krippendorff's alpha {agreement['alpha']:.2f}"
+    print_review_counts(figures.counts, figures.reviewers, console)
+    agreement = figures.agreement
+    if agreement.share is not None:
+        alpha = "" if agreement.alpha is None else f", Krippendorff's alpha {agreement.alpha:.2f}"
         console.print(
-            f"{counted(agreement['regions'], 'region')} answered by several: they agree in {agreement['share']:.0%} "
+            f"{counted(agreement.regions, 'region')} answered by several: they agree in {agreement.share:.0%} "
             f"of pairs{alpha}",
             soft_wrap=True,
         )
-    if figures["seconds"] is not None:
-        console.print(f"an answer took {figures['seconds']:.1f} s (median)")
+    if figures.seconds is not None:
+        console.print(f"an answer took {figures.seconds:.1f} s (median)")
     console.print(
-        f"{counted(figures['regions'], 'region')}: here one that several captions mention counts once, and without "
+        f"{counted(figures.regions, 'region')}: here one that several captions mention counts once, and without "
         "--reviews once for each mention",
         soft_wrap=True,
     )
-    table = _titled_table(f"of all {counted(figures['regions'], 'region')}", "", "share", "95 % interval", "answers")
-    rows = {"right": figures["precision"], "phrase not in the image": figures["absent"]}
-    kinds = {kind: "other nouns" if kind == "other" else kind for kind in figures["by_kind"]}
-    rows |= {f"right, among {kinds[kind]}": figure for kind, figure in figures["by_kind"].items()}
+    table = _titled_table(f"of all {counted(figures.regions, 'region')}", "", "share", "95 % interval", "answers")
+    rows = {"right": figures.precision, "phrase not in the image": figures.absent}
+    for kind, figure in figures.by_kind.items():
+        rows[f"right, among {'other nouns' if kind == 'other' else kind}"] = figure
     for name, figure in rows.items():
-        _add_row(table, name, figure, f"{figure['n']:,}")
+        _add_row(table, name, figure, f"{figure.n:,}")
     console.print(table)
-    for title, key in (("filtering by score", "thresholds"), ("by score", "curve")):
+    thresholds = {f"{line.low:g} or more": line for line in figures.thresholds}
+    curve = {f"{line.low:.2f} to {line.high:.2f}": line for line in figures.curve}
+    for title, lines in (("filtering by score", thresholds), ("by score", curve)):
         table = _titled_table(title, "score", "regions", "mean score", "right", "95 % interval", "answers")
-        for line in figures[key]:
-            score = "-" if line["score"] is None else f"{line['score']:.3f}"
-            label = f"{line['low']:g} or more" if key == "thresholds" else f"{line['low']:.2f} to {line['high']:.2f}"
-            precision = line["precision"]
-            cells = (format_value(precision), format_interval(precision), str(precision["n"]))
-            table.add_row(label, f"{line['kept']:.1%}", score, *cells)
+        for label, line in lines.items():
+            score = "-" if line.score is None else f"{line.score:.3f}"
+            cells = (format_value(line.precision), format_interval(line.precision), str(line.precision.n))
+            table.add_row(label, f"{line.kept:.1%}", score, *cells)
         console.print(table)
+    error = figures.calibration_error
     console.print(
-        f"calibration error of the score: {error['value']:.3f}, or {error['debiased']:.3f} without what chance "
-        f"alone gives with so few answers, {error['by_chance']:.3f}",
+        f"calibration error of the score: {error.value:.3f}, or {error.debiased:.3f} without what chance "
+        f"alone gives with so few answers, {error.by_chance:.3f}",
         soft_wrap=True,
     )

@@ -36,23 +36,16 @@ import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, permutations
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.estimates import (
-    Floats,
-    debiased_calibration_error,
-    mean_estimates,
-    presence_area,
-    total_figure,
-    weighted_estimate,
-)
+from pipeline.evaluate.estimates import Estimate, debiased_calibration_error, presence_area, sum_estimate
 from pipeline.evaluate.matching import Answer, Query
 from pipeline.evaluate.metrics import is_right
+from pipeline.logistic import Floats
 from pipeline.presence_alone import drawn, may_be, words_of
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
@@ -111,57 +104,77 @@ class QueriedImage:
         return (*self.phrases, *chain(*self.absent.values(), *self.voters.values()))
 
 
+class PhrasePool:
+    """The phrases of all images that the ground truth has a place for, from which absent phrases are drawn.
+
+    Attributes:
+        placed: Number of the image and phrase.
+        by_type, by_head: The same by type and by head noun.
+        aliases: Phrase -> the phrases of its image that name the same thing, itself among them.
+        companions: Head noun -> number of images that it shares with each other head noun.
+    """
+
+    def __init__(self, images: Sequence[QueriedImage]) -> None:
+        self.placed: list[tuple[int, Phrase]] = []
+        self.by_type: dict[str, list[tuple[int, Phrase]]] = {}
+        self.by_head: dict[str, list[tuple[int, Phrase]]] = {}
+        self.aliases: dict[Phrase, list[Phrase]] = {}
+        self.companions: dict[str, Counter[str]] = {}
+        for image in images:
+            self._add(image)
+
+    def _add(self, image: QueriedImage) -> None:
+        phrase_by_text = {phrase.text: phrase for phrase in reversed(image.phrases)}
+        things = dict(zip(image.phrases, link_phrases(image.captions, image.phrases), strict=True))
+        for text, kind in image.types_by_text.items():
+            if text in phrase_by_text:
+                phrase = phrase_by_text[text]
+                self.placed.append((image.number, phrase))
+                self.by_type.setdefault(kind, []).append(self.placed[-1])
+                self.by_head.setdefault(phrase.head, []).append(self.placed[-1])
+                self.aliases[phrase] = [alias for alias in phrase_by_text.values() if things[alias] == things[phrase]]
+        for head, companion in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
+            self.companions.setdefault(head, Counter())[companion] += 1
+
+    def nearest_heads(self, heads: Collection[str]) -> list[str]:
+        """Return the head nouns that share most images with `heads`, and whose things would be mentioned with them."""
+        neighbours: Counter[str] = sum((self.companions.get(head, Counter()) for head in heads), Counter())
+        # Each process orders a set of head nouns differently.
+        ranking = sorted(neighbours, key=lambda head: (-neighbours[head], head))
+        return [head for head in ranking if head in self.by_head and _is_evidence(head, heads)]
+
+
 def choose_absent_phrases(images: Sequence[QueriedImage]) -> dict[int, QueriedImage]:
     """Return the images with phrases that are not in them, by the image's number.
 
     The same images in the same order give the same phrases, in every process.
     """
-    placed_phrases: list[tuple[int, Phrase]] = []
-    by_type: dict[str, list[tuple[int, Phrase]]] = {}
-    by_head: dict[str, list[tuple[int, Phrase]]] = {}
-    same_thing: dict[Phrase, list[Phrase]] = {}
-    shared_images: dict[str, Counter[str]] = {}
-    for image in images:
-        phrase_by_text = {phrase.text: phrase for phrase in reversed(image.phrases)}
-        numbers = dict(zip(image.phrases, link_phrases(image.captions, image.phrases), strict=True))
-        for text, kind in image.types_by_text.items():
-            if text in phrase_by_text:
-                phrase = phrase_by_text[text]
-                placed_phrases.append((image.number, phrase))
-                by_type.setdefault(kind, []).append(placed_phrases[-1])
-                by_head.setdefault(phrase.head, []).append(placed_phrases[-1])
-                same_thing[phrase] = [alias for alias in phrase_by_text.values() if numbers[alias] == numbers[phrase]]
-        for head, companion in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
-            shared_images.setdefault(head, Counter())[companion] += 1
-    queried_images = {}
-    for image in images:
-        rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
-        image_words = {word for caption in image.captions for word in words_of(caption)} | set(image.present)
-        heads = {phrase.head for phrase in image.phrases}
-        draw = partial(drawn, rng, own=image.number, known=image_words | heads)
-        neighbours: Counter[str] = sum((shared_images.get(head, Counter()) for head in heads), Counter())
-        # Each process orders the set `heads` differently.
-        ranking = sorted(neighbours, key=lambda head: (-neighbours[head], head))
-        nearest = [head for head in ranking if head in by_head and _is_evidence(head, heads)]
-        types = image.types_by_text
-        pools = {
-            "random": [placed_phrases for _ in types],
-            "same_type": [by_type[kind] for kind in types.values() if kind],
-            "adversarial": [by_head[head] for head in nearest[: len(types)]],
-        }
-        absent: dict[str, tuple[Phrase, ...]] = {}
-        voters: dict[str, tuple[Phrase, ...]] = {}
-        for kind, pools_of_kind in pools.items():
-            texts: set[str] = set()
-            drafts = [draw(pool, taken=texts) for pool in pools_of_kind]
-            absent[kind] = tuple(phrase for phrase in drafts if phrase)
-            for phrase in absent[kind]:
-                aliases = (alias for alias in same_thing[phrase] if alias != phrase)
-                voters[phrase.text] = tuple(alias for alias in aliases if image_words.isdisjoint(words_of(alias.text)))
-        variants = [_recolour(phrase, image_words, rng) for phrase in image.phrases if phrase.text in types]
-        absent["attribute"] = tuple({phrase.text: phrase for phrase in variants if phrase}.values())
-        queried_images[image.number] = replace(image, absent=absent, voters=voters)
-    return queried_images
+    pool = PhrasePool(images)
+    return {image.number: _with_absent_phrases(image, pool) for image in images}
+
+
+def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
+    rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
+    image_words = {word for caption in image.captions for word in words_of(caption)} | set(image.present)
+    heads = {phrase.head for phrase in image.phrases}
+    types = image.types_by_text
+    candidates = {
+        "random": [pool.placed for _ in types],
+        "same_type": [pool.by_type[kind] for kind in types.values() if kind],
+        "adversarial": [pool.by_head[head] for head in pool.nearest_heads(heads)[: len(types)]],
+    }
+    absent: dict[str, tuple[Phrase, ...]] = {}
+    voters: dict[str, tuple[Phrase, ...]] = {}
+    for kind, pools in candidates.items():
+        texts: set[str] = set()
+        drafts = [drawn(rng, part, own=image.number, known=image_words | heads, taken=texts) for part in pools]
+        absent[kind] = tuple(phrase for phrase in drafts if phrase)
+        for phrase in absent[kind]:
+            aliases = (alias for alias in pool.aliases[phrase] if alias != phrase)
+            voters[phrase.text] = tuple(alias for alias in aliases if image_words.isdisjoint(words_of(alias.text)))
+    variants = [_recolour(phrase, image_words, rng) for phrase in image.phrases if phrase.text in types]
+    absent["attribute"] = tuple({phrase.text: phrase for phrase in variants if phrase}.values())
+    return replace(image, absent=absent, voters=voters)
 
 
 def _is_evidence(head: str, heads: Collection[str]) -> bool:
@@ -226,50 +239,73 @@ class Pair:
         return self.kind == "there"
 
 
-def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Return all figures as plain values: {value, low, high, n}, or None where presence is not known.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceShares:
+    """The shares of present and of absent phrases with a presence of `presence` or more."""
 
-    `pairs` are the counts by kind; `by` has for each of `WAYS` the areas `auc`, `auc_without_synonyms` and of `HARDER`,
-    then `threshold`, `il_mcc`, `positive_f1` and `cgf1`; `saco` has the last three by the evaluator's rule. `ece` and
-    `ece_there` are the calibration errors of all regions and of the regions of present phrases. `lost` is the share of
-    present phrases without a region, and `kept` the shares that other values of `regions.min_presence` keep.
+    presence: float
+    there: float
+    absent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsentFigures:
+    """The figures of absent phrases.
+
+    Attributes:
+        pairs: Numbers of pairs by kind.
+        by: For each of `WAYS`: ROC areas by kind of absent phrase (`auc`, `auc_without_synonyms`, and those of
+            `HARDER`; None without phrases of both kinds), `il_mcc`, `positive_f1` and `cgf1`. None where the value of
+            the way is not known.
+        saco: `il_mcc`, `positive_f1` and `cgf1` by the evaluator's own rule.
+        ece: Calibration error of all regions.
+        ece_there: Calibration error of the regions of present phrases.
+        kept: Shares for other values of `regions.min_presence`; None where presence is not known.
     """
+
+    pairs: Mapping[str, int]
+    by: Mapping[str, Mapping[str, Estimate | None] | None]
+    saco: Mapping[str, Estimate]
+    ece: Estimate
+    ece_there: Estimate
+    kept: Sequence[PresenceShares] | None
+
+
+def absent_figures(pairs: Sequence[Pair]) -> AbsentFigures:
+    """Return all figures of pairs."""
     sample = [pair for pair in pairs if pair.kind in ("there", "random")]
-    present = [pair for pair in sample if pair.is_present]
     subsets = {
         "auc": sample,
         "auc_without_synonyms": [pair for pair in sample if not pair.may_be_synonym],
         **{f"auc_{kind}": [pair for pair in pairs if pair.is_present or pair.kind == kind] for kind in HARDER},
     }
     subsets["auc_attribute"] = [pair for pair in subsets["auc_attribute"] if is_coloured(pair.text)]
-    by: dict[str, Any] = {}
-    for way in WAYS:
-        values = _values(sample, way)
-        if values is None:
-            by[way] = None
-            continue
-        threshold = MIN_ANSWER if way.startswith("presence") else _best_threshold(values, _labels(sample))
-        answers = [pair.answers if value >= threshold else () for pair, value in zip(sample, values, strict=True)]
-        areas = {name: _area(subset, way) for name, subset in subsets.items()}
-        by[way] = {**areas, "threshold": threshold, **_saco_figures(sample, answers)}
     answers_by_score = [[answer for answer in pair.answers if answer.score >= MIN_ANSWER] for pair in sample]
-    lost = np.array([not (pair.is_written and pair.answers) for pair in present], np.float64)
-    images = np.array([pair.image for pair in present], np.int64)
-    return {
-        "pairs": {
+    return AbsentFigures(
+        pairs={
             **{kind: sum(pair.kind == kind for pair in pairs) for kind in ("there", "random", *HARDER)},
             "without_synonyms": sum(not pair.is_present for pair in subsets["auc_without_synonyms"]),
         },
-        "by": by,
-        "saco": _saco_figures(sample, answers_by_score),
-        "ece": _score_error(sample),
-        "ece_there": _score_error(present),
-        "lost": mean_estimates([lost], images)[0].plain(),
-        "kept": _written_shares(sample),
-    }
+        by={way: _way_figures(way, sample, subsets) for way in WAYS},
+        saco=_saco_figures(sample, answers_by_score),
+        ece=_score_error(sample),
+        ece_there=_score_error([pair for pair in sample if pair.is_present]),
+        kept=_written_shares(sample),
+    )
 
 
-def _written_shares(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
+def _way_figures(
+    way: str, sample: Sequence[Pair], subsets: Mapping[str, Sequence[Pair]]
+) -> dict[str, Estimate | None] | None:
+    values = _values(sample, way)
+    if values is None:
+        return None
+    threshold = MIN_ANSWER if way.startswith("presence") else _best_threshold(values, _labels(sample))
+    answers = [pair.answers if value >= threshold else () for pair, value in zip(sample, values, strict=True)]
+    return {**{name: _area(subset, way) for name, subset in subsets.items()}, **_saco_figures(sample, answers)}
+
+
+def _written_shares(pairs: Sequence[Pair]) -> list[PresenceShares] | None:
     """Return the shares of present and absent phrases that each of `THRESHOLDS` keeps; None without presence."""
     presence = _values(pairs, "presence_of_group")
     if presence is None:
@@ -280,22 +316,21 @@ def _written_shares(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
         return float((values >= threshold).mean()) if values.size else 0.0
 
     return [
-        {
-            "presence": threshold,
-            "there": share(presence[is_present], threshold),
-            "absent": share(presence[~is_present], threshold),
-        }
+        PresenceShares(
+            presence=threshold,
+            there=share(presence[is_present], threshold),
+            absent=share(presence[~is_present], threshold),
+        )
         for threshold in THRESHOLDS
     ]
 
 
-def _area(pairs: Sequence[Pair], way: str) -> dict[str, Any] | None:
+def _area(pairs: Sequence[Pair], way: str) -> Estimate | None:
     values = _values(pairs, way)
     is_present = _labels(pairs)
     if values is None or is_present.all() or not is_present.any():
         return None
-    images = np.array([pair.image for pair in pairs], np.int64)
-    return weighted_estimate(presence_area(values, is_present), images).plain()
+    return presence_area(values, is_present, np.array([pair.image for pair in pairs], np.int64))
 
 
 def _labels(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
@@ -309,8 +344,8 @@ def _values(pairs: Sequence[Pair], way: str) -> Floats | None:
     return np.array(values, np.float64) if values and len(values) == len(pairs) else None
 
 
-def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
-    """Return `il_mcc`, `positive_f1` and `cgf1` of pairs and the regions that answer them, as plain values."""
+def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Estimate]:
+    """Return `il_mcc`, `positive_f1` and `cgf1` of pairs and the regions that answer them."""
     rows = []
     for pair, regions in zip(pairs, answers, strict=True):
         is_answered = bool(regions)
@@ -326,10 +361,7 @@ def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) ->
 
     figures = {"il_mcc": _mcc, "positive_f1": f1, "cgf1": lambda totals: _mcc(totals) * f1(totals)}
     numbers = np.arange(images.size)
-    estimates = {
-        name: weighted_estimate(partial(total_figure, figure, sums), numbers) for name, figure in figures.items()
-    }
-    return {name: replace(estimate, n=len(pairs)).plain() for name, estimate in estimates.items()}
+    return {name: replace(sum_estimate(figure, sums, numbers), n=len(pairs)) for name, figure in figures.items()}
 
 
 def _mcc(totals: Floats) -> float:
@@ -361,10 +393,10 @@ def _best_threshold(values: Floats, is_present: NDArray[np.bool_]) -> float:
     return float(candidates[np.argmax(correlations)])
 
 
-def _score_error(pairs: Sequence[Pair]) -> Mapping[str, Any]:
+def _score_error(pairs: Sequence[Pair]) -> Estimate:
     """Return the calibration error of the scores of the regions that a run would write."""
     regions = [(pair, answer) for pair in pairs if pair.is_written for answer in pair.answers]
     scores = np.array([answer.score for _, answer in regions], np.float64)
     right = np.array([is_right(answer.box_xywh_px, pair.boxes_xywh_px) for pair, answer in regions], np.bool_)
     images = np.array([pair.image for pair, _ in regions], np.int64)
-    return debiased_calibration_error(scores, right, images).plain()
+    return debiased_calibration_error(scores, right, images)

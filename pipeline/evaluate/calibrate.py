@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, NamedTuple
@@ -19,19 +20,16 @@ from rich.console import Console
 from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
 from pipeline.evaluate.estimates import (
-    Floats,
+    Estimate,
     debiased_calibration_error,
     predict_out_of_fold,
-    risk_coverage_area,
     squared_error_gain,
-    weighted_estimate,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import fit_presence, store
-from pipeline.evaluate.verdicts import calibration_verdict
+from pipeline.evaluate.presence import PresenceFigures, fit_presence, store
 from pipeline.graph import build_steps, calibration_basis
-from pipeline.logistic import LogisticFit, fit_logistic, mean_and_scale
+from pipeline.logistic import Floats, LogisticFit, fit_logistic, mean_and_scale
 from pipeline.paths import check_writable
 from stages.contract.errors import InputError
 from stages.contract.records import Record
@@ -52,6 +50,30 @@ STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 RowRecords = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.rows_with_maps`
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationFigures:
+    """How good a fitted calibration is, on images that it was not fitted to.
+
+    Attributes:
+        matched: How many images were matched, and how.
+        regions: Number of regions that it was fitted to.
+        right: Number of them that are right.
+        presence: Figures of presence, if it was fitted, too.
+        calibration_error: Error of the scores, without what chance adds.
+        replaces: Whether the dataset has a calibration of the same kind, with which `gain` compares the scores. If not,
+            it compares them with the share of right regions as the score of all.
+        gain: The fall of the mean squared error.
+    """
+
+    matched: Mapping[str, int]
+    regions: int
+    right: int
+    presence: PresenceFigures | None
+    calibration_error: Estimate
+    replaces: bool
+    gain: Estimate
+
+
 def write_calibration(
     dataset: Path,
     truth_path: Path,
@@ -61,16 +83,13 @@ def write_calibration(
     *,
     resized: bool = False,
     presence: bool = True,
-) -> dict[str, Any]:
+) -> CalibrationFigures:
     """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
 
     The figures are from five folds: each region is judged once, by a fit that has not seen its image. Only the rule
     `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
     thing comes from the other images alone. A path that cannot be written is rejected before any work, if possible.
     `presence`: whether to fit presence, too, which takes a forward pass for each image.
-
-    `gain` compares the scores with those of the dataset's calibration if it has one of the same kind (`replaces`), and
-    otherwise with the share of right regions as the score of all. See `calibration_verdict` for `verdict`.
 
     Raise as `open_evaluation_set`; InputError if there are too few regions, or only right or only wrong ones;
     ConfigError if `out` cannot be written.
@@ -85,11 +104,10 @@ def write_calibration(
     is_fitted = config.regions.rule == "fitted"
     cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
     regions = _judge_regions(config.regions, rows, evaluation_set, cut, sizes, has_absent=not presence)
-    labels = np.array([right for *_, right in regions], np.bool_)
+    labels = np.array([region.is_right for region in regions], np.bool_)
     _check_labels(labels)
-    evidence = [part for _, part, _ in regions]
-    features = np.array([[measure(part) for measure in FEATURES.values()] for part in evidence])
-    owners = np.array([image for image, *_ in regions], np.int64)
+    features = np.array([[measure(region.evidence) for measure in FEATURES.values()] for region in regions])
+    images = np.array([region.image for region in regions], np.int64)
     fit = fit_logistic(features, labels)
     presence_fit, presence_figures = fit_presence(evaluation_set, console) if presence else (None, None)
     counts = {"regions": len(labels), "right": int(labels.sum())}
@@ -100,19 +118,26 @@ def write_calibration(
         made_with=calibration_basis(
             config if graph is None else graph.settings(config), evaluation_set.dataset.manifest["model_fingerprint"]
         ),
-        made_from={"truth": truth_path.name, "images": len({*owners.tolist()}), **counts, "precisions": precisions},
+        made_from={"truth": truth_path.name, "images": len({*images.tolist()}), **counts, "precisions": precisions},
         presence=presence_fit,
         cut=cut,
     )
     store(calibration, out)
-    previous_scores = None if previous is None else np.array([previous.probability(part) for part in evidence])
-    figures = {
-        "matched": evaluation_set.matches.counts,
+    if previous is None:
+        baseline = np.full(len(labels), labels.mean())
+    else:
+        baseline = np.array([previous.probability(region.evidence) for region in regions])
+    places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
+    scores = predict_out_of_fold(features, labels, images)[places]
+    right = labels[places]
+    return CalibrationFigures(
+        matched=evaluation_set.matches.counts,
         **counts,
-        **({} if presence_figures is None else {"presence": presence_figures}),
-        **_score_figures(features, labels, owners, previous_scores),
-    }
-    return {**figures, "verdict": calibration_verdict(figures)}
+        presence=presence_figures,
+        calibration_error=debiased_calibration_error(scores, right, images[places]),
+        replaces=previous is not None,
+        gain=squared_error_gain(baseline[places], scores, right, images[places]),
+    )
 
 
 def _check_labels(labels: NDArray[np.bool_]) -> None:
@@ -121,23 +146,6 @@ def _check_labels(labels: NDArray[np.bool_]) -> None:
             f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
             f"{FEWEST_REGIONS}, right ones and wrong ones"
         )
-
-
-def _score_figures(
-    features: Floats, labels: NDArray[np.bool_], images: NDArray[np.int64], previous_scores: Floats | None
-) -> dict[str, Any]:
-    """Return the figures of scores from five folds; `previous_scores`: those of the dataset's calibration, if any."""
-    places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
-    baseline = np.full(len(labels), labels.mean()) if previous_scores is None else previous_scores
-    scores = predict_out_of_fold(features, labels, images)[places]
-    right = labels[places]
-    owners = images[places]
-    return {
-        "risk_coverage_area": weighted_estimate(risk_coverage_area(scores, right), owners).plain(),
-        "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
-        "replaces": previous_scores is not None,
-        "gain": squared_error_gain(baseline[places], scores, right, owners, np.ones(len(places))).plain(),
-    }
 
 
 def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
@@ -156,6 +164,14 @@ def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> C
     return calibration
 
 
+class JudgedRegion(NamedTuple):
+    """A region of a phrase that the ground truth knows, by the number of its image."""
+
+    image: int
+    evidence: Evidence
+    is_right: bool
+
+
 def _judge_regions(
     config: RegionsConfig,
     rows: RowRecords,
@@ -164,8 +180,8 @@ def _judge_regions(
     sizes: UsualSizes | None,
     *,
     has_absent: bool,
-) -> list[tuple[int, Evidence, bool]]:
-    """Return the image, the evidence and whether it is right, for each region of a phrase that the ground truth knows.
+) -> list[JudgedRegion]:
+    """Return all regions of phrases that the ground truth knows.
 
     has_absent: whether to include phrases that the ground truth knows to be absent.
     """
@@ -181,7 +197,7 @@ def _judge_regions(
                 continue
             boxes = () if query.target is None else query.target.boxes_xywh_px
             regions += [
-                (query.image, evidence, is_right(painted.box_xywh_px, boxes))
+                JudgedRegion(query.image, evidence, is_right(painted.box_xywh_px, boxes))
                 for painted, evidence in row_regions[query.phrase_index]
             ]
     return regions

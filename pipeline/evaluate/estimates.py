@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json, to_json
 
-from pipeline.logistic import fit_logistic
-
-Floats = NDArray[np.float64]
+from pipeline.logistic import Floats, fit_logistic, roc_area
 
 RESAMPLES: Final = 2000
 
@@ -42,9 +41,19 @@ class Estimate:
     high: float = math.nan
     n: int = 0
 
-    def plain(self) -> dict[str, Any]:
-        """Return plain values, NaN as None."""
-        return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreFilter:
+    """Regions with a score of `score` or more: their share of all, None without regions, and their precision."""
+
+    score: float
+    kept: float | None
+    precision: Estimate
+
+
+def plain_values(result: object) -> Any:
+    """Return a result as values of JSON: dataclasses become dictionaries, and NaN becomes None."""
+    return from_json(to_json(result, inf_nan_mode="null"))
 
 
 def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resamples: int = RESAMPLES) -> list[Estimate]:
@@ -80,9 +89,9 @@ def weighted_estimate(
     return _estimate(statistic(np.ones(images.size)), values, images.size)
 
 
-def total_figure(figure: Callable[[Floats], float], sums: Floats, weights: Floats) -> float:
-    """Return a figure of the sums (images, k) of images with weights (images,)."""
-    return figure(weights @ sums)
+def sum_estimate(figure: Callable[[Floats], float], sums: Floats, images: NDArray[np.int64]) -> Estimate:
+    """Return a figure of sums (k,) over images with its interval; sums (n, k) has a row for each image."""
+    return weighted_estimate(lambda weights: figure(weights @ sums), images)
 
 
 def _draws(count: int, resamples: int) -> Iterator[Floats]:
@@ -97,8 +106,8 @@ def _estimate(value: float, draws: Floats, n: int) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n)
 
 
-def mean_figures(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the mean of each kind of values (n,) of images (n,), without NaN, as plain values.
+def mean_figures(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Estimate]:
+    """Return the mean of each kind of values (n,) of images (n,), without NaN.
 
     Kinds that are NaN throughout are left out.
     """
@@ -110,7 +119,7 @@ def mean_figures(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dic
         has_value = ~np.isnan(values[names[0]])
         means = mean_estimates([values[name][has_value] for name in names], images[has_value])
         estimates.update(zip(names, means, strict=True))
-    return {name: estimates[name].plain() for name in values if estimates[name].n}
+    return {name: estimates[name] for name in values if estimates[name].n}
 
 
 def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Floats], float]:
@@ -184,37 +193,25 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     return float(np.abs(score_sums - hit_sums).sum() / total)
 
 
-def presence_area(scores: Floats, is_present: NDArray[np.bool_]) -> Callable[[Floats], float]:
-    """Return a function from weights to the area under the ROC curve of scores as a detector of presence.
-
-    Equal scores count as half.
-    """
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
-    is_present = is_present[order]
-
-    def area(weights: Floats) -> float:
-        mass = weights[order]
-        right, wrong = (np.add.reduceat(mass * label, starts) for label in (is_present, ~is_present))
-        pairs = right.sum() * wrong.sum()
-        return float(right @ (np.cumsum(wrong) - wrong / 2) / pairs) if pairs else math.nan
-
-    return area
+def presence_area(scores: Floats, is_present: NDArray[np.bool_], images: NDArray[np.int64]) -> Estimate:
+    """Return the area under the ROC curve of scores (n,) as a detector of presence; equal scores count as half."""
+    area = roc_area(scores)
+    return weighted_estimate(lambda weights: area(weights * is_present, weights * ~is_present), images)
 
 
-def measure_thresholds(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return the share of regions that each of `THRESHOLDS` keeps, None without regions, and their precision."""
-    lines: list[dict[str, Any]] = []
+def measure_thresholds(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> list[ScoreFilter]:
+    """Return what each of `THRESHOLDS` keeps of the regions, and how precise that is."""
+    filters: list[ScoreFilter] = []
     for threshold in THRESHOLDS:
         is_above = scores >= threshold
         (precision,) = mean_estimates([right[is_above].astype(np.float64)], images[is_above])
         share = float(is_above.mean()) if is_above.size else None
-        lines.append({"score": threshold, "kept": share, "precision": precision.plain()})
-    return lines
+        filters.append(ScoreFilter(score=threshold, kept=share, precision=precision))
+    return filters
 
 
 def squared_error_gain(
-    baseline: Floats, scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], weights: Floats
+    baseline: Floats, scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]
 ) -> Estimate:
     """Return how far the mean squared error of scores (Brier 1950) falls from `baseline` to `scores`, paired by region.
 
@@ -224,10 +221,8 @@ def squared_error_gain(
         baseline, scores: Scores (n,), 0 .. 1, of the same regions.
         right: Whether each region is right (n,).
         images: The number of each region's image (n,); the interval resamples images.
-        weights: The number of regions that each region stands for (n,), above 0.
     """
-    gains = weights * ((baseline - right) ** 2 - (scores - right) ** 2)
-    return weighted_estimate(lambda drawn: float(drawn @ gains / (drawn @ weights)), images)
+    return mean_estimates([(baseline - right) ** 2 - (scores - right) ** 2], images)[0]
 
 
 def predict_out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:

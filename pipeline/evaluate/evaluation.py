@@ -1,4 +1,4 @@
-"""`phrasebox eval`: all figures of a finished dataset against ground truth, as plain values.
+"""`phrasebox eval`: all figures of a finished dataset against ground truth.
 
 Boxes, masks and scores come from the shards, and so do heat maps if `output.heat_maps` stored them. Otherwise the maps
 are computed again from the dataset's own configuration, which gives equal maps. Then they are brought into the form
@@ -11,19 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from pipeline.evaluate.absent import AbsentFigures
 from pipeline.evaluate.estimates import (
+    Estimate,
+    ScoreFilter,
     calibration_error,
     debiased_calibration_error,
     mean_figures,
     measure_thresholds,
+    plain_values,
     risk_coverage_area,
-    total_figure,
+    sum_estimate,
     weighted_estimate,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
@@ -42,6 +46,7 @@ from pipeline.evaluate.metrics import (
 from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
+from pipeline.logistic import Floats
 from stages.contract.errors import InputError
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
@@ -90,6 +95,82 @@ class Outcomes:
             self.queries.append(replace(query, heat=None, other_boxes=(), text_only=None))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """The numbers of what an evaluation judges; a target among no phrase of its row counts as missed."""
+
+    images: int
+    targets: int
+    targets_not_among_phrases: int
+    absent_phrases: int
+    regions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """The figures of a dataset's regions and maps.
+
+    Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
+
+    Attributes:
+        counts: What was judged.
+        metrics: Mean of each metric, and "NAME_above_text" for `WITHOUT_TEXT`; without those that have no value.
+        groups: Kind of group -> member -> its metrics.
+        links: group_f1 (n counts the pairs that the ground truth links) and group_b_cubed (n counts phrases), where the
+            dataset and the ground truth link phrases.
+        scores: Area under the risk-coverage curve of regions that are ranked by score, similarity or mean heat.
+        calibration_error: Without what chance adds.
+        calibration_error_plain: With it.
+        thresholds: Regions from several scores on.
+    """
+
+    counts: Counts
+    metrics: Mapping[str, Estimate]
+    groups: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    links: Mapping[str, Estimate]
+    scores: Mapping[str, Estimate]
+    calibration_error: Estimate
+    calibration_error_plain: Estimate
+    thresholds: Sequence[ScoreFilter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What `phrasebox eval` says of a dataset.
+
+    Attributes:
+        dataset: Path of the dataset.
+        truth: Path of the ground truth.
+        matched: How many images were matched, and how.
+        maps: Whether the heat maps are stored ones or were computed again; None if they were not measured.
+        rule: How maps were cut.
+        figures: The figures.
+        absent: Figures of absent phrases, if these were asked for.
+        config: Sections model, explain, regions and source of the configuration.
+    """
+
+    dataset: str
+    truth: str
+    matched: Mapping[str, int]
+    maps: Literal["stored", "computed"] | None
+    rule: str
+    figures: Figures
+    absent: AbsentFigures | None
+    config: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """Whether to use the regions, and from which score on."""
+        return evaluation_verdict(self.figures.thresholds, self.figures.metrics.get("box_recall_above_text"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all parts as values of JSON, in one dictionary."""
+        values = plain_values(self)
+        figures = values.pop("figures")
+        absent = values.pop("absent") or {}
+        return {**values, **figures.pop("links"), **figures, **absent, "verdict": self.verdict}
+
+
 def evaluation_of(
     dataset: Path,
     truth_path: Path,
@@ -100,15 +181,11 @@ def evaluation_of(
     resized: bool = False,
     absent: bool = False,
     text_only: TextOnly | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a dataset; `dataset`, `truth_path`, `settings` and `resized` are as for `open_evaluation_set`.
 
     `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too; `text_only`: the
     usual places of things, by default fitted to one half of the images for the other half.
-
-    Returns:
-        The figures of `report_figures`; `dataset`, `truth`, `matched`, `rule`, `config`; `maps`: whether the heat maps
-        are "stored" ones, were "computed" again, or None, not measured; and `verdict`, see `evaluation_verdict`.
 
     Raises:
         InputError: The dataset or the ground truth cannot be read, or they do not fit together.
@@ -122,18 +199,16 @@ def evaluation_of(
         raise InputError(
             f"none of the {len(evaluation_set.matches.images)} images has a phrase that {truth_path} knows"
         )
-    figures = report_figures(outcomes)
-    return {
-        "dataset": str(place_of(dataset)),
-        "truth": str(truth_path),
-        "matched": evaluation_set.matches.counts,
-        "maps": ("stored" if evaluation_set.has_maps else "computed") if maps else None,
-        "rule": config.regions.rule,
-        **figures,
-        **(absent_evaluation(evaluation_set, console) if absent else {}),
-        "config": config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
-        "verdict": evaluation_verdict(figures),
-    }
+    return Evaluation(
+        dataset=str(place_of(dataset)),
+        truth=str(truth_path),
+        matched=evaluation_set.matches.counts,
+        maps=("stored" if evaluation_set.has_maps else "computed") if maps else None,
+        rule=config.regions.rule,
+        figures=report_figures(outcomes),
+        absent=absent_evaluation(evaluation_set, console) if absent else None,
+        config=config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
+    )
 
 
 def measure_rows(
@@ -158,22 +233,16 @@ def measure_rows(
     return outcomes
 
 
-def report_figures(outcomes: Outcomes) -> dict[str, Any]:
-    """Return all figures as plain values: counts, metrics, groups, scores, calibration_error, thresholds.
-
-    Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
-
-    Every figure is {value, low, high, n}, see `Estimate`. Where the dataset and the ground truth link phrases there are
-    also group_f1 (n counts the pairs that the ground truth links) and group_b_cubed (n counts phrases).
-    """
+def report_figures(outcomes: Outcomes) -> Figures:
+    """Return all figures of the outcomes."""
     queries = outcomes.queries
     targets = [(query, query.target) for query in queries if query.target is not None]
     images = np.array([query.image for query, _ in targets], np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in outcomes.values.items()}
-    unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
     for name, baseline in WITHOUT_TEXT.items():
         if name in values:
             values[f"{name}_above_text"] = values[name] - values[baseline]
+    unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
     answers = [answer for query in unique_queries for answer in query.answers]
     owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
     right = np.array([is_right for query in unique_queries for is_right in judge_answers(query)], np.bool_)
@@ -181,51 +250,52 @@ def report_figures(outcomes: Outcomes) -> dict[str, Any]:
     if len(outcomes.heat) == len(answers):
         rankings["mean_heat"] = outcomes.heat
     scores = np.array(rankings["score"], np.float64)
-    return {
-        "counts": {
-            "images": len({query.image for query in queries}),
-            "targets": len(targets),
-            "targets_not_among_phrases": sum(query.phrase is None for query, _ in targets),
-            "absent_phrases": len(queries) - len(targets),
-            "regions": len(answers),
-        },
-        "metrics": mean_figures(values, images),
-        "groups": {
-            name: {
-                member: mean_figures({key: numbers[belongs] for key, numbers in values.items()}, images[belongs])
-                for member, belongs in members.items()
-            }
-            for name, members in _members([target.groups for _, target in targets]).items()
-        },
-        **_link_figures(outcomes.groupings),
-        "scores": {
-            name: weighted_estimate(risk_coverage_area(np.array(ranking, np.float64), right), owners).plain()
+    return Figures(
+        counts=Counts(
+            images=len({query.image for query in queries}),
+            targets=len(targets),
+            targets_not_among_phrases=sum(query.phrase is None for query, _ in targets),
+            absent_phrases=len(queries) - len(targets),
+            regions=len(answers),
+        ),
+        metrics=mean_figures(values, images),
+        groups=_group_figures([target.groups for _, target in targets], values, images),
+        links=_link_figures(outcomes.groupings),
+        scores={
+            name: weighted_estimate(risk_coverage_area(np.array(ranking, np.float64), right), owners)
             for name, ranking in rankings.items()
         },
-        "calibration_error": debiased_calibration_error(scores, right, owners).plain(),
-        "calibration_error_plain": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
-        "thresholds": measure_thresholds(scores, right, owners),
-    }
+        calibration_error=debiased_calibration_error(scores, right, owners),
+        calibration_error_plain=weighted_estimate(partial(calibration_error, scores, right), owners),
+        thresholds=measure_thresholds(scores, right, owners),
+    )
 
 
-def _members(groups: Sequence[Mapping[str, str]]) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return group -> member -> whether each target belongs to it, members in order."""
-    memberships = {}
+def _group_figures(
+    groups: Sequence[Mapping[str, str]], values: Mapping[str, Floats], images: NDArray[np.int64]
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Return kind of group -> member -> metrics of the targets that belong to it, in order."""
+    figures: dict[str, dict[str, dict[str, Estimate]]] = {}
     for name in sorted({name for group in groups for name in group}):
         members = np.array([group.get(name, "") for group in groups])
-        memberships[name] = {str(member): members == member for member in np.unique(members) if member}
-    return memberships
+        figures[name] = {
+            str(member): mean_figures(
+                {key: numbers[members == member] for key, numbers in values.items()}, images[members == member]
+            )
+            for member in np.unique(members)
+            if member
+        }
+    return figures
 
 
-def _link_figures(groupings: Sequence[Grouping]) -> dict[str, Any]:
+def _link_figures(groupings: Sequence[Grouping]) -> dict[str, Estimate]:
     """Return F1 of pairs and B-cubed; nothing if the dataset or the ground truth does not link phrases."""
     groupings = [grouping for grouping in groupings if grouping.links]
     counts = link_counts(groupings)
     images = np.array([grouping.image for grouping in groupings], np.int64)
-    figures = {}
+    figures: dict[str, Estimate] = {}
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(partial(total_figure, figure, counts), images)
-            figures[name] = replace(estimate, n=n).plain()
+            figures[name] = replace(sum_estimate(figure, counts, images), n=n)
     return figures

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from rich.console import Console
@@ -15,8 +15,8 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.absent import Pair, QueriedImage, absent_figures, choose_absent_phrases
-from pipeline.evaluate.estimates import predict_out_of_fold, presence_area, weighted_estimate
+from pipeline.evaluate.absent import AbsentFigures, Pair, QueriedImage, absent_figures, choose_absent_phrases
+from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
 from pipeline.first_look import fit_to_first
@@ -75,7 +75,7 @@ def model_graph(evaluation_set: EvaluationSet) -> Graph:
     )
 
 
-def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> dict[str, Any]:
+def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> AbsentFigures:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
     console.print("asking each image for phrases of other images: loading the model", soft_wrap=True)
     images_by_name = query_images(evaluation_set)
@@ -105,61 +105,53 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     """Yield the pairs of one image, without `z_score`; the record has the maps of all phrases, without contrast."""
     # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
     config = graph.cuts.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
-    stage = RegionsStage(config, graph.cuts.calibration)
-    ungrouped_stage = RegionsStage(config.model_copy(update={"group": "none"}), graph.cuts.calibration)
+    calibration = graph.cuts.calibration
+    stage = RegionsStage(config, calibration)
+    ungrouped_stage = RegionsStage(config.model_copy(update={"group": "none"}), calibration)
     similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
-    presence: dict[str, float | None] = dict.fromkeys(similarity)
-    if graph.cuts.calibration is not None:
-        fitted_share = graph.cuts.calibration.absent_share
-        presence |= {
-            heat_map.text: at_share(heat_map.presence, fitted_share, 0.5)
-            for heat_map in record.heat_maps
-            if heat_map.presence is not None
-        }
+    presence: dict[str, float | None] = {
+        heat_map.text: None
+        if heat_map.presence is None or calibration is None
+        else at_share(heat_map.presence, calibration.absent_share, 0.5)
+        for heat_map in record.heat_maps
+    }
     targets_by_text: dict[str, list[TruthTarget | None]] = {}
     for query in image.queries:
         if query.phrase in similarity:
             targets_by_text.setdefault(query.phrase, []).append(query.target)
-    heads = {phrase.text: phrase.head for phrase in image.all_phrases}
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
     record = replace(record, heat_maps=tuple(subtract_others(maps, graph.explains.config.explainer.contrast)))
     own_record = replace(record, phrases=image.phrases)
     group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)
-    for text, targets in targets_by_text.items():
-        boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
-        yield Pair(
-            image=image.number,
-            text=text,
-            kind="there" if boxes else "said",
-            similarity=similarity[text],
-            presence=presence[text],
-            presence_of_group=group_presences[text],
-            answers=answers_by_text.get(text, ()),
-            is_written=not graph.cuts.maker.is_absent(group_presences[text]),
-            boxes_xywh_px=tuple(dict.fromkeys(boxes)),
-        )
-    answers_by_text = _answers(ungrouped_stage, replace(record, phrases=image.absent["random"]))
-    for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
-        text = phrase.text
-        own_presence = presence[text]
-        voters = (phrase, *image.voters.get(text, ())) if config.group == "things" else (phrase,)
-        group_presence = share_presences(voters, [0] * len(voters), [presence[voter.text] for voter in voters])[0]
-        answers = answers_by_text.get(text, ()) if kind == "random" else ()
-        if own_presence and group_presence is not None:
-            answers = tuple(replace(answer, score=answer.score * group_presence / own_presence) for answer in answers)
-        yield Pair(
+
+    def pair(kind: str, text: str, group_presence: float | None, answers: tuple[Answer, ...]) -> Pair:
+        return Pair(
             image=image.number,
             text=text,
             kind=kind,
             similarity=similarity[text],
-            presence=own_presence,
+            presence=presence[text],
             presence_of_group=group_presence,
             answers=answers,
             is_written=not graph.cuts.maker.is_absent(group_presence),
-            may_be_synonym=any(may_be(heads[text], phrase.head) for phrase in image.phrases),
         )
+
+    for text, targets in targets_by_text.items():
+        boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
+        present_pair = pair("there" if boxes else "said", text, group_presences[text], answers_by_text.get(text, ()))
+        yield replace(present_pair, boxes_xywh_px=tuple(dict.fromkeys(boxes)))
+    answers_by_text = _answers(ungrouped_stage, replace(record, phrases=image.absent["random"]))
+    for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
+        own_presence = presence[phrase.text]
+        voters = (phrase, *image.voters.get(phrase.text, ())) if config.group == "things" else (phrase,)
+        group_presence = share_presences(voters, [0] * len(voters), [presence[voter.text] for voter in voters])[0]
+        answers = answers_by_text.get(phrase.text, ()) if kind == "random" else ()
+        if own_presence and group_presence is not None:
+            answers = tuple(replace(answer, score=answer.score * group_presence / own_presence) for answer in answers)
+        may_be_synonym = any(may_be(phrase.head, other.head) for other in image.phrases)
+        yield replace(pair(kind, phrase.text, group_presence, answers), may_be_synonym=may_be_synonym)
 
 
 def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...]]:
@@ -210,11 +202,21 @@ def store(calibration: Calibration, out: Path) -> None:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
 
 
-def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceFigures:
+    """How well presence and the cosine separate absent phrases, on images that the regression was not fitted to."""
+
+    phrases: int
+    there: int
+    presence_auc: Estimate
+    similarity_auc: Estimate
+
+
+def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, PresenceFigures]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
-    The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
-    of the images come from all images. Raise InputError if there are too few phrases, and as `model_graph`.
+    The statistics of the images come from all images. Raise InputError if there are too few phrases, and as
+    `model_graph`.
     """
     images_by_name = query_images(evaluation_set)
     phrases = {}
@@ -243,9 +245,9 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     weight, mean, scale = fit.by_name(FEATURES).values()
     absent_share = 1.0 - float(labels.mean())
     presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
-    scores = {"presence_auc": predict_out_of_fold(features, labels, numbers), "similarity_auc": features[:, 0]}
-    return presence, {
-        "phrases": len(labels),
-        "there": int(labels.sum()),
-        **{name: weighted_estimate(presence_area(values, labels), numbers).plain() for name, values in scores.items()},
-    }
+    return presence, PresenceFigures(
+        phrases=len(labels),
+        there=int(labels.sum()),
+        presence_auc=presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
+        similarity_auc=presence_area(features[:, 0], labels, numbers),
+    )

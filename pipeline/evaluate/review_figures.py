@@ -1,16 +1,14 @@
 """What people's answers about a sample of regions say of the whole dataset: `phrasebox stats --reviews`.
 
-Each answer weighs as many regions as its region stands for (`review_sample`). Intervals are Wilson's with the effective
-number of answers, (sum of weights)^2 / sum of squared weights (Kish, Survey Sampling, 1965). Several answers about a
-region count once, by majority, and those who cannot say do not count.
+Intervals are Wilson's. Several answers about a region count once, by majority, and those who cannot say do not count.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from itertools import chain
 from typing import Any, Final
@@ -40,7 +38,6 @@ class ReviewedRegions:
         regions: The regions.
         answers: "right", "wrong" or "absent" for each region.
         kinds: Kind of thing of each region.
-        weights: Number of the dataset's regions that each region stands for.
         population_scores: Scores of all regions of the dataset.
         reviews: Reviews of each region, also of regions that count for nobody.
         counts: Numbers of regions with the answer right, wrong, absent and unsure; of regions that the dataset does
@@ -50,7 +47,6 @@ class ReviewedRegions:
     regions: dict[RegionKey, DatasetRegion]
     answers: NDArray[np.str_]
     kinds: NDArray[np.str_]
-    weights: Floats
     population_scores: Floats
     reviews: list[list[Review]]
     counts: dict[str, int]
@@ -90,7 +86,6 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
         regions=regions,
         answers=np.array([answers[key] for key in regions], np.str_),
         kinds=population.kinds[places],
-        weights=population.weights(places),
         population_scores=population.scores,
         reviews=[list(reviews.answers[key].values()) for key in reviewed],
         counts=counts,
@@ -102,51 +97,116 @@ def latest_time(reviews: Iterable[Review]) -> str:
     return max((review.time.astimezone(UTC).isoformat() for review in reviews), default="")
 
 
-def measure_reviews(reviewed: ReviewedRegions) -> dict[str, Any]:
-    """Return all figures as plain values; `precision` and `absent` are {value, low, high, n}, where n counts answers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRange:
+    """Regions with a score from `low` to `high`: their share of all, their mean score, and their precision."""
 
-    `precision` and `absent` are shares of all regions. `thresholds` (from a score on) and `curve` (between two scores)
-    have the share of all regions there, their mean score, and their precision. `agreement` comes from
-    `measure_agreement`, `calibration_error` from `score_errors`; `seconds` is the median time of an answer.
+    low: float
+    high: float
+    kept: float
+    score: float | None
+    precision: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreError:
+    """Mean distance between score and precision over bins of the score.
+
+    Few answers differ from scores even if these are exact.
+
+    Attributes:
+        value: The distance.
+        by_chance: The mean distance of exact scores with these answers.
+        debiased: The distance without it: the root of the difference of the squares.
     """
+
+    value: float
+    by_chance: float
+    debiased: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How far people agree over the `regions` that two or more of them answered.
+
+    Attributes:
+        regions: Number of these regions.
+        share: Share of equal pairs of answers.
+        alpha: Krippendorff's for names (Content Analysis, 2004), 1 if all agree and 0 by chance. Unlike Cohen's kappa
+            it takes any number of people with any number of answers.
+    """
+
+    regions: int
+    share: float | None
+    alpha: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewFigures:
+    """What people's answers say of the whole dataset.
+
+    Attributes:
+        regions: Number of the dataset's regions.
+        counts: Numbers of answers, see `ReviewedRegions`.
+        reviewers: Name -> answers.
+        seconds: Median time of an answer; None if it is not known.
+        agreement: How far people agree.
+        precision: Share of regions that are right; n counts answers.
+        absent: Share of regions whose phrase is not in the image.
+        by_kind: Precision by kind of thing.
+        thresholds: Regions from several scores on.
+        curve: Regions between two scores.
+        calibration_error: Error of the scores.
+    """
+
+    regions: int
+    counts: Mapping[str, int]
+    reviewers: Mapping[str, int]
+    seconds: float | None
+    agreement: Agreement
+    precision: Estimate
+    absent: Estimate
+    by_kind: Mapping[str, Estimate]
+    thresholds: Sequence[ScoreRange]
+    curve: Sequence[ScoreRange]
+    calibration_error: ScoreError
+
+
+def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
+    """Return all figures of people's answers."""
     right = reviewed.answers == "right"
-    weights = reviewed.weights
     scores = reviewed.field("score").astype(np.float64)
     population = reviewed.population_scores
     seconds = [review.seconds for review in chain.from_iterable(reviewed.reviews) if review.seconds is not None]
 
-    def line(low: float, high: float) -> dict[str, Any]:
-        in_line = (scores >= low) & (scores <= high)
+    def score_range(low: float, high: float) -> ScoreRange:
         inside = (population >= low) & (population <= high)
-        score = float(population[inside].mean()) if inside.any() else None
-        precision = weighted_share(right[in_line], weights[in_line]).plain()
-        return {"low": low, "high": high, "kept": float(inside.mean()), "score": score, "precision": precision}
+        return ScoreRange(
+            low=low,
+            high=high,
+            kept=float(inside.mean()),
+            score=float(population[inside].mean()) if inside.any() else None,
+            precision=share_estimate(right[(scores >= low) & (scores <= high)]),
+        )
 
-    return {
-        "regions": len(population),
-        "counts": reviewed.counts,
-        "reviewers": reviewed.reviewers,
-        "seconds": float(np.median(seconds)) if seconds else None,
-        "agreement": measure_agreement([[str(review.answer) for review in reviews] for reviews in reviewed.reviews]),
-        "precision": weighted_share(right, weights).plain(),
-        "absent": weighted_share(reviewed.answers == "absent", weights).plain(),
-        "by_kind": {
-            str(kind): weighted_share(right[reviewed.kinds == kind], weights[reviewed.kinds == kind]).plain()
-            for kind in np.unique(reviewed.kinds)
-        },
-        "thresholds": [line(least, 1.0) for least in THRESHOLDS],
-        "curve": [line(scores[places].min(), scores[places].max()) for places in _bins(scores)],
-        "calibration_error": score_errors(scores, right, weights),
-    }
+    return ReviewFigures(
+        regions=len(population),
+        counts=reviewed.counts,
+        reviewers=reviewed.reviewers,
+        seconds=float(np.median(seconds)) if seconds else None,
+        agreement=measure_agreement([[str(review.answer) for review in reviews] for reviews in reviewed.reviews]),
+        precision=share_estimate(right),
+        absent=share_estimate(reviewed.answers == "absent"),
+        by_kind={str(kind): share_estimate(right[reviewed.kinds == kind]) for kind in np.unique(reviewed.kinds)},
+        thresholds=[score_range(least, 1.0) for least in THRESHOLDS],
+        curve=[score_range(float(part.min()), float(part.max())) for part in (scores[bin_] for bin_ in _bins(scores))],
+        calibration_error=measure_score_error(scores, right),
+    )
 
 
-def weighted_share(is_hit: Bools, weights: Floats) -> Estimate:
-    """Return the weighted share of the answers with `chosen`, and its interval."""
-    if not len(weights):
-        return Estimate()
-    share = float(np.average(is_hit, weights=weights))
-    n = float(weights.sum() ** 2 / (weights @ weights))
-    return replace(wilson_estimate(share, n), n=len(is_hit))
+def share_estimate(is_hit: Bools) -> Estimate:
+    """Return the share of hits (n,) with its interval."""
+    return wilson_estimate(float(is_hit.mean()), len(is_hit)) if len(is_hit) else Estimate()
 
 
 def _bins(scores: Floats) -> list[NDArray[np.int64]]:
@@ -154,30 +214,22 @@ def _bins(scores: Floats) -> list[NDArray[np.int64]]:
     return np.array_split(np.argsort(scores, kind="stable"), max(1, len(scores) // PER_BIN))
 
 
-def score_errors(scores: Floats, right: Bools, weights: Floats) -> dict[str, float]:
-    """Return the weighted mean distance between score and precision over bins of the score.
-
-    Few answers differ from scores even if these are exact. `by_chance` is the mean error of exact scores with these
-    answers, and `debiased` the error without it: the root of the difference of the squares.
-    """
+def measure_score_error(scores: Floats, right: Bools) -> ScoreError:
+    """Return the error of scores (n,) of regions that are right or not."""
     bins = _bins(scores)
 
     def error(outcomes: NDArray[Any]) -> float:
         gaps = scores - outcomes
-        return sum(abs(float(weights[places] @ gaps[places])) for places in bins) / float(weights.sum())
+        return sum(abs(float(gaps[places].sum())) for places in bins) / len(scores)
 
     rng = np.random.default_rng(SEED)
     value = error(right)
     chance = float(np.mean([error(rng.random(len(scores)) < scores) for _ in range(DRAWS)]))
-    return {"value": value, "by_chance": chance, "debiased": math.sqrt(max(0.0, value**2 - chance**2))}
+    return ScoreError(value=value, by_chance=chance, debiased=math.sqrt(max(0.0, value**2 - chance**2)))
 
 
-def measure_agreement(answers: Iterable[Sequence[str]]) -> dict[str, float | int | None]:
-    """Return how far people agree over the `regions` that two or more of them answered.
-
-    `share`: share of equal pairs of answers. `alpha`: Krippendorff's for names (Content Analysis, 2004), 1 if all agree
-    and 0 by chance; unlike Cohen's kappa it takes any number of people with any number of answers.
-    """
+def measure_agreement(answers: Iterable[Sequence[str]]) -> Agreement:
+    """Return how far people agree; answers: those of all people, for each region."""
     counts = [Counter(group) for group in answers if len(group) > 1]
     sizes = [count.total() for count in counts]
     equal_pairs = [sum(n * (n - 1) for n in count.values()) for count in counts]
@@ -185,8 +237,8 @@ def measure_agreement(answers: Iterable[Sequence[str]]) -> dict[str, float | int
     differing = sum((n - equal) / (size - 1) for n, equal, size in zip(pairs, equal_pairs, sizes, strict=True))
     totals = sum(counts, Counter[str]())
     by_chance = totals.total() ** 2 - sum(count**2 for count in totals.values())
-    return {
-        "regions": len(counts),
-        "share": sum(equal_pairs) / sum(pairs) if counts else None,
-        "alpha": 1 - (totals.total() - 1) * differing / by_chance if by_chance else None,
-    }
+    return Agreement(
+        regions=len(counts),
+        share=sum(equal_pairs) / sum(pairs) if counts else None,
+        alpha=1 - (totals.total() - 1) * differing / by_chance if by_chance else None,
+    )

@@ -13,6 +13,7 @@ cut, and a wrong box does not tell whether another cut of its map would be right
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,18 +24,17 @@ from rich.console import Console
 from scipy.special import logit
 
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.evaluate.estimates import FOLDS, squared_error_gain
+from pipeline.evaluate.estimates import FOLDS, Estimate, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.presence import model_graph, store
 from pipeline.evaluate.review_figures import (
     ReviewedRegions,
+    ScoreError,
     latest_time,
+    measure_score_error,
     read_reviewed_regions,
-    score_errors,
-    weighted_share,
 )
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.evaluate.verdicts import review_verdict
 from pipeline.graph import Graph, calibration_basis
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable
@@ -61,8 +61,6 @@ PRESENCE_CERTAINTY: Final = 0.3
 """Precision of the prior of presence's constant: presence must not become certain if nobody says "not there"."""
 
 _CERTAIN: Final = 1e-6  # presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds
-
-MIN_SCORE: Final = 0.5  # the lowest score of regions in the comparison of scores and precision
 
 
 class ReviewFit(NamedTuple):
@@ -106,13 +104,35 @@ def fit_answers(features: Floats, odds: Floats, answers: NDArray[np.str_], previ
     return ReviewFit(fit, presence)
 
 
-def write_reviewed_calibration(path: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewFitFigures:
+    """How good a calibration is that was fitted to answers.
+
+    Attributes:
+        counts: Numbers of answers, see `ReviewedRegions`.
+        reviewers: Name -> answers.
+        presence: Whether presence was fitted, too.
+        before: Error of the dataset's scores.
+        after: Error of scores by fits to other images.
+        replaces: Whether the dataset's scores have a calibration.
+        gain: The fall of the mean squared error of the scores.
+    """
+
+    counts: Mapping[str, int]
+    reviewers: Mapping[str, int]
+    presence: bool
+    before: ScoreError
+    after: ScoreError
+    replaces: bool
+    gain: Estimate
+
+
+def write_reviewed_calibration(
+    path: Path, out: Path, console: Console, settings: Sequence[str] = ()
+) -> ReviewFitFigures:
     """Fit a calibration to the answers beside a dataset, write it to `out`, and return how good it is.
 
-    Heat maps of the reviewed images come from the shards, or are computed again. `before` and `after` have the
-    `score_errors` and, for scores of at least `MIN_SCORE`, their mean (`claimed`) and their `precision`. `after` comes
-    from five folds, each by a fit that has not seen its images. `gain` compares the two, and `replaces` says whether
-    the dataset has a calibration; see `review_verdict` for `verdict`.
+    Heat maps of the reviewed images come from the shards, or are computed again.
 
     Raise InputError for fewer than `MIN_ANSWERS` answers, for only right or only wrong answers, and for a dataset that
     cannot be read or that is now cut otherwise. Raise ConfigError if a setting cannot be used, if the calibration of
@@ -154,17 +174,15 @@ def write_reviewed_calibration(path: Path, out: Path, console: Console, settings
     store(calibration, out)
     previous_scores = reviewed.field("score").astype(np.float64)
     right = reviewed.answers == "right"
-    gain = squared_error_gain(previous_scores, scores, right, reviewed.field("image_id"), reviewed.weights)
-    figures = {
-        "counts": reviewed.counts,
-        "reviewers": reviewed.reviewers,
-        "presence": fit.presence is not None,
-        "before": _score_figures(previous_scores, reviewed),
-        "after": _score_figures(scores, reviewed),
-        "replaces": previous is not None and previous.of_regions,
-        "gain": gain.plain(),
-    }
-    return {**figures, "verdict": review_verdict(figures)}
+    return ReviewFitFigures(
+        counts=reviewed.counts,
+        reviewers=reviewed.reviewers,
+        presence=fit.presence is not None,
+        before=measure_score_error(previous_scores, right),
+        after=measure_score_error(scores, right),
+        replaces=previous is not None and previous.of_regions,
+        gain=squared_error_gain(previous_scores, scores, right, reviewed.field("image_id")),
+    )
 
 
 def _check_calibration(path: Path, dataset: Dataset, graph: Graph) -> None:
@@ -242,12 +260,3 @@ def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_sha
     weight = {name: slope * value for name, value in previous.presence.weight.items()}
     bias = fit.bias + slope * (previous.presence.bias + shift)
     return previous.presence.model_copy(update={"bias": bias, "weight": weight, "absent_share": absent_share})
-
-
-def _score_figures(scores: Floats, reviewed: ReviewedRegions) -> dict[str, Any]:
-    right = reviewed.answers == "right"
-    weights = reviewed.weights
-    is_above = scores >= MIN_SCORE
-    mean_score = float(np.average(scores[is_above], weights=weights[is_above])) if is_above.any() else None
-    precision = weighted_share(right[is_above], weights[is_above]).plain()
-    return {**score_errors(scores, right, weights), "claimed": mean_score, "precision": precision}

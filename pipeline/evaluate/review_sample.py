@@ -1,22 +1,18 @@
-"""Which regions of a dataset people review, and how many regions each of them stands for.
+"""Which regions of a dataset people review: a sample at random, the same in every process.
 
-A region counts once, however many captions say its phrase. The sample is stratified: regions are sorted by score and
-cut into `SHARES` strata, which get equally many reviews. Strata of high scores are smaller, because a filter keeps such
-regions. Within a stratum rare kinds of things (sections of `stages/regions/things.txt`) are drawn more often. The
-draw is sequential Poisson sampling (Ohlsson, Journal of Official Statistics 14, 1998): every region has a fixed random
-number, divided by its probability to be drawn, and the lowest come first. So a larger sample begins with the smaller
-one, and half of one is a sample of the same kind. Estimates for the dataset weigh each answer by the inverse of the
-probability that its region was drawn.
+A region counts once, however many captions say its phrase. Regions are in the random order of their ids, so that a
+larger sample begins with the smaller one, and half of one is a sample of the same kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -27,7 +23,7 @@ from stages.regions.groups import things
 
 Ints = NDArray[np.int64]
 
-SHARES: Final = (0.25, 0.25, 0.2, 0.15, 0.15)  # of the regions in each stratum, lowest scores first
+COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "head", "phrase", "bbox"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,77 +44,55 @@ class Population:
     kinds: NDArray[np.str_]
     places: Mapping[int, int] = field(default_factory=dict)
 
-    @cached_property
-    def strata(self) -> Ints:
-        """The number of each region's stratum."""
-        place = np.argsort(np.lexsort((self.ids, self.scores))) / max(1, len(self.ids))
-        return np.searchsorted(np.cumsum(SHARES)[:-1], place, side="right")
-
-    @cached_property
-    def chances(self) -> Floats:
-        """The probability of each region to be the first that is drawn from its stratum."""
-        _, kinds = np.unique(self.kinds, return_inverse=True)
-        frequency = 1 / np.sqrt(np.bincount(kinds))[kinds]
-        return np.asarray(frequency / np.bincount(self.strata, frequency, len(SHARES))[self.strata])
-
     def draw(self, count: int, seed: int) -> Ints:
         """Draw at most `count` regions and return their places, so ordered that every beginning is a sample, too."""
         odd = np.uint64((2 * seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64))  # odd, so that hashes stay random numbers
-        random = ((self.ids.astype(np.uint64) * odd) >> np.uint64(11)) / float(1 << 53)
-        order = np.lexsort((random / self.chances, self.strata))
-        sizes = np.bincount(self.strata, minlength=len(SHARES))
-        turn = np.empty(len(order), np.int64)  # when it is its turn in its stratum
-        turn[order] = np.arange(len(order)) - (np.cumsum(sizes) - sizes)[self.strata[order]]
-        return np.lexsort((random, turn))[:count]
-
-    def weights(self, places: Ints) -> Floats:
-        """Return the number of regions that each reviewed region stands for, (m,); their sum is the whole stratum."""
-        weights = np.empty(len(places))
-        for stratum in np.unique(self.strata[places]):
-            in_stratum = self.strata[places] == stratum
-            stratum_chances = self.chances[self.strata == stratum]
-            inverse = 1 / _inclusion_chances(self.chances[places[in_stratum]], stratum_chances, int(in_stratum.sum()))
-            weights[in_stratum] = inverse * len(stratum_chances) / inverse.sum()
-        return weights
-
-
-def _inclusion_chances(chances: Floats, stratum: Floats, count: int) -> Floats:
-    """Return the probability that a sample of `count` from a stratum has a region, for regions with these chances."""
-    scale = 0.0
-    is_certain = np.zeros(len(stratum), np.bool_)
-    while not is_certain.all():
-        scale = (count - is_certain.sum()) / stratum[~is_certain].sum()
-        if not (becomes_certain := ~is_certain & (scale * stratum >= 1 - 1e-9)).any():
-            break
-        is_certain |= becomes_certain
-    return np.minimum(1.0, scale * chances) if not is_certain.all() else np.ones(len(chances))
+        return np.argsort(self.ids.astype(np.uint64) * odd, kind="stable")[:count]
 
 
 def population_of(dataset: Dataset) -> Population:
     """Read the regions of a dataset. Raise InputError if a shard is damaged."""
-    parts = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0, str))]
+    parts = [Population(rows=np.zeros(0, int), ids=np.zeros(0, int), scores=np.zeros(0), kinds=np.zeros(0, str))]
     places: dict[int, int] = {}
-    first_row = 0
-    for table in dataset.tables([REGION + name for name in ("id", "score", "head", "phrase", "bbox")], batch_rows=8192):
-        annotations = table["annotations"].combine_chunks()
-        owners = pc.list_parent_indices(annotations).to_numpy()
-        regions = annotations.flatten()
-        texts = regions.field("phrase").dictionary_encode().indices
-        boxes = regions.field("bbox").flatten()
-        keys = np.column_stack([owners, texts.to_numpy(), boxes.to_numpy().reshape(-1, 4)])
-        # Captions repeat phrases: a region is the first of its annotations.
-        _, firsts, region_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        ranks = np.argsort(np.argsort(firsts)) + sum(len(part[0]) for part in parts)
-        firsts = np.sort(firsts)
-        ids = regions.field("id").to_numpy()
-        places |= zip(ids.tolist(), ranks[region_of].tolist(), strict=True)
-        heads = regions.field("head").dictionary_encode()
-        kinds = np.array([kind_of(head) for head in heads.dictionary.to_pylist()], np.str_)[heads.indices.to_numpy()]
-        scores = regions.field("score").to_numpy().astype(np.float64)
-        parts.append((first_row + owners[firsts], ids[firsts], scores[firsts], kinds[firsts]))
-        first_row += table.num_rows
-    rows, ids, scores, kinds = map(np.concatenate, zip(*parts, strict=True))
-    return Population(rows=rows, ids=ids, scores=scores, kinds=kinds, places=places)
+    row = 0
+    count = 0
+    for table in dataset.tables(COLUMNS, batch_rows=8192):
+        part = _regions_of(table, row)
+        places |= {id_: count + place for id_, place in part.places.items()}
+        parts.append(part)
+        row += table.num_rows
+        count += len(part.ids)
+    return Population(
+        rows=np.concatenate([part.rows for part in parts]),
+        ids=np.concatenate([part.ids for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        kinds=np.concatenate([part.kinds for part in parts]),
+        places=places,
+    )
+
+
+def _regions_of(table: pa.Table, first_row: int) -> Population:
+    """Return the regions of some rows; first_row: number of the first of them."""
+    annotations = table["annotations"].combine_chunks()
+    owners = pc.list_parent_indices(annotations).to_numpy()
+    regions = annotations.flatten()
+    texts = regions.field("phrase").dictionary_encode().indices
+    boxes = regions.field("bbox").flatten()
+    keys = np.column_stack([owners, texts.to_numpy(), boxes.to_numpy().reshape(-1, 4)])
+    # Captions repeat phrases: a region is the first of its annotations.
+    _, firsts, region_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    ranks = np.argsort(np.argsort(firsts))
+    firsts = np.sort(firsts)
+    ids = regions.field("id").to_numpy()
+    heads = regions.field("head").dictionary_encode()
+    kinds = np.array([kind_of(head) for head in heads.dictionary.to_pylist()], np.str_)[heads.indices.to_numpy()]
+    return Population(
+        rows=first_row + owners[firsts],
+        ids=ids[firsts],
+        scores=regions.field("score").to_numpy().astype(np.float64)[firsts],
+        kinds=kinds[firsts],
+        places=dict(zip(ids.tolist(), ranks[region_of].tolist(), strict=True)),
+    )
 
 
 @cache

@@ -13,6 +13,7 @@ from pydantic import Field
 from pipeline.dataset.folder import Dataset, NumberedRows
 from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Reviews, append_review
 from pipeline.dataset.selection import REGION
+from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
 from pipeline.evaluate.review_sample import sample_for_review
 from pipeline.viewer.sample_view import outline_path
@@ -75,7 +76,7 @@ class ReviewSession:
         cached_reviews, figures, expiry = self._cache
         if reviews is not cached_reviews and (start := time.monotonic()) >= expiry:
             try:
-                figures = measure_reviews(read_reviewed_regions(self.dataset))
+                figures = plain_values(measure_reviews(read_reviewed_regions(self.dataset)))
             except InputError as error:  # no answer counts yet
                 figures = {"note": str(error).partition(";")[0]} if reviews.answers or reviews.unreadable_lines else {}
             now = time.monotonic()

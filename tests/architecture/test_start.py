@@ -65,7 +65,7 @@ estimates._draws = lambda count, _, draws=estimates._draws: draws(count, 50)
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.terminal import errors
 figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors, ["regions.upsample=linear"])
-assert figures["maps"] == "stored"
+assert figures.maps == "stored"
 """
 
 STEPS: dict[str, tuple[str, set[str]]] = {

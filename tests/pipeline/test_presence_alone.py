@@ -98,7 +98,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
     regions = [region for row in rows_of(out) for region in row["annotations"]]
     assert all(region["score"] <= region["presence"] for region in regions)
     figures = evaluation_of(out, scenes / "truth.json", QUIET, maps=False, absent=True)
-    assert figures["by"]["presence"]["auc"]["value"] > 0.85
+    assert figures.absent.by["presence"]["auc"].value > 0.85
     code, stats, _ = called("stats", out)
     assert code == 0
     assert "phrases that name nothing in their image" in stats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -22,6 +22,9 @@ from pipeline.commands.options import (
 from pipeline.config import load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json
+from stages.contract.errors import ConfigError
+
+SECTIONS: Final = ("input", "model", "phrases", "images")  # sections of the configuration that maps depend on
 
 
 def compare(
@@ -29,8 +32,7 @@ def compare(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help="Captioned images, as `phrasebox run` takes them. By default drawn scenes, and the eight bundled "
-            "photographs where a model for photographs is there.",
+            help="Captioned images, as `phrasebox run` takes them; or --config with input.path.",
         ),
     ] = None,
     truth: OptionalTruth = None,
@@ -54,7 +56,7 @@ def compare(
             "--faithful",
             metavar="N",
             min=0,
-            help="Images on which insertion and deletion are measured, with one phrase each: 16 forward passes for "
+            help="Images on which insertion and deletion are measured, with one phrase each: 8 forward passes for "
             "each image and explainer.",
         ),
     ] = 8,
@@ -76,36 +78,36 @@ def compare(
     configuration the sections input, model, phrases and images are used.
 
     \b
-    phrasebox compare
     phrasebox compare captions.jsonl --images photos/ --truth Entities/ --model ViT-B-16/laion2b_s34b_b88k
-    phrasebox compare --explainers grad_eclip,attention_gradient,grad_eclip:heads=single:blocks=1 --html maps.html
+    phrasebox compare captions.jsonl --images photos/ --model demo --explainers grad_eclip,maskclip --html maps.html
     """
+    unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
+    if unused:
+        raise ConfigError(
+            f"--set {unused[0]}: only keys of {', '.join(SECTIONS)} are used here; an explainer's settings stand "
+            "behind its name: --explainers grad_eclip:heads=single"
+        )
     if html is not None:
         check_writable("--html", html)
-    if data is not None or config is not None:
-        options = {"input.path": data, "input.image_root": images, "model.name": model}
-        with naming_options():
-            check_places(load_config(config, settings, options=options), truth)
+    options = {"input.path": data, "input.image_root": images, "model.name": model}
+    with naming_options():
+        run_config = load_config(config, settings, options=options)
+        check_places(run_config, truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
-    from pipeline.research.compare.comparison import check_contenders, compare_explainers, sources_of  # noqa: PLC0415
+    from pipeline.research.compare.comparison import compare_explainers  # noqa: PLC0415
     from pipeline.research.compare.page import write_page  # noqa: PLC0415
-    from pipeline.research.compare.pictures import SampleSize  # noqa: PLC0415
+    from pipeline.research.compare.pictures import SampleSize, Source  # noqa: PLC0415
     from pipeline.research.compare.tables import print_comparison  # noqa: PLC0415
 
     progress = errors if as_json else console
     sample_size = SampleSize(images=most, phrases=phrases, curve_images=faithful, seed=seed)
-    with sources_of(data, truth, model, images, config, settings, sample_size, progress) as sources:
-        for source in sources:
-            check_contenders(source, explainers)
-        comparisons = [
-            compare_explainers(source, explainers, sample_size, progress, resized=resized) for source in sources
-        ]
+    source = Source(name=data or str(config), config=run_config, truth=truth, resized=resized)
+    comparison = compare_explainers(source, explainers, sample_size, progress)
     if html is not None:
-        write_page(comparisons, html)
+        write_page(comparison, html)
         progress.print(f"page in {html}", soft_wrap=True)
     if as_json:
-        print_json([row for comparison in comparisons for row in comparison.rows])
-        return
-    for comparison in comparisons:
-        print_comparison(comparison.rows, console)
+        print_json(comparison.to_json())
+    else:
+        print_comparison(comparison, console)

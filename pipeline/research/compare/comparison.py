@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
-from pipeline.config import RunConfig, load_config
+from pipeline.evaluate.estimates import Estimate, plain_values
 from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.graph import fetch_weights
-from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
+from pipeline.logistic import Floats
 from pipeline.research.compare.faithfulness import count_masks, measure_curves
 from pipeline.research.compare.figures import (
     CURVES,
     SANITY,
+    CosineAgreement,
+    Difference,
+    MapValues,
     Numbers,
     cosine_agreement,
     differences_of,
@@ -32,37 +32,80 @@ from pipeline.research.compare.maps import (
     REFERENCE,
     Contender,
     Contest,
+    Cost,
     Maps,
     contenders_of,
     draw_baselines,
     rivals_of,
 )
-from pipeline.research.compare.pictures import ComparedImage, SampleSize, read_images
+from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
 from pipeline.research.compare.sanity import check_sanity
-from pipeline.scenes import write_scenes
 from pipeline.terminal import counted, progress_bar
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import stable_id
+from stages.contract.errors import InputError
 from stages.explain import EXPLAINERS
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import load, usable_model
 
-SANITY_IMAGES: Final = 16  # images of the sanity checks: each takes three more maps of one phrase
-USED_SECTIONS: Final = (
-    "input",
-    "model",
-    "phrases",
-    "images",
-)  # sections of the configuration that a comparison depends on
+SANITY_IMAGES: Final = 16  # images of the sanity checks: each takes two more maps of one phrase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The images of a comparison, with a name for people; `config` has input, model, phrases and images."""
+class Explained:
+    """What a contender explains, and at what cost.
 
-    name: str
-    config: RunConfig
-    truth: Path | None
+    Attributes:
+        cost: Time of a batch.
+        cosine_agreement: The cosine that it explains beside the model's.
+        failed_maps: Number of maps with a fault.
+        config: Its settings.
+        follows_phrases: Whether its map depends on the phrase.
+    """
+
+    cost: Cost
+    cosine_agreement: CosineAgreement
+    failed_maps: int
+    config: Mapping[str, Any]
+    follows_phrases: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRow:
+    """The results of an explainer or a baseline.
+
+    Attributes:
+        explainer: Its label.
+        figures: Name -> figure of `FIGURES`.
+        differences: Differences from `REFERENCE`; None for itself, or where it does not take part.
+        thresholds: Best shares of the maximum for boxes and masks.
+        explained: None for a baseline without a model.
+    """
+
+    explainer: str
+    figures: Mapping[str, Estimate]
+    differences: Mapping[str, Difference] | None
+    thresholds: Mapping[str, float]
+    explained: Explained | None
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is a baseline without a model."""
+        return self.explained is None
+
+    def mark(self, name: str) -> str:
+        """Return "+" or "-" if the difference of a figure is significant, "" if not."""
+        difference = (self.differences or {}).get(name)
+        return "" if difference is None else difference.mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The numbers of images, phrases, phrases with a known place, and images of curves and of sanity checks."""
+
+    images: int
+    phrases: int
+    placed: int
+    curves: int
+    sanity: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,94 +113,56 @@ class Comparison:
     """The results on one source.
 
     Attributes:
-        name: Name of the source.
-        rows: Plain values of each explainer and baseline.
+        pictures: Name of the source.
+        model: Name of the model.
+        device: Its device, for people.
+        logit_scale, logit_bias: Those of the model.
+        counts: What was compared.
+        seed: Seed of all random choices.
+        rows: Results of each explainer and baseline.
         images: The images.
         maps: Maps of each image, for every label of `rows`.
-        curves: `label`, `image` and the areas of `measure_curves`.
+        curves: Areas of `measure_curves`.
     """
 
-    name: str
-    rows: tuple[dict[str, Any], ...]
+    pictures: str
+    model: str
+    device: str
+    logit_scale: float
+    logit_bias: float | None
+    counts: Sizes
+    seed: int
+    rows: tuple[ComparisonRow, ...]
     images: tuple[ComparedImage, ...]
     maps: tuple[Maps, ...]
-    curves: tuple[Mapping[str, Any], ...]
+    curves: tuple[MapValues, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return a dictionary for each row as values of JSON."""
+        names = ("pictures", "model", "device", "logit_scale", "logit_bias", "counts", "seed")
+        common = plain_values({name: getattr(self, name) for name in names})
+        rows = []
+        for row in self.rows:
+            values = plain_values(row)
+            explained = values.pop("explained") or {}
+            rows.append({"baseline": row.baseline, **common, **values, **explained})
+        return rows
 
 
-@contextmanager
-def sources_of(
-    data: str | None,
-    truth: Path | None,
-    model: str | None,
-    images: str | None,
-    config: Path | None,
-    settings: Sequence[str],
-    sample_size: SampleSize,
-    console: Console,
-) -> Iterator[list[Source]]:
-    """Yield the user's images, or the bundled ones: synthetic scenes, deleted afterwards, and eight photographs.
-
-    The photographs take part if the model for photographs is installed or if another model is named.
-
-    Raise ConfigError if a setting cannot be used.
-    """
-    unknown = [setting for setting in settings if setting.partition(".")[0] not in USED_SECTIONS]
-    if unknown:
-        raise ConfigError(
-            f"--set {unknown[0]}: only keys of {', '.join(USED_SECTIONS)} are used here; an explainer's settings stand "
-            "behind its name: --explainers grad_eclip:heads=single"
-        )
-    model_setting = {} if model is None else {"model.name": model}
-
-    def source(name: str, truth: Path | None, values: Mapping[str, Any]) -> Source:
-        source_config = load_config(config, settings, options={**values, **model_setting})
-        return Source(name=name, config=source_config, truth=truth)
-
-    if data is not None or config is not None:
-        yield [source(data or str(config), truth, {"input.path": data, "input.image_root": images})]
-        return
-    for option, value in (("--truth", truth), ("--images", images)):
-        if value is not None:
-            raise ConfigError(f"{option}: it belongs to images of your own: phrasebox compare DATA {option} {value}")
-    with tempfile.TemporaryDirectory(prefix="phrasebox-compare-") as path:
-        folder = Path(path)
-        write_scenes(folder, sample_size.images, sample_size.seed)
-        scene_input = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-        sources = [source("drawn scenes", folder / "truth.json", {"model.name": "demo", "input": scene_input})]
-        reason = None if model is not None else why_left_out()
-        if reason is None:
-            sources.append(source("eight photographs", TRUTH, {"model.name": MODEL, "input": INPUT}))
-        else:
-            console.print(reason, soft_wrap=True)
-        yield sources
-
-
-def check_contenders(source: Source, explainers: str | None) -> tuple[list[Contender], str]:
-    """Return the explainers to compare and the model's name, before any work.
-
-    Raise as `contenders_of`, InputError if no explainer is defined on the model, and WeightsError if the model's files
-    are missing or damaged.
-    """
-    model = usable_model(source.config.model)
-    contenders = [] if model.tower is None else contenders_of(explainers, model.tower, model.name)
-    if not contenders:
-        raise InputError(f"no explainer is defined on {model.name}")
-    return contenders, model.name
-
-
-def compare_explainers(
-    source: Source, explainers: str | None, sample_size: SampleSize, console: Console, *, resized: bool = False
-) -> Comparison:
+def compare_explainers(source: Source, explainers: str | None, sample_size: SampleSize, console: Console) -> Comparison:
     """Compare explainers (see `contenders_of`) on the images of a source.
 
-    resized: whether the images were resized after the ground truth was drawn.
-
-    Raise as `check_contenders`, and InputError if input or ground truth cannot be read or there is nothing to ask.
+    Raise as `contenders_of`; InputError if no explainer is defined on the model, if input or ground truth cannot be
+    read or if there is nothing to ask; and WeightsError if the model's files are missing or damaged.
     """
-    contenders, name = check_contenders(source, explainers)
+    described = usable_model(source.config.model)
+    name = described.name
+    contenders = [] if described.tower is None else contenders_of(explainers, described.tower, name)
+    if not contenders:
+        raise InputError(f"no explainer is defined on {name}")
     fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))
     model = load(source.config.model)
-    images = read_images(source.config, model.input, source.truth, sample_size, console, resized=resized)
+    images = read_images(source, model.input, sample_size, console)
     console.print(
         f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "
         f"{model.device_name}",
@@ -170,47 +175,51 @@ def compare_explainers(
     maps = [{**image_maps, **baseline} for image_maps, baseline in zip(explainer_maps, baseline_maps, strict=True)]
     rivals = rivals_of(images, seed)
     curve_images = images[: sample_size.curve_images]
-    curves = _measure_curves(model, curve_images, maps, rivals, seed, console)
+    curves = _measure_curves(model, curve_images, maps, rivals, console)
     sanity_images = images[:SANITY_IMAGES]
     checks = check_sanity(contest, sanity_images, explainer_maps, seed) if len(sanity_images) > 1 else []
-    common = {
-        "pictures": source.name,
-        "model": name,
-        "device": model.device_name,
-        "logit_scale": model.logit_scale,
-        "logit_bias": model.logit_bias,
-        "counts": {
-            "images": len(images),
-            "phrases": sum(len(image.questions) for image in images),
-            "placed": sum(question.query is not None for image in images for question in image.questions),
-            "curves": len(curve_images),
-            "sanity": len(sanity_images) if checks else 0,
-        },
-        "seed": seed,
-    }
-    rows = _rows(common, contenders, images, maps, curves, checks)
-    costs = contest.costs(images, rivals)
-    for row, contender in zip(rows, contenders, strict=False):  # baselines come last
-        label = contender.label
-        row |= {
-            "cost": costs[label],
-            "cosine_agreement": cosine_agreement([image_maps[label] for image_maps in explainer_maps], cosines),
-            "failed_maps": sum(bool(heat_map.fault) for image_maps in explainer_maps for heat_map in image_maps[label]),
-            "config": contender.config.model_dump(mode="json"),
-            "follows_phrases": EXPLAINERS[contender.config.kind].follows_phrases,
-        }
-    return Comparison(name=source.name, rows=tuple(rows), images=tuple(images), maps=tuple(maps), curves=tuple(curves))
+    explained = _explained_by_label(contenders, explainer_maps, cosines, contest.costs(images, rivals))
+    return Comparison(
+        pictures=source.name,
+        model=name,
+        device=model.device_name,
+        logit_scale=model.logit_scale,
+        logit_bias=model.logit_bias,
+        counts=Sizes(
+            images=len(images),
+            phrases=sum(len(image.questions) for image in images),
+            placed=sum(question.query is not None for image in images for question in image.questions),
+            curves=len(curve_images),
+            sanity=len(sanity_images) if checks else 0,
+        ),
+        seed=seed,
+        rows=tuple(_rows(explained, images, maps, curves, checks)),
+        images=tuple(images),
+        maps=tuple(maps),
+        curves=tuple(curves),
+    )
+
+
+def _explained_by_label(
+    contenders: Sequence[Contender], maps: Sequence[Maps], cosines: Sequence[Floats], costs: Mapping[str, Cost]
+) -> dict[str, Explained]:
+    explained = {}
+    for contender in contenders:
+        label_maps = [image_maps[contender.label] for image_maps in maps]
+        explained[contender.label] = Explained(
+            cost=costs[contender.label],
+            cosine_agreement=cosine_agreement(label_maps, cosines),
+            failed_maps=sum(bool(heat_map.fault) for heat_maps in label_maps for heat_map in heat_maps),
+            config=contender.config.model_dump(mode="json"),
+            follows_phrases=EXPLAINERS[contender.config.kind].follows_phrases,
+        )
+    return explained
 
 
 def _measure_curves(
-    model: ClipModel,
-    images: Sequence[ComparedImage],
-    maps: Sequence[Maps],
-    rivals: Sequence[str],
-    seed: int,
-    console: Console,
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+    model: ClipModel, images: Sequence[ComparedImage], maps: Sequence[Maps], rivals: Sequence[str], console: Console
+) -> list[MapValues]:
+    rows: list[MapValues] = []
     masks = count_masks(len(maps[0]))
     with progress_bar(console, "insertion and deletion, masked images", masks * len(images)) as advance:
         for image, image_maps in zip(images, maps, strict=False):
@@ -221,48 +230,38 @@ def _measure_curves(
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: heat_maps[0] for label, heat_maps in image_maps.items()}
-            areas = measure_curves(
-                model,
-                pixels_of(image.record),
-                heats,
-                texts,
-                stable_id(f"{seed}:{image.number}"),
-                advance_from,
-            )
-            rows += [{"label": label, "image": image.number, **values} for label, values in areas.items()]
+            areas = measure_curves(model, pixels_of(image.record), heats, texts, advance_from)
+            rows += [MapValues(label=label, image=image.number, values=values) for label, values in areas.items()]
     return rows
 
 
 def _rows(
-    common: Mapping[str, Any],
-    contenders: Sequence[Contender],
+    explained: Mapping[str, Explained],
     images: Sequence[ComparedImage],
     maps: Sequence[Maps],
-    curves: Sequence[Mapping[str, Any]],
-    checks: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+    curves: Sequence[MapValues],
+    checks: Sequence[MapValues],
+) -> list[ComparisonRow]:
     """Return the rows with their figures, and with the differences from `REFERENCE` if it takes part."""
-    labels = {contender.label for contender in contenders}
-    parts: dict[str, list[Numbers]] = {}
+    numbers: dict[str, list[Numbers]] = {}
     thresholds: dict[str, dict[str, float]] = {}
     for label in maps[0]:
         places, thresholds[label] = place_numbers(images, maps, label)
-        parts[label] = [places, numbers_in(curves, label, CURVES)]
-        if label in labels:
-            parts[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
-    reference = parts.get(REFERENCE)
-    rows = [
-        {
-            "explainer": label,
-            "baseline": label not in labels,
-            **common,
-            "figures": figures_of(numbers),
-            "differences": (
-                None if reference is None or label == REFERENCE else differences_of(numbers, reference[: len(numbers)])
-            ),
-            "thresholds": thresholds[label],
-        }
-        for label, numbers in parts.items()
+        numbers[label] = [places, numbers_in(curves, label, CURVES)]
+        if label in explained:
+            numbers[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
+    compared_labels = [label for label in numbers if label != REFERENCE and REFERENCE in numbers]
+    differences = mark_differences(
+        [differences_of(numbers[label], numbers[REFERENCE][: len(numbers[label])]) for label in compared_labels]
+    )
+    differences_by_label = dict(zip(compared_labels, differences, strict=True))
+    return [
+        ComparisonRow(
+            explainer=label,
+            figures=figures_of(parts),
+            differences=differences_by_label.get(label),
+            thresholds=thresholds[label],
+            explained=explained.get(label),
+        )
+        for label, parts in numbers.items()
     ]
-    mark_differences(rows)
-    return rows

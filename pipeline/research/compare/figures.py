@@ -10,19 +10,21 @@ blurred, and colours do not count: `phrasebox eval` measures the regions that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.estimates import LEVEL, Floats, mean_figures
+from pipeline.evaluate.estimates import LEVEL, Estimate, mean_figures
 from pipeline.evaluate.matching import ImageHeat, Query, draw_map
 from pipeline.evaluate.metrics import IOU, value_of
+from pipeline.logistic import Floats
 from pipeline.research.compare.maps import Maps
 from pipeline.research.compare.pictures import ComparedImage
 from stages.contract.geometry import Box, box_iou
@@ -36,8 +38,8 @@ FEWEST_IMAGES: Final = 8  # a bootstrap over fewer images says little of chance
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure of the comparison.
+class FigureColumn:
+    """A figure of the comparison, as a column of its tables.
 
     Attributes:
         title: Title of the column.
@@ -50,36 +52,33 @@ class Figure:
     better: int = 1
 
 
-WHERE: Final[dict[str, Figure]] = {
-    "pointing": Figure("pointing", "the map's peak lies on the thing, or in a true box where no mask is known"),
-    "pointing_off_centre": Figure("off centre", "the same where the image's centre is not on the thing"),
-    "energy": Figure("energy", "share of the heat on the thing"),
-    "box_recall": Figure(
+WHERE: Final[dict[str, FigureColumn]] = {
+    "pointing": FigureColumn("pointing", "the map's peak lies on the thing, or in a true box where no mask is known"),
+    "pointing_off_centre": FigureColumn("off centre", "the same where the image's centre is not on the thing"),
+    "energy": FigureColumn("energy", "share of the heat on the thing"),
+    "box_recall": FigureColumn(
         "box recall",
         "box IoU >= 0.5 at the share of the maximum that is best for the explainer on the other half of the images",
     ),
-    "box_recall_otsu": Figure("by Otsu", "the same at each map's own threshold by Otsu"),
-    "mask_iou": Figure(
+    "box_recall_otsu": FigureColumn("by Otsu", "the same at each map's own threshold by Otsu"),
+    "mask_iou": FigureColumn(
         "mask IoU", "at the share of the maximum that is best for the explainer on the other half of the images"
     ),
-    "mask_iou_otsu": Figure("by Otsu", "the same at each map's own threshold by Otsu"),
+    "mask_iou_otsu": FigureColumn("by Otsu", "the same at each map's own threshold by Otsu"),
 }
-WHY: Final[dict[str, Figure]] = {
-    "deletion_rise": Figure("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
-    "insertion_rise": Figure("insertion RISE", "area while the hottest pixels appear out of a blur"),
-    "deletion_authors": Figure("deletion authors", "the first half of the pixels becomes random colours", -1),
-    "insertion_authors": Figure("insertion authors", "the first half of the pixels appears out of black"),
+WHY: Final[dict[str, FigureColumn]] = {
+    "deletion_rise": FigureColumn("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
+    "insertion_rise": FigureColumn("insertion RISE", "area while the hottest pixels appear out of a blur"),
 }
 WHY_COSINE: Final = {
     f"{name}_cosine": replace(shown, title=f"{shown.title}, cosine", doc=f"{shown.doc}: of the cosine")
     for name, shown in WHY.items()
 }
-SANE: Final[dict[str, Figure]] = {
-    "weights_head": Figure("head shuffled", "rank correlation with the map after the head's weights were shuffled", -1),
-    "weights_all": Figure("all shuffled", "the same after all weights of the tower were shuffled", -1),
-    "phrase_swapped": Figure("other phrase", "rank correlation with the map of another image's phrase", -1),
-    "same_thing": Figure("same thing", "correlation of the maps of two phrases that name the same thing"),
-    "other_thing": Figure("other thing", "correlation of the maps of two phrases that name different things", -1),
+SANE: Final[dict[str, FigureColumn]] = {
+    "weights_all": FigureColumn("all shuffled", "rank correlation with the map after the weights were shuffled", -1),
+    "phrase_swapped": FigureColumn("other phrase", "rank correlation with the map of another image's phrase", -1),
+    "same_thing": FigureColumn("same thing", "correlation of the maps of two phrases that name the same thing"),
+    "other_thing": FigureColumn("other thing", "correlation of the maps of two phrases that name different things", -1),
 }
 FIGURES: Final = {**WHERE, **WHY, **WHY_COSINE, **SANE}
 """Name in JSON -> figure, in the order of the tables."""
@@ -93,7 +92,7 @@ TABLES: Final = {
 """Title of a table -> its figures."""
 
 CURVES: Final = (*WHY, *WHY_COSINE)
-SANITY: Final = ("weights_head", "weights_all", "phrase_swapped")
+SANITY: Final = ("weights_all", "phrase_swapped")
 PLACE_NUMBERS: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu", "mask_iou_otsu")
 
 
@@ -244,76 +243,105 @@ def pearson(a: Floats, b: Floats) -> float:
     return float(np.clip((a * b).sum() / norm, -1.0, 1.0))
 
 
-def numbers_in(rows: Sequence[Mapping[str, Any]], label: str, names: Sequence[str]) -> Numbers:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapValues:
+    """Values of the map of an image's first question, by the label of its explainer and the name of the figure."""
+
+    label: str
+    image: int
+    values: Mapping[str, float]
+
+
+def numbers_in(rows: Sequence[MapValues], label: str, names: Sequence[str]) -> Numbers:
     """Return the numbers of a label in rows of sanity checks or curves; NaN for values that a row lacks."""
-    label_rows = [row for row in rows if row["label"] == label]
+    label_rows = [row for row in rows if row.label == label]
     return Numbers(
-        values={name: np.array([row.get(name, np.nan) for row in label_rows], np.float64) for name in names},
-        images=np.array([row["image"] for row in label_rows], np.int64),
+        values={name: np.array([row.values.get(name, np.nan) for row in label_rows], np.float64) for name in names},
+        images=np.array([row.image for row in label_rows], np.int64),
     )
 
 
-def figures_of(parts: Sequence[Numbers]) -> dict[str, Any]:
-    """Return name -> {value, low, high, n}; figures without any value are left out."""
-    figures: dict[str, Any] = {}
+def figures_of(parts: Sequence[Numbers]) -> dict[str, Estimate]:
+    """Return the figures that have a value."""
+    figures: dict[str, Estimate] = {}
     for part in parts:
         figures |= mean_figures(part.values, part.images)
     return {name: figures[name] for name in FIGURES if name in figures}
 
 
-def sizes_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Return the number of values of each figure, over some rows; `2, 16` where the rows differ."""
-    sizes = [sorted({row["figures"][name]["n"] for row in rows if name in row["figures"]}) for name in names]
-    return [", ".join(f"{n:,}" for n in numbers) for numbers in sizes]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Estimate):
+    """The difference of a figure from that of `REFERENCE`; `mark` is "+" or "-" if it is significant."""
+
+    mark: str = ""
+
+    @property
+    def p(self) -> float:
+        """The p-value, by a normal law with the width of the interval: 2,000 resamples give none below 0.0005."""
+        normal = NormalDist()
+        deviation = (self.high - self.low) / (2 * normal.inv_cdf((1 + LEVEL) / 2))
+        return 2 * normal.cdf(-abs(self.value) / deviation) if deviation else 0.0
 
 
-def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> dict[str, Any]:
-    """Return name -> {value, low, high, n} of the differences from another contender, phrase by phrase.
+def differences_of(parts: Sequence[Numbers], reference: Sequence[Numbers]) -> dict[str, Difference]:
+    """Return the differences from another contender, phrase by phrase.
 
-    The interval is None where the values belong to fewer than `FEWEST_IMAGES` images.
+    The interval is NaN where the values belong to fewer than `FEWEST_IMAGES` images.
     """
-    differences: dict[str, Any] = {}
+    differences: dict[str, Difference] = {}
     for part, reference_part in zip(parts, reference, strict=True):
         values = {name: part.values[name] - reference_part.values[name] for name in part.values}
         for name, figure in mean_figures(values, part.images).items():
             images = np.unique(part.images[~np.isnan(values[name])])
-            differences[name] = figure if images.size >= FEWEST_IMAGES else {**figure, "low": None, "high": None}
+            has_interval = images.size >= FEWEST_IMAGES
+            low = figure.low if has_interval else math.nan
+            high = figure.high if has_interval else math.nan
+            differences[name] = Difference(value=figure.value, low=low, high=high, n=figure.n)
     return {name: differences[name] for name in FIGURES if name in differences}
 
 
-def mark_differences(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add `mark` to all differences: "+" or "-" if it is significant by Holm's correction at `LEVEL` over all rows.
-
-    The p-values come from a normal law with the width of the interval: 2,000 resamples give none below 0.0005.
-    """
-    normal = NormalDist()
-    candidates: list[tuple[float, int, dict[str, Any]]] = []
-    for row in rows:
-        for difference in (row["differences"] or {}).values():
-            difference["mark"] = ""
-            if difference["low"] is not None and difference["value"]:
-                deviation = (difference["high"] - difference["low"]) / (2 * normal.inv_cdf((1 + LEVEL) / 2))
-                p = 2 * normal.cdf(-abs(difference["value"]) / deviation) if deviation else 0.0
-                candidates.append((p, len(candidates), difference))
-    for rank, (p, _, difference) in enumerate(sorted(candidates)):
+def mark_differences(rows: Sequence[Mapping[str, Difference]]) -> list[dict[str, Difference]]:
+    """Return the same differences with their marks, by Holm's correction at `LEVEL` over all rows."""
+    candidates = sorted(
+        (difference.p, row, name)
+        for row, differences in enumerate(rows)
+        for name, difference in differences.items()
+        if not math.isnan(difference.low) and difference.value
+    )
+    marked = [dict(differences) for differences in rows]
+    for rank, (p, row, name) in enumerate(candidates):
         if p > (1 - LEVEL) / (len(candidates) - rank):
             break
-        difference["mark"] = "+" if difference["value"] > 0 else "-"
+        difference = marked[row][name]
+        marked[row][name] = replace(difference, mark="+" if difference.value > 0 else "-")
+    return marked
 
 
-def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> dict[str, Any]:
-    """Compare the cosine that an explainer explains with the image tower's cosine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosineAgreement:
+    """The cosine that an explainer explains beside that of the whole image tower, over n phrases.
 
-    Returns:
-        `correlation`, `mean_difference` and `mean_distance` of `HeatMap.similarity` and the cosine by the whole image
-        tower, over `n` phrases. The correlation is None if one of them is constant.
+    Attributes:
+        correlation: None if one of them is constant.
+        mean_difference: Of the explained cosine from the tower's.
+        mean_distance: Mean size of the difference.
+        n: Number of phrases.
     """
+
+    correlation: float | None
+    mean_difference: float
+    mean_distance: float
+    n: int
+
+
+def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> CosineAgreement:
+    """Compare `HeatMap.similarity` of the maps of each image with the image tower's cosines."""
     explained_cosines = np.array([heat_map.similarity for image_maps in maps for heat_map in image_maps])
     true = np.concatenate(cosines)
     varies = explained_cosines.std() > 0 and true.std() > 0
-    return {
-        "correlation": float(np.corrcoef(explained_cosines, true)[0, 1]) if varies else None,
-        "mean_difference": float((explained_cosines - true).mean()),
-        "mean_distance": float(np.abs(explained_cosines - true).mean()),
-        "n": len(true),
-    }
+    return CosineAgreement(
+        correlation=float(np.corrcoef(explained_cosines, true)[0, 1]) if varies else None,
+        mean_difference=float((explained_cosines - true).mean()),
+        mean_distance=float(np.abs(explained_cosines - true).mean()),
+        n=len(true),
+    )

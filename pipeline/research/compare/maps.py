@@ -2,26 +2,24 @@
 
 Baselines that know no phrase are here, too.
 
-The contenders process the images batch by batch. Contenders with the same pixels share the trunk's forward pass where
-the tower allows it.
+The contenders process the images batch by batch.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from pipeline.config import ExplainConfig, RunConfig, override
 from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
@@ -37,7 +35,6 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.explainers.attention.rollout import last_attention
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import OWN_MODELS, TowerKind
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 
 OPTION: Final = "--explainers"
 
@@ -53,7 +50,6 @@ TIMES: Final = 3
 LONG_S: Final = 4.0  # a batch that takes longer is timed once instead of `TIMES`
 
 RIVALS: Final = 100  # the most phrases among which a phrase's probability is computed
-CACHED_CALLS: Final = 16  # cached calls of a trunk: a batch and its images
 
 Maps = Mapping[str, Sequence[HeatMap]]
 """Label -> the maps of one image, in the order of its questions."""
@@ -119,46 +115,29 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
 
 
-@dataclass(slots=True)
-class CachedTrunk:
-    """A trunk with a cache of the tokens of the last calls.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The time of a batch.
 
-    A call that asks for gradients through the trunk is always computed. A transformer with a class token has no such
-    function: each explainer stops at another of its blocks.
+    Attributes:
+        encode_image: Relative to the image tower alone.
+        seconds: Of an image.
+        repeats: Number of measurements.
     """
 
-    trunk: Callable[[Tensor], Tensor]
-    _calls: deque[tuple[Tensor, Tensor]] = field(default_factory=partial(deque, maxlen=CACHED_CALLS), init=False)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the tokens (B, T, D) of normalised pixels (B, 3, height, width)."""
-        if torch.is_grad_enabled() and pixels.requires_grad:
-            return self.trunk(pixels)
-        for cached_pixels, tokens in self._calls:
-            if cached_pixels.shape == pixels.shape and torch.equal(cached_pixels, pixels):
-                return tokens
-        tokens = self.trunk(pixels)
-        self._calls.append((pixels, tokens))
-        return tokens
-
-
-def with_trunk_cache(model: ClipModel) -> ClipModel:
-    """Return the same model with a cached trunk, if its tower has a trunk."""
-    tower = model.tower
-    if isinstance(tower, PooledTower | AveragedTower):
-        return replace(model, tower=replace(tower, trunk=CachedTrunk(tower.trunk)))
-    return model
+    encode_image: float
+    seconds: float
+    repeats: int
 
 
 class Contest:
     """All contenders on one loaded model, with a run's settings of model and images; the console shows the progress."""
 
     def __init__(self, model: ClipModel, config: RunConfig, contenders: Sequence[Contender], console: Console) -> None:
-        self.uncached_model = model
+        self.model = model
         self.config = config
         self.contenders = tuple(contenders)
         self.console = console
-        self.model = with_trunk_cache(model)
 
     def compute_maps(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
         """Compute the maps of each image, and the cosines of its questions by the image tower alone."""
@@ -180,34 +159,24 @@ class Contest:
                     cosines.append(image_cosines)
         return maps, cosines
 
-    def costs(self, images: Sequence[ComparedImage], rivals: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return label -> the cost of a batch with eight phrases an image: `encode_image`, `seconds`, `repeats`.
-
-        `encode_image` is the time relative to the image tower alone. Nothing is cached here.
-        """
-        costs: dict[str, dict[str, Any]] = {}
+    def costs(self, images: Sequence[ComparedImage], rivals: Sequence[str]) -> dict[str, Cost]:
+        """Return label -> the cost of a batch with eight phrases an image."""
+        costs: dict[str, Cost] = {}
         with progress_bar(self.console, "cost", len(self.contenders)) as advance:
             for count, contender in enumerate(self.contenders, start=1):
                 batch = list(images[: 1 if contender.takes_one_image else TIMED_IMAGES])
                 texts_by_image = [[question.phrase.text for question in image.questions] for image in batch]
                 phrases = [list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in texts_by_image]
-                explain_s, encode_s, repeats = self._times(contender, batch, phrases)
-                costs[contender.label] = {
-                    "encode_image": explain_s / encode_s,
-                    "seconds": explain_s / len(batch),
-                    "repeats": repeats,
-                }
+                costs[contender.label] = self._cost(contender, batch, phrases)
                 advance(count)
         return costs
 
-    def _times(
-        self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]
-    ) -> tuple[float, float, int]:
-        """Return median seconds for the maps of a batch and for its embeddings alone, and the number of measurements.
+    def _cost(self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]) -> Cost:
+        """Measure the maps of a batch and its embeddings alone, both as medians.
 
         The two take turns, so that other load of the machine falls on both. Texts are embedded before the clock starts.
         """
-        explainer = EXPLAINERS[contender.config.kind](contender.config, self.uncached_model)
+        explainer = EXPLAINERS[contender.config.kind](contender.config, self.model)
         explainer.texts([text for texts in phrases for text in texts])
         rgb = np.stack([pixels_of(record) for record in self.records(contender, images)])
         pixels = torch.from_numpy(rgb)
@@ -222,11 +191,17 @@ class Contest:
 
         encode = torch.no_grad()(lambda: tower.encode(pixels))
         explain = partial(explainer.explain, rgb, phrases)
-        first_s = seconds(explain)
-        if first_s > LONG_S:
-            return first_s, seconds(encode), 1
-        pairs = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
-        return median(explain_s for _, explain_s in pairs), median(encode_s for encode_s, _ in pairs), TIMES
+        explain_s = [seconds(explain)]
+        if explain_s[0] > LONG_S:
+            encode_s = [seconds(encode)]
+        else:
+            times = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
+            encode_s, explain_s = map(list, zip(*times, strict=True))
+        return Cost(
+            encode_image=median(explain_s) / median(encode_s),
+            seconds=median(explain_s) / len(images),
+            repeats=len(encode_s),
+        )
 
     def stages(self, model: ClipModel) -> dict[str, ExplainStage]:
         """Return label -> the stage of a contender on a model, set up."""
@@ -235,20 +210,18 @@ class Contest:
             settings = self.config.model
             if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
                 settings = settings.model_copy(update={"batch_size": 1})
-            # No masked image comes twice: a cache of them would take gigabytes.
-            contender_model = self.uncached_model if contender.repeats_trunk and model is self.model else model
-            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), contender_model)
+            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), model)
             stage.setup()
             stages[contender.label] = stage
         return stages
 
     def records(self, contender: Contender, images: Sequence[ComparedImage]) -> list[Record]:
         """Return the records of the images at the size that a contender takes."""
-        default_canvas = ExplainerConfig(kind="").canvas(self.uncached_model.input)
-        canvas = contender.config.canvas(self.uncached_model.input)
+        default_canvas = ExplainerConfig(kind="").canvas(self.model.input)
+        canvas = contender.config.canvas(self.model.input)
         if canvas["mode"] == default_canvas["mode"] and canvas["size_px"] == default_canvas["size_px"]:
             return [image.record for image in images]
-        stage = prepare_stage(self.config, self.uncached_model.input, contender.config)
+        stage = prepare_stage(self.config, self.model.input, contender.config)
         stage.setup()
         return stage.process([image.source for image in images])
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,12 @@ from pipeline.evaluate.matching import ImageHeat
 from pipeline.evaluate.metrics import value_of
 from pipeline.pictures import heat_map_png, jpeg_of
 from pipeline.research.compare.comparison import Comparison
-from pipeline.research.compare.figures import FIGURES, correlation, sizes_of
+from pipeline.research.compare.figures import FIGURES, correlation
 from pipeline.research.compare.pictures import ComparedImage
+from pipeline.research.compare.tables import sizes_of
 from pipeline.viewer.pages import TEMPLATES
 from stages.contract.errors import ConfigError
+from stages.contract.geometry import Box
 from stages.contract.records import HeatMap
 from stages.shared.storage import write_text
 
@@ -34,14 +36,16 @@ PHOTO_SIDE_PX: Final = 320
 MAP_SIDE_PX: Final = 48
 
 
-def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
-    """Write the page of some comparisons. Raise ConfigError if the file cannot be written."""
+def write_page(comparison: Comparison, out: Path) -> None:
+    """Write the page of a comparison. Raise ConfigError if the file cannot be written."""
     folder = Path(__file__).parent
     script, style = ((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    columns = [name for name in FIGURES if any(name in row.figures for row in comparison.rows)]
     text = TEMPLATES.from_string((folder / "page.html").read_text(encoding="utf-8")).render(
-        comparisons=[
-            (comparison, picture_questions(comparison), _table(comparison.rows)) for comparison in comparisons
-        ],
+        comparison=comparison,
+        questions=picture_questions(comparison),
+        columns=columns,
+        sizes=sizes_of(comparison.rows, columns),
         script=script,
         style=style,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -54,42 +58,83 @@ def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
         raise ConfigError(f"--html: cannot write {out}: {error.strerror}") from error
 
 
-def picture_questions(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the first question of the first images, with a map by every explainer: values for the template.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A heat map of the page.
 
-    `caption` is the text before, within and after the phrase; `boxes` are (x, y, w, h) in percent of the image's sides;
-    `disagreement` is 0 .. 2; `hits` counts the explainers with a peak on the object, -1 if its place is not known.
+    Attributes:
+        label: Label of the explainer.
+        heat: Data URL of the map.
+        x, y: Place of its peak, in percent of the image's sides.
+        verdict: "hit" or "missed"; "" if the place of the object is not known.
+        notes: Figures below it.
     """
-    labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
-    curves = {(row["label"], row["image"]): row for row in comparison.curves}
+
+    label: str
+    heat: str
+    x: float
+    y: float
+    verdict: str
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureQuestion:
+    """The first question of an image, with a map by every explainer.
+
+    Attributes:
+        name: Id of the sample.
+        phrase: Text of the phrase.
+        caption: The text before, within and after the phrase.
+        photo: Data URL of the image.
+        aspect: Width by height of the image.
+        boxes: True boxes (x, y, w, h), in percent of the image's sides.
+        tiles: The maps.
+        disagreement: How much the maps differ, 0 .. 2.
+    """
+
+    name: str
+    phrase: str
+    caption: tuple[str, str, str]
+    photo: str
+    aspect: float
+    boxes: list[Box]
+    tiles: list[Tile]
+    disagreement: float
+
+    @property
+    def hits(self) -> int:
+        """The number of maps with a peak on the object; -1 if its place is not known."""
+        return sum(tile.verdict == "hit" for tile in self.tiles) if self.boxes else -1
+
+
+def picture_questions(comparison: Comparison) -> list[PictureQuestion]:
+    """Return the first question of the first images."""
+    labels = [row.explainer for row in comparison.rows if not row.baseline]
+    curves = {(row.label, row.image): row.values for row in comparison.curves}
     questions = []
     for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
-        tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
         question = image.questions[0]
         height, width = image.size_hw
         phrase = question.phrase
         caption = image.record.sample.captions[phrase.caption_index]
-        boxes = () if question.query is None or question.query.target is None else question.query.target.boxes_xywh_px
+        boxes = () if question.query is None else question.query.true_target.boxes_xywh_px
         questions.append(
-            {
-                "name": image.record.sample.sample_id,
-                "phrase": phrase.text,
-                "caption": (caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
-                "photo": _photo(image),
-                "aspect": width / height,
-                "boxes": [
-                    (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height) for x, y, w, h in boxes
-                ],
-                "tiles": tiles,
-                "disagreement": _disagreement([maps[label][0].values for label in labels]),
-                "hits": sum(tile["verdict"] == "hit" for tile in tiles) if boxes else -1,
-            }
+            PictureQuestion(
+                name=image.record.sample.sample_id,
+                phrase=phrase.text,
+                caption=(caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
+                photo=_photo(image),
+                aspect=width / height,
+                boxes=[(100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height) for x, y, w, h in boxes],
+                tiles=[_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels],
+                disagreement=_disagreement([maps[label][0].values for label in labels]),
+            )
         )
     return questions
 
 
-def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A map: data URL, place of its peak in percent, "hit" or "missed" if the truth is known, and notes below it."""
+def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, float] | None) -> Tile:
     query = image.questions[0].query
     heat = ImageHeat(heat_map, image.size_hw)
     verdict = ""
@@ -104,14 +149,14 @@ def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[st
         for suffix, scale in (("", "probability"), ("_cosine", "cosine")):
             areas = [f"{name} {curve[f'{name}_rise{suffix}']:.2f}" for name in ("deletion", "insertion")]
             notes.append(f"{', '.join(areas)} ({scale})")
-    return {
-        "label": label,
-        "heat": _data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
-        "x": 100 * (heat.peak[1] + 0.5) / image.size_hw[1],
-        "y": 100 * (heat.peak[0] + 0.5) / image.size_hw[0],
-        "verdict": verdict,
-        "notes": notes,
-    }
+    return Tile(
+        label=label,
+        heat=_data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
+        x=100 * (heat.peak[1] + 0.5) / image.size_hw[1],
+        y=100 * (heat.peak[0] + 0.5) / image.size_hw[0],
+        verdict=verdict,
+        notes=notes,
+    )
 
 
 def _disagreement(maps: Sequence[NDArray[np.float32]]) -> float:
@@ -129,19 +174,3 @@ def _photo(image: ComparedImage) -> str:
 
 def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{b64encode(content).decode()}"
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The columns, and a line of cells for each explainer: the figure, and the sign of its gain over the reference."""
-    columns = [name for name in FIGURES if any(name in row["figures"] for row in rows)]
-    lines = []
-    for row in rows:
-        cells = []
-        for name in columns:
-            difference = (row["differences"] or {}).get(name) or {}
-            low = difference.get("low")
-            high = difference.get("high")
-            sign = 0 if low is None or high is None else (low > 0) - (high < 0)
-            cells.append((row["figures"].get(name), sign * FIGURES[name].better))
-        lines.append((row, cells))
-    return {"columns": columns, "sizes": sizes_of(rows, columns), "lines": lines}

@@ -84,9 +84,24 @@ class SampleSize:
     seed: int
 
 
-def read_images(
-    config: RunConfig, spec: InputSpec, truth: Path | None, sample_size: SampleSize, console: Console, *, resized: bool
-) -> list[ComparedImage]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The images of a comparison.
+
+    Attributes:
+        name: Name for people.
+        config: Input, model, phrases and images.
+        truth: Ground truth; None without places.
+        resized: Whether the images were resized after the ground truth was drawn.
+    """
+
+    name: str
+    config: RunConfig
+    truth: Path | None
+    resized: bool = False
+
+
+def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, console: Console) -> list[ComparedImage]:
     """Read a sample of images, with phrases, places and pixels at the model's input size.
 
     With ground truth, questions are phrases of the captions with a known place; otherwise any phrases.
@@ -94,7 +109,8 @@ def read_images(
     Raise InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
     nothing to ask.
     """
-    ground_truth = None if truth is None else read_truth(truth)
+    config = source.config
+    ground_truth = None if source.truth is None else read_truth(source.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
     samples = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(shards)]
@@ -114,7 +130,7 @@ def read_images(
         if ground_truth is None or matches is None:
             return _any_questions(record)
         true_image = matches.images[record.sample.image.file_name]
-        true_image = true_image.resize((record.height_px, record.width_px)) if resized else true_image
+        true_image = true_image.resize((record.height_px, record.width_px)) if source.resized else true_image
         return _placed_questions(len(images), record, true_image, ground_truth.categories)
 
     images: list[ComparedImage] = []
@@ -122,18 +138,20 @@ def read_images(
     stages = (PhrasesStage(config.phrases), prepare_stage(config, spec))
     with set_up(stages), progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, AT_ONCE)):
-            sources = stages[0].process(batch)
-            for source, record in zip(sources, stages[1].process(sources), strict=True):
+            phrased_records = stages[0].process(batch)
+            for phrased_record, record in zip(phrased_records, stages[1].process(phrased_records), strict=True):
                 fault_count += record.error is not None
                 questions = questions_of(record)
                 if questions:
                     image_questions = _draw_questions(questions, record.sample.sample_id, sample_size)
-                    image = ComparedImage(number=len(images), source=source, record=record, questions=image_questions)
+                    image = ComparedImage(
+                        number=len(images), source=phrased_record, record=record, questions=image_questions
+                    )
                     images.append(image.with_phrases(*(question.phrase for question in image_questions)))
             count += len(batch)
             advance(count)
     if not images:
-        kind = "a phrase with a known place" if truth is not None else "a phrase"
+        kind = "a phrase" if ground_truth is None else "a phrase with a known place"
         raise InputError(f"none of the {len(places)} images can be opened and has {kind}")
     if len(images) < len(places):
         console.print(

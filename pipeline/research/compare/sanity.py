@@ -1,12 +1,8 @@
 """Do maps follow weights and phrases? The sanity checks of Adebayo et al. (NeurIPS 2018, arXiv 1810.03292).
 
 A map that explains a model changes when the model's weights do. The paper re-initialises layer after layer, from the
-output on. Here the numbers within each weight are shuffled, which keeps their spread and so the scale of the
-activations. There are two steps instead of one for each layer:
-
-head   the part that turns tokens into an embedding: the last block of a transformer and all behind it, the pool, or the
-       head
-all    every weight of the image tower
+output on. Here the numbers within every weight of the image tower are shuffled at once, which keeps their spread and so
+the scale of the activations.
 
 The text tower stays as it is. Stored statistics of batch normalisation and the pixels' normalisation are no weights.
 """
@@ -16,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,42 +20,46 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from pipeline.research.compare.figures import pearson
+from pipeline.research.compare.figures import MapValues, pearson
 from pipeline.research.compare.maps import Contest, Maps
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.terminal import progress_bar
 from stages.contract.records import Phrase
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower
-from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import Block, VisionTower
 
-Depth = Literal["head", "all"]
-
-DEPTHS: Final[tuple[Depth, ...]] = ("head", "all")
-
-_WEIGHTS: Final = ("patch_weight", "patch_bias", "class_token", "position_embedding", "ln_pre")
+_TOWER: Final = (
+    "ln_post",
+    "output",
+    "blocks",
+    "patch_weight",
+    "patch_bias",
+    "class_token",
+    "position_embedding",
+    "ln_pre",
+)
 _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
-"""The weights of a transformer before its blocks, and the weights of a block."""
+"""The weights of a transformer, and of a block of it."""
 
 
-def check_sanity(
-    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int
-) -> list[dict[str, Any]]:
+def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[MapValues]:
     """Compute rank correlations of the first question's map with maps that should differ; the seed shuffles weights.
 
     Explainers that take many forward passes for each image are left out: they would need three times as many.
 
     Returns:
-        For each image and contender `label`, `image`, and the correlation with the map of a phrase of the next
-        image (`phrase_swapped`) and with its own map by shuffled weights (`weights_head`, `weights_all`).
+        For each image and contender the correlation with the map of a phrase of the next image (`phrase_swapped`)
+        and with its own map by shuffled weights (`weights_all`).
     """
     first_phrases = [image.questions[0].phrase for image in images]
     labels = [contender.label for contender in contest.contenders]
-    rows = {(image.number, label): {"label": label, "image": image.number} for image in images for label in labels}
+    values: dict[tuple[int, str], dict[str, float]] = {
+        (image.number, label): {} for image in images for label in labels
+    }
     attempts: list[tuple[str, ClipModel, list[Phrase]]] = [
         ("phrase_swapped", contest.model, [*first_phrases[1:], *first_phrases[:1]]),
-        *((f"weights_{depth}", shuffle_weights(contest.model, depth, seed), first_phrases) for depth in DEPTHS),
+        ("weights_all", shuffle_weights(contest.model, seed), first_phrases),
     ]
     stages = {name: contest.stages(model) for name, model, _ in attempts}
     step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
@@ -74,11 +74,11 @@ def check_sanity(
                     label = contender.label
                     records = stages[name][label].process(contest.records(contender, changed_images))
                     for image, image_maps, record in zip(changed_images, maps[start:], records, strict=False):
-                        values = image_maps[label][0].values
-                        rows[image.number, label][name] = rank_correlation(values, record.heat_maps[0].values)
+                        correlation = rank_correlation(image_maps[label][0].values, record.heat_maps[0].values)
+                        values[image.number, label][name] = correlation
                     count += len(changed_images)
                     advance(count)
-    return list(rows.values())
+    return [MapValues(label=label, image=image, values=part) for (image, label), part in values.items()]
 
 
 def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -86,24 +86,21 @@ def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return pearson(rankdata(a), rankdata(b))
 
 
-def shuffle_weights(model: ClipModel, depth: Depth, seed: int) -> ClipModel:
+def shuffle_weights(model: ClipModel, seed: int) -> ClipModel:
     """Return the same model with shuffled weights in its image tower; the model itself stays as it is."""
-    return replace(model, tower=_shuffle_tower(model.tower, depth, torch.Generator().manual_seed(seed)))
-
-
-def _shuffle_tower(tower: Tower, depth: Depth, random: torch.Generator) -> Tower:
-    if isinstance(tower, VisionTower):
-        start = 0 if depth == "all" else len(tower.blocks) - 1
-        weights: dict[str, Any] = {name: _shuffle(getattr(tower, name), random) for name in ("ln_post", "output")}
-        weights["blocks"] = (*tower.blocks[:start], *(_shuffle(block, random) for block in tower.blocks[start:]))
-        if depth == "all":
-            weights |= {name: _shuffle(getattr(tower, name), random) for name in _WEIGHTS}
-        return replace(tower, **weights)
-    if isinstance(tower, PooledTower | AveragedTower):
-        parts = ("trunk", "pool" if isinstance(tower, PooledTower) else "finish")
-        names = parts if depth == "all" else parts[1:]
-        return replace(tower, **{name: _shuffle(getattr(tower, name), random) for name in names})
-    raise TypeError(f"expected an image tower of this project, got a {type(tower).__name__}")
+    random = torch.Generator().manual_seed(seed)
+    tower = model.tower
+    names: tuple[str, ...]
+    match tower:
+        case VisionTower():
+            names = _TOWER
+        case PooledTower():
+            names = ("trunk", "pool")
+        case AveragedTower():
+            names = ("trunk", "finish")
+        case _:
+            raise TypeError(f"expected an image tower of this project, got a {type(tower).__name__}")
+    return replace(model, tower=replace(tower, **{name: _shuffle(getattr(tower, name), random) for name in names}))
 
 
 def _shuffle(part: Any, random: torch.Generator) -> Any:

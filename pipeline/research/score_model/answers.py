@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from pipeline.evaluate.estimates import Estimate, Floats, mean_estimates, weighted_estimate
+from pipeline.evaluate.estimates import Estimate, mean_estimates, weighted_estimate
+from pipeline.logistic import Floats
 from pipeline.research.score_model.probe import Embeddings, ImageEmbeddings, Questions
 
 WAYS: Final = ("roi", "mask", "crop")  # embeddings of a region, see `pipeline.research.score_model.probe`
@@ -78,6 +79,11 @@ class Answers:
         self.classes.extend(classes)
         for name, numbers in values.items():
             self.values.setdefault(name, []).extend(numbers.tolist())
+
+    def rounded(self) -> Answers:
+        """Return the same answers with six digits, as a file holds them."""
+        values = {name: [round(value, 6) for value in numbers] for name, numbers in self.values.items()}
+        return replace(self, values=values)
 
 
 class Classification:
@@ -196,38 +202,41 @@ def _mask_of(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
     return marks
 
 
-def figures_of(answers: Answers) -> dict[str, Any]:
-    """Return the mean of every kind of value, {value, low, high, n} each, and `n`, the number of questions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFigures:
+    """The figures of questions of one kind.
 
-    Regions also have `mean_per_class`, the mean over classes of their top-1; its n counts classes.
+    Attributes:
+        figures: Mean of every kind of value. Regions also have `mean_per_class`, the mean over classes of their top-1;
+            its n counts classes.
+        n: Number of questions.
     """
+
+    figures: Mapping[str, Estimate]
+    n: int
+
+
+def figures_of(answers: Answers) -> AnswerFigures:
+    """Return the figures of answers."""
     images = np.array(answers.images, np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in answers.values.items()}
-    estimates = dict(zip(values, mean_estimates(list(values.values()), images), strict=True))
+    figures = dict(zip(values, mean_estimates(list(values.values()), images), strict=True))
     if answers.classes:
-        estimates["mean_per_class"] = _over_classes(answers, images, values["top1"])
-    return {**{name: estimate.plain() for name, estimate in estimates.items()}, "n": len(images)}
+        figures["mean_per_class"] = _over_classes(answers, images, values["top1"])
+    return AnswerFigures(figures=figures, n=len(images))
 
 
-def differences_of(answers: Answers, reference: Answers) -> dict[str, Any]:
+def differences_of(answers: Answers, reference: Answers) -> AnswerFigures:
     """Return the paired differences from another model's figures. Raise ValueError if the questions differ."""
     questions, reference_questions = ((part.images, part.classes, set(part.values)) for part in (answers, reference))
     if questions != reference_questions:
         raise ValueError("expected answers to the same questions")
     differences = {
-        name: (np.array(values, np.float64) - np.array(reference.values[name], np.float64)).tolist()
+        name: [value - other for value, other in zip(values, reference.values[name], strict=True)]
         for name, values in answers.values.items()
         if name != "chance_1"
     }
     return figures_of(replace(answers, values=differences))
-
-
-def count_by_class(answers: Answers) -> dict[str, dict[str, Any]]:
-    """Return class -> number of regions `n` and the share `top1` that is named right, in the order of the names."""
-    totals: dict[str, list[float]] = {}
-    for name, hit in zip(answers.classes, answers.values.get("top1", ()), strict=True):
-        totals.setdefault(name, []).append(hit)
-    return {name: {"n": len(totals[name]), "top1": float(np.mean(totals[name]))} for name in sorted(totals)}
 
 
 def _over_classes(answers: Answers, images: NDArray[np.int64], hits: Floats) -> Estimate:
@@ -241,21 +250,3 @@ def _over_classes(answers: Answers, images: NDArray[np.int64], hits: Floats) -> 
         return float((right[is_drawn] / boxes[is_drawn]).mean()) if is_drawn.any() else math.nan
 
     return replace(weighted_estimate(mean, images), n=len(names))
-
-
-def dump_answers(answers: Answers) -> dict[str, Any]:
-    """Return answers as plain values with six digits, for a file."""
-    values = {name: [round(value, 6) for value in numbers] for name, numbers in answers.values.items()}
-    return {"images": answers.images, "values": values, "classes": answers.classes}
-
-
-def parse_answers(values: Mapping[str, Any]) -> Answers:
-    """Return the answers from `dump_answers`. Raise TypeError, ValueError, AttributeError or KeyError for others."""
-    answers = Answers(
-        images=[int(image) for image in values["images"]],
-        values={str(name): [float(value) for value in numbers] for name, numbers in values["values"].items()},
-        classes=[str(name) for name in values["classes"]],
-    )
-    if any(len(numbers) != len(answers.images) for numbers in answers.values.values()):
-        raise ValueError("expected as many values as images")
-    return answers

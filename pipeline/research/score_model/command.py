@@ -99,6 +99,6 @@ def score_model(
     job = ScoringJob(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
     scores = compute_scores(job, errors if as_json else console, other_scores)
     if as_json:
-        print_json(scores, indent=None)
+        print_json(scores.to_json(), indent=None)
     else:
         print_scores(scores, console)

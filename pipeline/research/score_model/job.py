@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.config import differences as setting_differences
+from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.evaluation_set import draw_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.graph import fetch_weights
 from pipeline.research.score_model.answers import (
+    AnswerFigures,
     Answers,
     Classification,
-    count_by_class,
     differences_of,
-    dump_answers,
     figures_of,
     find_phrases,
-    parse_answers,
     retrieve,
 )
 from pipeline.research.score_model.probe import (
@@ -74,15 +73,92 @@ class ScoringJob:
     probe: ProbeConfig
 
 
-def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return all figures of a model as plain values; `reference`: figures of another model on the same images.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCounts:
+    """The numbers of images, of images that cannot be opened, of captions, of regions, and of classes by question."""
 
-    Returns:
-        `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`
-        (recall_1, recall_5, chance_1, n), `retrieval` (t2i_r1 ... i2t_r10), each {value, low, high, n}; `classes`
-        (name -> n, and top-1 by WAYS); the job and the model; and `answers`, one number for each question. With a
-        reference also `differences` from it, its name in `compared_with`, and the settings that differ in
-        `asked_differently`.
+    images: int
+    failed: int
+    captions: int
+    boxes: int
+    classes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelComparison:
+    """The differences from another model.
+
+    Attributes:
+        compared_with: Its name.
+        asked_differently: The settings that differ.
+        differences: Differences of the figures.
+    """
+
+    compared_with: str
+    asked_differently: list[str]
+    differences: Mapping[str, AnswerFigures]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What `phrasebox score-model` says of a model.
+
+    Attributes:
+        model: Name of the model.
+        device: Its device, for people.
+        input: Section input of the configuration.
+        truth: Path of the ground truth.
+        matched: How many images were matched with the ground truth, and how.
+        probe: Questions and embeddings.
+        seed: Seed of the sample.
+        counts: What was asked.
+        faults: Number of images that cannot be opened, by reason.
+        fault_examples: The first of these faults in full.
+        figures: Kind of question -> figures: `regions.WAY` and `described.WAY` (top1, top5, mean_per_class), `phrases`
+            and `phrases_pool` (recall_1, recall_5, chance_1), `t2i` and `i2t` (r1, r5, r10).
+        comparison: Differences from another model, if there is one.
+        images: File names of the images, in order.
+        answers: Kind of question -> answers, with six digits.
+        seconds: Time of all this.
+    """
+
+    model: str
+    device: str
+    input: Mapping[str, Any]
+    truth: str | None
+    matched: Mapping[str, int] | None
+    probe: ProbeConfig
+    seed: int
+    counts: ScoreCounts
+    faults: Mapping[str, int]
+    fault_examples: list[str]
+    figures: Mapping[str, AnswerFigures]
+    comparison: ModelComparison | None
+    images: list[str]
+    answers: Mapping[str, Answers]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all parts as values of JSON."""
+        values = plain_values(self)
+        del values["figures"]
+        comparison = values.pop("comparison") or {}
+        if self.comparison is not None:
+            comparison["differences"] = _arrange(self.comparison.differences)
+        return {**values, **_arrange(self.figures), **comparison}
+
+
+class StoredScores(BaseModel):
+    """The parts of `Scores.to_json` that another model is compared with."""
+
+    model: str
+    probe: dict[str, Any] = {}
+    images: list[str]
+    answers: dict[str, Answers]
+
+
+def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | None = None) -> Scores:
+    """Return all figures of a model; `reference`: figures of another model on the same images.
 
     Raises:
         ConfigError: The model cannot be used.
@@ -104,17 +180,48 @@ def compute_scores(job: ScoringJob, console: Console, reference: Mapping[str, An
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
     if not sheet.names:
         raise InputError(f"none of the {len(places):,} images can be opened: {sheet.examples[0]}")
-    return {
-        "model": name,
-        "device": model.device_name,
-        "input": config.input.model_dump(mode="json"),
-        "truth": None if job.truth is None else str(job.truth),
-        "matched": None if matches is None else matches.counts,
-        "probe": _dump_probe(job.probe),
-        "seed": job.seed,
-        **_report(sheet, reference),
-        "seconds": round(time.perf_counter() - start_s, 1),
-    }
+    answers = sheet.answers()
+    rounded_answers = {kind: part.rounded() for kind, part in answers.items()}
+    return Scores(
+        model=name,
+        device=model.device_name,
+        input=config.input.model_dump(mode="json"),
+        truth=None if job.truth is None else str(job.truth),
+        matched=None if matches is None else matches.counts,
+        probe=job.probe,
+        seed=job.seed,
+        counts=ScoreCounts(
+            images=len(sheet.names),
+            failed=sheet.faults.total(),
+            captions=sum(map(len, sheet.captions)),
+            boxes=sheet.boxes,
+            classes={key: len(classification.names) for key, classification in sheet.classifications.items()},
+        ),
+        faults=dict(sheet.faults),
+        fault_examples=sheet.examples,
+        figures={kind: figures_of(part) for kind, part in answers.items()},
+        comparison=None if reference is None else _compare(rounded_answers, job.probe, reference),
+        images=sheet.names,
+        answers=rounded_answers,
+        seconds=round(time.perf_counter() - start_s, 1),
+    )
+
+
+def _compare(answers: Mapping[str, Answers], probe: ProbeConfig, reference: StoredScores) -> ModelComparison:
+    try:
+        # Both as they are stored, so that rounding is no difference.
+        differences = {
+            kind: differences_of(part, reference.answers[kind])
+            for kind, part in answers.items()
+            if kind in reference.answers
+        }
+    except ValueError as error:
+        raise InputError("--compare: its figures are of other regions, phrases or captions") from error
+    return ModelComparison(
+        compared_with=reference.model,
+        asked_differently=setting_differences(reference.probe, plain_values(probe)),
+        differences=differences,
+    )
 
 
 def _draw_sample(
@@ -122,7 +229,7 @@ def _draw_sample(
     shards: Sequence[Shard],
     truth: GroundTruth | None,
     job: ScoringJob,
-    reference: Mapping[str, Any] | None,
+    reference: StoredScores | None,
 ) -> tuple[frozenset[int], ImageMatches | None]:
     """Return the places of a sample of images in the input, and their ground truth. Raise InputError without images."""
     names = [sample.image.file_name for sample in reader.samples(shards)]
@@ -132,8 +239,8 @@ def _draw_sample(
     candidates = ((place, name) for place, name in enumerate(names) if matches is None or name in matches.images)
     places = draw_places(candidates, job.most, job.seed)
     if reference is not None:
-        reference_names = set(reference["images"])
-        if [names[place] for place in places if names[place] in reference_names] != list(reference["images"]):
+        reference_names = set(reference.images)
+        if [names[place] for place in places if names[place] in reference_names] != reference.images:
             raise InputError("--compare: its figures are of other images; measure both models on the same sample")
     return frozenset(places), matches
 
@@ -155,7 +262,7 @@ class AnswerSheet:
         self.classifications = {
             key: Classification(names, embedder.embed_classes(names)) for key, names in classes.items() if names
         }
-        self.phrase_answers = {key: Answers() for key in ("phrases", "phrases_crop", "phrases_pool")}
+        self.phrase_answers = {key: Answers() for key in ("phrases", "phrases_pool")}
         # Of each image that could be opened, in order.
         self.names: list[str] = []
         self.captions: list[tuple[str, ...]] = []
@@ -206,8 +313,6 @@ class AnswerSheet:
         if questions.phrases:
             texts = self.embedder.embed_texts([text for text, _ in questions.phrases])
             find_phrases(self.phrase_answers["phrases"], [number], [questions], [embeddings.roi], texts)
-            if embeddings.crop is not None:
-                find_phrases(self.phrase_answers["phrases_crop"], [number], [questions], [embeddings.crop], texts)
         if len(questions.candidates):
             self._pool.append((number, questions, embeddings))
 
@@ -259,73 +364,26 @@ def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet,
     prepare.teardown()
 
 
-def _report(sheet: AnswerSheet, reference: Mapping[str, Any] | None) -> dict[str, Any]:
-    answers = sheet.answers()
-    plain_answers = {name: dump_answers(part) for name, part in answers.items()}
-    report: dict[str, Any] = {
-        "counts": {
-            "images": len(sheet.names),
-            "failed": sheet.faults.total(),
-            "captions": sum(map(len, sheet.captions)),
-            "boxes": sheet.boxes,
-            "classes": {key: len(classification.names) for key, classification in sheet.classifications.items()},
-        },
-        "faults": dict(sheet.faults),
-        "fault_examples": sheet.examples,
-        **arrange_figures({name: figures_of(part) for name, part in answers.items()}),
-        "classes": {
-            name.removeprefix("regions."): count_by_class(part)
-            for name, part in answers.items()
-            if name.startswith("regions.")
-        },
-    }
-    if reference is not None:
-        try:
-            # Both as they are stored, so that rounding is no difference.
-            differences = {
-                name: differences_of(parse_answers(part), parse_answers(reference["answers"][name]))
-                for name, part in plain_answers.items()
-                if name in reference["answers"]
-            }
-        except ValueError as error:
-            raise InputError("--compare: its figures are of other regions, phrases or captions") from error
-        report |= {
-            "compared_with": reference["model"],
-            "asked_differently": setting_differences(reference.get("probe"), _dump_probe(sheet.job.probe)),
-            "differences": arrange_figures(differences),
-        }
-    return report | {"images": sheet.names, "answers": plain_answers}
-
-
-def _dump_probe(probe: ProbeConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(probe)))  # type: ignore[no-any-return]
-
-
-def arrange_figures(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the figures of each kind of question, by the names of the JSON."""
-    kinds: dict[str, Any] = {"regions": {}, "described": {}}
-    retrieval: dict[str, Any] = {}
-    for name, values in figures.items():
+def _arrange(figures: Mapping[str, AnswerFigures]) -> dict[str, Any]:
+    """Return the figures of each kind of question as values of JSON."""
+    kinds: dict[str, Any] = {"regions": {}, "described": {}, "retrieval": {}}
+    for name, part in figures.items():
+        values = plain_values({**part.figures, "n": part.n})
         key, _, way = name.partition(".")
         if way:
             kinds[key][way] = values
         elif name in ("t2i", "i2t"):
-            retrieval |= {f"{name}_{figure}": value for figure, value in values.items()}
+            kinds["retrieval"] |= {f"{name}_{figure}": value for figure, value in values.items()}
         else:
             kinds[name] = values
-    return {**kinds, "retrieval": retrieval}
+    return kinds
 
 
-def read_scores(path: Path) -> dict[str, Any]:
+def read_scores(path: Path) -> StoredScores:
     """Return the output of `phrasebox score-model --json` in a file. Raise InputError if it is something else."""
     try:
-        scores: dict[str, Any] = json.loads(path.read_bytes())
-        for values in scores["answers"].values():
-            parse_answers(values)
-        if not isinstance(scores["images"], Sequence) or not isinstance(scores["model"], str):
-            raise TypeError
+        return StoredScores.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"--compare: {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValidationError as error:
         raise InputError(f"--compare: {path} is not what phrasebox score-model --json wrote") from error
-    return scores

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,8 +22,8 @@ from pipeline.commands.tables import format_heading, make_figure_table
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.paths import check_writable
-from pipeline.research.tune.session import tune_settings, write_settings
-from pipeline.research.tune.trials import FIGURES, Figure
+from pipeline.research.tune.session import Tuning, tune_settings, write_settings
+from pipeline.research.tune.trials import FIGURES, DecidingFigure, TrialFigures, TuningSession
 from pipeline.terminal import console, counted, errors, print_json
 from stages.contract.errors import ConfigError
 
@@ -36,7 +35,7 @@ def tune(
         bool, typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead.")
     ] = False,
     by: Annotated[
-        Figure | None,
+        DecidingFigure | None,
         typer.Option("--by", help="The figure that decides: box_iou by default, agreement with --reviews."),
     ] = None,
     out: Annotated[
@@ -71,64 +70,64 @@ def tune(
     if out is not None:
         check_writable("--out", out)
     settings = with_image_root(images, settings)
-    judged, wrong = (
-        open_reviewed_dataset(dataset, settings)
-        if truth is None
-        else (open_evaluation_set(dataset, truth, settings, resized=resized), None)
-    )
-    figure: Figure = by or ("agreement" if reviews else "box_iou")
-    progress = errors if as_json else console
-    figures = tune_settings(judged, progress, wrong=wrong, by=figure, most=most, minutes=minutes)
-    if as_json:
-        print_json(figures)
+    if truth is None:
+        evaluation_set, wrong = open_reviewed_dataset(dataset, settings)
     else:
-        print_tuning(figures, console)
+        evaluation_set, wrong = open_evaluation_set(dataset, truth, settings, resized=resized), None
+    progress = errors if as_json else console
+    session = TuningSession(
+        evaluation_set=evaluation_set, wrong=wrong, by=by or ("agreement" if reviews else "box_iou"), console=progress
+    )
+    tuning = tune_settings(session, most=most, minutes=minutes)
+    if as_json:
+        print_json(tuning.to_json())
+    else:
+        print_tuning(tuning, console)
     if out is not None:
-        progress.print(_write_better(figures, out), soft_wrap=True)
+        progress.print(_write_better(tuning, out), soft_wrap=True)
     if not as_json:
-        console.print(figures["verdict"], soft_wrap=True)
+        console.print(tuning.verdict, soft_wrap=True)
 
 
-def _write_better(figures: Mapping[str, Any], out: Path) -> str:
+def _write_better(tuning: Tuning, out: Path) -> str:
     """Write the settings if they are better than the dataset's, and return what was done."""
-    if not figures["best"]:
+    if not tuning.best:
         return f"{out} is not written: it would change nothing"
-    write_settings(figures["settings"], out)
+    write_settings(tuning.settings, out)
     return f"the best settings are in {out}"
 
 
-def print_tuning(figures: Mapping[str, Any], console: Console) -> None:
+def print_tuning(tuning: Tuning, console: Console) -> None:
     """Print the table for people: a line for each try with its gain, and the settings that stay."""
-    by = figures["by"]
     is_wide = console.width >= 110  # a narrow terminal has room for the deciding figure alone
-    columns = [name for name in FIGURES if figures["start"][name] is not None and (is_wide or name == by)]
+    columns = [name for name in FIGURES if tuning.start[name] is not None and (is_wide or name == tuning.by)]
     table = make_figure_table("", [*map(format_heading, columns), "gain", "from", "to"])
 
-    def add(name: str, values: Mapping[str, Any], *gain: str, ends: bool = False) -> None:
-        cells = ["-" if values[column] is None else f"{values[column]:.3f}" for column in columns]
+    def add(name: str, values: TrialFigures, *gain: str, ends: bool = False) -> None:
+        cells = ["-" if (value := values[column]) is None else f"{value:.3f}" for column in columns]
         table.add_row(name, *cells, *(gain or ("",) * 3), end_section=ends)
 
-    add("the dataset", figures["start"])
-    add("without its calibration", figures["base"], ends=True)
-    steps = figures["steps"]
+    add("the dataset", tuning.start)
+    add("without its calibration", tuning.base, ends=True)
+    steps = tuning.steps
     for number, step in enumerate(steps, start=1):
-        values = " ".join(str(value) for value in step["changes"].values())
-        gain = step["gain"]
-        gains = ["-" if gain[bound] is None else f"{gain[bound]:+.3f}" for bound in ("value", "low", "high")]
-        ends = number == len(steps) or steps[number]["group"] != step["group"]
-        add(f"{step['group']}: {values}{' *' if step['kept'] else ''}", step["figures"], *gains, ends=ends)
-    if figures["best"]:
-        add("the best", figures["figures"])
+        values = " ".join(str(value) for value in step.changes.values())
+        bounds = (step.gain.value, step.gain.low, step.gain.high)
+        gains = ["-" if math.isnan(bound) else f"{bound:+.3f}" for bound in bounds]
+        ends = number == len(steps) or steps[number].group != step.group
+        add(f"{step.group}: {values}{' *' if step.kept else ''}", step.figures, *gains, ends=ends)
+    if tuning.best:
+        add("the best", tuning.figures)
     console.print(
-        f"{counted(figures['images'], 'image')}, {counted(figures['known'], 'phrase')} with a known answer",
+        f"{counted(tuning.images, 'image')}, {counted(tuning.known, 'phrase')} with a known answer",
         soft_wrap=True,
     )
     console.print(table)
     if steps:
-        console.print(f"* stays: its gain in {by} over what stays above it is beyond chance", soft_wrap=True)
-    for reason in figures["skipped"]:
+        console.print(f"* stays: its gain in {tuning.by} over what stays above it is beyond chance", soft_wrap=True)
+    for reason in tuning.skipped:
         console.print(f"not tried: {reason}", soft_wrap=True)
-    if figures["best"] and figures["settings"]["regions"]["rule"] == "fitted":
+    if tuning.best and tuning.settings["regions"]["rule"] == "fitted":
         console.print(
             "regions.rule=fitted needs a calibration: run with these settings, then fit it with phrasebox calibrate",
             soft_wrap=True,

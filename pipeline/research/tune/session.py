@@ -17,13 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-
 from pipeline.config_text import dump_yaml
-from pipeline.evaluate.evaluation_set import EvaluationSet
-from pipeline.evaluate.verdicts import tuning_verdict
-from pipeline.research.tune.trials import Changes, Figure, Trial, TuningSession, Wrong
-from pipeline.terminal import progress_bar
+from pipeline.evaluate.estimates import Estimate, plain_values
+from pipeline.evaluate.verdicts import interval
+from pipeline.research.tune.trials import Changes, DecidingFigure, Trial, TrialFigures, TuningSession
+from pipeline.terminal import duration, progress_bar
 from stages.contract.errors import ConfigError, InputError, one_line
 from stages.explain.config import ExplainerConfig
 from stages.shared.storage import write_text
@@ -60,13 +58,95 @@ FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are compu
 
 
 @dataclass(kw_only=True)
+class Step:
+    """A try.
+
+    Attributes:
+        group: Its group of changes.
+        changes: The changes.
+        kept: Whether they stay.
+        figures: Figures of the try.
+        gain: Difference from the settings before the group.
+    """
+
+    group: str
+    changes: Changes
+    kept: bool = False
+    figures: TrialFigures
+    gain: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What `phrasebox tune` says.
+
+    Attributes:
+        dataset: Path of the dataset.
+        images: Number of images.
+        known: Number of phrases with a known answer.
+        by: The figure that decides.
+        start: Figures of the dataset.
+        base: Figures without its calibration.
+        steps: The tries.
+        left_out: Number of tries that the budget left out.
+        skipped: Why other tries failed.
+        best: All changes that stay; empty if they are not better than the dataset beyond chance.
+        gain: Their difference from the dataset.
+        figures: Their figures.
+        settings: The sections explain and regions with them.
+        baseline_s: Seconds of `start` and `base`.
+    """
+
+    dataset: str
+    images: int
+    known: int
+    by: DecidingFigure
+    start: TrialFigures
+    base: TrialFigures
+    steps: list[Step]
+    left_out: int
+    skipped: list[str]
+    best: Changes
+    gain: Estimate
+    figures: TrialFigures
+    settings: Mapping[str, Any]
+    baseline_s: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether to use the settings."""
+        if self.best:
+            gain = self.gain
+            return (
+                f"Verdict: use the new settings: {self.by} rises by {gain.value:.3f} ({interval(gain.low, gain.high)}) "
+                "on the images that they were chosen on. Measure them on others with phrasebox eval."
+            )
+        if not self.steps and self.left_out:
+            return (
+                f"Verdict: no try was begun: the two baselines took {duration(self.baseline_s)}; give "
+                f"--minutes {math.ceil(self.baseline_s / 6)} or --most {max(1, self.images // 2)}."
+            )
+        if not self.steps:
+            return "Verdict: keep the dataset's settings. No try suits the model and the ground truth."
+        rest = f"; --minutes left out {self.left_out:,}" if self.left_out else ""
+        return (
+            f"Verdict: keep the dataset's settings. Tries that are shown to be better in {self.by}: 0 of "
+            f"{len(self.steps):,}{rest}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all parts as values of JSON."""
+        return {**plain_values(self), "verdict": self.verdict}
+
+
+@dataclass(kw_only=True)
 class _GreedySearch:
     """The changes that stay so far, their trial, and the tries."""
 
     session: TuningSession
     changes: dict[str, Any]
     trial: Trial
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     left_out: int = 0
 
@@ -76,7 +156,7 @@ class _GreedySearch:
         """Try candidates one after the other; the best one stays if it is better beyond chance."""
         session = self.session
         config = session.config(self.changes)
-        best_step: dict[str, Any] | None = None
+        best_step: Step | None = None
         best_changes = self.changes
         best_trial = self.trial
         for changes in candidates:
@@ -93,22 +173,21 @@ class _GreedySearch:
                 self.failures.append(f"{group}: {one_line(error)}")
                 continue
             gain = trial.gain_over(self.trial)
-            step = {"group": group, "changes": dict(changes), "kept": False, "figures": trial.figures}
-            step["gain"] = gain.plain()
+            step = Step(group=group, changes=changes, figures=trial.figures, gain=gain)
             self.steps.append(step)
-            if gain.low > 0 and trial.figures[session.by] > best_trial.figures[session.by]:
+            if gain.low > 0 and session.figure(trial) > session.figure(best_trial):
                 best_step = step
                 best_changes = all_changes
                 best_trial = trial
             session.keep_maps(self.changes, all_changes if best_step is None else best_changes)
         if best_step is not None:
-            best_step["kept"] = True
+            best_step.kept = True
             self.changes = best_changes
             self.trial = best_trial
 
     def best_over(self, start: Trial) -> tuple[dict[str, Any], Trial]:
         """Return the changes that stay and their trial, or none and `start` if they are not better beyond chance."""
-        keys = {key for step in self.steps if step["kept"] for key in step["changes"]}
+        keys = {key for step in self.steps if step.kept for key in step.changes}
         if keys and self.trial.gain_over(start).low > 0:
             changes = {
                 key: value for key, value in self.changes.items() if key in keys or not key.startswith("regions.")
@@ -118,35 +197,22 @@ class _GreedySearch:
 
 
 def tune_settings(
-    evaluation_set: EvaluationSet,
-    console: Console,
+    session: TuningSession,
     *,
-    wrong: Wrong | None = None,
-    by: Figure = "box_iou",
     most: int = 500,
     minutes: float = math.inf,
     maps: Mapping[str, Sequence[Changes]] = MAPS,
     cuts: Mapping[str, Sequence[Changes]] = CUTS,
-) -> dict[str, Any]:
+) -> Tuning:
     """Try groups of changes one after the other on `most` images; see the module.
 
-    No try begins after `minutes`, and no try that needs maps after the share `FOR_MAPS` of them. `wrong` are the boxes
-    that reviews call wrong, if they are the ground truth; then no cut is fitted, which needs boxes of all things.
-
-    Returns:
-        `dataset`, `images`, `known` (phrases) and `by`; `start`, the figures of the dataset; `base`, the figures
-        without its calibration; `steps`, a list of tries: `group`, `changes`, `kept`, `figures`, and `gain`, the
-        difference from the settings before the group; `left_out`, the number of tries that the budget left out;
-        `skipped`, the reasons why other tries failed; `best`, all changes that stay, empty if they are not better than
-        the dataset beyond chance; `gain`, their difference from the dataset; `figures`, their figures; `settings`, the
-        sections explain and regions; `baseline_s`, the seconds of `start` and `base`; `verdict`, see `tuning_verdict`.
+    No try begins after `minutes`, and no try that needs maps after the share `FOR_MAPS` of them.
 
     Raises:
         InputError: No phrase of the dataset is known to the ground truth, or images are no longer in the input.
         ConfigError: A setting cannot be used.
     """
     start_s = time.monotonic()
-    session = TuningSession(evaluation_set=evaluation_set, wrong=wrong, by=by, console=console)
     start = session.start(most)
     uncut = session.config({}).regions.without_cut()
     baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
@@ -154,30 +220,29 @@ def tune_settings(
     baseline_s = time.monotonic() - start_s
     search = _GreedySearch(session=session, changes=baseline, trial=base)
     groups = {**maps, **cuts}
-    with progress_bar(console, "settings", sum(map(len, groups.values()))) as advance:
+    with progress_bar(session.console, "settings", sum(map(len, groups.values()))) as advance:
         for group, candidates in groups.items():
             deadline_s = start_s + 60 * minutes * (FOR_MAPS if group in maps else 1.0)
             search.try_group(group, candidates, deadline_s, advance)
     best, trial = search.best_over(start)
     # Without the rule that stood in for `fitted`.
-    final = replace(session, evaluation_set=evaluation_set.with_requested_rule()).config(best)
-    figures = {
-        "dataset": str(evaluation_set.dataset.path),
-        "images": len(trial.parts),
-        "known": start.figures["reviewed"] or start.figures["targets"],
-        "by": by,
-        "start": start.figures,
-        "base": base.figures,
-        "steps": search.steps,
-        "left_out": search.left_out,
-        "skipped": search.failures,
-        "best": best,
-        "gain": trial.gain_over(start).plain(),
-        "figures": trial.figures,
-        "settings": {name: getattr(final, name).model_dump(mode="json") for name in ("explain", "regions")},
-        "baseline_s": round(baseline_s, 1),
-    }
-    return {**figures, "verdict": tuning_verdict(figures)}
+    final = replace(session, evaluation_set=session.evaluation_set.with_requested_rule()).config(best)
+    return Tuning(
+        dataset=str(session.evaluation_set.dataset.path),
+        images=len(trial.parts),
+        known=start.known,
+        by=session.by,
+        start=start.figures,
+        base=base.figures,
+        steps=search.steps,
+        left_out=search.left_out,
+        skipped=search.failures,
+        best=best,
+        gain=trial.gain_over(start),
+        figures=trial.figures,
+        settings={name: getattr(final, name).model_dump(mode="json") for name in ("explain", "regions")},
+        baseline_s=round(baseline_s, 1),
+    )
 
 
 def _shared_settings(explain: ExplainerConfig, changes: Changes) -> dict[str, Any]:

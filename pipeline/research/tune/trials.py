@@ -15,10 +15,11 @@ from rich.console import Console
 
 from pipeline.config import RunConfig, sets_any
 from pipeline.evaluate.calibrate import fit_cut_to_rows
-from pipeline.evaluate.estimates import Estimate, Floats, weighted_estimate
+from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
 from pipeline.graph import build_steps, presence_in
+from pipeline.logistic import Floats
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box
 from stages.contract.records import Record
@@ -35,12 +36,17 @@ if TYPE_CHECKING:
 
 Changes = Mapping[str, Any]  # keys of the configuration with their values
 
-Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"]
+DecidingFigure = Literal[
+    "pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"
+]
 """Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`, with reviews: the share of
 right regions among the phrases' best regions, as far as people know, see `TuningSession._judge_image`."""
 
-FIGURES: Final[tuple[str, ...]] = get_args(Figure)
+FIGURES: Final[tuple[str, ...]] = get_args(DecidingFigure)
 _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
+
+TrialFigures = Mapping[str, float | None]
+"""Name -> figure, None without any value; and the counts of regions, targets and reviewed regions."""
 
 Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong
 
@@ -50,12 +56,17 @@ class Trial:
     """The result of a try.
 
     Attributes:
-        figures: Figures by name; None for a figure without any value.
+        figures: Figures and counts by name.
         parts: Sum and count of the figure that decides, for each image, (images, 2).
     """
 
-    figures: dict[str, Any]
+    figures: TrialFigures
     parts: Floats
+
+    @property
+    def known(self) -> int:
+        """The number of phrases with a known answer."""
+        return int(self.figures["reviewed"] or self.figures["targets"] or 0)
 
     def gain_over(self, baseline: Trial) -> Estimate:
         """Return the difference of the figures with its interval, over images drawn together."""
@@ -80,8 +91,8 @@ class TuningSession:
     """
 
     evaluation_set: EvaluationSet
-    wrong: Wrong | None
-    by: Figure
+    wrong: Wrong | None = None
+    by: DecidingFigure = "box_iou"
     console: Console
     _maps: dict[str, list[Record]] = field(default_factory=dict)  # by the settings that they depend on
     _dataset_records: list[Record] = field(default_factory=list)  # with the maps of the dataset's settings
@@ -124,7 +135,7 @@ class TuningSession:
         ]
         self._maps[self._key(self.config({}))] = self._dataset_records
         trial = self.judge(self.config({}), self._dataset_records, calibration)
-        if not trial.figures["targets"] + trial.figures["reviewed"]:
+        if not trial.known:
             raise InputError(f"none of the {len(trial.parts)} images has a phrase with a known place")
         if trial.figures[self.by] is None:
             raise ConfigError(
@@ -201,6 +212,10 @@ class TuningSession:
             "fitted": self.wrong is None,
         }
         return conditions.get(group, True)
+
+    def figure(self, trial: Trial) -> float:
+        """Return the figure that decides; 0 without any value."""
+        return trial.figures[self.by] or 0.0
 
     def keep_maps(self, *changes: Changes) -> None:
         """Drop the maps of all other settings."""

@@ -80,9 +80,8 @@ def test_tune_is_measured_on_photographs_that_it_did_not_see(tmp_path: Path, mon
     tries = [{"changes": {"regions.refine": "grabcut"}, "figures": base, "kept": True, "gain": gain}]
     found = {"base": base, "steps": tries, "images": 300, "known": 9, "settings": {"regions": {"refine": "grabcut"}}}
     monkeypatch.setattr(steps, "open_evaluation_set", lambda made, *_, **__: made)
-    monkeypatch.setattr(
-        steps, "tune_settings", lambda made, *_, **__: found if made == "flickr8k/train photos" else None
-    )
+    tuning = {"flickr8k/train photos": SimpleNamespace(to_json=lambda: found)}
+    monkeypatch.setattr(steps, "tune_settings", lambda session, **_: tuning[session.evaluation_set])
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(steps, "called", lambda *arguments: calls.append(arguments))
     figures = {name: {"value": 0.4, "low": 0.3, "high": 0.5} for name in names}

@@ -16,7 +16,8 @@ from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
 from pipeline.evaluate import calibrate, presence
-from pipeline.evaluate.calibrate import fit_cut_to_rows, write_calibration
+from pipeline.evaluate.calibrate import CalibrationFigures, fit_cut_to_rows, write_calibration
+from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.matching import queries_of
@@ -51,15 +52,15 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", **values))
     assert "Scores are not calibrated" in text
     figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
-    assert figures["regions"] >= 100
+    assert figures.regions >= 100
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", **with_file))
     assert "score:" not in text
-    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
-    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
-    assert after["metrics"]["mask_iou"] == before["metrics"]["mask_iou"]
-    assert after["calibration_error"]["value"] < 0.15 < before["calibration_error"]["value"]
-    hit_rate = after["thresholds"][0]["precision"]["value"]
+    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False).figures
+    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False).figures
+    assert after.metrics["mask_iou"] == before.metrics["mask_iou"]
+    assert after.calibration_error.value < 0.15 < before.calibration_error.value
+    hit_rate = after.thresholds[0].precision.value
     assert sum(scores_of(fitted)) / len(scores_of(fitted)) == pytest.approx(hit_rate, abs=0.02)
     assert json.loads((fitted / "dataset.json").read_text())["calibration"] is not None
     manifest = json.loads((plain / "dataset.json").read_text())
@@ -68,7 +69,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     assert "only ranks" in (plain / "README.md").read_text()
     assert "calibrated" in (fitted / "README.md").read_text()
     print_calibration(figures, tmp_path / "c.json", Console(file=(printed := StringIO()), width=200))
-    assert f"{figures['calibration_error']['value']:.3f}" in printed.getvalue()
+    assert f"{figures.calibration_error.value:.3f}" in printed.getvalue()
     # It is for three blocks only, and says so.
     with pytest.raises(ConfigError, match=r"explain\.blocks: 3 there, 4 now"):
         build_graph(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
@@ -76,12 +77,19 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 
 @pytest.mark.parametrize(("low", "is_better"), [(0.001, True), (0.0, False), (-0.1, False)])
 def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_better: bool) -> None:
-    matched = {"images": 10, "by_stem": 0, "ambiguous": 0}
-    figures = {"matched": matched, "regions": 200, "right": 50, "gain": {"low": low}, "verdict": "Verdict: keep it."}
+    figures = CalibrationFigures(
+        matched={"images": 10, "by_stem": 0, "ambiguous": 0},
+        regions=200,
+        right=50,
+        presence=None,
+        calibration_error=Estimate(),
+        replaces=False,
+        gain=Estimate(value=0.01, low=low, high=0.02, n=200),
+    )
     print_calibration(figures, Path("c.json"), Console(file=(printed := StringIO()), width=200))
     *_, place, verdict = printed.getvalue().splitlines()
     assert ("regions.calibration=c.json" in place) == is_better
-    assert verdict == "Verdict: keep it."
+    assert verdict.startswith("Verdict: use it. " if is_better else "Verdict: do not use it")
 
 
 @pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
@@ -106,7 +114,7 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
     dataset = run(config_of(scenes_folder, tmp_path / "dataset"), QUIET)
     figures = write_calibration(dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET, presence=False)
-    assert figures["calibration_error"]["n"] * 2 == figures["risk_coverage_area"]["n"] * 2 == figures["regions"]
+    assert figures.calibration_error.n * 2 == figures.regions
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
@@ -123,13 +131,14 @@ def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(draw
 @pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
 def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(drawn, tmp_path, regions) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
-    figures = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
-    scores = figures["scores"]
-    assert figures["ece"]["value"] < 0.15
-    areas = {way: figures["by"][way]["auc"]["value"] for way in ("presence", "similarity")}
+    evaluation = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
+    scores = evaluation.figures.scores
+    assert evaluation.absent is not None
+    assert evaluation.absent.ece.value < 0.15
+    areas = {way: evaluation.absent.by[way]["auc"].value for way in ("presence", "similarity")}
     assert areas["presence"] > areas["similarity"] > 0.9
-    assert scores["score"]["value"] < scores["similarity"]["value"]
-    assert scores["score"]["value"] < scores["mean_heat"]["value"]
+    assert scores["score"].value < scores["similarity"].value
+    assert scores["score"].value < scores["mean_heat"].value
 
 
 def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,28 +206,31 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     truth = scenes_folder / "truth.json"
     file = tmp_path / "c.json"
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)
-    unknown = evaluation_of(dataset, truth, QUIET, maps=False, absent=True)
-    assert unknown["by"]["presence"] is None
-    assert unknown["by"]["similarity"]["auc"]["value"] > 0.8
+    unknown = evaluation_of(dataset, truth, QUIET, maps=False, absent=True).absent
+    assert unknown is not None
+    assert unknown.by["presence"] is None
+    assert unknown.by["similarity"]["auc"].value > 0.8
     figures = write_calibration(dataset, truth, file, QUIET)
-    assert figures["presence"]["there"] * 2 == figures["presence"]["phrases"]
+    assert figures.presence is not None
+    assert figures.presence.there * 2 == figures.presence.phrases
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
     assert list(validate(fitted)) == []
     evaluation = evaluation_of(fitted, truth, QUIET, maps=False, absent=True)
-    assert evaluation["by"]["similarity"] == unknown["by"]["similarity"], "presence takes nothing from the cosine"
-    assert evaluation["by"]["presence"]["auc"]["value"] > 0.9
-    assert evaluation["by"]["presence"]["il_mcc"]["value"] > 0.7
+    assert evaluation.absent is not None
+    by_way = evaluation.absent.by
+    assert by_way["similarity"] == unknown.by["similarity"], "presence takes nothing from the cosine"
+    assert by_way["presence"]["auc"].value > 0.9
+    assert by_way["presence"]["il_mcc"].value > 0.7
     rows = rows_of(fitted)
     assert min(annotation["presence"] for row in rows for annotation in row["annotations"]) >= 0.5
     assert all(entry["presence"] < 0.5 for row in rows for entry in row["absent"])
     assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
     printed = StringIO()
     print_evaluation(evaluation, Console(file=printed, width=200))
-    assert f"{evaluation['by']['presence']['cgf1']['value']:.3f}" in printed.getvalue()
+    assert f"{by_way['presence']['cgf1'].value:.3f}" in printed.getvalue()
     again = write_calibration(fitted, truth, tmp_path / "again.json", QUIET)
-    assert (figures["replaces"], again["replaces"]) == (False, True)
-    assert "dataset's calibration" in again["verdict"]
+    assert (figures.replaces, again.replaces) == (False, True)
     write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
 
@@ -237,6 +249,6 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     regions["calibration"] = str(tmp_path / "c.json")
     fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", explain={"blocks": 3}, regions=regions))
     assert "highest heat" not in text
-    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
-    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
-    assert after["metrics"]["box_recall"]["value"] > before["metrics"]["box_recall"]["value"] + 0.01
+    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False).figures
+    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False).figures
+    assert after.metrics["box_recall"].value > before.metrics["box_recall"].value + 0.01

@@ -15,12 +15,13 @@ from stages.contract.errors import WeightsError
 
 def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     printed = io.StringIO()
-    figures = run_demo(tmp_path, 24, 5, Console(file=printed, width=120), engine="inline")
-    assert figures["counts"]["targets"] >= 24
-    assert figures["metrics"]["box_recall"]["value"] > 0.5
-    assert figures["metrics"]["pointing"]["value"] > figures["metrics"]["text_point"]["value"] + 0.3
-    assert f"{figures['metrics']['pointing']['value']:.3f}" in printed.getvalue()
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
+    evaluation = run_demo(tmp_path, 24, 5, Console(file=printed, width=120), engine="inline")
+    metrics = evaluation.figures.metrics
+    assert evaluation.figures.counts.targets >= 24
+    assert metrics["box_recall"].value > 0.5
+    assert metrics["pointing"].value > metrics["text_point"].value + 0.3
+    assert f"{metrics['pointing'].value:.3f}" in printed.getvalue()
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
     assert list(validate(tmp_path / "dataset")) == []
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 24
     assert np.asarray(Image.open(tmp_path / "overlays.png")).shape[1] > 600
@@ -30,11 +31,12 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
 def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     """The embedded model stands in for it: what it makes of photographs is not the point here."""
     printed = io.StringIO()
-    figures = run_photographs(tmp_path, Console(file=printed, width=120), model="demo")
-    assert (figures["counts"]["images"], figures["counts"]["targets"]) == (8, 31)
-    assert figures["counts"]["targets_not_among_phrases"] == 0
+    evaluation = run_photographs(tmp_path, Console(file=printed, width=120), model="demo")
+    assert evaluation is not None
+    counts = evaluation.figures.counts
+    assert (counts.images, counts.targets, counts.targets_not_among_phrases) == (8, 31, 0)
     assert "the eight photographs, model demo:" in printed.getvalue()
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 8
     with Image.open(tmp_path / "overlays.png") as sheet:
         assert sheet.width > 1000

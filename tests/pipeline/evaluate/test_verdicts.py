@@ -1,14 +1,13 @@
 """What each command advises, from figures that are given."""
 
-from typing import Any
-
 import pytest
 
-from pipeline.evaluate.verdicts import calibration_verdict, evaluation_verdict, review_verdict, tuning_verdict
+from pipeline.evaluate.estimates import Estimate, ScoreFilter
+from pipeline.evaluate.verdicts import calibration_verdict, evaluation_verdict, review_verdict
 
-BETTER: dict[str, Any] = {"value": 0.02, "low": 0.01, "high": 0.03, "n": 200}
-WORSE: dict[str, Any] = {"value": -0.02, "low": -0.03, "high": -0.01, "n": 200}
-UNDECIDED: dict[str, Any] = {"value": 0.02, "low": -0.01, "high": 0.05, "n": 200}
+BETTER = Estimate(value=0.02, low=0.01, high=0.03, n=200)
+WORSE = Estimate(value=-0.02, low=-0.03, high=-0.01, n=200)
+UNDECIDED = Estimate(value=0.02, low=-0.01, high=0.05, n=200)
 
 
 FALLS = "falls by 0.020 (95 % interval 0.010 to 0.030)"
@@ -28,7 +27,7 @@ RISES = "rises by 0.020 (95 % interval 0.010 to 0.030)"
     ],
 )
 def test_a_calibration_is_advised_if_it_is_better_beyond_chance(gain, replaces, verdict, change) -> None:
-    sentence = calibration_verdict({"gain": gain, "replaces": replaces})
+    sentence = calibration_verdict(gain, replaces=replaces)
     assert sentence.startswith(f"Verdict: {verdict}")
     assert change in sentence
 
@@ -43,36 +42,13 @@ def test_a_calibration_is_advised_if_it_is_better_beyond_chance(gain, replaces, 
         (WORSE, True, "keep the dataset's calibration. The new calibration is worse: "),
     ],
 )
-def test_answers_that_do_not_decide_ask_for_more(gain: Any, replaces: bool, verdict: str) -> None:
-    assert review_verdict({"gain": gain, "replaces": replaces}).startswith(f"Verdict: {verdict}")
+def test_answers_that_do_not_decide_ask_for_more(gain: Estimate, replaces: bool, verdict: str) -> None:
+    assert review_verdict(gain, replaces=replaces).startswith(f"Verdict: {verdict}")
 
 
-TUNED: dict[str, Any] = {"by": "box_iou", "steps": [{}, {}], "left_out": 0, "best": {}, "gain": UNDECIDED}
-
-
-@pytest.mark.parametrize(
-    ("values", "verdict"),
-    [
-        (
-            {"steps": [], "left_out": 24, "baseline_s": 180.0, "images": 20},
-            "no try was begun: the two baselines took 3 minutes; give --minutes 30 or --most 10.",
-        ),
-        ({}, "keep the dataset's settings. Tries that are shown to be better in box_iou: 0 of 2."),
-        (
-            {"left_out": 3},
-            "keep the dataset's settings. Tries that are shown to be better in box_iou: 0 of 2; --minutes ",
-        ),
-        ({"steps": []}, "keep the dataset's settings. No try suits the model and the ground truth."),
-        ({"best": {"explain.kind": "gem"}, "gain": BETTER}, "use the new settings: box_iou rises by 0.020 (95 % "),
-    ],
-)
-def test_settings_are_advised_if_they_were_tried_and_are_better(values: dict[str, Any], verdict: str) -> None:
-    assert tuning_verdict({**TUNED, **values}).startswith(f"Verdict: {verdict}")
-
-
-def line(score: float, share: float, *precision: float, n: int = 100) -> dict[str, Any]:
+def line(score: float, share: float, *precision: float, n: int = 100) -> ScoreFilter:
     value, low, high = precision
-    return {"score": score, "kept": share, "precision": {"value": value, "low": low, "high": high, "n": n}}
+    return ScoreFilter(score=score, kept=share, precision=Estimate(value=value, low=low, high=high, n=n))
 
 
 HALF = line(0.0, 1.0, 0.6, 0.51, 0.7)
@@ -94,12 +70,11 @@ TINY = line(0.9, 0.01, 1.0, 1.0, 1.0, n=4)
     ],
 )
 def test_regions_are_advised_from_the_score_on_that_leaves_half_right(above, lines, verdict, right) -> None:
-    metrics = {} if above is None else {"box_recall_above_text": above}
-    sentence = evaluation_verdict({"metrics": metrics, "thresholds": lines})
+    sentence = evaluation_verdict(lines, above)
     assert sentence.startswith(f"Verdict: {verdict}")
     assert right in sentence
 
 
 def test_a_dataset_without_regions() -> None:
-    nothing = {"score": 0.0, "kept": None, "precision": {"value": None, "low": None, "high": None, "n": 0}}
-    assert evaluation_verdict({"metrics": {}, "thresholds": [nothing]}) == "Verdict: there is no region to use."
+    nothing = ScoreFilter(score=0.0, kept=None, precision=Estimate())
+    assert evaluation_verdict([nothing], None) == "Verdict: there is no region to use."

@@ -143,9 +143,9 @@ def test_the_file_has_by_sa_cos_definition_the_figures_that_eval_gives(
         for number, row in enumerate(rows)
         for text in {each["phrase"] for each in row["absent"]} - {each["phrase"] for each in row["annotations"]}
     ]
-    figures = absent_figures(pairs)["saco"]
+    figures = absent_figures(pairs).saco
     wanted = {"il_mcc": mcc, "positive_f1": f1, "cgf1": mcc * f1}
-    assert {name: each["value"] for name, each in figures.items()} == pytest.approx(wanted)
+    assert {name: each.value for name, each in figures.items()} == pytest.approx(wanted)
     assert 0 < wanted["cgf1"] < wanted["positive_f1"] < 1
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from pipeline.research.compare.comparison import Comparison, Source, compare_explainers
+from pipeline.research.compare.comparison import Comparison, compare_explainers
 from pipeline.research.compare.page import picture_questions, write_page
-from pipeline.research.compare.pictures import SampleSize
+from pipeline.research.compare.pictures import SampleSize, Source
 from pipeline.scenes import write_scenes
 from tests.pipeline.commands.evaluated import QUIET, config_of
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
@@ -32,7 +32,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: Comparison, tmp_path: Path) -> None:
     out = tmp_path / "maps.html"
-    write_page([comparison], out)
+    write_page(comparison, out)
     addresses: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))
     page.goto(out.as_uri())
@@ -47,14 +47,14 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
         values = (article.get_attribute("data-disagreement") for article in articles.all())
         return [float(value or "nan") for value in values]
 
-    wanted = sorted((round(one["disagreement"], 6) for one in questions), reverse=True)
+    wanted = sorted((round(one.disagreement, 6) for one in questions), reverse=True)
     assert len(set(wanted)) == 4
     assert shown() == wanted
     page.get_by_label("Order").select_option("agreement")
     assert shown() == wanted[::-1]
     page.get_by_label("Order").select_option("sample")
-    assert [article.get_attribute("data-name") for article in articles.all()] == [one["name"] for one in questions]
-    page.get_by_label("Find").fill(questions[2]["name"].upper())
+    assert [article.get_attribute("data-name") for article in articles.all()] == [one.name for one in questions]
+    page.get_by_label("Find").fill(questions[2].name.upper())
     expect(page.locator("article:visible")).to_have_count(1)
     expect(page.locator("#count")).to_have_text("1 of 4 pictures")
     page.get_by_label("heat", exact=True).uncheck()
@@ -65,7 +65,7 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
     assert page.locator("h2").inner_text() == "</style><b>x"
     cells = page.locator("tbody").first.locator("tr").nth(1)  # of the table of figures
     assert cells.locator("th").inner_text() == "rollout"
-    figures = comparison.rows[1]["figures"]
+    figures = comparison.rows[1].figures
     shown = [text for text in cells.locator("td").all_inner_texts() if text[:1] in "01"]
-    assert f"{figures['insertion_rise']['value']:.3f}" in shown
-    assert f"{figures['other_thing']['value']:.3f}" in shown
+    assert f"{figures['insertion_rise'].value:.3f}" in shown
+    assert f"{figures['other_thing'].value:.3f}" in shown

@@ -2,18 +2,18 @@
 
 import io
 import json
+import math
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from pipeline import terminal
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.research.compare.comparison import Comparison, Source, compare_explainers
+from pipeline.research.compare.comparison import Comparison, ComparisonRow, compare_explainers
 from pipeline.research.compare.figures import FIGURES, TABLES
-from pipeline.research.compare.pictures import SampleSize
+from pipeline.research.compare.pictures import SampleSize, Source
 from pipeline.research.compare.tables import print_comparison
 from pipeline.run import run
 from stages.contract.errors import InputError
@@ -35,21 +35,21 @@ def comparison(drawn: Path) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    return {row["explainer"]: row for row in json.loads(json.dumps(comparison.rows))}
+def rows(comparison: Comparison) -> dict[str, ComparisonRow]:
+    return {row.explainer: row for row in comparison.rows}
 
 
-def test_peaks_are_those_of_eval(rows: dict[str, dict[str, Any]], drawn: Path, tmp_path: Path) -> None:
+def test_peaks_are_those_of_eval(rows: dict[str, ComparisonRow], drawn: Path, tmp_path: Path) -> None:
     explain = {"contrast": 0.0, "affinity": "none"}
     regions = {"smooth_patches": 0.0, "upsample": "linear", "group": "none", "calibration": "none"}
     config = config_of(drawn, tmp_path / "dataset", model=MODEL, explain=explain, regions=regions)
-    measured = evaluation_of(Path(run(config, QUIET)), drawn / "truth.json", QUIET)
-    assert measured["counts"]["targets_not_among_phrases"] == 0
-    figures = rows["grad_eclip"]["figures"]
+    measured = evaluation_of(Path(run(config, QUIET)), drawn / "truth.json", QUIET).figures
+    assert measured.counts.targets_not_among_phrases == 0
+    figures = rows["grad_eclip"].figures
     for name in ("pointing", "pointing_off_centre"):
-        wanted = measured["metrics"][name]
-        assert (figures[name]["n"], figures[name]["value"]) == (wanted["n"], pytest.approx(wanted["value"]))
-    assert figures["energy"]["value"] == pytest.approx(measured["metrics"]["energy"]["value"], abs=0.03)
+        expected = measured.metrics[name]
+        assert (figures[name].n, figures[name].value) == (expected.n, pytest.approx(expected.value))
+    assert figures["energy"].value == pytest.approx(measured.metrics["energy"].value, abs=0.03)
 
 
 def test_each_part_says_how_far_it_is_before_its_first_image_is_done(
@@ -64,70 +64,73 @@ def test_each_part_says_how_far_it_is_before_its_first_image_is_done(
     )
     lines = text.getvalue().splitlines()
     # Five maps of each image: of both explainers and of the three baselines.
-    shares = {"heat maps": (2, 4), "insertion and deletion, masked images": (8, 174), "sanity, heat maps": (2, 12)}
+    shares = {"heat maps": (2, 4), "insertion and deletion, masked images": (8, 90), "sanity, heat maps": (2, 10)}
     for what, (first, total) in shares.items():
         parts = [line for line in lines if line.startswith(f"{what}: ")]
         assert re.fullmatch(rf"{what}: {first} of {total}, \d+ s left", parts[0])
         assert parts[-1] == f"{what}: {total} of {total}"
 
 
-def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> None:
+def test_every_explainer_has_its_figures(comparison: Comparison, rows: dict[str, ComparisonRow]) -> None:
     assert list(rows) == [*NAMED.split(","), "centre", "random", "raw_attention"]
-    phrases = rows["rollout"]["counts"]["placed"]
     for label, row in rows.items():
         expected = set(FIGURES) - {"same_thing"}  # a drawn scene has one caption
-        if row["baseline"]:
-            expected -= {"weights_head", "weights_all", "phrase_swapped", "other_thing"}
-        assert set(row["figures"]) == expected, label
-        assert row["figures"]["pointing"]["n"] == phrases
-        assert row["figures"]["deletion_rise"]["n"] == row["counts"]["curves"] == 1
-        assert set(row["thresholds"]) == {"box_recall", "mask_iou"}
+        if row.baseline:
+            expected -= {"weights_all", "phrase_swapped", "other_thing"}
+        assert set(row.figures) == expected, label
+        assert row.figures["pointing"].n == comparison.counts.placed
+        assert row.figures["deletion_rise"].n == comparison.counts.curves == 1
+        assert set(row.thresholds) == {"box_recall", "mask_iou"}
     plain = rows["grad_eclip"]
     other = rows["maskclip"]
-    assert plain["differences"] is None
-    gain = other["figures"]["energy"]["value"] - plain["figures"]["energy"]["value"]
-    assert other["differences"]["energy"]["value"] == pytest.approx(gain)
-    assert other["differences"]["energy"]["low"] is None, "three images say nothing of chance"
-    assert all(row["cost"]["encode_image"] > 0 for row in rows.values() if not row["baseline"])
+    assert plain.differences is None
+    gain = other.figures["energy"].value - plain.figures["energy"].value
+    assert other.differences is not None
+    assert other.differences["energy"].value == pytest.approx(gain)
+    assert math.isnan(other.differences["energy"].low), "three images say nothing of chance"
+    assert all(row.explained.cost.encode_image > 0 for row in rows.values() if row.explained is not None)
 
 
 def test_the_tables_have_both_kinds_of_curves_and_the_n_of_every_column(comparison: Comparison) -> None:
     printed = io.StringIO()
-    print_comparison(comparison.rows, Console(file=printed, width=200))
+    print_comparison(comparison, Console(file=printed, width=200))
     tables = printed.getvalue().split("Why: ")
     assert tables[1].startswith("areas under the curves of the phrase's probability")
     assert tables[2].startswith("areas under the curves of the phrase's cosine")
     sizes = [re.findall(r"^ *n ((?: +\d+)+) *$", part, re.MULTILINE)[0].split() for part in tables]
     sizes += [re.findall(r"^ *n ((?: +\d+)+) *$", tables[2], re.MULTILINE)[1].split()]
     shown = [[name for name in figures if name != "same_thing"] for figures in TABLES.values()]
-    wanted = [[str(comparison.rows[0]["figures"][name]["n"]) for name in names] for names in shown]
-    assert sizes == wanted
+    assert sizes == [[str(comparison.rows[0].figures[name].n) for name in names] for names in shown]
 
 
-def test_the_best_share_is_at_least_as_good_as_any(rows: dict[str, dict[str, Any]]) -> None:
+def test_the_best_share_is_at_least_as_good_as_any(rows: dict[str, ComparisonRow]) -> None:
     for row in rows.values():
-        assert 0.1 <= row["thresholds"]["mask_iou"] <= 0.9
-        assert row["figures"]["mask_iou"]["value"] > 0
-    assert rows["grad_eclip"]["figures"]["mask_iou"]["value"] > rows["random"]["figures"]["mask_iou"]["value"] + 0.2
-    assert rows["grad_eclip"]["figures"]["pointing"]["value"] > rows["centre"]["figures"]["pointing"]["value"] + 0.2
+        assert 0.1 <= row.thresholds["mask_iou"] <= 0.9
+        assert row.figures["mask_iou"].value > 0
+    figures = rows["grad_eclip"].figures
+    assert figures["mask_iou"].value > rows["random"].figures["mask_iou"].value + 0.2
+    assert figures["pointing"].value > rows["centre"].figures["pointing"].value + 0.2
 
 
-def test_rollout_gives_all_phrases_one_map(rows: dict[str, dict[str, Any]]) -> None:
-    assert rows["rollout"]["figures"]["phrase_swapped"]["value"] == pytest.approx(1.0)
-    assert rows["rollout"]["figures"]["other_thing"]["value"] == pytest.approx(1.0)
-    assert rows["grad_eclip"]["figures"]["phrase_swapped"]["value"] < 0.9
-    assert rows["grad_eclip"]["figures"]["weights_all"]["value"] < 0.5
-    assert [row["follows_phrases"] for row in rows.values() if not row["baseline"]] == [True, False, True, True]
+def test_rollout_gives_all_phrases_one_map(rows: dict[str, ComparisonRow]) -> None:
+    assert rows["rollout"].figures["phrase_swapped"].value == pytest.approx(1.0)
+    assert rows["rollout"].figures["other_thing"].value == pytest.approx(1.0)
+    assert rows["grad_eclip"].figures["phrase_swapped"].value < 0.9
+    assert rows["grad_eclip"].figures["weights_all"].value < 0.5
+    explained = [row.explained for row in rows.values() if row.explained is not None]
+    assert [part.follows_phrases for part in explained] == [True, False, True, True]
 
 
-def test_a_single_head_explains_another_cosine(rows: dict[str, dict[str, Any]]) -> None:
-    multiple = rows["grad_eclip"]["cosine_agreement"]
-    single = rows[NAMED.rsplit(",", maxsplit=1)[-1]]["cosine_agreement"]
-    assert multiple["n"] == rows["grad_eclip"]["counts"]["phrases"]
-    assert multiple["correlation"] == pytest.approx(1.0, abs=1e-6)
-    assert multiple["mean_distance"] < 1e-5
-    assert single["mean_distance"] > 0.01
-    assert single["correlation"] < multiple["correlation"]
+def test_a_single_head_explains_another_cosine(comparison: Comparison, rows: dict[str, ComparisonRow]) -> None:
+    multiple, single = (
+        rows[label].explained.cosine_agreement  # type: ignore[union-attr]
+        for label in ("grad_eclip", NAMED.rsplit(",", maxsplit=1)[-1])
+    )
+    assert multiple.n == comparison.counts.phrases
+    assert multiple.correlation == pytest.approx(1.0, abs=1e-6)
+    assert multiple.mean_distance < 1e-5
+    assert single.mean_distance > 0.01
+    assert single.correlation < multiple.correlation
 
 
 def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     assert rows[0]["counts"]["placed"] == 0
     assert rows[0]["counts"]["phrases"] > 0
     assert "pointing" not in rows[0]["figures"]
-    assert rows[0]["figures"]["insertion_authors"]["n"] == 1
+    assert rows[0]["figures"]["insertion_rise"]["n"] == 1
     assert [row["figures"]["weights_all"]["n"] for row in rows[:2]] == [3, 3]
     assert "weights_all" not in rows[2]["figures"], "maps of shuffled weights by many passes are not made"
     again = json.loads(printed("compare", *given, *tail))
@@ -155,11 +158,10 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
 
 
 REFUSED = {
-    "--explainers cam": "cam needs tokens that are averaged, which demo does not have; on it these are "
+    "{data} --explainers cam": "cam needs tokens that are averaged, which demo does not have; on it these are "
     "defined: grad_ecl",
-    "--explainers lime": "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip",
-    "--truth t.json": "--truth: it belongs to images of your own",
-    "--images x": "--images: it belongs to images of your own",
+    "{data} --explainers lime": "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip",
+    "--model demo": "DATA: ",
     "nothing.jsonl --model demo": "no such file or folder: ",
     "--set explain.blocks=1": "--set explain.blocks=1: only keys of input, model, phrases, images are used here",
     "--html /proc/nothing/x.html": "--html: cannot write",
@@ -168,8 +170,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("options", REFUSED)
-def test_what_cannot_be_used_is_rejected_before_any_work(options: str) -> None:
-    code, out, err = called("compare", *options.split())
+def test_what_cannot_be_used_is_rejected_before_any_work(options: str, drawn: Path) -> None:
+    data = f"{drawn}/captions.jsonl --images {drawn}/images --model demo"
+    code, out, err = called("compare", *options.replace("{data}", data).split())
     assert (code, out) == (2, "")
     assert REFUSED[options] in err
     assert "Traceback" not in err

@@ -7,9 +7,10 @@ import torch
 
 from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.faithfulness import (
-    PROTOCOLS,
-    CurveProtocol,
+    FILLINGS,
+    SHARES,
     area_under,
+    changed_pixels,
     filling_pixels,
     image_embeddings,
     masked_cosines,
@@ -17,7 +18,6 @@ from pipeline.research.compare.faithfulness import (
     phrase_probability,
     rank_pixels,
     text_embeddings,
-    visible_masks,
 )
 from stages.contract.records import HeatMap
 from stages.shared.model.load import from_open_clip
@@ -25,12 +25,9 @@ from tests.factories import SPEC, tiny_clip
 
 RNG = np.random.default_rng(0)
 
-EVERY_PIXEL = tuple(np.linspace(0, 1, 17).tolist())
-
 
 def test_the_area_of_a_line_and_of_a_parabola() -> None:
     assert area_under((0.0, 0.2, 1.0), np.array([0.0, 0.2, 1.0])) == pytest.approx(0.5)
-    assert area_under((0.0, 0.1, 0.5), np.array([1.0, 0.8, 0.0])) == pytest.approx(0.5), "of half of the pixels"
     shares = np.linspace(0, 1, 1001)
     assert area_under(shares.tolist(), shares**2) == pytest.approx(1 / 3, abs=1e-6)
 
@@ -50,38 +47,11 @@ def test_equal_pixels_go_from_the_heat_outwards() -> None:
     assert far[places < 30].max() < far[places >= 60].min() + 2
 
 
-def test_insertion_shows_what_deletion_hides() -> None:
+def test_the_hottest_pixels_change_first() -> None:
     heat = np.random.default_rng(0).random((10, 10), np.float32)
-    masks = {name: visible_masks(rank_pixels(heat), protocol) for name, protocol in PROTOCOLS.items()}
-    for name, protocol in PROTOCOLS.items():
-        expected = protocol.shares if protocol.inserts else 1 - np.array(protocol.shares)
-        assert masks[name].mean(axis=(1, 2)).tolist() == pytest.approx(list(expected))
-    assert np.array_equal(masks["insertion_rise"], ~masks["deletion_rise"])
-    assert heat[masks["insertion_authors"][2]].min() > heat[~masks["insertion_authors"][2]].max()
-    assert masks["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
-
-
-def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
-    """Its score is the sum of the shown pixels' weights, so that the curve by those weights is their running sum; no
-    order inserts faster, and none deletes slower than the reverse."""
-    rng = np.random.default_rng(1)
-    weights = rng.random((4, 4))
-    weights /= weights.sum()
-    insertion = CurveProtocol(filling="black", inserts=True, shares=EVERY_PIXEL)
-    deletion = CurveProtocol(filling="black", inserts=False, shares=EVERY_PIXEL)
-
-    def area(heat: np.ndarray, protocol: CurveProtocol) -> float:
-        scores = (visible_masks(rank_pixels(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
-        return area_under(protocol.shares, scores)
-
-    running = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1])])
-    expected = float(((running[1:] + running[:-1]) / 2).mean())
-    assert area(weights, insertion) == pytest.approx(expected)
-    assert area(weights, deletion) == pytest.approx(1 - expected)
-    for _ in range(50):
-        other = rng.random((4, 4))
-        assert area(other, insertion) <= expected
-        assert area(other, deletion) >= 1 - expected
+    changes = changed_pixels(rank_pixels(heat))
+    assert changes.mean(axis=(1, 2)).tolist() == pytest.approx(list(SHARES))
+    assert heat[changes[2]].min() > heat[~changes[2]].max()
 
 
 def test_the_probability_of_a_phrase_among_several() -> None:
@@ -102,27 +72,26 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
     rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     texts = ["a cat", "two dogs", "a red car"]
     heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
-    areas = measure_curves(model, rgb, {"own": heat}, texts, 5)["own"]
+    areas = measure_curves(model, rgb, {"own": heat}, texts)["own"]
     places = rank_pixels(draw_map(heat, (32, 32)))
-    for name, protocol in PROTOCOLS.items():
-        filling = filling_pixels(model, rgb, protocol.filling, 5)
-        pasted = (
-            torch.from_numpy(np.where(visible_masks(places, protocol)[..., None], rgb, filling)).permute(0, 3, 1, 2)
-            / 255
-        )
+    changes = changed_pixels(places)
+    for name, baseline in FILLINGS.items():
+        filling = filling_pixels(model, rgb, baseline)
+        visible = changes if name == "insertion_rise" else ~changes
+        pasted = torch.from_numpy(np.where(visible[..., None], rgb, filling)).permute(0, 3, 1, 2) / 255
         mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.mean, SPEC.std))
         with torch.no_grad():
             logits, _ = module.get_logits(((pasted - mean) / std).float(), open_clip.tokenize(texts))
         scores = logits.softmax(dim=1) if bias is None else logits.sigmoid()
         assert 0.02 < scores[:, 0].max() < 0.98
-        expected = area_under(protocol.shares, scores[:, 0].double().numpy())
+        expected = area_under(SHARES, scores[:, 0].double().numpy())
         assert areas[name] == pytest.approx(expected, abs=1e-5)
 
 
 def test_half_an_image_means_what_the_pasted_image_means() -> None:
     model = from_open_clip(tiny_clip(), spec=SPEC)
     rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    filling = filling_pixels(model, rgb, "random", 5)
+    filling = filling_pixels(model, rgb, "mean").round()
     masks = RNG.random((3, 32, 32)) < 0.5
     texts = text_embeddings(model, ["a cat", "two dogs"])
     expected = image_embeddings(model, np.where(masks[..., None], rgb, filling).astype(np.uint8)) @ texts.T
@@ -132,14 +101,9 @@ def test_half_an_image_means_what_the_pasted_image_means() -> None:
 def test_what_stands_where_nothing_is_seen() -> None:
     model = from_open_clip(tiny_clip(), spec=SPEC)
     rgb = RNG.integers(0, 256, (32, 64, 3), dtype=np.uint8)
-    mean = filling_pixels(model, rgb, "mean", 0)
+    mean = filling_pixels(model, rgb, "mean")
+    assert mean.shape == rgb.shape
     assert mean[0, 0].tolist() == pytest.approx([255 * value for value in SPEC.mean], rel=1e-5)
-    assert not filling_pixels(model, rgb, "black", 0).any()
-    random = filling_pixels(model, rgb, "random", 0)
-    assert np.array_equal(random, filling_pixels(model, rgb, "random", 0))
-    assert not np.array_equal(random, filling_pixels(model, rgb, "random", 1))
-    assert random.shape == rgb.shape
-    assert random.mean() == pytest.approx(127.5, abs=5)
-    blur = filling_pixels(model, rgb, "blur", 0)
+    blur = filling_pixels(model, rgb, "blur")
     assert blur.mean() == pytest.approx(rgb.mean(), abs=2)
     assert blur.std() < rgb.std() / 2

@@ -1,5 +1,8 @@
 """Numbers from maps that are made by hand."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from pipeline.research.compare.figures import (
     FEWEST_IMAGES,
     SAMPLES,
     SHARES,
+    Difference,
     Numbers,
     Place,
     correlation,
@@ -75,15 +79,14 @@ def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
 
 def test_marks_are_corrected_for_their_number() -> None:
     """Of 40 differences with a p-value of about 0.02 none is certain; one with 0.0001 is."""
-    doubtful = {"value": 0.232, "low": 0.036, "high": 0.428}
-    rows = [{"differences": {f"f{number}": dict(doubtful) for number in range(40)}}, {"differences": None}]
-    rows += [{"differences": {"a": {"value": -0.4, "low": -0.6, "high": -0.2}, "b": {**doubtful, "low": None}}}]
-    mark_differences(rows)
-    assert {each["mark"] for each in rows[0]["differences"].values()} == {""}  # type: ignore[union-attr]
-    assert [each["mark"] for each in rows[2]["differences"].values()] == ["-", ""]  # type: ignore[union-attr]
-    single_row = [{"differences": {"a": dict(doubtful)}}]
-    mark_differences(single_row)
-    assert single_row[0]["differences"]["a"]["mark"] == "+"
+    doubtful = Difference(value=0.232, low=0.036, high=0.428)
+    certain = Difference(value=-0.4, low=-0.6, high=-0.2)
+    many = {f"f{number}": doubtful for number in range(40)}
+    first, second = mark_differences([many, {"a": certain, "b": replace(doubtful, low=math.nan)}])
+    assert {difference.mark for difference in first.values()} == {""}
+    assert [difference.mark for difference in second.values()] == ["-", ""]
+    ((single,),) = ([*row.values()] for row in mark_differences([{"a": doubtful}]))
+    assert single.mark == "+"
 
 
 def test_pairs_of_phrases_are_told_apart_by_their_things() -> None:
@@ -92,9 +95,9 @@ def test_pairs_of_phrases_are_told_apart_by_their_things() -> None:
     b = rng.random((4, 4))
     maps = [{"x": [heat_map(a), heat_map(2 * a), heat_map(b)]}]
     figures = figures_of([pair_numbers([image_of(0, "cat", "car", "dog")], maps, "x")])
-    assert figures["same_thing"]["value"] == pytest.approx(1.0)
-    assert (figures["same_thing"]["n"], figures["other_thing"]["n"]) == (1, 2)
-    assert figures["other_thing"]["value"] == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-6)
+    assert figures["same_thing"].value == pytest.approx(1.0)
+    assert (figures["same_thing"].n, figures["other_thing"].n) == (1, 2)
+    assert figures["other_thing"].value == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-6)
 
 
 def test_differences_are_paired_and_need_images() -> None:
@@ -104,12 +107,10 @@ def test_differences_are_paired_and_need_images() -> None:
     places = Numbers(values={"energy": base + 0.1}, images=images)
     reference = Numbers(values={"energy": base}, images=images)
     difference = differences_of([places], [reference])["energy"]
-    assert (difference["low"], difference["value"], difference["high"]) == pytest.approx((0.1, 0.1, 0.1)), (
-        "each image by itself"
-    )
+    assert (difference.low, difference.value, difference.high) == pytest.approx((0.1, 0.1, 0.1)), "each image by itself"
     few = Numbers(values={"energy": places.values["energy"][1:]}, images=images[1:])
     fewer = Numbers(values={"energy": base[1:]}, images=images[1:])
-    assert differences_of([few], [fewer])["energy"]["low"] is None
+    assert math.isnan(differences_of([few], [fewer])["energy"].low)
 
 
 def test_baselines_know_nothing() -> None:

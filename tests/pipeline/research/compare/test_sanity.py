@@ -35,30 +35,26 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
     rgb = pixels_for(model)
     before = model.tower.encode(rgb)
     tokens = model.tower.embed(rgb)
-    head = shuffle_weights(model, "head", 0)
-    all_ = shuffle_weights(model, "all", 0)
-    assert torch.equal(head.tower.embed(rgb), tokens), "the head's tokens are the model's"
-    assert not torch.allclose(all_.tower.embed(rgb), tokens)
-    for shuffled in (head, all_):
-        correlations = shuffled.tower.encode(rgb)
-        assert correlations.isfinite().all()
-        assert torch.cosine_similarity(correlations, before).item() < 0.9
+    shuffled = shuffle_weights(model, 0).tower
+    assert not torch.allclose(shuffled.embed(rgb), tokens)
+    embedding = shuffled.encode(rgb)
+    assert embedding.isfinite().all()
+    assert torch.cosine_similarity(embedding, before).item() < 0.9
     assert torch.equal(model.tower.encode(rgb), before)
-    assert torch.equal(shuffle_weights(model, "all", 0).tower.encode(rgb), all_.tower.encode(rgb)), "the seed decides"
-    assert not torch.equal(shuffle_weights(model, "all", 1).tower.encode(rgb), all_.tower.encode(rgb))
+    assert torch.equal(shuffle_weights(model, 0).tower.encode(rgb), embedding), "the seed decides"
+    assert not torch.equal(shuffle_weights(model, 1).tower.encode(rgb), embedding)
 
 
 def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
     model = model_of("class token")
     tower = model.tower
-    shuffled = shuffle_weights(model, "head", 3).tower
+    shuffled = shuffle_weights(model, 3).tower
     assert isinstance(tower, VisionTower)
     assert isinstance(shuffled, VisionTower)
     old = tower.blocks[-1]
     new = shuffled.blocks[-1]
     assert torch.equal(old.qkv.weight.flatten().sort().values, new.qkv.weight.flatten().sort().values)
     assert not torch.equal(old.qkv.weight, new.qkv.weight)
-    assert all(a is b for a, b in zip(shuffled.blocks[:-1], tower.blocks[:-1], strict=True))
 
 
 def test_ranks_ignore_the_scale_and_share_ties() -> None:
@@ -89,7 +85,8 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
     stage = contest.stages(model)["rollout"]
     maps = [{"rollout": each.heat_maps} for each in stage.process([image.record for image in images])]
     rows_by_label = {
-        label: [row for row in check_sanity(contest, images, maps, 0) if row["label"] == label] for label in LABELS
+        label: [row for row in check_sanity(contest, images, maps, 0) if row.label == label] for label in LABELS
     }
-    assert [row.keys() for row in rows_by_label["occlusion"]] == [{"label", "image"}] * 3
-    assert all({"weights_head", "weights_all", "phrase_swapped"} < row.keys() for row in rows_by_label["rollout"])
+    assert [row.values for row in rows_by_label["occlusion"]] == [{}] * 3
+    names = {"weights_all", "phrase_swapped"}
+    assert all(row.values.keys() == names for row in rows_by_label["rollout"])

@@ -32,7 +32,7 @@ def test_the_figures_and_their_intervals(scores: dict[str, Any]) -> None:
         for figures in scores[key].values():
             assert set(figures) == {"top1", "top5", "mean_per_class", "n"}
             assert figures["n"] == scores["counts"]["boxes"] > 3 * COUNT / 2
-    for key in ("phrases", "phrases_crop", "phrases_pool"):
+    for key in ("phrases", "phrases_pool"):
         assert set(scores[key]) == {"recall_1", "recall_5", "chance_1", "n"}
     retrieval = scores["retrieval"]
     assert retrieval["t2i_n"] == retrieval["i2t_n"] == scores["counts"]["images"] == COUNT
@@ -61,7 +61,6 @@ def test_boxes_of_other_things_are_worse(scores: dict[str, Any], drawn: Path, tm
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     shuffled = json.loads(printed(*command(drawn, "--no-crops", "--json", truth=tmp_path / "truth.json")))
     assert list(shuffled["regions"]) == ["roi"], "neither masks nor crops"
-    assert "phrases_crop" not in shuffled
     for figure in ("top1", "top5"):
         assert shuffled["regions"]["roi"][figure]["value"] < scores["regions"]["roi"][figure]["value"] - 0.1
     assert shuffled["retrieval"] == scores["retrieval"], "which boxes do not touch"

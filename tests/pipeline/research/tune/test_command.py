@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from pipeline.config import RunConfig, load_config, override
 from pipeline.dataset import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.evaluate import calibrate, presence
+from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.research.tune.command import print_tuning
-from pipeline.research.tune.session import CUTS, MAPS, tune_settings, write_settings
-from pipeline.research.tune.trials import FIGURES, Trial
+from pipeline.research.tune.session import CUTS, MAPS, Step, Tuning, tune_settings, write_settings
+from pipeline.research.tune.trials import FIGURES, Trial, TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
@@ -52,48 +54,57 @@ SOME_CUTS = {
 }
 
 
+def session_of(dataset: Path, truth: Path, **values: Any) -> TuningSession:
+    return TuningSession(evaluation_set=open_evaluation_set(dataset, truth), console=QUIET, **values)
+
+
+def reviewed_session(dataset: Path) -> TuningSession:
+    evaluation_set, wrong = open_reviewed_dataset(dataset)
+    return TuningSession(evaluation_set=evaluation_set, wrong=wrong, by="agreement", console=QUIET)
+
+
 @pytest.fixture(scope="module")
-def figures(dataset: Path, drawn: Path) -> dict[str, Any]:
-    return tune_settings(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, maps=SOME_MAPS, cuts=SOME_CUTS)
+def tuning(dataset: Path, drawn: Path) -> Tuning:
+    return tune_settings(session_of(dataset, drawn / "truth.json"), maps=SOME_MAPS, cuts=SOME_CUTS)
 
 
-def test_the_start_and_the_best_are_what_eval_measures(figures, dataset, drawn, tmp_path) -> None:
-    write_settings(figures["settings"], tmp_path / "best.yaml")
+def test_the_start_and_the_best_are_what_eval_measures(tuning, dataset, drawn, tmp_path) -> None:
+    write_settings(tuning.settings, tmp_path / "best.yaml")
     made = json.loads((dataset / "dataset.json").read_text())["config"]
     again = load_config(tmp_path / "best.yaml", [
         f"input={json.dumps(made['input'])}", f"output.path={tmp_path / 'again'}", "engine.kind=inline",
         "model.name=demo", "regions.calibration=none",
     ])  # fmt: skip
-    assert again.explain.kind == figures["best"]["explain.kind"] == "grad_eclip"
-    for measured, path in ((figures["start"], dataset), (figures["figures"], Path(run(again)))):
-        wanted = evaluation_of(path, drawn / "truth.json", QUIET)["metrics"]
+    assert again.explain.kind == tuning.best["explain.kind"] == "grad_eclip"
+    for measured, path in ((tuning.start, dataset), (tuning.figures, Path(run(again)))):
+        wanted = evaluation_of(path, drawn / "truth.json", QUIET).figures.metrics
         for name in METRICS:
-            assert measured[name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+            assert measured[name] == pytest.approx(wanted[name].value, abs=1e-6), name
 
 
-def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(figures: dict[str, Any]) -> None:
-    now = figures["base"]["box_iou"]
-    assert figures["base"] == figures["start"], "there was no calibration"
-    groups = list(dict.fromkeys(step["group"] for step in figures["steps"]))
+def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(tuning: Tuning) -> None:
+    now = tuning.base["box_iou"]
+    assert tuning.base == tuning.start, "there was no calibration"
+    groups = list(dict.fromkeys(step.group for step in tuning.steps))
     wanted = ["explainer", "blocks", "contrast", "rule", "edges"]
     assert groups == wanted, "four blocks and an affinity behind them do not go together"
     for group in groups:
-        steps = [step for step in figures["steps"] if step["group"] == group]
+        steps = [step for step in tuning.steps if step.group == group]
         for step in steps:
-            gain = step["gain"]
-            assert gain["value"] == pytest.approx(step["figures"]["box_iou"] - now)
-            assert gain["low"] <= gain["value"] <= gain["high"]
-            assert not step["kept"] or gain["low"] > 0
-        beyond = [step for step in steps if step["gain"]["low"] > 0]
-        best = max(beyond, key=lambda step: step["figures"]["box_iou"], default=None)
-        assert [step for step in steps if step["kept"]] == ([] if best is None else [best])
-        now = now if best is None else best["figures"]["box_iou"]
-    assert figures["figures"]["box_iou"] == now
-    assert figures["gain"]["value"] == pytest.approx(now - figures["start"]["box_iou"])
-    assert figures["verdict"].startswith("Verdict: use the new settings: ")
-    changes = [step["changes"] for step in figures["steps"]]
+            gain = step.gain
+            assert gain.value == pytest.approx(step.figures["box_iou"] - now)
+            assert gain.low <= gain.value <= gain.high
+            assert not step.kept or gain.low > 0
+        beyond = [step for step in steps if step.gain.low > 0]
+        best = max(beyond, key=lambda step: step.figures["box_iou"], default=None)
+        assert [step for step in steps if step.kept] == ([] if best is None else [best])
+        now = now if best is None else best.figures["box_iou"]
+    assert tuning.figures["box_iou"] == now
+    assert tuning.gain.value == pytest.approx(now - tuning.start["box_iou"])
+    assert tuning.verdict.startswith("Verdict: use the new settings: ")
+    changes = [step.changes for step in tuning.steps]
     assert {"explain.kind": "rollout"} not in changes, "it is the dataset's"
-    assert figures["settings"]["explain"]["contrast"] == figures["best"].get("explain.contrast", 0.0)
+    assert tuning.settings["explain"]["contrast"] == tuning.best.get("explain.contrast", 0.0)
 
 
 def test_the_interval_is_over_images_of_both() -> None:
@@ -113,31 +124,30 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     file = tmp_path / "c.json"
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
-    uncut = tune_settings(open_evaluation_set(Path(plain), truth), QUIET, maps={}, cuts={"blur": CUTS["blur"][-1:]})
-    assert (uncut["settings"]["regions"]["rule"], len(uncut["steps"])) == ("fitted", 1), "a calibration may follow"
+    uncut = tune_settings(session_of(Path(plain), truth), maps={}, cuts={"blur": CUTS["blur"][-1:]})
+    assert (uncut.settings["regions"]["rule"], len(uncut.steps)) == ("fitted", 1), "a calibration may follow"
     calibrate.write_calibration(Path(plain), truth, file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "fixed", "regions.threshold": 1.0},), "fitted": CUTS["fitted"]}
-    figures = tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts=nothing)
-    wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
+    tuning = tune_settings(session_of(fitted, truth), maps={}, cuts=nothing)
+    wanted = evaluation_of(fitted, truth, QUIET).figures.metrics
     for name in METRICS:
-        assert figures["start"][name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
-    highest, halves = (step["figures"] for step in figures["steps"])
-    assert (highest["box_recall"], highest["precision"]) == (0, None)
-    assert figures["base"]["box_recall"] < halves["box_recall"] < figures["start"]["box_recall"]
-    assert (figures["best"], figures["settings"]["regions"]["calibration"]) == ({}, str(file))
+        assert tuning.start[name] == pytest.approx(wanted[name].value, abs=1e-6), name
+    highest, halves = (step.figures for step in tuning.steps)
+    assert (highest["box_recall"], quantile["precision"]) == (0, None)
+    assert tuning.base["box_recall"] < halves["box_recall"] < tuning.start["box_recall"]
+    assert (tuning.best, tuning.settings["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
     with pytest.raises(ConfigError, match="made with another"):
-        tune_settings(open_evaluation_set(fitted, truth), QUIET, maps={}, cuts={})
+        tune_settings(session_of(fitted, truth), maps={}, cuts={})
 
 
 def test_the_budget(dataset: Path, drawn: Path) -> None:
-    judged = open_evaluation_set(dataset, drawn / "truth.json")
-    figures = tune_settings(judged, QUIET, maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
-    assert (figures["steps"], figures["best"], figures["images"]) == ([], {}, 4)
-    assert figures["left_out"] == 1 + 1 + 1 + 2 + 1, "rollout has no setting blocks"
-    assert figures["settings"]["explain"]["kind"] == "rollout"
-    assert figures["verdict"].startswith("Verdict: no try was begun: the two baselines took ")
+    tuning = tune_settings(session_of(dataset, drawn / "truth.json"), maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
+    assert (tuning.steps, tuning.best, tuning.images) == ([], {}, 4)
+    assert tuning.left_out == 1 + 1 + 1 + 2 + 1, "rollout has no setting blocks"
+    assert tuning.settings["explain"]["kind"] == "rollout"
+    assert tuning.verdict.startswith("Verdict: no try was begun: the two baselines took ")
 
 
 def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn: Path, tmp_path: Path) -> None:
@@ -150,11 +160,11 @@ def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn:
     assert "best" not in out
 
 
-def test_settings_that_are_better_are_written(figures, dataset, drawn, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.research.tune.command.tune_settings", lambda *_, **__: figures)
+def test_settings_that_are_better_are_written(tuning, dataset, drawn, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.research.tune.command.tune_settings", lambda *_, **__: tuning)
     out = printed("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path / "t.yaml")
-    assert yaml.safe_load((tmp_path / "t.yaml").read_text()) == figures["settings"]
-    assert out.splitlines()[-1] == figures["verdict"]
+    assert yaml.safe_load((tmp_path / "t.yaml").read_text()) == tuning.settings
+    assert out.splitlines()[-1] == tuning.verdict
 
 
 def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_path: Path) -> None:
@@ -177,15 +187,14 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
             right += is_true
             count += 1
             break
-    judged, wrong = open_reviewed_dataset(made)
     cuts = {"rule": SOME_CUTS["rule"], **CUTS}
-    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts=cuts)
-    assert figures["start"]["reviewed"] == count
-    assert figures["start"]["agreement"] == pytest.approx(right / count)
-    assert figures["start"]["targets"] == right
-    assert figures["steps"][0]["figures"]["agreement"] is not None
-    assert "fitted" not in {step["group"] for step in figures["steps"]}
-    moved = [step["figures"]["reviewed"] for step in figures["steps"]]
+    tuning = tune_settings(reviewed_session(made), maps={}, cuts=cuts)
+    assert tuning.start["reviewed"] == count
+    assert tuning.start["agreement"] == pytest.approx(right / count)
+    assert tuning.start["targets"] == right
+    assert tuning.steps[0].figures["agreement"] is not None
+    assert "fitted" not in {step.group for step in tuning.steps}
+    moved = [step.figures["reviewed"] for step in tuning.steps]
     assert min(moved) < count, "some regions left the wrong places"
     assert "agreement" in printed("tune", made, "--reviews", "--minutes", 0)
 
@@ -199,10 +208,9 @@ def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Pat
     regions = [region for row in open_dataset(made).rows() for region in row["annotations"]]
     for region in regions:
         append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
-    judged, wrong = open_reviewed_dataset(made)
-    figures = tune_settings(judged, QUIET, wrong=wrong, by="agreement", maps={}, cuts={})
-    assert figures["start"]["agreement"] == 1.0
-    assert figures["start"]["reviewed"] == len(regions)
+    tuning = tune_settings(reviewed_session(made), maps={}, cuts={})
+    assert tuning.start["agreement"] == 1.0
+    assert tuning.start["reviewed"] == len(regions)
 
 
 def test_a_file_that_cannot_be_written_is_named_before_the_work(dataset: Path, drawn: Path, tmp_path: Path) -> None:
@@ -210,19 +218,19 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(dataset: Path, d
     assert (code, "it is a folder" in err, "box recall" in out) == (2, True, False)
 
 
-def test_the_table_names_every_try(figures: dict[str, Any]) -> None:
+def test_the_table_names_every_try(tuning: Tuning) -> None:
     printed = StringIO()
-    print_tuning(figures, Console(file=printed, width=120))
+    print_tuning(tuning, Console(file=printed, width=120))
     text = printed.getvalue()
     tried = ("explainer: grad_eclip *", "rule: fixed, threshold 0.9", "blocks: 2", "contrast: 0.25")
     for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
         assert words in text
-    assert f"{figures['start']['box_iou']:.3f}" in text
+    assert f"{tuning.start['box_iou']:.3f}" in text
     assert "agreement" not in text
     narrow = StringIO()
-    print_tuning(figures, Console(file=narrow, width=80))
+    print_tuning(tuning, Console(file=narrow, width=80))
     assert "…" not in narrow.getvalue()
-    assert f"{figures['start']['box_iou']:.3f}" in narrow.getvalue()
+    assert f"{tuning.start['box_iou']:.3f}" in narrow.getvalue()
 
 
 def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path: Path) -> None:
@@ -231,7 +239,7 @@ def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path:
         thing.pop("segmentation", None)
     (tmp_path / "boxes.json").write_text(json.dumps(truth))
     with pytest.raises(ConfigError, match="--by mask_iou"):
-        tune_settings(open_evaluation_set(dataset, tmp_path / "boxes.json"), QUIET, by="mask_iou", most=2)
+        tune_settings(session_of(dataset, tmp_path / "boxes.json", by="mask_iou"), most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
         code, _, err = called("tune", dataset, *options)
         assert (code, "--truth FILE or --reviews" in err) == (2, True)
@@ -244,3 +252,27 @@ def test_every_value_that_is_tried_is_one_of_the_configuration(drawn: Path, tmp_
         plain = {**json.loads(json.dumps(values)), "explain": json.loads(json.dumps(section))}
         changed = override(plain, [f"{key}={value}" for key, value in changes.items()])
         assert isinstance(changed, RunConfig)
+
+
+TUNED = {"steps": [Step(group="blur", changes={}, figures={}, gain=Estimate())] * 2, "best": {}, "left_out": 0}
+BETTER = {"best": {"explain.kind": "gem"}, "gain": Estimate(value=0.02, low=0.01, high=0.03, n=200)}
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        (
+            {"steps": [], "left_out": 24, "baseline_s": 180.0, "images": 20},
+            "no try was begun: the two baselines took 3 minutes; give --minutes 30 or --most 10.",
+        ),
+        ({}, "keep the dataset's settings. Tries that are shown to be better in box_iou: 0 of 2."),
+        (
+            {"left_out": 3},
+            "keep the dataset's settings. Tries that are shown to be better in box_iou: 0 of 2; --minutes ",
+        ),
+        ({"steps": []}, "keep the dataset's settings. No try suits the model and the ground truth."),
+        (BETTER, "use the new settings: box_iou rises by 0.020 (95 % "),
+    ],
+)
+def test_settings_are_advised_if_they_were_tried_and_are_better(tuning, values: dict[str, Any], verdict: str) -> None:
+    assert replace(tuning, **{**TUNED, **values}).verdict.startswith(f"Verdict: {verdict}")
