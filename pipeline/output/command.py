@@ -35,6 +35,6 @@ def command_of(config: RunConfig) -> str:
 
 
 def _describing(weights: Path) -> Iterator[Path]:
-    """Yield the files beside a checkpoint that may describe it, see `stages.shared.model.recognise`."""
+    """Yield the files beside a checkpoint that may describe it, see `stages.shared.model.checkpoints.folder`."""
     yield from (file for file in weights.parent.glob("*") if file.suffix in (".json", ".txt"))
     yield weights.parent.parent / "params.txt"

@@ -25,11 +25,6 @@ IMPORTS_BY_NAME = {
 }
 """Files that import a module by a name that is not written at the import: of a table in the same file."""
 
-OWN_UNPICKLERS = {
-    "stages/shared/model/checkpoints/state.py",  # tensors of TorchScript: its `find_class` knows what builds them alone
-}
-"""Files that may import pickle, each with its reason beside it."""
-
 
 def name_of(node: ast.expr) -> str:
     """ "os.system" of the call's function."""
@@ -47,11 +42,7 @@ def calls() -> Iterator[tuple[str, ast.Call, str]]:
 
 def test_no_module_that_runs_what_it_reads() -> None:
     users = {
-        (path, name)
-        for path, tree in modules().items()
-        for name in imports(tree)
-        if name.split(".")[0] in MODULES
-        if not (name == "pickle" and path in OWN_UNPICKLERS)
+        (path, name) for path, tree in modules().items() for name in imports(tree) if name.split(".")[0] in MODULES
     }
     assert users == set()
 

@@ -1,7 +1,8 @@
 """The parts of a CLIP model that explainers use, and open_clip's answer to it.
 
-    config, recognise     which model a configuration names, by the files in `checkpoints/` and by `catalog`, `weights/`
-    load                  `usable_model` checks it before any work, `load` gives a `clip.ClipModel`
+    config, description   how a model is named; everything about it but the numbers in its weights
+    describe              the one into the other, checked before any work, by `checkpoints/`, `vocabulary`, `catalog`
+    module, load          a description -> open_clip's module -> a `clip.ClipModel`
     clip, tokenizer       the model as explainers use it; embeddings of texts; places of tokens in a caption
     hub, device           downloads; the device, its precisions and copies to it
     towers/plan           the kind of an image tower, by its configuration alone

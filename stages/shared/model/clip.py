@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import open_clip
@@ -32,7 +33,6 @@ class ClipModel:
         tower: The image tower.
         input: The images that the tower takes.
         encode_text: Texts -> embeddings (T, E) in any scale.
-        embed_dim: E.
         logit_scale: Factor of cosines in the model's logits, > 0.
         logit_bias: Bias of the logits in a model of pairs (SigLIP); None: a model of batches.
     """
@@ -41,9 +41,13 @@ class ClipModel:
     tower: Tower
     input: InputSpec
     encode_text: Callable[[Sequence[str]], Tensor]
-    embed_dim: int
     logit_scale: float
     logit_bias: float | None
+
+    @cached_property
+    def embed_dim(self) -> int:
+        """E, the numbers in an embedding."""
+        return self.encode_text([""]).shape[1]
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +40,16 @@ _NO_MODEL_GIVEN: Final = """no model is given. It is one of{photo}
 `phrasebox models` lists what fits; `demo` knows drawn scenes only."""
 
 _TAGS_NAMED: Final = 4  # The most tags of a model that a message names
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """Give the errors of the block that name no key of the configuration this one."""
+    try:
+        yield
+    except (ConfigError, WeightsError) as error:
+        error.key = error.key or key
+        raise
 
 
 class ModelConfig(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -36,13 +36,12 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
     if file:
         stem, _, end = file.rpartition(".")
         candidates = [f"{stem}.safetensors", file] if end in ("bin", "pth") else [file]
+    for candidate in candidates:
+        cached_file = huggingface_hub.try_to_load_from_cache(repository, candidate)
+        if isinstance(cached_file, str):
+            return Path(cached_file)
     try:
-        path = _fetch(repository, candidates, say)
-        if path is not None:
-            return path
-        raise WeightsError(
-            f"the repository {repository} holds neither {' nor '.join(candidates)}: update open_clip_torch"
-        )
+        return _download(repository, candidates, say)
     except Exception as error:  # which kind depends on the client's version and its HTTP library's
         raise WeightsError(
             f"could not get {name}/{tag}: {_explain_error(error, repository)}, or download the file where you can, and "
@@ -50,16 +49,8 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
         ) from error
 
 
-def _find_in_cache(repository: str, file: str) -> Path | None:
-    path = huggingface_hub.try_to_load_from_cache(repository, file)
-    return Path(path) if isinstance(path, str) else None
-
-
-def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
-    """Return the first candidate in the cache, or else the first in the repository; None if neither has one."""
-    for file in candidates:
-        if (path := _find_in_cache(repository, file)) is not None:
-            return path
+def _download(repository: str, candidates: list[str], say: Say) -> Path:
+    """Download the first of the files that the repository has."""
     for file in candidates:
         try:
             metadata = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file))
@@ -68,55 +59,29 @@ def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
         size = "" if metadata.size is None else f" ({metadata.size / 1e6:,.0f} MB)"
         say(f"downloading {file}{size} of {repository} from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
         path = Path(huggingface_hub.hf_hub_download(repository, file, library_name="phrasebox"))
-        if metadata.etag and _SHA256.fullmatch(metadata.etag) and (digest := sha256_of(path)) != metadata.etag:
-            path.resolve().unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            raise WeightsError(
-                f"{file} arrived damaged (SHA-256 {digest} instead of {metadata.etag}) and was deleted: try again"
-            )
+        if metadata.etag and _SHA256.fullmatch(metadata.etag) and sha256_of(path) != metadata.etag:
+            path.resolve().unlink()
+            path.unlink()
+            raise WeightsError(f"{file} arrived damaged (its SHA-256 differs) and was deleted: try again")
         return path
-    return None
-
-
-def damage_of(path: Path) -> str:
-    """Return the fault of a cached file that cannot be loaded, and the remedy."""
-    blob = path.resolve()  # the cache calls a large file by its SHA-256
-    differs = _SHA256.fullmatch(blob.name) is not None and sha256_of(blob) != blob.name
-    fault = "it is not what was downloaded (its SHA-256 differs)" if differs else "it holds something else"
-    return f"{fault}: delete {blob}, and it is downloaded again"
+    raise WeightsError(f"the repository {repository} has none of {', '.join(candidates)}: update open_clip_torch")
 
 
 _LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
 
-_NOT_THERE: Final = f"{{hub}} has no repository {{repository}}, or not for you: update open_clip_torch, {_LOG_IN}"
-
 _ADVICE: Final[dict[type[Exception], str]] = {
-    errors.GatedRepoError: (
-        f"the repository {{repository}} is gated: accept its terms on {{hub}}/{{repository}} and {_LOG_IN}"
-    ),
+    errors.GatedRepoError: f"{{repository}} is gated: accept its terms on {{hub}}/{{repository}} and {_LOG_IN}",
+    errors.RepositoryNotFoundError: f"{{hub}} has no {{repository}}, or not for you: update open_clip_torch, {_LOG_IN}",
     errors.OfflineModeIsEnabled: "it is not in {cache}, and HF_HUB_OFFLINE forbids to download it: unset that",
-    errors.RepositoryNotFoundError: _NOT_THERE,
-    errors.RevisionNotFoundError: _NOT_THERE,
-    errors.HfHubHTTPError: "{hub} rejects {repository} ({error}): look at your token, or try again later",
-    errors.FileMetadataError: "{hub} answers as no hub does: look at HF_ENDPOINT and at proxies",
 }
 """Error of the client -> what happened and what to do about it. The first that fits counts."""
 
 
-def _explain_error(error: BaseException, repository: str) -> str:
+def _explain_error(error: Exception, repository: str) -> str:
     if isinstance(error, WeightsError):
         return str(error)
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    places = {"hub": constants.ENDPOINT, "cache": constants.HF_HUB_CACHE, "repository": repository}
-    for kind, advice in _ADVICE.items():
-        for link in chain:
-            if isinstance(link, kind):
-                return advice.format(**places, error=one_line(link))
-    # The innermost error speaks of sockets; that of the HTTP library says in its name that it could not connect.
-    if any("Connect" in type(link).__name__ or isinstance(link, ConnectionError | TimeoutError) for link in chain):
-        return f"no connection to {constants.ENDPOINT} ({one_line(chain[-1])}): try again with a network"
-    return f"the download to {constants.HF_HUB_CACHE} failed ({type(error).__name__}: {one_line(error)})"
+    advice = next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
+    if advice is None:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        return f"the download from {constants.ENDPOINT} to {constants.HF_HUB_CACHE} failed ({reason}): try again"
+    return advice.format(repository=repository, hub=constants.ENDPOINT, cache=constants.HF_HUB_CACHE)

@@ -23,7 +23,7 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.geometry import Box
 from stages.shared.model.catalog import sha256_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
-from stages.shared.model.config import SegmenterConfig
+from stages.shared.model.config import SegmenterConfig, about
 from stages.shared.model.device import PRECISIONS, moving_to_device, pick_device, to_device
 
 KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
@@ -141,6 +141,7 @@ def _select(value: Any, owners: Tensor) -> Any:
     return value[owners].float() if isinstance(value, Tensor) else [_select(level, owners) for level in value]
 
 
+@about(_KEY)
 def usable_segmenter(config: SegmenterConfig) -> str:
     """Check before any work that a segmenter can be loaded, and return the identity of its weights.
 
@@ -149,24 +150,25 @@ def usable_segmenter(config: SegmenterConfig) -> str:
     """
     name = config.model or ""
     if find_spec("transformers") is None:
-        raise ConfigError("regions.refine=sam requires transformers: pip install 'phrasebox[sam]'")
+        raise ConfigError("sam requires transformers: pip install 'phrasebox[sam]'", key="regions.refine")
     if not Path(name).is_absolute():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            raise ConfigError(f"{_KEY}: regions.refine=sam needs a folder, or a repository as facebook/sam-vit-base")
+            raise ConfigError("regions.refine=sam needs a folder, or a repository as facebook/sam-vit-base")
         return name
     settings = [path for path in (Path(name, file) for file in _SETTINGS) if path.is_file()]
     if read_json(Path(name, "config.json")).get("model_type") not in KINDS or len(settings) < 2:
         raise ConfigError(
-            f"{_KEY}: {name} is no folder of transformers' with a {_SETTINGS[1]} and the config.json of SAM, HQ-SAM, "
+            f"{name} is no folder of transformers' with a {_SETTINGS[1]} and the config.json of SAM, HQ-SAM, "
             "SAM 2, EdgeTAM or SAM 3's tracker"
         )
     for weights in (Path(name, f"model.safetensors{end}") for end in ("", INDEX_SUFFIX)):
         if weights.is_file():
-            return "-".join(sha256_of(file)[:16] for file in (*settings, *weight_files(weights, _KEY)))
-    raise WeightsError(f"{_KEY}: {name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
+            return "-".join(sha256_of(file)[:16] for file in (*settings, *weight_files(weights)))
+    raise WeightsError(f"{name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
 
 
 @lru_cache(maxsize=1)
+@about(_KEY)
 def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
     """Load a segmenter onto a device, see `pick_device`; the same one again for the same settings.
 
@@ -185,11 +187,9 @@ def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
             config.model, **safe, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # transformers and safetensors raise many kinds
-        raise WeightsError(
-            f"{_KEY}: cannot load {config.model}: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise WeightsError(f"cannot load {config.model}: {type(error).__name__}: {first_line(error)}") from error
     if missing := sorted(loading_info["missing_keys"]):
-        raise WeightsError(f"{_KEY}: {config.model} lacks {len(missing)} tensors, such as {missing[0]}")
+        raise WeightsError(f"{config.model} lacks {len(missing)} tensors, such as {missing[0]}")
     with moving_to_device(str(config.model)):
         model.eval().requires_grad_(False).to(pick_device(device))
     return Segmenter(model, processor, PRECISIONS[config.precision])

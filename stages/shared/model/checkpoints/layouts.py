@@ -44,7 +44,7 @@ _OTHER_MODELS: Final = {
 """Beginning of names -> what they belong to, where no layout fits."""
 
 
-def layout_of(names: Collection[str], path: object, key: str = "model.weights") -> str:
+def layout_of(names: Collection[str], path: object) -> str:
     """Return the layout of a checkpoint by the names of its tensors.
 
     Raise WeightsError if no layout fits; the message names `path`, the tensors in it and the expected ones.
@@ -61,9 +61,7 @@ def layout_of(names: Collection[str], path: object, key: str = "model.weights") 
     content = next((kind for mark, kind in _OTHER_MODELS.items() if has(mark)), None)
     if content is None:
         content = f"tensors such as {', '.join(sorted(names)[:3])}" if names else "no tensors"
-    raise WeightsError(
-        f"{path} is no CLIP that is known: found {content}; expected the tensors of {', '.join(_MARKS)}", key=key
-    )
+    raise WeightsError(f"{path} is no CLIP that is known: found {content}; expected the tensors of {', '.join(_MARKS)}")
 
 
 _BLOCK_PARTS: Final = {

@@ -330,7 +330,7 @@ def _gated(module: Module) -> tuple[layers.Layer, ...]:
     return (layers.GatedUnit(gate, up, layers.Activation(module.act.forward)), *_read(module.norm, module.fc2))
 
 
-_FUNCTIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU)
+_FUNCTIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELU, timm_layers.GELUTanh, timm_layers.QuickGELU)
 
 _LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[Module], tuple[layers.Layer, ...]]], ...]] = (
     ((nn.Identity, nn.Dropout, nn.Flatten), lambda module: ()),

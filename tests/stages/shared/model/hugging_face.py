@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import module_of
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
+from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 
 WORDS = ["a", "red", "car", "two", "dogs", "the", "man", "on", "his", "bike", "rides", "along", "green", "trees"]

@@ -4,12 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
+import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe
+from stages.shared.model.description import ModelSettings
+from stages.shared.model.load import load
+from stages.shared.model.module import build_module
 from tests.factories import SPEC, TOWERS, architecture_of, tiny_architecture, tiny_clip
 
 
@@ -51,3 +57,16 @@ def assert_scales_as(clip: ClipModel, model: Any) -> None:
     bias = getattr(model, "logit_bias", None)
     assert clip.logit_scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-6)
     assert clip.logit_bias == (None if bias is None else pytest.approx(bias.item(), rel=1e-6))
+
+
+def load_model(config: ModelConfig) -> ClipModel:
+    """The model of a configuration, on its device and in its precision."""
+    return load(describe(config), device=config.device, precision=config.precision, threads=config.threads)
+
+
+def shapes_of(name: str, **options: Any) -> dict[str, Tensor]:
+    """Tensors with the shapes of a model of open_clip, each of one number, so that a file of them is small."""
+    architecture = {**open_clip.get_model_config(name), **options}
+    with torch.device("meta"):
+        model = build_module(ModelSettings(name=name, architecture=architecture, input=SPEC))
+    return {name: torch.zeros(()).expand(value.shape) for name, value in model.state_dict().items()}

@@ -22,7 +22,7 @@ from stages.shared.model.device import (
     to_device,
     warn_of_slow_precision,
 )
-from stages.shared.model.load import load
+from tests.stages.shared.model.saved import load_model
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -71,7 +71,7 @@ def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(caplog) -> None:
     """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
     with caplog.at_level(logging.INFO, "stages.shared.model"):
-        clip = load(ModelConfig(name="demo", device="cpu", threads=2))
+        clip = load_model(ModelConfig(name="demo", device="cpu", threads=2))
     precision = choose_precision("auto", CPU)
     assert clip.device_name == "cpu, 2 threads"
     messages = [record.getMessage() for record in caplog.records]
@@ -115,7 +115,7 @@ def test_gpus_from_ampere_on_compute_in_bf16(generation: int, precision: str, mo
 
 def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     processor(monkeypatch, "avx2")
-    clip = load(ModelConfig(name="demo", device="cpu", precision="bf16"))
+    clip = load_model(ModelConfig(name="demo", device="cpu", precision="bf16"))
     assert clip.tower.dtype == torch.bfloat16
     assert "model.precision is bf16, for which this CPU or GPU has no instructions" in caplog.text
     assert clip.device_name.endswith(", slow in bfloat16")

@@ -11,6 +11,7 @@ from torch import nn
 
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.stages.explain.models import tokenizer
@@ -51,7 +52,9 @@ def weights(*modules: nn.Module) -> int:
 
 def test_a_worker_keeps_every_weight_once(tmp_path: Path) -> None:
     model, config = save_model(tmp_path)
-    stage = ExplainStage(ExplainStageConfig(model=config, explainer=GradEclipConfig(blocks=1)))
+    stage = ExplainStage(
+        ExplainStageConfig(model=config, description=describe(config), explainer=GradEclipConfig(blocks=1))
+    )
     stage.setup()
     assert bytes_of(stage) == pytest.approx(weights(model), abs=4000)
     stage.process([make_record(0)])

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from stages.shared.model import clip
 from stages.shared.model.clip import ClipModel, TextCache, TextEncoder
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import from_open_clip, load, module_of
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
+from stages.shared.model.load import from_open_clip
+from stages.shared.model.module import module_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
-from tests.stages.shared.model.saved import save_model
+from tests.stages.shared.model.saved import load_model, save_model
 
 TEXTS = [
     "a car",
@@ -75,7 +76,7 @@ def test_other_text_towers(text_options: dict[str, object]) -> None:
 def test_custom_text_towers(tmp_path: Path) -> None:
     network, config = save_model(tmp_path)
     (tmp_path / "tiny.json").write_text(json.dumps({**tiny_architecture(), "custom_text": True}))
-    encode = load(config).encode_text
+    encode = load_model(config).encode_text
     assert isinstance(encode, TextEncoder)
     assert encode.tower is not None
     assert torch.allclose(encode(TEXTS), embed_whole(network, TEXTS), atol=1e-5)
@@ -83,7 +84,7 @@ def test_custom_text_towers(tmp_path: Path) -> None:
 
 def test_the_bundled_model_s_own_context_length() -> None:
     """Its tokenizer has its own words and a shorter context."""
-    encode = load(ModelConfig(name="demo", device="cpu")).encode_text
+    encode = load_model(ModelConfig(name="demo", device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
     with torch.no_grad():
         full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))

@@ -5,8 +5,7 @@ import open_clip
 import pytest
 import torch
 
-from stages.shared.model.load import usable_model
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
 from tests.stages.shared.model.hugging_face import TEXTS, config_of, siglip_tokens
 
@@ -62,7 +61,7 @@ def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, s
 
 
 def test_a_siglip_s_vocabulary_belongs_to_its_fingerprint(siglip_folder: Path) -> None:
-    before = usable_model(config_of(siglip_folder)).fingerprint
+    before = describe(config_of(siglip_folder)).fingerprint
     vocabulary = siglip_folder / "spiece.model"
     vocabulary.write_bytes(vocabulary.read_bytes() + b"\x00")
-    assert usable_model(config_of(siglip_folder)).fingerprint != before
+    assert describe(config_of(siglip_folder)).fingerprint != before

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load, module_of, usable_model
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
+from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
@@ -27,7 +27,7 @@ from tests.stages.shared.model.hugging_face import (
     transformers_clip,
     transformers_siglip,
 )
-from tests.stages.shared.model.saved import assert_scales_as
+from tests.stages.shared.model.saved import assert_scales_as, load_model
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
@@ -78,7 +78,7 @@ def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(c
 
 def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip: Any, clip_folder: Path) -> None:
     """From pixels to heat: images are normalised as preprocessor_config.json says."""
-    loaded = load(config_of(clip_folder))
+    loaded = load_model(config_of(clip_folder))
     assert_scales_as(loaded, clip)
     rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     mean, std = (torch.tensor(values)[:, None, None] for values in (loaded.input.mean, loaded.input.std))
@@ -94,8 +94,8 @@ def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip: 
 def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any, Any], siglip_folder: Path) -> None:
     folder, model, tokenizer = siglip_source
     assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
-    assert_scales_as(load(config_of(folder)), model)
-    description = usable_model(config_of(folder))
+    assert_scales_as(load_model(config_of(folder)), model)
+    description = describe(config_of(folder))
     assert (description.tower, description.layout, description.input.mean) == (
         "latent_pool",
         "transformers SiglipModel",
@@ -116,7 +116,7 @@ def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: P
     with torch.no_grad():
         image = module_of(describe(given)).encode_image(IMAGES)
     assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
-    assert usable_model(given).layout == "transformers CLIPModel"
+    assert describe(given).layout == "transformers CLIPModel"
 
 
 def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: Path, tmp_path: Path) -> None:

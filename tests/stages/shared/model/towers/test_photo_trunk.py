@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.photographs import FOLDER
 from stages.explain import EXPLAINERS
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load
 from stages.shared.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, similarity_weights
+from tests.stages.shared.model.saved import load_model
 
 
 def test_open_clip_builds_it_by_name() -> None:
@@ -71,7 +71,7 @@ def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
     picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
     results = {}
     for precision in ("fp32", "bf16", "fp16"):
-        model = load(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision}))
+        model = load_model(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision}))
         [maps] = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model).explain(picture[None], [["dog", "sky"]])
         heat = np.stack([heat_map.values / heat_map.values.max() for heat_map in maps])
         embedding = model.tower.encode(torch.from_numpy(picture[None])).float()

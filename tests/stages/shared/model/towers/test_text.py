@@ -11,10 +11,10 @@ from torch import nn
 from stages.contract.errors import ConfigError
 from stages.shared.model.clip import TextEncoder
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load
 from stages.shared.model.towers.from_open_clip import build_text_tower
 from tests.factories import TOWERS
 from tests.stages.explain.models import sharp_text_clip, text_architecture, tokenizer
+from tests.stages.shared.model.saved import load_model
 
 LONG = "two dogs, one of them brown, run after a ball that rolls over the wet grass of the garden"
 TEXTS = ["a red car", "", LONG, "dog"]
@@ -60,7 +60,7 @@ def test_what_stands_behind_the_end_changes_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "photo"])
 def test_the_trained_models(name: str) -> None:
-    model = load(ModelConfig(name=name, device="cpu"))
+    model = load_model(ModelConfig(name=name, device="cpu"))
     assert isinstance(model.encode_text, TextEncoder)
     assert model.encode_text.tower is not None, "texts are cut off at their end"
 

@@ -4,14 +4,15 @@ from typing import Any
 
 import open_clip
 import pytest
+import torch
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import usable_model
-from stages.shared.model.recognise import ModelDescription, describe
+from stages.shared.model.describe import describe
+from stages.shared.model.description import ModelDescription
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture
-from tests.stages.shared.model.saved import save_json, save_model
+from tests.stages.shared.model.saved import save_json, save_model, shapes_of
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
     architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
     (tmp_path / "tiny.json").write_text(json.dumps(architecture))
     with pytest.raises(WeightsError, match=r"no vocabulary file .*words\.txt\.gz"):
-        usable_model(config)
+        describe(config)
 
 
 @pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
@@ -66,13 +67,13 @@ def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) 
 
 def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
-    first = usable_model(config).fingerprint
+    first = describe(config).fingerprint
     assert first.startswith("tiny:")
-    assert usable_model(config).fingerprint == first
+    assert describe(config).fingerprint == first
     fingerprints = {first}
 
     def is_new() -> bool:
-        fingerprint = usable_model(config).fingerprint
+        fingerprint = describe(config).fingerprint
         return fingerprint not in fingerprints and fingerprints.add(fingerprint) is None
 
     content = bytearray((tmp_path / "tiny.safetensors").read_bytes())
@@ -96,7 +97,7 @@ def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_p
 
 def test_a_tag_decides_about_the_fingerprint_which_needs_no_file_and_the_activation() -> None:
     tags = (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
-    descriptions = [usable_model(ModelConfig(name=name, pretrained=tag)) for name, tag in tags]
+    descriptions = [describe(ModelConfig(name=name, pretrained=tag)) for name, tag in tags]
     assert len({description.fingerprint for description in descriptions}) == 3
     assert [description.architecture.get("quick_gelu", False) for description in descriptions] == [True, False, True]
 
@@ -104,12 +105,9 @@ def test_a_tag_decides_about_the_fingerprint_which_needs_no_file_and_the_activat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trust_remote_code": True}, "asks for trust_remote_code, .* phrasebox never does that"),
-        ({"trust_remote_code": False}, "phrasebox never does that"),
-        ({"code_revision": "main"}, r"may hold bpe_path \(str\), .* not code_revision: 'main'"),
-        ({"bpe_path": ["a"]}, r"not bpe_path: \['a'\]"),
-        ({"strip_sep_token": "yes"}, "not strip_sep_token: 'yes'"),
-        ([["trust_remote_code", True]], "tokenizer_kwargs must hold keys"),
+        ({"trust_remote_code": True}, "got {'trust_remote_code': True}"),
+        ({"code_revision": "main"}, "may hold bpe_path, .* got {'code_revision': 'main'}"),
+        ([["trust_remote_code", True]], "may hold"),
     ],
 )
 def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, message: str, tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, me
     architecture["text_cfg"] |= {"hf_tokenizer_name": "someone/something", "tokenizer_kwargs": options}
     path = tmp_path / "model.json"
     path.write_text(json.dumps({"model_cfg": architecture}))
-    with pytest.raises(ConfigError, match=rf"model\.config: .*model\.json.*{message}"):
+    with pytest.raises(ConfigError, match=rf"^model\.config: tokenizer_kwargs .*{message}"):
         describe(ModelConfig(config=path, weights=path))
 
 
@@ -126,8 +124,9 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: calls.append((args, options)))
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
-    files: dict[str, Any] = {"folder": Path(), "weights": None, "pretrained": None}
-    tokenizer_of(ModelDescription(name="tiny", architecture=architecture, input=SPEC, **files))
+    tokenizer_of(
+        ModelDescription(name="tiny", architecture=architecture, input=SPEC, tower="class_token", fingerprint="")
+    )
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
     assert calls == [(("a/b",), options)]
 
@@ -142,6 +141,6 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     ],
 )
 def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
-    (tmp_path / "weights.pt").touch()
+    torch.save(shapes_of(name), tmp_path / "weights.pt")
     spec = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
     assert (spec.mean, spec.interpolation) == (mean, interpolation)

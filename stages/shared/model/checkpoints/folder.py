@@ -1,0 +1,130 @@
+"""A checkpoint on disk, read once: the shapes of its tensors, and the files beside them that describe the model.
+
+    file                          written by                          describes
+    open_clip_config.json         open_clip's push_to_hf_hub          architecture, images, tokenizer
+    params.txt                    open_clip's trainer                 name of the architecture, activation, images
+    config.json                   transformers' save_pretrained       architecture
+    preprocessor_config.json,     transformers' save_pretrained       images
+        processor_config.json
+    tokenizer.json, ...           transformers' save_pretrained       tokenizer of a SigLIP, see `vocabulary`
+
+All of them are data and no code.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from stages.contract.errors import WeightsError
+from stages.shared.model.checkpoints.layouts import layout_of
+from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_shapes
+
+OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
+TUNED_MODEL: Final = "model"  # the folder, inside that of a fine-tuning, that holds the tuned model
+
+_OPEN_CLIP_WEIGHTS: Final = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+_TRANSFORMERS_WEIGHTS: Final = (
+    "model.safetensors",
+    f"model.safetensors{INDEX_SUFFIX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX_SUFFIX}",
+)
+_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The files of a checkpoint; a section is empty where its file does not exist.
+
+    Attributes:
+        name: Name for people.
+        folder: The folder of the files that describe it.
+        weights: A file, or the index of several.
+        shapes: The tensors, on the meta device.
+        layout: Their layout, see `layouts`.
+        open_clip_config: `open_clip_config.json`.
+        params: `params.txt`, its values parsed.
+        transformers_config: `config.json`.
+    """
+
+    name: str
+    folder: Path
+    weights: Path
+    shapes: State
+    layout: str
+    open_clip_config: dict[str, Any]
+    params: dict[str, Any]
+    transformers_config: dict[str, Any]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, a file or a folder, without the numbers of its tensors.
+
+    The folder may be a repository in the hub's cache, or that of a fine-tuning. Raise WeightsError if there are no
+    weights, or several, or if a file is damaged.
+    """
+    name = path.resolve().name if path.is_dir() else path.stem
+    commit = path / "refs" / "main"
+    if commit.is_file() and (path / "snapshots").is_dir():  # a repository in the hub's cache
+        path = path / "snapshots" / commit.read_text(encoding="utf-8").strip()
+    if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():
+        path = path / TUNED_MODEL
+    folder = path if path.is_dir() else path.parent
+    open_clip_config = read_json(folder / OPEN_CLIP_CONFIG)
+    weights = _weights_in(path, prefer_open_clip=bool(open_clip_config)) if path.is_dir() else path
+    shapes = read_shapes(weights)
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        weights=weights,
+        shapes=shapes,
+        layout=layout_of(shapes, weights),
+        open_clip_config=open_clip_config,
+        params=_params_of(folder),
+        transformers_config=read_json(folder / "config.json"),
+    )
+
+
+def _weights_in(folder: Path, *, prefer_open_clip: bool) -> Path:
+    usual_names = _TRANSFORMERS_WEIGHTS + _OPEN_CLIP_WEIGHTS
+    if prefer_open_clip:
+        usual_names = _OPEN_CLIP_WEIGHTS + _TRANSFORMERS_WEIGHTS
+    for name in usual_names:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
+    if len(files) == 1:
+        return files[0]
+    if files:
+        names = ", ".join(file.name for file in files[:4])
+        raise WeightsError(f"{folder} holds {len(files)} files of weights ({names}): give one of them")
+    raise WeightsError(
+        f"{folder} holds no weights: expected {_TRANSFORMERS_WEIGHTS[0]}, {_TRANSFORMERS_WEIGHTS[2]}, "
+        f"{_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file"
+    )
+
+
+def _params_of(folder: Path) -> dict[str, Any]:
+    """Read the trainer's `params.txt` beside a checkpoint or above its folder `checkpoints`, if there is one."""
+    for file in (folder / "params.txt", folder.parent / "params.txt"):
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            params = {key: _parsed(value) for key, colon, value in (line.partition(": ") for line in lines) if colon}
+            if "model" in params:
+                return params
+    return {}
+
+
+def _parsed(text: str) -> Any:
+    """Return a number, list, flag or None as the trainer printed it, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
