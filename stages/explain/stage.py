@@ -16,6 +16,7 @@ from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.description import ModelDescription
 
 if TYPE_CHECKING:
     from stages.explain.base import PendingMaps
@@ -29,6 +30,7 @@ class ExplainStageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelConfig = ModelConfig()
+    description: ModelDescription | None = Field(default=None, description="The model to load; None: one in memory.")
     explainer: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
     keep_pixels: bool = Field(
         default=False, description="Leave the pixels in the record for a stage that looks at colours."
@@ -111,7 +113,14 @@ class ExplainStage(Stage):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.load import load  # noqa: PLC0415
 
-        self._model = model = self._loaded_model or load(self.config.model)
+        model = self._loaded_model
+        if model is None:
+            settings = self.config.model
+            description = self.config.description
+            if description is None:
+                raise ConfigError("no model is described, and none is in memory", key="model.name")
+            model = load(description, device=settings.device, precision=settings.precision, threads=settings.threads)
+        self._model = model
         self._batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.description import ModelDescription
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
@@ -51,8 +52,8 @@ class RegionSource(Stage, Generic[ConfigT]):
     `group` is None: `stages.regions.stage.LinkStage` numbers the objects. Regions depend on their record alone.
     The boxes of a record lie inside its image and are those of their masks.
 
-    Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of the one that `model`
-    names.
+    Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of the one that
+    `description` describes; `model` says how it computes.
 
     Attributes:
         config_type: Class of the settings, with a literal `kind`.
@@ -67,11 +68,18 @@ class RegionSource(Stage, Generic[ConfigT]):
     regions_come_from: ClassVar[str]
     score_means: ClassVar[str]
 
-    def __init__(self, config: ConfigT, model: ModelConfig, loaded: ClipModel | None = None) -> None:
+    def __init__(
+        self,
+        config: ConfigT,
+        model: ModelConfig,
+        loaded: ClipModel | None = None,
+        description: ModelDescription | None = None,
+    ) -> None:
         # Workers have another current folder.
         paths = {name: value.expanduser().absolute() for name, value in config if isinstance(value, Path)}
         self.config = config.model_copy(update=paths)
         self.model = model
+        self.description = description
         self._loaded = loaded
 
     def canvas(self) -> dict[str, Any]:
@@ -80,7 +88,11 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     def computing(self, **settings: str) -> Self:
         """See `Stage.computing`."""
-        return type(self)(self.config, self.model.model_copy(update=settings), self._loaded)
+        return type(self)(self.config, self.model.model_copy(update=settings), self._loaded, self.description)
+
+    def with_description(self, description: ModelDescription | None) -> Self:
+        """Return the same source, which loads the described model."""
+        return type(self)(self.config, self.model, self._loaded, description)
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""

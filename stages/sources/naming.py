@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from stages.contract.errors import InputError
+from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Phrase, Record, Region
 from stages.contract.stage import Device, Forwards
@@ -168,7 +168,14 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         from stages.shared.model.load import load  # noqa: PLC0415
         from stages.sources.looks import CropEmbedder, RoiEmbedder  # noqa: PLC0415
 
-        model = self._loaded or load(self.model)
+        model = self._loaded
+        if model is None:
+            if self.description is None:
+                raise ConfigError("no model is described, and none is in memory", key="model.name")
+            settings = self.model
+            model = load(
+                self.description, device=settings.device, precision=settings.precision, threads=settings.threads
+            )
         self._texts: TextCache = TextCache(model, self.config.templates)
         self._pool: dict[str, Concept] = {}
         if self.config.pool != "captions":

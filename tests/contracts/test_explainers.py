@@ -23,6 +23,7 @@ from stages.explain import EXPLAINERS, kinds_for
 from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.config import TOWER_WORDS
+from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.plan import plan_of
 from tests.factories import TOWERS, architecture_of
@@ -112,7 +113,8 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     assert stored_config(json.loads(config.model_dump_json())) == config
     tower = next(name for name, has in TOWER_KINDS.items() if has in EXPLAINERS[kind].towers)
     spec = TOWERS[tower][1]
-    stage_config = ExplainStageConfig(model=save_tower(tmp_path, tower)[1], explainer=config.explain)
+    model = save_tower(tmp_path, tower)[1]
+    stage_config = ExplainStageConfig(model=model, description=describe(model), explainer=config.explain)
     stage = pickle.loads(pickle.dumps(ExplainStage(stage_config)))
     stage.setup()
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])

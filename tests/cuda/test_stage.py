@@ -17,9 +17,9 @@ from stages.explain.presence import ImageStatistics, Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load
 from tests.cuda.both import assert_same_maps, both, plain, records
 from tests.cuda.simulated import PRODUCTS, SimulatedCuda
+from tests.stages.shared.model.saved import load_model
 
 EVERYTHING = {"affinity": "propagation", "scales": (1.0, 0.5), "contrast": 0.2}
 
@@ -138,7 +138,7 @@ def test_a_gpu_that_does_not_take_the_model_is_said(is_full: bool, cuda: Simulat
         said = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
         cuda.broken = torch.AcceleratorError(said)
     with pytest.raises(ResourceError) as raised:
-        load(ModelConfig(name="demo"))
+        load_model(ModelConfig(name="demo"))
     assert str(raised.value).startswith("the GPU does not take the model demo: ")
     assert said in str(raised.value)
     assert "nvidia-smi lists them" in str(raised.value)
@@ -150,10 +150,10 @@ def test_a_gpu_that_does_not_take_the_model_is_said(is_full: bool, cuda: Simulat
 )
 def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: SimulatedCuda) -> None:
     config = ModelConfig(name=name, precision=precision, batch_size=2)  # type: ignore[arg-type]
-    given = records(2, load(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px * 4)
+    given = records(2, load_model(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px * 4)
     answers = []
     for device in ("cpu", "cuda"):
-        model = load(config.model_copy(update={"device": device}))
+        model = load_model(config.model_copy(update={"device": device}))
         assert model.tower.dtype in (torch.bfloat16, torch.float16)
         stage = stage_of(model)
         answers.append(stage.process(given))
@@ -163,8 +163,8 @@ def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_beside_16_bits_the_class_path_alone_is_in_tf32(precision: str, cuda: SimulatedCuda) -> None:
     config = ModelConfig(name="demo", precision=precision, batch_size=4)  # type: ignore[arg-type]
-    side_px = 4 * load(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px
-    here, there = (stage_of(load(config.model_copy(update={"device": device}))) for device in ("cpu", "cuda"))
+    side_px = 4 * load_model(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px
+    here, there = (stage_of(load_model(config.model_copy(update={"device": device}))) for device in ("cpu", "cuda"))
     cuda.operations.clear()
     found = there.process(records(4, side_px))
     rounded, products = cuda.operations["products in TF32"], sum(cuda.operations[str(name)] for name in PRODUCTS)

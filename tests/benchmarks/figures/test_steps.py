@@ -19,7 +19,7 @@ from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.research.compare.figures import FIGURES
 from pipeline.research.compare.maps import contenders_of
 from stages.explain import EXPLAINERS
-from stages.shared.model.load import load
+from tests.stages.shared.model.saved import load_model
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.page}-{grid.name}")
@@ -28,7 +28,7 @@ def test_a_row_of_settings_is_a_configuration_of_its_own(grid: steps.Grid) -> No
     own = ["input.path=x.jsonl", "input.kind=jsonl", f"model.name={grid.model}", *grid.common.split()]
     made = [load_config(None, [*own, *changes.split()]) for _, changes in grid.rows]
     assert len({each.model_dump_json() for each in made}) == len(made)
-    model = load(made[0].model)
+    model = load_model(made[0].model)
     for each in made:
         EXPLAINERS[each.explain.kind](each.explain, model)  # which rejects what makes no sense for the model
     assert grid.name in {table["id"] for table in pages.contents(grid.page)["tables"]}

@@ -13,6 +13,7 @@ from pipeline.summary import Display, Report
 from stages.contract.errors import ConfigError, ResourceError
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe
 
 CLUSTER = "head:6379"
 
@@ -111,7 +112,8 @@ def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_
 
 def test_a_model_worker_that_gets_a_gpu_computes_on_it_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(name="demo")))
+    config = ModelConfig(name="demo")
+    stage = ExplainStage(ExplainStageConfig(model=config, description=describe(config)))
     assert _on_device(pools(nodes(CPU=16.0), cores=16), stage) is stage
     on_gpu = _on_device(pools(nodes(CPU=16.0, GPU=1.0), cores=16), stage)
     with pytest.raises(ResourceError, match="this worker sees no GPU"):

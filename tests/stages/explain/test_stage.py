@@ -19,6 +19,7 @@ from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, subtract_others
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe
 from tests.stages.shared.model.saved import save_model
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
@@ -31,7 +32,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 
 def set_up(model: ModelConfig, *, keep_pixels: bool = False, **settings: Any) -> ExplainStage:
-    config = ExplainStageConfig(model=model, explainer=GradEclipConfig(**settings), keep_pixels=keep_pixels)
+    config = ExplainStageConfig(
+        model=model, description=describe(model), explainer=GradEclipConfig(**settings), keep_pixels=keep_pixels
+    )
     stage = ExplainStage(config)
     stage.setup()
     return stage
