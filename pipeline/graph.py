@@ -30,13 +30,13 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import LinkStage, RegionsStage
-from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, check_model_files
+from stages.shared.model.config import AUTO, PrecisionChoice, check_model_files
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
-    from stages.shared.model.recognise import ModelDescription
+    from stages.shared.model.description import ModelDescription
 
 
 def _without_heat_maps(source: Stage) -> ConfigError:
@@ -188,19 +188,19 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
     described = None
     if loaded is None and (source is None or source.needs_model):
         # torch and open_clip take seconds to import: only a run needs them.
-        from stages.shared.model.load import usable_model  # noqa: PLC0415
+        from stages.shared.model.describe import describe  # noqa: PLC0415
 
-        described = usable_model(config.model)
+        described = describe(config.model)
     if source is not None:
         return Steps(
             before=_before(config, source.canvas()),
-            model=source,
+            model=source.with_description(described),
             after=(LinkStage(config.regions),),
             explain=config.explain,
             described=described,
             calibration=None,
         )
-    if described is not None and described.tower is not None:
+    if described is not None:
         spec, tower, name = described.input, described.tower, described.name
     else:
         assert loaded is not None  # noqa: S101
@@ -212,7 +212,8 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
             )
     config = config.model_copy(update={"explain": fit_to_tower(config.explain, tower, name)})
     explain = ExplainStageConfig(
-        model=_absolute(config.model),
+        model=config.model,
+        description=described,
         explainer=config.explain,
         keep_pixels=config.regions.needs_pixels,
     )
@@ -248,22 +249,22 @@ def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
     }.items():
         if is_set:
             raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
-    source: RegionSource[Any] = SOURCES[kind](config.source, _absolute(config.model), loaded)
+    source: RegionSource[Any] = SOURCES[kind](config.source, config.model, loaded)
     source.check()
     return source
 
 
-def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
+def fetch_weights(description: ModelDescription | None, say: Callable[[str], None]) -> None:
     """Download the weights of a tag, if they are not in this machine's cache, and say so.
 
     Raises:
         WeightsError: They cannot be found or loaded.
     """
-    if model.name is not None and model.pretrained is not None:
+    if description is not None and description.pretrained is not None:
         # open_clip takes seconds to import, which `build_steps` has spent already.
-        from stages.shared.model.load import fetch_files  # noqa: PLC0415
+        from stages.shared.model.load import fetch  # noqa: PLC0415
 
-        fetch_files(model.name, model.pretrained, say)
+        fetch(description, say)
 
 
 def precision_here(config: RunConfig) -> PrecisionChoice:
@@ -290,14 +291,6 @@ def _segmenter(config: RunConfig) -> str | None:
     from stages.shared.model.segmenter import usable_segmenter  # noqa: PLC0415  it imports torch
 
     return usable_segmenter(config.regions.sam)
-
-
-def _absolute(model: ModelConfig) -> ModelConfig:
-    """The model with absolute paths: workers have another current folder."""
-    paths = {"weights": model.weights, "config": model.config, "checkpoint": model.checkpoint}
-    return model.model_copy(
-        update={name: path.expanduser().absolute() for name, path in paths.items() if path is not None}
-    )
 
 
 _AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}

@@ -116,7 +116,7 @@ def run(
         _say(console, [first_line(config, graph, samples, asked)])
         elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
-            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
+            fetch_weights(graph.described, lambda line: console.print(line, soft_wrap=True))
         _note_odd_input(report, shards, config.input.extent if every else None)
         computing = _Computing(graph, folder, report, display, every, config, verbose)
         with display.shown():

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-
 from benchmarks.figures.pages import ROOT, Pages, put, table
 from benchmarks.figures.settings import GRIDS
 from benchmarks.figures.speed import called, scale, speed

@@ -122,7 +122,7 @@ def model_rows() -> list[ModelRow]:
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415
 
-    from stages.shared.model.recognise import describe  # noqa: PLC0415
+    from stages.shared.model.describe import describe  # noqa: PLC0415
     from stages.shared.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
 
     rows: list[ModelRow] = []
@@ -190,7 +190,7 @@ def check(
     from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
 
     graph = build_graph(config)
-    fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
+    fetch_weights(graph.described, lambda line: errors.print(line, soft_wrap=True))
     model_check = check_model(_as_run(graph, config))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -119,8 +119,7 @@ def plan(
     if cores is not None:
         machines["on the cluster"] = Machine(cores=cores, workers=cores, gpus=gpus)
     graph = build_graph(run_config)
-    if graph.loads_model:
-        fetch_weights(run_config.model, lambda line: progress.print(line, soft_wrap=True))
+    fetch_weights(graph.described, lambda line: progress.print(line, soft_wrap=True))
     costs = measure(graph, run_config, samples, on_gpu=on_gpu, start_s=start_s, console=progress)
     conditions = assumptions(run_config, costs, workers)
     if known_images is None:

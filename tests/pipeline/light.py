@@ -25,7 +25,7 @@ from stages.read import Reader, Shard, SkippedRow, make_reader, plan_shards
 
 ROOT = Path(__file__).parents[2]
 
-LIGHT: Any = SimpleNamespace(fingerprint="light", layout="", described_by="")
+LIGHT: Any = SimpleNamespace(fingerprint="light", layout="", described_by="", pretrained=None)
 """What a run knows of a model, as far as it is asked."""
 
 MB = 1_000_000

@@ -148,7 +148,9 @@ def test_a_run_that_is_killed_in_its_first_look_begins_it_again(few, whole, scen
 def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monkeypatch, contrast: float) -> None:
     """The maps that presence is fitted to become rows, and the model is loaded once."""
     loaded: list[Any] = []
-    monkeypatch.setattr("stages.shared.model.load.load", lambda config: loaded.append(load(config)) or loaded[-1])
+    monkeypatch.setattr(
+        "stages.shared.model.load.load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1]
+    )
     monkeypatch.setattr(presence_alone, "LEAST_LOOK", 16)
     explain = {"blocks": 1, "contrast": contrast}
     printed = made(uncalibrated(scenes, tmp_path / "out", explain=explain))

@@ -134,7 +134,7 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     for name in METRICS:
         assert tuning.start[name] == pytest.approx(wanted[name].value, abs=1e-6), name
     highest, halves = (step.figures for step in tuning.steps)
-    assert (highest["box_recall"], quantile["precision"]) == (0, None)
+    assert (highest["box_recall"], highest["precision"]) == (0, None)
     assert tuning.base["box_recall"] < halves["box_recall"] < tuning.start["box_recall"]
     assert (tuning.best, tuning.settings["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
