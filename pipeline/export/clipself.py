@@ -62,16 +62,18 @@ def _write_embeddings(job: ExportJob, named_model: ModelConfig | None) -> None:
     """Raise InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
     # They load torch and open_clip, for this format alone.
     from stages.shared.model.clip import TextCache, templates_of  # noqa: PLC0415
-    from stages.shared.model.load import load, usable_model  # noqa: PLC0415
+    from stages.shared.model.describe import describe  # noqa: PLC0415
+    from stages.shared.model.load import load  # noqa: PLC0415
 
     manifest = job.dataset.manifest
     names = job.categories.names
     if named_model is None:
         check_named(job.dataset, MODEL_KEYS)
     config = named_model or ModelConfig.model_validate(manifest["config"].get("model", {}))
-    if usable_model(config).fingerprint != manifest.get("model_fingerprint"):
+    description = describe(config)
+    if description.fingerprint != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")
-    model = load(config)
+    model = load(description, device=config.device, precision=config.precision, threads=config.threads)
     templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))
     # Each category comes once, so no more than a round is kept.
     texts = TextCache(model, templates, max_texts=_TEXTS_AT_ONCE)

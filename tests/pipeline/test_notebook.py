@@ -22,7 +22,7 @@ from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, _is_path
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import Estimate, plain_values
 from pipeline.evaluate.evaluation_set import pixels_of
-from pipeline.graph import fetch_weights
 from pipeline.logistic import Floats
 from pipeline.research.compare.faithfulness import count_masks, measure_curves
 from pipeline.research.compare.figures import (
@@ -44,7 +43,8 @@ from pipeline.terminal import counted, progress_bar
 from stages.contract.errors import InputError
 from stages.explain import EXPLAINERS
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.load import load, usable_model
+from stages.shared.model.describe import describe
+from stages.shared.model.load import fetch, load
 
 SANITY_IMAGES: Final = 16  # images of the sanity checks: each takes two more maps of one phrase
 
@@ -155,13 +155,14 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
     Raise as `contenders_of`; InputError if no explainer is defined on the model, if input or ground truth cannot be
     read or if there is nothing to ask; and WeightsError if the model's files are missing or damaged.
     """
-    described = usable_model(source.config.model)
-    name = described.name
-    contenders = [] if described.tower is None else contenders_of(explainers, described.tower, name)
+    description = describe(source.config.model)
+    name = description.name
+    contenders = contenders_of(explainers, description.tower, name)
     if not contenders:
         raise InputError(f"no explainer is defined on {name}")
-    fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))
-    model = load(source.config.model)
+    fetch(description, lambda text: console.print(text, soft_wrap=True))
+    compute = source.config.model
+    model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
     images = read_images(source, model.input, sample_size, console)
     console.print(
         f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "

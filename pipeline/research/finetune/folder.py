@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from stages.contract.errors import OutputError, ResumeError, one_line
-from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL
+from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import open_clip
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,9 +23,12 @@ from pipeline.research.finetune.material import TrainingBatch, TuningData, rejec
 from pipeline.research.finetune.ranks import RankGroup, join_group
 from pipeline.research.finetune.recipe import Student
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
+from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
+from stages.shared.model.describe import describe
+from stages.shared.model.description import ModelDescription
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
-from stages.shared.model.load import fetch_files, module_of, usable_model
-from stages.shared.model.recognise import OPEN_CLIP_CONFIG, ModelDescription
+from stages.shared.model.load import fetch
+from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 from stages.shared.model.towers.photo_trunk import TRUNK_NAME
 
@@ -86,10 +88,10 @@ def finetune(
         with ranks.share_errors():
             if (size := config.batch_size) < ranks.size:
                 raise ConfigError(f"batch_size: {size} images a step are fewer than the {ranks.size} ranks")
-            description = usable_model(config.model)
+            description = describe(config.model)
             material, tokenizer = _prepare(config, description, device)
-            if description.pretrained is not None and ranks.is_leader:
-                fetch_files(description.name, description.pretrained, say or (lambda _: None))
+            if ranks.is_leader:
+                fetch(description, say or (lambda _: None))
             checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
         checkpoint = ranks.broadcast(checkpoint)
         with ranks.share_errors():
@@ -121,7 +123,8 @@ def finetune(
 
 def _prepare(config: FinetuneConfig, description: ModelDescription, device: torch.device) -> tuple[TuningData, Any]:
     """Check settings, model and dataset, and return the dataset and the tokenizer. Raise as `finetune`."""
-    if description.tokenizer is not None or description.siglip is not None:
+    options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
+    if description.siglip is not None or (description.vocabulary is not None and "bpe_path" not in options):
         raise ConfigError(
             f"{description.name} is a SigLIP in transformers' layout, which cannot be written as one of open_clip's: "
             "take it from open_clip, by name and tag"
@@ -344,11 +347,9 @@ class FineTuning:
         architecture = copy.deepcopy(self.model.architecture)
         spec = self.model.input
         options = architecture["text_cfg"].get("tokenizer_kwargs") or {}
-        if self.model.folder is not None and "bpe_path" in options:
-            shutil.copyfile(self.model.folder / options["bpe_path"], folder / VOCABULARY)
+        if self.model.vocabulary is not None:
+            shutil.copyfile(self.model.vocabulary, folder / VOCABULARY)
             architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": VOCABULARY}
-        if any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.student.module.modules()):
-            architecture["quick_gelu"] = True  # nothing else in OpenAI's files says it
         preprocess = {"size": spec.size_px, "mode": "RGB", "mean": spec.mean, "std": spec.std, "resize_mode": "squash"}
         preprocess["interpolation"] = spec.interpolation
         settings = {"model_cfg": architecture, "preprocess_cfg": preprocess}

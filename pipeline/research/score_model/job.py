@@ -19,7 +19,6 @@ from pipeline.config import differences as setting_differences
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.evaluation_set import draw_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
-from pipeline.graph import fetch_weights
 from pipeline.research.score_model.answers import (
     AnswerFigures,
     Answers,
@@ -45,7 +44,8 @@ from stages.contract.records import Record
 from stages.read import Reader, Shard, make_reader, plan_shards
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.model.load import load, usable_model
+from stages.shared.model.describe import describe
+from stages.shared.model.load import fetch, load
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth
 
@@ -167,15 +167,16 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     """
     start_s = time.perf_counter()
     config = job.config
-    name = usable_model(config.model).name
+    description = describe(config.model)
     truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
     places, matches = _draw_sample(reader, shards, truth, job, reference)
-    fetch_weights(config.model, lambda text: console.print(text, soft_wrap=True))
-    model = load(config.model)
+    fetch(description, lambda text: console.print(text, soft_wrap=True))
+    compute = config.model
+    model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
     sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
-    console.print(f"{name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
+    console.print(f"{description.name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
     samples = (sample for place, sample in enumerate(reader.samples(shards)) if place in places)
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
     if not sheet.names:
@@ -183,7 +184,7 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     answers = sheet.answers()
     rounded_answers = {kind: part.rounded() for kind, part in answers.items()}
     return Scores(
-        model=name,
+        model=description.name,
         device=model.device_name,
         input=config.input.model_dump(mode="json"),
         truth=None if job.truth is None else str(job.truth),

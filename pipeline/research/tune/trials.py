@@ -101,9 +101,12 @@ class TuningSession:
     @cached_property
     def model(self) -> ClipModel:
         """The model, loaded once."""
-        from stages.shared.model.load import load  # noqa: PLC0415  torch takes seconds to import, and verbs import this
+        # torch takes seconds to import, and verbs import this.
+        from stages.shared.model.describe import describe  # noqa: PLC0415
+        from stages.shared.model.load import load  # noqa: PLC0415
 
-        return load(self.config({}).model)
+        config = self.config({}).model
+        return load(describe(config), device=config.device, precision=config.precision, threads=config.threads)
 
     def config(self, changes: Changes) -> RunConfig:
         """Return the dataset's configuration with changes. Raise ConfigError if they make no sense."""

@@ -15,7 +15,7 @@ from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.phrases.filters import normalise
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import usable_model
+from stages.shared.model.describe import describe
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import count, write_manifest
 
@@ -147,7 +147,7 @@ def exported(
 
 def demo_fingerprint() -> str:
     """Of the embedded model."""
-    return usable_model(ModelConfig(name="demo")).fingerprint
+    return describe(ModelConfig(name="demo")).fingerprint
 
 
 def rows_by_stem(dataset: Path, out: Path) -> dict[str, dict[str, Any]]:

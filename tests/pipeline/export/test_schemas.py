@@ -24,7 +24,6 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_box
 from stages.contract.records import Rle
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load
 from tests.pipeline.export.datasets import (
     HEIGHT,
     WIDTH,
@@ -35,6 +34,7 @@ from tests.pipeline.export.datasets import (
     rows_of,
     write_dataset,
 )
+from tests.stages.shared.model.saved import load_model
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ def test_clipself(demo_dataset: Path, tmp_path: Path) -> None:
     content = json.loads((out / "train.json").read_text(encoding="utf-8"))
     embeddings = np.load(out / "text_embeddings.npy")
     names = {category["id"]: category["name"] for category in content["categories"]}
-    model = load(ModelConfig(name="demo"))
+    model = load_model(ModelConfig(name="demo"))
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (len(names), model.embed_dim)
     # CLIPSelf: row = rank of the sorted category id

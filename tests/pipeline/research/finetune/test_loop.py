@@ -20,10 +20,10 @@ from pipeline.research.finetune.folder import LATEST, LOG, PREVIOUS
 from pipeline.research.finetune.loop import TunedModel, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import load, module_of, usable_model
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
+from stages.shared.model.module import module_of
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
-from tests.stages.shared.model.saved import save_model
+from tests.stages.shared.model.saved import load_model, save_model
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
@@ -58,12 +58,12 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> Non
     lines = log_of(whole.model.parent)
     assert [line["step"] for line in lines] == [3]
     assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
-    model = load(ModelConfig(checkpoint=whole.model))
-    by_folder, itself = (usable_model(ModelConfig(checkpoint=each)) for each in (whole.model.parent, whole.model))
+    model = load_model(ModelConfig(checkpoint=whole.model))
+    by_folder, itself = (describe(ModelConfig(checkpoint=each)) for each in (whole.model.parent, whole.model))
     assert by_folder.fingerprint.partition(":")[2] == itself.fingerprint.partition(":")[2]
     assert by_folder.name == whole.model.parent.name
     assert model.input == describe(ModelConfig(name="demo")).input
-    start = load(ModelConfig(name="demo"))
+    start = load_model(ModelConfig(name="demo"))
     texts = ["red car", "a blue dog"]
     assert not torch.allclose(model.encode_text(texts), start.encode_text(texts))
     card = (whole.model / "README.md").read_text()
@@ -94,7 +94,7 @@ def test_a_tuned_model_prepares_images_as_its_training_did(start: ModelConfig, i
     recipe = {"kind": "captions"}
     tuned = finetune(config_of(inline_dataset, tmp_path / "tuned", model=model, recipe=recipe, epochs=0.34))
     spec = describe(start).input
-    assert load(ModelConfig(checkpoint=tuned.model)).input == spec
+    assert load_model(ModelConfig(checkpoint=tuned.model)).input == spec
     _, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{tuned.model}")
     stretch, *_, scale = prepare.transforms
     assert (stretch.size, stretch.interpolation.value) == ((spec.size_px, spec.size_px), spec.interpolation)

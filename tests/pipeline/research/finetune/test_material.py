@@ -10,7 +10,7 @@ from pipeline.research.finetune.config import DataConfig
 from pipeline.research.finetune.material import TuningData, reject_long_phrases, shuffle_boxes
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.conftest import SCENES
 

@@ -17,8 +17,8 @@ from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup
 from pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of, one_way
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import module_of
-from stages.shared.model.recognise import describe
+from stages.shared.model.describe import describe
+from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 
 DESCRIPTION = describe(ModelConfig(name="demo"))

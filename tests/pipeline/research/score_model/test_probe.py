@@ -10,9 +10,10 @@ from pipeline.research.score_model.probe import Embedder, ImageEmbeddings, Pictu
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import from_open_clip, load
+from stages.shared.model.load import from_open_clip
 from stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
 from tests.factories import TOWERS
+from tests.stages.shared.model.saved import load_model
 
 HALF = (0.0, 0.0, 0.5, 1.0)
 
@@ -73,7 +74,7 @@ def test_masks_and_boxes_of_the_same_place_agree() -> None:
 
 
 def test_texts_and_classes() -> None:
-    embedder = Embedder(load(ModelConfig(name="demo")), ProbeConfig(prompts=("a {}", "the {}")))
+    embedder = Embedder(load_model(ModelConfig(name="demo")), ProbeConfig(prompts=("a {}", "the {}")))
     plain = embedder.embed_texts(["a car", "the car"])
     (car,) = embedder.embed_classes(["car"])
     mean = plain.mean(axis=0)
