@@ -233,7 +233,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
 
 def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
-    prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=keep)
+    prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
     source: SourceConfig | None = config.input  # `explain` has none
     precomputed = None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
     return PhrasesStage(config.phrases, precomputed), PrepareStage(prepare)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
@@ -45,29 +45,33 @@ class ImagesConfig(BaseModel):
     fetch_threads: int = Field(16, ge=1, le=256, description="Images behind URLs that are fetched at once.")
 
 
-class PrepareConfig(ImagesConfig):
-    """The way images are resized to the model's input. Derived from the model and `explain.image_size`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """The way images are read and resized. Derived from the model and `explain.image_size`.
 
-    mode: Literal["square", "keep"] = Field(
-        "square",
-        description="square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is "
-        "kept as in Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch "
-        "(arXiv 2502.18816, generate_emap.py).",
-    )
-    size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
-        224, description="square: the side, or (width, height)."
-    )
-    patch_px: PositiveInt = Field(16, description="keep: side of the model's patches.")
-    shorter_side_max_px: PositiveInt | None = Field(
-        None,
-        description="keep: an image with a longer shorter side is reduced to this one first; 640 in generate_emap.py. "
-        "There the image is resized twice; here the size is computed in the same two steps and the image resized once.",
-    )
-    max_side_px: PositiveInt | None = Field(
-        None, description="keep: limit of the longer side after rounding, which bounds the memory."
-    )
-    interpolation: Interpolation = Field("bicubic", description="Antialiased; bicubic is CLIP's own.")
-    keep_image_bytes: bool = Field(False, description="Leave the encoded image in the sample, for embedding it.")
+    Attributes:
+        images: The settings of reading images.
+        mode: square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is kept as in
+            Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch (arXiv 2502.18816,
+            generate_emap.py).
+        size_px: square: the side, or (width, height).
+        patch_px: keep: side of the model's patches.
+        shorter_side_max_px: keep: an image with a longer shorter side is reduced to this one first; 640 in
+            generate_emap.py. There the image is resized twice; here the size is computed in the same two steps and the
+            image resized once.
+        max_side_px: keep: limit of the longer side after rounding, which bounds the memory.
+        interpolation: Antialiased; bicubic is CLIP's own.
+        keep_image_bytes: Whether the encoded image stays in the sample, for embedding it.
+    """
+
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    mode: Literal["square", "keep"] = "square"
+    size_px: int | tuple[int, int] = 224
+    patch_px: int = 16
+    shorter_side_max_px: int | None = None
+    max_side_px: int | None = None
+    interpolation: Interpolation = "bicubic"
+    keep_image_bytes: bool = False
 
 
 class PrepareStage(Stage):
@@ -77,7 +81,8 @@ class PrepareStage(Stage):
 
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
-        self._limits = DecodeLimits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
+        images = config.images
+        self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
         self._pool: ThreadPoolExecutor | None = None
 
     def teardown(self) -> None:
@@ -89,7 +94,7 @@ class PrepareStage(Stage):
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Decode the images. Unless `keep_image_bytes`, samples that had no error no longer hold theirs."""
         if any(map(_is_remote, batch)) and self._pool is None:
-            self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
+            self._pool = ThreadPoolExecutor(self.config.images.fetch_threads, thread_name_prefix="fetch")
         # Images behind URLs come at once, those of this machine one by one.
         downloads = {
             number: self._pool.submit(load_image_bytes, record.sample.image, self._limits)
@@ -108,8 +113,8 @@ class PrepareStage(Stage):
                 self._limits,
                 partial(target_size_px, self.config),
                 interpolation=self.config.interpolation,
-                shrink_jpeg=self.config.shrink_jpeg,
-                quick=self.config.resize == "torch",
+                shrink_jpeg=self.config.images.shrink_jpeg,
+                resize=self.config.images.resize,
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)

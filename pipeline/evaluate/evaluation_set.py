@@ -229,7 +229,7 @@ def prepare_stage(
 ) -> PrepareStage:
     """Return the stage that resizes images as a run does, or to the model's own size without an explainer."""
     canvas = (explainer or ExplainerConfig(kind="")).canvas(spec)
-    return PrepareStage(PrepareConfig(**config.images.model_dump(), **canvas, **settings))
+    return PrepareStage(PrepareConfig(images=config.images, **canvas, **settings))
 
 
 def pixels_of(record: Record) -> NDArray[np.uint8]:

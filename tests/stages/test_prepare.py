@@ -10,7 +10,7 @@ from PIL import Image
 
 from stages.contract.errors import RowError
 from stages.contract.records import ImageRef, Record, Sample
-from stages.prepare import PrepareConfig, PrepareStage, target_size_px
+from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage, target_size_px
 
 
 def png(width: int, height: int, colour: Any = (10, 20, 30), mode: str = "RGB") -> bytes:
@@ -24,8 +24,8 @@ def record(content: bytes | None = None, **fields: Any) -> Record:
     return Record.start(Sample(sample_id="s", source="in.jsonl:3", captions=("a cat",), image=image))
 
 
-def prepare(*records: Record, **keys: Any) -> list[Record]:
-    stage = PrepareStage(PrepareConfig(**keys))
+def prepare(*records: Record, images: dict[str, Any] | None = None, **keys: Any) -> list[Record]:
+    stage = PrepareStage(PrepareConfig(images=ImagesConfig(**(images or {})), **keys))
     stage.setup()
     answers = stage.process(records)
     stage.teardown()
@@ -71,7 +71,7 @@ def test_pixels_and_size(width: int, height: int, keys: dict[str, Any]) -> None:
 
 def test_faults_become_errors_with_their_place_harm_no_neighbour_and_pass_untouched(tmp_path: Path) -> None:
     records = [record(png(5, 5)), record(b"<html>"), record(url=str(tmp_path / "none.png")), record(png(50, 50))]
-    answers = prepare(*records, record(png(5, 5)), record(), size_px=8, max_pixels=100)
+    answers = prepare(*records, record(png(5, 5)), record(), size_px=8, images={"max_pixels": 100})
     reasons = [None, "bad_image", "missing_image", "image_too_large", None, "missing_image"]
     assert [answer.error and answer.error.reason for answer in answers] == reasons
     assert str(answers[1].error).startswith("bad_image: in.jsonl:3: starts with b'<html>', looks like HTML")
@@ -107,7 +107,7 @@ def test_images_behind_a_url_keep_their_order() -> None:
     records = [record(url=f"memory://pictures/{number}.png") for number in range(20)]
     records.insert(7, record(url="memory://pictures/none.png"))
     records.insert(9, record(png(99, 5)))
-    answers = prepare(*records, size_px=8, fetch_threads=3)
+    answers = prepare(*records, size_px=8, images={"fetch_threads": 3})
     assert [answer.width_px for answer in answers] == [*range(1, 8), 0, 8, 99, *range(9, 21)]
 
 
@@ -127,7 +127,7 @@ def test_large_jpegs_are_decoded_smaller_by_default() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (30, 40, 3), np.uint8))
     noise.resize((200, 160), Image.Resampling.BICUBIC).save(stream, "JPEG")
     given = record(stream.getvalue())
-    (whole,) = prepare(given, size_px=32, shrink_jpeg=False)
+    (whole,) = prepare(given, size_px=32, images={"shrink_jpeg": False})
     (small,) = prepare(given, size_px=32)
     assert (small.width_px, small.height_px) == (200, 160)
     assert not np.array_equal(whole.pixels.rgb, small.pixels.rgb)
@@ -139,6 +139,8 @@ def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) 
     stream = io.BytesIO()
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (*size[::-1], 3), np.uint8))
     noise.save(stream, "PNG")
-    (exact,), (quick,) = (prepare(record(stream.getvalue()), size_px=32, resize=kind) for kind in ("pillow", "torch"))
+    (exact,), (quick,) = (
+        prepare(record(stream.getvalue()), size_px=32, images={"resize": library}) for library in ("pillow", "torch")
+    )
     assert not np.array_equal(exact.pixels.rgb, quick.pixels.rgb)
     assert np.abs(exact.pixels.rgb.astype(int) - quick.pixels.rgb).max() <= 3
