@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, first_problem
 from stages.contract.records import Phrase, stable_key
 from stages.phrases.filters import normalise
 
@@ -107,8 +107,4 @@ def _line(place: str, line: bytes) -> Line:
     try:
         return Line.model_validate_json(line)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise InputError(
-            f"input.phrases: {place}: {key}{': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise InputError(f"input.phrases: {place}: {first_problem(error)}") from error

@@ -11,13 +11,27 @@ width or height are left out too.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import codecs
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from stages.contract.errors import InputError, kind_of_value
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
+
+from stages.contract.errors import InputError, first_problem
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
@@ -30,67 +44,98 @@ MEDIUM_BELOW_PX: Final = 96**2
 _LONGEST_SIDE_PX: Final = 65_535
 _FARTHEST_PX: Final = 1_000_000
 
-EntryId = int | str
+
+def _words(text: str) -> str:
+    if not normalise(text):
+        raise ValueError(f"expected letters or digits, got {text!r}")
+    return normalise(text)
+
+
+EntryId = StrictInt | StrictStr
+Side = Annotated[int, Field(strict=True, ge=1, le=_LONGEST_SIDE_PX)]
+Coordinate = Annotated[float, Field(strict=True, ge=-_FARTHEST_PX, le=_FARTHEST_PX)]
+Words = Annotated[str, AfterValidator(_words)]
+FormT = TypeVar("FormT")
+
+
+class CocoImage(BaseModel):
+    """An entry of `images`; `absent` lists phrases of things that it does not show."""
+
+    id: EntryId
+    file_name: str = Field(min_length=1)
+    width: Side
+    height: Side
+    absent: tuple[str, ...] = ()
+
+
+class Category(BaseModel):
+    """An entry of `categories`."""
+
+    id: EntryId
+    name: Words
+
+
+class RunLengths(BaseModel):
+    """A mask as runs down the columns, in integers or in COCO's text."""
+
+    size: tuple[int, int]
+    counts: str | list[StrictInt]
+
+
+Polygons = list[list[Coordinate]]
+Segmentation = Annotated[
+    Annotated[RunLengths, Tag("runs")] | Annotated[Polygons, Tag("polygons")],
+    Discriminator(lambda value: "runs" if isinstance(value, dict) else "polygons"),
+]
+
+
+class Annotation(BaseModel):
+    """An entry of `annotations`. The keys from `phrase` on are those of synthetic scenes."""
+
+    id: EntryId | None = None
+    image_id: EntryId
+    category_id: EntryId | None = None
+    bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    segmentation: Segmentation | None = None
+    iscrowd: Literal[0, 1] = 0
+    score: Any = None
+    phrase: Words | None = None
+    mentioned: StrictBool = True
+    colour: Any = None
+    unseen_combination: StrictBool | None = None
+
+
+class Detection(Annotation):
+    """An entry of a detector's results."""
+
+    score: float = Field(ge=0, le=1)
+
+
+class ImagesFile(BaseModel):
+    """The images and categories of an instances file."""
+
+    images: list[CocoImage]
+    categories: list[Category] = []
+
+
+class InstancesFile(ImagesFile):
+    """An instances file."""
+
+    annotations: list[Annotation]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A JSON object in a list of a file; `place` is its name in messages, "annotations[3]"."""
-
-    path: Path
-    place: str
-    values: Mapping[str, Any]
-
-    def get(self, key: str, expectation: str, is_right: Callable[[Any], Any], default: Any = None) -> Any:
-        """Return a checked value. Raise InputError with the file, the place, and the expectation."""
-        value = self.values.get(key, default)
-        if not is_right(value):
-            received = repr(value)[:80] if type(value) in (int, float, str) else kind_of_value(value)
-            raise self.fault(f"expected '{key}' {expectation}, got {received}")
-        return value
-
-    def id(self, key: str) -> EntryId:
-        """Return an id, which is text or a whole number."""
-        entry_id: EntryId = self.get(key, "of text or a whole number", lambda value: type(value) in (int, str))
-        return entry_id
-
-    def words(self, key: str) -> str:
-        """Return a normalised text that is not empty."""
-        return normalise(self.get(key, "with letters or digits", lambda value: _is_text(value) and normalise(value)))
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        """Return true or false."""
-        return bool(self.get(key, "to be true or false", lambda value: isinstance(value, bool), default))
-
-    def fault(self, text: str) -> InputError:
-        """Return the error for this entry."""
-        return InputError(f"{self.path}: {self.place}: {text}")
-
-
-@dataclass(slots=True, kw_only=True)
-class ImageEntry:
-    """An entry of `images`. `objects` are its annotations in the order of the file, without crowds and empty boxes."""
-
-    file_name: str
-    width_px: int
-    height_px: int
-    absent: frozenset[str]
-    objects: list[CocoObject] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CocoObject:
-    """An annotation; its segmentation is not checked before `mask_of` reads it."""
+    """An annotation, with its number in the file and its image."""
 
-    entry: Entry
-    image: ImageEntry
-    box_xywh_px: Box
-    is_crowd: bool
+    number: int
+    annotation: Annotation
+    image: CocoImage
 
     @property
     def has_area(self) -> bool:
         """True if the box has both width and height."""
-        return self.box_xywh_px[2] > 0 and self.box_xywh_px[3] > 0
+        return self.annotation.bbox[2] > 0 and self.annotation.bbox[3] > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,36 +150,79 @@ class Instances:
     """
 
     path: Path
-    images: Mapping[EntryId, ImageEntry]
+    images: Mapping[EntryId, CocoImage]
     objects: Sequence[CocoObject]
     names: Mapping[EntryId, str]
 
     @property
-    def by_name(self) -> dict[str, ImageEntry]:
+    def by_name(self) -> dict[str, CocoImage]:
         """The images by file name."""
         return {image.file_name: image for image in self.images.values()}
 
+    def objects_by_name(self) -> Mapping[str, Sequence[CocoObject]]:
+        """Return the objects of each image by file name, without crowds and empty boxes."""
+        objects: dict[str, list[CocoObject]] = defaultdict(list)
+        for item in self.objects:
+            if item.has_area and not item.annotation.iscrowd:
+                objects[item.image.file_name].append(item)
+        return objects
+
     def name_of(self, item: CocoObject) -> str | None:
         """Return the name of an object's category; None if the file has none."""
-        return self.names.get(item.entry.values.get("category_id", ""))
+        category_id = item.annotation.category_id
+        return None if category_id is None else self.names.get(category_id)
 
     def describe(self, item: CocoObject) -> str | None:
         """Return colour and category; None unless the annotation has both, as those of synthetic scenes do."""
         category = self.name_of(item)
-        colour = item.entry.values.get("colour")
+        colour = item.annotation.colour
         return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
+
+    def fault(self, item: CocoObject, problem: object) -> InputError:
+        """Return the error for an annotation."""
+        return InputError(f"{self.path}: annotations[{item.number}]: {problem}")
+
+    def mask_of(self, objects: Sequence[CocoObject]) -> Rle | None:
+        """Return the union of masks of one image's objects; None if one has no segmentation, or if the union is empty.
+
+        Raise InputError for a segmentation that is damaged or of another size than the image.
+        """
+        masks = [self._mask(item) for item in objects]
+        present = [mask for mask in masks if mask is not None]
+        if not present or len(present) < len(masks):
+            return None
+        union = rle_union(present)
+        return union if rle_area_px(union) else None
+
+    def _mask(self, item: CocoObject) -> Rle | None:
+        """The mask of an object; None without a segmentation, or without a polygon of three points."""
+        segmentation = item.annotation.segmentation
+        size_hw = (item.image.height, item.image.width)
+        try:
+            if isinstance(segmentation, RunLengths):
+                return _from_runs(segmentation, size_hw)
+            mask = encode_polygons(segmentation or [], size_hw)
+        except ValueError as error:
+            raise self.fault(item, f"segmentation: {error}") from error
+        has_triangle = any(len(polygon) >= 6 for polygon in segmentation or ())
+        return mask if has_triangle else None
 
     def truth_objects(self) -> Mapping[str, tuple[TruthObject, ...]]:
         """Return the objects of each image by file name, without crowds and empty boxes; made on demand."""
+        objects = self.objects_by_name()
 
-        def make(item: CocoObject) -> TruthObject:
-            category = self.name_of(item)
-            description = self.describe(item)
-            box = item.box_xywh_px
-            mask = mask_of([item])
-            return TruthObject(box_xywh_px=box, category=category, description=description, mask=mask)
+        def make(image: CocoImage) -> tuple[TruthObject, ...]:
+            return tuple(
+                TruthObject(
+                    box_xywh_px=item.annotation.bbox,
+                    category=self.name_of(item),
+                    description=self.describe(item),
+                    mask=self.mask_of([item]),
+                )
+                for item in objects.get(image.file_name, ())
+            )
 
-        return ImagesOnDemand(self.by_name, lambda image: tuple(map(make, image.objects)))
+        return ImagesOnDemand(self.by_name, make)
 
 
 def read_coco(path: Path) -> GroundTruth:
@@ -147,7 +235,7 @@ def read_coco(path: Path) -> GroundTruth:
 
     Groups: number (singular, plural), size (of the mean object: small, medium, large by COCO's limits), objects (number
     of the image's annotations, "6+" for more than five), and combination (seen, unseen) if the phrase's annotations
-    have `unseen_combination`. Phrases and masks of an image are checked when it is looked up.
+    have `unseen_combination`. Masks of an image are checked when it is looked up.
 
     Raise InputError if the file cannot be read or holds no instances, or two images have the same file name.
     """
@@ -161,50 +249,43 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
     with a lower score than `min_score` are left out. The instances file gives images and categories for these ids; its
     annotations are not read. Raise InputError as `read_coco`.
     """
-    boxes = []
-    for entry in entries(path, read_json(path), "results"):
-        score = entry.get("score", "of 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-        if score >= min_score:
-            boxes.append({**entry.values, "iscrowd": 0})
-    names = _read_object(instances_path, "categories")
-    return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
+    detections = [box for box in read_json_as(path, list[Detection]) if box.score >= min_score]
+    truth = _truth_of(_instances(path, read_json_as(instances_path, ImagesFile), detections))
+    return replace(truth, categories=frozenset())
 
 
 def _truth_of(instances: Instances) -> GroundTruth:
-    by_phrase = any("phrase" in item.entry.values for item in instances.objects)
+    by_phrase = any(item.annotation.phrase is not None for item in instances.objects)
     if not by_phrase and not instances.names:
         raise InputError(f"{instances.path}: expected categories, or annotations with a phrase, found neither")
-    present: dict[str, set[str]] = {}
+    present: dict[str, set[str]] = defaultdict(set)
     for item in instances.objects:
         name = instances.name_of(item)
         if name is not None:
-            present.setdefault(item.image.file_name, set()).add(name)
+            present[item.image.file_name].add(name)
+    objects = instances.objects_by_name()
+    name_target = _phrase_of if by_phrase else _category_of
 
-    def make(image: ImageEntry) -> TruthImage:
+    def make(image: CocoImage) -> TruthImage:
         objects_by_name: dict[str, list[CocoObject]] = {}
-        for item in image.objects:
-            if not by_phrase:
-                category_id = item.entry.id("category_id")
-                if category_id not in instances.names:
-                    raise item.entry.fault(f"no category has the id {category_id!r}")
-                objects_by_name.setdefault(instances.names[category_id], []).append(item)
-            elif item.entry.flag("mentioned", default=True):
-                objects_by_name.setdefault(item.entry.words("phrase"), []).append(item)
+        for item in objects.get(image.file_name, ()):
+            if item.annotation.mentioned or not by_phrase:
+                objects_by_name.setdefault(name_target(instances, item), []).append(item)
+        count = len(objects.get(image.file_name, ()))
         match: Match = "phrase" if by_phrase else "category"
         return TruthImage(
             file_name=image.file_name,
-            width_px=image.width_px,
-            height_px=image.height_px,
-            targets=tuple(_target(phrase, match, objects) for phrase, objects in objects_by_name.items()),
+            width_px=image.width,
+            height_px=image.height,
+            targets=tuple(_target(instances, phrase, match, group, count) for phrase, group in objects_by_name.items()),
             present=frozenset(present.get(image.file_name, ())),
-            absent=image.absent,
+            absent=frozenset(map(normalise, image.absent)),
         )
 
-    images = instances.by_name
     names = frozenset(instances.names.values())
-    descriptions = (instances.describe(item) for image in images.values() for item in image.objects)
+    descriptions = (instances.describe(item) for group in objects.values() for item in group)
     return GroundTruth(
-        images=ImagesOnDemand(images, make),
+        images=ImagesOnDemand(instances.by_name, make),
         categories=names,
         objects=instances.truth_objects(),
         names=names,
@@ -212,45 +293,60 @@ def _truth_of(instances: Instances) -> GroundTruth:
     )
 
 
+def _phrase_of(instances: Instances, item: CocoObject) -> str:
+    if item.annotation.phrase is None:
+        raise instances.fault(item, "phrase: expected one, as other annotations have")
+    return item.annotation.phrase
+
+
+def _category_of(instances: Instances, item: CocoObject) -> str:
+    name = instances.name_of(item)
+    if name is None:
+        raise instances.fault(item, f"category_id: no category has the id {item.annotation.category_id!r}")
+    return name
+
+
+def _target(instances: Instances, phrase: str, match: Match, objects: Sequence[CocoObject], count: int) -> TruthTarget:
+    """Return the target of a phrase; its image has `count` objects in all."""
+    annotations = [item.annotation for item in objects]
+    boxes = tuple(annotation.bbox for annotation in annotations)
+    mask = instances.mask_of(objects)
+    groups = {"number": number_member(len(objects)), "size": size_member(mask, boxes), "objects": objects_member(count)}
+    unseen = {annotation.unseen_combination for annotation in annotations} - {None}
+    if match == "phrase" and unseen:
+        groups["combination"] = "unseen" if True in unseen else "seen"
+    scores = tuple(annotation.score for annotation in annotations if isinstance(annotation, Detection))
+    return TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups, scores=scores)
+
+
 def read_instances(path: Path) -> Instances:
     """Return the entries of an instances file; `categories` may be missing. Raise InputError as `read_coco`."""
-    return _instances(path, _read_object(path, "annotations"))
+    file = read_json_as(path, InstancesFile)
+    return _instances(path, file, file.annotations)
 
 
-def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
-    images: dict[EntryId, ImageEntry] = {}
-    file_names: set[str] = set()
-    for image_id, entry in by_id(entries(path, content.get("images"), "images"), "image"):
-        image = _image(entry)
-        if image.file_name in file_names:
-            raise entry.fault(f"an earlier image has the file_name {image.file_name!r} too")
-        images[image_id] = image
-        file_names.add(image.file_name)
-    categories = by_id(entries(path, content.get("categories", []), "categories"), "category")
-    names = {category_id: entry.words("name") for category_id, entry in categories}
-    objects: list[CocoObject] = []
-    for entry in entries(path, content.get("annotations"), "annotations"):
-        image_id = entry.id("image_id")
-        if image_id not in images:
-            raise entry.fault(f"no image has the id {image_id!r}")
-        item = _object(entry, images[image_id])
-        objects.append(item)
-        if item.has_area and not item.is_crowd:
-            item.image.objects.append(item)
+def _instances(path: Path, file: ImagesFile, annotations: Iterable[Annotation]) -> Instances:
+    check_different(path, "images", "id", [image.id for image in file.images])
+    check_different(path, "images", "file_name", [image.file_name for image in file.images])
+    check_different(path, "categories", "id", [category.id for category in file.categories])
+    images = {image.id: image for image in file.images}
+    objects = []
+    for number, annotation in enumerate(annotations):
+        image = images.get(annotation.image_id)
+        if image is None:
+            raise InputError(f"{path}: annotations[{number}]: no image has the id {annotation.image_id!r}")
+        objects.append(CocoObject(number, annotation, image))
+    names = {category.id: category.name for category in file.categories}
     return Instances(path=path, images=images, objects=objects, names=names)
 
 
-def mask_of(objects: Sequence[CocoObject]) -> Rle | None:
-    """Return the union of masks of one image's objects; None if one has no segmentation, or if the union is empty.
-
-    Raise InputError for a segmentation that is damaged or of another size than the image.
-    """
-    masks = [_mask(item) for item in objects]
-    present = [mask for mask in masks if mask is not None]
-    if not present or len(present) < len(masks):
-        return None
-    union = rle_union(present)
-    return union if rle_area_px(union) else None
+def check_different(path: Path, entries: str, key: str, values: Iterable[Any]) -> None:
+    """Raise InputError if two entries of a list in a file have the same value."""
+    values_before = set()
+    for number, value in enumerate(values):
+        if value in values_before:
+            raise InputError(f"{path}: {entries}[{number}].{key}: an earlier entry has {value!r} too")
+        values_before.add(value)
 
 
 def number_member(count: int) -> str:
@@ -272,122 +368,21 @@ def objects_member(count: int) -> str:
     return str(count) if count < 6 else "6+"
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raise InputError if it cannot be read or parsed."""
+def read_json_as(path: Path, form: type[FormT]) -> FormT:
+    """Return a JSON file in a form of pydantic. Raise InputError, which names the first place that is wrong."""
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return TypeAdapter(form).validate_json(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a JSON file: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from error
 
 
-def _read_object(path: Path, key: str) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with 'images' and '{key}', got {kind_of_value(content)}")
-    return content
-
-
-def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
-    """Yield the entries of a list of objects. Raise InputError for anything else."""
-    if not isinstance(value, list):
-        raise InputError(f"{path}: expected a list '{name}', got {kind_of_value(value)}")
-    for index, values in enumerate(value):
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: {name}[{index}]: expected an object, got {kind_of_value(values)}")
-        yield Entry(path, f"{name}[{index}]", values)
-
-
-def by_id(items: Iterable[Entry], kind: str) -> Iterator[tuple[EntryId, Entry]]:
-    """Yield (id, entry) for each entry. Raise InputError for an id that an earlier entry has."""
-    ids: set[EntryId] = set()
-    for entry in items:
-        entry_id = entry.id("id")
-        if entry_id in ids:
-            raise entry.fault(f"an earlier {kind} has the id {entry_id!r} too")
-        ids.add(entry_id)
-        yield entry_id, entry
-
-
-def _image(entry: Entry) -> ImageEntry:
-    def is_side(value: Any) -> bool:
-        return type(value) is int and 1 <= value <= _LONGEST_SIDE_PX
-
-    def is_phrases(value: Any) -> bool:
-        return isinstance(value, list) and all(map(_is_text, value))
-
-    file_name = entry.get("file_name", "of text", lambda value: _is_text(value) and value)
-    width, height = (entry.get(key, f"in pixels, 1 to {_LONGEST_SIDE_PX}", is_side) for key in ("width", "height"))
-    absent = entry.get("absent", "to be a list of phrases", is_phrases, [])
-    return ImageEntry(file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent)))
-
-
-def _object(entry: Entry, image: ImageEntry) -> CocoObject:
-    def is_box(value: Any) -> bool:
-        return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-    x, y, w, h = map(float, entry.get("bbox", "with four numbers [x, y, w, h]", is_box))
-    is_crowd = entry.get("iscrowd", "to be 0 or 1", lambda value: value in (0, 1), 0)
-    return CocoObject(entry=entry, image=image, box_xywh_px=(x, y, w, h), is_crowd=bool(is_crowd))
-
-
-def _target(phrase: str, match: Match, objects: Sequence[CocoObject]) -> TruthTarget:
-    boxes = tuple(item.box_xywh_px for item in objects)
-    mask = mask_of(objects)
-    groups = {
-        "number": number_member(len(objects)),
-        "size": size_member(mask, boxes),
-        "objects": objects_member(len(objects[0].image.objects)),
-    }
-    if match == "phrase" and any("unseen_combination" in item.entry.values for item in objects):
-        unseen = any(item.entry.flag("unseen_combination", default=False) for item in objects)
-        groups["combination"] = "unseen" if unseen else "seen"
-    scores = [item.entry.values.get("score") for item in objects]
-    return TruthTarget(
-        phrase=phrase,
-        boxes_xywh_px=boxes,
-        match=match,
-        mask=mask,
-        groups=groups,
-        scores=tuple(map(float, scores)) if all(map(_is_number, scores)) else (),  # type: ignore[arg-type]
-    )
-
-
-def _mask(item: CocoObject) -> Rle | None:
-    """The mask of an object; None without a segmentation, or without a polygon of three points."""
-    value = item.entry.values.get("segmentation")
-    if value is None or value == []:
-        return None
-    size_hw = (item.image.height_px, item.image.width_px)
-    try:
-        if isinstance(value, dict):
-            return _from_runs(value, size_hw)
-        if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
-            if not all(_is_number(number) for polygon in value for number in polygon):
-                raise ValueError("expected polygons [x0, y0, x1, y1, ...] of numbers")
-            mask = encode_polygons(value, size_hw)
-            return mask if any(len(polygon) >= 6 for polygon in value) else None
-        raise ValueError(f"expected a list of polygons or a run-length code, got {kind_of_value(value)}")
-    except ValueError as error:
-        raise item.entry.fault(f"segmentation: {error}") from error
-
-
-def _from_runs(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
-    counts = value.get("counts")
-    if value.get("size") != list(size_hw):
-        raise ValueError(f"expected the size [{size_hw[0]}, {size_hw[1]}] of its image, got {value.get('size')!r}")
+def _from_runs(runs: RunLengths, size_hw: tuple[int, int]) -> Rle:
+    if runs.size != size_hw:
+        raise ValueError(f"expected the size {list(size_hw)} of its image, got {list(runs.size)}")
+    counts = runs.counts
     if isinstance(counts, str):
-        return encode_counts(decode_runs(Rle(size_hw=size_hw, counts=counts)).tolist(), size_hw)
-    if isinstance(counts, list):
-        return encode_counts(counts, size_hw)
-    raise ValueError(f"expected counts as a list or text, got {kind_of_value(counts)}")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value can be a coordinate: a finite number, and not far from any image."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _FARTHEST_PX
+        counts = decode_runs(Rle(size_hw=size_hw, counts=counts)).tolist()
+    return encode_counts(counts, size_hw)

@@ -14,17 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from pydantic import BaseModel
+
 from stages.contract.errors import InputError
 from stages.phrases.filters import normalise
 from stages.truth.coco import (
+    CocoImage,
     CocoObject,
-    ImageEntry,
-    by_id,
-    entries,
-    mask_of,
+    EntryId,
+    Instances,
+    check_different,
     objects_member,
     read_instances,
-    read_json,
+    read_json_as,
     size_member,
 )
 from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
@@ -34,6 +36,21 @@ INSTANCES: Final = "instances.json"
 _TO_JSON: Final = (
     """python -c "import json, pickle; json.dump(pickle.load(open('{0}.p', 'rb')), open('{0}.json', 'w'))\""""
 )
+
+
+class Sentence(BaseModel):
+    """An expression for one annotation."""
+
+    sent: str
+
+
+class Ref(BaseModel):
+    """The expressions for an annotation of the instances file."""
+
+    ann_id: EntryId
+    image_id: EntryId
+    split: str = ""
+    sentences: list[Sentence]
 
 
 def read_refcoco(folder: Path) -> GroundTruth:
@@ -50,27 +67,26 @@ def read_refcoco(folder: Path) -> GroundTruth:
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
-    annotations = by_id((item.entry for item in instances.objects), "annotation")
-    objects = {ann_id: item for (ann_id, _), item in zip(annotations, instances.objects, strict=True)}
+    check_different(instances.path, "annotations", "id", [item.annotation.id for item in instances.objects])
+    objects = {item.annotation.id: item for item in instances.objects}
+    counts = {name: len(group) for name, group in instances.objects_by_name().items()}
     targets: dict[str, list[Callable[[], list[TruthTarget]]]] = {name: [] for name in instances.by_name}
-    for ref in entries(path, read_json(path), "refs"):
-        ann_id = ref.id("ann_id")
-        image_id = ref.id("image_id")
-        item = objects.get(ann_id)
+    for number, ref in enumerate(read_json_as(path, list[Ref])):
+        item = objects.get(ref.ann_id)
         if item is None:
-            raise ref.fault(f"no annotation of {INSTANCES} has the id {ann_id!r}")
-        if instances.images.get(image_id) is not item.image:
-            raise ref.fault(f"the annotation {ann_id!r} is not of the image {image_id!r}")
-        members = entries(path, ref.values.get("sentences"), f"{ref.place}.sentences")
-        sentences = [member.get("sent", "of text", lambda value: isinstance(value, str)) for member in members]
+            raise InputError(f"{path}: [{number}]: no annotation of {INSTANCES} has the id {ref.ann_id!r}")
+        if instances.images.get(ref.image_id) is not item.image:
+            problem = f"the annotation {ref.ann_id!r} is not of the image {ref.image_id!r}"
+            raise InputError(f"{path}: [{number}]: {problem}")
         if item.has_area:
-            targets[item.image.file_name].append(partial(_targets, item, sentences, ref.values.get("split")))
+            name = item.image.file_name
+            targets[name].append(partial(_targets, instances, item, ref, counts.get(name, 0)))
 
-    def make(image: ImageEntry) -> TruthImage:
+    def make(image: CocoImage) -> TruthImage:
         return TruthImage(
             file_name=image.file_name,
-            width_px=image.width_px,
-            height_px=image.height_px,
+            width_px=image.width,
+            height_px=image.height,
             targets=tuple(target for make_targets in targets[image.file_name] for target in make_targets()),
         )
 
@@ -97,15 +113,21 @@ def _refs_path(folder: Path) -> Path:
     raise InputError(f"{folder}: expected a refs*.json beside {INSTANCES}, found none")
 
 
-def _targets(item: CocoObject, sentences: list[str], split: object) -> list[TruthTarget]:
-    boxes = (item.box_xywh_px,)
-    mask = mask_of([item])
-    groups = {"size": size_member(mask, boxes), "objects": objects_member(len(item.image.objects))}
-    if isinstance(split, str):
-        groups["split"] = split
+def _targets(instances: Instances, item: CocoObject, ref: Ref, count: int) -> list[TruthTarget]:
+    """Return a target for each sentence; the image has `count` objects in all."""
+    boxes = (item.annotation.bbox,)
+    mask = instances.mask_of([item])
+    groups = {"size": size_member(mask, boxes), "objects": objects_member(count)}
+    if ref.split:
+        groups["split"] = ref.split
     return [
         TruthTarget(
-            phrase=normalise(text), boxes_xywh_px=boxes, match="expression", mask=mask, caption=text, groups=groups
+            phrase=normalise(sentence.sent),
+            boxes_xywh_px=boxes,
+            match="expression",
+            mask=mask,
+            caption=sentence.sent,
+            groups=groups,
         )
-        for text in sentences
+        for sentence in ref.sentences
     ]

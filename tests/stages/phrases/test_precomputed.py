@@ -67,10 +67,10 @@ def test_a_correction_at_the_end_counts(tmp_path: Path) -> None:
         ("{", "2: Invalid JSON: EOF while parsing an object"),
         ('{"caption": "a cat", "phrases": ["cat"]}', "2: phrases: expected a list of objects"),
         ('{"caption": "a cat"}', "2: phrases: Field required"),
-        ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2}]}', "2: phrases.0.end: Field required"),
+        ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2}]}', "2: phrases[0].end: Field required"),
         ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2, "end": 6}]}', "2: expected 0 <= s"),
-        ('{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}', "2: phrases.0: expected a non-e"),
-        ('{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}', "2: phrases.0: expected a non-e"),
+        ('{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}', "2: phrases[0]: expected a non-e"),
+        ('{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}', "2: phrases[0]: expected a non-e"),
     ],
 )
 def test_a_wrong_line_is_named(line: str, problem: str, tmp_path: Path) -> None:

@@ -203,39 +203,39 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        pytest.param("{", "not a JSON file", id="not JSON"),
-        pytest.param("[" * 100_000, "not a JSON file", id="too deep"),
-        pytest.param([], "expected an object with 'images' and 'annotations', got a list", id="a list"),
-        pytest.param({"annotations": []}, "expected a list 'images', got nothing", id="no images"),
-        pytest.param({"images": []}, "expected a list 'annotations', got nothing", id="no annotations"),
+        pytest.param("{", "Invalid JSON", id="not JSON"),
+        pytest.param("[" * 100_000, "Invalid JSON", id="too deep"),
+        pytest.param([], "Input should be an object", id="a list"),
+        pytest.param({"annotations": []}, "images: ", id="no images"),
+        pytest.param({"images": []}, "annotations: ", id="no annotations"),
         pytest.param(without(content(annotation()), "categories"), "expected categories", id="no names"),
-        pytest.param(content(images=[1]), r"images\[0\]: expected an object, got a number", id="no object"),
-        pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]: expected 'id'", id="image id"),
-        pytest.param(content(images=[IMAGE | {"id": True}]), "got true or false", id="a flag as id"),
-        pytest.param(content(images=[IMAGE | {"file_name": ""}]), "expected 'file_name'", id="no file_name"),
-        pytest.param(content(images=[without(IMAGE, "width")]), "expected 'width'.*got nothing", id="no width"),
-        pytest.param(content(images=[IMAGE | {"height": 0}]), "expected 'height'.*got 0", id="no height"),
-        pytest.param(content(images=[IMAGE | {"height": 10**9}]), "1 to 65535", id="too high"),
-        pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]: an earlier image has the id 1", id="same id"),
-        pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), "has the file_name 'a.jpg' too", id="same file_name"),
-        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), "expected 'name'.*got '\\?!'", id="no word"),
-        pytest.param(content(categories=[{"id": 1}]), "expected 'name'.*got nothing", id="no name"),
+        pytest.param(content(images=[1]), r"images\[0\]: ", id="no object"),
+        pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]\.id", id="image id"),
+        pytest.param(content(images=[IMAGE | {"id": True}]), r"images\[0\]\.id", id="a flag as id"),
+        pytest.param(content(images=[IMAGE | {"file_name": ""}]), r"images\[0\]\.file_name", id="no file_name"),
+        pytest.param(content(images=[without(IMAGE, "width")]), r"images\[0\]\.width", id="no width"),
+        pytest.param(content(images=[IMAGE | {"height": 0}]), r"images\[0\]\.height", id="no height"),
+        pytest.param(content(images=[IMAGE | {"height": 10**9}]), "65535", id="too high"),
+        pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]\.id", id="same id"),
+        pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), r"images\[1\]\.file_name", id="same file_name"),
+        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), r"categories\[0\]\.name", id="no word"),
+        pytest.param(content(categories=[{"id": 1}]), r"categories\[0\]\.name", id="no name"),
         pytest.param(
-            content(categories=[{"id": 1, "name": name} for name in "ab"]), "an earlier category", id="category"
+            content(categories=[{"id": 1, "name": name} for name in "ab"]), r"categories\[1\]\.id", id="category"
         ),
         pytest.param(content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2", id="other image"),
-        pytest.param(content(annotation(category_id=3)), "no category has the id 3", id="other category"),
-        pytest.param(content(without(annotation(), "category_id")), "expected 'category_id'", id="no category"),
-        pytest.param(content(without(annotation(), "bbox")), "expected 'bbox'.*got nothing", id="no box"),
-        pytest.param(content(annotation(bbox=[1, 2, 3])), "expected 'bbox'", id="three numbers"),
-        pytest.param(content(annotation(bbox=[1, 2, 3, "4"])), "expected 'bbox'", id="text in a box"),
-        pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), "expected 'bbox'", id="not a number"),
-        pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), "expected 'bbox'", id="a huge number"),
-        pytest.param(content(annotation(iscrowd="no")), "expected 'iscrowd'", id="crowd"),
-        pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected 'phrase'", id="some"),
-        pytest.param(content(annotation(phrase="...")), "expected 'phrase'.*got '\\.\\.\\.'", id="no letter"),
-        pytest.param(content(annotation(phrase="a", mentioned=None)), "expected 'mentioned'", id="mentioned"),
-        pytest.param(content(annotation(phrase="a", unseen_combination=0)), "'unseen_combination'", id="combination"),
+        pytest.param(content(annotation(category_id=3)), r"annotations\[0\]: category_id", id="other category"),
+        pytest.param(content(without(annotation(), "category_id")), r"annotations\[0\]: category", id="no category"),
+        pytest.param(content(without(annotation(), "bbox")), r"annotations\[0\]\.bbox", id="no box"),
+        pytest.param(content(annotation(bbox=[1, 2, 3])), r"annotations\[0\]\.bbox", id="three numbers"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, "4"])), r"annotations\[0\]\.bbox\[3\]", id="text in a box"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), r"bbox\[3\]", id="not a number"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), r"bbox\[3\]", id="a huge number"),
+        pytest.param(content(annotation(iscrowd="no")), r"annotations\[0\]\.iscrowd", id="crowd"),
+        pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: phrase", id="some"),
+        pytest.param(content(annotation(phrase="...")), r"annotations\[0\]\.phrase", id="no letter"),
+        pytest.param(content(annotation(phrase="a", mentioned=None)), r"\[0\]\.mentioned", id="mentioned"),
+        pytest.param(content(annotation(unseen_combination=0)), r"\[0\]\.unseen_combination", id="combination"),
     ],
 )
 def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
@@ -250,22 +250,22 @@ def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        pytest.param("abc", "expected a list of polygons or a run-length code, got text", id="text"),
-        pytest.param([1, 2, 3, 4, 5, 6], "expected a list of polygons", id="a bare polygon"),
-        pytest.param([[1, 2, 3, 4, 5, None]], "of numbers", id="no number"),
+        pytest.param("abc", "polygons", id="text"),
+        pytest.param([1, 2, 3, 4, 5, 6], r"polygons\[0\]", id="a bare polygon"),
+        pytest.param([[1, 2, 3, 4, 5, None]], r"polygons\[0\]\[5\]", id="no number"),
         pytest.param([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates", id="odd"),
-        pytest.param({"counts": [200]}, "expected the size", id="no size"),
+        pytest.param({"counts": [200]}, "size", id="no size"),
         pytest.param({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image", id="other size"),
-        pytest.param(SIZE, "expected counts", id="no counts"),
+        pytest.param(SIZE, "counts", id="no counts"),
         pytest.param(SIZE | {"counts": [100, 99]}, "sum to 10 x 20", id="too short"),
         pytest.param(SIZE | {"counts": [201, -1]}, "sum to 10 x 20", id="negative"),
-        pytest.param(SIZE | {"counts": ["200"]}, "sum to 10 x 20", id="text in counts"),
+        pytest.param(SIZE | {"counts": ["200"]}, "counts", id="text in counts"),
         pytest.param(SIZE | {"counts": "12"}, "sum to height x width", id="text too short"),
         pytest.param(SIZE | {"counts": "\u00e9"}, "expected run-length text", id="no run-length text"),
     ],
 )
 def test_damaged_segmentations(tmp_path: Path, segmentation: Any, message: str) -> None:
-    with pytest.raises(InputError, match=rf"annotations\[0\]: segmentation: .*{message}"):
+    with pytest.raises(InputError, match=rf"annotations\[0\]\S* ?segmentation.*{message}"):
         targets(tmp_path, annotation(segmentation=segmentation))
 
 
@@ -283,5 +283,5 @@ def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
     images = [{**IMAGE, "absent": ["A Blue  car", "dog"]}]
     truth = read(tmp_path, annotation(phrase="red car"), images=images)
     assert truth.images["a.jpg"].absent == {"blue car", "dog"}
-    with pytest.raises(InputError, match=r"images\[0\]: expected 'absent' to be a list of phrases"):
+    with pytest.raises(InputError, match=r"images\[0\]\.absent"):
         read(tmp_path, images=[{**IMAGE, "absent": "dog"}])

@@ -106,14 +106,14 @@ def test_no_refs_or_too_many_or_no_instances(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("refs", "message"),
     [
-        pytest.param({}, "expected a list 'refs', got an object", id="no list"),
-        pytest.param([3], r"refs\[0\]: expected an object", id="no object"),
-        pytest.param([{"image_id": 5}], r"refs\[0\]: expected 'ann_id'", id="no annotation"),
-        pytest.param([{"ann_id": 70}], "expected 'image_id'", id="no image"),
-        pytest.param([ref(99)], "no annotation of instances.json has the id 99", id="other annotation"),
-        pytest.param([ref(70, image_id=6)], "the annotation 70 is not of the image 6", id="other image"),
-        pytest.param([{"ann_id": 70, "image_id": 5}], r"expected a list 'refs\[0\]\.sentences'", id="no sentences"),
-        pytest.param([{**ref(70), "sentences": [{"raw": "a"}]}], r"s\[0\]: expected 'sent' of text", id="raw"),
+        pytest.param({}, "Input should be a valid array", id="no list"),
+        pytest.param([3], r"\[0\]: Input should be an object", id="no object"),
+        pytest.param([{"image_id": 5}], r"\[0\]\.ann_id", id="no annotation"),
+        pytest.param([{"ann_id": 70}], r"\[0\]\.image_id", id="no image"),
+        pytest.param([ref(99)], r"\[0\]: no annotation of instances.json has the id 99", id="other annotation"),
+        pytest.param([ref(70, image_id=6)], r"\[0\]: the annotation 70 is not of the image 6", id="other image"),
+        pytest.param([{"ann_id": 70, "image_id": 5}], r"\[0\]\.sentences", id="no sentences"),
+        pytest.param([{**ref(70), "sentences": [{"raw": "a"}]}], r"\[0\]\.sentences\[0\]\.sent", id="raw"),
     ],
 )
 def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
@@ -125,5 +125,5 @@ def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
 
 def test_two_annotations_of_one_id(tmp_path: Path) -> None:
     twice = INSTANCES | {"annotations": INSTANCES["annotations"][:1] * 2}
-    with pytest.raises(InputError, match=r"annotations\[1\]: an earlier annotation has the id 70"):
+    with pytest.raises(InputError, match=r"annotations\[1\]\.id: an earlier entry has 70 too"):
         read_refcoco(written(tmp_path, [], twice))
