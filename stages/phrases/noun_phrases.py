@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
@@ -16,10 +16,6 @@ _NUMBERS: Final = ("two", "three", "four", "five", "six", "seven", "eight", "nin
 _SEVERAL: Final = frozenset((*_NUMBERS, "many", "several", "few"))
 _MAX_WORDS: Final = 30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
-
-_OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"})
-_LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
-"""Relations outside of the head's referring expression, and words that may not stand at its borders."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]
@@ -93,14 +89,12 @@ class ParsedPhrase:
     Attributes:
         head: Lemma of the head noun, lower case; in "a group of friends" the counted thing, not the group.
         plural: Whether it names several things.
-        head_token: Position of the head noun in the Doc.
     """
 
     start: int
     end: int
     head: str
     plural: bool
-    head_token: int
 
 
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[ParsedPhrase]:
@@ -198,49 +192,4 @@ def _make_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists
         end=caption.doc[last].idx + len(caption.doc[last]),
         head=head,
         plural=(phrase.plural and not in_pairs) or several or is_collective,
-        head_token=phrase.head,
     )
-
-
-def referring_expressions(doc: Any, phrases: Sequence[ParsedPhrase]) -> list[ParsedPhrase]:
-    """Return the phrases with all their modifiers, in order: "a dog" -> "a dog in a field of flowers".
-
-    The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
-    children are joined to the phrase recursively, conjuncts are not, and an expression inside another one is left out.
-    Two deviations: an apposition is not joined either (it names the thing again), and an expression equal to its phrase
-    is left out, because the phrase is already there. Head and number are those of the phrase.
-    """
-    expansions = [(phrase, _expand(doc, phrase)) for phrase in phrases]
-    longer = [_complete(expression, phrases) for phrase, expression in expansions if expression != phrase]
-    longer.sort(key=lambda expression: (expression.start, -expression.end))
-    outermost: list[ParsedPhrase] = []
-    for expression in longer:
-        if not outermost or expression.end > outermost[-1].end:
-            outermost.append(expression)
-    return outermost
-
-
-def _expand(doc: Any, phrase: ParsedPhrase) -> ParsedPhrase:
-    members = set()
-    queue = [doc[phrase.head_token]]
-    for token in queue:
-        members.add(token.i)
-        queue += [child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS]
-    span = doc.char_span(phrase.start, phrase.end)
-    begin = span.start
-    end = span.end - 1
-    while begin - 1 in members:
-        begin -= 1
-    while end + 1 in members or (end + 2 in members and doc[end + 1].dep_ == "punct"):
-        end += 1
-    while begin < span.start and doc[begin].tag_ in _LOOSE_TAGS:
-        begin += 1
-    while end > span.end - 1 and doc[end].tag_ in _LOOSE_TAGS:
-        end -= 1
-    return replace(phrase, start=doc[begin].idx, end=doc[end].idx + len(doc[end].text))
-
-
-def _complete(expression: ParsedPhrase, phrases: Sequence[ParsedPhrase]) -> ParsedPhrase:
-    """Return the expression up to the end of a phrase that it would cut in two."""
-    ends = (phrase.end for phrase in phrases if phrase.start < expression.end < phrase.end)
-    return replace(expression, end=next(ends, expression.end))

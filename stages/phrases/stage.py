@@ -14,7 +14,7 @@ from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
 from stages.phrases.filters import ReadableCaption, make_readable, normalise, word_lists
-from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
+from stages.phrases.noun_phrases import extract, load_pipeline
 from stages.phrases.precomputed import Line, PrecomputedPhrases
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
@@ -68,11 +68,6 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=None,
         description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. The row's "
         "`warnings` name captions plainly in another language than the parser's; one or two words are seldom plain.",
-    )
-    referring_expressions: bool = Field(
-        default=False,
-        description='Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: '
-        "one more `Phrase` for each expression, with the head of its phrase and a span that includes it.",
     )
     keep_parts: bool = Field(
         default=False,
@@ -180,12 +175,8 @@ class PhrasesStage(Stage):
                 yield [replace(phrase, caption_index=index) for phrase in text.phrases]
 
     def _of_doc(self, index: int, caption: str, text: ReadableCaption, doc: Any) -> list[Phrase]:
-        parsed_phrases = extract(doc, self._lists, keep_parts=self.config.keep_parts)
-        if self.config.referring_expressions:
-            parsed_phrases += referring_expressions(doc, parsed_phrases)
-            parsed_phrases.sort(key=lambda phrase: (phrase.start, phrase.end))
         phrases = []
-        for phrase in parsed_phrases:
+        for phrase in extract(doc, self._lists, keep_parts=self.config.keep_parts):
             start, end = text.span(phrase.start, phrase.end)
             if words := normalise(caption[start:end]):
                 is_plain = phrase.head.isascii() and phrase.head.isalpha()

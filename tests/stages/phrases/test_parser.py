@@ -1,11 +1,10 @@
-"""The parser that is loaded, a parsed caption as lists, and expressions along the tree."""
+"""The parser that is loaded, and a parsed caption as lists."""
 
 import pytest
 import spacy
 
 from stages.contract.errors import ConfigError
-from stages.phrases.filters import word_lists
-from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
+from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.repairs import ParsedCaption
 from stages.phrases.stage import PhrasesConfig
 
@@ -75,28 +74,3 @@ def test_tags_are_put_right(nlp, caption, word, has_verb):
     parsed = ParsedCaption.of(nlp(caption))
     assert parsed.tags[parsed.words.index(word)] == ("HYPH" if word == "-" else "NN")
     assert parsed.has_verb == has_verb
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("a dog in a field of flowers", ["a dog in a field of flowers"]),
-        ("A dog.", []),
-        ("The girl who wears a hat is holding an umbrella.", ["The girl who wears a hat"]),
-        # conjuncts are not joined
-        ("A man and a woman riding horses on the beach.", ["a woman riding horses on the beach"]),
-        ("A red car next to a small blue fish and three yellow stars.", ["A red car next to a small blue fish"]),
-        # an expression inside another is left out
-        ("a hat on the head of a man in a boat", ["a hat on the head of a man in a boat"]),
-        # no phrase is cut in two
-        ("man wearing a long-sleeved, checked shirt", ["man wearing a long-sleeved, checked shirt"]),
-        ("", []),
-    ],
-)
-def test_expressions_have_the_head_and_number_of_their_phrases(nlp, caption, expected):
-    doc = nlp(caption)
-    phrases = extract(doc, word_lists())
-    expressions = referring_expressions(doc, phrases)
-    assert [caption[expression.start : expression.end] for expression in expressions] == expected
-    heads = {(phrase.head, phrase.plural, phrase.head_token) for phrase in phrases}
-    assert {(each.head, each.plural, each.head_token) for each in expressions} <= heads
