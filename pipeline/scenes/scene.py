@@ -60,9 +60,9 @@ class SceneObject:
         colour: Name of the colour.
         mask: Its visible pixels: bool (H, W).
         size_rel: Its longer side before rotation, relative to the image's side.
-        phrase: Its name in the scene's first caption, in lower case without determiner ("red car", "two red fish",
+        phrase: Its name in the scene's caption, in lower case without determiner ("red car", "two red fish",
             "car"); "<colour> <kind>" if that caption does not name it.
-        is_mentioned: Whether the first caption names it.
+        is_mentioned: Whether the caption names it.
     """
 
     kind: str
@@ -85,19 +85,19 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """An image, its objects and its captions.
+    """An image, its objects and its caption.
 
-    Captions are unambiguous: each phrase denotes exactly its objects, and no caption names an absent one.
+    The caption is unambiguous: each phrase denotes exactly its objects, and none names an absent one.
 
     Attributes:
         image: RGB, uint8 (side, side, 3).
         objects: The objects, back to front.
-        captions: One or more captions.
+        caption: A sentence about some of the objects.
     """
 
     image: ImageU8
     objects: tuple[SceneObject, ...]
-    captions: tuple[Caption, ...]
+    caption: Caption
 
 
 def make_scene(
@@ -107,7 +107,6 @@ def make_scene(
     side_px: int = 360,
     min_objects: int = 1,
     max_objects: int = 5,
-    extra_captions: int = 0,
 ) -> Scene:
     """Draw scene number `index` >= 0 of the series `seed` >= 0, with at least one object.
 
@@ -117,7 +116,6 @@ def make_scene(
         side_px: Side of the square image in pixels, >= 64.
         min_objects: Least number of objects, >= 1. A scene has fewer only if no free place is found.
         max_objects: Greatest number of objects, <= 6.
-        extra_captions: Number of captions after the first one.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -137,12 +135,12 @@ def make_scene(
         x, y, width, height = mask_box_xywh_px(mask)
         centre_rel = ((x + width / 2) / side_px, (y + height / 2) / side_px)
         caption_objects.append(CaptionObject(kind, colour, size_rel, centre_rel))
-    captions = tuple(write_caption(rng, caption_objects) for _ in range(1 + extra_captions))
+    caption = write_caption(rng, caption_objects)
     objects = tuple(
-        SceneObject(item.kind, item.colour, mask, item.size_rel, *phrase_of(captions[0], number, item))
+        SceneObject(item.kind, item.colour, mask, item.size_rel, *phrase_of(caption, number, item))
         for number, (item, mask) in enumerate(zip(caption_objects, masks, strict=True))
     )
-    return Scene(image=image, objects=objects, captions=captions)
+    return Scene(image=image, objects=objects, caption=caption)
 
 
 def _choose_pairs(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
@@ -228,9 +226,7 @@ def _place(rng: np.random.Generator) -> float:
     return even - _OUTWARDS / (2 * np.pi) * float(np.sin(2 * np.pi * even))
 
 
-def write_scenes(
-    out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
-) -> None:
+def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absent: bool = False) -> None:
     """Draw held-out scenes of two to five objects into a folder. Files of the same names are replaced.
 
     The folder gets images, captions and ground truth:
@@ -247,7 +243,6 @@ def write_scenes(
         scenes: Number of scenes, >= 1.
         seed: Number of the series, >= 0.
         side_px: Side of the square images in pixels, >= 64. The default gives small files that are nice to look at.
-        image_format: "jpg" (quality 93) or "png".
         absent: Give each scene a second caption that names an absent object. Its lines then have `captions`, and the
             images of `truth.json` have `absent`, a list with the phrase. Images do not change.
 
@@ -263,18 +258,18 @@ def write_scenes(
     annotations: list[dict[str, Any]] = []
     for index in range(scenes):
         scene = make_scene(seed, index, side_px=side_px, min_objects=2)
-        name = f"{index:06d}.{image_format}"
-        (out / "images" / name).write_bytes(_encode(scene.image, image_format))
+        name = f"{index:06d}.jpg"
+        (out / "images" / name).write_bytes(_encode(scene.image))
         row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
         image: dict[str, Any] = {"id": index + 1, "file_name": name, "width": side_px, "height": side_px}
         if absent:
             objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
             caption = absent_caption(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
             (mention,) = caption.mentions
-            row["captions"] = [scene.captions[0].text, caption.text]
+            row["captions"] = [scene.caption.text, caption.text]
             image["absent"] = [caption.text[mention.start : mention.end]]
         else:
-            row["caption"] = scene.captions[0].text
+            row["caption"] = scene.caption.text
         rows.append(json.dumps(row) + "\n")
         images.append(image)
         for item in scene.objects:
@@ -306,9 +301,8 @@ def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> dict
     }
 
 
-def _encode(image: ImageU8, image_format: str) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 93] if image_format == "jpg" else []
-    is_encoded, content = cv2.imencode(f".{image_format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+def _encode(image: ImageU8) -> bytes:
+    is_encoded, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 93])
     if not is_encoded:
-        raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as {image_format}")
+        raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
     return content.tobytes()

@@ -11,7 +11,7 @@ from pipeline.scenes.scene import Scene, SceneObject, make_scene
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [make_scene(11, k, side_px=64, max_objects=6, extra_captions=4) for k in range(200)]
+    return [make_scene(11, k, side_px=64, max_objects=6) for k in range(400)]
 
 
 def is_named(thing: SceneObject, mention: Mention) -> bool:
@@ -19,7 +19,7 @@ def is_named(thing: SceneObject, mention: Mention) -> bool:
 
 
 def test_spans_are_the_words_of_the_mention(scenes: list[Scene]) -> None:
-    for caption in (caption for scene in scenes for caption in scene.captions):
+    for caption in (scene.caption for scene in scenes):
         assert "{" not in caption.text
         end = 0
         for mention in caption.mentions:
@@ -31,7 +31,8 @@ def test_spans_are_the_words_of_the_mention(scenes: list[Scene]) -> None:
 
 
 def test_a_caption_denotes_exactly_what_it_names(scenes: list[Scene]) -> None:
-    for scene, caption in ((one, caption) for one in scenes for caption in one.captions):
+    for scene in scenes:
+        caption = scene.caption
         named = [k for mention in caption.mentions for k in mention.objects]
         assert len(named) == len(set(named)) > 0
         for mention in caption.mentions:
@@ -48,7 +49,7 @@ def test_objects_carry_their_phrase(scenes: list[Scene]) -> None:
     for scene in scenes:
         for thing in scene.objects:
             if thing.is_mentioned:
-                assert thing.phrase in scene.captions[0].text.lower()
+                assert thing.phrase in scene.caption.text.lower()
                 assert thing.phrase.split()[0] not in {"a", "an", "the", "some"}
             else:
                 unmentioned += 1
@@ -68,7 +69,7 @@ def test_left_and_above_are_seen_in_the_picture() -> None:
 
 
 def test_articles_fit_their_word(scenes: list[Scene]) -> None:
-    for caption in (caption for scene in scenes for caption in scene.captions):
+    for caption in (scene.caption for scene in scenes):
         words = caption.text.lower().replace(",", "").replace(".", "").split()
         for article, word in pairwise(words):
             if article in {"a", "an"}:

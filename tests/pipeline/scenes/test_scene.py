@@ -19,7 +19,7 @@ def scenes() -> list[Scene]:
 def same(first: Scene, second: Scene) -> bool:
     return (
         np.array_equal(first.image, second.image)
-        and first.captions == second.captions
+        and first.caption == second.caption
         and all(np.array_equal(a.mask, b.mask) for a, b in zip(first.objects, second.objects, strict=True))
     )
 

@@ -18,7 +18,7 @@ COUNT = 12
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scenes") / "new" / "folder"
-    write_scenes(out, COUNT, 4, side_px=96, image_format="png")
+    write_scenes(out, COUNT, 4, side_px=96)
     return out
 
 
@@ -27,7 +27,7 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return rows, json.loads((folder / "truth.json").read_text("utf-8"))
 
 
-def test_one_row_and_one_image_a_scene_with_its_exact_pixels(folder: Path) -> None:
+def test_one_row_and_one_image_a_scene_with_its_pixels(folder: Path) -> None:
     rows, truth = read(folder)
     assert len(rows) == len(truth["images"]) == len(list((folder / "images").iterdir())) == COUNT
     assert [set(row) for row in rows] == [{"id", "image", "caption"}] * COUNT
@@ -36,8 +36,8 @@ def test_one_row_and_one_image_a_scene_with_its_exact_pixels(folder: Path) -> No
         assert row["image"] == image["file_name"]
     for k in range(3):
         scene = make_scene(4, k, side_px=96, min_objects=2, max_objects=5)
-        stored = cv2.imread(str(folder / "images" / f"{k:06d}.png"))
-        assert np.array_equal(stored[..., ::-1], scene.image)
+        stored = cv2.imread(str(folder / "images" / f"{k:06d}.jpg"))
+        assert np.abs(stored[..., ::-1].astype(int) - scene.image).mean() < 8
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
@@ -61,8 +61,8 @@ def test_annotations_are_valid_coco(folder: Path) -> None:
 
 
 def test_the_same_seed_writes_the_same_files(folder: Path, tmp_path: Path) -> None:
-    write_scenes(tmp_path, COUNT, 4, side_px=96, image_format="png")
+    write_scenes(tmp_path, COUNT, 4, side_px=96)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes()
-    write_scenes(tmp_path / "few", 3, 4, side_px=96, image_format="png")
+    write_scenes(tmp_path / "few", 3, 4, side_px=96)
     assert read(tmp_path / "few")[0] == read(folder)[0][:3], "more scenes begin with the same ones"
