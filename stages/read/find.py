@@ -18,10 +18,10 @@ from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import storable
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
-from stages.shared.storage import absolute, filesystem_of, is_local, location_of, network_errors, parent, path_in
+from stages.shared.storage import absolute, is_local, location_of, network_errors, parent, resolve
 
 _GLOB: Final = re.compile(r"[*?\[]")
-_BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+_RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_EXPANDED: Final = 1_000_000
 _THREADS: Final = 32
 
@@ -70,15 +70,16 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     """Return the kind of one entry of `input.path`. See `stages.read.guess_kind`."""
     location = absolute(entry)
-    filesystem = filesystem_of(location)
-    if filesystem.isdir(path_in(filesystem, location)):
+    filesystem, path = resolve(location)
+    if filesystem.isdir(path):
         return _kind_of_folder(entry, readers)
     kind = next((kind for kind, reader in readers.items() if location.lower().endswith(reader.suffixes)), "")
     if kind == "folder":
         raise InputError(f"{entry} is an image: {_EXPECTED}")
-    if kind == "coco_captions" and filesystem.isfile(path_in(filesystem, location)):
+    is_file = filesystem.isfile(path)
+    if is_file and kind == "coco_captions":
         return _kind_of_json(location)
-    if location.lower().endswith(".txt") and filesystem.isfile(path_in(filesystem, location)):
+    if is_file and location.lower().endswith(".txt"):
         return "csv"  # its reader reports a first line that names no columns
     if not kind:
         find_files(entry, ())  # reports a file that does not exist
@@ -103,8 +104,7 @@ def fingerprint_of(files: Sequence[SourceFile]) -> str:
 
 def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
     location = absolute(entry)
-    filesystem = filesystem_of(location)
-    path = path_in(filesystem, location)
+    filesystem, path = resolve(location)
     try:
         if filesystem.isfile(path):
             return {location: _stamp(location, filesystem.info(path))}, parent(location)
@@ -119,7 +119,7 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
                 example = f"it holds {len(stamps)} other files, such as {first}" if stamps else "it is empty"
                 raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
             return files, location
-        if _BRACES.search(location):
+        if _RANGE.search(location):
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
             folder = parent(location[: match.start()] + "x")
@@ -182,12 +182,12 @@ def _choose(stamps: Stamps, folder: str, suffixes: tuple[str, ...]) -> Stamps:
 
 
 def _find_range(location: str) -> Stamps:
-    urls = _expand_braces(location)
-    filesystem = filesystem_of(location)
+    urls = _expand_ranges(location)
 
     def info(url: str) -> dict[str, Any]:
+        filesystem, path = resolve(url)
         with suppress(FileNotFoundError):
-            details: dict[str, Any] = filesystem.info(path_in(filesystem, url))
+            details: dict[str, Any] = filesystem.info(path)
             return details
         return {"type": "missing"}
 
@@ -197,23 +197,21 @@ def _find_range(location: str) -> Stamps:
     if absent_urls:
         subject = f"{len(absent_urls)} of the {len(urls)} files of {location}"
         raise InputError(f"{subject} do not exist, the first is {absent_urls[0]}")
-    return {url: _stamp(url, found) for url, found in infos.items()}
+    return {url: _stamp(url, details) for url, details in infos.items()}
 
 
-def _expand_braces(text: str) -> list[str]:
-    """Expand `{08..10}` and `{a,b}` like the shell and webdataset; not nested."""
-    match = _BRACES.search(text)
+def _expand_ranges(text: str) -> list[str]:
+    """Expand `{08..10}` like the shell and webdataset."""
+    match = _RANGE.search(text)
     if match is None:
         return [text]
-    first, last, names = match.groups()
-    parts = names.split(",") if names else []
-    if not names:
-        span = range(int(first), int(last) + 1)
-        if len(span) > _MAX_EXPANDED:
-            raise ConfigError(f"{match.group()} means more than {_MAX_EXPANDED} files", key="input.path")
-        parts = [str(number).zfill(len(first)) for number in span]
-    rest = _expand_braces(text[match.end() :])
-    return [text[: match.start()] + name + after for name in parts for after in rest]
+    first, last = match.groups()
+    numbers = range(int(first), int(last) + 1)
+    if len(numbers) > _MAX_EXPANDED:
+        raise ConfigError(f"{match.group()} means more than {_MAX_EXPANDED} files", key="input.path")
+    begin = text[: match.start()]
+    ends = _expand_ranges(text[match.end() :])
+    return [f"{begin}{str(number).zfill(len(first))}{end}" for number in numbers for end in ends]
 
 
 def _common_folder(roots: list[str]) -> str:

@@ -32,6 +32,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from stages.contract.errors import ConfigError, InputError, OutputError, one_line
@@ -67,21 +68,24 @@ def join(folder: str, relative: str) -> str:
     return f"{folder.rstrip('/')}/{relative}"
 
 
-def filesystem_of(location: str) -> Any:
-    """Return the fsspec file system of a location; the same object for all locations that it serves.
+def resolve(location: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a location, and the name that the location has there.
 
-    Raise InputError if the protocol is unknown, needs a package that is not installed, or its storage does not answer.
+    All locations of one storage get the same object. Raise InputError if the protocol is unknown, needs a package that
+    is not installed, or its storage does not answer.
     """
     if is_local(location):
-        return fsspec.filesystem("file")
-    protocol, _, key = location.partition("://")
+        return fsspec.filesystem("file"), location.removeprefix("file://")
+    protocol, _, name = location.partition("://")
     if protocol in _WRITABLE:
-        return _arrow_filesystem(f"{protocol}://{key.partition('/')[0]}", os.getpid())
+        return _arrow_filesystem(f"{protocol}://{name.partition('/')[0]}", os.getpid()), name
     try:
-        options = fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(location)
-        return fsspec.filesystem(protocol, **options)
+        if "::" in location:
+            raise ValueError("chained URLs are not read")
+        filesystem, path = url_to_fs(location)
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot open {location}: {error}") from error
+    return filesystem, path
 
 
 @cache
@@ -94,13 +98,6 @@ def _arrow_filesystem(bucket_url: str, process: int) -> Any:
         return ArrowFSWrapper(pa_fs.FileSystem.from_uri(bucket_url)[0])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot open {bucket_url}: {one_line(error)}") from error
-
-
-def path_in(filesystem: Any, location: str) -> str:
-    """Return the location as its file system names it."""
-    if isinstance(filesystem, ArrowFSWrapper):
-        return location.partition("://")[2]
-    return cast(str, filesystem._strip_protocol(location))
 
 
 def location_of(filesystem_path: str, like: str) -> str:
@@ -120,8 +117,8 @@ def open_file(location: str) -> IO[bytes]:
     """Open for reading. Raise OSError, or InputError for a file system that cannot be used."""
     if is_local(location):
         return open(location, "rb")
-    filesystem = filesystem_of(location)
-    return cast(IO[bytes], filesystem.open(path_in(filesystem, location), "rb"))
+    filesystem, path = resolve(location)
+    return cast(IO[bytes], filesystem.open(path, "rb"))
 
 
 class ObjectPath(PurePosixPath):
@@ -138,14 +135,9 @@ class ObjectPath(PurePosixPath):
         return self.parts[0].removesuffix(":")
 
     @property
-    def key(self) -> str:
-        """Bucket and name."""
-        return str(self).partition("://")[2]
-
-    @property
     def filesystem(self) -> Any:
         """The fsspec file system."""
-        return filesystem_of(str(self))
+        return resolve(str(self))[0]
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Yield the objects and folders directly below this name that match a pattern."""
@@ -215,7 +207,7 @@ class ObjectPath(PurePosixPath):
 
     @property
     def _path(self) -> str:
-        return path_in(self.filesystem, str(self))
+        return resolve(str(self))[1]
 
     def _kind(self) -> str | None:
         try:

@@ -29,7 +29,6 @@ def tree(tmp_path: Path) -> Path:
         ("sub/*", ["c.x", "d.X"]),
         ("sub/*.y", ["e.y"]),
         ("**/*.x", ["[h].x", "a.x", "b.x", "sub/c.x"]),
-        ("{b,a}.x", ["b.x", "a.x"]),
     ],
 )
 def test_entries(tree: Path, path: str, names: list[str]) -> None:
@@ -56,7 +55,7 @@ def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
         ("void", r"no \.x or \.xx file in the folder .*/void: it is empty"),
         ("sub/*.x", "no file matches"),
         ("sub", r"it holds 1 other files, such as e\.y"),
-        ("{sub,.}/{c,b}.x", r"3 of the 4 files of .* do not exist"),
+        ("{1..4}.x", r"4 of the 4 files of .* do not exist"),
         ("{0..99999999}.x", "means more than"),
         ("", "got nothing"),
     ],
