@@ -190,7 +190,7 @@ LZW = encode("TIFF", compression="tiff_lzw")
 
 ANNOTATED = "annotated"
 DAMAGED = "bad_image: the image is damaged, incomplete"
-HEADER = "bad_image: but its header is damaged, cut off or of a kind that is not read"
+HEADER = "bad_image: which is no readable header of JPEG, PNG"
 HUGE = "image_too_large: more than 178956970 pixels, by its header"
 
 PICTURES: dict[str, tuple[Content, str]] = {
@@ -209,7 +209,7 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "65500 px wide.jpg": (after(JPEG, b"\xff\xc0", b"\xff\xdc\xff\xdc", 3), HUGE),
     "larger than its data.jpg": (after(JPEG, b"\xff\xc0", b"\x07\xd0\x07\xd0", 3), ANNOTATED),
     "something after it.jpg": (JPEG + b"<html>" + noise(500), ANNOTATED),
-    "something before it.jpg": (b"\r\n" + JPEG, "bad_image: which is none of JPEG, PNG"),
+    "something before it.jpg": (b"\r\n" + JPEG, HEADER),
     "newlines translated.jpg": (JPEG.replace(b"\n", b"\r\n"), ANNOTATED),
     "a second header in it.jpg": (JPEG[:-2] + JPEG, DAMAGED),
     "several pictures.jpg": (animation("MPO"), ANNOTATED),
@@ -312,7 +312,7 @@ PICTURES: dict[str, tuple[Content, str]] = {
     # No images at all
     "empty.jpg": (b"", "bad_image: the file is empty"),
     "html.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "bad_image: a web page was saved instead"),
-    "text.jpg": (b"404: not found\n", "bad_image: which is none of JPEG, PNG"),
+    "text.jpg": (b"404: not found\n", HEADER),
     "svg.jpg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "bad_image: looks like SVG"),
     "json.jpg": (b'{"error": "not found"}', "bad_image: looks like JSON"),
     "gzip.jpg": (b"\x1f\x8b\x08\0" + noise(50), "bad_image: looks like gzip"),
@@ -323,7 +323,7 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "photo.avif": (b"\0\0\0\x20ftypavif" + b"\0" * 40, "bad_image: convert it to JPEG or PNG"),
     "photo.jp2": (encode("JPEG2000"), "bad_image: "),
     "icon.ico": (encode("ICO"), "bad_image: "),
-    "zeros.jpg": (b"\0" * 5000, "bad_image: all its 5000 bytes are zero"),
+    "zeros.jpg": (b"\0" * 5000, HEADER),
     "noise.jpg": (noise(5000), "bad_image: "),
     # Names and places
     "a png.jpg": (PNG, ANNOTATED),
