@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 RECIPES: Final[KindTable[Recipe[Any]]] = KindTable(
     {
         "align": "pipeline.research.finetune.align:Align",
-        "clim": "pipeline.research.finetune.clim:Clim",
         "captions": "pipeline.research.finetune.captions:Captions",
     },
     default="align",

@@ -20,6 +20,7 @@ from pipeline.research.finetune.config import AlignConfig
 from pipeline.research.finetune.material import TrainingBatch
 from pipeline.research.finetune.ranks import RankGroup
 from pipeline.research.finetune.recipe import Recipe, Student, Terms, caption_loss, contrastive_loss, logits_of
+from stages.shared.model.towers.dense import dense
 
 
 class Align(Recipe[AlignConfig]):
@@ -41,7 +42,7 @@ class Align(Recipe[AlignConfig]):
         student = self.student
         config = self.config
         rgb = batch.rgb.to(student.device)
-        features = student.encode(rgb, residual=config.residual)
+        features = dense(student.tower, rgb)
         regions = ranks.gather_rows(student.regions(features, rgb, batch.rois))
         phrases, positive, ambiguous = self._pairs(batch, ranks)
         logits = logits_of(ranks.with_one_gradient(self._log_scale.exp()), regions, phrases)

@@ -38,8 +38,7 @@ def finetune(
         typer.Option(
             "--recipe",
             metavar="|".join(RECIPES),
-            help="Regions against phrases (align, the default), or a baseline for them: crops, mosaics of whole "
-            "images, captions alone (recipe.kind).",
+            help="Regions against phrases (align, the default), or a baseline for them: captions alone (recipe.kind).",
         ),
     ] = None,
     epochs: Annotated[

@@ -20,9 +20,7 @@ class RecipeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str = Field(description="Name in `RECIPES`.")
-    learns: Learns = Field(
-        "all", description="`all`, or `image`: the text tower stays, as in recipes without texts of regions."
-    )
+    learns: Learns = Field("all", description="`all`, or `image`: the text tower stays as it is.")
     caption_weight: float = Field(
         1.0, ge=0, description="Weight of the loss between images and captions, which keeps the model able to retrieve."
     )
@@ -38,12 +36,6 @@ class AlignConfig(RecipeConfig):
         description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
     )
     weigh_by: Literal["score", "nothing"] = Field("nothing", description="`score`: scores are the regions' weights.")
-    residual: bool = Field(
-        False,
-        description="With a class token: whether features of patches contain the last block's residual and MLP, as in "
-        "CLIPSelf and CLIM, see `stages.shared.model.towers.dense`. `phrasebox score-model --residual` then looks at "
-        "the same features.",
-    )
     same_place_iou: float = Field(
         0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
     )
@@ -100,21 +92,14 @@ class FinetuneConfig(BaseModel):
         gt=0,
         le=1,
         description="The highest; it rises over the warm-up and falls along half a cosine to 0. The default is the "
-        "field's for large pretrained models (CLIPSelf, CLIM, FineCLIP); small ones need ten times as much.",
+        "field's for large pretrained models (CLIPSelf, FineCLIP); small ones need ten times as much.",
     )
     weight_decay: float = Field(
         0.1, ge=0, description="AdamW's, of matrices; biases, norms and temperatures have none."
     )
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
     clip_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
-    interpolate: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Share of the tuned weights in those that are written; the rest are those of the start. CLIPSelf's "
-        "code takes 0.7 for RegionCLIP. 1: the tuned ones alone.",
-    )
-    seed: int = Field(0, ge=0, description="Decides the order of images, the choice of captions, and a recipe's draws.")
+    seed: int = Field(0, ge=0, description="Decides the order of images and the choice of captions.")
     checkpoint_every_s: float = Field(300.0, ge=0, description="Seconds between checkpoints; 0: after every step.")
     out: Path = Field(description="Folder to write: `model/`, `log.jsonl`, and `latest.pt` to resume from.")
 

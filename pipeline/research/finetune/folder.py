@@ -16,7 +16,6 @@ from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from
-PREVIOUS: Final = "previous.pt"  # the checkpoint before it, in case the latest is damaged
 LOG: Final = "log.jsonl"  # JSON objects, one on each line
 
 # Files of the tuned model, beside `OPEN_CLIP_CONFIG`.
@@ -51,29 +50,25 @@ class TrainingFolder:
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
         path = self.path / LATEST
-        previous = self.path / PREVIOUS
-        path = path if path.exists() else previous  # killed between two renames
         if not path.exists():
             return None
         try:
             checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             checkpoint["step"], checkpoint["log_bytes"], checkpoint["unlogged"]
         except Exception as error:  # torch raises many kinds for a damaged file
-            advice = f"move {previous} to its place to resume from it" if previous.exists() else "give another --out"
+            reason = one_line(error)[:200]
             raise ResumeError(
-                f"{path} is damaged ({one_line(error)[:200]}): {advice}, or begin anew with --fresh"
+                f"{path} is damaged ({reason}): give another --out, or begin anew with --fresh"
             ) from error
         return checkpoint
 
     def write_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Write the latest checkpoint; the old one becomes the previous. Raise OutputError and keep both on failure."""
+        """Replace the checkpoint. Raise OutputError, and keep the one before, if it cannot be written."""
         path = self.path / LATEST
         try:
-            with replacing(path) as temporary:
-                with temporary.open("wb") as file:  # its errors name the reason; those of torch's own writer do not
-                    torch.save(dict(checkpoint), file)
-                if path.exists():
-                    os.replace(path, self.path / PREVIOUS)
+            # Errors of `open` name the reason; those of torch's own writer do not.
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save(dict(checkpoint), file)
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
             raise OutputError(
                 f"cannot write {path}: {one_line(error)[:200]}. The checkpoint before it is kept: make room and give "
@@ -96,14 +91,9 @@ class TrainingFolder:
         if path.exists() and path.stat().st_size > size:
             os.truncate(path, size)
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the log."""
-        path = self.path / LOG
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
     def clear(self, *, with_model: bool) -> None:
         """Delete log and checkpoints, and the model if `with_model`; nothing else."""
-        for path in (*(self.path / name for name in (LATEST, PREVIOUS, LOG)), *self.path.glob(f".{LATEST}.*.tmp")):
+        for path in (self.path / LATEST, self.path / LOG, *self.path.glob(f".{LATEST}.*.tmp")):
             path.unlink(missing_ok=True)
         if with_model:
             shutil.rmtree(self.model, ignore_errors=True)

@@ -146,7 +146,7 @@ def _prepare(config: FinetuneConfig, description: ModelDescription, device: torc
             choice = f" with {' and '.join(conditions)}" if conditions else ""
             raise InputError(
                 f"{config.data.path} has no regions to learn from{choice}: "
-                "lower data.min_score or data.where, or take a recipe that needs none: clim, captions"
+                "lower data.min_score or data.where, or take a recipe that needs none: captions"
             )
         reject_long_phrases(phrases, tokenizer)
     return material, tokenizer
@@ -202,8 +202,6 @@ class FineTuning:
         self._log_bytes = 0
         self._is_half_done = False  # the weights have changed, but the step has not ended
         module = module_of(description).float().to(device)
-        weights = module.state_dict() if config.interpolate < 1 else {}
-        self._start = {name: value.detach().clone() for name, value in weights.items()}
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
         for name, parameter in module.named_parameters():
             of_images = name.startswith("visual.") or name == "logit_scale"
@@ -323,24 +321,15 @@ class FineTuning:
         try:
             temporary.mkdir()
             self._write_settings(temporary)
-            (temporary / WEIGHTS).write_bytes(save(self._final_weights(), metadata={"format": "pt"}))
+            weights = self.student.module.state_dict()
+            weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+            (temporary / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
             (temporary / CARD).write_text(self._card(), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise OutputError(f"cannot write {folder}: {error.strerror or one_line(error)}") from error
-
-    def _final_weights(self) -> dict[str, Tensor]:
-        """Return the weights to write: the tuned ones, interpolated with the initial ones if `interpolate` < 1."""
-        share = self.config.interpolate
-        state = self.student.module.state_dict()
-        if share < 1:
-            state = {
-                name: torch.lerp(self._start[name].float(), value, share) if value.is_floating_point() else value
-                for name, value in state.items()
-            }
-        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
     def _write_settings(self, folder: Path) -> None:
         """Write the model's configuration in open_clip's form, and its vocabulary if that is not CLIP's."""
@@ -359,34 +348,25 @@ class FineTuning:
         """Return how to load the tuned model, for its card."""
         vision = self.model.architecture["vision_cfg"]
         text = self.model.architecture["text_cfg"]
-        lacks = "vocabulary" if "bpe_path" in (text.get("tokenizer_kwargs") or {}) else ""
-        lacks = "image tower" if vision.get("timm_model_name") == TRUNK_NAME else lacks
-        phrasebox_text = '`phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it.'
-        if lacks:
-            return f"{phrasebox_text} open_clip alone does not: it cannot find the {lacks}."
+        usage = '`phrasebox.Locator("FOLDER")` and `phrasebox run --model FOLDER` load it.'
+        needs_vocabulary = "bpe_path" in (text.get("tokenizer_kwargs") or {})
+        if needs_vocabulary or vision.get("timm_model_name") == TRUNK_NAME:
+            return f"{usage} open_clip alone does not."
         return (
             "open_clip loads it by `local-dir:FOLDER`, and stretches each image to a square, as the training did.\n"
-            f"`create_model_and_transforms(NAME, pretrained=FILE)` would crop the centre instead. {phrasebox_text}"
+            f"`create_model_and_transforms(NAME, pretrained=FILE)` would crop the centre instead. {usage}"
         )
 
     def _card(self) -> str:
         config = self.config
-        lines = self.folder.lines()
-        names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "learning_rate")]
-        rows = [lines[0], *lines[1:-1:10], lines[-1]] if len(lines) > 1 else lines
-        table = "\n".join(" | ".join([f"| {row['step']:,}", *(f"{row[n]:.3f}" for n in names)]) + " |" for row in rows)
-        share = 1 - config.interpolate
-        mixture = f", mixed with {share:.0%} of the weights that it began with" if share else ""
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in self.means.items())
         return f"""# {self.model.name}, fine-tuned by recipe {config.recipe.kind}
 
 {WRITTEN_BY} for {self.steps:,} steps of {config.batch_size} images on {self.material.images:,} images of the
-dataset `{config.data.path}`{mixture}. Its licence follows from those of the model that it began with and of the images.
+dataset `{config.data.path}`. Losses at the end: {losses}. Its licence follows from those of the model that it began
+with and of the images.
 
 {self._usage()}
-
-| step | {" | ".join(names)} |
-|{"---|" * (len(names) + 1)}
-{table}
 
 ```json
 {json.dumps(config.decides(), indent=1)}

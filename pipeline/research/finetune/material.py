@@ -30,7 +30,6 @@ class TrainingBatch:
         phrases: U different phrases.
         phrase_indices: int64 (R,), into `phrases`.
         scores: float (R,), 0 .. 1.
-        seeds: Seed of the training, step and rank, for random numbers of a recipe.
     """
 
     rgb: Tensor
@@ -39,7 +38,6 @@ class TrainingBatch:
     phrases: list[str]
     phrase_indices: Tensor
     scores: Tensor
-    seeds: tuple[int, ...]
 
 
 class TuningData:
@@ -91,14 +89,14 @@ class TuningData:
                     f"{self.config.path}: none of the {len(part)} images of step {step}{of_rank} can be read; where "
                     "they have moved, set data.image_root"
                 )
-            yield self._batch(batch, step, rank)
+            yield self._batch(batch, step)
 
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
         images = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
         return [int(number) for number in images[len(images) * rank // ranks : len(images) * (rank + 1) // ranks]]
 
-    def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
+    def _batch(self, batch: dict[str, Any], step: int) -> TrainingBatch:
         generators = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
         captions = [
             texts[int(rng.integers(len(texts)))] for texts, rng in zip(batch["captions"], generators, strict=True)
@@ -109,7 +107,6 @@ class TuningData:
             rgb=batch["images"].permute(0, 2, 3, 1),
             captions=captions,
             **{name: batch[name] for name in ("rois", "phrases", "phrase_indices", "scores")},
-            seeds=(self.seed, step, rank),
         )
 
 

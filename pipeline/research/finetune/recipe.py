@@ -21,7 +21,7 @@ from pipeline.research.finetune.material import TrainingBatch
 from pipeline.research.finetune.ranks import RankGroup
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
-from stages.shared.model.towers.dense import DenseFeatures, dense, pool_boxes
+from stages.shared.model.towers.dense import DenseFeatures, pool_boxes
 from stages.shared.model.towers.from_open_clip import build_image_tower, build_text_tower
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
@@ -67,10 +67,6 @@ class Student:
         """The device of the weights."""
         return self.tower.device
 
-    def encode(self, rgb: Tensor, *, residual: bool) -> DenseFeatures:
-        """Return the features of pixels, uint8 (B, height, width, 3), see `dense`."""
-        return dense(self.tower, rgb, residual=residual)
-
     def regions(self, features: DenseFeatures, rgb: Tensor, rois: Tensor) -> Tensor:
         """Return features of length 1 of boxes (R, 5), see `pool_boxes`: (R, E)."""
         grid_hw = self.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
@@ -114,15 +110,12 @@ class Recipe(ABC, Generic[ConfigT]):
 def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
     """Return CLIP's loss between the images (B, E) of all ranks, in any scale, and their B captions.
 
-    Models that were trained with a sigmoid loss (SigLIP) are fine-tuned with this one, too.
+    Equal captions are no negatives of each other. Models that were trained with a sigmoid loss (SigLIP) are fine-tuned
+    with this one, too.
     """
-    return pair_loss(student, ranks.gather_rows(F.normalize(embedding.float(), dim=-1)), captions, ranks)
-
-
-def pair_loss(student: Student, features: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
-    """Return the loss between the features of all ranks and their captions; equal captions are no negatives."""
+    images = ranks.gather_rows(F.normalize(embedding.float(), dim=-1))
     texts = ranks.gather_rows(student.texts(captions))
-    logits = logits_of(ranks.with_one_gradient(student.module.logit_scale.exp()), features, texts)
+    logits = logits_of(ranks.with_one_gradient(student.module.logit_scale.exp()), images, texts)
     return contrastive_loss(logits, equal_texts(ranks.gather_items(captions)).to(logits.device))
 
 

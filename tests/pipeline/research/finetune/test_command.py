@@ -46,9 +46,9 @@ def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
 
 
 def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
-    arguments = ["finetune", inline_dataset, "--out", tmp_path / "out", "--print-config", "--recipe", "clim"]
-    values = yaml.safe_load(printed(*arguments, "--set", "recipe.sides=[2]"))
-    assert values["recipe"]["sides"] == [2]
+    arguments = ["finetune", inline_dataset, "--out", tmp_path / "out", "--print-config", "--recipe", "captions"]
+    values = yaml.safe_load(printed(*arguments, "--set", "recipe.caption_weight=2"))
+    assert values["recipe"]["caption_weight"] == 2
     assert values["data"]["path"] == str(inline_dataset)
     assert not (tmp_path / "out").exists()
 
@@ -57,7 +57,7 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
-        (["--set", "recipe.kind=detector"], "align, clim, captions"),
+        (["--set", "recipe.kind=detector"], "align, captions"),
         (["--model", "ViT-B-32"], "needs weights"),
         (["--batch-size", "500"], "a step takes 500 images"),
         (["--set", "model.precision=fp16"], "take bf16, or fp32"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline.research.finetune import RECIPES
 from pipeline.research.finetune.config import FinetuneConfig
-from pipeline.research.finetune.folder import LATEST, LOG, PREVIOUS
+from pipeline.research.finetune.folder import LATEST, LOG
 from pipeline.research.finetune.loop import TunedModel, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError
 from stages.shared.model.config import ModelConfig
@@ -69,7 +68,7 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> Non
     card = (whole.model / "README.md").read_text()
     assert "recipe align" in card
     assert '"learning_rate": 0.0001' in card
-    assert "open_clip alone does not: it cannot find the vocabulary." in card
+    assert "open_clip alone does not." in card
 
 
 @pytest.fixture
@@ -143,13 +142,6 @@ def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, 
     assert not learns & same
 
 
-def test_interpolation_lies_between_start_and_end(whole: TunedModel, inline_dataset: Path, tmp_path: Path) -> None:
-    mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
-    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
-    for name, value in weights(whole).items():
-        assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
-
-
 def test_full_memory_is_one_line_and_a_slash_no_other_dataset(inline_dataset, tmp_path, monkeypatch) -> None:
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -196,16 +188,15 @@ def test_a_model_that_no_training_wrote_is_not_replaced(fresh: bool, inline_data
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(inline_dataset: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_rejected(inline_dataset: Path, tmp_path: Path) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
     with pytest.raises(StopHereError):
         finetune(config, stop_after(3))
     latest = tmp_path / LATEST
     latest.write_bytes(latest.read_bytes()[: latest.stat().st_size // 2])
-    with pytest.raises(ResumeError, match=rf"{LATEST} is damaged .*move .*{PREVIOUS} to its place"):
+    with pytest.raises(ResumeError, match=rf"{LATEST} is damaged"):
         finetune(config)
-    shutil.move(tmp_path / PREVIOUS, latest)
-    assert finetune(config).steps == 3
+    assert finetune(config, fresh=True).steps == 3
 
 
 @pytest.mark.slow
@@ -263,10 +254,8 @@ def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["align", "clim"])
-def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Path, tmp_path: Path) -> None:
-    recipe = {"kind": kind, **({"sides": [2]} if kind == "clim" else {})}
-    settings = {"recipe": recipe, "batch_size": 8, "epochs": 2}
+def test_two_ranks_have_the_losses_of_one_process(inline_dataset: Path, tmp_path: Path) -> None:
+    settings = {"batch_size": 8, "epochs": 2}
     single = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
     config = config_of(inline_dataset, tmp_path / "together", **settings)
     assert [code for code, _ in ranks_of(config, config)] == [0, 0]

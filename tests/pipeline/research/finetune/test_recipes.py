@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from pipeline.research.finetune import RECIPES
 from pipeline.research.finetune.align import Align
-from pipeline.research.finetune.clim import mosaics
 from pipeline.research.finetune.config import DataConfig
 from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup
@@ -59,7 +58,7 @@ def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) ->
 
 
 def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_dataset: Path) -> None:
-    recipe = taught("align", residual=False)
+    recipe = taught("align")
     batch = batch_for(recipe, inline_dataset, images=8)
     corner = batch.rois.clone()
     corner[:, 1:] = torch.tensor([0.0, 0.0, 20.0, 20.0])
@@ -88,7 +87,6 @@ def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() ->
         phrases=["car", "red car", "dog"],
         phrase_indices=torch.tensor([0, 1, 2, 0]),
         scores=torch.ones(4),
-        seeds=(0, 0, 0),
     )
     embeddings, positive, ignored = recipe._pairs(batch, SINGLE_RANK)
     assert embeddings.shape == (3, 192)
@@ -106,18 +104,6 @@ def test_scores_weigh_regions(inline_dataset: Path) -> None:
     )
     assert equal == pytest.approx(wanted, rel=1e-4)
     assert unweighted != pytest.approx(wanted, rel=1e-4)
-
-
-def test_a_mosaic_holds_its_images_in_its_cells() -> None:
-    rgb = torch.stack([torch.full((20, 20, 3), 10 * (n + 1), dtype=torch.uint8) for n in range(11)])
-    canvas, rois = mosaics(rgb, 3)
-    assert canvas.shape == (1, 20, 20, 3)
-    assert rois.shape == (9, 5)
-    for number, (mosaic, left, top, right, bottom) in enumerate(rois.int().tolist()):
-        assert mosaic == 0
-        assert (canvas[0, top:bottom, left:right] == 10 * (number + 1)).all()
-    assert rois[-1].tolist() == [0, 13, 13, 20, 20]
-    assert mosaics(rgb[:3], 2)[1].shape == (0, 5)
 
 
 def test_pairs_on_the_diagonal_give_clips_loss() -> None:
