@@ -111,7 +111,7 @@ class Shard:
         skip: Number of samples at the begin that are left out, see `CutReader`.
         samples: Number of samples after these; None if they are not known before reading.
         rows: Number of rows of these samples, if several may be one sample, else None.
-        new_ids: Samples with an id that an earlier sample has: their index from 0, and another id.
+        repeats: Indices, from 0, of the samples with an id that an earlier sample has.
         payload: Further data of the kind (a header, rows from a file that cannot be cut).
     """
 
@@ -123,13 +123,8 @@ class Shard:
     skip: int = 0
     samples: int | None = None
     rows: int | None = None
-    new_ids: tuple[tuple[int, str], ...] = ()
+    repeats: tuple[int, ...] = ()
     payload: bytes = b""
-
-    @property
-    def new_id_at(self) -> dict[int, str]:
-        """The new ids by index."""
-        return dict(self.new_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

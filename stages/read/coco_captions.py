@@ -26,8 +26,8 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample, stable_key
 from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import SourceFile, find_files
-from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id, with_unique_id
+from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
+from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
 from stages.read.streams import open_plain
 
 
@@ -61,22 +61,22 @@ class CocoCaptionsReader(Reader):
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         shards: list[Shard] = []
-        ids: list[tuple[str, str]] = []
+        keys = array("q")
         for file in files:
             rows = _rows_of(file)
-            ids += [(self.rows.id_of(row, place), place) for place, row, _, _ in rows]
+            keys.extend(stable_key(self.rows.id_of(row, place)) for place, row, _, _ in rows)
             shards += plan_rows(file.url, file.name, rows, self.config.shard_size)
-        return with_unique_ids(shards, array("q", (stable_key(sample_id) for sample_id, _ in ids)), ids)
+        return mark_repeats(shards, keys)
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""
-        new_ids = shard.new_id_at
-        for index, (place, row, reason, detail) in enumerate(carried_rows(shard)):
-            if reason:
-                sample = bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
-            else:
-                sample = self.rows.sample(row, place=place, shard=shard)
-            yield with_unique_id(sample, new_ids.get(index))
+        return unique_samples((self._sample(row, shard) for row in carried_rows(shard)), shard)
+
+    def _sample(self, carried_image: CarriedImage, shard: Shard) -> Sample:
+        place, row, reason, detail = carried_image
+        if reason:
+            return bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
+        return self.rows.sample(row, place=place, shard=shard)
 
 
 def _rows_of(file: SourceFile) -> list[CarriedImage]:
@@ -94,8 +94,10 @@ def _rows_of(file: SourceFile) -> list[CarriedImage]:
         if image_id is None:
             rows.append((place, row, "bad_row", "the image has no id of text or a whole number"))
         else:
+            if image_id not in captions_of:
+                place = f"{file.name}:image {image_id}"
             row["captions"] = captions_of.setdefault(image_id, [])
-            rows.append((f"{file.name}:image {image_id}", row, "", ""))
+            rows.append((place, row, "", ""))
     for index, annotation in enumerate(annotations):
         place = f"{file.name}:annotations[{index}]"
         if not isinstance(annotation, dict):

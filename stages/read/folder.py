@@ -20,8 +20,8 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import SourceFile, find_files
-from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import decode_text, shorten, with_unique_id
+from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
+from stages.read.rows import decode_text, shorten
 from stages.read.streams import open_plain
 from stages.shared.storage import is_local, parent
 
@@ -62,25 +62,26 @@ class FolderReader(Reader):
             )
         _, image, text = rows[0]
         shards = list(plan_rows(parent(image or text or ""), rows[0][0], rows, self.config.shard_size))
-        keys = array("q", (stable_key(name) for name, _, _ in rows))
-        return with_unique_ids(shards, keys, ((name, name) for name, _, _ in rows))
+        return mark_repeats(shards, array("q", (stable_key(name) for name, _, _ in rows)))
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""
-        new_ids = shard.new_id_at
         rows: list[NamedPair] = carried_rows(shard)
-        for index, ((name, image, _), outcome) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
-            captions, fault = ((), outcome) if isinstance(outcome, RowFault) else (outcome, None)
-            if image is None:
-                fault = RowFault("missing_image", f"no {' or '.join(IMAGE_SUFFIXES)} of this name beside it")
-            sample = Sample(
-                sample_id=name,
-                source=name,
-                captions=captions,
-                image=NO_IMAGE if image is None else ImageRef(file_name=name, url=image),
-                error=None if fault is None else fault.error.at(name),
-            )
-            yield with_unique_id(sample, new_ids.get(index))
+        return unique_samples(map(_sample, rows, _captions_of_all(rows)), shard)
+
+
+def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:
+    name, image, _ = pair
+    fault = captions if isinstance(captions, RowFault) else None
+    if image is None:
+        fault = RowFault("missing_image", f"no {' or '.join(IMAGE_SUFFIXES)} of this name beside it")
+    return Sample(
+        sample_id=name,
+        source=name,
+        captions=() if isinstance(captions, RowFault) else captions,
+        image=NO_IMAGE if image is None else ImageRef(file_name=name, url=image),
+        error=None if fault is None else fault.error.at(name),
+    )
 
 
 def _pair_files(files: Sequence[SourceFile]) -> list[NamedPair]:

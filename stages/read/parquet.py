@@ -16,7 +16,7 @@ that is damaged or not Parquet at all is one bad row "FILE:footer", unless no fi
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ from stages.contract.records import Sample, stable_key
 from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
-from stages.read.plan import with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, with_unique_id
+from stages.read.plan import mark_repeats, unique_samples
+from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
 from stages.read.streams import InputFile, input_errors
 from stages.shared.storage import is_local
 
@@ -93,41 +93,31 @@ class ParquetReader(Reader):
         keys = array("q")
         for file, footer in zip(files, footers, strict=True):
             keys.extend(footer.keys or array("q", map(stable_key, _places(file, footer))))
-        return with_unique_ids(shards, keys, self._ids_and_places(files, footers))
+        return mark_repeats(shards, keys)
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the rows of a shard. The remaining rows of a damaged row group are bad rows with places as ids."""
         if shard.payload:
             fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
             yield bad_row(safe_place(shard.name, "footer"), fault)
-            return
-        new_ids = shard.new_id_at
-        index = end = 0
+        else:
+            yield from unique_samples(self._items(shard), shard)
+
+    def _items(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
+        number = end = shard.first_row
         with _open(shard.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, shard.url)
-            rows = RowParser(fields=columns.fields, image_root=self.rows.image_root)
+            parser = RowParser(fields=columns.fields, image_root=self.rows.image_root)
             for group in range(shard.start, shard.stop or file.num_row_groups):
                 end += file.metadata.row_group(group).num_rows
                 try:
                     for row in _rows(file, group, columns.names, _BATCH_ROWS):
-                        place = safe_place(shard.name, shard.first_row + index)
-                        if columns.is_failed(row):
-                            yield SkippedRow(reason="failed_download", source=place)
-                        else:
-                            sample = rows.sample(
-                                columns.with_path(row),
-                                place=place,
-                                shard=shard,
-                                default_id=columns.default_id(row, shard.name, place),
-                                image=partial(columns.inline_image, row, place),
-                            )
-                            yield with_unique_id(sample, new_ids.get(index))
-                        index += 1
+                        yield _item(row, columns, parser, shard, number)
+                        number += 1
                 except RowFault as fault:
-                    for number in range(index, end):
-                        sample = bad_row(safe_place(shard.name, shard.first_row + number), fault)
-                        yield with_unique_id(sample, new_ids.get(number))
-                    index = end
+                    for bad_number in range(number, end):
+                        yield bad_row(safe_place(shard.name, bad_number), fault)
+                number = end
 
     def _footer(self, file: SourceFile) -> _Footer:
         try:
@@ -137,18 +127,24 @@ class ParquetReader(Reader):
                 group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
                 keys = None
                 if columns.id_columns:
-                    keys = array("q", (stable_key(sample_id) for sample_id, _ in _ids(parquet, columns, file.name)))
+                    keys = array("q", map(stable_key, _ids(parquet, columns, file.name)))
         except RowFault as fault:
             return _Footer(damage=fault.error.detail)
         return _Footer(group_rows=group_rows, keys=keys)
 
-    def _ids_and_places(self, files: Sequence[SourceFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
-        for file, footer in zip(files, footers, strict=True):
-            if footer.keys is None:
-                yield from ((place, place) for place in _places(file, footer))
-            else:
-                with _open(file.url) as parquet:
-                    yield from _ids(parquet, Columns.of(parquet.schema_arrow, self.config, file.url), file.name)
+
+def _item(row: dict[str, Any], columns: Columns, parser: RowParser, shard: Shard, number: int) -> Sample | SkippedRow:
+    """Return the sample of a row; `number` counts the rows of the file from 0."""
+    place = safe_place(shard.name, number)
+    if columns.is_failed(row):
+        return SkippedRow(reason="failed_download", source=place)
+    return parser.sample(
+        columns.with_path(row),
+        place=place,
+        shard=shard,
+        default_id=columns.default_id(row, shard.name, place),
+        image=partial(columns.inline_image, row, place),
+    )
 
 
 @contextmanager
@@ -186,18 +182,18 @@ def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[
             yield dict(zip(names, values, strict=True))
 
 
-def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
+def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:
+    """The ids of the rows of a file; rows of a damaged row group have their places."""
     parser = RowParser(fields=columns.fields, image_root=None)
-    row_number = end = 0
+    number = end = 0
     for group in range(file.num_row_groups):
         end += file.metadata.row_group(group).num_rows
         with suppress(RowFault):
             for row in _rows(file, group, columns.id_columns, _ID_BATCH_ROWS):
-                place = safe_place(name, row_number)
-                yield parser.id_of(row, columns.default_id(row, name, place)), place
-                row_number += 1
-        yield from ((safe_place(name, number),) * 2 for number in range(row_number, end))
-        row_number = end
+                yield parser.id_of(row, columns.default_id(row, name, safe_place(name, number)))
+                number += 1
+        yield from (safe_place(name, place) for place in range(number, end))
+        number = end
 
 
 def _cut(file: SourceFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:

@@ -20,10 +20,10 @@ import numpy as np
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowError, RowFault, one_line
-from stages.contract.records import ImageRef, Sample, is_among, stable_key
-from stages.read.base import Reader, Shard, SourceConfig
+from stages.contract.records import ImageRef, Sample, stable_key
+from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import SourceFile
-from stages.read.rows import FieldsConfig, RowParser, bad_row, first_field, safe_place, with_unique_id
+from stages.read.rows import FieldsConfig, RowParser, bad_row, first_field, reject_repeat, safe_place
 from stages.read.streams import is_compressed
 from stages.shared.storage import place_of
 
@@ -74,12 +74,14 @@ class Row(NamedTuple):
         return self.gives_id == row.gives_id and (not self.gives_id or sample.sample_id == previous.sample_id)
 
 
-def samples(rows: Iterable[Row], config: LinesConfig, shard: Shard) -> Iterator[Sample]:
+def samples(rows: Iterable[Row], config: LinesConfig, shard: Shard) -> Iterator[Sample | SkippedRow]:
     """Yield the samples of a shard of lines, with unique ids."""
-    new_ids = shard.new_id_at
-    for index, group in enumerate(_group_rows(rows, config)):
-        captions = tuple(text for row in group for text in row.sample.captions)
-        yield with_unique_id(replace(group[0].sample, captions=captions), new_ids.get(index))
+    return unique_samples(map(_join_rows, _group_rows(rows, config)), shard)
+
+
+def _join_rows(rows: Sequence[Row]) -> Sample:
+    captions = tuple(text for row in rows for text in row.sample.captions)
+    return replace(rows[0].sample, captions=captions)
 
 
 def _group_rows(rows: Iterable[Row], config: LinesConfig) -> Iterator[list[Row]]:
@@ -98,7 +100,7 @@ def plan_lines(
 ) -> list[Shard]:
     """Cut files into shards of `shard_size` samples; a compressed file is one shard, since it has no random access.
 
-    `scan` yields the rows of a file, in order. It may be called twice for each file.
+    `scan` yields the rows of a file, in order.
     """
     keys = array("q")
     shards: list[Shard] = []
@@ -125,8 +127,7 @@ def plan_lines(
                     rows=rows[part],
                 )
             )
-    second_pass = (group[0].sample for file in files for group in _group_rows(scan(file), config))
-    return with_unique_ids(shards, keys, ((sample.sample_id, sample.source) for sample in second_pass))
+    return mark_repeats(shards, keys)
 
 
 def grouped_rows(shards: Iterable[Shard]) -> str | None:
@@ -162,43 +163,35 @@ def carried_rows(shard: Shard) -> list[Any]:
     return rows
 
 
-def with_unique_ids(
-    shards: Sequence[Shard], keys: array[int], ids_and_places: Iterable[tuple[str, str]]
-) -> list[Shard]:
-    """Return the shards with other ids for rows that repeat the id of an earlier row.
-
-    Rows are compared by `stable_key`, which takes 8 bytes of memory for each row. A second pass over the rows separates
-    equal ids from ids that share a key.
+def mark_repeats(shards: Sequence[Shard], keys: array[int]) -> list[Shard]:
+    """Return shards that know which of their samples have the id of an earlier sample.
 
     Args:
         shards: Shards with `samples`.
-        keys: Key of every row's id, in order.
-        ids_and_places: Id and place of every row, in order.
+        keys: The `stable_key` of every sample's id, in order. It takes 8 bytes of memory for each sample.
+            A run tells samples apart by the same key.
     """
-    all_keys = np.frombuffer(keys, dtype=np.int64)
-    sorted_keys = np.sort(all_keys)
-    repeated_keys = sorted_keys[1:][sorted_keys[1:] == sorted_keys[:-1]]
-    if not len(repeated_keys):
+    samples = len(keys)
+    firsts = np.unique(np.frombuffer(keys, np.int64), return_index=True)[1]
+    if len(firsts) == samples:
         return list(shards)
-    ends = np.cumsum([shard.samples or 0 for shard in shards])
-    is_repeated = np.isin(all_keys, repeated_keys)
-    owners: dict[int, tuple[int, str]] = {}
-    new_keys: set[int] = set()
-    new_ids: dict[int, list[tuple[int, str]]] = {}
-    for ordinal, (sample_id, place) in enumerate(ids_and_places):
-        if not is_repeated[ordinal]:
-            continue
-        first, owner_id = owners.setdefault(int(all_keys[ordinal]), (ordinal, sample_id))
-        if first == ordinal or owner_id != sample_id:
-            continue
-        new_id = f"{sample_id}#{place}"
-        while (key := stable_key(new_id)) in new_keys or is_among(key, sorted_keys):
-            new_id += "#"
-        new_keys.add(key)
-        number = int(np.searchsorted(ends, ordinal, side="right"))
-        index = ordinal - int(ends[number]) + (shards[number].samples or 0)
-        new_ids.setdefault(number, []).append((index, new_id))
-    return [replace(shard, new_ids=tuple(new_ids.get(number, ()))) for number, shard in enumerate(shards)]
+    repeats = np.setdiff1d(np.arange(samples), firsts)
+    marked_shards = []
+    start = 0
+    for shard in shards:
+        stop = start + (shard.samples or 0)
+        first, last = repeats.searchsorted([start, stop])
+        marked_shards.append(replace(shard, repeats=tuple((repeats[first:last] - start).tolist())))
+        start = stop
+    return marked_shards
+
+
+def unique_samples(samples: Iterable[Sample | SkippedRow], shard: Shard) -> Iterator[Sample | SkippedRow]:
+    """Yield the samples of a shard; those with the id of an earlier sample as errors with another id."""
+    repeats = set(shard.repeats)
+    for index, sample in enumerate(samples):
+        is_repeat = index in repeats and isinstance(sample, Sample)
+        yield reject_repeat(sample) if is_repeat else sample
 
 
 def plan_shards(reader: Reader) -> list[Shard]:

@@ -156,10 +156,9 @@ class RowParser:
         return Sample(sample_id=sample_id, source=place, captions=captions, image=reference, error=error)
 
 
-def with_unique_id(sample: Sample, new_id: str | None) -> Sample:
-    """Return the sample; with `new_id`, as the error duplicate_id under this id."""
-    if new_id is None:
-        return sample
+def reject_repeat(sample: Sample) -> Sample:
+    """Return a sample with an id that an earlier sample has: as the error duplicate_id, with its place in the id."""
+    new_id = f"{sample.sample_id}#{sample.source}"
     detail = f"{sample.source}: an earlier sample has the id {shorten(sample.sample_id)}"
     return replace(sample, sample_id=new_id, error=RowError(reason="duplicate_id", detail=detail))
 

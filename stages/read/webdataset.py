@@ -50,15 +50,27 @@ class WebdatasetInput(SourceConfig):
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample that have been read so far."""
+    """The members of one sample that have been read so far.
 
-    key: str
-    offset: int  # of its first member in the tar
+    Attributes:
+        key: The common part of their names.
+        offset: First byte of the first member in the tar.
+        images, texts: The members by extension.
+        faults: The faults of members.
+        has_other: Whether an image was left out because its name has more than one dot.
+    """
+
+    key: str = ""
+    offset: int = 0
     images: dict[str, ImageRef] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     faults: list[RowFault] = field(default_factory=list)
-    has_other: bool = False  # whether an image was left out because its name has more than one dot
-    damage: str = ""  # why the tar cannot be read from `offset` on; such a group is the last, and empty
+    has_other: bool = False
+
+    @property
+    def is_sample(self) -> bool:
+        """True if a member says something about an image or a caption."""
+        return bool(self.images or self.texts or self.faults or self.has_other)
 
 
 class WebdatasetReader(Reader):
@@ -82,23 +94,37 @@ class WebdatasetReader(Reader):
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the rows of a shard. A damaged tar ends with one sample with the error bad_row."""
         keys: set[str] = set()
-        name = storable(shard.name)
-        with open_plain(shard.url) as stream:
-            for group in self._groups(stream, shard):
-                if group.damage:
-                    place = f"{name}:{group.offset}"
-                    detail = f"{name}, byte {group.offset}: {group.damage}; the rest is not read"
-                    yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
-                elif group.images or group.texts or group.faults or group.has_other:
-                    yield self._sample(group, shard, keys)
+        group = _Group()
+        is_inline = self._is_inline(shard)
+        try:
+            with open_plain(shard.url) as stream:
+                for member in iter_members(stream, self._wants(is_inline), can_seek=not is_inline):
+                    key, extension = _split(member.name)
+                    if key and group.key != key:
+                        if group.is_sample:
+                            yield self._sample(group, shard, keys)
+                        group = _Group(key, member.offset)
+                    self._add(group, extension, member, shard)
+        except TarDamage as damage:
+            note = f"; the sample {shorten(group.key)} is incomplete" if group.key else ""
+            if group.images and group.texts:
+                yield self._sample(group, shard, keys)
+                note = ""
+            name = storable(shard.name)
+            place = f"{name}:{damage.offset}"
+            detail = f"{name}, byte {damage.offset}: {damage}{note}; the rest is not read"
+            yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
+            return
+        if group.is_sample:
+            yield self._sample(group, shard, keys)
 
     @staticmethod
     def _is_inline(shard: Shard) -> bool:
         """Whether the tar is read from front to back, so that samples carry their images."""
         return is_compressed(shard.url) or not is_local(shard.url)
 
-    def _groups(self, stream: Stream, shard: Shard) -> Iterator[_Group]:
-        is_inline = self._is_inline(shard)
+    def _wants(self, is_inline: bool) -> Callable[[Member], bool]:
+        """Return the choice of the members that are read."""
 
         def wants(member: Member) -> bool:
             _, extension = _split(member.name)
@@ -106,21 +132,7 @@ class WebdatasetReader(Reader):
                 return member.size <= MAX_TEXT_BYTES
             return is_inline and extension in self._images and member.size <= MAX_INLINE_BYTES
 
-        group = _Group("", 0)
-        for member in iter_members(stream, can_seek=not is_inline, wants=wants):
-            if member.damage:
-                is_whole = group.images and self._has_caption(group)
-                if is_whole:
-                    yield group
-                note = "" if is_whole or not group.key else f"; the sample {shorten(group.key)} is incomplete"
-                yield _Group("", member.offset, damage=member.damage + note)
-                return
-            key, extension = _split(member.name)
-            if key and group.key != key:
-                yield group
-                group = _Group(key, member.offset)
-            self._add(group, extension, member, shard)
-        yield group
+        return wants
 
     def _add(self, group: _Group, extension: str, member: Member, shard: Shard) -> None:
         is_image = extension in self._images
@@ -129,7 +141,7 @@ class WebdatasetReader(Reader):
             group.has_other |= extension.rpartition(".")[2] in self._images
             return
         if not member.is_file:
-            detail = f"{shorten(member.name)} is {member.kind} in the tar; only plain files are read"
+            detail = f"{shorten(member.name)} is a link or device in the tar; only plain files are read"
             group.faults.append(RowFault("bad_location", detail))
         elif member.content is not None and is_text:
             group.texts[extension] = member.content
@@ -183,12 +195,6 @@ class WebdatasetReader(Reader):
                 captions += captions_of(row, keys, first_only=True)
         return tuple(captions)
 
-    def _has_caption(self, group: _Group) -> bool:
-        try:
-            return bool(self._captions_of(group, _json_of(group)))
-        except RowFault:
-            return False
-
 
 def _split(name: str) -> tuple[str, str]:
     """Key and extension of a member; both are empty for names without a dot, hidden files and macOS's forks."""
@@ -216,26 +222,37 @@ _LOOK_AHEAD_BYTES: Final = 64 * 1024
 _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, IndexError)
 
 
+class TarDamage(Exception):
+    """A tar that cannot be read from byte `offset` on."""
+
+    def __init__(self, offset: int, problem: str) -> None:
+        super().__init__(problem)
+        self.offset = offset
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """An entry of a tar."""
+    """An entry of a tar.
 
-    name: str = ""  # its path in the tar without a leading "./"; may hold lone surrogates
-    kind: str = ""  # "a file", or the words for another kind, for messages
-    offset: int  # first byte of its header
-    data_offset: int = 0  # first byte of its content
-    size: int = 0  # of its content, bytes
-    content: bytes | None = None  # None if it was not read
-    damage: str = ""  # why the tar cannot be read from `offset` on; then no other field is set
+    Attributes:
+        name: Its path in the tar without a leading "./"; may hold lone surrogates.
+        is_file: True for a plain file.
+        offset: First byte of its header.
+        data_offset: First byte of its content.
+        size: Bytes of its content.
+        content: None if it was not read.
+    """
 
-    @property
-    def is_file(self) -> bool:
-        """True for a plain file."""
-        return self.kind == "a file"
+    name: str
+    is_file: bool
+    offset: int
+    data_offset: int
+    size: int
+    content: bytes | None = None
 
 
-def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member]:
-    """Yield the members in order, without folders. A member with `damage` is always the last.
+def iter_members(stream: Stream, wants: Callable[[Member], bool], *, can_seek: bool) -> Iterator[Member]:
+    """Yield the members in order, without folders. Raise TarDamage where the tar cannot be read on.
 
     The stream is newly opened; unless it `can_seek`, it is read from front to back only. `wants` chooses the files to
     read.
@@ -248,25 +265,9 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
         archive = _parse(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], source)))
         while (header := _parse(archive.next)) is not None:
             cast(Any, archive).members.clear()  # it would keep every header until the end
-            member = Member(
-                name=header.name.removeprefix("./"),
-                kind=_kind(header),
-                offset=header.offset,
-                data_offset=header.offset_data,
-                size=header.size,
-            )
-            if member.size < 0:
-                raise RowFault("bad_row", f"{member.name!r} has {member.size} bytes")
-            if member.is_file and total is not None and member.data_offset + member.size > total:
-                raise RowFault("bad_row", f"it ends within {member.name!r}")
-            if member.is_file and wants(member):
-                source.seek(member.data_offset)
-                content = _read_up_to(source, member.size)
-                if len(content) < member.size:
-                    raise RowFault("bad_row", f"it ends within {member.name!r}")
-                member = replace(member, content=content)
+            member = _read_member(source, header, wants, total)
             end = archive.offset
-            if member.kind != "a folder":
+            if not header.isdir():
                 yield member
         source.seek(end)
         mark = _read_up_to(source, tarfile.BLOCKSIZE)
@@ -276,10 +277,30 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
         if any(mark):
             raise RowFault("bad_row", "no member begins here")
     except RowFault as fault:
-        yield Member(offset=end, damage=f"the tar is damaged or cut off: {fault.error.detail}")
-        return
+        raise TarDamage(end, f"the tar is damaged or cut off: {fault.error.detail}") from fault
     if any(tail):
-        yield Member(offset=end, damage="the tar goes on after its end mark, as joined tars do")
+        raise TarDamage(end, "the tar goes on after its end mark, as joined tars do")
+
+
+def _read_member(source: Stream, header: tarfile.TarInfo, wants: Callable[[Member], bool], total: int | None) -> Member:
+    """Return a member, with its content if it is wanted. Raise RowFault if the tar of `total` bytes ends within it."""
+    member = Member(
+        name=header.name.removeprefix("./"),
+        is_file=header.isreg() and not header.issparse(),
+        offset=header.offset,
+        data_offset=header.offset_data,
+        size=header.size,
+    )
+    if member.size < 0:
+        raise RowFault("bad_row", f"{member.name!r} has {member.size} bytes")
+    if member.is_file and wants(member):
+        source.seek(member.data_offset)
+        member = replace(member, content=_read_up_to(source, member.size))
+    size = member.size if member.content is None else len(member.content)
+    is_cut = size < member.size or (total is not None and member.data_offset + member.size > total)
+    if member.is_file and is_cut:
+        raise RowFault("bad_row", f"it ends within {member.name!r}")
+    return member
 
 
 Value = TypeVar("Value")
@@ -300,13 +321,3 @@ def _read_up_to(stream: Stream, size: int) -> bytes:
         blocks.append(block)
         size -= len(block)
     return b"".join(blocks)
-
-
-def _kind(header: tarfile.TarInfo) -> str:
-    if header.issparse():
-        return "a sparse file"
-    if header.isreg():
-        return "a file"
-    if header.isdir():
-        return "a folder"
-    return "a link" if header.issym() or header.islnk() else "a device or pipe"

@@ -52,7 +52,6 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     [
         (["a", 7, "a", None, "7", b"{"], ["a", "7", "a#in.jsonl:3!", "in.jsonl:4", "7#in.jsonl:5!", "in.jsonl:6!"]),
         (["in.jsonl:2", None, "a"], ["in.jsonl:2", "in.jsonl:2#in.jsonl:2!", "a"]),
-        (["a", "a#in.jsonl:3", "a"], ["a", "a#in.jsonl:3", "a#in.jsonl:3#!"]),
         (["a", b'{"image": "b.jpg", "caption": "x", "\\u0069d": "a"}'], ["a", "a#in.jsonl:2!"]),
     ],
 )

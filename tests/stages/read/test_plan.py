@@ -10,32 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import InputError
-from stages.read import Reader, Shard, plan, plan_shards
-from stages.read.plan import with_unique_ids
+from stages.contract.records import stable_key
+from stages.read import Reader, Shard, plan_shards
+from stages.read.plan import mark_repeats
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
 
 
-def renamed(rows: list[str], *sizes: int) -> list[dict[int, str]]:
-    """Index in its shard and new id of the renamed rows of shards of these sizes."""
+def repeats_of(rows: list[str], *sizes: int) -> list[tuple[int, ...]]:
+    """The indices of samples with an earlier sample's id, in shards of these sizes."""
     shards = [Shard(url="u", name="n", samples=size) for size in sizes or [len(rows)]]
-    keys = array("q", map(plan.stable_key, rows))
-    shards_with_ids = with_unique_ids(shards, keys, ((row, f"p{number}") for number, row in enumerate(rows)))
-    return [shard.new_id_at for shard in shards_with_ids]
+    return [shard.repeats for shard in mark_repeats(shards, array("q", map(stable_key, rows)))]
 
 
-def test_no_second_look_without_need() -> None:
-    again = iter([("a", "p0")])
-    assert with_unique_ids([Shard(url="u", name="n")], array("q", [1, 2]), again) == [Shard(url="u", name="n")]
-    assert next(again) == ("a", "p0")
-
-
-def test_all_but_the_first_are_renamed_and_different_ids_with_one_key_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert renamed(["a", "b", "a", "a"]) == [{2: "a#p2", 3: "a#p3"}]
-    assert renamed(["a", "a", "a#p1", "a#p1#"]) == [{1: "a#p1##"}]
-    assert renamed(["a#p2", "a", "a", "a#p2"]) == [{2: "a#p2#", 3: "a#p2#p3"}]
-    assert renamed(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [{1: "a#p1"}, {}, {}, {0: "a#p4"}]
-    monkeypatch.setattr(plan, "stable_key", lambda text: 1 + sum(map(ord, text)))
-    assert renamed(["ab", "ba", "c", "ab"]) == [{3: "ab#p3"}]
+def test_all_but_the_first_of_equal_ids_are_repeats() -> None:
+    assert repeats_of(["a", "b"]) == [()]
+    assert repeats_of(["a", "b", "a", "a"]) == [(2, 3)]
+    assert repeats_of(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [(1,), (), (), (0,)]
 
 
 def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:
