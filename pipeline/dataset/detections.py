@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset.rows import Row
 from stages.contract.errors import ConfigError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
@@ -39,7 +40,7 @@ def detections(
     )
 
 
-def row_detections(row: Mapping[str, Any]) -> Any:
+def row_detections(row: Row) -> Any:
     """Return the regions of a dataset's row as `supervision.Detections`. Raise ConfigError as `detections`.
 
     The class is the phrase, its id the `category_id` of the dataset; `data` also has the `head` and the `region_id` of

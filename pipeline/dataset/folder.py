@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.detections import row_detections
+from pipeline.dataset.rows import Row, Values
 from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
@@ -46,8 +47,8 @@ class Dataset:
     """
 
     path: AnyPath
-    manifest: dict[str, Any]
-    run: dict[str, Any]
+    manifest: Values
+    run: Values
     shards: tuple[AnyPath, ...]
     optional: tuple[str, ...] = ()
 
@@ -104,12 +105,12 @@ class Dataset:
             with open_shard(path) as file:
                 yield from (table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows))
 
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Yield all rows in order, as dicts; see `tables`."""
         for table in self.tables(columns):
             yield from table.to_pylist()
 
-    def sample(self, sample_id: str) -> dict[str, Any]:
+    def sample(self, sample_id: str) -> Row:
         """Return the row of a sample with all columns, `image` included. Raise InputError if there is none."""
         for path in self.shards:
             with open_shard(path) as file:
@@ -118,7 +119,7 @@ class Dataset:
                         return rows_of_shard(path, [first + place], self.columns)[0]
         raise InputError(f"{self.path} has no sample {sample_id!r}")
 
-    def to_supervision(self, sample: str | Mapping[str, Any]) -> Any:
+    def to_supervision(self, sample: str | Row) -> Any:
         """Return the regions of a sample, a sample id or a row, as `supervision.Detections`.
 
         The class is the phrase, its id the `category_id`; see `row_detections`. Raise InputError if there is no such
@@ -163,9 +164,9 @@ class NumberedRows:
         self._firsts = [0]
         self._lock = threading.Lock()
 
-    def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[Row]:
         """Return the rows with these numbers, in this order, without those beyond the last. Raise as `rows_in`."""
-        rows_by_number: dict[int, dict[str, Any]] = {}
+        rows_by_number: dict[int, Row] = {}
         by_shard: dict[int, set[int]] = {}
         for number in numbers:
             if (shard := self._shard_of(number)) is not None:
@@ -225,9 +226,9 @@ def tables_in(
         first += batch.num_rows
 
 
-def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[Row]:
     """Return the rows of a shard with these ascending numbers. Only their row groups are read. Raise as `rows_in`."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
         first = 0
         for group in range(file.num_row_groups):
@@ -243,7 +244,7 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
     return rows
 
 
-def absent_phrases(row: Mapping[str, Any]) -> list[str]:
+def absent_phrases(row: Row) -> list[str]:
     """Return the absent phrases of a row, each once."""
     return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
 
@@ -251,7 +252,19 @@ def absent_phrases(row: Mapping[str, Any]) -> list[str]:
 def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Dataset:
     """Open the dataset in a folder, which may be a URL. With `must_be_finished`, its run must have finished.
 
-    Raise InputError if there is no dataset, or it is damaged or unreadable; SchemaError for another schema version.
+    Raises:
+        InputError: There is no dataset, or it is damaged or unreadable.
+        SchemaError: The dataset has another schema version.
+
+    >>> from phrasebox import open_dataset
+    >>> dataset = open_dataset("out/")
+    >>> len(dataset), dataset.is_finished
+    (12, True)
+    >>> sorted(dataset.regions("score >= 0.5", ["phrase", "score", "bbox"]).column_names)
+    ['bbox', 'phrase', 'score']
+    >>> row = next(dataset.rows(["sample_id", "captions"]))
+    >>> dataset.sample(row["sample_id"])["captions"] == row["captions"]
+    True
     """
     folder = place_of(path)
     location = folder if isinstance(folder, ObjectPath) else path
@@ -293,7 +306,7 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
     return ()
 
 
-def read_json(path: AnyPath) -> dict[str, Any] | None:
+def read_json(path: AnyPath) -> Values | None:
     """Return the object in a file; None if the file does not exist. Raise InputError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

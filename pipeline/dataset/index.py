@@ -13,14 +13,14 @@ from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
-from pipeline.dataset.reviews import RegionKey, Review
+from pipeline.dataset.rows import Values
 from pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
@@ -51,7 +51,7 @@ CREATE TABLE regions (
 );
 CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
-CREATE VIEW found AS
+CREATE VIEW captioned AS
     SELECT r.*, c.caption, s.sample_id, s.file_name, s.width, s.height, s.phrase_count, s.region_count, m.mark
     FROM regions r JOIN samples s USING (row)
     LEFT JOIN captions c ON c.row = r.row AND c.caption_index = r.caption_index
@@ -86,23 +86,6 @@ INSERT INTO presences
 
 SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
 
-_CORRECTIONS: Final = pa.schema(
-    [
-        ("annotation", pa.int64()),
-        ("phrase", pa.string()),
-        *((name, pa.float32()) for name in "xywh"),
-        ("action", pa.string()),
-    ]
-)
-_EXPORTED: Final = f"""
-SELECT {", ".join(f"count(*) FILTER (exported >= {edge}::FLOAT)" for edge in SCORE_EDGES)},
-    count(*) FILTER (action = 'delete'), count(*) FILTER (action = 'box')
-FROM (
-    SELECT action, CASE action WHEN 'delete' THEN NULL WHEN 'box' THEN 1 ELSE score END AS exported
-    FROM hit_regions LEFT JOIN corrections USING (annotation, phrase, x, y, w, h)
-)
-"""
-
 _ORDERS: Final = {
     "dataset": "row",
     "score_high": "best DESC NULLS LAST, row",
@@ -118,14 +101,6 @@ class SearchCount(NamedTuple):
 
     samples: int
     regions: int
-
-
-class ExportCount(NamedTuple):
-    """The numbers of regions that an export of a search writes, as people have corrected them."""
-
-    regions: tuple[int, ...]  # with at least each score of `SCORE_EDGES`
-    deletions: int  # regions of the search that people deleted; exports leave them out
-    moves: int  # regions with a box that people corrected; exports give them a score of 1
 
 
 class Index:
@@ -218,15 +193,10 @@ class Index:
         ((samples, regions),) = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
         return SearchCount(samples=samples, regions=int(regions))
 
-    def count_exported(self, search: Search, corrections: Mapping[RegionKey, Review]) -> ExportCount:
-        """Count the regions of a search that an export writes, after corrections. Raise as `count`."""
-        rows = [
-            dict(zip(_CORRECTIONS.names, (key.annotation_id, key.phrase, *key.bbox, review.action), strict=True))
-            for key, review in corrections.items()
-        ]
-        table = pa.Table.from_pylist(rows, _CORRECTIONS)
-        ((*regions, deletions, moves),) = self.ask(search, _EXPORTED, corrections=table)
-        return ExportCount(regions=tuple(regions), deletions=deletions, moves=moves)
+    def count_by_score(self, search: Search) -> tuple[int, ...]:
+        """Count the regions of a search with at least each score of `SCORE_EDGES`. Raise as `count`."""
+        counts = ", ".join(f"count(*) FILTER (score >= {edge}::FLOAT)" for edge in SCORE_EDGES)
+        return self.ask(search, f"SELECT {counts} FROM hit_regions")[0]
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Return the row numbers of a search from place `offset`, in the search's order. Raise as `count`."""
@@ -239,34 +209,26 @@ class Index:
         """Return the number of the row with an image id."""
         return next(iter(self._column(f"SELECT row FROM samples WHERE id = {image_id:d}")), None)
 
-    def suggest(self, column: Literal["phrase", "head"], fragment: str, most: int) -> list[str]:
-        """Return the most frequent phrases or heads that contain the typed text."""
-        text = literal(" ".join(fragment.casefold().split()))
-        return self._column(
-            f"SELECT {column} FROM regions WHERE contains({column}, {text}) "
-            f"GROUP BY 1 ORDER BY starts_with({column}, {text}) DESC, count(*) DESC, 1 LIMIT {most:d}"
-        )
-
-    def ask(self, search: Search, query: str, **tables: Any) -> list[tuple[Any, ...]]:
+    def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a statistics query over the hits of a search. Raise as `count`.
 
-        The query may name `hit_samples` (columns of `samples`, and `mark`), `hit_regions` (columns of `regions`), and
-        the Arrow `tables` by their names.
+        The query may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions`
+        (columns of `regions`).
         """
         hits = _hits(search)
         condition = search.region_condition()
-        regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
+        regions = (
+            f"SELECT * FROM captioned WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
+        )
         if search.sample_condition() or search.status or search.reason:
             regions += " AND row IN (SELECT row FROM hit_samples)"
-        return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}", **tables)
+        return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}")
 
     def _column(self, query: str) -> list[Any]:
         return [value for (value,) in self._ask(query)]
 
-    def _ask(self, query: str, **tables: Any) -> list[tuple[Any, ...]]:
+    def _ask(self, query: str) -> list[tuple[Any, ...]]:
         with closing(self._connection.cursor()) as cursor:
-            for name, table in tables.items():
-                cursor.register(name, table)
             timer = threading.Timer(QUERY_SECONDS, cursor.interrupt)
             timer.daemon = True
             timer.start()
@@ -290,7 +252,7 @@ def _hits(search: Search) -> str:
     where = " AND ".join(filter(None, [search.sample_condition(), *equalities])) or "true"
     if not condition:
         return f"SELECT *, region_count AS regions FROM marked WHERE {where}"
-    regions = f"SELECT row, max(score) AS best, count(*) AS regions FROM found WHERE (\n{condition}\n) GROUP BY row"
+    regions = f"SELECT row, max(score) AS best, count(*) AS regions FROM captioned WHERE (\n{condition}\n) GROUP BY row"
     return f"SELECT m.* EXCLUDE (best), f.best, f.regions FROM marked m JOIN ({regions}) f USING (row) WHERE {where}"
 
 
@@ -301,7 +263,7 @@ BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
 BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # The smallest that fits 99 % of the images is taken
 
 
-def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
+def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> Values:
     """Return counts, histograms and the most frequent words.
 
     samples            by `Status`, and `all`
@@ -371,7 +333,7 @@ def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: floa
     return round(share, 3)
 
 
-def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
+def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Values:
     """Counts between edges; values that rounding puts beyond the last edge count in the last bin."""
     columns = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
     quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
@@ -386,15 +348,15 @@ def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
 def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
     sound = f"FROM hit_samples WHERE status <> 'failed' AND {column} IS NOT NULL"
     ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
-    width = next((each for each in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * each), BIN_WIDTHS[-1])
-    rows = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))
-    bins = range(max(rows, default=0) + 1)
-    labels = [str(each) if width == 1 else f"{each * width} to {(each + 1) * width - 1}" for each in bins]
+    width = next((step for step in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * step), BIN_WIDTHS[-1])
+    counts = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))
+    bins = range(max(counts, default=0) + 1)
+    labels = [str(number) if width == 1 else f"{number * width} to {(number + 1) * width - 1}" for number in bins]
     if (most or 0) >= BINS_PER_IMAGE * width:
         labels[-1] = f"{bins[-1] * width} or more"
-    return {"labels": labels, "counts": [rows.get(each, 0) for each in bins]}
+    return {"labels": labels, "counts": [counts.get(number, 0) for number in bins]}
 
 
-def _most_frequent(ask: Any, column: str, most: int) -> list[dict[str, Any]]:
+def _most_frequent(ask: Any, column: str, most: int) -> list[Values]:
     rows = ask(f"SELECT {column}, count(*), avg(score) FROM hit_regions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most:d}")
     return [{"text": text, "count": count, "score": score} for text, count, score in rows]

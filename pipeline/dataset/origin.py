@@ -1,9 +1,9 @@
 """Decide which files that a dataset's configuration names are read by commands and loaders; and read its images.
 
-A downloaded `dataset.json` also names folders, files and models, and must not decide what is read on this machine. So a
-run signs its stored configuration with a key that only its user can read, and a command that follows a stored
-configuration calls `may_follow` or `check_named` first. The signature survives moving the dataset and is meaningless on
-other machines.
+A downloaded `dataset.json` also names folders, files and models, and must not decide what is read on
+this machine. So a run signs its stored configuration with a key that only its user can read. A command
+that follows a stored configuration calls `check_named` first, and images are read by `ImageSource`. The
+signature survives moving the dataset and is meaningless on other machines.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.dataset.folder import Dataset
+from pipeline.dataset.rows import Row, Values
 from pipeline.paths import LOCATIONS, MODEL_FILES
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import ImageRef
@@ -30,7 +31,7 @@ from stages.phrases.stage import PhrasesConfig
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import OWN_MODELS
-from stages.shared.storage import ObjectPath, absolute, is_local, join, parent, place_of
+from stages.shared.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_ROOT: Final = "input.image_root"
 
@@ -44,64 +45,56 @@ MODEL_KEYS: Final = {
 LOADED_KEYS: Final = {**MODEL_KEYS, "phrases.spacy_model": (None, PhrasesConfig().spacy_model)}
 """`MODEL_KEYS`, and the key of the spaCy package, which runs code."""
 
+_HARMLESS_VALUES: Final[Mapping[str, tuple[Any, ...]]] = {**LOCATIONS, **LOADED_KEYS}
+"""Key -> the values that name no file, and no model or package but the bundled ones."""
+
 KEY_BYTES: Final = 32
 SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")  # Kinds of input whose images are files below a root
 
 
-def sign(run: Mapping[str, Any]) -> dict[str, Any]:
+def sign(run: Values) -> Values:
     """Return a run with its `signature`, which is None if the user's folders cannot be written to."""
     return {**run, "signature": _signature(run)}
 
 
-def is_own(run: Mapping[str, Any]) -> bool:
+def is_own(run: Values) -> bool:
     """Return whether this user, on this machine, has made the run."""
     stored = run.get("signature")
     expected = _signature(run)
     return isinstance(stored, str) and expected is not None and hmac.compare_digest(stored.encode(), expected.encode())
 
 
-def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
-    """Return whether a value that a dataset stores may be opened although the user has not named it.
+def find_unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> Values:
+    """Return what a dataset names and its user has not: by key, the values that must not be followed.
 
-    A dataset of this user may name anything. Any other dataset may name files in its own folder, links resolved, and
-    what phrasebox bundles; but no model or package in its folder, because their files can name further files.
+    A dataset of this user may name anything. Any other one may name only what phrasebox bundles.
 
     Args:
         dataset: The dataset.
-        key: The key of the value, from `LOCATIONS` or `LOADED_KEYS`.
-        value: The stored value, or a location that follows from it.
+        keys: Keys from `LOCATIONS` or `LOADED_KEYS`.
+        settings: `KEY=VALUE` settings, which replace stored values.
     """
     if is_own(dataset.run):
-        return True
-    if key in LOADED_KEYS:
-        return value in LOADED_KEYS[key]
-    values = value if isinstance(value, list | tuple) else [value]
-    return value in LOCATIONS[key] or all(_is_inside(dataset, one) for one in values)
-
-
-def find_unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the stored values, by key, that `may_follow` rejects and that no `KEY=VALUE` setting replaces.
-
-    `keys` are from `LOCATIONS` or `LOADED_KEYS`.
-    """
+        return {}
     set_keys = {setting.partition("=")[0] for setting in settings}
     values = {key: _value(dataset, key) for key in keys if not set_keys & {key, key.partition(".")[0]}}
-    return {key: value for key, value in values.items() if not may_follow(dataset, key, value)}
+    return {key: value for key, value in values.items() if value not in _HARMLESS_VALUES[key]}
 
 
 def check_named(
     dataset: Dataset,
-    keys: Iterable[str] = (*LOCATIONS, *LOADED_KEYS),
+    keys: Iterable[str] = _HARMLESS_VALUES,
     settings: Iterable[str] = (),
     *,
     advice: str = "add",
 ) -> None:
     """Raise ConfigError for values that `find_unnamed` returns. Its message ends with `advice` and their options."""
     if values := find_unnamed(dataset, keys, settings):
+        options = " ".join(map(_option, values, values.values()))
         raise ConfigError(
-            f"{dataset.path}: you did not make this dataset on this machine, so what it names is read only if you name "
-            f"it, too; if it is right, {advice} {' '.join(map(_option, values, values.values()))}"
+            f"{dataset.path}: you did not make this dataset on this machine, so what it names is read only if you "
+            f"name it, too; if it is right, {advice} {options}"
         )
 
 
@@ -118,17 +111,7 @@ def _option(key: str, value: Any) -> str:
     return f"--set {shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}')}"
 
 
-def _is_inside(dataset: Dataset, location: Any) -> bool:
-    """Whether a location is in the dataset's folder after all links are resolved."""
-    if not isinstance(location, str) or "\0" in location:
-        return False
-    if isinstance(dataset.path, ObjectPath):
-        return location.startswith(f"{dataset.path}/") and "/../" not in location
-    folder = os.path.realpath(dataset.path)
-    return is_local(location) and f"{os.path.realpath(absolute(location))}{os.sep}".startswith(f"{folder}{os.sep}")
-
-
-def _signature(run: Mapping[str, Any]) -> str | None:
+def _signature(run: Values) -> str | None:
     key = _key()
     if key is None:
         return None
@@ -157,16 +140,16 @@ def _key() -> bytes | None:
 class ImageSource:
     """The encoded images of rows: from the shards, or from the folder that the run read them from.
 
-    If the rows hold no images, `file_name` is relative to the folder or URL `image_root`. By default it is the one that
-    the run read from, if `may_follow` lets the dataset name it. Tars have none, and then no image can be loaded. Raise
-    InputError if `image_root` is not a folder.
+    If the rows hold no images, `file_name` is relative to the folder or URL `image_root`. By default it is
+    the one that the run read from, if this user has made the dataset. Tars have none, and then no image can
+    be loaded. Raise InputError if `image_root` is not a folder.
     """
 
     def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
         self.limits = limits or DecodeLimits()
         self._dataset = dataset
         self._image_root = None if image_root is None else absolute(image_root)
-        self._is_confined = image_root is None and not is_own(dataset.run)
+        self._may_follow = image_root is not None or is_own(dataset.run)
         if self._image_root is not None and is_local(self._image_root) and not place_of(self._image_root).is_dir():
             raise InputError(f"no such folder: {self._image_root} (image root)")
 
@@ -175,24 +158,23 @@ class ImageSource:
         """The image root, for rows without images: looking for the run's folder may take long."""
         if self._image_root is not None:
             return self._image_root
-        return _root_of(self._dataset, may_look=not self._is_confined)
+        return _root_of(self._dataset, may_look=self._may_follow)
 
-    @cached_property
+    @property
     def refused_root(self) -> str | None:
-        """The image root that the dataset names, if it is not read because it is outside the dataset's folder."""
-        is_unread = self._is_confined and self.root is not None and not may_follow(self._dataset, IMAGE_ROOT, self.root)
-        return self.root if is_unread else None
+        """The image root that another user's dataset names, and that is not read."""
+        return None if self._may_follow else self.root
 
     def check(self) -> None:
         """Raise ConfigError, with what to type, if the rows hold no images and there is a `refused_root`."""
         if not self._dataset.has_images and self.refused_root is not None:
             raise ConfigError(
-                f"{self._dataset.path} was not made by you on this machine, so the folder of images that it names is "
-                f"read only if you give it, too, if it is right: {self.refused_root}",
+                f"{self._dataset.path} was not made by you on this machine, so the folder of images that it "
+                f"names is read only if you give it, too, if it is right: {self.refused_root}",
                 key="image_root",
             )
 
-    def load(self, row: Mapping[str, Any]) -> bytes:
+    def load(self, row: Row) -> bytes:
         """Return the encoded image of a row with `file_name`, and with `image` if the dataset has images.
 
         A name never leaves the root. Raise RowFault: missing_image, bad_location or image_too_large.
@@ -201,16 +183,15 @@ class ImageSource:
         url = None
         embedded = (row.get("image") or {}).get("bytes")
         if embedded is None:
+            if self.refused_root is not None:
+                raise RowFault("missing_image", f"{name!r} is in a folder that only the dataset itself names")
             if self.root is None:
                 reason = (
-                    "the dataset holds no images and does not say in which folder they are: give the folder, or run "
-                    "again with output.embed_images=true"
+                    "the dataset holds no images and does not say in which folder they are: give the folder, "
+                    "or run again with output.embed_images=true"
                 )
                 raise RowFault("missing_image", reason)
             url = join(self.root, _below_root(name))
-            if self._is_confined and not may_follow(self._dataset, IMAGE_ROOT, url):
-                reason = f"{name!r} is outside the dataset's folder, in a place that only the dataset itself names"
-                raise RowFault("missing_image", reason)
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
 
 
@@ -229,10 +210,10 @@ def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
         location = absolute(path)
         place = place_of(location)
         if place.is_dir() if may_look else source["kind"] == "folder":
-            return location if "\0" not in location else None
+            return location
         is_pattern = may_look and any(sign in location for sign in "*?[{") and not place.is_file()
         root = None if is_pattern else parent(location)
-    return absolute(root) if isinstance(root, str) and "\0" not in root else None
+    return absolute(root) if isinstance(root, str) else None
 
 
 def _below_root(name: str) -> str:

@@ -23,9 +23,10 @@ import stat
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -34,6 +35,7 @@ import pyarrow.compute as pc
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.dataset.folder import BATCH_ROWS, Dataset
+from pipeline.dataset.rows import Annotation
 from pipeline.dataset.selection import REGION
 from stages.contract.errors import InputError, one_line
 from stages.contract.geometry import Box
@@ -61,14 +63,20 @@ Reviewer = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS, pattern=r
 
 
 class RegionKey(NamedTuple):
-    """The identity of a region in a dataset: all three fields must agree."""
+    """The identity of a region in a dataset: all three fields must agree.
+
+    Attributes:
+        annotation_id: The id of its annotation.
+        phrase: Its phrase.
+        bbox: Its box x, y, w, h in px, as the dataset has it.
+    """
 
     annotation_id: int
     phrase: str
-    bbox: Box  # x, y, w, h in px, as the dataset has it
+    bbox: Box
 
     @classmethod
-    def of(cls, annotation: Mapping[str, Any]) -> RegionKey:
+    def of(cls, annotation: Annotation) -> RegionKey:
         """Return the key of an entry of `annotations`, which needs `id`, `phrase` and `bbox`."""
         x, y, w, h = annotation["bbox"]
         return cls(annotation["id"], annotation["phrase"], (x, y, w, h))
@@ -108,11 +116,17 @@ class Review(Judgement):
 
 @dataclass(slots=True)
 class Reviews:
-    """The answers and corrections that count once all lines are read."""
+    """The answers and corrections that count once all lines are read.
 
-    answers: dict[RegionKey, dict[str, Review]] = field(default_factory=dict)  # by reviewer
+    Attributes:
+        answers: Region -> reviewer -> the latest answer.
+        corrections: Region -> the latest correction.
+        unreadable_lines: Number of lines that cannot be read.
+    """
+
+    answers: dict[RegionKey, dict[str, Review]] = field(default_factory=dict)
     corrections: dict[RegionKey, Review] = field(default_factory=dict)
-    unreadable_lines: int = 0  # lines that cannot be read
+    unreadable_lines: int = 0
 
     def add(self, review: Review) -> None:
         """Add one line, later than all lines before it."""
@@ -164,7 +178,7 @@ def read_reviews(dataset: AnyPath) -> Reviews:
                 lines.append((latest, review))
     except OSError as error:
         raise InputError(f"the reviews of {dataset} cannot be read: {one_line(error)}") from error
-    for _, review in sorted(lines, key=lambda one: one[0]):
+    for _, review in sorted(lines, key=itemgetter(0)):
         reviews.add(review)
     return reviews
 
@@ -186,10 +200,15 @@ class ReviewLog:
 
 
 class DatasetRegion(NamedTuple):
-    """A region of a dataset, located by its key."""
+    """A region of a dataset, located by its key.
 
-    row: int  # number of its row in the dataset
-    annotation: dict[str, Any]  # its `id`, `phrase` and `bbox`, and the fields requested of `find_regions`
+    Attributes:
+        row: Number of its row in the dataset.
+        annotation: Its `id`, `phrase` and `bbox`, and the fields requested of `find_regions`.
+    """
+
+    row: int
+    annotation: Annotation
 
 
 def find_regions(

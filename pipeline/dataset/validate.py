@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.folder import check_folder, read_json, tables_in
+from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.dataset.tally import CATEGORIES_SCHEMA, Rows, empty_rows
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
@@ -86,7 +87,7 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
     return files
 
 
-def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:
+def _read_manifest(path: AnyPath) -> Generator[str, None, Values | None]:
     """Yield the problems of the manifest; return it, or None if it cannot be read."""
     manifest = None
     try:
@@ -121,12 +122,12 @@ def _optional(names: Collection[str]) -> list[Column]:
     return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
 
 
-def _nulls(fields: Iterable[Column], entry: dict[str, Any]) -> str | None:
+def _nulls(fields: Iterable[Column], entry: Values) -> str | None:
     names = [field.name for field in fields if not field.optional and entry[field.name] is None]
     return f"{' and '.join(names)} is null" if names else None
 
 
-def _row_problems(row: dict[str, Any]) -> Iterator[str]:
+def _row_problems(row: Row) -> Iterator[str]:
     fields = (*DATASET_FIELDS, *_optional(row))
     if nulls := _nulls(fields, row) or ("a caption is null" if None in row["captions"] else None):
         yield nulls
@@ -136,7 +137,7 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
     yield from _error_problems(row)
     if row["annotations"] and not row["phrase_count"]:
         yield f"{len(row['annotations'])} annotations but no phrases"
-    sound = {field.name: list[dict[str, Any]]() for field in fields if field.name in ENTRIES}
+    sound = {field.name: list[Values]() for field in fields if field.name in ENTRIES}
     for name, entries in sound.items():
         for number, entry in enumerate(row[name]):
             problems = list(_entry_problems(name, entry, row))
@@ -152,7 +153,7 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
             yield f"absent phrase {entry['phrase']!r}: it has an annotation"
 
 
-def _error_problems(row: dict[str, Any]) -> Iterator[str]:
+def _error_problems(row: Row) -> Iterator[str]:
     """Problems of the error, and of the columns that only a row without an error fills."""
     if row["error"] is not None:
         lists = "annotations" if row["annotations"] else "absent phrases"
@@ -174,7 +175,7 @@ def _wrong(*checks: tuple[bool, str]) -> Iterator[str]:
     return (problem for is_wrong, problem in checks if is_wrong)
 
 
-def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+def _entry_problems(name: str, entry: Values, row: Row) -> Iterator[str]:
     if nulls := _nulls(ENTRIES[name], entry):
         yield nulls
         return
@@ -189,7 +190,7 @@ def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> It
         yield from _annotation_problems(entry, row)
 
 
-def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+def _annotation_problems(annotation: Annotation, row: Row) -> Iterator[str]:
     yield from _wrong(
         (annotation["image_id"] != row["id"], f"image_id {annotation['image_id']} is not the row's id"),
         (not is_id_of(annotation["category_id"], annotation["phrase"]), "category_id is not the hash of its phrase"),
@@ -220,9 +221,9 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
         yield f"box {annotation['bbox']} but the mask's box is {list(box)}"
 
 
-def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
-    phrases = [one["phrase"] for one in row["phrases"]]
-    mapped_phrases = [one["phrase"] for one in row["heat_maps"]]
+def _heat_map_problems(row: Row) -> Iterator[str]:
+    phrases = [entry["phrase"] for entry in row["phrases"]]
+    mapped_phrases = [entry["phrase"] for entry in row["heat_maps"]]
     if len(phrases) != row["phrase_count"]:
         yield f"phrase_count is {row['phrase_count']} but there are {len(phrases)} phrases"
     if row["error"] is None and mapped_phrases != list(dict.fromkeys(phrases)):
@@ -237,7 +238,7 @@ def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
             yield f"heat map of {heat_map['phrase']!r}: {cells} levels on a grid of {heat_map['size']}"
 
 
-def _span_problems(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+def _span_problems(entry: Values, row: Row) -> Iterator[str]:
     if len(entry["span"]) != 2 or None in entry["span"]:
         yield f"span {entry['span']} has not two numbers"
         return
@@ -273,10 +274,7 @@ def _category_problems(path: AnyPath, rows: Rows) -> Iterator[str]:
         yield f"{path}: {'missing' if isinstance(error, FileNotFoundError) else f'damaged: {one_line(error)}'}"
         return
     if not table.schema.equals(CATEGORIES_SCHEMA):
-        expected, got = (
-            ", ".join(f"{field.name} {field.type}" for field in each) for each in (CATEGORIES_SCHEMA, table.schema)
-        )
-        yield f"{path}: expected the columns {expected}, got {got}"
+        yield f"{path}: expected the columns {_columns(CATEGORIES_SCHEMA)}, got {_columns(table.schema)}"
         return
     rows.connection.register("stored", table)
     rows.connection.register("counted", pa.concat_tables(rows.categories()))
@@ -285,3 +283,7 @@ def _category_problems(path: AnyPath, rows: Rows) -> Iterator[str]:
     different = rows.ask(_DIFFERENT)
     if different:
         yield f"{path}: does not agree with the shards, for example on {different}"
+
+
+def _columns(schema: Any) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)

@@ -35,6 +35,7 @@ from starlette.staticfiles import StaticFiles
 
 from pipeline.dataset.folder import MARKS, read_marks, write_marks
 from pipeline.dataset.index import Index
+from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
 from pipeline.viewer.pages import Pages, open_pages
@@ -78,12 +79,20 @@ class MarkRequest(BaseModel):
 
 @dataclass(slots=True, kw_only=True)
 class Viewer:
-    """A dataset's pages and heat maps, and the lock for its marks."""
+    """A dataset's pages, heat maps and review.
+
+    Attributes:
+        pages: The pages.
+        heat: The heat maps.
+        review_session: The review.
+        opens_review: Whether the viewer starts at the review page, instead of the grid.
+        lock: The lock for the marks.
+    """
 
     pages: Pages
     heat: HeatMaps
     review_session: ReviewSession
-    opens_review: bool  # whether it starts at the review page, instead of the grid
+    opens_review: bool
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
@@ -105,7 +114,6 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Route("/rows/{row:number}/image.jpg", _image),
         Route("/rows/{row:number}/row.json", _row),
         Route("/rows/{row:number}/heat/{region:number}.png", _heat),
-        Route("/suggest/{field}", _suggest),
         Route("/marks", _mark, methods=["POST"]),
         Route("/review", _page(lambda *_: viewer.pages.review())),
         Route("/review/state.json", _state),
@@ -146,7 +154,9 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
                 {name: parameters[name] for name in parameters.keys() & Search.model_fields.keys()}
             )
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+            )
             return HTMLResponse(pages.message("This filter cannot be used", problems), 400)
         try:
             needs_index = search != Search() or request.url.path == "/stats"
@@ -157,7 +167,7 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
                 return HTMLResponse(pages.message("Reading the shards", text, search, refresh=True), 202)
             return HTMLResponse(view(search, request))
         except ConfigError as error:
-            return HTMLResponse(pages.search_problem(search, str(error).removeprefix("where: ")), 400)
+            return HTMLResponse(pages.search_problem(search, error.args[0]), 400)
         except PhraseboxError as error:
             return HTMLResponse(pages.message("This cannot be shown", str(error), search), 400)
 
@@ -217,19 +227,11 @@ def _heat(request: Request) -> Response:
     return Response(png, media_type="image/png")
 
 
-def _row_at(request: Request, columns: Sequence[str]) -> dict[str, Any]:
+def _row_at(request: Request, columns: Sequence[str]) -> Row:
     rows = _viewer(request).pages.rows.rows_at([request.path_params["row"]], columns)
     if not rows:
         raise HTTPException(404)
     return rows[0]
-
-
-def _suggest(request: Request) -> Response:
-    name = request.path_params["field"]
-    index = _viewer(request).pages.index
-    if name not in ("phrase", "head"):
-        raise HTTPException(404)
-    return JSONResponse(index.suggest(name, request.query_params.get("text", ""), 20) if index.ready else [])
 
 
 async def _read_payload(request: Request, kind: type[Payload], expected: str) -> Payload:

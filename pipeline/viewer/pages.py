@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from pipeline.dataset.index import ExportCount, Index, statistics
+from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search, Selection, Selector
@@ -26,8 +26,8 @@ from pipeline.terminal import counted, progress_bar
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS, ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA
+from stages.write import LIKELY
 
-LIKELY: Final = 0.5  # Score from which regions are drawn at first, if scores are probabilities
 GRID_SIDE_PX: Final = 640
 FULL_SIDE_PX: Final = 1600
 
@@ -89,7 +89,18 @@ def _address(path: str, query: Mapping[str, str]) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Pages:
-    """The pages of one dataset as HTML. A search that is not an SQL condition raises ConfigError."""
+    """The pages of one dataset as HTML. A search that is not an SQL condition raises ConfigError.
+
+    Attributes:
+        dataset: The dataset.
+        images: Its images.
+        index: The search over it.
+        rows: Its rows by number.
+        marks: Mark by sample id.
+        log: The reviews of its regions.
+        links: The addresses of the pages.
+        numbers: The rows of a gallery, in order; None for the rows that a search finds.
+    """
 
     dataset: Dataset
     images: ImageSource
@@ -98,7 +109,7 @@ class Pages:
     marks: dict[str, str]
     log: ReviewLog
     links: Links
-    numbers: Sequence[int] | None = None  # the rows of a gallery, in order; None: the rows that a search finds
+    numbers: Sequence[int] | None = None
 
     @property
     def note(self) -> str:
@@ -130,28 +141,26 @@ class Pages:
         """Render a page of the grid of images, counted from 1."""
         offset = (page - 1) * search.per_page
         samples: int | None
-        regions: int | None = None
-        export_count: ExportCount | None = None
+        regions = None
+        counts = None
         if self.numbers is not None:
             samples = len(self.numbers)
         elif search == Search() and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
             samples, regions = self.index.count(search)
-            export_count = self.index.count_exported(search, self.log.current().corrections)
+            counts = self.index.count_by_score(search)
         views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
         goes_on = bool(views) if pages is None else page < pages
+        places = enumerate(views, offset)
         return self._render(
             "grid.html",
             search,
-            shown=[
-                (view, self.links.sample(search, at, view.number, view.row["id"]))
-                for at, view in enumerate(views, offset)
-            ],
+            shown=[(view, self.links.sample(search, at, view.number, view.row["id"])) for at, view in places],
             samples=samples,
             regions=regions,
-            exported=export_count,
+            counts=counts,
             first=offset + 1 if views else 0,
             last=offset + len(views),
             page=page,
@@ -164,7 +173,7 @@ class Pages:
 
     def search_problem(self, search: Search, problem: str) -> str:
         """Render the filters as the user typed them, with a problem at the SQL condition and without images."""
-        missing = dict.fromkeys(("regions", "exported", "pages", "command"))
+        missing = dict.fromkeys(("regions", "counts", "pages", "command"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
         return self._render("grid.html", search, shown=[], before="", after="", problem=problem, **missing, **numbers)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from pipeline.dataset.folder import Dataset, NumberedRows
 from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Reviews, append_review
+from pipeline.dataset.rows import Row, Values
 from pipeline.dataset.selection import REGION
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
@@ -46,16 +46,19 @@ class ReviewSession:
     log: ReviewLog
     count: int = REGIONS
     seed: int = 0
-    _cache: tuple[Reviews | None, dict[str, Any], float] = (None, {}, 0.0)  # reviews, their figures, valid until
+    _cache: tuple[Reviews | None, Values, float] = (None, {}, 0.0)  # reviews, their figures, expiry
 
     @cached_property
     def sample(self) -> list[tuple[int, RegionKey]]:
         """The rows and keys of the regions to review, in their order. Raise InputError for a damaged shard."""
         places = sample_for_review(self.dataset, self.count, self.seed)
         rows = self.rows.rows_at([row for row, _ in places], [REGION + name for name in ("id", "phrase", "bbox")])
-        return [(row, RegionKey.of(_annotation(one, id_))) for (row, id_), one in zip(places, rows, strict=True)]
+        return [
+            (number, RegionKey.of(_annotation(row, annotation_id)))
+            for (number, annotation_id), row in zip(places, rows, strict=True)
+        ]
 
-    def state(self, reviewer: str) -> dict[str, Any]:
+    def state(self, reviewer: str) -> Values:
         """Return the sample, who has answered, the reviewer's own answers, and the `review_figures` of all answers.
 
         Raise InputError if the run has not finished, or for a damaged file.
@@ -72,7 +75,7 @@ class ReviewSession:
         calibrated = bool(self.dataset.manifest.get("calibration"))
         return {"regions": regions, "calibrated": calibrated, "figures": self._figures(reviews)}
 
-    def _figures(self, reviews: Reviews) -> dict[str, Any]:
+    def _figures(self, reviews: Reviews) -> Values:
         cached_reviews, figures, expiry = self._cache
         if reviews is not cached_reviews and (start := time.monotonic()) >= expiry:
             try:
@@ -83,7 +86,7 @@ class ReviewSession:
             self._cache = reviews, figures, now + PAUSE * (now - start)
         return figures
 
-    def region(self, row: int, annotation_id: int) -> dict[str, Any] | None:
+    def region(self, row: int, annotation_id: int) -> Values | None:
         """Return what the page shows of a region; None if there is no such region."""
         rows = self.rows.rows_at([row], ("width", "height", "captions", "annotations"))
         region = _annotation(rows[0], annotation_id) if rows else None
@@ -128,5 +131,6 @@ class ReviewSession:
         return ReviewResult(regions, unchanged_regions)
 
 
-def _annotation(row: Mapping[str, Any], annotation_id: int) -> Any:
-    return next((one for one in row["annotations"] or () if one["id"] == annotation_id), None)
+def _annotation(row: Row, annotation_id: int) -> Any:
+    annotations = row["annotations"] or ()
+    return next((annotation for annotation in annotations if annotation["id"] == annotation_id), None)

@@ -14,6 +14,7 @@ from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import LOADED_KEYS, ImageSource, check_named
 from pipeline.dataset.reviews import RegionKey, Review
+from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
 from pipeline.pictures import mask_path
@@ -37,13 +38,21 @@ _THICKEST_PX: Final = 3.6  # With a score of 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionPart:
-    """A part of a caption that lies in the same phrases throughout; it is shown as part of the innermost one."""
+    """A part of a caption that lies in the same phrases throughout; it is shown as part of the innermost one.
+
+    Attributes:
+        text: The words.
+        regions: Numbers of the phrase's regions.
+        group: Number of the object that the phrase names; None outside all phrases with regions.
+        absent: The innermost absent phrase, an entry of the row's `absent`.
+        ends: Whether the absent phrase ends here.
+    """
 
     text: str
-    regions: tuple[int, ...] = ()  # numbers of the phrase's regions
-    group: int | None = None  # number of the object that it names; None outside all phrases with regions
-    absent: Mapping[str, Any] | None = None  # the innermost absent phrase, an entry of the row's `absent`
-    ends: bool = False  # whether the absent phrase ends here
+    regions: tuple[int, ...] = ()
+    group: int | None = None
+    absent: Values | None = None
+    ends: bool = False
 
     @property
     def colour(self) -> int:
@@ -53,20 +62,36 @@ class CaptionPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionView:
-    """A region as it is drawn: once, although several captions may name it by the same phrase."""
+    """A region as it is drawn: once, although several captions may name it by the same phrase.
 
-    number: int  # place in the row's `annotations` of the first entry for this phrase and this mask
-    annotation: Mapping[str, Any]  # the entry there
-    captions: tuple[int, ...]  # numbers of the captions with the phrase, one for each entry; empty for a concept pool
-    area_share: float  # of the image, 0 .. 1
-    path: str  # SVG path data of the mask, px
-    box_xywh_px: Sequence[float]  # the corrected box, or else the annotation's
-    correction: str | None  # "delete" or "box"
-    outline_px: float  # width of the outline on the screen, which grows with the score
-    label: str  # text at the box, with a long phrase cut
-    group: int  # number of the object that the phrase names: 0, 1, ... in the order of the captions
-    leads: bool  # whether its phrase has the best score of the group; only this phrase's regions are drawn for it
-    is_hit: bool | None  # whether the search finds this region; None if the search has no conditions on regions
+    Attributes:
+        number: Place in the row's `annotations` of the first entry for this phrase and this mask.
+        annotation: The entry at this place.
+        captions: Numbers of the captions with the phrase, one for each entry; empty for a concept pool.
+        area_share: Share of the image, 0 .. 1.
+        path: SVG path data of the mask, px.
+        box_xywh_px: The corrected box, or else the annotation's.
+        correction: "delete" or "box".
+        outline_px: Width of the outline on the screen, which grows with the score.
+        label: Text at the box, with a long phrase cut.
+        group: Number of the object that the phrase names: 0, 1, ... in the order of the captions.
+        leads: Whether its phrase has the best score of the group. Only the regions of this phrase are
+            drawn for the group.
+        is_hit: Whether the search finds this region; None for a search without conditions on regions.
+    """
+
+    number: int
+    annotation: Annotation
+    captions: tuple[int, ...]
+    area_share: float
+    path: str
+    box_xywh_px: Sequence[float]
+    correction: str | None
+    outline_px: float
+    label: str
+    group: int
+    leads: bool
+    is_hit: bool | None
 
     @property
     def weight(self) -> float:
@@ -81,19 +106,27 @@ class RegionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView:
-    """A sample as a page shows it."""
+    """A sample as a page shows it.
 
-    number: int  # of its row in the dataset
-    row: Mapping[str, Any]  # with `COLUMNS`
+    Attributes:
+        number: Number of its row in the dataset.
+        row: The row with `COLUMNS`.
+        captions: The parts of each caption.
+        regions: Large regions first, since regions that are drawn later lie on top.
+        mark: The mark; "" without one.
+    """
+
+    number: int
+    row: Row
     captions: list[list[CaptionPart]]
-    regions: list[RegionView]  # large ones first, since regions that are drawn later lie on top
-    mark: str  # may be ""
+    regions: list[RegionView]
+    mark: str
 
     @property
     def groups(self) -> list[list[RegionView]]:
         """The regions by group, each group with its highest score first."""
         groups: dict[int, list[RegionView]] = {}
-        for region in sorted(self.regions, key=lambda one: (one.group, -one.annotation["score"], one.number)):
+        for region in sorted(self.regions, key=lambda view: (view.group, -view.annotation["score"], view.number)):
             groups.setdefault(region.group, []).append(region)
         return list(groups.values())
 
@@ -104,13 +137,13 @@ class SampleView:
         return len(groups) if groups and None not in groups else None
 
     @property
-    def absent(self) -> list[Mapping[str, Any]]:
+    def absent(self) -> list[Values]:
         """The absent phrases, each once."""
         return list({entry["phrase"]: entry for entry in self.row["absent"] or ()}.values())
 
 
 def sample_view(
-    row: Mapping[str, Any],
+    row: Row,
     number: int,
     mark: str | None,
     hit_ids: Collection[int] | None,
@@ -121,14 +154,14 @@ def sample_view(
     # In datasets without groups each phrase names another object.
     objects = [entry["phrase"] if entry["group"] is None else entry["group"] for entry in annotations]
     groups = {key: number for number, key in enumerate(dict.fromkeys(objects))}
-    best: dict[Any, Mapping[str, Any]] = {}
+    best: dict[Any, Annotation] = {}
     equal: dict[Any, list[int]] = {}
     for place, entry in enumerate(annotations):
         equal.setdefault((entry["phrase"], *entry["bbox"], entry["segmentation"]["counts"]), []).append(place)
         if objects[place] not in best or entry["score"] > best[objects[place]]["score"]:
             best[objects[place]] = entry
     regions: list[RegionView] = []
-    mentions: dict[int, tuple[int, int, Mapping[str, Any]]] = {}
+    mentions: dict[int, tuple[int, int, Annotation]] = {}
     for places in equal.values():
         first = places[0]
         entries = [annotations[place] for place in places]
@@ -165,36 +198,36 @@ def sample_view(
 
 
 def caption_parts(
-    caption: str, annotations: Sequence[tuple[int, int, Mapping[str, Any]]], absent: Sequence[Mapping[str, Any]] = ()
+    caption: str, annotations: Sequence[tuple[int, int, Annotation]], absent: Sequence[Values] = ()
 ) -> list[CaptionPart]:
     """Cut a caption at the borders of its phrases, which may be nested.
 
     `annotations` are number, group and fields of the caption's regions.
     """
 
-    def length(fields: Mapping[str, Any]) -> int:
+    def length(fields: Values) -> int:
         return int(fields["span"][1] - fields["span"][0])
 
-    def is_around(fields: Mapping[str, Any]) -> bool:
+    def is_around(fields: Values) -> bool:
         return bool(fields["span"][0] <= start and end <= fields["span"][1])
 
     edges = {0, len(caption)}
     edges.update(*(fields["span"] for fields in (*(fields for *_, fields in annotations), *absent)))
     parts = []
     for start, end in pairwise(sorted(edges)):
-        outer_entries = [one for one in annotations if is_around(one[2])]
+        outer_mentions = [mention for mention in annotations if is_around(mention[2])]
         absent_phrase = min(filter(is_around, absent), key=length, default=None)
         ends = absent_phrase is not None and absent_phrase["span"][1] == end
         part = CaptionPart(text=caption[start:end], absent=absent_phrase, ends=ends)
-        if outer_entries:
-            _, group, innermost = min(outer_entries, key=lambda one: length(one[2]))
-            numbers = [number for number, _, one in outer_entries if list(one["span"]) == list(innermost["span"])]
+        if outer_mentions:
+            _, group, innermost = min(outer_mentions, key=lambda mention: length(mention[2]))
+            numbers = [number for number, _, fields in outer_mentions if fields["span"] == innermost["span"]]
             part = replace(part, regions=tuple(dict.fromkeys(numbers)), group=group)
         parts.append(part)
     return parts
 
 
-def outline_path(segmentation: Mapping[str, Any]) -> str:
+def outline_path(segmentation: Values) -> str:
     """Return a mask as SVG path data, px; "" if it is damaged."""
     rle = Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
     try:
@@ -227,7 +260,7 @@ class HeatMaps:
             return tuple(field.name for field in HEAT_MAP_FIELDS)
         return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
 
-    def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
+    def of(self, row: Row) -> dict[str, HeatMap]:
         """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase. Raise PhraseboxError."""
         if self.are_stored:
             return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
@@ -238,7 +271,7 @@ class HeatMaps:
                     del self._cache[next(iter(self._cache))]
             return self._cache[row["id"]]
 
-    def _compute(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
+    def _compute(self, row: Row) -> dict[str, HeatMap]:
         if self._stages is None:
             self._stages = self._load()
         try:

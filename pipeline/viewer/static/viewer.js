@@ -133,7 +133,7 @@ document.addEventListener("keydown", (event) => {
 });
 document.getElementById("help-button").addEventListener("click", keys["?"]);
 
-// Filters: empty fields stay out of the address; words are suggested while one types.
+// Filters: empty fields stay out of the address.
 const form = document.querySelector("#filters form");
 form?.addEventListener("submit", () => {
   for (const field of form.elements) {
@@ -142,15 +142,6 @@ form?.addEventListener("submit", () => {
 });
 if (form) { form.seed.dataset.default = "0"; form.sort.dataset.default = "dataset"; }
 window.addEventListener("pageshow", () => { for (const field of form?.elements ?? []) field.disabled = false; });
-for (const field of document.querySelectorAll("[data-suggest]")) {
-  field.addEventListener("input", async () => {
-    const typed = field.value;
-    const answer = await fetch(`/suggest/${field.dataset.suggest}?text=${encodeURIComponent(typed)}`);
-    if (!answer.ok || field.value !== typed) return;
-    const options = (await answer.json()).map((word) => Object.assign(document.createElement("option"), { value: word }));
-    field.list.replaceChildren(...options);
-  });
-}
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(button.parentElement.querySelector("code").textContent);

@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -82,18 +81,6 @@ def test_random_orders(index: Index) -> None:
 def test_rows_by_image_id(index: Index, rows: list[dict[str, Any]]) -> None:
     assert [index.row_of(row["id"]) for row in rows[170:190]] == list(range(170, 190))
     assert index.row_of(1) is None
-
-
-def test_suggestions(index: Index, rows: list[dict[str, Any]]) -> None:
-    """Those that begin with what was typed first, then by frequency."""
-    counts = Counter(a["head"] for row in rows for a in row["annotations"] if "ma" in a["head"])
-    expected = sorted(counts, key=lambda name: (not name.startswith("ma"), -counts[name], name))
-    assert index.suggest("head", " MA ", 50) == expected
-    assert {"man", "woman"} <= set(expected)
-    assert index.suggest("head", "ma", 1) == expected[:1]
-    assert all("red c" in phrase for phrase in index.suggest("phrase", "red  c", 5))
-    assert index.suggest("phrase", "'; DROP TABLE regions; --", 5) == []
-    assert index.suggest("phrase", "%", 5) == []
 
 
 def test_marks_are_replaced(synthetic_dataset: Path) -> None:

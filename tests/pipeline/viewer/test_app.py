@@ -52,7 +52,6 @@ def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
         "/rows/0/heat/99.png",
         "/sample/1",
         "/sample/99999999999999999999999999",
-        "/suggest/sample_id?text=a",
         f"/?page={DIGITS}",
         f"/sample/{DIGITS}",
         f"/rows/{DIGITS}/image.jpg",
